@@ -1,0 +1,284 @@
+use super::{
+    Element, FormatError, Geometry, Granularity, META_FILL, PackedWeights, ScaleType, Scales,
+    WeightFormat,
+};
+use half::f16;
+use std::ops::Range;
+
+/// Columns that a kernel decodes at a time. Under 2:4 the metadata of one block is
+/// exactly one word, in every format.
+pub const BLOCK_K: usize = 32;
+
+/// The layout kernels read, derived from the canonical one row by row, so that a
+/// matrix splits anywhere between rows.
+///
+/// **Codes**: `[n, code_words]`. A row is whole blocks of 32 columns, padded with the
+/// code of zero. Where canonical int4 has nibbles k0…k7 of a word from low to high,
+/// here byte `j` holds `k_j` low and `k_{4+j}` high: `w & 0x0f0f0f0f` and
+/// `(w >> 4) & 0x0f0f0f0f` are four packed bytes each, in order.
+///
+/// **Side data**: `[n, side_words]`, a record a row: 2:4 metadata (a word a block, rest
+/// filled with [`META_FILL`]), then scales (a word each, or two f16 a word, low half
+/// first), then zero points (four bytes a word, low byte first); unused halves and
+/// bytes are 0. Per-tensor and per-channel scales are one a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceLayout {
+    /// The canonical layout it derives from.
+    pub geometry: Geometry,
+    /// Blocks of 32 columns a row: ⌈K/32⌉.
+    pub blocks: usize,
+    /// Words of codes in one block.
+    pub block_words: usize,
+    /// Words of codes a row.
+    pub code_words: usize,
+    /// Where in a row's record the scales start.
+    pub scale_at: usize,
+    /// Where in a row's record the zero points start.
+    pub zero_at: usize,
+    /// Words in a row's record; may be 0.
+    pub side_words: usize,
+}
+
+/// Both buffers of some rows in a [`DeviceLayout`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceImage {
+    /// `[rows, code_words]`.
+    pub codes: Vec<u32>,
+    /// `[rows, side_words]`.
+    pub side: Vec<u32>,
+}
+
+impl DeviceLayout {
+    /// The kernel layout of an `[n, k]` matrix.
+    ///
+    /// # Errors
+    /// As [`WeightFormat::geometry`].
+    pub fn new(format: WeightFormat, n: usize, k: usize) -> Result<Self, FormatError> {
+        let geometry = format.geometry(n, k)?;
+        let blocks = k.div_ceil(BLOCK_K);
+        let stored = if format.is_sparse() { BLOCK_K / 2 } else { BLOCK_K };
+        let block_words = stored / format.element().per_word() as usize;
+        let groups = if format.element().is_integer() { geometry.groups } else { 0 };
+        let meta = if format.is_sparse() { blocks } else { 0 };
+        let scales = match format.scale_type() {
+            ScaleType::F32 => groups,
+            ScaleType::F16 => groups.div_ceil(2),
+        };
+        let zeros = if format.is_symmetric() { 0 } else { groups.div_ceil(4) };
+        Ok(Self {
+            geometry,
+            blocks,
+            block_words,
+            code_words: blocks * block_words,
+            scale_at: meta,
+            zero_at: meta + scales,
+            side_words: meta + scales + zeros,
+        })
+    }
+
+    /// Bytes of codes and of side data of one row.
+    pub fn row_bytes(&self) -> (usize, usize) {
+        (4 * self.code_words, 4 * self.side_words)
+    }
+
+    /// The word of zero codes that pads a row.
+    fn padding(&self, packed: &PackedWeights, row: usize) -> u32 {
+        let zero = match self.geometry.groups {
+            0 => 0,
+            groups => packed.zero(row, groups - 1) as u32,
+        };
+        match self.geometry.format.element() {
+            Element::F32 | Element::F16 | Element::Int16 => 0,
+            Element::Int8 => (zero & 0xff) * 0x0101_0101,
+            Element::Int4 => (zero & 0xf) * 0x1111_1111,
+        }
+    }
+
+    /// The kernel's copy of some rows of a packed matrix.
+    ///
+    /// # Panics
+    /// Where `rows` reaches past the matrix, or the matrix has another layout.
+    pub fn pack(&self, packed: &PackedWeights, rows: Range<usize>) -> DeviceImage {
+        let geometry = self.geometry;
+        assert_eq!(geometry, *packed.geometry());
+        let mut codes = Vec::with_capacity(rows.len() * self.code_words);
+        let mut side = Vec::with_capacity(rows.len() * self.side_words);
+        let reorder = if geometry.format.element() == Element::Int4 { interleave } else { |w| w };
+        for row in rows {
+            let start = codes.len();
+            let canonical = &packed.codes()[row * geometry.code_words..][..geometry.code_words];
+            codes.extend(canonical.iter().map(|&w| reorder(w)));
+            codes.resize(start + self.code_words, reorder(self.padding(packed, row)));
+            let start = side.len();
+            let meta = geometry.meta_words;
+            side.extend_from_slice(&packed.metadata()[row * meta..][..meta]);
+            side.resize(start + self.scale_at, META_FILL * 0x1111_1111);
+            side.resize(start + self.side_words, 0);
+            let record = &mut side[start..];
+            for group in 0..if packed.scales().is_empty() { 0 } else { geometry.groups } {
+                let index = geometry.scale_index(row, group);
+                match packed.scales() {
+                    Scales::F32(scales) => record[self.scale_at + group] = scales[index].to_bits(),
+                    Scales::F16(scales) => {
+                        record[self.scale_at + group / 2] |=
+                            u32::from(scales[index].to_bits()) << (16 * (group % 2));
+                    }
+                }
+                if !packed.zeros().is_empty() {
+                    record[self.zero_at + group / 4] |=
+                        u32::from(packed.zeros()[index]) << (8 * (group % 4));
+                }
+            }
+        }
+        DeviceImage { codes, side }
+    }
+
+    /// Back to the canonical layout, from the image of all rows.
+    ///
+    /// # Errors
+    /// [`FormatError::WrongLength`], and whatever
+    /// [`PackedWeights::from_parts`] finds wrong.
+    pub fn unpack(&self, image: &DeviceImage) -> Result<PackedWeights, FormatError> {
+        let geometry = self.geometry;
+        for (part, need, have) in [
+            ("codes", geometry.n * self.code_words, image.codes.len()),
+            ("side data", geometry.n * self.side_words, image.side.len()),
+        ] {
+            if need != have {
+                return Err(FormatError::WrongLength { part, need, have });
+            }
+        }
+        let reorder = if geometry.format.element() == Element::Int4 { deinterleave } else { |w| w };
+        let mut codes = Vec::with_capacity(geometry.n * geometry.code_words);
+        let mut metadata = Vec::with_capacity(geometry.n * geometry.meta_words);
+        for row in 0..geometry.n {
+            let words = &image.codes[row * self.code_words..][..geometry.code_words];
+            codes.extend(words.iter().map(|&w| reorder(w)));
+            metadata.extend_from_slice(&image.side[row * self.side_words..][..geometry.meta_words]);
+        }
+        let place = |index: usize| match geometry.format.granularity() {
+            Granularity::Tensor => (0, 0),
+            _ => (index / geometry.groups, index % geometry.groups),
+        };
+        let word = |row: usize, at: usize| image.side[row * self.side_words + at];
+        let scales = 0..geometry.scales;
+        let scales = match geometry.format.scale_type() {
+            ScaleType::F32 => Scales::F32(
+                scales
+                    .map(place)
+                    .map(|(row, group)| f32::from_bits(word(row, self.scale_at + group)))
+                    .collect(),
+            ),
+            ScaleType::F16 => Scales::F16(
+                scales
+                    .map(place)
+                    .map(|(row, group)| {
+                        let bits = word(row, self.scale_at + group / 2) >> (16 * (group % 2));
+                        f16::from_bits(bits as u16)
+                    })
+                    .collect(),
+            ),
+        };
+        let zeros = (0..geometry.zeros)
+            .map(place)
+            .map(|(row, group)| (word(row, self.zero_at + group / 4) >> (8 * (group % 4))) as u8)
+            .collect();
+        PackedWeights::from_parts(
+            geometry.format,
+            geometry.n,
+            geometry.k,
+            codes,
+            metadata,
+            scales,
+            zeros,
+        )
+    }
+}
+
+/// Nibbles 0…7 to bytes `(j, 4 + j)`.
+fn interleave(word: u32) -> u32 {
+    (0..4).fold(0, |out, j| {
+        out | (word >> (4 * j) & 0xf) << (8 * j) | (word >> (4 * (j + 4)) & 0xf) << (8 * j + 4)
+    })
+}
+
+fn deinterleave(word: u32) -> u32 {
+    (0..4).fold(0, |out, j| {
+        out | (word >> (8 * j) & 0xf) << (4 * j) | (word >> (8 * j + 4) & 0xf) << (4 * (j + 4))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nibbles_interleave() {
+        assert_eq!(interleave(0x7654_3210), 0x7362_5140);
+        assert_eq!(interleave(0x7654_3210) & 0x0f0f_0f0f, 0x0302_0100);
+        assert_eq!(deinterleave(interleave(0xdead_beef)), 0xdead_beef);
+    }
+
+    fn noise(count: usize, seed: u32) -> Vec<u32> {
+        let mut state = seed | 1;
+        (0..count)
+            .map(|_| {
+                state = state.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
+                (state >> 7) ^ state.rotate_left(13)
+            })
+            .collect()
+    }
+
+    /// Random legal parts come back as they went, from one image and from two halves.
+    #[test]
+    fn pack_and_unpack() {
+        for name in [
+            "f32",
+            "2:4+f32",
+            "f16",
+            "2:4+f16",
+            "int16-g5",
+            "int8-channel",
+            "2:4+int8-g6-asym",
+            "int8-tensor-asym",
+            "int4-g7-asym-f16s",
+            "2:4+int4-g32-asym",
+            "int4-channel-f16s",
+        ] {
+            let format: WeightFormat = name.parse().unwrap();
+            for (n, k) in [(0, 5), (3, 0), (1, 1), (5, 31), (4, 32), (3, 33), (2, 72)] {
+                let layout = DeviceLayout::new(format, n, k).unwrap();
+                let g = layout.geometry;
+                let mut codes = noise(n * g.code_words, 7);
+                // Padding within a row's last word is the writer's: make it the zero code.
+                if g.stored % format.element().per_word() as usize != 0 {
+                    let used =
+                        (g.stored as u32 % format.element().per_word()) * format.element().bits();
+                    for row in codes.chunks_mut(g.code_words) {
+                        row[g.code_words - 1] &= (1 << used) - 1;
+                    }
+                }
+                let mask =
+                    super::super::Mask24::from_fn(n, k, |row, k| (k + row) % 4 == 2).unwrap();
+                let metadata = if format.is_sparse() { mask.into_words() } else { vec![] };
+                let bits = noise(g.scales, 3).into_iter().map(|b| 1.0 + (b % 100) as f32);
+                let scales = match format.scale_type() {
+                    ScaleType::F32 => Scales::F32(bits.collect()),
+                    ScaleType::F16 => Scales::F16(bits.map(f16::from_f32).collect()),
+                };
+                let zeros = noise(g.zeros, 5).into_iter().map(|b| b as u8 & 0xf).collect();
+                let packed =
+                    PackedWeights::from_parts(format, n, k, codes, metadata, scales, zeros)
+                        .unwrap();
+                let whole = layout.pack(&packed, 0..n);
+                assert_eq!(whole.codes.len(), n * layout.code_words);
+                assert_eq!(whole.side.len(), n * layout.side_words);
+                assert_eq!(layout.unpack(&whole).unwrap(), packed, "{name} {n}×{k}");
+                let (mut a, b) = (layout.pack(&packed, 0..n / 2), layout.pack(&packed, n / 2..n));
+                a.codes.extend(b.codes);
+                a.side.extend(b.side);
+                assert_eq!(a, whole);
+            }
+        }
+    }
+}
