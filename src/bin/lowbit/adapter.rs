@@ -17,7 +17,7 @@ impl AdapterArg {
     pub fn choose(&self) -> Result<wgpu::Adapter, CliError> {
         let all = enumerate()?;
         let chosen = matching(&all, self.adapter.as_deref())?;
-        chosen.into_iter().next().ok_or_else(none_found)
+        chosen.first().map(|&adapter| adapter.clone()).ok_or_else(none_found)
     }
 }
 

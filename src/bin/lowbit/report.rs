@@ -1,7 +1,7 @@
 //! Tables for people, JSON beside them, progress on terminals.
 
 use crate::error::CliError;
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lowbit::io::AtomicFile;
 use serde::Serialize;
@@ -79,8 +79,8 @@ fn print(mut to: impl Write, bytes: &[u8]) -> Result<(), CliError> {
 /// for `grep`, unless `fit` keeps them to 80 columns.
 pub fn table(header: &[&str], fit: bool) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
-    table.style_mut().row_separator = None;
+    let underline = LineStyle::none().fill('─').junction('─');
+    table.load_style(TableStyle::new().header_separator(underline)).set_header(header);
     table.set_content_arrangement(ContentArrangement::Dynamic);
     match (table.width(), fit) {
         (Some(width), true) => table.set_width(width.min(WIDTH)),
