@@ -636,10 +636,8 @@ fn bounds_cover_flushed_subnormals() {
                 for size in [1, 2, k] {
                     let mut acc = 0.0;
                     for start in (0..k).step_by(size) {
-                        let mut sum = 0.0;
-                        for c in start..k.min(start + size) {
-                            sum = flush(sum + flush(code(c) * flush(x[c])));
-                        }
+                        let sum = (start..k.min(start + size))
+                            .fold(0.0, |sum, c| flush(sum + flush(code(c) * flush(x[c]))));
                         acc = flush(acc + flush(sum * scale));
                     }
                     assert!(check(&e, acc).passes(), "{scale} {k} {exponent} {e:?} {acc:e}");
@@ -918,4 +916,9 @@ fn speed() {
         let y = matmul(&MatmulCase { zero_folded, ..case(&x, 128, &weights) }).unwrap();
         println!("folded {zero_folded}: {:?}, {}", start.elapsed(), y.len());
     }
+    let weights = random(format("int4-g64-asym"), k, k, 1, true);
+    let x = integers(128 * k, exact_limit(&weights, None, false).unwrap(), 1);
+    let start = std::time::Instant::now();
+    matmul_exact(&case(&x, 128, &weights)).unwrap();
+    println!("exact: {:?}", start.elapsed());
 }

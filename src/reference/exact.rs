@@ -1,5 +1,7 @@
-use super::row::{Weight, decode_row};
-use super::{MatmulCase, ReferenceError, f64_to_f16, room_for};
+use super::matmul::DenseRow;
+use super::row::decode_row;
+use super::sweep::sweep;
+use super::{MatmulCase, ReferenceError, f64_to_f16};
 use crate::format::PackedWeights;
 
 /// Why a case may round.
@@ -46,9 +48,11 @@ const LIMIT: f64 = 16_777_216.0;
 
 /// A row of weights, each an integer multiple of one power of two.
 struct ExactRow {
-    weights: Vec<Weight>,
+    dense: DenseRow,
     unit: f64,
     bias: f64,
+    /// Σ of the weights' magnitudes, as partial sums meet them.
+    magnitude: f64,
 }
 
 impl ExactRow {
@@ -58,33 +62,27 @@ impl ExactRow {
     fn new(
         weights: &PackedWeights,
         row: usize,
-        bias: Option<f32>,
+        bias: Option<&[f32]>,
+        zero_folded: bool,
     ) -> Result<Result<Self, Inexact>, ReferenceError> {
-        let mut decoded = Vec::new();
-        decode_row(weights, row, &mut decoded)?;
+        let mut kept = Vec::new();
+        decode_row(weights, row, &mut kept)?;
+        let dense = DenseRow::new(weights, row, &kept, zero_folded)?;
         let integer = weights.format().element().is_integer();
-        let bias = f64::from(bias.unwrap_or(0.0));
-        let mut unit = lowest_bit(bias);
-        for weight in &decoded {
-            if !weight.value.is_finite() {
-                let column = weight.column;
-                return Err(ReferenceError::NonFinite { role: "weights", row, column });
-            }
+        let bias = bias.map_or(0.0, |bias| f64::from(bias[row]));
+        let (mut unit, mut magnitude) = (lowest_bit(bias), 0.0);
+        for weight in &kept {
             if integer && lowest_bit(weight.scale) != weight.scale {
                 return Ok(Err(Inexact::ScaleNotPowerOfTwo));
             }
             unit = unit.min(lowest_bit(if integer { weight.scale } else { weight.value }));
+            magnitude += if zero_folded { weight.folded } else { weight.value.abs() };
         }
         if unit == f64::INFINITY {
             unit = 1.0;
         }
         let fits = unit >= f64::from(f32::MIN_POSITIVE) && unit * LIMIT <= f64::from(f32::MAX);
-        Ok(if fits { Ok(Self { weights: decoded, unit, bias }) } else { Err(Inexact::OutOfRange) })
-    }
-
-    /// Magnitude of a weight that partial sums may take, in units.
-    fn units(&self, weight: &Weight, zero_folded: bool) -> f64 {
-        (if zero_folded { weight.folded } else { weight.value.abs() }) / self.unit
+        Ok(if fits { Ok(Self { dense, unit, bias, magnitude }) } else { Err(Inexact::OutOfRange) })
     }
 }
 
@@ -113,31 +111,23 @@ fn lowest_bit(value: f64) -> f64 {
 /// [`matmul`](super::matmul).
 pub fn matmul_exact(case: &MatmulCase) -> Result<Vec<Exact>, ReferenceError> {
     case.check()?;
-    let (n, k) = (case.weights.n(), case.weights.k());
-    let mut out = room_for(case.m, n)?;
-    out.resize(case.m * n, Exact { f32: 0.0, f16: 0 });
+    let k = case.weights.k();
     if let Some(at) = case.x.iter().position(|x| x.fract() != 0.0) {
         return Err(ReferenceError::NotExact { m: at / k, n: 0, why: Inexact::FractionalInput });
     }
-    for row in 0..n {
-        let not_exact = |m, why| ReferenceError::NotExact { m, n: row, why };
-        let exact = ExactRow::new(case.weights, row, case.bias.map(|bias| bias[row]))?
-            .map_err(|why| not_exact(0, why))?;
-        for m in 0..case.m {
-            let x = &case.x[m * k..][..k];
-            let (mut sum, mut units) = (exact.bias, exact.bias.abs() / exact.unit);
-            for weight in &exact.weights {
-                let x = f64::from(x[weight.column]);
-                sum += x * weight.value;
-                units += x.abs() * exact.units(weight, case.zero_folded);
-            }
-            if units >= LIMIT {
-                return Err(not_exact(m, Inexact::TooLarge));
-            }
-            out[m * n + row] = Exact { f32: sum as f32, f16: f64_to_f16(sum) };
+    let prepare = |row| {
+        ExactRow::new(case.weights, row, case.bias, case.zero_folded)?
+            .map_err(|why| ReferenceError::NotExact { m: 0, n: row, why })
+    };
+    sweep(case, prepare, |exact, row, m, x| {
+        // Below the limit these f64 sums are exact too, and they pass it if the true ones do.
+        let (sum, magnitude) = exact.dense.dot(x);
+        if (magnitude + exact.bias.abs()) / exact.unit >= LIMIT {
+            return Err(ReferenceError::NotExact { m, n: row, why: Inexact::TooLarge });
         }
-    }
-    Ok(out)
+        let sum = sum + exact.bias;
+        Ok(Exact { f32: sum as f32, f16: f64_to_f16(sum) })
+    })
 }
 
 /// The largest |x| for which [`matmul_exact`] accepts every X of integers; 0 where it
@@ -156,10 +146,10 @@ pub fn exact_limit(
     }
     let mut limit = LIMIT - 1.0;
     for row in 0..weights.n() {
-        let Ok(exact) = ExactRow::new(weights, row, bias.map(|bias| bias[row]))? else {
+        let Ok(exact) = ExactRow::new(weights, row, bias, zero_folded)? else {
             return Ok(0);
         };
-        let units: f64 = exact.weights.iter().map(|w| exact.units(w, zero_folded)).sum();
+        let units = exact.magnitude / exact.unit;
         // Not LIMIT itself: sums stay below it.
         let room = LIMIT - 1.0 - exact.bias.abs() / exact.unit;
         limit = limit.min(if units > 0.0 { (room / units).floor() } else { limit });

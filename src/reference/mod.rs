@@ -40,6 +40,7 @@ mod gather;
 mod matmul;
 mod one_hot;
 mod row;
+mod sweep;
 
 pub use binary16::{f16_to_f64, f64_to_f16};
 pub use bound::{ETA, MAX_ROUNDINGS, UNIT, gamma};

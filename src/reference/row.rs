@@ -93,7 +93,7 @@ fn raw_code(element: Element, words: &[u32], at: usize) -> i32 {
         Element::Int8 => i32::from(words[at / 4].to_le_bytes()[at % 4] as i8),
         Element::Int4 => {
             let byte = words[at / 8].to_le_bytes()[at % 8 / 2];
-            i32::from(if at % 2 == 0 { byte & 15 } else { byte >> 4 })
+            i32::from(byte >> (at % 2 * 4) & 15)
         }
     }
 }
