@@ -70,8 +70,7 @@ fn new_triples(
     factor: usize,
     level: usize,
 ) -> impl Iterator<Item = [(u8, u8); 3]> {
-    let fixed: Vec<_> =
-        row.iter().enumerate().filter_map(|(f, l)| l.map(|l| pair(f, l))).collect();
+    let fixed: Vec<_> = row.iter().enumerate().filter_map(|(f, l)| l.map(|l| pair(f, l))).collect();
     (0..fixed.len()).flat_map(move |i| {
         let fixed = fixed.clone();
         (i + 1..fixed.len()).map(move |j| {

@@ -251,7 +251,7 @@ mod tests {
                 let g = layout.geometry;
                 let mut codes = noise(n * g.code_words, 7);
                 // Padding within a row's last word is the writer's: make it the zero code.
-                if g.stored % format.element().per_word() as usize != 0 {
+                if !g.stored.is_multiple_of(format.element().per_word() as usize) {
                     let used =
                         (g.stored as u32 % format.element().per_word()) * format.element().bits();
                     for row in codes.chunks_mut(g.code_words) {
