@@ -1,1 +1,4 @@
-//! To come.
+//! The operations: one file an op.
+
+pub mod dequantize;
+pub mod make;
