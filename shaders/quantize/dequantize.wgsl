@@ -1,19 +1,21 @@
 // Rows of a compressed matrix as f32 or f16, all of them or those an index list names.
 //
-// Requires: quantize/record, lib/half, and the constants ELEMENT_BITS, IS_FLOAT,
-// ASYMMETRIC, SPARSE, F16_SCALES, CODE_ZERO; INDEXED and OUTPUT_F16: bool.
-// Provides: `main`, one invocation an output word: out_rows·(k, or ⌈k/2⌉ halves).
+// Requires: quantize/record, sparse/metadata, lib/half; constants ELEMENT_BITS, IS_FLOAT,
+// SPARSE, INDEXED, OUTPUT_F16, M_TABLE.
+// Provides: `main`, one invocation an output word: rows·(k words, or ⌈k/2⌉ of halves).
 //
 //   value = f32(c − z) · s, one multiply; floats are copied or widened exactly; a pruned
 //   weight is +0. An f16 output is that f32 rounded to nearest even, past its range ±Inf.
 //
 // Memory, in u32 words:
 //   codes, side  rows [first_row, first_row + rows) of the device layout
-//   indices      out_rows row numbers from `index_at` on. A row of another chunk is left
-//                alone; one that no chunk has, n or more, is filled with NaN by the chunk
-//                whose first_row is 0. Nothing is read out of bounds
+//   indices      row numbers from `index_at` on. A row of another chunk is left alone; one
+//                that no chunk has, n or more, is filled with NaN by the chunk whose
+//                first_row is 0. Nothing is read out of bounds
 //   output       [out_rows, k], `output_stride` apart from `output_at` on. One invocation
 //                owns both halves of a word; with odd K the last upper half is preserved
+// How many rows a gather makes is known when it is recorded: two digits, at bindings 1
+// and 2, say it; `first_out` of them belong to earlier segments.
 //
 // The product is the only arithmetic here, and a GPU may round it either way.
 
@@ -30,19 +32,35 @@ struct DequantizeParams {
     scale_at: u32,
     zero_at: u32,
     index_at: u32,
+    // Output rows of this segment: all of them, or under INDEXED at most.
     out_rows: u32,
+    first_out: u32,
     output_at: u32,
     output_stride: u32,
-    unused: u32,
 }
 
-const WORKGROUP: u32 = 64u;
+struct Digit {
+    value: u32,
+    pad0: u32,
+    pad1: u32,
+    pad2: u32,
+}
 
 @group(0) @binding(0) var<uniform> params: DequantizeParams;
-@group(0) @binding(1) var<storage, read> codes: array<u32>;
-@group(0) @binding(2) var<storage, read> side: array<u32>;
-@group(0) @binding(3) var<storage, read> indices: array<u32>;
-@group(0) @binding(4) var<storage, read_write> output: array<u32>;
+@group(0) @binding(1) var<uniform> count_low: Digit;
+@group(0) @binding(2) var<uniform> count_high: Digit;
+@group(0) @binding(3) var<storage, read> codes: array<u32>;
+@group(0) @binding(4) var<storage, read> side: array<u32>;
+@group(0) @binding(5) var<storage, read> indices: array<u32>;
+@group(0) @binding(6) var<storage, read_write> output: array<u32>;
+
+fn row_count() -> u32 {
+    if (!INDEXED) {
+        return params.out_rows;
+    }
+    let count = count_high.value * M_TABLE + count_low.value;
+    return min(count - params.first_out, params.out_rows);
+}
 
 // Where a column's code stands in its row, or 0xffffffff if it is pruned.
 fn position_of(record: u32, column: u32) -> u32 {
@@ -104,9 +122,9 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let workgroup = group_id.x + group_count.x * (group_id.y + group_count.y * group_id.z);
-    let id = workgroup * WORKGROUP + lane;
+    let id = workgroup * 64u + lane;
     let words = select(params.k, (params.k + 1u) / 2u, OUTPUT_F16);
-    if (id >= params.out_rows * words) {
+    if (id >= row_count() * words) {
         return;
     }
     let out_row = id / words;

@@ -1,6 +1,6 @@
 // What the kernels that make weights share: parameters, bindings, the grid.
 //
-// Requires the constants of a format (`ops::make` generates them):
+// Requires: nothing. What the format decides are constants that the kernels name:
 //   ELEMENT_BITS: u32      32, 16, 8 or 4
 //   IS_FLOAT: bool         f32 and f16: no scales
 //   ASYMMETRIC, SPARSE, F16_SCALES, PER_TENSOR: bool
@@ -50,7 +50,6 @@ struct MakeParams {
 }
 
 const BLOCK_K: u32 = 32u;
-const WORKGROUP: u32 = 64u;
 
 @group(0) @binding(0) var<uniform> params: MakeParams;
 @group(0) @binding(1) var<storage, read> weights: array<u32>;
@@ -63,5 +62,5 @@ const WORKGROUP: u32 = 64u;
 // The grid is folded into three dimensions where one is not enough; the last fold may
 // reach past the work.
 fn invocation(group: vec3<u32>, groups: vec3<u32>, lane: u32) -> u32 {
-    return (group.x + groups.x * (group.y + groups.y * group.z)) * WORKGROUP + lane;
+    return (group.x + groups.x * (group.y + groups.y * group.z)) * 64u + lane;
 }

@@ -5,7 +5,6 @@
 // Provides:
 //   group_scale(record, group) -> u32     bits of a scale, widened to f32
 //   group_zero(record, group) -> i32      a zero point as stored
-//   quad_nibble(record, quad) -> u32      idx0 | idx1 << 2 of a 2:4 quad
 //   code_shift(position) -> u32           where in its word a code stands
 //   CODES_PER_WORD
 //
@@ -30,10 +29,6 @@ fn group_zero(record: u32, group: u32) -> i32 {
     let word = side[record + params.zero_at + group / 4u];
     // int4's 0…15 come out the same signed or not.
     return extractBits(bitcast<i32>(word), 8u * (group % 4u), 8u);
-}
-
-fn quad_nibble(record: u32, quad: u32) -> u32 {
-    return (side[record + quad / 8u] >> (4u * (quad % 8u))) & 0xfu;
 }
 
 // int4 interleaves: byte j of a word holds code j low and code 4 + j high.

@@ -1,1 +1,14 @@
-//! To come.
+//! What every op stands on: adapter facts as plain data, shader composition, the
+//! pipeline cache. Nothing here submits, polls or waits.
+
+mod caps;
+mod compose;
+mod fragments;
+mod kernels;
+
+pub use caps::{AdapterClass, Caps};
+pub use compose::{Binding, Const, Fragment, Shader, Wgsl};
+pub use fragments::FRAGMENTS;
+pub(crate) use fragments::fragment;
+pub(crate) use kernels::{BufferFill, M_TABLE};
+pub use kernels::{DeviceError, Kernels, LostFlag, Pipeline};

@@ -1,4 +1,19 @@
-//! The operations: one file an op.
+//! The ops: one file each, and each the same way: spec → choice → plan → bind → record.
+//!
+//! A *spec* says what is wanted and is checked; a *choice* is the kernel, plain data; a
+//! *plan* holds compiled pipelines; *binding* checks buffers and makes bind groups;
+//! *recording* writes commands and neither allocates, compiles, waits nor fails.
 
+mod buffers;
 pub mod dequantize;
 pub mod make;
+pub mod matmul;
+mod weights;
+
+pub use buffers::{BindError, FloatType, Role, SubBuffer};
+pub use dequantize::{BoundDequantize, DequantizeArgs, DequantizePlan, DequantizeSpec};
+pub use make::{BoundMake, MakeArgs, MakeError, MakePlan, MakeSpec, MaskSource, SourceRows};
+pub use matmul::{
+    BoundMatmul, KernelChoice, MatmulArgs, MatmulPlan, MatmulSpec, PlanError, Schedule, Select,
+};
+pub use weights::{DeviceWeights, RowBlock, WeightsError};

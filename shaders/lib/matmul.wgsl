@@ -1,0 +1,49 @@
+// Parameters of Y = X · Wᵀ (+ bias) and where m comes from.
+// Requires: nothing. Provides: Params, p, row_count, side, workgroup_index.
+// Bindings: 0 params, 1 and 2 the digits of m, 4 codes (the decoder's), 5 side, 6 bias
+// (lib/bias); 3 is X and 7 is Y (the access fragments').
+
+struct Params {
+    n0: u32,          // first output column of this block of rows of W
+    rows: u32,        // rows of W in this block
+    k: u32,           // columns
+    blocks: u32,      // ⌈k/32⌉
+    group_size: u32,  // k in a group
+    groups: u32,      // groups a row
+    side_stride: u32, // words in a row's record of side data
+    scale_at: u32,    // where in it the scales start
+    zero_at: u32,     // where in it the zero points start
+    x_offset: u32,    // elements, as all of the following
+    x_stride: u32,
+    x_batch: u32,
+    y_offset: u32,
+    y_stride: u32,
+    y_batch: u32,
+    batch: u32,
+    m0: u32,          // first row of X of this segment
+    m_cap: u32,       // rows of X in it at most
+    bias_offset: u32, // elements
+    pad: u32,
+}
+
+struct Digit {
+    value: u32,
+    pad0: u32,
+    pad1: u32,
+    pad2: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<uniform> m_low: Digit;
+@group(0) @binding(2) var<uniform> m_high: Digit;
+@group(0) @binding(5) var<storage, read> side: array<u32>;
+
+// Rows of X that this segment multiplies; the host records it only where there are any.
+fn row_count() -> u32 {
+    return min(m_high.value * M_TABLE + m_low.value - p.m0, p.m_cap);
+}
+
+// Grids longer than one dimension allows are folded into three.
+fn workgroup_index(group: vec3<u32>, count: vec3<u32>) -> u32 {
+    return group.x + count.x * (group.y + count.y * group.z);
+}

@@ -1,0 +1,436 @@
+use super::range::{Affine, Grid, Range};
+use super::{CompressError, check_weights, prune_magnitude};
+use crate::format::{
+    Element, Geometry, Granularity, Mask24, PackedWeights, ScaleType, Scales, WeightFormat,
+};
+use half::f16;
+
+/// Packs a dense `[n, k]` row-major matrix in any format, by the formulas of
+/// [`compress`](crate::compress). A 2:4 format is first pruned as by
+/// [`prune_magnitude`].
+///
+/// f32 weights are copied bit for bit, f16 ones rounded to nearest even. Padding, and a
+/// 2:4 position past K, holds the code of zero of the row's last group.
+///
+/// # Errors
+/// See [`CompressError`]; all but `NotTwoFour`.
+pub fn quantize(
+    w: &[f32],
+    n: usize,
+    k: usize,
+    format: &WeightFormat,
+) -> Result<PackedWeights, CompressError> {
+    let geometry = format.geometry(n, k)?;
+    if format.is_sparse() {
+        let mask = prune_magnitude(w, n, k)?;
+        Source { w, geometry, mask: Some(&mask) }.pack()
+    } else {
+        check_weights(w, n, k)?;
+        Source { w, geometry, mask: None }.pack()
+    }
+}
+
+/// As [`quantize`] in a 2:4 format, with the given mask and its shape. Scales and zero
+/// points come from the kept weights alone.
+///
+/// # Errors
+/// See [`CompressError`]. A non-finite weight is refused even where it is pruned.
+pub fn quantize_masked(
+    w: &[f32],
+    mask: &Mask24,
+    format: &WeightFormat,
+) -> Result<PackedWeights, CompressError> {
+    if !format.is_sparse() {
+        return Err(CompressError::NotTwoFour { format: *format });
+    }
+    let geometry = format.geometry(mask.n(), mask.k())?;
+    check_weights(w, mask.n(), mask.k())?;
+    Source { w, geometry, mask: Some(mask) }.pack()
+}
+
+impl PackedWeights {
+    /// Quantizes on the host: [`compress::quantize`](crate::compress::quantize()).
+    ///
+    /// # Errors
+    /// See [`CompressError`].
+    pub fn quantize(
+        w: &[f32],
+        n: usize,
+        k: usize,
+        format: &WeightFormat,
+    ) -> Result<Self, CompressError> {
+        quantize(w, n, k, format)
+    }
+}
+
+/// The dense `[n, k]` matrix that packed weights stand for: `(c − z) · s`, the difference
+/// exact and the product one f32 multiplication; floats as they are, f16 widened. What
+/// 2:4 prunes is +0.0.
+pub fn dequantize(packed: &PackedWeights) -> Vec<f32> {
+    let geometry = packed.geometry();
+    let mut w = vec![0.0; geometry.n * geometry.k];
+    for row in 0..geometry.n {
+        let weights = &mut w[row * geometry.k..][..geometry.k];
+        for at in 0..geometry.stored {
+            let column = packed.column(row, at);
+            if column < geometry.k {
+                weights[column] = value(packed, row, at, geometry.group_of(column));
+            }
+        }
+    }
+    w
+}
+
+fn value(packed: &PackedWeights, row: usize, at: usize, group: usize) -> f32 {
+    let code = packed.code(row, at);
+    match packed.format().element() {
+        Element::F32 => f32::from_bits(code as u32),
+        Element::F16 => f16::from_bits(code as u16).to_f32(),
+        Element::Int16 | Element::Int8 | Element::Int4 => {
+            (code - packed.zero(row, group)) as f32 * packed.scale(row, group)
+        }
+    }
+}
+
+/// Finite weights of the right length, and how they are to be packed.
+struct Source<'a> {
+    w: &'a [f32],
+    geometry: Geometry,
+    /// Present exactly for 2:4 formats.
+    mask: Option<&'a Mask24>,
+}
+
+impl Source<'_> {
+    fn pack(&self) -> Result<PackedWeights, CompressError> {
+        let Geometry { format, n, k, .. } = self.geometry;
+        let (codes, affines) = match Grid::of(&format) {
+            None => (self.float_codes()?, vec![]),
+            Some(grid) => {
+                let affines = self.affines(grid)?;
+                (self.integer_codes(grid, &affines), affines)
+            }
+        };
+        let metadata = self.mask.map(|mask| mask.words().to_vec()).unwrap_or_default();
+        let scales = affines.iter().map(|affine| affine.scale);
+        let scales = match format.scale_type() {
+            ScaleType::F32 => Scales::F32(scales.collect()),
+            ScaleType::F16 => Scales::F16(scales.map(f16::from_f32).collect()),
+        };
+        let zeros = match format.is_symmetric() {
+            true => vec![],
+            // int8's are two's complement, int4's below 16: one byte either way.
+            false => affines.iter().map(|affine| affine.zero as u8).collect(),
+        };
+        Ok(PackedWeights::from_parts(format, n, k, codes, metadata, scales, zeros)?)
+    }
+
+    /// The column of stored position `at`: K or more for padding, and where the mask
+    /// points past K.
+    fn column(&self, row: usize, at: usize) -> usize {
+        match self.mask {
+            _ if at >= self.geometry.stored => self.geometry.k,
+            None => at,
+            Some(mask) => mask.kept(row, at / 2)[at % 2],
+        }
+    }
+
+    /// The weight of a column and its group: past K a zero of the last group, whose code
+    /// is what padding holds and which no range feels.
+    fn weight(&self, row: usize, column: usize) -> (f32, usize) {
+        let Geometry { k, groups, .. } = self.geometry;
+        if column < k {
+            (self.w[row * k + column], self.geometry.group_of(column))
+        } else {
+            (0.0, groups - 1)
+        }
+    }
+
+    fn affines(&self, grid: Grid) -> Result<Vec<Affine>, CompressError> {
+        let geometry = &self.geometry;
+        let mut ranges = vec![Range::default(); geometry.scales];
+        for row in 0..geometry.n {
+            for at in 0..geometry.stored {
+                let (x, group) = self.weight(row, self.column(row, at));
+                ranges[geometry.scale_index(row, group)].widen(x);
+            }
+        }
+        let affine = |(index, &range): (usize, &Range)| {
+            grid.affine(range).ok_or_else(|| self.scale_range(index, range))
+        };
+        ranges.iter().enumerate().map(affine).collect()
+    }
+
+    fn scale_range(&self, index: usize, range: Range) -> CompressError {
+        let (row, group) = match self.geometry.format.granularity() {
+            Granularity::Tensor => (0, 0),
+            _ => (index / self.geometry.groups, index % self.geometry.groups),
+        };
+        CompressError::ScaleRange {
+            row,
+            group,
+            low: 0.0 - range.lo,
+            high: range.hi,
+            scale_type: self.geometry.format.scale_type(),
+        }
+    }
+
+    fn integer_codes(&self, grid: Grid, affines: &[Affine]) -> Vec<u32> {
+        let geometry = &self.geometry;
+        self.words(|row, column| {
+            let (x, group) = self.weight(row, column);
+            grid.code(affines[geometry.scale_index(row, group)], x) as u32
+        })
+    }
+
+    fn float_codes(&self) -> Result<Vec<u32>, CompressError> {
+        if self.geometry.format.element() == Element::F32 {
+            return Ok(self.words(|row, column| self.weight(row, column).0.to_bits()));
+        }
+        let mut overflow = None;
+        let words = self.words(|row, col| {
+            let (value, _) = self.weight(row, col);
+            let half = f16::from_f32(value);
+            if half.is_infinite() {
+                overflow.get_or_insert(CompressError::F16Overflow { row, col, value });
+            }
+            u32::from(half.to_bits())
+        });
+        overflow.map_or(Ok(words), Err)
+    }
+
+    /// Packs `code(row, column)` of every stored position and of the padding, in
+    /// row-major order; bits above the element's are cut off.
+    fn words(&self, mut code: impl FnMut(usize, usize) -> u32) -> Vec<u32> {
+        let geometry = &self.geometry;
+        let element = geometry.format.element();
+        let (per, bits) = (element.per_word() as usize, element.bits());
+        let mut words = Vec::with_capacity(geometry.n * geometry.code_words);
+        for row in 0..geometry.n {
+            for first in (0..geometry.code_words).map(|word| word * per) {
+                words.push((0..per).fold(0, |word, i| {
+                    let code = code(row, self.column(row, first + i)) & (u32::MAX >> (32 - bits));
+                    word | code << (i as u32 * bits)
+                }));
+            }
+        }
+        words
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::FormatError;
+
+    fn format(name: &str) -> WeightFormat {
+        name.parse().unwrap()
+    }
+
+    fn packed(w: &[f32], n: usize, k: usize, name: &str) -> PackedWeights {
+        quantize(w, n, k, &format(name)).unwrap()
+    }
+
+    fn bits(w: &[f32]) -> Vec<u32> {
+        w.iter().map(|x| x.to_bits()).collect()
+    }
+
+    #[test]
+    fn int8_by_hand() {
+        // Row 0 has scale 1, row 1 scale 2; each row pads its last word with zeros.
+        let w = [127.0, -63.5, 0.5, 1.5, -2.5, 254.0, -254.0, 2.9, 3.1, -0.0];
+        let p = packed(&w, 2, 5, "int8-channel");
+        assert_eq!(p.codes(), [0x0200_c07f, 0x0000_00fe, 0x0201_817f, 0]);
+        assert_eq!(*p.scales(), Scales::F32(vec![1.0, 2.0]));
+        assert!(p.zeros().is_empty() && p.metadata().is_empty());
+        let restored = [127.0, -64.0, 0.0, 2.0, -2.0, 254.0, -254.0, 2.0, 4.0, 0.0];
+        assert_eq!(bits(&dequantize(&p)), bits(&restored));
+    }
+
+    #[test]
+    fn int8_asymmetric_by_hand() {
+        let p = packed(&[-100.0, 155.0, 0.0], 1, 3, "int8-channel-asym");
+        // 0, 255 and 100, less 128 each; padding is the zero point.
+        assert_eq!(p.codes(), [0xe4e4_7f80]);
+        assert_eq!(p.zeros(), [0xe4]);
+        assert_eq!(dequantize(&p), [-100.0, 155.0, 0.0]);
+    }
+
+    #[test]
+    fn int4_by_hand() {
+        let p = packed(&[7.0, -3.5, 2.5, 1.5], 1, 4, "int4-channel");
+        assert_eq!(p.codes(), [0x8888_aa4f]);
+        let p = packed(&[-5.0, 10.0, 0.5, -0.5, 2.5], 1, 5, "int4-channel-asym");
+        assert_eq!(p.codes(), [0x5557_55f0]);
+        assert_eq!(p.zeros(), [5]);
+        assert_eq!(dequantize(&p), [-5.0, 10.0, 0.0, 0.0, 2.0]);
+    }
+
+    #[test]
+    fn int16_by_hand() {
+        let p = packed(&[-32767.0, 1.5, 2.5], 1, 3, "int16-tensor");
+        assert_eq!(p.codes(), [0x0002_8001, 2]);
+        assert_eq!(dequantize(&p), [-32767.0, 2.0, 2.0]);
+    }
+
+    /// The last group of a row is shorter, and the next row's starts afresh.
+    #[test]
+    fn ragged_groups() {
+        let w = [15.0, -0.0, 30.0, 0.0, 45.0, 60.0, 0.0, 0.0, 0.0, -75.0];
+        let p = packed(&w, 2, 5, "int4-g2-asym");
+        assert_eq!(*p.scales(), Scales::F32(vec![1.0, 2.0, 3.0, 4.0, 1.0, 5.0]));
+        assert_eq!(p.zeros(), [0, 0, 0, 0, 0, 15]);
+        // Row 1 pads with 15, the code of zero of its last group.
+        assert_eq!(p.codes(), [0x000f_0f0f, 0xfff0_000f]);
+        assert_eq!(bits(&dequantize(&p)), bits(&w.map(|x| x + 0.0)));
+    }
+
+    #[test]
+    fn one_scale_for_a_tensor() {
+        let p = packed(&[1.0, -2.0, 127.0, 0.0], 2, 2, "int8-tensor");
+        assert_eq!(*p.scales(), Scales::F32(vec![1.0]));
+        assert_eq!(dequantize(&p), [1.0, -2.0, 127.0, 0.0]);
+    }
+
+    #[test]
+    fn floats_keep_their_bits() {
+        let w = [-0.0, 1e-40, -1e-45, f32::MAX, 1.0 + f32::EPSILON];
+        for name in ["f32", "2:4+f32"] {
+            let p = quantize(&w[..2], 1, 2, &format(name)).unwrap();
+            assert_eq!(p.codes(), bits(&w[..2]));
+        }
+        assert_eq!(bits(&dequantize(&packed(&w, 1, 5, "f32"))), bits(&w));
+        // f16: half a step to even, ±0 below half the least subnormal, subnormals kept.
+        let w = [1.0 + 1.0 / 2048.0, 1.0 + 3.0 / 2048.0, -1e-40, 65519.0, 6e-8];
+        let p = packed(&w, 1, 5, "f16");
+        assert_eq!(p.codes(), [0x3c02_3c00, 0x7bff_8000, 0x0000_0001]);
+        let half = |bits| f16::from_bits(bits).to_f32();
+        let restored = [1.0, half(0x3c02), -0.0, 65504.0, half(1)];
+        assert_eq!(bits(&dequantize(&p)), bits(&restored));
+    }
+
+    /// Neither a large pruned weight nor one of a group that keeps none is in a range.
+    #[test]
+    fn sparse_scales_come_from_kept_weights() {
+        let w = [7.0, 100.0, -14.0, 900.0, 3.0, 0.0, 5.0, 5.0];
+        let keep = |_: usize, k: usize| matches!(k, 0 | 2 | 4 | 5);
+        let mask = Mask24::from_fn(1, 8, keep).unwrap();
+        let p = quantize_masked(&w, &mask, &format("2:4+int4-g2")).unwrap();
+        let thirds = 3.0f32 / 7.0;
+        assert_eq!(*p.scales(), Scales::F32(vec![1.0, 2.0, thirds, 1.0]));
+        assert_eq!(p.codes(), [0x8888_8f1f]);
+        assert_eq!(p.metadata(), mask.words());
+        assert_eq!(dequantize(&p), [7.0, 0.0, -14.0, 0.0, thirds * 7.0, 0.0, 0.0, 0.0]);
+
+        let p = packed(&w, 1, 8, "2:4+int8-channel");
+        assert_eq!(p.column(0, 0), 1);
+        assert_eq!(p.scale(0, 0), 900.0 / 127.0);
+    }
+
+    /// Zeros of the last group stand in a quad's missing places and in the padding.
+    #[test]
+    fn sparse_and_ragged() {
+        let w = [1.0, 12.0, 0.0, -3.0, -30.0];
+        let p = packed(&w, 1, 5, "2:4+int4-g4-asym");
+        assert_eq!((p.column(0, 2), p.column(0, 3)), (4, 5));
+        assert_eq!(*p.scales(), Scales::F32(vec![1.0, 2.0]));
+        assert_eq!(p.zeros(), [3, 15]);
+        assert_eq!(p.codes(), [0xffff_f00f]);
+        assert_eq!(dequantize(&p), [0.0, 12.0, 0.0, -3.0, -30.0]);
+        let p = packed(&w, 1, 5, "2:4+f16");
+        assert_eq!(p.codes(), [0xc200_4a00, 0x0000_cf80]);
+    }
+
+    #[test]
+    fn dead_groups_restore_zero() {
+        let w = [-0.0, 1e-39, 0.0, 0.0, 0.0, -1e-45];
+        for name in ["int8-channel", "int8-g2-asym", "int4-tensor", "2:4+int4-g1-asym-f16s"] {
+            let p = packed(&w, 2, 3, name);
+            assert!((0..p.scales().len()).all(|i| p.scales().get(i) == 1.0), "{name}");
+            assert_eq!(bits(&dequantize(&p)), [0; 6], "{name}");
+        }
+    }
+
+    #[test]
+    fn empty_matrices() {
+        for name in ["f32", "2:4+f16", "int8-tensor", "int4-g3-asym", "2:4+int4-channel-asym"] {
+            for (n, k) in [(0, 0), (0, 5), (5, 0)] {
+                let p = packed(&[], n, k, name);
+                assert_eq!((p.n(), p.k(), p.geometry().sizes().total()), (n, k, 0));
+                assert!(dequantize(&p).is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn shapes_and_formats_are_checked() {
+        let w = [1.0; 8];
+        let length = |need| Err(CompressError::WrongLength { need, have: 8 });
+        let int8 = format("int8-channel");
+        assert_eq!(quantize(&w, 3, 3, &int8), length(9));
+        assert_eq!(quantize(&w, 0, 3, &int8), length(0));
+        let mask = Mask24::first_two(1, 7).unwrap();
+        assert_eq!(quantize_masked(&w, &mask, &int8.two_four()), length(7));
+        let dense = Err(CompressError::NotTwoFour { format: int8 });
+        assert_eq!(quantize_masked(&w, &mask, &int8), dense);
+        let bad = quantize(&w, 2, 4, &WeightFormat::f32().asymmetric());
+        assert_eq!(bad, Err(FormatError::NoAsymmetric(Element::F32).into()));
+        let large = quantize(&w, usize::MAX, 8, &int8);
+        assert!(matches!(large, Err(CompressError::Format(FormatError::TooLarge { .. }))));
+    }
+
+    #[test]
+    fn non_finite_comes_first() {
+        // Row 0 alone would be out of range for an f16 scale, and for f16 itself.
+        let mut w = [1e9, 0.0, 0.0, 0.0, 1.0, 2.0, 3.0, 4.0];
+        let sparse = ["2:4+f32", "2:4+f16", "2:4+int8-g2-asym"];
+        for name in ["f32", "f16", "int8-channel-f16s"].into_iter().chain(sparse) {
+            for value in [f32::INFINITY, f32::NEG_INFINITY] {
+                w[5] = value;
+                w[7] = f32::NAN;
+                let error = Err(CompressError::NonFinite { row: 1, col: 1, value });
+                assert_eq!(quantize(&w, 2, 4, &format(name)), error, "{name}");
+                if sparse.contains(&name) {
+                    let mask = Mask24::from_fn(2, 4, |_, k| k == 0 || k == 2).unwrap();
+                    assert_eq!(quantize_masked(&w, &mask, &format(name)), error, "{name}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn scale_ranges_are_reported() {
+        let w = [1.0, 2.0, -1e-6, 0.0, -1e9, 1e-3, 3.0, 4.0];
+        let error = |row, group, low, high, scale_type| {
+            Err(CompressError::ScaleRange { row, group, low, high, scale_type })
+        };
+        let got = quantize(&w, 2, 4, &format("int8-g2-f16s"));
+        assert_eq!(got, error(0, 1, -1e-6, 0.0, ScaleType::F16));
+        let got = quantize(&w, 2, 4, &format("int8-channel-f16s"));
+        assert_eq!(got, error(1, 0, -1e9, 4.0, ScaleType::F16));
+        let got = quantize(&w, 2, 4, &format("int8-tensor-asym-f16s"));
+        assert_eq!(got, error(0, 0, -1e9, 4.0, ScaleType::F16));
+        assert!(quantize(&w, 2, 4, &format("int8-g2")).is_ok());
+
+        let w = [f32::MIN, f32::MAX];
+        assert!(quantize(&w, 1, 2, &format("int4-channel")).is_ok());
+        let got = quantize(&w, 1, 2, &format("int4-channel-asym"));
+        assert_eq!(got, error(0, 0, f32::MIN, f32::MAX, ScaleType::F32));
+        let tiny = f32::MIN_POSITIVE;
+        let got = quantize(&[1.0, tiny], 2, 1, &format("int16-channel"));
+        assert_eq!(got, error(1, 0, 0.0, tiny, ScaleType::F32));
+    }
+
+    #[test]
+    fn f16_overflow_is_reported_where_kept() {
+        let w = [1.0, 65519.0, 2.0, -65520.0, 0.0, 1e9, 0.0, 0.0];
+        let error = |row, col, value| Err(CompressError::F16Overflow { row, col, value });
+        assert_eq!(quantize(&w, 2, 4, &format("f16")), error(0, 3, -65520.0));
+        assert_eq!(quantize(&w, 2, 4, &format("2:4+f16")), error(0, 3, -65520.0));
+        let mask = Mask24::from_fn(2, 4, |row, k| k == row || k == 1).unwrap();
+        let got = quantize_masked(&w, &mask, &format("2:4+f16"));
+        assert_eq!(got, error(1, 1, 1e9));
+        let mask = Mask24::from_fn(2, 4, |_, k| k == 0 || k == 2).unwrap();
+        let p = quantize_masked(&w, &mask, &format("2:4+f16")).unwrap();
+        assert_eq!(dequantize(&p), [1.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+    }
+}

@@ -1,0 +1,223 @@
+use super::flushed;
+use crate::format::{ScaleType, WeightFormat};
+use half::f16;
+
+/// The range of a group's weights, widened to hold 0, as two magnitudes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Range {
+    /// How far below 0 it reaches.
+    pub lo: f32,
+    /// How far above 0 it reaches.
+    pub hi: f32,
+}
+
+impl Range {
+    /// Takes one more weight in.
+    pub fn widen(&mut self, x: f32) {
+        let x = flushed(x);
+        // Comparisons and not `max`, which may give either zero of +0 and −0.
+        if x > self.hi {
+            self.hi = x;
+        }
+        if -x > self.lo {
+            self.lo = -x;
+        }
+    }
+
+    fn is_dead(&self) -> bool {
+        self.lo == 0.0 && self.hi == 0.0
+    }
+}
+
+/// The scale of a group as stored (widened to f32) and the code of zero.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Affine {
+    pub scale: f32,
+    pub zero: i32,
+}
+
+/// The integer codes of a format: all that a group's scale, zero point and codes depend
+/// on beside its weights.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Grid {
+    low: i32,
+    high: i32,
+    /// The code of zero where it is the same for every group.
+    fixed_zero: Option<i32>,
+    scale_type: ScaleType,
+}
+
+impl Grid {
+    /// `None` for floats.
+    pub fn of(format: &WeightFormat) -> Option<Self> {
+        let (low, high) = format.code_range()?;
+        let fixed_zero = format.is_symmetric().then(|| format.symmetric_zero());
+        Some(Self { low, high, fixed_zero, scale_type: format.scale_type() })
+    }
+
+    /// The scale and zero point of a group; `None` where its type cannot hold the scale.
+    pub fn affine(&self, range: Range) -> Option<Affine> {
+        if range.is_dead() {
+            return Some(Affine { scale: 1.0, zero: self.fixed_zero.unwrap_or(self.low) });
+        }
+        let exact = match self.fixed_zero {
+            Some(zero) => range.lo.max(range.hi) / (self.high - zero) as f32,
+            // An overflowing sum stays infinite and is refused with the scale.
+            None => (range.lo + range.hi) / (self.high - self.low) as f32,
+        };
+        let scale = self.stored(exact)?;
+        let zero = self.fixed_zero.unwrap_or_else(|| {
+            let steps = (range.lo / scale).round_ties_even() as i32;
+            steps.clamp(0, self.high - self.low) + self.low
+        });
+        Some(Affine { scale, zero })
+    }
+
+    /// The scale as its type holds it, if as a normal number.
+    fn stored(&self, scale: f32) -> Option<f32> {
+        match self.scale_type {
+            ScaleType::F32 => scale.is_normal().then_some(scale),
+            ScaleType::F16 => {
+                let scale = f16::from_f32(scale);
+                scale.is_normal().then(|| scale.to_f32())
+            }
+        }
+    }
+
+    /// The code of a weight of the group that `affine` was made for: `x / s` is then at
+    /// most a little above the number of codes, and nothing here overflows.
+    pub fn code(&self, affine: Affine, x: f32) -> i32 {
+        let steps = (flushed(x) / affine.scale).round_ties_even() as i32;
+        (steps + affine.zero).clamp(self.low, self.high)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::Granularity;
+
+    const INT8: WeightFormat = WeightFormat::int8(Granularity::Channel);
+    const INT4: WeightFormat = WeightFormat::int4(Granularity::Channel);
+
+    fn affine(format: WeightFormat, weights: &[f32]) -> Option<Affine> {
+        let mut range = Range::default();
+        weights.iter().for_each(|&x| range.widen(x));
+        Grid::of(&format).unwrap().affine(range)
+    }
+
+    fn codes(format: WeightFormat, weights: &[f32]) -> Vec<i32> {
+        let affine = affine(format, weights).unwrap();
+        let grid = Grid::of(&format).unwrap();
+        weights.iter().map(|&x| grid.code(affine, x)).collect()
+    }
+
+    #[test]
+    fn ranges_hold_zero_and_flush() {
+        let mut range = Range::default();
+        range.widen(-0.0);
+        range.widen(1e-39);
+        range.widen(-1e-39);
+        assert!(range.is_dead());
+        range.widen(3.0);
+        range.widen(2.0);
+        assert_eq!(range, Range { lo: 0.0, hi: 3.0 });
+        range.widen(-5.0);
+        assert_eq!(range, Range { lo: 5.0, hi: 3.0 });
+    }
+
+    #[test]
+    fn floats_have_no_grid() {
+        assert!(Grid::of(&WeightFormat::f32()).is_none());
+        assert!(Grid::of(&WeightFormat::f16()).is_none());
+    }
+
+    /// Scale 1 throughout, so that ties are visible: they go to the even code counted
+    /// from the zero point, on both sides of it.
+    #[test]
+    fn ties_go_to_even() {
+        let w = [127.0, 0.5, 1.5, 2.5, -0.5, -1.5, -63.5, -2.5, -0.0];
+        assert_eq!(codes(INT8, &w), [127, 0, 2, 2, 0, -2, -64, -2, 0]);
+        let int16 = WeightFormat::int16(Granularity::Channel);
+        assert_eq!(codes(int16, &[-32767.0, 0.5, 1.5, 32766.5]), [-32767, 0, 2, 32766]);
+        assert_eq!(codes(INT4, &[7.0, -3.5, 2.5, 1.5, -7.0, 0.0]), [15, 4, 10, 10, 1, 8]);
+        let w = [-5.0, 10.0, 0.5, 1.5, -0.5, -1.5, 0.0];
+        assert_eq!(codes(INT4.asymmetric(), &w), [0, 15, 5, 7, 5, 3, 5]);
+        let w = [-100.0, 155.0, 0.5, 1.5, 0.0];
+        assert_eq!(codes(INT8.asymmetric(), &w), [-128, 127, -28, -26, -28]);
+    }
+
+    #[test]
+    fn one_sided_ranges_reach_zero() {
+        assert_eq!(codes(INT4.asymmetric(), &[15.0, 4.0, 9.0]), [15, 4, 9]);
+        assert_eq!(codes(INT4.asymmetric(), &[-15.0, -4.0]), [0, 11]);
+        assert_eq!(affine(INT4.asymmetric(), &[-15.0]), Some(Affine { scale: 1.0, zero: 15 }));
+        assert_eq!(affine(INT8.asymmetric(), &[51.0]), Some(Affine { scale: 0.2, zero: -128 }));
+        assert_eq!(affine(INT8.asymmetric(), &[-51.0]), Some(Affine { scale: 0.2, zero: 127 }));
+    }
+
+    /// Both ends at x.5 round away from each other and ask for one code too many.
+    #[test]
+    fn clamps_at_the_top() {
+        let format = INT8.asymmetric();
+        assert_eq!(affine(format, &[-127.5, 127.5]), Some(Affine { scale: 1.0, zero: 0 }));
+        assert_eq!(codes(format, &[-127.5, 127.5, 127.25]), [-128, 127, 127]);
+    }
+
+    #[test]
+    fn dead_groups() {
+        for dead in [&[][..], &[0.0, -0.0], &[1e-39, -1e-45]] {
+            assert_eq!(affine(INT8, dead), Some(Affine { scale: 1.0, zero: 0 }));
+            assert_eq!(affine(INT4, dead), Some(Affine { scale: 1.0, zero: 8 }));
+            let low = affine(INT8.asymmetric(), dead);
+            assert_eq!(low, Some(Affine { scale: 1.0, zero: -128 }));
+            let low = affine(INT4.asymmetric().with_scales(ScaleType::F16), dead);
+            assert_eq!(low, Some(Affine { scale: 1.0, zero: 0 }));
+        }
+        assert_eq!(codes(INT8.asymmetric(), &[0.0, 1e-39]), [-128, -128]);
+    }
+
+    /// 127 steps of 1 + 2⁻¹² round to f16's 1: what was 2.4995 steps is then 2.5001.
+    #[test]
+    fn codes_use_the_rounded_scale() {
+        let w = [127.0 * (1.0 + 1.0 / 4096.0), 2.5001];
+        assert_eq!(codes(INT8, &w), [127, 2]);
+        assert_eq!(codes(INT8.with_scales(ScaleType::F16), &w), [127, 3]);
+        // The zero point too: lo/s is 7.4999 steps before, 7.5018 after.
+        let unit = 1.0 + 1.0 / 4096.0;
+        let w = [-7.4999 * unit, 7.5001 * unit];
+        let zero = |f: WeightFormat| affine(f, &w).unwrap().zero;
+        assert_eq!(zero(INT4.asymmetric()), 7);
+        assert_eq!(zero(INT4.asymmetric().with_scales(ScaleType::F16)), 8);
+    }
+
+    /// The edges of the normal numbers, from both sides.
+    #[test]
+    fn scales_out_of_range() {
+        let tiny = f32::MIN_POSITIVE;
+        assert_eq!(affine(INT4, &[7.0 * tiny]), Some(Affine { scale: tiny, zero: 8 }));
+        assert_eq!(affine(INT4, &[(7.0 * tiny).next_down()]), None);
+        assert_eq!(affine(INT4.asymmetric(), &[tiny]), None);
+
+        let half = |x: f32| affine(INT4.with_scales(ScaleType::F16), &[7.0 * x]).map(|a| a.scale);
+        let tiny = f16::MIN_POSITIVE.to_f32();
+        assert_eq!(half(tiny), Some(tiny));
+        // Half a subnormal step below still rounds up to the least normal number.
+        let step = f16::MIN_POSITIVE_SUBNORMAL.to_f32();
+        assert_eq!(half(tiny - step / 2.0), Some(tiny));
+        assert_eq!(half(tiny - 0.75 * step), None);
+        assert_eq!(half(1e-9), None);
+        assert_eq!(half(65519.0), Some(65504.0));
+        assert_eq!(half(65520.0), None);
+    }
+
+    #[test]
+    fn extreme_weights() {
+        let max = f32::MAX;
+        assert_eq!(codes(INT8, &[max, -max, max / 4.0]), [127, -127, 32]);
+        assert_eq!(codes(INT4.asymmetric(), &[max, max / 15.0]), [15, 1]);
+        assert_eq!(codes(INT4.asymmetric(), &[-max]), [0]);
+        assert_eq!(affine(INT4.asymmetric(), &[max, -max]), None);
+        assert_eq!(affine(INT8.asymmetric(), &[max, -max / 1e6]), None);
+    }
+}

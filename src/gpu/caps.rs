@@ -1,0 +1,95 @@
+/// What kind of machine executes the kernels: what is fast differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum AdapterClass {
+    /// A graphics processor: coalesced loads and workgroup memory pay.
+    Gpu,
+    /// Software on a CPU: a lane's own contiguous runs pay, barriers are dear.
+    Cpu,
+}
+
+/// Facts about a device that kernels are chosen by: plain data, so that choices are
+/// tested with no hardware, and limits can be lowered on purpose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caps {
+    /// GPU or CPU.
+    pub class: AdapterClass,
+    /// Largest storage binding, in bytes.
+    pub max_binding: u64,
+    /// Largest buffer, in bytes.
+    pub max_buffer: u64,
+    /// Alignment of storage binding offsets, in bytes.
+    pub storage_align: u32,
+    /// Alignment of uniform binding offsets, in bytes.
+    pub uniform_align: u32,
+    /// Storage buffers in one stage.
+    pub max_storage_buffers: u32,
+    /// Workgroup memory, in bytes.
+    pub max_workgroup_memory: u32,
+    /// Invocations in one workgroup.
+    pub max_invocations: u32,
+    /// Workgroups along one dimension of a dispatch.
+    pub max_groups: u32,
+}
+
+impl Caps {
+    /// The facts of a device, as it was requested: limits are the device's, which may be
+    /// below the adapter's.
+    pub fn new(info: &wgpu::AdapterInfo, limits: &wgpu::Limits) -> Self {
+        let class = match info.device_type {
+            wgpu::DeviceType::Cpu => AdapterClass::Cpu,
+            _ => AdapterClass::Gpu,
+        };
+        Self::from_limits(class, limits)
+    }
+
+    /// The same from a class and limits alone.
+    pub fn from_limits(class: AdapterClass, limits: &wgpu::Limits) -> Self {
+        Self {
+            class,
+            max_binding: limits.max_storage_buffer_binding_size,
+            max_buffer: limits.max_buffer_size,
+            storage_align: limits.min_storage_buffer_offset_alignment,
+            uniform_align: limits.min_uniform_buffer_offset_alignment,
+            max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
+            max_workgroup_memory: limits.max_compute_workgroup_storage_size,
+            max_invocations: limits.max_compute_invocations_per_workgroup,
+            max_groups: limits.max_compute_workgroups_per_dimension,
+        }
+    }
+
+    /// The three dimensions of a dispatch of `groups` workgroups, folded where one
+    /// dimension is too short; kernels put the index together again and return past the
+    /// end. `None` where even three dimensions, or a `u32`, do not hold them.
+    pub fn fold(&self, groups: u64) -> Option<[u32; 3]> {
+        let limit = u64::from(self.max_groups.max(1));
+        let x = groups.min(limit);
+        let y = groups.div_ceil(x.max(1)).min(limit);
+        let z = groups.div_ceil((x * y).max(1));
+        (z <= limit && x * y * z <= u64::from(u32::MAX)).then_some([x as u32, y as u32, z as u32])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folds_cover_and_fit() {
+        let mut caps = Caps::from_limits(AdapterClass::Gpu, &wgpu::Limits::defaults());
+        for max in [1, 2, 3, 7, 65_535] {
+            caps.max_groups = max;
+            for groups in [0, 1, 2, 6, 7, 8, 26, 27, 65_535, 65_536, 1_000_000] {
+                let Some([x, y, z]) = caps.fold(groups) else {
+                    assert!(groups > u64::from(max).pow(3));
+                    continue;
+                };
+                assert!(x <= max && y <= max && z <= max);
+                assert!(u64::from(x) * u64::from(y) * u64::from(z) >= groups);
+                assert_eq!(x == 0, groups == 0);
+            }
+        }
+        caps.max_groups = 65_535;
+        assert_eq!(caps.fold(1 << 33), None);
+    }
+}

@@ -1,0 +1,62 @@
+use super::Fragment;
+
+const fn file(name: &'static str, text: &'static str) -> Fragment {
+    Fragment { name, text }
+}
+
+/// Every fragment under `shaders/`.
+pub const FRAGMENTS: &[Fragment] = &[
+    file("access/x_f16", include_str!("../../shaders/access/x_f16.wgsl")),
+    file("access/x_f32", include_str!("../../shaders/access/x_f32.wgsl")),
+    file("access/x_f32x4", include_str!("../../shaders/access/x_f32x4.wgsl")),
+    file("access/y_f16", include_str!("../../shaders/access/y_f16.wgsl")),
+    file("access/y_f32", include_str!("../../shaders/access/y_f32.wgsl")),
+    file("decode/dense", include_str!("../../shaders/decode/dense.wgsl")),
+    file("decode/f16", include_str!("../../shaders/decode/f16.wgsl")),
+    file("decode/f16_24", include_str!("../../shaders/decode/f16_24.wgsl")),
+    file("decode/f32", include_str!("../../shaders/decode/f32.wgsl")),
+    file("decode/f32_24", include_str!("../../shaders/decode/f32_24.wgsl")),
+    file("decode/int16", include_str!("../../shaders/decode/int16.wgsl")),
+    file("decode/int16_24", include_str!("../../shaders/decode/int16_24.wgsl")),
+    file("decode/int4", include_str!("../../shaders/decode/int4.wgsl")),
+    file("decode/int4_24", include_str!("../../shaders/decode/int4_24.wgsl")),
+    file("decode/int8", include_str!("../../shaders/decode/int8.wgsl")),
+    file("decode/int8_24", include_str!("../../shaders/decode/int8_24.wgsl")),
+    file("decode/two_four", include_str!("../../shaders/decode/two_four.wgsl")),
+    file("lib/bias", include_str!("../../shaders/lib/bias.wgsl")),
+    file("lib/half", include_str!("../../shaders/lib/half.wgsl")),
+    file("lib/load_x", include_str!("../../shaders/lib/load_x.wgsl")),
+    file("lib/matmul", include_str!("../../shaders/lib/matmul.wgsl")),
+    file("lib/no_bias", include_str!("../../shaders/lib/no_bias.wgsl")),
+    file("lib/quads", include_str!("../../shaders/lib/quads.wgsl")),
+    file("lib/softfloat", include_str!("../../shaders/lib/softfloat.wgsl")),
+    file("quantize/codes", include_str!("../../shaders/quantize/codes.wgsl")),
+    file("quantize/dequantize", include_str!("../../shaders/quantize/dequantize.wgsl")),
+    file("quantize/make", include_str!("../../shaders/quantize/make.wgsl")),
+    file("quantize/ranges", include_str!("../../shaders/quantize/ranges.wgsl")),
+    file("quantize/record", include_str!("../../shaders/quantize/record.wgsl")),
+    file("quantize/reset", include_str!("../../shaders/quantize/reset.wgsl")),
+    file("quantize/scales", include_str!("../../shaders/quantize/scales.wgsl")),
+    file("scale/aligned", include_str!("../../shaders/scale/aligned.wgsl")),
+    file("scale/general", include_str!("../../shaders/scale/general.wgsl")),
+    file("scale/none", include_str!("../../shaders/scale/none.wgsl")),
+    file("scale/side", include_str!("../../shaders/scale/side.wgsl")),
+    file("schedule/gemv", include_str!("../../shaders/schedule/gemv.wgsl")),
+    file("schedule/rows", include_str!("../../shaders/schedule/rows.wgsl")),
+    file("schedule/tiled", include_str!("../../shaders/schedule/tiled.wgsl")),
+    file("sparse/metadata", include_str!("../../shaders/sparse/metadata.wgsl")),
+    file("sparse/place", include_str!("../../shaders/sparse/place.wgsl")),
+    file("sparse/prune", include_str!("../../shaders/sparse/prune.wgsl")),
+];
+
+/// The fragment of that name. Names are literals of this crate, and a test looks up
+/// every one that a choice can compose.
+///
+/// # Panics
+/// Where there is none.
+pub(crate) fn fragment(name: &str) -> Fragment {
+    match FRAGMENTS.iter().find(|f| f.name == name) {
+        Some(fragment) => *fragment,
+        None => panic!("no shader fragment {name}"),
+    }
+}

@@ -1,0 +1,303 @@
+use super::{Binding, Caps, Shader};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+/// Entries of the table of row counts; see [`Kernels::m_offsets`].
+pub(crate) const M_TABLE: u32 = 1024;
+
+/// What the device said no to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeviceError {
+    /// The device was lost; make a new one, and new [`Kernels`].
+    #[error("the device was lost ({0}); make a new device and new kernels")]
+    Lost(String),
+    /// An allocation failed.
+    #[error("the device is out of memory for {what}: {message}")]
+    OutOfMemory {
+        /// What was being made.
+        what: String,
+        /// The device's words.
+        message: String,
+    },
+    /// The device refused what this crate checked beforehand: a defect of this crate or
+    /// of the driver.
+    #[error("the device refused {what}: {message}")]
+    Refused {
+        /// What was being made.
+        what: String,
+        /// The device's words, with shader lines traced to their files.
+        message: String,
+    },
+}
+
+/// Tells [`Kernels`] that their device is gone. wgpu has one lost callback a device, and
+/// it belongs to the engine; call [`set`](Self::set) there.
+#[derive(Clone, Debug, Default)]
+pub struct LostFlag(Arc<OnceLock<String>>);
+
+impl LostFlag {
+    /// Marks the device lost; the first reason stays.
+    pub fn set(&self, reason: impl Into<String>) {
+        let _ = self.0.set(reason.into());
+    }
+
+    /// The reason, once lost.
+    pub fn reason(&self) -> Option<&str> {
+        self.0.get().map(String::as_str)
+    }
+}
+
+/// A compiled kernel and the layout of its one bind group.
+#[derive(Debug)]
+pub struct Pipeline {
+    pub(crate) layout: wgpu::BindGroupLayout,
+    pub(crate) pipeline: wgpu::ComputePipeline,
+}
+
+/// What a new buffer holds.
+pub(crate) enum BufferFill<'a> {
+    /// Zeros, as wgpu makes them.
+    Zeros(u64),
+    Words(&'a [u32]),
+}
+
+/// Compiled kernels of one device, and what they share. Cheap to clone; `Send + Sync`.
+///
+/// It never submits, polls or waits. Methods that make device objects are `async` only
+/// because a browser answers error scopes later; native futures are ready at once.
+#[derive(Clone, Debug)]
+pub struct Kernels {
+    device: wgpu::Device,
+    caps: Caps,
+    lost: LostFlag,
+    cache: Arc<Mutex<HashMap<Shader, Arc<Pipeline>>>>,
+    m_table: wgpu::Buffer,
+}
+
+impl Kernels {
+    /// Kernels for a device. `caps` may state lower limits than the device has.
+    ///
+    /// # Errors
+    /// [`DeviceError`] where the 256 KiB table of row counts cannot be allocated.
+    pub async fn new(device: &wgpu::Device, caps: &Caps) -> Result<Self, DeviceError> {
+        let lost = LostFlag::default();
+        let stride = (caps.uniform_align.max(16) / 4) as usize;
+        let mut words = vec![0; M_TABLE as usize * stride];
+        for (entry, m) in words.chunks_mut(stride).zip(0..) {
+            entry[0] = m;
+        }
+        let usage = wgpu::BufferUsages::UNIFORM;
+        let table = create_buffer(device, "lowbit m table", usage, BufferFill::Words(&words));
+        let m_table = guard(device, &lost, "the table of row counts", table).await?;
+        Ok(Self {
+            device: device.clone(),
+            caps: caps.clone(),
+            lost,
+            cache: Arc::default(),
+            m_table,
+        })
+    }
+
+    /// The device.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.device
+    }
+
+    /// The facts that choices go by.
+    pub fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    /// The flag to set from the device's lost callback.
+    pub fn lost_flag(&self) -> &LostFlag {
+        &self.lost
+    }
+
+    /// How many pipelines are cached.
+    pub fn cached_pipelines(&self) -> usize {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// A shared table of uniforms: entry `i`, at `i · align` bytes, holds `i`. Two dynamic
+    /// offsets into it carry the m of a dispatch, `high · 1024 + low`, so that recording
+    /// writes nothing and any m up to 2²⁰ − 1 needs no new bind group.
+    pub(crate) fn m_table(&self) -> &wgpu::Buffer {
+        &self.m_table
+    }
+
+    /// The dynamic offsets (low, high) that carry `m`.
+    pub(crate) fn m_offsets(&self, m: u32) -> [u32; 2] {
+        let align = self.caps.uniform_align.max(16);
+        [m % M_TABLE * align, m / M_TABLE * align]
+    }
+
+    /// The compiled shader, from the cache where it was asked for before.
+    ///
+    /// # Errors
+    /// [`DeviceError`]; a shader that does not compile names the file and line.
+    pub async fn pipeline(&self, shader: &Shader) -> Result<Arc<Pipeline>, DeviceError> {
+        if let Some(reason) = self.lost.reason() {
+            return Err(DeviceError::Lost(reason.into()));
+        }
+        // A lock is never held over an await; two callers may compile the same twice.
+        let cached = self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(shader).cloned();
+        if let Some(pipeline) = cached {
+            return Ok(pipeline);
+        }
+        let wgsl = shader.compose();
+        let made = guard(&self.device, &self.lost, &shader.name, || {
+            build(&self.device, shader, &wgsl.source)
+        });
+        let pipeline = Arc::new(made.await.map_err(|error| match error {
+            DeviceError::Refused { what, message } => {
+                DeviceError::Refused { what, message: wgsl.explain(&message) }
+            }
+            other => other,
+        })?);
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(cache.entry(shader.clone()).or_insert(pipeline).clone())
+    }
+
+    /// A new buffer of at least 16 bytes, in an error scope.
+    pub(crate) async fn buffer(
+        &self,
+        label: &str,
+        usage: wgpu::BufferUsages,
+        fill: BufferFill<'_>,
+    ) -> Result<wgpu::Buffer, DeviceError> {
+        guard(&self.device, &self.lost, label, create_buffer(&self.device, label, usage, fill))
+            .await
+    }
+
+    /// Runs `make` in error scopes, so that nothing reaches the device's uncaptured handler.
+    pub(crate) async fn guarded<T>(
+        &self,
+        what: &str,
+        make: impl FnOnce() -> T,
+    ) -> Result<T, DeviceError> {
+        guard(&self.device, &self.lost, what, make).await
+    }
+}
+
+fn create_buffer(
+    device: &wgpu::Device,
+    label: &str,
+    usage: wgpu::BufferUsages,
+    fill: BufferFill<'_>,
+) -> impl FnOnce() -> wgpu::Buffer {
+    let (device, label) = (device.clone(), label.to_string());
+    move || {
+        let bytes: &[u8] = match fill {
+            BufferFill::Zeros(_) => &[],
+            BufferFill::Words(words) => bytemuck::cast_slice(words),
+        };
+        let size = match fill {
+            BufferFill::Zeros(size) => size,
+            BufferFill::Words(_) => bytes.len() as u64,
+        };
+        let buffer = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(&label),
+            // wgpu refuses empty bindings; 16 bytes hold any element a shader declares.
+            size: size.max(16),
+            usage,
+            mapped_at_creation: !bytes.is_empty(),
+        });
+        if !bytes.is_empty() {
+            // Mapping fails only where the allocation did, which the scope reports.
+            if let Ok(mut view) = buffer.get_mapped_range_mut(..bytes.len() as u64) {
+                view.copy_from_slice(bytes);
+            }
+            buffer.unmap();
+        }
+        buffer
+    }
+}
+
+async fn guard<T>(
+    device: &wgpu::Device,
+    lost: &LostFlag,
+    what: &str,
+    make: impl FnOnce() -> T,
+) -> Result<T, DeviceError> {
+    if let Some(reason) = lost.reason() {
+        return Err(DeviceError::Lost(reason.into()));
+    }
+    let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+    let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
+    let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
+    let made = make();
+    // All three are popped before the first await: scopes are a stack of this thread.
+    let (validation, internal, memory) = (validation.pop(), internal.pop(), memory.pop());
+    // Out of memory first: what fails for want of memory is often invalid afterwards.
+    let (memory, internal, validation) = (memory.await, internal.await, validation.await);
+    if let Some(reason) = lost.reason() {
+        return Err(DeviceError::Lost(reason.into()));
+    }
+    let what = what.to_string();
+    match memory.or(internal).or(validation) {
+        None => Ok(made),
+        Some(wgpu::Error::OutOfMemory { source }) => {
+            Err(DeviceError::OutOfMemory { what, message: source.to_string() })
+        }
+        Some(error) => Err(DeviceError::Refused { what, message: error.to_string() }),
+    }
+}
+
+fn build(device: &wgpu::Device, shader: &Shader, source: &str) -> Pipeline {
+    let label = Some(shader.name.as_str());
+    let entries: Vec<_> = (0..)
+        .zip(&shader.bindings)
+        .filter_map(|(binding, kind)| {
+            let (ty, dynamic, size) = match *kind {
+                Binding::Uniform(size) => (wgpu::BufferBindingType::Uniform, false, size),
+                Binding::DynamicUniform(size) => (wgpu::BufferBindingType::Uniform, true, size),
+                Binding::Read => (wgpu::BufferBindingType::Storage { read_only: true }, false, 0),
+                Binding::Write => (wgpu::BufferBindingType::Storage { read_only: false }, false, 0),
+                Binding::Absent => return None,
+            };
+            Some(wgpu::BindGroupLayoutEntry {
+                binding,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer {
+                    ty,
+                    has_dynamic_offset: dynamic,
+                    min_binding_size: wgpu::BufferSize::new(u64::from(size)),
+                },
+                count: None,
+            })
+        })
+        .collect();
+    let layout = device
+        .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &entries });
+    let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+        label,
+        bind_group_layouts: &[Some(&layout)],
+        immediate_size: 0,
+    });
+    let descriptor =
+        wgpu::ShaderModuleDescriptor { label, source: wgpu::ShaderSource::Wgsl(source.into()) };
+    let checks = wgpu::ShaderRuntimeChecks {
+        force_loop_bounding: false,
+        ..wgpu::ShaderRuntimeChecks::checked()
+    };
+    // SAFETY: every check stays on but the one against endless loops. Each loop in
+    // `shaders/` moves a u32 towards a constant or a uniform that it never writes, by a
+    // constant step or by halving, with bounds that the host keeps below 2³¹, so it ends and
+    // its counter cannot wrap. The bounding costs a counter an iteration and hides constant trip counts
+    // from the driver's unroller.
+    let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };
+    let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label,
+        layout: Some(&pipeline_layout),
+        module: &module,
+        entry_point: Some("main"),
+        compilation_options: wgpu::PipelineCompilationOptions {
+            // Every kernel writes its workgroup memory before it reads it.
+            zero_initialize_workgroup_memory: false,
+            ..Default::default()
+        },
+        cache: None,
+    });
+    Pipeline { layout, pipeline }
+}

@@ -1,0 +1,309 @@
+use super::spec::extent;
+use super::{MatmulPlan, MatmulSpec, Params};
+use crate::format::DeviceLayout;
+use crate::gpu::BufferFill;
+use crate::ops::buffers::{Window, check, window_capacity};
+use crate::ops::{BindError, DeviceWeights, Role, RowBlock, SubBuffer};
+
+/// The buffers of one matmul.
+#[derive(Clone, Copy, Debug)]
+pub struct MatmulArgs<'a> {
+    /// X.
+    pub activations: SubBuffer<'a>,
+    /// W.
+    pub weights: &'a DeviceWeights,
+    /// The bias, `[N]` f32, where the spec has one.
+    pub bias: Option<SubBuffer<'a>>,
+    /// Y.
+    pub output: SubBuffer<'a>,
+}
+
+/// A plan with its buffers: records any m up to the plan's maximum.
+#[derive(Clone, Debug)]
+pub struct BoundMatmul {
+    plan: MatmulPlan,
+    segments: Vec<Segment>,
+}
+
+/// Dispatches that share bindings: a block of rows of W with some rows of X.
+#[derive(Clone, Debug)]
+struct Segment {
+    group: wgpu::BindGroup,
+    rows: u32,
+    m0: u32,
+    m_cap: u32,
+    batch: u32,
+}
+
+/// Rows of X and Y whose data fit their bindings.
+struct Span {
+    m0: u32,
+    m_cap: u32,
+    batch0: u32,
+    batch: u32,
+}
+
+/// Why nothing was recorded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// More rows than the plan was made for.
+    #[error("m = {m} exceeds the {max_m} rows that the plan was made for")]
+    MTooLarge {
+        /// Rows asked for.
+        m: u32,
+        /// Rows planned.
+        max_m: u32,
+    },
+}
+
+impl MatmulPlan {
+    /// Checks the buffers and makes the bind groups and one small uniform buffer. Data that
+    /// exceed a binding are split into several dispatches.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub async fn bind(&self, args: MatmulArgs<'_>) -> Result<BoundMatmul, BindError> {
+        let spec = &self.spec;
+        self.check_args(&args)?;
+        let mut segments = Vec::new();
+        if spec.max_m == 0 || spec.n == 0 || spec.batch == 0 {
+            return Ok(BoundMatmul { plan: self.clone(), segments });
+        }
+        let spans = self.spans()?;
+        let blocks = args.weights.blocks();
+        let caps = self.kernels.caps();
+        let slot = (caps.uniform_align as usize).max(size_of::<Params>()).div_ceil(16) * 4;
+        // uniform_align is a power of two of at least 16, so a slot of whole multiples.
+        let slot = slot.next_multiple_of(caps.uniform_align as usize / 4);
+        let mut words = vec![0u32; spans.len() * blocks.len() * slot];
+        let windows: Vec<_> = spans.iter().map(|span| self.windows(&args, span)).collect();
+        let bias = args
+            .bias
+            .map(|bias| Window::new(caps, bias.buffer, bias.offset, u64::from(spec.n) * 4));
+        for (i, (span, (x, y))) in spans.iter().zip(&windows).enumerate() {
+            for (j, block) in blocks.iter().enumerate() {
+                let params = self.params(args.weights, block, span, x, y, bias.as_ref());
+                let at = (i * blocks.len() + j) * slot;
+                words[at..][..size_of::<Params>() / 4]
+                    .copy_from_slice(bytemuck::cast_slice(&[params]));
+                for regime in self.regimes.iter() {
+                    let groups = regime.choice.groups(span.m_cap, params.rows, span.batch);
+                    if caps.fold(groups).is_none() {
+                        return Err(BindError::GridTooLarge { groups, limit: caps.max_groups });
+                    }
+                }
+            }
+        }
+        let usage = wgpu::BufferUsages::UNIFORM;
+        let uniforms =
+            self.kernels.buffer("lowbit matmul params", usage, BufferFill::Words(&words)).await?;
+        let layout = args.weights.layout();
+        segments = self
+            .kernels
+            .guarded("a matmul's bind groups", || {
+                let mut segments = Vec::with_capacity(spans.len() * blocks.len());
+                for (span, (x, y)) in spans.iter().zip(&windows) {
+                    for block in blocks {
+                        let slot = (segments.len() * slot * 4) as u64;
+                        let windows = (x, y, bias.as_ref());
+                        segments.push(Segment {
+                            group: self.bind_group(&uniforms, slot, (layout, block), windows),
+                            rows: block.rows.len() as u32,
+                            m0: span.m0,
+                            m_cap: span.m_cap,
+                            batch: span.batch,
+                        });
+                    }
+                }
+                segments
+            })
+            .await?;
+        Ok(BoundMatmul { plan: self.clone(), segments })
+    }
+
+    fn check_args(&self, args: &MatmulArgs<'_>) -> Result<(), BindError> {
+        let spec = &self.spec;
+        let weights = args.weights;
+        if weights.format() != spec.weights
+            || (weights.n(), weights.k()) != (spec.n as usize, spec.k as usize)
+        {
+            return Err(BindError::WrongWeights {
+                need: DeviceWeights::describe(spec.weights, spec.n as usize, spec.k as usize),
+                have: DeviceWeights::describe(weights.format(), weights.n(), weights.k()),
+            });
+        }
+        if spec.bias != args.bias.is_some() {
+            return Err(BindError::Bias { planned: spec.bias });
+        }
+        let align = self.regimes.iter().map(|r| r.choice.x_align()).max().unwrap_or(4);
+        check(Role::Activations, args.activations, spec.x_bytes(spec.max_m), align)?;
+        check(Role::Output, args.output, spec.y_bytes(spec.max_m), 4)?;
+        if let Some(bias) = args.bias {
+            check(Role::Bias, bias, u64::from(spec.n) * 4, 4)?;
+        }
+        for block in weights.blocks() {
+            for buffer in [&block.codes, &block.side] {
+                check(Role::Weights, buffer.into(), 16, 4)?;
+            }
+        }
+        let output = args.output.buffer;
+        let weight_buffers = weights.blocks().iter().flat_map(|b| [&b.codes, &b.side]);
+        let inputs = weight_buffers.map(|b| (Role::Weights, b));
+        let inputs = inputs.chain([(Role::Activations, args.activations.buffer)]);
+        let mut inputs = inputs.chain(args.bias.map(|b| (Role::Bias, b.buffer)));
+        match inputs.find(|(_, buffer)| *buffer == output) {
+            Some((role, _)) => Err(BindError::Aliased { role }),
+            None => Ok(()),
+        }
+    }
+
+    /// One span where X and Y fit a binding, else pieces of one batch each.
+    fn spans(&self) -> Result<Vec<Span>, BindError> {
+        let spec = &self.spec;
+        let capacity = window_capacity(self.kernels.caps());
+        if u64::from(spec.n) * 4 > capacity && spec.bias {
+            let need = u64::from(spec.n) * 4;
+            return Err(BindError::RowTooLarge { role: Role::Bias, need, limit: capacity });
+        }
+        if spec.x_bytes(spec.max_m).max(spec.y_bytes(spec.max_m)) <= capacity {
+            let (batch0, batch) = (0, spec.batch);
+            return Ok(vec![Span { m0: 0, m_cap: spec.max_m, batch0, batch }]);
+        }
+        let fit = |role, stride: u32, columns: u32, bytes: u64| {
+            let need = u64::from(columns) * bytes;
+            match capacity.checked_sub(need) {
+                None => Err(BindError::RowTooLarge { role, need, limit: capacity }),
+                Some(rest) => Ok(rest / (u64::from(stride) * bytes).max(1) + 1),
+            }
+        };
+        let x = fit(Role::Activations, spec.x_stride, spec.k, spec.activations.bytes())?;
+        let y = fit(Role::Output, spec.y_stride, spec.n, spec.output.bytes())?;
+        let rows = x.min(y).min(u64::from(spec.max_m)) as u32;
+        let starts = || (0..spec.max_m).step_by(rows as usize);
+        Ok((0..spec.batch)
+            .flat_map(|batch0| starts().map(move |m0| (batch0, m0)))
+            .map(|(batch0, m0)| Span { m0, m_cap: rows.min(spec.max_m - m0), batch0, batch: 1 })
+            .collect())
+    }
+
+    fn windows<'a>(&self, args: &MatmulArgs<'a>, span: &Span) -> (Window<'a>, Window<'a>) {
+        let spec = &self.spec;
+        let caps = self.kernels.caps();
+        let window = |at: SubBuffer<'a>, batch_stride: u32, stride: u32, columns, bytes: u64| {
+            let first = u64::from(span.batch0) * u64::from(batch_stride)
+                + u64::from(span.m0) * u64::from(stride);
+            let len = extent(span.batch, span.m_cap, batch_stride, stride, columns) * bytes;
+            Window::new(caps, at.buffer, at.offset + first * bytes, len)
+        };
+        let MatmulSpec { x_batch_stride, x_stride, y_batch_stride, y_stride, .. } = *spec;
+        (
+            window(args.activations, x_batch_stride, x_stride, spec.k, spec.activations.bytes()),
+            window(args.output, y_batch_stride, y_stride, spec.n, spec.output.bytes()),
+        )
+    }
+
+    fn params(
+        &self,
+        weights: &DeviceWeights,
+        block: &RowBlock,
+        span: &Span,
+        x: &Window<'_>,
+        y: &Window<'_>,
+        bias: Option<&Window<'_>>,
+    ) -> Params {
+        let spec = &self.spec;
+        let layout = weights.layout();
+        Params {
+            n0: block.rows.start as u32,
+            rows: block.rows.len() as u32,
+            k: spec.k,
+            blocks: layout.blocks as u32,
+            group_size: layout.geometry.group_size as u32,
+            groups: layout.geometry.groups as u32,
+            side_stride: layout.side_words as u32,
+            scale_at: layout.scale_at as u32,
+            zero_at: layout.zero_at as u32,
+            x_offset: (x.skip / spec.activations.bytes()) as u32,
+            x_stride: spec.x_stride,
+            x_batch: spec.x_batch_stride,
+            y_offset: (y.skip / spec.output.bytes()) as u32,
+            y_stride: spec.y_stride,
+            y_batch: spec.y_batch_stride,
+            batch: span.batch,
+            m0: span.m0,
+            m_cap: span.m_cap,
+            bias_offset: bias.map_or(0, |b| (b.skip / 4) as u32),
+            pad: 0,
+        }
+    }
+
+    fn bind_group(
+        &self,
+        uniforms: &wgpu::Buffer,
+        slot: u64,
+        (layout, block): (&DeviceLayout, &RowBlock),
+        (x, y, bias): (&Window<'_>, &Window<'_>, Option<&Window<'_>>),
+    ) -> wgpu::BindGroup {
+        let uniform = |buffer, offset, size| {
+            let size = wgpu::BufferSize::new(size);
+            wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size })
+        };
+        let digit = || uniform(self.kernels.m_table(), 0, 16);
+        // A caller's buffers may be larger than a binding.
+        let whole =
+            |buffer, row: usize| uniform(buffer, 0, ((block.rows.len() * row) as u64).max(16));
+        let entry = |binding, resource| wgpu::BindGroupEntry { binding, resource };
+        let mut entries = vec![
+            entry(0, uniform(uniforms, slot, size_of::<Params>() as u64)),
+            entry(1, digit()),
+            entry(2, digit()),
+            entry(3, x.binding()),
+            entry(4, whole(&block.codes, layout.row_bytes().0)),
+            entry(5, whole(&block.side, layout.row_bytes().1)),
+            entry(7, y.binding()),
+        ];
+        entries.extend(bias.map(|bias| entry(6, bias.binding())));
+        self.kernels.device().create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some("lowbit matmul"),
+            layout: &self.regimes[0].pipeline.layout,
+            entries: &entries,
+        })
+    }
+}
+
+impl BoundMatmul {
+    /// The plan it was bound from.
+    pub fn plan(&self) -> &MatmulPlan {
+        &self.plan
+    }
+
+    /// How many dispatches one recording makes at the plan's largest m.
+    pub fn dispatches(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// Records `Y = X · Wᵀ (+ bias)` for the first `m` rows of each X. Sets the pass's
+    /// pipeline and bind group 0. Allocates nothing, waits for nothing.
+    ///
+    /// # Errors
+    /// [`RecordError::MTooLarge`]; then nothing is recorded.
+    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, m: u32) -> Result<(), RecordError> {
+        let max_m = self.plan.spec.max_m;
+        if m > max_m {
+            return Err(RecordError::MTooLarge { m, max_m });
+        }
+        let regime = self.plan.regime(m);
+        let kernels = &self.plan.kernels;
+        pass.set_pipeline(&regime.pipeline.pipeline);
+        for segment in self.segments.iter().filter(|segment| segment.m0 < m) {
+            let rows_of_x = (m - segment.m0).min(segment.m_cap);
+            let groups = regime.choice.groups(rows_of_x, segment.rows, segment.batch);
+            // `bind` has checked the largest grid, and smaller ones fold as well.
+            let [x, y, z] = kernels.caps().fold(groups).unwrap_or_default();
+            pass.set_bind_group(0, &segment.group, &kernels.m_offsets(m));
+            pass.dispatch_workgroups(x, y, z);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,315 @@
+use super::{MatmulSpec, Params, PlanError};
+use crate::format::{BLOCK_K, Element, Granularity, ScaleType, WeightFormat};
+use crate::gpu::{AdapterClass, Binding, Caps, Const, M_TABLE, Shader, fragment};
+use crate::ops::FloatType;
+
+/// The K loop of a kernel; see the file of that name under `shaders/schedule/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Schedule {
+    /// `lanes` lanes split K, for `m_tile` rows of X at a time.
+    Gemv {
+        /// A power of two up to 64.
+        lanes: u32,
+        /// 1 to 8.
+        m_tile: u32,
+    },
+    /// A lane owns two columns of Y for `m_tile` rows of X at a time.
+    Rows {
+        /// 1 to 8.
+        m_tile: u32,
+    },
+    /// A workgroup makes a tile of 32 × 64 through workgroup memory.
+    Tiled,
+}
+
+impl Schedule {
+    /// Every schedule and tile that [`select`] can choose on some device, for K columns.
+    pub fn all(k: u32) -> Vec<Self> {
+        let lanes = gemv_lanes(k);
+        vec![
+            Self::Gemv { lanes, m_tile: 1 },
+            Self::Gemv { lanes, m_tile: 4 },
+            Self::Rows { m_tile: 1 },
+            Self::Rows { m_tile: 4 },
+            Self::Rows { m_tile: 8 },
+            Self::Tiled,
+        ]
+    }
+
+    /// Invocations in a workgroup.
+    pub fn workgroup(&self) -> u32 {
+        match self {
+            Self::Gemv { .. } | Self::Rows { .. } => 64,
+            Self::Tiled => 128,
+        }
+    }
+
+    /// Bytes of workgroup memory.
+    pub fn workgroup_memory(&self) -> u32 {
+        match self {
+            Self::Gemv { m_tile, .. } => 64 * m_tile * 16,
+            Self::Rows { .. } => 0,
+            Self::Tiled => 8 * (32 + 64) * 16,
+        }
+    }
+
+    /// Rows and columns of Y that one workgroup makes.
+    pub fn tile(&self) -> (u32, u32) {
+        match *self {
+            Self::Gemv { lanes, m_tile } => (m_tile, 4 * (64 / lanes)),
+            Self::Rows { m_tile } => (m_tile, 128),
+            Self::Tiled => (32, 64),
+        }
+    }
+
+    /// Refuses a schedule that the device cannot run.
+    ///
+    /// # Errors
+    /// [`PlanError::NotApplicable`], with what is missing.
+    pub fn check(&self, caps: &Caps) -> Result<(), PlanError> {
+        let refuse = |what, need, have| {
+            Err(PlanError::NotApplicable { schedule: self.to_string(), what, need, have })
+        };
+        if let Self::Gemv { lanes, .. } = *self
+            && !(lanes.is_power_of_two() && lanes <= 64)
+        {
+            return refuse("lanes (a power of two up to 64)", lanes, 64);
+        }
+        if let Self::Gemv { m_tile, .. } | Self::Rows { m_tile } = *self
+            && !(1..=8).contains(&m_tile)
+        {
+            return refuse("rows at a time (1 to 8)", m_tile, 8);
+        }
+        let needs = [
+            ("invocations a workgroup", self.workgroup(), caps.max_invocations),
+            ("bytes of workgroup memory", self.workgroup_memory(), caps.max_workgroup_memory),
+            ("storage buffers", 5, caps.max_storage_buffers),
+        ];
+        match needs.into_iter().find(|(_, need, have)| need > have) {
+            Some((what, need, have)) => refuse(what, need, have),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::fmt::Display for Schedule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Gemv { lanes, m_tile } => write!(f, "gemv_m{m_tile}_l{lanes}"),
+            Self::Rows { m_tile } => write!(f, "rows_m{m_tile}"),
+            Self::Tiled => f.write_str("tiled_32x64"),
+        }
+    }
+}
+
+/// How codes become numbers; see the file of that name under `shaders/decode/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Decoder {
+    /// What a weight is stored as.
+    pub element: Element,
+    /// Whether it is 2:4 sparse.
+    pub sparse: bool,
+}
+
+impl Decoder {
+    fn fragment_name(&self) -> String {
+        format!("decode/{}{}", self.element.name(), if self.sparse { "_24" } else { "" })
+    }
+}
+
+/// How scales are applied; see the file of that name under `shaders/scale/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scaling {
+    /// Floats have none.
+    None,
+    /// One scale a block of 32 columns.
+    Aligned,
+    /// A scale looked up for every column.
+    General,
+}
+
+/// How X is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum XLoad {
+    /// f32, an element at a time.
+    F32,
+    /// f32, 16 bytes at a time.
+    F32x4,
+    /// f16 in pairs.
+    F16,
+}
+
+/// A kernel, as plain data: it gives the shader's constants and fragments, the grid and
+/// the workgroup memory, and through [`Shader`] it is the key of the pipeline cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct KernelChoice {
+    /// The K loop.
+    pub schedule: Schedule,
+    /// How codes become numbers.
+    pub decoder: Decoder,
+    /// How scales are applied.
+    pub scaling: Scaling,
+    /// Whether zero points are stored.
+    pub asymmetric: bool,
+    /// How scales are stored.
+    pub scale_type: ScaleType,
+    /// How X is loaded.
+    pub x: XLoad,
+    /// The type of Y.
+    pub y: FloatType,
+    /// Whether a bias is added.
+    pub bias: bool,
+}
+
+/// The schedule for `m` rows: a pure function of the spec and the device's facts.
+///
+/// On CPU-type adapters lanes own rows of W; on GPUs lanes split K for few rows of X and
+/// tiles share loads for many.
+pub fn select(spec: &MatmulSpec, caps: &Caps, m: u32) -> Schedule {
+    let lanes = gemv_lanes(spec.k);
+    let wanted = match (caps.class, m) {
+        (AdapterClass::Cpu, 0..=1) => Schedule::Rows { m_tile: 1 },
+        (AdapterClass::Cpu, 2..=8) => Schedule::Rows { m_tile: 4 },
+        (AdapterClass::Cpu, _) => Schedule::Rows { m_tile: 8 },
+        (AdapterClass::Gpu, 0..=1) => Schedule::Gemv { lanes, m_tile: 1 },
+        (AdapterClass::Gpu, 2..=8) => Schedule::Gemv { lanes, m_tile: 4 },
+        (AdapterClass::Gpu, _) => Schedule::Tiled,
+    };
+    // The smallest schedule runs wherever anything does.
+    if wanted.check(caps).is_ok() { wanted } else { Schedule::Rows { m_tile: 1 } }
+}
+
+/// Lanes that split K: no more than there are blocks, so that none idles from the start.
+fn gemv_lanes(k: u32) -> u32 {
+    k.div_ceil(BLOCK_K as u32).clamp(1, 64).next_power_of_two()
+}
+
+impl KernelChoice {
+    /// The kernel of a schedule for a spec.
+    pub fn new(spec: &MatmulSpec, schedule: Schedule) -> Self {
+        let vec4 = |v: u32| v.is_multiple_of(4);
+        let wide = vec4(spec.k) && vec4(spec.x_stride) && vec4(spec.x_batch_stride);
+        Self {
+            schedule,
+            decoder: Decoder { element: spec.weights.element(), sparse: spec.weights.is_sparse() },
+            scaling: scaling(&spec.weights, spec.k),
+            asymmetric: !spec.weights.is_symmetric(),
+            scale_type: spec.weights.scale_type(),
+            x: match spec.activations {
+                FloatType::F16 => XLoad::F16,
+                FloatType::F32 if wide && !spec.any_x_offset => XLoad::F32x4,
+                FloatType::F32 => XLoad::F32,
+            },
+            y: spec.output,
+            bias: spec.bias,
+        }
+    }
+
+    /// The kernel id: schedule, decoder, scaling, then what else distinguishes it.
+    pub fn name(&self) -> String {
+        let mut name = format!("{}.{}", self.schedule, &self.decoder.fragment_name()[7..]);
+        let mut add = |on: bool, part: &str| {
+            if on {
+                name.push('.');
+                name.push_str(part);
+            }
+        };
+        add(self.scaling == Scaling::General, "general");
+        add(self.asymmetric, "asym");
+        add(self.decoder.element.is_integer() && self.scale_type == ScaleType::F16, "f16s");
+        add(self.x == XLoad::F16, "xf16");
+        add(self.x == XLoad::F32, "x1");
+        add(self.y == FloatType::F16, "yf16");
+        add(self.bias, "bias");
+        name
+    }
+
+    /// The alignment that this kernel needs of X's offset, in bytes.
+    pub fn x_align(&self) -> u64 {
+        if self.x == XLoad::F32x4 { 16 } else { 4 }
+    }
+
+    /// Workgroups for `m` rows of X, `rows` rows of W and a batch.
+    pub fn groups(&self, m: u32, rows: u32, batch: u32) -> u64 {
+        let (tile_m, tile_n) = self.schedule.tile();
+        u64::from(m.div_ceil(tile_m)) * u64::from(rows.div_ceil(tile_n)) * u64::from(batch)
+    }
+
+    /// The shader: fragments, constants and bindings.
+    pub fn shader(&self) -> Shader {
+        let mut consts = vec![("M_TABLE", Const::U32(M_TABLE))];
+        let schedule = match self.schedule {
+            Schedule::Gemv { lanes, m_tile } => {
+                consts.push(("WORKGROUP", Const::U32(64)));
+                consts.push(("LANES", Const::U32(lanes)));
+                consts.push(("M_TILE", Const::U32(m_tile)));
+                "schedule/gemv"
+            }
+            Schedule::Rows { m_tile } => {
+                consts.push(("WORKGROUP", Const::U32(64)));
+                consts.push(("M_TILE", Const::U32(m_tile)));
+                "schedule/rows"
+            }
+            Schedule::Tiled => "schedule/tiled",
+        };
+        let mut fragments = vec!["lib/matmul", "lib/quads", "lib/half"];
+        fragments.push(match self.x {
+            XLoad::F32 => "access/x_f32",
+            XLoad::F32x4 => "access/x_f32x4",
+            XLoad::F16 => "access/x_f16",
+        });
+        if !matches!(self.schedule, Schedule::Tiled) {
+            fragments.push("lib/load_x");
+        }
+        fragments.push(match self.y {
+            FloatType::F32 => "access/y_f32",
+            FloatType::F16 => "access/y_f16",
+        });
+        fragments.push(if self.bias { "lib/bias" } else { "lib/no_bias" });
+        let decoder = self.decoder.fragment_name();
+        fragments.push(&decoder);
+        fragments.push(if self.decoder.sparse { "decode/two_four" } else { "decode/dense" });
+        if self.scaling != Scaling::None {
+            let element = self.decoder.element;
+            let zero = if element == Element::Int4 { 8 } else { 0 };
+            consts.push(("F16_SCALES", Const::Bool(self.scale_type == ScaleType::F16)));
+            consts.push(("ASYMMETRIC", Const::Bool(self.asymmetric)));
+            consts.push(("SIGNED_ZERO", Const::Bool(element == Element::Int8)));
+            consts.push(("ZERO", Const::U32(zero)));
+            fragments.push("scale/side");
+        }
+        fragments.push(match self.scaling {
+            Scaling::None => "scale/none",
+            Scaling::Aligned => "scale/aligned",
+            Scaling::General => "scale/general",
+        });
+        fragments.push(schedule);
+        Shader {
+            name: self.name(),
+            consts,
+            fragments: fragments.into_iter().map(fragment).collect(),
+            bindings: vec![
+                Binding::Uniform(size_of::<Params>() as u32),
+                Binding::DynamicUniform(16),
+                Binding::DynamicUniform(16),
+                Binding::Read,
+                Binding::Read,
+                Binding::Read,
+                if self.bias { Binding::Read } else { Binding::Absent },
+                Binding::Write,
+            ],
+        }
+    }
+}
+
+/// Blocks have one scale each where groups are whole blocks, or a row has one group.
+fn scaling(format: &WeightFormat, k: u32) -> Scaling {
+    match (format.element().is_integer(), format.granularity()) {
+        (false, _) => Scaling::None,
+        (true, Granularity::Group(g)) if g.get() % BLOCK_K as u32 != 0 && g.get() < k => {
+            Scaling::General
+        }
+        (true, _) => Scaling::Aligned,
+    }
+}

@@ -1,0 +1,91 @@
+use super::{KernelChoice, MatmulSpec, PlanError, Schedule, select};
+use crate::gpu::{Kernels, Pipeline};
+use std::sync::Arc;
+
+/// How a plan comes by its kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Select {
+    /// By [`select`], for each regime of m.
+    Auto,
+    /// This schedule for every m. Where it does not apply that is an error, never another
+    /// kernel.
+    Pinned(Schedule),
+}
+
+/// Upper ends of the regimes of m that may have kernels of their own.
+const REGIMES: [u32; 4] = [1, 8, 64, u32::MAX];
+
+/// A kernel for m up to some number of rows.
+#[derive(Clone, Debug)]
+pub struct Regime {
+    /// The largest m it is for.
+    pub up_to: u32,
+    /// The kernel.
+    pub choice: KernelChoice,
+    pub(super) pipeline: Arc<Pipeline>,
+}
+
+/// Compiled kernels for one [`MatmulSpec`]: bind it any number of times. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct MatmulPlan {
+    pub(super) kernels: Kernels,
+    pub(super) spec: MatmulSpec,
+    pub(super) regimes: Arc<[Regime]>,
+}
+
+impl MatmulPlan {
+    /// Checks a spec, chooses a kernel for each regime of m and compiles what is not
+    /// cached. No lock is held while compiling.
+    ///
+    /// # Errors
+    /// [`PlanError`].
+    pub async fn new(kernels: &Kernels, spec: &MatmulSpec, how: Select) -> Result<Self, PlanError> {
+        spec.check()?;
+        let mut regimes: Vec<Regime> = Vec::new();
+        let mut from = 0;
+        for up_to in REGIMES {
+            if from > spec.max_m && from > 0 {
+                break;
+            }
+            let up_to = up_to.min(spec.max_m);
+            let schedule = match how {
+                Select::Auto => select(spec, kernels.caps(), up_to),
+                Select::Pinned(schedule) => schedule,
+            };
+            schedule.check(kernels.caps())?;
+            let choice = KernelChoice::new(spec, schedule);
+            match regimes.last_mut() {
+                Some(last) if last.choice == choice => last.up_to = up_to,
+                _ => {
+                    let pipeline = kernels.pipeline(&choice.shader()).await?;
+                    regimes.push(Regime { up_to, choice, pipeline });
+                }
+            }
+            from = up_to.saturating_add(1);
+        }
+        let (kernels, spec) = (kernels.clone(), spec.clone());
+        Ok(Self { kernels, spec, regimes: regimes.into() })
+    }
+
+    /// What the plan is for.
+    pub fn spec(&self) -> &MatmulSpec {
+        &self.spec
+    }
+
+    /// The kernels, by rising m.
+    pub fn regimes(&self) -> &[Regime] {
+        &self.regimes
+    }
+
+    /// The kernel that runs for `m` rows.
+    pub fn kernel(&self, m: u32) -> &KernelChoice {
+        &self.regime(m).choice
+    }
+
+    /// There is always a last regime: `new` makes one even for max_m = 0.
+    pub(super) fn regime(&self, m: u32) -> &Regime {
+        let at = self.regimes.iter().position(|r| m <= r.up_to);
+        &self.regimes[at.unwrap_or(self.regimes.len() - 1)]
+    }
+}
