@@ -1,6 +1,6 @@
 // What all 2:4 decoders share: 16 stored codes stand for 32 columns, and one word of
 // metadata says which.
-// Requires: lib/matmul, lib/quads, a 2:4 decoder (Block with `meta_word`, stored_codes).
+// Requires: lib/matmul, lib/quads, decode/scatter, a 2:4 decoder (Block with `meta_word`, stored_codes).
 // Provides: expand_f, dot_block.
 // Layout: stored codes 2q and 2q + 1 belong to quad q, whose nibble of the metadata is
 // idx0 | idx1 << 2.
@@ -15,15 +15,6 @@ struct Stored {
 
 fn metadata_of(row: u32, b: u32) -> u32 {
     return side[row * p.side_stride + b];
-}
-
-// (c − z) where the quad keeps a column, 0 elsewhere.
-fn scatter(pair: vec2<f32>, nibble: u32, z: vec4<f32>) -> vec4<f32> {
-    let lanes = vec4<u32>(0u, 1u, 2u, 3u);
-    let first = lanes == vec4<u32>(nibble & 3u);
-    let second = lanes == vec4<u32>((nibble >> 2u) & 3u);
-    let code = select(vec4<f32>(pair.y), vec4<f32>(pair.x), first);
-    return select(vec4<f32>(0.0), code - z, first | second);
 }
 
 fn expand_f(block: Block, z: Quads) -> Quads {

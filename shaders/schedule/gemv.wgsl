@@ -1,5 +1,5 @@
 // Few rows of X: LANES lanes split K, a team of them makes 4 columns of Y for M_TILE rows.
-// Requires: lib/load_x, access, decode and scale fragments; consts WORKGROUP, LANES, M_TILE.
+// Requires: lib/quads or lib/quad, access, decode and scale fragments; consts WORKGROUP, LANES, M_TILE.
 // Provides: main. Workgroup memory: WORKGROUP · M_TILE · 16 bytes.
 // Why: neighbouring lanes read neighbouring blocks of one row, so that loads of W
 // coalesce; four rows of W share each load of X; one tree ends the sum.
@@ -33,7 +33,7 @@ fn main(
     for (var i = 0u; i < M_TILE; i += 1u) {
         sums[i] = vec4<f32>(0.0);
     }
-    for (var b = lane; b < p.blocks; b += LANES) {
+    for (var b = lane; b < p.blocks * (32u / STEP); b += LANES) {
         if (M_TILE == 1u) {
             let xq = load_x(x_at + row0 * p.x_stride, b);
             sums[0] += vec4<f32>(

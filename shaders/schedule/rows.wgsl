@@ -1,5 +1,5 @@
 // A lane owns 2 columns of Y for M_TILE rows and walks K alone.
-// Requires: lib/load_x, access, decode and scale fragments; consts WORKGROUP, M_TILE.
+// Requires: lib/quads or lib/quad, access, decode and scale fragments; consts WORKGROUP, M_TILE.
 // Provides: main. No workgroup memory, no barrier.
 // Why: on software adapters each lane is best off with a contiguous run of its own, and
 // barriers are dear. X is the same for all lanes of a workgroup.
@@ -27,7 +27,7 @@ fn main(
     for (var i = 0u; i < M_TILE; i += 1u) {
         sums[i] = vec2<f32>(0.0);
     }
-    for (var b = 0u; b < p.blocks; b += 1u) {
+    for (var b = 0u; b < p.blocks * (32u / STEP); b += 1u) {
         if (M_TILE == 1u) {
             let xq = load_x(x_at + row0 * p.x_stride, b);
             sums[0] += vec2<f32>(scaled_dot(n, b, xq), scaled_dot(second, b, xq));

@@ -1,5 +1,5 @@
 // Many rows of X: a workgroup of 128 makes 32 rows × 64 columns of Y, 4 × 4 a thread.
-// Requires: access, decode and scale fragments. Provides: main.
+// Requires: lib/quads or lib/quad, access, decode and scale fragments. Provides: main.
 // Workgroup memory: 8 quads · (32 + 64) · 16 bytes = 12 KiB of the 16 KiB that every
 // device has. K advances a block of 32 a step.
 // Why: each weight is decoded once for 32 rows, each x once for 64 columns. Half the
@@ -39,15 +39,13 @@ fn main(
     for (var b = 0u; b < p.blocks; b += 1u) {
         if (local < TILE_N) {
             // Rows past the end read the last one; nothing is stored for them.
-            let w = scaled_weights(min(n0 + local, p.rows - 1u), b);
-            w_tile[local] = w.q0;
-            w_tile[TILE_N + local] = w.q1;
-            w_tile[2u * TILE_N + local] = w.q2;
-            w_tile[3u * TILE_N + local] = w.q3;
-            w_tile[4u * TILE_N + local] = w.q4;
-            w_tile[5u * TILE_N + local] = w.q5;
-            w_tile[6u * TILE_N + local] = w.q6;
-            w_tile[7u * TILE_N + local] = w.q7;
+            let row = min(n0 + local, p.rows - 1u);
+            for (var s = 0u; s < 32u / STEP; s += 1u) {
+                let w = scaled_weights(row, b * (32u / STEP) + s);
+                for (var i = 0u; i < QUADS; i += 1u) {
+                    w_tile[(s * QUADS + i) * TILE_N + local] = quad_at(w, i);
+                }
+            }
         } else {
             for (var i = local - 64u; i < 8u * TILE_M; i += 64u) {
                 let row = min(row0 + i / 8u, m - 1u);

@@ -125,7 +125,7 @@ pub enum Scaling {
     None,
     /// One scale a block of 32 columns.
     Aligned,
-    /// A scale looked up for every column.
+    /// A scale looked up for every column, and weights decoded four at a time.
     General,
 }
 
@@ -253,23 +253,34 @@ impl KernelChoice {
             }
             Schedule::Tiled => "schedule/tiled",
         };
-        let mut fragments = vec!["lib/matmul", "lib/quads", "lib/half"];
+        let general = self.scaling == Scaling::General;
+        let mut fragments = vec!["lib/matmul", "lib/half"];
+        fragments.push(if general { "lib/quad" } else { "lib/quads" });
         fragments.push(match self.x {
             XLoad::F32 => "access/x_f32",
             XLoad::F32x4 => "access/x_f32x4",
             XLoad::F16 => "access/x_f16",
         });
-        if !matches!(self.schedule, Schedule::Tiled) {
-            fragments.push("lib/load_x");
-        }
         fragments.push(match self.y {
             FloatType::F32 => "access/y_f32",
             FloatType::F16 => "access/y_f16",
         });
         fragments.push(if self.bias { "lib/bias" } else { "lib/no_bias" });
         let decoder = self.decoder.fragment_name();
-        fragments.push(&decoder);
-        fragments.push(if self.decoder.sparse { "decode/two_four" } else { "decode/dense" });
+        if general {
+            consts.push(("BITS", Const::U32(self.decoder.element.bits())));
+            fragments.push(if self.decoder.sparse {
+                "decode/general_24"
+            } else {
+                "decode/general"
+            });
+        } else {
+            fragments.push(&decoder);
+            fragments.push(if self.decoder.sparse { "decode/two_four" } else { "decode/dense" });
+        }
+        if self.decoder.sparse {
+            fragments.push("decode/scatter");
+        }
         if self.scaling != Scaling::None {
             let element = self.decoder.element;
             let zero = if element == Element::Int4 { 8 } else { 0 };

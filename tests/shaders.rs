@@ -1,0 +1,45 @@
+//! Every composable shader, checked by naga with no adapter.
+
+mod common;
+
+use lowbit::gpu::FRAGMENTS;
+use lowbit::ops::matmul;
+use std::collections::HashSet;
+
+#[test]
+fn every_matmul_kernel_validates() {
+    let mut checked = HashSet::new();
+    for choice in common::all_choices() {
+        let shader = choice.shader();
+        if checked.insert(shader.clone()) {
+            common::validate(&shader);
+        }
+    }
+    assert!(checked.len() > 500, "only {} shaders", checked.len());
+}
+
+/// A fragment that no shader uses is dead; one that a name cannot find would panic.
+#[test]
+fn every_fragment_is_used() {
+    let mut used = HashSet::new();
+    for shader in common::all_shaders() {
+        used.extend(shader.fragments.iter().map(|f| f.name));
+    }
+    let unused: Vec<_> = FRAGMENTS.iter().map(|f| f.name).filter(|n| !used.contains(n)).collect();
+    assert!(unused.is_empty(), "fragments that nothing composes: {unused:?}");
+    for fragment in FRAGMENTS {
+        assert!(fragment.text.starts_with("// "), "{} opens with no comment", fragment.name);
+        assert!(
+            fragment.text.contains("// Requires: "),
+            "{} states no requirements",
+            fragment.name
+        );
+    }
+}
+
+#[test]
+fn params_mirror_the_shader() {
+    let choice = common::all_choices().next().unwrap();
+    let module = common::validate(&choice.shader());
+    common::assert_mirrors(&module, "Params", &matmul::params_layout());
+}
