@@ -97,8 +97,9 @@ pub fn assert_mirrors(
 pub fn host() -> Option<lowbit::host::Host> {
     match lowbit::host::Host::new() {
         Ok(host) => {
+            static ONCE: std::sync::Once = std::sync::Once::new();
             let info = host.adapter_info();
-            eprintln!("on {} ({} {})", info.name, info.driver, info.driver_info);
+            ONCE.call_once(|| eprintln!("on {} ({} {})", info.name, info.driver, info.driver_info));
             Some(host)
         }
         Err(error) if std::env::var_os("LOWBIT_REQUIRE_GPU").is_none() => {
@@ -107,4 +108,121 @@ pub fn host() -> Option<lowbit::host::Host> {
         }
         Err(error) => panic!("LOWBIT_REQUIRE_GPU is set, and {error}"),
     }
+}
+
+/// A device of the same adapter with lower limits. The device has them, not only our
+/// [`Caps`](lowbit::gpu::Caps): what exceeds them it refuses.
+pub fn host_within(
+    like: &lowbit::host::Host,
+    lower: impl FnOnce(&mut wgpu::Limits),
+) -> lowbit::host::Host {
+    let instance = wgpu::Instance::default();
+    let adapter = pollster::block_on(instance.request_adapter(&wgpu::RequestAdapterOptions {
+        power_preference: wgpu::PowerPreference::HighPerformance,
+        ..Default::default()
+    }))
+    .unwrap();
+    assert_eq!(adapter.get_info().name, like.adapter_info().name);
+    let mut limits = adapter.limits();
+    lower(&mut limits);
+    lowbit::host::Host::with_limits(&adapter, limits).unwrap()
+}
+
+/// A device that validates like any other and executes nothing.
+pub struct Noop {
+    pub device: wgpu::Device,
+    pub queue: wgpu::Queue,
+    errors: std::sync::Arc<std::sync::Mutex<Vec<String>>>,
+}
+
+impl Noop {
+    /// A device with these limits and no features.
+    pub fn new(limits: wgpu::Limits) -> Self {
+        let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor {
+            required_limits: limits,
+            ..Default::default()
+        });
+        assert_eq!(device.features(), wgpu::Features::empty());
+        let errors = std::sync::Arc::<std::sync::Mutex<Vec<String>>>::default();
+        let uncaptured = errors.clone();
+        device.on_uncaptured_error(std::sync::Arc::new(move |error: wgpu::Error| {
+            uncaptured.lock().unwrap().push(error.to_string());
+        }));
+        Self { device, queue, errors }
+    }
+
+    pub fn kernels(&self) -> lowbit::gpu::Kernels {
+        self.kernels_with(|_| ())
+    }
+
+    /// Kernels that are told of lower limits than the device has.
+    pub fn kernels_with(
+        &self,
+        change: impl FnOnce(&mut lowbit::gpu::Caps),
+    ) -> lowbit::gpu::Kernels {
+        let mut caps = lowbit::gpu::Caps::new(&self.device.adapter_info(), &self.device.limits());
+        change(&mut caps);
+        let kernels = pollster::block_on(lowbit::gpu::Kernels::new(&self.device, &caps)).unwrap();
+        let flag = kernels.lost_flag().clone();
+        self.device.set_device_lost_callback(move |_, message| flag.set(message));
+        kernels
+    }
+
+    /// A storage buffer.
+    pub fn buffer(&self, size: u64) -> wgpu::Buffer {
+        self.buffer_for(size, wgpu::BufferUsages::STORAGE)
+    }
+
+    pub fn buffer_for(&self, size: u64, usage: wgpu::BufferUsages) -> wgpu::Buffer {
+        let label = None;
+        let descriptor = wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false };
+        self.device.create_buffer(&descriptor)
+    }
+
+    /// Records a pass, finishes and submits it, with no error scope around.
+    pub fn submit(&self, record: impl FnOnce(&mut wgpu::ComputePass<'_>)) {
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        record(&mut encoder.begin_compute_pass(&Default::default()));
+        self.queue.submit([encoder.finish()]);
+        let _ = self.device.poll(wgpu::PollType::Poll);
+    }
+
+    /// What reached the uncaptured handler since the last call.
+    pub fn uncaptured(&self) -> Vec<String> {
+        std::mem::take(&mut *self.errors.lock().unwrap())
+    }
+
+    #[track_caller]
+    pub fn assert_quiet(&self) {
+        assert_eq!(self.uncaptured(), [] as [String; 0]);
+    }
+}
+
+/// SplitMix64.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in −1…1, never 0.
+    pub fn float(&mut self) -> f32 {
+        ((self.next() >> 41) as f32 + 0.5) / (1u32 << 22) as f32 - 1.0
+    }
+}
+
+/// Random weights in a format.
+pub fn random_weights(
+    format: WeightFormat,
+    n: usize,
+    k: usize,
+    seed: u64,
+) -> lowbit::format::PackedWeights {
+    let mut random = Random(seed);
+    let w: Vec<f32> = (0..n * k).map(|_| random.float()).collect();
+    lowbit::compress::quantize(&w, n, k, &format).unwrap()
 }

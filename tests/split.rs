@@ -1,0 +1,263 @@
+//! What exceeds a limit of the device is split, and the results are those of the unsplit run,
+//! bit for bit.
+//!
+//! The limits are lowered on the device itself, so that an unsplit binding or grid would be
+//! refused, and each test asserts that splitting took place.
+
+mod common;
+
+use common::Random;
+use half::f16;
+use lowbit::format::{PackedWeights, WeightFormat};
+use lowbit::host::Host;
+use lowbit::ops::{
+    DeviceWeights, FloatType, MatmulArgs, MatmulPlan, MatmulSpec, Schedule, Select, SubBuffer,
+};
+use pollster::block_on;
+
+const K: u32 = 200;
+/// NaN, as f32 and as two f16: no arithmetic on finite numbers makes it.
+const SENTINEL: u32 = 0x7fc5_7fc5;
+/// Where X and Y start, in bytes: no multiple of the binding alignment.
+const X_OFFSET: u64 = 48;
+const Y_OFFSET: u64 = 20;
+
+const FORMATS: [&str; 6] =
+    ["f32", "2:4+f16", "int8-channel-asym", "int4-g64-asym", "2:4+int4-g24-asym-f16s", "int16-g7"];
+
+struct Job {
+    packed: PackedWeights,
+    spec: MatmulSpec,
+    schedule: Schedule,
+    x: Vec<u32>,
+    bias: Vec<u32>,
+    /// Fewer than `spec.max_m`.
+    m: u32,
+}
+
+impl Job {
+    /// Three tiles of rows and three of columns, each dimension odd, times a batch of two.
+    fn new(format: &str, schedule: Schedule, x: FloatType, y: FloatType, seed: u64) -> Self {
+        let (tile_m, tile_n) = schedule.tile();
+        let (max_m, n) = (2 * tile_m + 1, 2 * tile_n + 1);
+        let format: WeightFormat = format.parse().unwrap();
+        let spec = MatmulSpec::new(max_m, n, K, format)
+            .with_activations(x)
+            .with_output(y)
+            .with_batch(2)
+            .with_bias()
+            .with_x_strides(K + 4, (K + 4) * max_m + 8)
+            .with_y_strides(n + 3, (n + 3) * max_m + 2);
+        Self::from_spec(spec, schedule, 2 * tile_m, seed)
+    }
+
+    fn from_spec(spec: MatmulSpec, schedule: Schedule, m: u32, seed: u64) -> Self {
+        assert!(m < spec.max_m);
+        spec.check().unwrap();
+        let mut random = Random(seed);
+        let words = (X_OFFSET + spec.x_bytes(spec.max_m)).div_ceil(4);
+        let x = (0..words).map(|_| match spec.activations {
+            FloatType::F32 => random.float().to_bits(),
+            _ => {
+                let [low, high] =
+                    [(); 2].map(|()| u32::from(f16::from_f32(random.float()).to_bits()));
+                low | high << 16
+            }
+        });
+        Self {
+            x: x.collect(),
+            bias: (0..spec.n).map(|_| random.float().to_bits()).collect(),
+            packed: common::random_weights(spec.weights, spec.n as usize, K as usize, seed),
+            spec,
+            schedule,
+            m,
+        }
+    }
+
+    fn name(&self) -> String {
+        let MatmulSpec { weights, activations, output, max_m, n, batch, .. } = &self.spec;
+        let (x, y) = (activations.name(), output.name());
+        format!("{weights} {} {x}→{y} {max_m}×{n}×{batch}", self.schedule)
+    }
+}
+
+struct Ran {
+    /// Y after `m` rows and after all rows, sentinels included.
+    y: [Vec<u32>; 2],
+    blocks: usize,
+    dispatches: usize,
+    /// The largest buffer of weights.
+    largest: u64,
+}
+
+fn run(host: &Host, job: &Job) -> Ran {
+    let spec = &job.spec;
+    let weights = host.upload(&job.packed).unwrap();
+    assert_eq!(host.download(&weights).unwrap(), job.packed);
+    let plan =
+        block_on(MatmulPlan::new(host.kernels(), spec, Select::Pinned(job.schedule))).unwrap();
+    let x = host.storage(&job.x).unwrap();
+    let bias = host.storage(&job.bias).unwrap();
+    let words = (Y_OFFSET + spec.y_bytes(spec.max_m)).div_ceil(4) as usize + 9;
+    let y = [job.m, spec.max_m].map(|m| {
+        let y = host.storage(&vec![SENTINEL; words]).unwrap();
+        let bound = block_on(plan.bind(MatmulArgs {
+            activations: SubBuffer { buffer: &x, offset: X_OFFSET },
+            weights: &weights,
+            bias: Some((&bias).into()),
+            output: SubBuffer { buffer: &y, offset: Y_OFFSET },
+        }))
+        .unwrap();
+        host.submit(|pass| bound.record(pass, m).unwrap()).unwrap();
+        (host.read(&y, 0, words).unwrap(), bound.dispatches())
+    });
+    let buffers = weights.blocks().iter().flat_map(|b| [&b.codes, &b.side]);
+    let largest = buffers.map(wgpu::Buffer::size).max().unwrap();
+    let dispatches = y[0].1;
+    let y = y.map(|(y, _)| y);
+    for (y, m) in y.iter().zip([job.m, spec.max_m]) {
+        let written = match spec.output {
+            FloatType::F32 => y.iter().filter(|&&w| w != SENTINEL).count(),
+            _ => y.iter().flat_map(|w| [w & 0xffff, w >> 16]).filter(|&h| h != 0x7fc5).count(),
+        };
+        assert_eq!(written, (spec.batch * m * spec.n) as usize, "{}", job.name());
+    }
+    Ran { y, blocks: weights.blocks().len(), dispatches, largest }
+}
+
+/// Every schedule with half of the formats, and every format with half of the schedules, all
+/// pairs of types of X and Y among them.
+fn jobs() -> Vec<Job> {
+    let types = [FloatType::F32, FloatType::F16];
+    let mut jobs = Vec::new();
+    for (i, format) in FORMATS.into_iter().enumerate() {
+        for (j, schedule) in Schedule::all(K).into_iter().enumerate() {
+            if (i + j) % 2 == 0 {
+                let (x, y) = (types[jobs.len() % 2], types[jobs.len() / 2 % 2]);
+                jobs.push(Job::new(format, schedule, x, y, (10 * i + j) as u64));
+            }
+        }
+    }
+    for x in types {
+        for y in types {
+            let with = |job: &&Job| (job.spec.activations, job.spec.output) == (x, y);
+            assert!(jobs.iter().filter(with).count() >= 3, "{x:?} {y:?}");
+        }
+    }
+    jobs
+}
+
+#[test]
+fn bindings_and_grids_are_split() {
+    let Some(whole) = common::host() else { return };
+    const BINDING: u64 = 2048;
+    let bindings = common::host_within(&whole, |limits| {
+        limits.max_storage_buffer_binding_size = BINDING;
+        limits.min_storage_buffer_offset_alignment = 256;
+        limits.max_compute_workgroups_per_dimension = 2;
+    });
+    let grids = common::host_within(&whole, |limits| {
+        limits.max_compute_workgroups_per_dimension = 3;
+    });
+    assert_eq!(bindings.device().limits().max_storage_buffer_binding_size, BINDING);
+    assert_eq!(grids.device().limits().max_compute_workgroups_per_dimension, 3);
+    for job in jobs() {
+        let name = job.name();
+        let unsplit = run(&whole, &job);
+        assert_eq!((unsplit.blocks, unsplit.dispatches), (1, 1), "{name}");
+
+        let split = run(&bindings, &job);
+        assert!(split.largest <= BINDING, "{name}: a buffer of {} bytes", split.largest);
+        assert!(split.blocks > 1, "{name}: the weights are in one piece");
+        // More than one span of X and Y, so that rows or batches were split too.
+        assert!(split.dispatches >= 2 * split.blocks, "{name}: X and Y are in one piece");
+        assert!(split.y == unsplit.y, "{name}: split bindings change the result");
+
+        let choice = lowbit::ops::KernelChoice::new(&job.spec, job.schedule);
+        for m in [job.m, job.spec.max_m] {
+            let groups = choice.groups(m, job.spec.n, job.spec.batch);
+            let fold = grids.kernels().caps().fold(groups).unwrap();
+            assert!(fold.iter().all(|&d| (2..=3).contains(&d)), "{name}: {groups} as {fold:?}");
+        }
+        let folded = run(&grids, &job);
+        assert_eq!((folded.blocks, folded.dispatches), (1, 1), "{name}");
+        assert!(folded.y == unsplit.y, "{name}: a folded grid changes the result");
+    }
+}
+
+/// Where whole batches fit a binding, each dispatch takes as many as fit.
+#[test]
+fn whole_batches_share_a_dispatch() {
+    let Some(whole) = common::host() else { return };
+    let small = common::host_within(&whole, |limits| {
+        limits.max_storage_buffer_binding_size = 16384;
+        limits.min_storage_buffer_offset_alignment = 256;
+    });
+    let (n, max_m, format) = (31, 9, "int8-channel".parse().unwrap());
+    let spec = MatmulSpec::new(max_m, n, K, format).with_bias().with_batch(5);
+    // One X takes 9 · 200 · 4 = 7200 bytes: two fit 16384 − 272, three do not.
+    let job = Job::from_spec(spec, Schedule::Rows { m_tile: 4 }, 5, 1);
+    let (unsplit, split) = (run(&whole, &job), run(&small, &job));
+    assert_eq!((split.blocks, split.dispatches), (1, 3));
+    assert!(split.y == unsplit.y);
+    // An X that all share is not split for its sake: only Y counts, 5 · 9 · 31 · 4 bytes.
+    let shared = job.spec.clone().with_x_strides(K, 0);
+    let job = Job::from_spec(shared, Schedule::Rows { m_tile: 4 }, 5, 2);
+    let (unsplit, split) = (run(&whole, &job), run(&small, &job));
+    assert_eq!((split.blocks, split.dispatches), (1, 1));
+    assert!(split.y == unsplit.y);
+}
+
+/// The calls over slices split as well.
+#[test]
+fn slices_are_split() {
+    let Some(whole) = common::host() else { return };
+    let small = common::host_within(&whole, |limits| {
+        limits.max_storage_buffer_binding_size = 8192;
+        limits.min_storage_buffer_offset_alignment = 256;
+        limits.max_compute_workgroups_per_dimension = 4;
+    });
+    let (m, n, k) = (21, 301, 300);
+    let mut random = Random(3);
+    let x: Vec<f32> = (0..m * k).map(|_| random.float()).collect();
+    let bias: Vec<f32> = (0..n).map(|_| random.float()).collect();
+    for format in ["2:4+int8-g64", "int4-g20-asym"] {
+        let packed = common::random_weights(format.parse().unwrap(), n, k, 4);
+        let results = [&whole, &small].map(|host| {
+            let weights = host.upload(&packed).unwrap();
+            let y = host.matmul(&x, m, &weights, Some(&bias)).unwrap();
+            (y, host.dequantize(&weights).unwrap(), weights.blocks().len())
+        });
+        assert_eq!(results[0].2, 1);
+        assert!(results[1].2 > 1);
+        assert!(results[0].0 == results[1].0, "{format}: Y differs");
+        assert!(results[0].1 == results[1].1, "{format}: dequantized weights differ");
+    }
+}
+
+/// A limit that only our facts state, not the device, is kept as well.
+#[test]
+fn stated_limits_split_too() {
+    let Some(whole) = common::host() else { return };
+    let mut caps = whole.kernels().caps().clone();
+    (caps.max_binding, caps.storage_align) = (4096, 256);
+    let (info, device) = (whole.adapter_info().clone(), whole.device().clone());
+    let stated = Host::with_caps(info, device, whole.queue().clone(), &caps).unwrap();
+    let format: WeightFormat = "int4-g32".parse().unwrap();
+    let job = Job::new(
+        "int4-g32",
+        Schedule::Gemv { lanes: 8, m_tile: 4 },
+        FloatType::F32,
+        FloatType::F32,
+        5,
+    );
+    let (unsplit, split) = (run(&whole, &job), run(&stated, &job));
+    assert!(split.blocks > 1 && split.dispatches >= 2 * split.blocks && split.largest <= 4096);
+    assert!(split.y == unsplit.y);
+    // Empty buffers for kernels to fill are cut the same way.
+    let (n, k) = (job.packed.n(), job.packed.k());
+    let empty = block_on(DeviceWeights::allocate(stated.kernels(), format, n, k)).unwrap();
+    let rows = |w: &DeviceWeights| w.blocks().iter().map(|b| b.rows.clone()).collect::<Vec<_>>();
+    assert_eq!(rows(&empty), rows(&stated.upload(&job.packed).unwrap()));
+    assert!(empty.blocks().iter().all(|b| b.codes.size().max(b.side.size()) <= 4096));
+}
