@@ -138,10 +138,24 @@ pub struct Noop {
 impl Noop {
     /// A device with these limits and no features.
     pub fn new(limits: wgpu::Limits) -> Self {
-        let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor {
+        let noop = wgpu::NoopBackendOptions {
+            enable: true,
+            limits: Some(limits.clone()),
+            ..Default::default()
+        };
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+            backends: wgpu::Backends::NOOP,
+            backend_options: wgpu::BackendOptions { noop, ..Default::default() },
+            // Checking indirect dispatches, which there are none of, caps the size of buffers.
+            flags: wgpu::InstanceFlags::empty(),
+            ..wgpu::InstanceDescriptor::new_without_display_handle()
+        });
+        let adapter = pollster::block_on(instance.request_adapter(&Default::default())).unwrap();
+        let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             required_limits: limits,
             ..Default::default()
-        });
+        }))
+        .unwrap();
         assert_eq!(device.features(), wgpu::Features::empty());
         let errors = std::sync::Arc::<std::sync::Mutex<Vec<String>>>::default();
         let uncaptured = errors.clone();

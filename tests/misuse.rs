@@ -1,0 +1,839 @@
+//! Misuse, on a device that validates and executes nothing: each gives its typed error, and
+//! none reaches the device's uncaptured handler. What is accepted, wgpu accepts too.
+
+mod common;
+
+use common::Noop;
+use lowbit::format::{FormatError, WeightFormat};
+use lowbit::gpu::{AdapterClass, Caps, DeviceError, Kernels};
+use lowbit::ops::matmul::RecordError;
+use lowbit::ops::{
+    BindError, BoundMatmul, DeviceWeights, FloatType, MatmulArgs, MatmulPlan, MatmulSpec,
+    PlanError, Role, RowBlock, Schedule, Select, SubBuffer, WeightsError,
+};
+use pollster::block_on;
+use proptest::prelude::*;
+use std::collections::HashSet;
+use wgpu::{BufferUsages, Limits};
+
+const ROWS: Schedule = Schedule::Rows { m_tile: 4 };
+
+fn int4() -> WeightFormat {
+    "int4-g64-asym".parse().unwrap()
+}
+
+fn plan(kernels: &Kernels, spec: &MatmulSpec) -> Result<MatmulPlan, PlanError> {
+    block_on(MatmulPlan::new(kernels, spec, Select::Pinned(ROWS)))
+}
+
+fn empty(kernels: &Kernels, format: WeightFormat, n: usize, k: usize) -> DeviceWeights {
+    block_on(DeviceWeights::allocate(kernels, format, n, k)).unwrap()
+}
+
+/// WebGPU's default limits and no feature suffice for every kernel.
+#[test]
+fn every_kernel_fits_default_limits() {
+    let noop = Noop::new(Limits::defaults());
+    let kernels = noop.kernels();
+    let caps = kernels.caps().clone();
+    let mut seen = HashSet::new();
+    for choice in common::all_choices() {
+        choice.schedule.check(&caps).unwrap();
+        let shader = choice.shader();
+        // Types of X and Y and the bias meet every decoder and every schedule; not each all.
+        let thin = seen.len() % 4 != 0;
+        let mut key = shader.clone();
+        key.fragments.retain(|f| !thin || !f.name.starts_with("access/"));
+        if seen.insert(key) {
+            block_on(kernels.pipeline(&shader)).unwrap();
+        }
+    }
+    noop.assert_quiet();
+    assert!(kernels.cached_pipelines() > 300, "{}", kernels.cached_pipelines());
+}
+
+/// Where a device has fewer storage buffers than any kernel needs, that is a typed error.
+#[test]
+fn downlevel_limits_are_refused_by_name() {
+    for limits in [Limits::downlevel_defaults(), Limits::downlevel_webgl2_defaults()] {
+        let noop = Noop::new(limits);
+        let kernels = noop.kernels();
+        let spec = MatmulSpec::new(4, 8, 8, int4());
+        for how in [Select::Auto, Select::Pinned(ROWS)] {
+            let error = block_on(MatmulPlan::new(&kernels, &spec, how)).unwrap_err();
+            assert!(matches!(error, PlanError::NotApplicable { .. }), "{error}");
+        }
+        noop.assert_quiet();
+    }
+}
+
+#[test]
+fn specs_are_refused() {
+    let ok = MatmulSpec::new(4, 7, 9, int4());
+    assert_eq!(ok.check(), Ok(()));
+    let too_large = |change: &dyn Fn(&mut MatmulSpec)| {
+        let mut spec = MatmulSpec::new(1, 1, 1, WeightFormat::f32());
+        change(&mut spec);
+        match spec.check().unwrap_err() {
+            PlanError::TooLarge { name, value, limit } => {
+                assert!(value > limit);
+                name
+            }
+            other => panic!("{other}"),
+        }
+    };
+    assert_eq!(too_large(&|s| s.max_m = 1 << 20), "max_m");
+    assert_eq!(too_large(&|s| s.n = 1 << 31), "n");
+    assert_eq!(too_large(&|s| s.k = 1 << 31), "k");
+    assert_eq!(too_large(&|s| s.batch = 1 << 16), "batch");
+    let mut largest = ok.clone();
+    (largest.max_m, largest.batch) = ((1 << 20) - 1, 1);
+    assert_eq!(largest.check(), Ok(()));
+
+    let stride = |spec: MatmulSpec| match spec.check().unwrap_err() {
+        PlanError::Stride { role, stride, need } => (role, stride, need),
+        other => panic!("{other}"),
+    };
+    let x = ok.clone();
+    assert_eq!(stride(x.clone().with_x_strides(8, 36)), (Role::Activations, 8, 9));
+    assert_eq!(stride(x.clone().with_y_strides(6, 28)), (Role::Output, 6, 7));
+    let batch = ok.clone().with_batch(2);
+    assert_eq!(stride(batch.clone().with_x_strides(9, 35)), (Role::Activations, 35, 36));
+    assert_eq!(stride(batch.clone().with_y_strides(7, 27)), (Role::Output, 27, 28));
+    // Nothing may be written twice, but X may be shared.
+    assert_eq!(stride(batch.clone().with_y_strides(7, 0)), (Role::Output, 0, 28));
+    assert_eq!(batch.with_x_strides(9, 0).check(), Ok(()));
+    // One row needs no stride.
+    assert_eq!(MatmulSpec::new(1, 7, 9, int4()).with_x_strides(0, 0).check(), Ok(()));
+
+    let f16 = ok.with_activations(FloatType::F16).with_output(FloatType::F16).with_batch(2);
+    assert_eq!(f16.check(), Ok(()));
+    let odd = |spec: MatmulSpec| match spec.check().unwrap_err() {
+        PlanError::OddStride { role, stride } => (role, stride),
+        other => panic!("{other}"),
+    };
+    assert_eq!(odd(f16.clone().with_x_strides(11, 60)), (Role::Activations, 11));
+    assert_eq!(odd(f16.clone().with_x_strides(10, 61)), (Role::Activations, 61));
+    assert_eq!(odd(f16.clone().with_y_strides(9, 60)), (Role::Output, 9));
+    assert_eq!(odd(f16.with_y_strides(8, 61)), (Role::Output, 61));
+
+    let bad = MatmulSpec::new(1, 1, 1, WeightFormat::f16().asymmetric());
+    assert!(matches!(bad.check(), Err(PlanError::Format(FormatError::NoAsymmetric(_)))));
+}
+
+#[test]
+fn plans_are_refused() {
+    let noop = Noop::new(Limits::defaults());
+    let spec = MatmulSpec::new(4, 8, 64, int4());
+    let refused = |kernels: &Kernels, schedule| match block_on(MatmulPlan::new(
+        kernels,
+        &spec,
+        Select::Pinned(schedule),
+    ))
+    .unwrap_err()
+    {
+        PlanError::NotApplicable { what, need, have, .. } => {
+            assert!(need > have || need == 0 || what.contains("power of two"));
+            what
+        }
+        other => panic!("{other}"),
+    };
+    let kernels = noop.kernels();
+    for lanes in [0, 3, 128, u32::MAX] {
+        let what = refused(&kernels, Schedule::Gemv { lanes, m_tile: 1 });
+        assert_eq!(what, "lanes (a power of two up to 64)");
+    }
+    for m_tile in [0, 9, u32::MAX] {
+        let gemv = refused(&kernels, Schedule::Gemv { lanes: 8, m_tile });
+        assert_eq!(gemv, "rows at a time (1 to 8)");
+        assert_eq!(refused(&kernels, Schedule::Rows { m_tile }), gemv);
+    }
+    let few = noop.kernels_with(|caps| caps.max_invocations = 64);
+    assert_eq!(refused(&few, Schedule::Tiled), "invocations a workgroup");
+    let small = noop.kernels_with(|caps| caps.max_workgroup_memory = 8192);
+    assert_eq!(refused(&small, Schedule::Tiled), "bytes of workgroup memory");
+    let gemv = Schedule::Gemv { lanes: 8, m_tile: 8 };
+    assert!(block_on(MatmulPlan::new(&small, &spec, Select::Pinned(gemv))).is_ok());
+    let smaller = noop.kernels_with(|caps| caps.max_workgroup_memory = 8191);
+    assert_eq!(refused(&smaller, gemv), "bytes of workgroup memory");
+    let four = noop.kernels_with(|caps| caps.max_storage_buffers = 4);
+    assert_eq!(refused(&four, ROWS), "storage buffers");
+    // Left to choose, a plan takes what runs on so small a device.
+    let auto =
+        block_on(MatmulPlan::new(&smaller, &MatmulSpec::new(65, 8, 64, int4()), Select::Auto));
+    for regime in auto.unwrap().regimes() {
+        regime.choice.schedule.check(smaller.caps()).unwrap();
+    }
+    let odd = MatmulSpec::new(4, 8, 64, WeightFormat::f32()).with_x_strides(3, 0);
+    assert!(matches!(plan(&kernels, &odd), Err(PlanError::Stride { .. })));
+    noop.assert_quiet();
+}
+
+/// Higher limits than the device has do not count.
+#[test]
+fn stated_limits_never_exceed_the_device() {
+    let limits = Limits { max_compute_workgroup_storage_size: 4096, ..Limits::defaults() };
+    let noop = Noop::new(limits);
+    let boastful = noop.kernels_with(|caps| {
+        *caps = Caps {
+            class: AdapterClass::Gpu,
+            max_binding: u64::MAX,
+            max_buffer: u64::MAX,
+            storage_align: 0,
+            uniform_align: 0,
+            max_storage_buffers: 100,
+            max_workgroup_memory: u32::MAX,
+            max_invocations: u32::MAX,
+            max_groups: u32::MAX,
+            ..caps.clone()
+        }
+    });
+    let how = Select::Pinned(Schedule::Tiled);
+    let refused = block_on(MatmulPlan::new(&boastful, &MatmulSpec::new(65, 8, 64, int4()), how));
+    assert!(matches!(refused, Err(PlanError::NotApplicable { need: 12288, have: 4096, .. })));
+    let rig = Rig::new(&boastful, &noop, MatmulSpec::new(65, 300, 64, int4()).with_bias());
+    let bound = rig.bind(|_| ()).unwrap();
+    noop.submit(|pass| bound.record(pass, 65).unwrap());
+    noop.assert_quiet();
+}
+
+/// A plan, its weights and buffers of the right size.
+struct Rig {
+    plan: MatmulPlan,
+    weights: DeviceWeights,
+    x: wgpu::Buffer,
+    y: wgpu::Buffer,
+    bias: wgpu::Buffer,
+}
+
+impl Rig {
+    fn new(kernels: &Kernels, noop: &Noop, spec: MatmulSpec) -> Self {
+        let plan = plan(kernels, &spec).unwrap();
+        let weights = empty(kernels, spec.weights, spec.n as usize, spec.k as usize);
+        let (x, y) = (spec.x_bytes(spec.max_m), spec.y_bytes(spec.max_m));
+        // As small as they may be: every check of size is met at its edge.
+        let buffer = |bytes: u64, least: u64| noop.buffer(bytes.next_multiple_of(4).max(least));
+        let (x, y) = (buffer(x, plan.kernel(1).x_align()), buffer(y, 4));
+        let bias = buffer(4 * u64::from(spec.n), 4);
+        Self { plan, weights, x, y, bias }
+    }
+
+    fn args(&self) -> MatmulArgs<'_> {
+        MatmulArgs {
+            activations: (&self.x).into(),
+            weights: &self.weights,
+            bias: self.plan.spec().bias.then_some((&self.bias).into()),
+            output: (&self.y).into(),
+        }
+    }
+
+    fn bind<'a>(
+        &'a self,
+        change: impl FnOnce(&mut MatmulArgs<'a>),
+    ) -> Result<BoundMatmul, BindError> {
+        let mut args = self.args();
+        change(&mut args);
+        block_on(self.plan.bind(args))
+    }
+}
+
+#[test]
+fn buffers_are_refused() {
+    let noop = Noop::new(Limits::defaults());
+    let kernels = noop.kernels();
+    let rig = Rig::new(&kernels, &noop, MatmulSpec::new(5, 7, 64, int4()).with_bias());
+    let bound = rig.bind(|_| ()).unwrap();
+    noop.submit(|pass| bound.record(pass, 5).unwrap());
+    noop.assert_quiet();
+
+    // Too small, by one word.
+    let (x, y) = (noop.buffer(5 * 64 * 4 - 4), noop.buffer(5 * 7 * 4 - 4));
+    let bias = noop.buffer(7 * 4 - 4);
+    let small = |role, need, have| Err(BindError::TooSmall { role, need, have });
+    let got = rig.bind(|a| a.activations = (&x).into()).map(drop);
+    assert_eq!(got, small(Role::Activations, 1280, 1276));
+    let got = rig.bind(|a| a.output = (&y).into()).map(drop);
+    assert_eq!(got, small(Role::Output, 140, 136));
+    let got = rig.bind(|a| a.bias = Some((&bias).into())).map(drop);
+    assert_eq!(got, small(Role::Bias, 28, 24));
+    // Large enough, but not from there on.
+    let got = rig.bind(|a| a.output.offset = 4).map(drop);
+    assert_eq!(got, small(Role::Output, 144, 140));
+    let got = rig.bind(|a| a.activations.offset = 1 << 40).map(drop);
+    assert_eq!(got, small(Role::Activations, (1 << 40) + 1280, 1280));
+
+    // Offsets that overflow.
+    let last = u64::MAX - 15;
+    let got = rig.bind(|a| a.activations.offset = last).map(drop);
+    assert_eq!(got, Err(BindError::Overflow { role: Role::Activations }));
+    let got = rig.bind(|a| a.output.offset = last).map(drop);
+    assert_eq!(got, Err(BindError::Overflow { role: Role::Output }));
+
+    // Misaligned: X is loaded 16 bytes at a time here, all else by words.
+    let big = noop.buffer(1 << 16);
+    let at = |offset| SubBuffer { buffer: &big, offset };
+    let misaligned = |role, offset, align| Err(BindError::Misaligned { role, offset, align });
+    for offset in [4, 8, 12, 2, 17] {
+        let got = rig.bind(|a| a.activations = at(offset)).map(drop);
+        assert_eq!(got, misaligned(Role::Activations, offset, 16));
+    }
+    for offset in [1, 2, 3, 6] {
+        let got = rig.bind(|a| a.output = at(offset)).map(drop);
+        assert_eq!(got, misaligned(Role::Output, offset, 4));
+        let got = rig.bind(|a| a.bias = Some(at(offset))).map(drop);
+        assert_eq!(got, misaligned(Role::Bias, offset, 4));
+    }
+    let any = MatmulSpec::new(5, 7, 64, int4()).with_any_x_offset();
+    for spec in [any, MatmulSpec::new(5, 7, 63, int4())] {
+        let rig = Rig::new(&kernels, &noop, spec);
+        let bound = rig.bind(|a| a.activations = at(4)).unwrap();
+        noop.submit(|pass| bound.record(pass, 5).unwrap());
+        let got = rig.bind(|a| a.activations = at(2)).map(drop);
+        assert_eq!(got, misaligned(Role::Activations, 2, 4));
+    }
+    let halves = MatmulSpec::new(5, 7, 64, int4()).with_activations(FloatType::F16);
+    let halves = Rig::new(&kernels, &noop, halves.with_output(FloatType::F16));
+    let got = halves.bind(|a| a.activations = at(2)).map(drop);
+    assert_eq!(got, misaligned(Role::Activations, 2, 4));
+    let got = halves.bind(|a| a.output = at(6)).map(drop);
+    assert_eq!(got, misaligned(Role::Output, 6, 4));
+
+    // No storage usage.
+    let copies = noop.buffer_for(1 << 16, BufferUsages::COPY_SRC | BufferUsages::COPY_DST);
+    let usage = |role| Err(BindError::Usage { role });
+    let got = rig.bind(|a| a.activations = (&copies).into()).map(drop);
+    assert_eq!(got, usage(Role::Activations));
+    let got = rig.bind(|a| a.output = (&copies).into()).map(drop);
+    assert_eq!(got, usage(Role::Output));
+    let got = rig.bind(|a| a.bias = Some((&copies).into())).map(drop);
+    assert_eq!(got, usage(Role::Bias));
+    for part in ["codes", "side"] {
+        let mut block = rig.weights.blocks()[0].clone();
+        *(if part == "codes" { &mut block.codes } else { &mut block.side }) = copies.clone();
+        let weights = DeviceWeights::from_blocks(int4(), 7, 64, vec![block]).unwrap();
+        let mut args = rig.args();
+        args.weights = &weights;
+        assert_eq!(block_on(rig.plan.bind(args)).map(drop), usage(Role::Weights));
+    }
+
+    // The output is an input, overlapping or not.
+    let aliased = |role| Err(BindError::Aliased { role });
+    for offset in [0, 1 << 15] {
+        let got = rig.bind(|a| (a.activations, a.output) = (at(0), at(offset))).map(drop);
+        assert_eq!(got, aliased(Role::Activations));
+        let got = rig.bind(|a| (a.bias, a.output) = (Some(at(0)), at(offset))).map(drop);
+        assert_eq!(got, aliased(Role::Bias));
+    }
+    for part in ["codes", "side"] {
+        let mut block = rig.weights.blocks()[0].clone();
+        *(if part == "codes" { &mut block.codes } else { &mut block.side }) = big.clone();
+        let weights = DeviceWeights::from_blocks(int4(), 7, 64, vec![block]).unwrap();
+        let mut args = rig.args();
+        (args.weights, args.output) = (&weights, at(1 << 15));
+        assert_eq!(block_on(rig.plan.bind(args)).map(drop), aliased(Role::Weights));
+    }
+    // Inputs may share a buffer.
+    let bound = rig.bind(|a| (a.activations, a.bias) = (at(0), Some(at(4)))).unwrap();
+    noop.submit(|pass| bound.record(pass, 5).unwrap());
+
+    // A bias too few, a bias too many.
+    let got = rig.bind(|a| a.bias = None).map(drop);
+    assert_eq!(got, Err(BindError::Bias { planned: true }));
+    let plain = Rig::new(&kernels, &noop, MatmulSpec::new(5, 7, 64, int4()));
+    let got = plain.bind(|a| a.bias = Some((&big).into())).map(drop);
+    assert_eq!(got, Err(BindError::Bias { planned: false }));
+    noop.assert_quiet();
+}
+
+#[test]
+fn weights_of_another_plan_are_refused() {
+    let noop = Noop::new(Limits::defaults());
+    let kernels = noop.kernels();
+    let rig = Rig::new(&kernels, &noop, MatmulSpec::new(5, 7, 64, int4()));
+    let symmetric = "int4-g64".parse().unwrap();
+    for (format, n, k) in
+        [(symmetric, 7, 64), (int4(), 8, 64), (int4(), 7, 65), (int4().two_four(), 7, 64)]
+    {
+        let other = empty(&kernels, format, n, k);
+        let mut args = rig.args();
+        args.weights = &other;
+        let error = block_on(rig.plan.bind(args)).map(drop).unwrap_err();
+        let BindError::WrongWeights { need, have } = &error else { panic!("{error}") };
+        assert_eq!(need, "7×64 int4-g64-asym");
+        assert_eq!(*have, format!("{n}×{k} {format}"));
+    }
+    // Weights in blocks that another device split, too large for a binding of this one.
+    let small = noop.kernels_with(|caps| caps.max_binding = 4096);
+    let plan = plan(&small, &MatmulSpec::new(5, 300, 64, int4())).unwrap();
+    let weights = empty(&kernels, int4(), 300, 64);
+    let (x, y) = (noop.buffer(1 << 16), noop.buffer(1 << 16));
+    let activations = (&x).into();
+    let args = MatmulArgs { activations, weights: &weights, bias: None, output: (&y).into() };
+    let got = block_on(plan.bind(args)).map(drop);
+    assert_eq!(got, Err(BindError::BlockTooLarge { need: 300 * 32, limit: 4096 }));
+    noop.assert_quiet();
+}
+
+/// Buffers of another device are for wgpu to tell: its words come as an error all the same.
+#[test]
+fn buffers_of_another_device_are_refused() {
+    let (noop, other) = (Noop::new(Limits::defaults()), Noop::new(Limits::defaults()));
+    let rig = Rig::new(&noop.kernels(), &noop, MatmulSpec::new(5, 7, 64, int4()));
+    let foreign = other.buffer(1 << 16);
+    let got = rig.bind(|a| a.activations = (&foreign).into()).map(drop);
+    assert!(matches!(got, Err(BindError::Device(DeviceError::Refused { .. }))), "{got:?}");
+    // So is a buffer that was destroyed.
+    let gone = noop.buffer(1 << 16);
+    gone.destroy();
+    let got = rig.bind(|a| a.output = (&gone).into()).map(drop);
+    assert!(matches!(got, Err(BindError::Device(DeviceError::Refused { .. }))), "{got:?}");
+    noop.assert_quiet();
+    other.assert_quiet();
+}
+
+#[test]
+fn rows_and_grids_too_large_are_refused() {
+    let noop = Noop::new(Limits::defaults());
+    // Windows hold 4096 less alignment (256) and rounding (16).
+    let small = noop.kernels_with(|caps| caps.max_binding = 4096);
+    let limit = 4096 - 272;
+    let row = |spec: MatmulSpec| {
+        let n = spec.n;
+        let rig = Rig::new(&small, &noop, spec);
+        match rig.bind(|_| ()).map(drop) {
+            Err(BindError::RowTooLarge { role, need, limit: have }) => {
+                assert_eq!(have, limit);
+                (role, need)
+            }
+            other => panic!("{n}: {other:?}"),
+        }
+    };
+    let int4 = "int4-channel".parse().unwrap();
+    assert_eq!(row(MatmulSpec::new(2, 8, 960, int4)), (Role::Activations, 3840));
+    assert_eq!(row(MatmulSpec::new(2, 960, 8, int4)), (Role::Output, 3840));
+    let bias = MatmulSpec::new(2, 960, 8, int4).with_bias().with_output(FloatType::F16);
+    assert_eq!(row(bias), (Role::Bias, 3840));
+    // The largest rows that do fit are bound, and wgpu is content.
+    for (n, k) in [(8, 956), (956, 8)] {
+        let rig = Rig::new(&small, &noop, MatmulSpec::new(2, n, k, int4).with_bias());
+        let bound = rig.bind(|_| ()).unwrap();
+        assert!(bound.dispatches() > 1);
+        noop.submit(|pass| bound.record(pass, 2).unwrap());
+    }
+
+    let few = noop.kernels_with(|caps| caps.max_groups = 2);
+    // 3 · 3 · 1 groups where 2 · 2 · 2 fit.
+    let rig = Rig::new(&few, &noop, MatmulSpec::new(9, 257, 8, int4));
+    let got = rig.bind(|_| ()).map(drop);
+    assert_eq!(got, Err(BindError::GridTooLarge { groups: 9, limit: 2 }));
+    let rig = Rig::new(&few, &noop, MatmulSpec::new(8, 257, 8, int4));
+    let bound = rig.bind(|_| ()).unwrap();
+    noop.submit(|pass| bound.record(pass, 8).unwrap());
+
+    // So many pieces that their parameters exceed a buffer: 256 bytes each.
+    let tight = noop.kernels_with(|caps| {
+        (caps.max_binding, caps.max_buffer) = (512, 10 * 256);
+    });
+    let spec = MatmulSpec::new(11, 10, 60, int4);
+    let plan = plan(&tight, &spec).unwrap();
+    let weights = empty(&tight, int4, 10, 60);
+    assert_eq!(weights.blocks().len(), 1);
+    let (x, y) = (noop.buffer(spec.x_bytes(11)), noop.buffer(spec.y_bytes(11)));
+    let got = block_on(plan.bind(MatmulArgs {
+        activations: (&x).into(),
+        weights: &weights,
+        bias: None,
+        output: (&y).into(),
+    }));
+    assert_eq!(got.map(drop), Err(BindError::TooManyDispatches { dispatches: 11, limit: 10 }));
+    noop.assert_quiet();
+}
+
+#[test]
+fn recordings_are_refused() {
+    let noop = Noop::new(Limits::defaults());
+    let rig = Rig::new(&noop.kernels(), &noop, MatmulSpec::new(5, 7, 64, int4()));
+    let bound = rig.bind(|_| ()).unwrap();
+    noop.submit(|pass| {
+        for m in [6, u32::MAX] {
+            assert_eq!(bound.record(pass, m), Err(RecordError::MTooLarge { m, max_m: 5 }));
+        }
+        for m in [0, 1, 5] {
+            bound.record(pass, m).unwrap();
+        }
+    });
+    noop.assert_quiet();
+}
+
+#[test]
+fn weights_are_refused() {
+    let noop = Noop::new(Limits::defaults());
+    let kernels = noop.kernels_with(|caps| caps.max_binding = 1024);
+    let caps = kernels.caps().clone();
+    let split = |format, n, k| DeviceWeights::split(&caps, format, n, k).map(|(_, rows)| rows);
+
+    // f32, K = 64: 256 bytes a row.
+    let f32 = WeightFormat::f32();
+    assert_eq!(split(f32, 9, 64).unwrap(), [0..4, 4..8, 8..9]);
+    assert_eq!(split(f32, 0, 64).unwrap(), [] as [std::ops::Range<usize>; 0]);
+    assert_eq!(split(f32, 9, 128).unwrap().len(), 5);
+    let row = |need| Err::<Vec<_>, _>(WeightsError::RowTooLarge { need, limit: 1024 });
+    assert_eq!(split(f32, 9, 129), row(2 * 160 * 4));
+    // Alone a row may fill the binding.
+    assert_eq!(split(f32, 1, 256).unwrap(), [0..1]);
+    assert_eq!(split(f32, 2, 256), row(2048));
+    assert_eq!(split(f32, 1, 257), row(2 * 288 * 4));
+    let bad = WeightFormat::f32().asymmetric();
+    assert!(matches!(split(bad, 1, 1), Err(WeightsError::Format(FormatError::NoAsymmetric(_)))));
+    let overflow = split(f32, usize::MAX, usize::MAX);
+    assert!(matches!(overflow, Err(WeightsError::Format(FormatError::TooLarge { .. }))));
+    let large = 1 << 31;
+    assert_eq!(split(f32, large, 1), Err(WeightsError::TooLarge { n: large, k: 1 }));
+    assert_eq!(split(f32, 1, large), Err(WeightsError::TooLarge { n: 1, k: large }));
+    let endless = split(f32, large - 1, 128);
+    assert_eq!(endless, Err(WeightsError::TooManyBlocks { blocks: 1 << 30, limit: 1 << 20 }));
+
+    let allocate = |n, k| block_on(DeviceWeights::allocate(&kernels, f32, n, k)).map(drop);
+    assert_eq!(allocate(9, 129), row(2 * 160 * 4).map(drop));
+    let packed = common::random_weights(f32, 2, 256, 1);
+    assert_eq!(block_on(DeviceWeights::upload(&kernels, &packed)).map(drop), row(2048).map(drop));
+
+    let buffers = |rows, bytes| {
+        let buffer = || noop.buffer(bytes);
+        RowBlock { codes: buffer(), side: buffer(), rows }
+    };
+    let take = |n, blocks| DeviceWeights::from_blocks(f32, n, 64, blocks).map(|w| w.n());
+    let block = |rows| buffers(rows, 4096);
+    assert_eq!(take(9, vec![block(0..4), block(4..9)]), Ok(9));
+    assert_eq!(take(0, vec![]), Ok(0));
+    let out = |block, have, start| Err(WeightsError::Blocks { block, have, start });
+    assert_eq!(take(9, vec![]), out(0, 0..0, 0));
+    assert_eq!(take(9, vec![block(0..4)]), out(1, 4..4, 4));
+    assert_eq!(take(9, vec![block(2..9)]), out(0, 2..9, 0));
+    assert_eq!(take(9, vec![block(0..4), block(3..9)]), out(1, 3..9, 4));
+    assert_eq!(take(9, vec![block(0..3), block(3..9)]), out(0, 0..3, 0));
+    assert_eq!(take(9, vec![block(0..10)]), out(0, 0..10, 0));
+    assert_eq!(take(9, vec![block(0..0), block(0..9)]), out(0, 0..0, 0));
+    assert_eq!(take(9, vec![block(0..usize::MAX)]), out(0, 0..usize::MAX, 0));
+    #[expect(clippy::reversed_empty_ranges)]
+    let backwards = 4..0;
+    assert_eq!(take(9, vec![block(backwards.clone())]), out(0, backwards, 0));
+    let got = take(9, vec![buffers(0..9, 9 * 256 - 4)]);
+    let part = "codes";
+    let (need, have) = (2304, 2300);
+    assert_eq!(got, Err(WeightsError::TooSmall { block: 0, part, need, have }));
+    let mut short = block(0..9);
+    short.side = noop.buffer(12);
+    let (part, need, have) = ("side", 16, 12);
+    assert_eq!(take(9, vec![short]), Err(WeightsError::TooSmall { block: 0, part, need, have }));
+    assert_eq!(take(large, vec![]), Err(WeightsError::TooLarge { n: large, k: 64 }));
+    noop.assert_quiet();
+}
+
+/// The noop device takes its memory from the heap: what no heap has is out of memory.
+#[test]
+fn out_of_memory_is_an_error() {
+    let noop = Noop::new(Limits { max_buffer_size: 1 << 62, ..Limits::defaults() });
+    let host = lowbit::host::Host::with_caps(
+        noop.device.adapter_info(),
+        noop.device.clone(),
+        noop.queue.clone(),
+        noop.kernels().caps(),
+    )
+    .unwrap();
+    let error = host.zeros(1 << 61).unwrap_err();
+    let lowbit::host::HostError::Device(DeviceError::OutOfMemory { what, .. }) = &error else {
+        panic!("{error}")
+    };
+    assert_eq!(what, "lowbit host");
+    // More than the device's limit is no matter of memory.
+    let error = host.zeros(u64::MAX).unwrap_err();
+    assert!(matches!(error, lowbit::host::HostError::Device(DeviceError::Refused { .. })));
+    noop.assert_quiet();
+    // Both are over with: the device goes on.
+    host.zeros(16).unwrap();
+    let rig = Rig::new(host.kernels(), &noop, MatmulSpec::new(5, 7, 64, int4()));
+    let bound = rig.bind(|_| ()).unwrap();
+    noop.submit(|pass| bound.record(pass, 5).unwrap());
+    noop.assert_quiet();
+}
+
+#[test]
+fn a_lost_device_is_an_error() {
+    let noop = Noop::new(Limits::defaults());
+    let kernels = noop.kernels();
+    let rig = Rig::new(&kernels, &noop, MatmulSpec::new(5, 7, 64, int4()));
+    noop.device.destroy();
+    let _ = noop.device.poll(wgpu::PollType::Poll);
+    let lost = |error: &DeviceError| matches!(error, DeviceError::Lost(_));
+    match plan(&kernels, &MatmulSpec::new(2, 2, 2, int4())).map(drop) {
+        Err(PlanError::Device(error)) => assert!(lost(&error)),
+        other => panic!("{other:?}"),
+    }
+    match rig.bind(|_| ()).map(drop) {
+        Err(BindError::Device(error)) => assert!(lost(&error)),
+        other => panic!("{other:?}"),
+    }
+    match block_on(DeviceWeights::allocate(&kernels, int4(), 2, 2)).map(drop) {
+        Err(WeightsError::Device(error)) => assert!(lost(&error)),
+        other => panic!("{other:?}"),
+    }
+    assert!(lost(&kernels.lost_flag().reason().map(|r| DeviceError::Lost(r.into())).unwrap()));
+    noop.assert_quiet();
+}
+
+/// A buffer need not be a multiple of 4 bytes long, a binding must.
+#[test]
+fn odd_buffer_sizes_are_bound() {
+    let noop = Noop::new(Limits::defaults());
+    let kernels = noop.kernels();
+    for (n, k, float) in [(1, 1, FloatType::F32), (1, 1, FloatType::F16), (3, 5, FloatType::F16)] {
+        let spec = MatmulSpec::new(1, n, k, int4()).with_activations(float).with_output(float);
+        let plan = plan(&kernels, &spec).unwrap();
+        let weights = empty(&kernels, int4(), n as usize, k as usize);
+        let words = |bytes: u64| bytes.next_multiple_of(4);
+        for extra in 0..9 {
+            let x = noop.buffer(words(spec.x_bytes(1)) + extra);
+            let y = noop.buffer(words(spec.y_bytes(1)) + extra);
+            let (activations, output) = ((&x).into(), (&y).into());
+            let args = MatmulArgs { activations, weights: &weights, bias: None, output };
+            let bound = block_on(plan.bind(args)).unwrap();
+            noop.submit(|pass| bound.record(pass, 1).unwrap());
+        }
+    }
+    noop.assert_quiet();
+}
+
+fn send_and_sync<T: Send + Sync>() {}
+
+#[test]
+fn handles_cross_threads() {
+    send_and_sync::<Kernels>();
+    send_and_sync::<DeviceWeights>();
+    send_and_sync::<MatmulPlan>();
+    send_and_sync::<BoundMatmul>();
+    send_and_sync::<lowbit::host::Host>();
+}
+
+/// Small numbers, edges, and anything.
+fn number() -> impl Strategy<Value = u32> {
+    prop_oneof![
+        12 => 0u32..10,
+        8 => prop::sample::select(vec![31, 32, 33, 63, 64, 65, 127, 130, 255, 257, 1000]),
+        1 => prop::sample::select(vec![
+            65_535, 65_536, (1 << 20) - 1, 1 << 20, i32::MAX as u32, 1 << 31, u32::MAX - 1, u32::MAX
+        ]),
+        1 => any::<u32>(),
+    ]
+}
+
+fn format() -> impl Strategy<Value = WeightFormat> {
+    prop::sample::select(vec![
+        "f32",
+        "2:4+f16",
+        "int8-channel",
+        "int4-g64-asym",
+        "2:4+int4-g24-asym-f16s",
+        "2:4+int8-tensor",
+    ])
+    .prop_map(|name| name.parse().unwrap())
+}
+
+fn schedule() -> impl Strategy<Value = Select> {
+    prop_oneof![
+        8 => Just(Select::Auto),
+        8 => prop::sample::select(Schedule::all(200)).prop_map(Select::Pinned),
+        1 => (prop::sample::select(vec![0, 1, 2, 3, 64, 65]), 0u32..10)
+            .prop_map(|(lanes, m_tile)| Select::Pinned(Schedule::Gemv { lanes, m_tile })),
+    ]
+}
+
+/// A stride that is often just right, sometimes just wrong, sometimes anything.
+fn adjust(stride: u32, by: &Adjust) -> u32 {
+    match *by {
+        Adjust::Keep => stride,
+        Adjust::Add(d) => stride.saturating_add_signed(d),
+        Adjust::Set(v) => v,
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Adjust {
+    Keep,
+    Add(i32),
+    Set(u32),
+}
+
+fn adjustment() -> impl Strategy<Value = Adjust> {
+    prop_oneof![
+        30 => Just(Adjust::Keep),
+        8 => (-1i32..9).prop_map(Adjust::Add),
+        1 => number().prop_map(Adjust::Set),
+    ]
+}
+
+prop_compose! {
+    fn spec()(
+        format in format(),
+        (max_m, n, k, batch) in (number(), number(), number(), prop_oneof![3 => Just(1), 1 => number()]),
+        (x16, y16, bias, any_offset) in any::<(bool, bool, bool, bool)>(),
+        strides in prop::array::uniform4(adjustment()),
+    ) -> MatmulSpec {
+        let float = |half| if half { FloatType::F16 } else { FloatType::F32 };
+        let mut spec = MatmulSpec::new(max_m, n, k, format)
+            .with_activations(float(x16))
+            .with_output(float(y16))
+            .with_batch(batch);
+        (spec.bias, spec.any_x_offset) = (bias, any_offset);
+        let row = adjust(spec.x_stride, &strides[0]);
+        let whole = row.saturating_mul(max_m);
+        spec = spec.with_x_strides(row, adjust(whole, &strides[1]));
+        let row = adjust(spec.y_stride, &strides[2]);
+        let whole = row.saturating_mul(max_m);
+        spec.with_y_strides(row, adjust(whole, &strides[3]))
+    }
+}
+
+/// Where a buffer starts and how much longer it is than it must be.
+fn place() -> impl Strategy<Value = (u64, i64)> {
+    let offset = prop_oneof![
+        12 => Just(0u64),
+        8 => (0u64..20).prop_map(|o| 16 * o),
+        2 => (0u64..80).prop_map(|o| 4 * o),
+        1 => 0u64..64,
+        1 => any::<u64>(),
+    ];
+    (offset, prop_oneof![10 => Just(0i64), 9 => 1i64..300, 1 => -20i64..0])
+}
+
+thread_local! {
+    /// How many random cases came to a recording.
+    static BOUND: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    /// One device, and kernels that differ in the limits they know.
+    static RIG: (Noop, Vec<Kernels>) = {
+        let noop = Noop::new(Limits::defaults());
+        let kernels = vec![
+            noop.kernels(),
+            noop.kernels_with(|c| c.class = AdapterClass::Cpu),
+            noop.kernels_with(|c| (c.max_binding, c.max_groups) = (1024, 3)),
+            noop.kernels_with(|c| (c.max_binding, c.max_buffer) = (1300, 1 << 14)),
+            noop.kernels_with(|c| (c.max_binding, c.max_groups) = (8192, 1)),
+            noop.kernels_with(|c| (c.max_workgroup_memory, c.max_invocations) = (1024, 64)),
+            noop.kernels_with(|c| (c.storage_align, c.uniform_align) = (3000, 513)),
+            // Nothing runs here.
+            noop.kernels_with(|c| (c.max_binding, c.max_buffer, c.max_groups) = (0, 0, 0)),
+        ];
+        (noop, kernels)
+    };
+}
+
+/// Nothing panics, nothing reaches the uncaptured handler, and whatever is accepted passes
+/// wgpu's own validation, recorded and submitted with no error scope.
+#[test]
+fn any_matmul_is_safe() {
+    matmuls();
+    let bound = BOUND.with(std::cell::Cell::get);
+    eprintln!("{bound} of 4000 matmuls were accepted");
+    assert!(bound > 400, "{bound} of 4000 matmuls were accepted: the others hide everything");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..Default::default() })]
+
+    fn matmuls(
+        spec in spec(),
+        how in schedule(),
+        which in prop_oneof![9 => 0usize..7, 1 => Just(7)],
+        places in prop::array::uniform3(place()),
+        m in prop_oneof![Just(None), number().prop_map(Some)],
+    ) {
+        RIG.with(|(noop, kernels)| {
+            let kernels = &kernels[which];
+            let bytes =
+                [spec.x_bytes(spec.max_m), spec.y_bytes(spec.max_m), 4 * u64::from(spec.n)];
+            let Ok(plan) = block_on(MatmulPlan::new(kernels, &spec, how)) else {
+                noop.assert_quiet();
+                return;
+            };
+            // Large shapes get no memory here: what is refused is refused before it is read.
+            let (n, k) = (spec.n as usize, spec.k as usize);
+            let small = n.saturating_mul(k + 64) < 1 << 20;
+            let allocated = small.then(|| block_on(DeviceWeights::allocate(kernels, spec.weights, n, k)));
+            let Some(Ok(weights)) = allocated else {
+                noop.assert_quiet();
+                return;
+            };
+            let buffer = |at: usize| {
+                let (offset, more) = places[at];
+                let need = bytes[at].saturating_add(offset).saturating_add_signed(more);
+                noop.buffer(need.clamp(1, 1 << 20))
+            };
+            let (x, y, bias) = (buffer(0), buffer(1), buffer(2));
+            let at = |buffer, at: usize| SubBuffer { buffer, offset: places[at].0 };
+            let bound = block_on(plan.bind(MatmulArgs {
+                activations: at(&x, 0),
+                weights: &weights,
+                bias: spec.bias.then(|| at(&bias, 2)),
+                output: at(&y, 1),
+            }));
+            if let Ok(bound) = bound {
+                let m = m.unwrap_or(spec.max_m);
+                noop.submit(|pass| {
+                    assert_eq!(bound.record(pass, m).is_err(), m > spec.max_m);
+                });
+                BOUND.with(|count| count.set(count.get() + 1));
+            } else if let Err(BindError::Device(error)) = bound {
+                // The device refuses nothing that was checked before.
+                panic!("{error}");
+            }
+            noop.assert_quiet();
+        });
+    }
+
+    /// Splitting covers every row once, in order, within the limit, or is refused.
+    #[test]
+    fn any_split_is_whole(
+        format in format(),
+        n in prop_oneof![number().prop_map(|n| n as usize), any::<usize>()],
+        k in prop_oneof![number().prop_map(|k| k as usize), any::<usize>()],
+        limit in prop_oneof![0u64..10_000, any::<u64>()],
+    ) {
+        let mut caps = Caps::from_limits(AdapterClass::Gpu, &Limits::defaults());
+        caps.max_binding = limit;
+        if let Ok((layout, blocks)) = DeviceWeights::split(&caps, format, n, k) {
+            let (codes, side) = layout.row_bytes();
+            let mut start = 0;
+            for rows in blocks {
+                prop_assert_eq!(rows.start, start);
+                prop_assert!(!rows.is_empty());
+                prop_assert!(rows.end == n || rows.end % 2 == 0);
+                prop_assert!((rows.len() * codes.max(side)) as u64 <= limit);
+                start = rows.end;
+            }
+            prop_assert_eq!(start, n);
+        }
+    }
+
+    /// Sizes of a spec that nobody checked.
+    #[test]
+    fn any_spec_is_checked(
+        numbers in prop::array::uniform8(prop_oneof![number(), any::<u32>()]),
+        half in any::<bool>(),
+        format in format(),
+    ) {
+        let [max_m, n, k, batch, x, xb, y, yb] = numbers;
+        let float = if half { FloatType::F16 } else { FloatType::F32 };
+        let spec = MatmulSpec::new(max_m, n, k, format)
+            .with_activations(float)
+            .with_output(float)
+            .with_batch(batch)
+            .with_x_strides(x, xb)
+            .with_y_strides(y, yb);
+        let (x, y) = (spec.x_bytes(max_m), spec.y_bytes(max_m));
+        prop_assert!(x <= spec.x_bytes(u32::MAX) && y <= spec.y_bytes(u32::MAX));
+        if spec.check().is_ok() && max_m > 0 && batch > 0 {
+            prop_assert!(x >= u64::from(k) * float.bytes());
+            prop_assert!(u128::from(y) >= u128::from(n) * u128::from(max_m) * u128::from(batch) * u128::from(float.bytes()));
+        }
+    }
+}
