@@ -66,6 +66,9 @@ impl PackedWeights {
 /// The dense `[n, k]` matrix that packed weights stand for: `(c − z) · s`, the difference
 /// exact and the product one f32 multiplication; floats as they are, f16 widened. What
 /// 2:4 prunes is +0.0.
+///
+/// A product beyond f32 is infinite: ±`f32::MAX` itself comes back so from symmetric int8
+/// and int16, where 127 or 32767 steps of the rounded scale just exceed it.
 pub fn dequantize(packed: &PackedWeights) -> Vec<f32> {
     let geometry = packed.geometry();
     let mut w = vec![0.0; geometry.n * geometry.k];
@@ -338,6 +341,18 @@ mod tests {
         assert_eq!(dequantize(&p), [0.0, 12.0, 0.0, -3.0, -30.0]);
         let p = packed(&w, 1, 5, "2:4+f16");
         assert_eq!(p.codes(), [0xc200_4a00, 0x0000_cf80]);
+    }
+
+    #[test]
+    fn the_greatest_weights() {
+        let max = f32::MAX;
+        for name in ["int4-channel", "int8-channel-asym", "int4-channel-asym", "f32"] {
+            assert!(dequantize(&packed(&[max, 0.0], 1, 2, name))[0] > 0.9999 * max, "{name}");
+        }
+        for name in ["int8-channel", "int16-channel"] {
+            assert_eq!(dequantize(&packed(&[max], 1, 1, name)), [f32::INFINITY], "{name}");
+            assert!(dequantize(&packed(&[max.next_down()], 1, 1, name))[0].is_finite());
+        }
     }
 
     #[test]

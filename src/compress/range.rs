@@ -147,6 +147,32 @@ mod tests {
         assert_eq!(codes(INT8.asymmetric(), &w), [-128, 127, -28, -26, -28]);
     }
 
+    /// Half the maximum is within an ulp of a tie: `x · (1/s)` gives 63 for the first and
+    /// 64 for the second.
+    #[test]
+    fn codes_divide_by_the_scale() {
+        assert_eq!(codes(INT8, &[7.5, 3.75, -3.75]), [127, 64, -64]);
+        assert_eq!(codes(INT8, &[4.5, 2.25, -2.25]), [127, 63, -63]);
+    }
+
+    #[test]
+    fn zero_points_tie_to_even() {
+        let zero = |lo: f32, hi: f32| affine(INT4.asymmetric(), &[lo, hi]).map(|a| a.zero);
+        assert_eq!((zero(-6.5, 8.5), zero(-7.5, 7.5)), (Some(6), Some(8)));
+        let zero = |lo: f32, hi: f32| affine(INT8.asymmetric(), &[lo, hi]).map(|a| a.zero);
+        assert_eq!((zero(-100.5, 154.5), zero(-101.5, 153.5)), (Some(-28), Some(-26)));
+    }
+
+    /// A subnormal can be most of a step and is still 0.
+    #[test]
+    fn subnormals_take_the_code_of_zero() {
+        let tiny = f32::MIN_POSITIVE;
+        let below = tiny.next_down();
+        assert_eq!(codes(INT4, &[7.0 * tiny, tiny, below, -below]), [15, 9, 8, 8]);
+        let w = [-5.0 * tiny, 10.0 * tiny, tiny, below, -below];
+        assert_eq!(codes(INT4.asymmetric(), &w), [0, 15, 6, 5, 5]);
+    }
+
     #[test]
     fn one_sided_ranges_reach_zero() {
         assert_eq!(codes(INT4.asymmetric(), &[15.0, 4.0, 9.0]), [15, 4, 9]);

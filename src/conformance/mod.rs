@@ -1,1 +1,21 @@
-//! To come.
+//! The case table and the runner: `lowbit verify`, the tests and the benches share them.
+//!
+//! Every matmul case runs three times on the device: its value pattern against the f64
+//! oracle and the bound of [`reference`](crate::reference); pattern (a), integers and
+//! powers of two, which must come out bit for bit; pattern (b), one-hot rows, which show
+//! each weight alone. Making weights must equal the host bit for bit. Outputs start as
+//! NaN, with sentinels around every row.
+
+mod case;
+mod covering;
+mod data;
+mod matmul;
+mod report;
+mod run;
+mod table;
+mod weights;
+
+pub use case::{Case, Op, Values};
+pub use report::{AdapterReport, CaseReport, ErrorOverBound, Report, Status};
+pub use run::run;
+pub use table::{Extent, table};

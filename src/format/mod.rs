@@ -286,12 +286,14 @@ impl WeightFormat {
     ///
     /// # Errors
     /// [`FormatError::NoAsymmetric`] for a zero point on f32, f16 or int16;
-    /// [`FormatError::NoF16Scales`] for f16 scales on int16.
+    /// [`FormatError::NoF16Scales`] for f16 scales on anything but int8 and int4.
     pub const fn check(&self) -> Result<(), FormatError> {
         if !self.is_symmetric() && !matches!(self.element, Element::Int8 | Element::Int4) {
             return Err(FormatError::NoAsymmetric(self.element));
         }
-        if matches!((self.element, self.scale_type), (Element::Int16, ScaleType::F16)) {
+        if matches!(self.scale_type, ScaleType::F16)
+            && !matches!(self.element, Element::Int8 | Element::Int4)
+        {
             return Err(FormatError::NoF16Scales(self.element));
         }
         Ok(())
@@ -384,8 +386,8 @@ pub enum FormatError {
     /// Only int8 and int4 have zero points.
     #[error("{} weights have no zero point; only int8 and int4 can be asymmetric", .0.name())]
     NoAsymmetric(Element),
-    /// int16 keeps f32 scales.
-    #[error("{} weights take f32 scales only", .0.name())]
+    /// Only int8 and int4 have f16 scales.
+    #[error("{} weights have no f16 scales; only int8 and int4 do", .0.name())]
     NoF16Scales(Element),
     /// A size in bytes does not fit the address space.
     #[error("a {n}×{k} matrix of {format} overflows the address space")]

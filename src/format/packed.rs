@@ -64,7 +64,9 @@ impl PackedWeights {
     ///
     /// `metadata` is empty for dense formats, `zeros` for symmetric ones, `scales` for
     /// floats. A zero point is one byte: int4's 0…15, int8's −128…127 as two's
-    /// complement.
+    /// complement. Codes that stand for no weight (the rest of a row's last word, 2:4
+    /// positions past K) are rewritten as the code of zero, so that a kernel may multiply
+    /// them by 0.
     ///
     /// # Errors
     /// [`FormatError`]: a bad format, a wrong length, a scale that is not a positive
@@ -97,7 +99,7 @@ impl PackedWeights {
         if format.is_sparse() {
             Mask24::from_words(n, k, metadata.clone())?;
         }
-        let packed = Self { geometry, codes, metadata, scales, zeros };
+        let mut packed = Self { geometry, codes, metadata, scales, zeros };
         for index in 0..geometry.scales {
             let (row, group) = (index / geometry.groups.max(1), index % geometry.groups.max(1));
             if !packed.scales.is_positive_normal(index) {
@@ -112,7 +114,30 @@ impl PackedWeights {
                 }
             }
         }
+        packed.normalise_padding();
         Ok(packed)
+    }
+
+    fn normalise_padding(&mut self) {
+        let Geometry { n, k, stored, code_words, groups, .. } = self.geometry;
+        let element = self.format().element();
+        let per = element.per_word() as usize;
+        // Only the last quad of a 2:4 row reaches past K.
+        let first = if k.is_multiple_of(4) { stored } else { stored.saturating_sub(2) };
+        for row in 0..n {
+            let zero = match (element, groups) {
+                (Element::F32 | Element::F16, _) | (_, 0) => 0,
+                _ => self.zero(row, groups - 1) as u32,
+            };
+            for at in first..code_words * per {
+                if at >= stored || self.column(row, at) >= k {
+                    let word = &mut self.codes[row * code_words + at / per];
+                    let shift = (at % per) as u32 * element.bits();
+                    let mask = (u32::MAX >> (32 - element.bits())) << shift;
+                    *word = *word & !mask | zero << shift & mask;
+                }
+            }
+        }
     }
 
     /// The layout of the parts.

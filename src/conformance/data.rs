@@ -1,0 +1,108 @@
+//! The numbers of a case: the same on every machine.
+
+use super::{Case, Values};
+use crate::compress::{self, CompressError};
+use crate::format::{Element, PackedWeights, ScaleType, Scales};
+use crate::ops::FloatType;
+use half::f16;
+
+/// SplitMix64 (Steele, Lea and Flood, 2014).
+pub(super) struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Below `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.next() % end.max(1)
+    }
+
+    /// Roughly normal with deviation 1: the sum of four 16-bit uniforms.
+    fn normal(&mut self) -> f32 {
+        let bits = self.next();
+        let sum: i64 = (0..4).map(|i| i64::from((bits >> (16 * i)) as u16)).sum();
+        (sum - 2 * 65535) as f32 / 37_837.0
+    }
+}
+
+/// `count` values of a pattern.
+pub(super) fn values(pattern: Values, count: usize, random: &mut Random) -> Vec<f32> {
+    (0..count)
+        .map(|i| {
+            let v = random.normal();
+            match pattern {
+                Values::Normal => v,
+                Values::Outliers if random.below(64) == 0 => 100.0 * v,
+                Values::Outliers => v,
+                Values::SignedZeros => [v, v, 0.0, -0.0][random.below(4) as usize],
+                Values::DeadGroups if i / 48 % 2 == 1 => 0.0,
+                Values::DeadGroups => v,
+                Values::Extreme => [1.5, -1.5][random.below(2) as usize],
+                // Steps of 2⁻⁷ · ½: where the range is ±127 steps, every other one is a tie.
+                Values::Ties if i % 16 == 0 => 127.0 / 128.0,
+                Values::Ties => (random.below(509) as f32 - 254.0) / 256.0,
+            }
+        })
+        .collect()
+}
+
+/// Activations of `count` elements as the kernel sees them: f16 ones rounded.
+pub(super) fn activations(case: &Case, count: usize, random: &mut Random) -> Vec<f32> {
+    // Weights carry the pattern; X has zeros of both signs where that is the point.
+    let pattern = match case.values {
+        Values::SignedZeros => Values::SignedZeros,
+        Values::Outliers => Values::Outliers,
+        _ => Values::Normal,
+    };
+    let mut x = values(pattern, count, random);
+    if case.activations == FloatType::F16 {
+        x.iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32());
+    }
+    x
+}
+
+/// The weights of a case, quantized on the host.
+pub(super) fn weights(case: &Case, random: &mut Random) -> Result<PackedWeights, CompressError> {
+    let w = values(case.values, case.n * case.k, random);
+    compress::quantize(&w, case.n, case.k, &case.format)
+}
+
+/// The same weights for pattern (a): scales are powers of two, floats small integers of
+/// eighths, so that sums of integers times them are exact in any order.
+pub(super) fn exact_weights(
+    case: &Case,
+    packed: &PackedWeights,
+    random: &mut Random,
+) -> Result<PackedWeights, CompressError> {
+    let (format, n, k) = (case.format, case.n, case.k);
+    if !format.element().is_integer() {
+        let w: Vec<f32> = (0..n * k).map(|_| (random.below(17) as f32 - 8.0) / 8.0).collect();
+        return compress::quantize(&w, n, k, &format);
+    }
+    // Neighbouring groups differ, so that a scale of the wrong group shows.
+    let power = |index: usize| [1.0, 0.5, 2.0][index % 3];
+    let count = packed.scales().len();
+    let scales = match format.scale_type() {
+        ScaleType::F32 => Scales::F32((0..count).map(power).collect()),
+        ScaleType::F16 => Scales::F16((0..count).map(|i| f16::from_f32(power(i))).collect()),
+    };
+    let mut codes = packed.codes().to_vec();
+    if format.element() == Element::Int16 {
+        // Full int16 codes fill 2²⁴ with 512 terms: keep seven bits and the sign.
+        codes.iter_mut().for_each(|word| {
+            let pair = [*word as u16 as i16, (*word >> 16) as i16].map(|c| c % 128);
+            *word = u32::from(pair[0] as u16) | u32::from(pair[1] as u16) << 16;
+        });
+    }
+    let (metadata, zeros) = (packed.metadata().to_vec(), packed.zeros().to_vec());
+    Ok(PackedWeights::from_parts(format, n, k, codes, metadata, scales, zeros)?)
+}

@@ -1,0 +1,255 @@
+//! One matmul case: three runs of one kernel.
+
+use super::Case;
+use super::data::{self, Random};
+use super::report::{ErrorOverBound, Outcome};
+use crate::format::PackedWeights;
+use crate::host::Host;
+use crate::ops::matmul::RecordError;
+use crate::ops::{FloatType, MatmulArgs, MatmulPlan, MatmulSpec, Select, SubBuffer};
+use crate::reference::{self, MatmulCase, Output};
+use half::f16;
+use pollster::block_on;
+
+/// What outputs hold before a run, and what lies around rows afterwards: a NaN that no
+/// arithmetic makes.
+pub(super) const SENTINEL: u32 = 0x7fc5_7fc5;
+
+pub(super) fn run(host: &Host, case: &Case) -> Result<Outcome, String> {
+    let mut random = Random::new(case.seed());
+    let packed = data::weights(case, &mut random).map_err(|e| e.to_string())?;
+    let batch = if case.strided { 2 } else { 1 };
+    let x = data::activations(case, batch * case.m * case.k, &mut random);
+    let bias: Vec<f32> = (0..case.n).map(|i| (i % 17) as f32 - 8.0).collect();
+    let bias = case.bias.then_some(bias.as_slice());
+    let plan = block_on(MatmulPlan::new(host.kernels(), &spec(case), how(case)));
+    let plan = plan.map_err(|e| e.to_string())?;
+    let mut outcome = Outcome {
+        kernel: plan.kernel(case.m as u32).name(),
+        error_over_bound: ErrorOverBound::Ratio(0.0),
+        fault: None,
+    };
+    let mut worst = 0.0f64;
+
+    // The value pattern, against the bound.
+    let reference = |packed, x| MatmulCase {
+        x,
+        m: batch * case.m,
+        weights: packed,
+        bias,
+        output: output(case.output),
+        zero_folded: false,
+    };
+    let y = multiply(host, case, &plan, &packed, &x, bias)?;
+    let expected = reference::matmul(&reference(&packed, &x)).map_err(|e| e.to_string())?;
+    judge(case, "values", &y, &expected, &mut worst, &mut outcome.fault);
+
+    // Pattern (b): one-hot rows show each weight alone.
+    if case.k > 0 {
+        let hot: Vec<(usize, f32)> = (0..batch * case.m)
+            .map(|row| match row {
+                0 => (case.k - 1, -1.5),
+                _ => (random.below(case.k as u64) as usize, 1.0 + (row % 5) as f32 / 4.0),
+            })
+            .collect();
+        let mut x = vec![0.0; batch * case.m * case.k];
+        for (row, &(column, value)) in hot.iter().enumerate() {
+            x[row * case.k + column] = value;
+        }
+        let y = multiply(host, case, &plan, &packed, &x, bias)?;
+        let expected = reference::one_hot(&packed, &hot, bias, output(case.output), false);
+        let expected = expected.map_err(|e| e.to_string())?;
+        judge(case, "one-hot", &y, &expected, &mut worst, &mut outcome.fault);
+    }
+
+    // Pattern (a): integers and powers of two, bit for bit.
+    let exact = data::exact_weights(case, &packed, &mut random).map_err(|e| e.to_string())?;
+    let limit = reference::exact_limit(&exact, bias, false).map_err(|e| e.to_string())?;
+    // 64 keeps f16 activations exact and leaves no case out at K = 4096.
+    let limit = u64::from(limit.min(64));
+    if limit > 0 {
+        let x: Vec<f32> = (0..batch * case.m * case.k)
+            .map(|_| random.below(2 * limit + 1) as f32 - limit as f32)
+            .collect();
+        let y = multiply(host, case, &plan, &exact, &x, bias)?;
+        let expected =
+            reference::matmul_exact(&reference(&exact, &x)).map_err(|e| e.to_string())?;
+        let wrong = y.iter().zip(&expected).position(|(&got, want)| match case.output {
+            FloatType::F32 => !want.is_f32(got),
+            FloatType::F16 => !want.is_f16(f16::from_f32(got).to_bits()),
+        });
+        if let (Some(at), None) = (wrong, &outcome.fault) {
+            let (row, column) = (at / case.n, at % case.n);
+            let (got, want) = (y[at], expected[at].f32);
+            outcome.fault = Some(format!(
+                "pattern (a), exact integers: y[{row}, {column}] is {got}, must be {want}"
+            ));
+        }
+    } else if outcome.fault.is_none() {
+        outcome.fault = Some("pattern (a) has no room: the case table is wrong".into());
+    }
+    outcome.error_over_bound = ErrorOverBound::Ratio(worst);
+    Ok(outcome)
+}
+
+fn judge(
+    case: &Case,
+    pattern: &str,
+    y: &[f32],
+    expected: &[reference::Expected],
+    worst: &mut f64,
+    fault: &mut Option<String>,
+) {
+    for (at, (&got, want)) in y.iter().zip(expected).enumerate() {
+        let verdict = reference::check(want, got);
+        *worst = worst.max(verdict.error_over_bound);
+        if !verdict.passes() && fault.is_none() {
+            let (row, column) = (at / case.n, at % case.n);
+            let (value, bound) = (want.value, want.bound);
+            *fault = Some(format!(
+                "{pattern}: y[{row}, {column}] is {got}, must be {value} ± {bound:.3e}"
+            ));
+        }
+    }
+}
+
+fn output(float: FloatType) -> Output {
+    match float {
+        FloatType::F16 => Output::F16,
+        _ => Output::F32,
+    }
+}
+
+fn how(case: &Case) -> Select {
+    case.schedule.map_or(Select::Auto, Select::Pinned)
+}
+
+/// What a strided case leaves free, in elements: before the first row, after each row,
+/// after each batch. Multiples of 4 where K is one, so that both ways to load X occur.
+struct Gaps {
+    x_offset: u32,
+    y_offset: u32,
+}
+
+fn gaps(case: &Case) -> Gaps {
+    if case.strided { Gaps { x_offset: 8, y_offset: 6 } } else { Gaps { x_offset: 0, y_offset: 0 } }
+}
+
+fn spec(case: &Case) -> MatmulSpec {
+    let (m, n, k) = (case.m as u32, case.n as u32, case.k as u32);
+    let even = |columns: u32| columns + columns % 2;
+    let mut spec = MatmulSpec::new(m, n, k, case.format);
+    if case.strided {
+        spec = MatmulSpec::new(m + 3, n, k, case.format).with_batch(2);
+    }
+    spec = spec.with_activations(case.activations).with_output(case.output);
+    if case.strided {
+        let (x_row, y_row) = (even(k) + 4, even(n) + 2);
+        let rows = spec.max_m;
+        spec = spec.with_x_strides(x_row, x_row * rows + 8).with_y_strides(y_row, y_row * rows + 4);
+    }
+    if case.bias {
+        spec = spec.with_bias();
+    }
+    spec
+}
+
+/// Runs the kernel and returns Y, `[batch · m, N]`, after checking that nothing else was
+/// written.
+fn multiply(
+    host: &Host,
+    case: &Case,
+    plan: &MatmulPlan,
+    packed: &PackedWeights,
+    x: &[f32],
+    bias: Option<&[f32]>,
+) -> Result<Vec<f32>, String> {
+    let spec = plan.spec();
+    let weights = host.upload(packed).map_err(|e| e.to_string())?;
+    let Gaps { x_offset, y_offset } = gaps(case);
+    let (x_bytes, y_bytes) = (case.activations.bytes(), case.output.bytes());
+    let words = |elements: u64, bytes: u64| (elements * bytes).div_ceil(4) as usize + 8;
+    let x_len = u64::from(x_offset) + spec.x_bytes(spec.max_m) / x_bytes;
+    let y_len = u64::from(y_offset) + spec.y_bytes(spec.max_m) / y_bytes;
+    // What lies between rows of X is NaN: a kernel that reads it shows.
+    let mut x_words = vec![SENTINEL; words(x_len, x_bytes)];
+    let x_rows = rows(spec.batch, case.m, x_offset, spec.x_batch_stride, spec.x_stride);
+    for (source, at) in x_rows.enumerate() {
+        for column in 0..case.k {
+            put(&mut x_words, case.activations, at + column, x[source * case.k + column]);
+        }
+    }
+    let mut expected_words = vec![SENTINEL; words(y_len, y_bytes)];
+    let x_buffer = host.storage(&x_words).map_err(|e| e.to_string())?;
+    let y_buffer = host.storage(&expected_words).map_err(|e| e.to_string())?;
+    let bias = bias.map(|bias| host.storage(bytemuck::cast_slice(bias))).transpose();
+    let bias = bias.map_err(|e| e.to_string())?;
+    let bound = block_on(plan.bind(MatmulArgs {
+        activations: SubBuffer { buffer: &x_buffer, offset: u64::from(x_offset) * x_bytes },
+        weights: &weights,
+        bias: bias.as_ref().map(Into::into),
+        output: SubBuffer { buffer: &y_buffer, offset: u64::from(y_offset) * y_bytes },
+    }))
+    .map_err(|e| e.to_string())?;
+    let mut recorded: Result<(), RecordError> = Ok(());
+    host.submit(|pass| recorded = bound.record(pass, case.m as u32)).map_err(|e| e.to_string())?;
+    recorded.map_err(|e| e.to_string())?;
+    let got = host.read(&y_buffer, 0, expected_words.len()).map_err(|e| e.to_string())?;
+    // Take the results out and put them where sentinels are expected, so that all that is
+    // left must be equal.
+    let mut y = Vec::with_capacity(case.m * case.n * spec.batch as usize);
+    for at in rows(spec.batch, case.m, y_offset, spec.y_batch_stride, spec.y_stride) {
+        for column in 0..case.n {
+            let value = take(&got, case.output, at + column);
+            put_bits(&mut expected_words, case.output, at + column, value.0);
+            y.push(value.1);
+        }
+    }
+    match got.iter().zip(&expected_words).position(|(got, want)| got != want) {
+        Some(word) => {
+            Err(format!("word {word} of Y was written, and lies between or past its rows"))
+        }
+        None => Ok(y),
+    }
+}
+
+/// Where each row of each batch starts.
+fn rows(
+    batch: u32,
+    m: usize,
+    offset: u32,
+    by_batch: u32,
+    by_row: u32,
+) -> impl Iterator<Item = usize> {
+    (0..batch as usize).flat_map(move |b| {
+        (0..m).map(move |row| offset as usize + b * by_batch as usize + row * by_row as usize)
+    })
+}
+
+fn put(words: &mut [u32], float: FloatType, at: usize, value: f32) {
+    let bits = match float {
+        FloatType::F32 => value.to_bits(),
+        FloatType::F16 => u32::from(f16::from_f32(value).to_bits()),
+    };
+    put_bits(words, float, at, bits);
+}
+
+fn put_bits(words: &mut [u32], float: FloatType, at: usize, bits: u32) {
+    match float {
+        FloatType::F32 => words[at] = bits,
+        FloatType::F16 => {
+            let shift = at % 2 * 16;
+            words[at / 2] = words[at / 2] & !(0xffff << shift) | bits << shift;
+        }
+    }
+}
+
+fn take(words: &[u32], float: FloatType, at: usize) -> (u32, f32) {
+    match float {
+        FloatType::F32 => (words[at], f32::from_bits(words[at])),
+        FloatType::F16 => {
+            let bits = words[at / 2] >> (at % 2 * 16) & 0xffff;
+            (bits, f16::from_bits(bits as u16).to_f32())
+        }
+    }
+}

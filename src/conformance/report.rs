@@ -1,0 +1,145 @@
+use super::{Case, Op};
+use crate::format::{Granularity, WeightFormat};
+use serde::Serialize;
+
+/// What `verify` writes as JSON.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// One a device that was tried.
+    pub adapters: Vec<AdapterReport>,
+}
+
+/// All cases on one adapter.
+#[derive(Clone, Debug, Serialize)]
+pub struct AdapterReport {
+    /// The adapter's name.
+    pub name: String,
+    /// Its driver and version.
+    pub driver: String,
+    /// The API it was reached through.
+    pub backend: String,
+    /// Every case.
+    pub cases: Vec<CaseReport>,
+    /// How many passed.
+    pub passed: usize,
+    /// How many failed.
+    pub failed: usize,
+    /// How many could not run here.
+    pub skipped: usize,
+}
+
+/// The worst error as a fraction of the proven bound.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum ErrorOverBound {
+    /// Up to 1 is right. `null` in JSON where it is infinite.
+    Ratio(f64),
+    /// Bit for bit equal where that was asked: always the string `exact`.
+    Exact(&'static str),
+}
+
+/// How a case ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// As proven.
+    Pass,
+    /// Not.
+    Fail,
+    /// Could not run, for a reason.
+    Skip,
+}
+
+/// One case on one adapter.
+#[derive(Clone, Debug, Serialize)]
+pub struct CaseReport {
+    /// The case's name; `lowbit verify --case` repeats it.
+    pub id: String,
+    /// The op.
+    pub op: &'static str,
+    /// f32, f16, int16, int8 or int4.
+    pub weights: &'static str,
+    /// `"tensor"`, `"channel"` or a group size.
+    pub group: serde_group::Group,
+    /// Whether there are no stored zero points.
+    pub symmetric: bool,
+    /// `dense` or `2:4`.
+    pub sparsity: &'static str,
+    /// The type of X.
+    pub activations: &'static str,
+    /// The type of Y.
+    pub output: &'static str,
+    /// Rows of X.
+    pub m: usize,
+    /// Rows of W.
+    pub n: usize,
+    /// Columns of W.
+    pub k: usize,
+    /// The kernel that ran.
+    pub kernel: String,
+    /// The worst error, as a fraction of its bound.
+    pub error_over_bound: ErrorOverBound,
+    /// How it ended.
+    pub status: Status,
+    /// Why it failed or was skipped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// The three ways to name a granularity in JSON.
+pub mod serde_group {
+    use serde::Serialize;
+
+    /// `"tensor"`, `"channel"` or a number.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+    #[serde(untagged)]
+    pub enum Group {
+        /// One scale for all, or one a row.
+        Named(&'static str),
+        /// Weights in a group.
+        Size(u32),
+    }
+}
+
+fn group(format: &WeightFormat) -> serde_group::Group {
+    match format.granularity() {
+        Granularity::Tensor => serde_group::Group::Named("tensor"),
+        Granularity::Channel => serde_group::Group::Named("channel"),
+        Granularity::Group(g) => serde_group::Group::Size(g.get()),
+    }
+}
+
+impl CaseReport {
+    pub(super) fn new(case: &Case, outcome: Result<Outcome, String>) -> Self {
+        let (kernel, error_over_bound, reason) = match outcome {
+            Ok(outcome) => (outcome.kernel, outcome.error_over_bound, outcome.fault),
+            Err(reason) => (String::new(), ErrorOverBound::Ratio(f64::INFINITY), Some(reason)),
+        };
+        Self {
+            id: case.id(),
+            op: case.op.name(),
+            weights: case.format.element().name(),
+            group: group(&case.format),
+            symmetric: case.format.is_symmetric(),
+            sparsity: case.format.sparsity().name(),
+            activations: if case.op == Op::Matmul { case.activations.name() } else { "f32" },
+            output: case.output.name(),
+            m: case.m,
+            n: case.n,
+            k: case.k,
+            kernel,
+            error_over_bound,
+            status: if reason.is_some() { Status::Fail } else { Status::Pass },
+            reason,
+        }
+    }
+}
+
+/// What running a case found.
+#[derive(Clone, Debug)]
+pub(super) struct Outcome {
+    pub kernel: String,
+    pub error_over_bound: ErrorOverBound,
+    /// What is wrong, if anything.
+    pub fault: Option<String>,
+}

@@ -1,0 +1,53 @@
+use super::case::Op;
+use super::report::Outcome;
+use super::{Case, CaseReport, matmul, weights};
+use crate::host::Host;
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+/// Runs cases, a thread a host: several devices of one adapter share the work. Cases of one
+/// format stay together, so that no kernel is compiled twice. `done` is called after each
+/// case. Reports come in the order of the cases.
+///
+/// A case that cannot run to its end, because the device was lost, say, has failed.
+pub fn run(hosts: &[Host], cases: &[Case], done: &(dyn Fn(&CaseReport) + Sync)) -> Vec<CaseReport> {
+    let mut groups: HashMap<_, Vec<usize>> = HashMap::new();
+    for (index, case) in cases.iter().enumerate() {
+        groups.entry(case.format).or_default().push(index);
+    }
+    let mut groups: Vec<_> = groups.into_values().collect();
+    // Longest first, so that no thread is left with a long one at the end.
+    groups.sort_by_key(|group| group.iter().map(|&i| cost(&cases[i])).sum::<u64>());
+    let queue = Mutex::new(groups);
+    let reports: Mutex<Vec<Option<CaseReport>>> = Mutex::new(vec![None; cases.len()]);
+    std::thread::scope(|scope| {
+        for host in hosts {
+            scope.spawn(|| {
+                let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
+                while let Some(group) = next() {
+                    for index in group {
+                        let report = CaseReport::new(&cases[index], run_one(host, &cases[index]));
+                        done(&report);
+                        let mut reports = reports.lock().unwrap_or_else(PoisonError::into_inner);
+                        reports[index] = Some(report);
+                    }
+                }
+            });
+        }
+    });
+    let reports = reports.into_inner().unwrap_or_else(PoisonError::into_inner);
+    reports.into_iter().flatten().collect()
+}
+
+fn cost(case: &Case) -> u64 {
+    // About what compiling a kernel costs, in products.
+    3_000_000 + (case.m * case.n * case.k) as u64
+}
+
+fn run_one(host: &Host, case: &Case) -> Result<Outcome, String> {
+    match case.op {
+        Op::Matmul => matmul::run(host, case),
+        Op::Compress => weights::compress(host, case),
+        Op::Dequantize | Op::Gather => weights::rows(host, case),
+    }
+}

@@ -1,0 +1,203 @@
+use super::covering::triples;
+use super::{Case, Op, Values};
+use crate::format::{Element, Granularity, ScaleType, WeightFormat};
+use crate::ops::{FloatType, Schedule};
+use std::num::NonZeroU32;
+
+/// How much of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Extent {
+    /// All of it: minutes on a software adapter.
+    Full,
+    /// Every decoder, schedule and type once or a few times: under a minute.
+    Quick,
+}
+
+const FLOATS: [FloatType; 2] = [FloatType::F32, FloatType::F16];
+
+/// One m a regime.
+const SMALL_M: [usize; 4] = [1, 7, 16, 65];
+
+/// Empty, single, tiny odd, whole blocks, ragged beyond two blocks.
+const SMALL_SHAPES: [(usize, usize); 7] =
+    [(0, 8), (8, 0), (1, 1), (5, 7), (64, 64), (33, 72), (72, 35)];
+
+const LARGE_M: [usize; 6] = [1, 2, 7, 16, 33, 128];
+const LARGE: [usize; 8] = [192, 384, 385, 576, 577, 1536, 1535, 4096];
+
+fn group(g: u32) -> Granularity {
+    Granularity::Group(NonZeroU32::new(g).unwrap_or(NonZeroU32::MIN))
+}
+
+/// Every format there is with these groups: elements × granularities × symmetries × scale
+/// types × sparsities, less what does not exist.
+fn formats(groups: [u32; 2]) -> Vec<WeightFormat> {
+    let mut formats = Vec::new();
+    let granularities =
+        [Granularity::Tensor, Granularity::Channel, group(groups[0]), group(groups[1])];
+    for element in Element::ALL {
+        let floats = !element.is_integer();
+        for granularity in if floats { &granularities[1..2] } else { &granularities[..] } {
+            for index in 0..if floats { 2 } else { 8 } {
+                formats.extend(format(element, *granularity, index));
+            }
+        }
+    }
+    formats
+}
+
+/// Sparsity, symmetry and scale type from the bits of `index`; `None` if there is no such
+/// format.
+fn format(element: Element, granularity: Granularity, index: usize) -> Option<WeightFormat> {
+    let mut format = match element {
+        Element::F32 => WeightFormat::f32(),
+        Element::F16 => WeightFormat::f16(),
+        Element::Int16 => WeightFormat::int16(granularity),
+        Element::Int8 => WeightFormat::int8(granularity),
+        Element::Int4 => WeightFormat::int4(granularity),
+    };
+    if index & 1 != 0 {
+        format = format.two_four();
+    }
+    if index & 2 != 0 {
+        format = format.asymmetric();
+    }
+    if index & 4 != 0 {
+        format = format.with_scales(ScaleType::F16);
+    }
+    format.check().ok().map(|()| format)
+}
+
+/// The case table.
+///
+/// Small: the full product of formats, types of X and Y, regimes of m and shapes up to 72,
+/// value patterns in turn. Pinned: every schedule with every decoder and scaling. Large: a
+/// covering of strength 3 over elements, granularities, symmetry, scale type and sparsity,
+/// types, m, N, K and value patterns. Then the kernels that make and undo weights.
+pub fn table(extent: Extent) -> Vec<Case> {
+    let mut cases = Vec::new();
+    small(extent, &mut cases);
+    pinned(&mut cases);
+    if extent == Extent::Full {
+        large(&mut cases);
+    }
+    making(extent, &mut cases);
+    cases
+}
+
+fn small(extent: Extent, cases: &mut Vec<Case>) {
+    for (i, format) in formats([32, 6]).into_iter().enumerate() {
+        for (j, activations) in FLOATS.into_iter().enumerate() {
+            for (l, output) in FLOATS.into_iter().enumerate() {
+                // Quick: one pair of types a format, in turn.
+                if extent == Extent::Quick && i % 4 != 2 * j + l {
+                    continue;
+                }
+                for (a, m) in SMALL_M.into_iter().enumerate() {
+                    if extent == Extent::Quick && a != i / 4 % 4 {
+                        continue;
+                    }
+                    for (b, (n, k)) in SMALL_SHAPES.into_iter().enumerate() {
+                        if extent == Extent::Quick && !k.is_multiple_of(4) {
+                            continue;
+                        }
+                        let values = Values::ALL[(i + a + b + j + l) % Values::ALL.len()];
+                        cases.push(Case::matmul(format, (activations, output), (m, n, k), values));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Schedules that this adapter may not choose by itself: each with every decoder and way
+/// of scaling. Neither the symmetry nor the type of scales changes a schedule's loop, so
+/// that they alternate.
+fn pinned(cases: &mut Vec<Case>) {
+    let (n, k) = (70, 200);
+    for (i, format) in formats([64, 24]).into_iter().enumerate() {
+        let general = matches!(format.granularity(), Granularity::Group(_));
+        if format.element().is_integer() && (!general || (i / 2) % 4 == 1) {
+            continue;
+        }
+        for (j, schedule) in Schedule::all(k as u32).into_iter().enumerate() {
+            let values = Values::ALL[(i + j) % Values::ALL.len()];
+            let types = (FLOATS[i / 2 % 2], FLOATS[0]);
+            let m = [1, 5, 3, 4, 9, 40][j % 6];
+            let mut case = Case::matmul(format, types, (m, n, k), values);
+            case.schedule = Some(schedule);
+            cases.push(case);
+        }
+    }
+}
+
+fn large(cases: &mut Vec<Case>) {
+    let granularities = [Granularity::Tensor, Granularity::Channel, group(64), group(40)];
+    // Element, granularity, sparsity/symmetry/scales, types, m, n, k, values.
+    let levels = [5, 4, 2, 2, 2, 2, 2, LARGE_M.len(), LARGE.len(), LARGE.len(), 6];
+    for row in triples(&levels) {
+        let element = Element::ALL[row[0]];
+        // Bits that a format has no room for fall away; the triple is covered by the rest.
+        let index = match element {
+            Element::F32 | Element::F16 => row[2],
+            Element::Int16 => row[2],
+            Element::Int8 | Element::Int4 => row[2] | row[3] << 1 | row[4] << 2,
+        };
+        let Some(format) = format(element, granularities[row[1]], index) else { continue };
+        let shape = (LARGE_M[row[7]], LARGE[row[8]], LARGE[row[9]]);
+        let types = (FLOATS[row[5]], FLOATS[row[6]]);
+        cases.push(Case::matmul(format, types, shape, Values::ALL[row[10]]));
+    }
+}
+
+/// Compress, dequantize and gather: every format, shape and value pattern.
+fn making(extent: Extent, cases: &mut Vec<Case>) {
+    for (i, format) in formats([32, 6]).into_iter().enumerate() {
+        for (a, (n, k)) in SMALL_SHAPES.into_iter().chain([(130, 300)]).enumerate() {
+            for (b, values) in Values::ALL.into_iter().enumerate() {
+                if extent == Extent::Quick && (i + a) % Values::ALL.len() != b {
+                    continue;
+                }
+                for op in [Op::Compress, Op::Dequantize, Op::Gather] {
+                    let types = (FloatType::F32, FLOATS[(a + b) % 2]);
+                    let m = if op == Op::Gather { 9 } else { n };
+                    let mut case = Case::matmul(format, types, (m, n, k), values);
+                    (case.op, case.bias, case.strided) = (op, false, (a + b) % 3 == 0);
+                    cases.push(case);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn cases_differ_and_cover() {
+        for extent in [Extent::Full, Extent::Quick] {
+            let cases = table(extent);
+            let ids: HashSet<_> = cases.iter().map(Case::id).collect();
+            assert!(ids.len() * 100 > cases.len() * 98, "{} of {}", ids.len(), cases.len());
+            let formats: HashSet<_> = cases.iter().map(|c| c.format).collect();
+            assert!(formats.len() >= 76, "{} formats", formats.len());
+        }
+        let full = table(Extent::Full);
+        for format in formats([32, 6]) {
+            for m in SMALL_M {
+                for x in FLOATS {
+                    for y in FLOATS {
+                        let found = |c: &&Case| {
+                            (c.format, c.m, c.activations, c.output) == (format, m, x, y)
+                        };
+                        assert!(full.iter().filter(found).count() >= SMALL_SHAPES.len());
+                    }
+                }
+            }
+        }
+        eprintln!("{} cases, quick {}", full.len(), table(Extent::Quick).len());
+    }
+}
