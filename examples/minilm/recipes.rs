@@ -2,7 +2,7 @@
 //! that multiply with them on the GPU.
 
 use crate::bert::{Dense, Encoder, Error};
-use lowbit::format::{Granularity, PackedWeights, Sizes, WeightFormat};
+use lowbit::format::{Granularity, Sizes, WeightFormat};
 use lowbit::host::Host;
 use lowbit::ops::DeviceWeights;
 
@@ -34,20 +34,19 @@ pub fn recipes() -> Result<[Recipe; 7], Error> {
 /// Every matrix of the encoder in one format, in device memory.
 pub struct Compressed<'a> {
     host: &'a Host,
-    weights: Vec<DeviceWeights>,
+    /// By [`Dense::index`].
+    pub weights: Vec<DeviceWeights>,
     pub sizes: Sizes,
 }
 
 impl<'a> Compressed<'a> {
-    /// Packs every matrix and places it on the device.
+    /// Uploads f32 and prunes, quantizes and packs on the GPU.
     pub fn new(host: &'a Host, encoder: &Encoder, format: &WeightFormat) -> Result<Self, Error> {
         let mut weights = Vec::new();
         let mut sizes = Sizes::default();
         for dense in encoder.linears() {
-            // Until `Host::compress`: the same codes, made on the host.
-            let compressed = PackedWeights::quantize(&dense.weight, dense.n, dense.k, format)
-                .map_err(Error::from)
-                .and_then(|packed| Ok(host.upload(&packed)?))
+            let compressed = host
+                .compress(&dense.weight, dense.n, dense.k, format)
                 .map_err(|error| format!("{} as {format}: {error}", dense.name))?;
             sizes = sizes + compressed.sizes();
             weights.push(compressed);
