@@ -318,7 +318,8 @@ impl Host {
             index
         }))?;
         self.wait(index)?;
-        match receive.try_recv() {
+        // Another thread's poll may have taken this callback and not have called it yet.
+        match receive.recv_timeout(TIMEOUT) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(HostError::ReadBack(error.to_string())),
             Err(_) => return Err(HostError::ReadBack("the mapping was never answered".into())),

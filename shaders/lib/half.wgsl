@@ -1,5 +1,6 @@
-// IEEE binary16 in the halves of a u32, by integer arithmetic.
-// Requires: nothing. Provides: half_to_f32, half2_to_f32, f32_to_half.
+// IEEE binary16 in the halves of a u32.
+// Requires: nothing. Provides: half_to_f32, half2_to_f32, f32_to_half, and by integer
+// arithmetic alone half_to_f32_bits, f32_bits_to_half.
 // Why not unpack2x16float and pack2x16float: the first may flush f16 subnormals, which
 // are ordinary weights below 6.1e-5, and the second is indeterminate out of range.
 
@@ -22,7 +23,10 @@ fn half2_to_f32(word: u32) -> vec2<f32> {
 
 // Round to nearest, ties to even; out of range becomes infinity, NaN stays NaN.
 fn f32_to_half(value: f32) -> u32 {
-    let bits = bitcast<u32>(value);
+    return f32_bits_to_half(bitcast<u32>(value));
+}
+
+fn f32_bits_to_half(bits: u32) -> u32 {
     let sign = (bits >> 16u) & 0x8000u;
     let magnitude = bits & 0x7fffffffu;
     // Normal results: move the exponent, add half an ulp less one, plus the odd bit.
@@ -40,4 +44,23 @@ fn f32_to_half(value: f32) -> u32 {
     out = select(out, 0x7c00u, magnitude >= 0x477ff000u);
     out = select(out, 0x7e00u, magnitude > 0x7f800000u);
     return sign | out;
+}
+
+// As half_to_f32, for what must come out the same on every GPU: no float arithmetic.
+fn half_to_f32_bits(half: u32) -> u32 {
+    let sign = (half & 0x8000u) << 16u;
+    let magnitude = half & 0x7fffu;
+    if (magnitude >= 0x7c00u) {
+        return sign | (magnitude << 13u) | 0x7f800000u;
+    }
+    if (magnitude >= 0x0400u) {
+        return sign | ((magnitude << 13u) + 0x38000000u);
+    }
+    if (magnitude == 0u) {
+        return sign;
+    }
+    // The leading one of a subnormal goes to bit 23, where it adds the last 1 to the
+    // exponent.
+    let shift = countLeadingZeros(magnitude) - 8u;
+    return sign | (((125u - shift) << 23u) + (magnitude << shift));
 }

@@ -14,6 +14,8 @@ pub struct Fragment {
 pub enum Const {
     /// A `u32`.
     U32(u32),
+    /// An `i32`.
+    I32(i32),
     /// A `bool`.
     Bool(bool),
 }
@@ -65,6 +67,7 @@ impl Shader {
             // Writing to a String cannot fail.
             let _ = match value {
                 Const::U32(v) => writeln!(source, "const {name}: u32 = {v}u;"),
+                Const::I32(v) => writeln!(source, "const {name}: i32 = {v};"),
                 Const::Bool(v) => writeln!(source, "const {name}: bool = {v};"),
             };
         }

@@ -32,6 +32,14 @@ pub const FRAGMENTS: &[Fragment] = &[
     file("lib/no_bias", include_str!("../../shaders/lib/no_bias.wgsl")),
     file("lib/quad", include_str!("../../shaders/lib/quad.wgsl")),
     file("lib/quads", include_str!("../../shaders/lib/quads.wgsl")),
+    file("lib/softfloat", include_str!("../../shaders/lib/softfloat.wgsl")),
+    file("quantize/codes", include_str!("../../shaders/quantize/codes.wgsl")),
+    file("quantize/dequantize", include_str!("../../shaders/quantize/dequantize.wgsl")),
+    file("quantize/make", include_str!("../../shaders/quantize/make.wgsl")),
+    file("quantize/ranges", include_str!("../../shaders/quantize/ranges.wgsl")),
+    file("quantize/record", include_str!("../../shaders/quantize/record.wgsl")),
+    file("quantize/reset", include_str!("../../shaders/quantize/reset.wgsl")),
+    file("quantize/scales", include_str!("../../shaders/quantize/scales.wgsl")),
     file("scale/aligned", include_str!("../../shaders/scale/aligned.wgsl")),
     file("scale/general", include_str!("../../shaders/scale/general.wgsl")),
     file("scale/none", include_str!("../../shaders/scale/none.wgsl")),
@@ -39,6 +47,9 @@ pub const FRAGMENTS: &[Fragment] = &[
     file("schedule/gemv", include_str!("../../shaders/schedule/gemv.wgsl")),
     file("schedule/rows", include_str!("../../shaders/schedule/rows.wgsl")),
     file("schedule/tiled", include_str!("../../shaders/schedule/tiled.wgsl")),
+    file("sparse/metadata", include_str!("../../shaders/sparse/metadata.wgsl")),
+    file("sparse/place", include_str!("../../shaders/sparse/place.wgsl")),
+    file("sparse/prune", include_str!("../../shaders/sparse/prune.wgsl")),
 ];
 
 /// The fragment of that name. Names are literals of this crate, and a test looks up

@@ -48,6 +48,8 @@ pub enum Role {
     Scratch,
     /// Where kernels report bad input.
     Status,
+    /// Given 2:4 metadata.
+    Mask,
 }
 
 impl std::fmt::Display for Role {
@@ -60,6 +62,7 @@ impl std::fmt::Display for Role {
             Self::Indices => "indices",
             Self::Scratch => "scratch",
             Self::Status => "status",
+            Self::Mask => "mask",
         })
     }
 }
@@ -123,6 +126,26 @@ pub enum BindError {
     Bias {
         /// Whether the plan has one.
         planned: bool,
+    },
+    /// A 2:4 mask where the plan makes one, or none where it wants one.
+    #[error("the plan {} a given 2:4 mask", if *.planned {"wants"} else {"does not take"})]
+    Mask {
+        /// Whether the plan wants one.
+        planned: bool,
+    },
+    /// Row indices where the plan takes all rows, or none where it gathers.
+    #[error("the plan {}", if *.planned {"gathers rows and needs their indices"} else {"takes all rows, and no indices"})]
+    Indices {
+        /// Whether the plan gathers.
+        planned: bool,
+    },
+    /// Uncompressed rows that do not add up to the matrix.
+    #[error("{have} rows of uncompressed weights given where the plan needs {need}")]
+    Rows {
+        /// Rows of W.
+        need: usize,
+        /// Rows given.
+        have: usize,
     },
     /// The weights are of another format or shape than the plan.
     #[error("the plan is for {need} weights, these are {have}")]

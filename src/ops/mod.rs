@@ -5,10 +5,14 @@
 //! *recording* writes commands and neither allocates, compiles, waits nor fails.
 
 mod buffers;
+pub mod dequantize;
+pub mod make;
 pub mod matmul;
 mod weights;
 
 pub use buffers::{BindError, FloatType, Role, SubBuffer};
+pub use dequantize::{BoundDequantize, DequantizeArgs, DequantizePlan, DequantizeSpec};
+pub use make::{BoundMake, MakeArgs, MakeError, MakePlan, MakeSpec, MaskSource, SourceRows};
 pub use matmul::{
     BoundMatmul, KernelChoice, MatmulArgs, MatmulPlan, MatmulSpec, PlanError, Schedule, Select,
 };

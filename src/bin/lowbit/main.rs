@@ -8,6 +8,7 @@ mod error;
 mod files;
 mod inspect;
 mod report;
+mod verify;
 
 use clap::{Parser, Subcommand};
 use error::CliError;
@@ -30,6 +31,7 @@ enum Command {
     Compress(compress::Args),
     Inspect(inspect::Args),
     Decompress(decompress::Args),
+    Verify(verify::Args),
 }
 
 /// What a command that ran to its end has to say.
@@ -46,6 +48,7 @@ fn run(command: &Command) -> Result<Outcome, CliError> {
         Command::Compress(args) => compress::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Decompress(args) => decompress::run(args),
+        Command::Verify(args) => verify::run(args),
     }
 }
 

@@ -53,6 +53,12 @@ pub enum PlanError {
     /// The format is bad.
     #[error(transparent)]
     Format(#[from] FormatError),
+    /// A 2:4 mask for a dense format.
+    #[error("{format} is dense and takes no 2:4 mask; ask for 2:4+{format}")]
+    NotTwoFour {
+        /// The format.
+        format: WeightFormat,
+    },
     /// A dimension exceeds what kernels index.
     #[error("{name} = {value} is outside 0…{limit}")]
     TooLarge {

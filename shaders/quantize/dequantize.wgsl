@@ -1,0 +1,167 @@
+// Rows of a compressed matrix as f32 or f16, all of them or those an index list names.
+//
+// Requires: quantize/record, sparse/metadata, lib/half; constants ELEMENT_BITS, IS_FLOAT,
+// SPARSE, INDEXED, OUTPUT_F16, M_TABLE.
+// Provides: `main`, one invocation an output word: rows·(k words, or ⌈k/2⌉ of halves).
+//
+//   value = f32(c − z) · s, one multiply; floats are copied or widened exactly; a pruned
+//   weight is +0. An f16 output is that f32 rounded to nearest even, past its range ±Inf.
+//
+// Memory, in u32 words:
+//   codes, side  rows [first_row, first_row + rows) of the device layout
+//   indices      row numbers from `index_at` on. A row of another chunk is left alone; one
+//                that no chunk has, n or more, is filled with NaN by the chunk whose
+//                first_row is 0. Nothing is read out of bounds
+//   output       [out_rows, k], `output_stride` apart from `output_at` on. One invocation
+//                owns both halves of a word; with odd K the last upper half is preserved
+// How many rows a gather makes is known when it is recorded: two digits, at bindings 1
+// and 2, say it; `first_out` of them belong to earlier segments.
+//
+// The product is the only arithmetic here, and a GPU may round it either way.
+
+struct DequantizeParams {
+    rows: u32,
+    first_row: u32,
+    n: u32,
+    k: u32,
+    group_size: u32,
+    code_at: u32,
+    code_words: u32,
+    side_at: u32,
+    side_words: u32,
+    scale_at: u32,
+    zero_at: u32,
+    index_at: u32,
+    // Output rows of this segment: all of them, or under INDEXED at most.
+    out_rows: u32,
+    first_out: u32,
+    output_at: u32,
+    output_stride: u32,
+}
+
+struct Digit {
+    value: u32,
+    pad0: u32,
+    pad1: u32,
+    pad2: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: DequantizeParams;
+@group(0) @binding(1) var<uniform> count_low: Digit;
+@group(0) @binding(2) var<uniform> count_high: Digit;
+@group(0) @binding(3) var<storage, read> codes: array<u32>;
+@group(0) @binding(4) var<storage, read> side: array<u32>;
+@group(0) @binding(5) var<storage, read> indices: array<u32>;
+@group(0) @binding(6) var<storage, read_write> output: array<u32>;
+
+fn row_count() -> u32 {
+    if (!INDEXED) {
+        return params.out_rows;
+    }
+    let count = count_high.value * M_TABLE + count_low.value;
+    return min(count - params.first_out, params.out_rows);
+}
+
+// Where a column's code stands in its row, or 0xffffffff if it is pruned.
+fn position_of(record: u32, column: u32) -> u32 {
+    if (!SPARSE) {
+        return column;
+    }
+    let quad = column / 4u;
+    let nibble = quad_nibble(record, quad);
+    if ((nibble & 3u) == column % 4u) {
+        return 2u * quad;
+    }
+    return select(0xffffffffu, 2u * quad + 1u, (nibble >> 2u) == column % 4u);
+}
+
+fn code_bits(row: u32, position: u32) -> u32 {
+    let word = codes[params.code_at + row * params.code_words + position / CODES_PER_WORD];
+    return extractBits(word, code_shift(position), ELEMENT_BITS);
+}
+
+// Bits of the f32 value of a column below K.
+fn value_bits(row: u32, column: u32) -> u32 {
+    let record = params.side_at + row * params.side_words;
+    let position = position_of(record, column);
+    if (position == 0xffffffffu) {
+        return 0u;
+    }
+    let bits = code_bits(row, position);
+    if (IS_FLOAT) {
+        if (ELEMENT_BITS == 32u) {
+            return bits;
+        }
+        return half_to_f32_bits(bits);
+    }
+    var code = bitcast<i32>(bits);
+    if (ELEMENT_BITS != 4u) {
+        code = extractBits(code, 0u, ELEMENT_BITS);
+    }
+    let group = column / params.group_size;
+    let steps = f32(code - group_zero(record, group));
+    return bitcast<u32>(steps * bitcast<f32>(group_scale(record, group)));
+}
+
+// Bits of the f16 value. Widening a half and rounding it back would quieten a NaN.
+fn value_half(row: u32, column: u32) -> u32 {
+    if (IS_FLOAT && ELEMENT_BITS == 16u) {
+        let position = position_of(params.side_at + row * params.side_words, column);
+        if (position == 0xffffffffu) {
+            return 0u;
+        }
+        return code_bits(row, position);
+    }
+    return f32_bits_to_half(value_bits(row, column));
+}
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group_id: vec3<u32>,
+    @builtin(num_workgroups) group_count: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let workgroup = group_id.x + group_count.x * (group_id.y + group_count.y * group_id.z);
+    let id = workgroup * 64u + lane;
+    let words = select(params.k, (params.k + 1u) / 2u, OUTPUT_F16);
+    if (id >= row_count() * words) {
+        return;
+    }
+    let out_row = id / words;
+    let out_word = id % words;
+    let out = params.output_at + out_row * params.output_stride + out_word;
+
+    var row = out_row;
+    var missing = false;
+    if (INDEXED) {
+        let index = indices[params.index_at + out_row];
+        missing = index >= params.n;
+        // Wraps for rows before the chunk, which then are past it too.
+        row = index - params.first_row;
+        if (select(row >= params.rows, params.first_row != 0u, missing)) {
+            return;
+        }
+    }
+    if (!OUTPUT_F16) {
+        if (missing) {
+            output[out] = 0x7fc00000u;
+        } else {
+            output[out] = value_bits(row, out_word);
+        }
+        return;
+    }
+    let column = 2u * out_word;
+    let paired = column + 1u < params.k;
+    var low = 0x7e00u;
+    var high = 0x7e00u;
+    if (!missing) {
+        low = value_half(row, column);
+        if (paired) {
+            high = value_half(row, column + 1u);
+        }
+    }
+    if (!paired) {
+        high = output[out] >> 16u;
+    }
+    output[out] = low | (high << 16u);
+}

@@ -1,0 +1,462 @@
+//! Rows of compressed weights as f32 or f16: all of them, or those that a list of indices
+//! names (embedding tables).
+//!
+//! `ŵ = (c − z) · s`, one multiplication, which a GPU may round either way; floats are
+//! exact; pruned weights are +0. f16 output rounds that to nearest even.
+
+use super::buffers::{Window, check, window_capacity};
+use super::make::{constants, kernel_name};
+use super::matmul::RecordError;
+use super::{BindError, DeviceWeights, FloatType, PlanError, Role, SubBuffer};
+use crate::format::WeightFormat;
+use crate::gpu::{Binding, BufferFill, Const, Kernels, M_TABLE, Pipeline, Shader, fragment};
+use std::sync::Arc;
+
+/// The most rows that one gather makes: what two digits of the table of counts carry.
+const MAX_ROWS: u32 = (1 << 20) - 1;
+
+/// What is to be dequantized.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct DequantizeSpec {
+    /// Rows of W.
+    pub n: u32,
+    /// Columns of W.
+    pub k: u32,
+    /// The format of W.
+    pub weights: WeightFormat,
+    /// The type of the output.
+    pub output: FloatType,
+    /// Elements from one output row to the next; even for f16.
+    pub stride: u32,
+    /// Rows to gather at most; `None` for all rows of W in order.
+    pub gather: Option<u32>,
+}
+
+impl DequantizeSpec {
+    /// All rows, as packed f32.
+    pub fn new(n: u32, k: u32, weights: WeightFormat) -> Self {
+        Self { n, k, weights, output: FloatType::F32, stride: k, gather: None }
+    }
+
+    /// Up to `rows` rows that an index list names, as packed f32.
+    pub fn gather(rows: u32, n: u32, k: u32, weights: WeightFormat) -> Self {
+        Self { gather: Some(rows), ..Self::new(n, k, weights) }
+    }
+
+    /// The same with another type of output; sets a packed stride, even for f16.
+    pub fn with_output(mut self, output: FloatType) -> Self {
+        self.output = output;
+        self.stride = match output {
+            FloatType::F32 => self.k,
+            FloatType::F16 => self.k.saturating_add(self.k % 2),
+        };
+        self
+    }
+
+    /// The same with another stride, in elements.
+    pub fn with_stride(mut self, stride: u32) -> Self {
+        self.stride = stride;
+        self
+    }
+
+    /// Output rows at most.
+    pub fn rows(&self) -> u32 {
+        self.gather.unwrap_or(self.n)
+    }
+
+    /// Bytes of output from its start that `rows` rows write.
+    pub fn output_bytes(&self, rows: u32) -> u64 {
+        if rows == 0 || self.k == 0 {
+            return 0;
+        }
+        let elements = u64::from(rows - 1) * u64::from(self.stride) + u64::from(self.k);
+        // One invocation owns both halves of the last word.
+        (elements * self.output.bytes()).next_multiple_of(4)
+    }
+
+    /// Refuses what no plan can serve.
+    ///
+    /// # Errors
+    /// [`PlanError`]: a bad format, a dimension too large, a stride too short or, for f16,
+    /// odd.
+    pub fn check(&self) -> Result<(), PlanError> {
+        self.weights.geometry(self.n as usize, self.k as usize)?;
+        let limits = [
+            ("n", self.n, i32::MAX as u32),
+            ("k", self.k, i32::MAX as u32),
+            ("rows", self.gather.unwrap_or(0), MAX_ROWS),
+        ];
+        for (name, value, limit) in limits {
+            if value > limit {
+                return Err(PlanError::TooLarge { name, value, limit });
+            }
+        }
+        let (role, stride) = (Role::Output, self.stride);
+        if self.rows() > 1 && stride < self.k {
+            return Err(PlanError::Stride { role, stride, need: self.k.into() });
+        }
+        if self.rows() > 1 && self.output == FloatType::F16 && stride % 2 == 1 {
+            return Err(PlanError::OddStride { role, stride });
+        }
+        Ok(())
+    }
+
+    /// The shader: fragments, constants and bindings.
+    pub fn shader(&self) -> Shader {
+        let mut consts = constants(
+            &self.weights,
+            &["ELEMENT_BITS", "IS_FLOAT", "ASYMMETRIC", "SPARSE", "F16_SCALES", "CODE_ZERO"],
+        );
+        consts.push(("INDEXED", Const::Bool(self.gather.is_some())));
+        consts.push(("OUTPUT_F16", Const::Bool(self.output == FloatType::F16)));
+        let name = kernel_name("dequantize", &consts);
+        consts.push(("M_TABLE", Const::U32(M_TABLE)));
+        let fragments =
+            ["lib/half", "quantize/record", "sparse/metadata", "quantize/dequantize"].map(fragment);
+        Shader {
+            name,
+            consts,
+            fragments: fragments.to_vec(),
+            bindings: vec![
+                Binding::Uniform(size_of::<Params>() as u32),
+                Binding::DynamicUniform(16),
+                Binding::DynamicUniform(16),
+                Binding::Read,
+                Binding::Read,
+                Binding::Read,
+                Binding::Write,
+            ],
+        }
+    }
+
+    /// Words of one output row that are written.
+    fn row_words(&self) -> u64 {
+        (u64::from(self.k) * self.output.bytes()).div_ceil(4)
+    }
+}
+
+/// Mirror of `DequantizeParams` in `shaders/quantize/dequantize.wgsl`; a test compares
+/// the two.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    rows: u32,
+    first_row: u32,
+    n: u32,
+    k: u32,
+    group_size: u32,
+    code_at: u32,
+    code_words: u32,
+    side_at: u32,
+    side_words: u32,
+    scale_at: u32,
+    zero_at: u32,
+    index_at: u32,
+    out_rows: u32,
+    first_out: u32,
+    output_at: u32,
+    output_stride: u32,
+}
+
+/// Names and offsets of the parameters, for the test against naga's reflection.
+#[doc(hidden)]
+pub fn params_layout() -> (usize, Vec<(&'static str, usize)>) {
+    use std::mem::offset_of;
+    let fields = vec![
+        ("rows", offset_of!(Params, rows)),
+        ("first_row", offset_of!(Params, first_row)),
+        ("n", offset_of!(Params, n)),
+        ("k", offset_of!(Params, k)),
+        ("group_size", offset_of!(Params, group_size)),
+        ("code_at", offset_of!(Params, code_at)),
+        ("code_words", offset_of!(Params, code_words)),
+        ("side_at", offset_of!(Params, side_at)),
+        ("side_words", offset_of!(Params, side_words)),
+        ("scale_at", offset_of!(Params, scale_at)),
+        ("zero_at", offset_of!(Params, zero_at)),
+        ("index_at", offset_of!(Params, index_at)),
+        ("out_rows", offset_of!(Params, out_rows)),
+        ("first_out", offset_of!(Params, first_out)),
+        ("output_at", offset_of!(Params, output_at)),
+        ("output_stride", offset_of!(Params, output_stride)),
+    ];
+    (size_of::<Params>(), fields)
+}
+
+/// The compiled kernel for one [`DequantizeSpec`]. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct DequantizePlan {
+    kernels: Kernels,
+    spec: DequantizeSpec,
+    pipeline: Arc<Pipeline>,
+}
+
+/// The buffers of one dequantization.
+#[derive(Clone, Copy, Debug)]
+pub struct DequantizeArgs<'a> {
+    /// W.
+    pub weights: &'a DeviceWeights,
+    /// Row numbers, a u32 each, where the spec gathers. A row N or more gives NaN.
+    pub indices: Option<SubBuffer<'a>>,
+    /// The output. With f16 and odd K the upper half of a row's last word is preserved.
+    pub output: SubBuffer<'a>,
+}
+
+/// A plan with its buffers.
+#[derive(Clone, Debug)]
+pub struct BoundDequantize {
+    plan: DequantizePlan,
+    segments: Vec<Segment>,
+}
+
+/// Some output rows from a block of rows of W.
+#[derive(Clone, Debug)]
+struct Segment {
+    group: wgpu::BindGroup,
+    first_out: u32,
+    out_rows: u32,
+}
+
+impl DequantizePlan {
+    /// Checks a spec and compiles the kernel unless it is cached.
+    ///
+    /// # Errors
+    /// [`PlanError`].
+    pub async fn new(kernels: &Kernels, spec: &DequantizeSpec) -> Result<Self, PlanError> {
+        spec.check()?;
+        let pipeline = kernels.pipeline(&spec.shader()).await?;
+        Ok(Self { kernels: kernels.clone(), spec: spec.clone(), pipeline })
+    }
+
+    /// What the plan is for.
+    pub fn spec(&self) -> &DequantizeSpec {
+        &self.spec
+    }
+
+    /// Checks the buffers and makes bind groups and one small uniform buffer. Output that
+    /// exceeds a binding is split between rows.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub async fn bind(&self, args: DequantizeArgs<'_>) -> Result<BoundDequantize, BindError> {
+        self.check_args(&args)?;
+        let spec = &self.spec;
+        let caps = self.kernels.caps();
+        let layout = args.weights.layout();
+        let segments = self.segments(args.weights)?;
+        let slot = (caps.uniform_align as usize).max(size_of::<Params>());
+        let mut words = vec![0u32; segments.len() * slot / 4];
+        let mut all = Vec::with_capacity(segments.len());
+        for (index, &(block, out, out_rows)) in segments.iter().enumerate() {
+            let start = u64::from(out) * u64::from(spec.stride) * spec.output.bytes();
+            let output = Window::new(
+                caps,
+                args.output.buffer,
+                args.output.offset + start,
+                spec.output_bytes(out_rows),
+            );
+            let indices = args
+                .indices
+                .map(|i| Window::new(caps, i.buffer, i.offset, 4 * u64::from(spec.rows())));
+            let block = block.map(|block| &args.weights.blocks()[block]);
+            let rows = block.map_or(0..0, |block| block.rows.clone());
+            // Where all rows are wanted, the segment begins at its own first row.
+            let skip = if spec.gather.is_some() { 0 } else { out as usize - rows.start };
+            let groups = (u64::from(out_rows) * spec.row_words()).div_ceil(64);
+            if caps.fold(groups).is_none() {
+                return Err(BindError::GridTooLarge { groups, limit: caps.max_groups });
+            }
+            let params = Params {
+                rows: rows.len() as u32,
+                first_row: rows.start as u32,
+                n: spec.n,
+                k: spec.k,
+                group_size: layout.geometry.group_size.min(layout.geometry.k.max(1)) as u32,
+                code_at: (skip * layout.code_words) as u32,
+                code_words: layout.code_words as u32,
+                side_at: (skip * layout.side_words) as u32,
+                side_words: layout.side_words as u32,
+                scale_at: layout.scale_at as u32,
+                zero_at: layout.zero_at as u32,
+                index_at: indices.as_ref().map_or(0, |i| (i.skip / 4) as u32)
+                    + if spec.gather.is_some() { out } else { 0 },
+                out_rows,
+                first_out: out,
+                output_at: (output.skip / 4) as u32,
+                output_stride: (u64::from(spec.stride) * spec.output.bytes() / 4) as u32,
+            };
+            words[index * slot / 4..][..size_of::<Params>() / 4]
+                .copy_from_slice(bytemuck::cast_slice(&[params]));
+            all.push((block, output, indices, out, out_rows));
+        }
+        let usage = wgpu::BufferUsages::UNIFORM;
+        let fill = BufferFill::Words(&words);
+        let uniforms = self.kernels.buffer("lowbit dequantize params", usage, fill).await?;
+        let (code_bytes, side_bytes) = layout.row_bytes();
+        let segments = self.kernels.guarded("the bind groups of a dequantization", || {
+            let mut segments = Vec::with_capacity(all.len());
+            for (index, (block, output, indices, first_out, out_rows)) in all.iter().enumerate() {
+                let part = |buffer, offset: usize, bytes: usize| {
+                    let size = wgpu::BufferSize::new(bytes.max(16) as u64);
+                    let offset = offset as u64;
+                    wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size })
+                };
+                let digit = || part(self.kernels.m_table(), 0, 16);
+                let weights = block.map(|block| {
+                    let rows = block.rows.len();
+                    let codes = part(&block.codes, 0, rows * code_bytes);
+                    (codes, part(&block.side, 0, rows * side_bytes))
+                });
+                // What is not there nothing reads; any input will do.
+                let index = index * slot;
+                let (codes, side, list) = match (weights, indices) {
+                    (Some((codes, side)), Some(list)) => (codes, side, list.binding()),
+                    (Some((codes, side)), None) => (codes.clone(), side, codes),
+                    (None, Some(list)) => (list.binding(), list.binding(), list.binding()),
+                    // Without an index list there are rows only where there is a block.
+                    (None, None) => continue,
+                };
+                let entry = |binding, resource| wgpu::BindGroupEntry { binding, resource };
+                let group = self.kernels.device().create_bind_group(&wgpu::BindGroupDescriptor {
+                    label: Some("lowbit dequantize"),
+                    layout: &self.pipeline.layout,
+                    entries: &[
+                        entry(0, part(&uniforms, index, size_of::<Params>())),
+                        entry(1, digit()),
+                        entry(2, digit()),
+                        entry(3, codes),
+                        entry(4, side),
+                        entry(5, list),
+                        entry(6, output.binding()),
+                    ],
+                });
+                segments.push(Segment { group, first_out: *first_out, out_rows: *out_rows });
+            }
+            segments
+        });
+        Ok(BoundDequantize { plan: self.clone(), segments: segments.await? })
+    }
+
+    /// Block of weights, first output row, output rows.
+    fn segments(&self, weights: &DeviceWeights) -> Result<Vec<Span>, BindError> {
+        let spec = &self.spec;
+        if spec.k == 0 || spec.rows() == 0 {
+            return Ok(Vec::new());
+        }
+        let capacity = window_capacity(self.kernels.caps()).min(1 << 32);
+        let need = 4 * spec.row_words();
+        let Some(rest) = capacity.checked_sub(need) else {
+            return Err(BindError::RowTooLarge { role: Role::Output, need, limit: capacity });
+        };
+        let fit = rest / (u64::from(spec.stride) * spec.output.bytes()).max(1) + 1;
+        let fit = fit.min(u64::from(spec.rows())) as u32;
+        let cut = |start: u32, end: u32| {
+            (start..end).step_by(fit as usize).map(move |out| (out, fit.min(end - out)))
+        };
+        if spec.gather.is_none() {
+            let blocks = weights.blocks().iter().enumerate();
+            return Ok(blocks
+                .flat_map(|(block, b)| {
+                    let rows = cut(b.rows.start as u32, b.rows.end as u32);
+                    rows.map(move |(out, rows)| (Some(block), out, rows))
+                })
+                .collect());
+        }
+        // With no rows in W every index gives NaN, and something has to write it.
+        let blocks = match weights.blocks().len() {
+            0 => vec![None],
+            count => (0..count).map(Some).collect(),
+        };
+        Ok(cut(0, spec.rows())
+            .flat_map(|(out, rows)| blocks.iter().map(move |&block| (block, out, rows)))
+            .collect())
+    }
+
+    fn check_args(&self, args: &DequantizeArgs<'_>) -> Result<(), BindError> {
+        let spec = &self.spec;
+        let (n, k) = (spec.n as usize, spec.k as usize);
+        let weights = args.weights;
+        if weights.format() != spec.weights || (weights.n(), weights.k()) != (n, k) {
+            return Err(BindError::WrongWeights {
+                need: DeviceWeights::describe(spec.weights, n, k),
+                have: DeviceWeights::describe(weights.format(), weights.n(), weights.k()),
+            });
+        }
+        if args.indices.is_some() != spec.gather.is_some() {
+            return Err(BindError::Indices { planned: spec.gather.is_some() });
+        }
+        check(Role::Output, args.output, spec.output_bytes(spec.rows()), 4)?;
+        if let Some(indices) = args.indices {
+            check(Role::Indices, indices, 4 * u64::from(spec.rows()), 4)?;
+            let (need, limit) = (4 * u64::from(spec.rows()), window_capacity(self.kernels.caps()));
+            if need > limit {
+                return Err(BindError::RowTooLarge { role: Role::Indices, need, limit });
+            }
+            if indices.buffer == args.output.buffer {
+                return Err(BindError::Aliased { role: Role::Indices });
+            }
+        }
+        for block in weights.blocks() {
+            for buffer in [&block.codes, &block.side] {
+                check(Role::Weights, buffer.into(), 16, 4)?;
+                if buffer == args.output.buffer {
+                    return Err(BindError::Aliased { role: Role::Weights });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+type Span = (Option<usize>, u32, u32);
+
+impl BoundDequantize {
+    /// The plan it was bound from.
+    pub fn plan(&self) -> &DequantizePlan {
+        &self.plan
+    }
+
+    /// How many dispatches one recording makes at most.
+    pub fn dispatches(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// Records all that was planned. Sets the pass's pipeline and bind group 0. Allocates
+    /// nothing, waits for nothing.
+    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
+        self.record_rows(pass, self.plan.spec.rows());
+    }
+
+    /// Records a gather of the first `rows` indices only.
+    ///
+    /// # Errors
+    /// [`RecordError::MTooLarge`] for more rows than the plan gathers (a plan of all rows
+    /// gathers none); then nothing is recorded.
+    pub fn record_first(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        rows: u32,
+    ) -> Result<(), RecordError> {
+        let max_m = self.plan.spec.gather.unwrap_or(0);
+        if rows > max_m {
+            return Err(RecordError::MTooLarge { m: rows, max_m });
+        }
+        self.record_rows(pass, rows);
+        Ok(())
+    }
+
+    fn record_rows(&self, pass: &mut wgpu::ComputePass<'_>, rows: u32) {
+        let DequantizePlan { kernels, spec, pipeline } = &self.plan;
+        pass.set_pipeline(&pipeline.pipeline);
+        // Only a gather reads its count; the number of all rows may exceed the table.
+        let digits = kernels.m_offsets(spec.gather.map_or(0, |_| rows));
+        for segment in self.segments.iter().filter(|segment| segment.first_out < rows) {
+            let count = (rows - segment.first_out).min(segment.out_rows);
+            let groups = (u64::from(count) * spec.row_words()).div_ceil(64);
+            // `bind` has checked the largest grid, and smaller ones fold as well.
+            let [x, y, z] = kernels.caps().fold(groups).unwrap_or_default();
+            pass.set_bind_group(0, &segment.group, &digits);
+            pass.dispatch_workgroups(x, y, z);
+        }
+    }
+}

@@ -1,0 +1,355 @@
+use super::kernel::Params;
+use super::{MakeError, MakeKernel, MakePlan, MaskSource, STATUS_WORDS};
+use crate::gpu::BufferFill;
+use crate::ops::buffers::{Window, check, window_capacity};
+use crate::ops::{BindError, DeviceWeights, Role, RowBlock, SubBuffer};
+use std::ops::Range;
+
+/// Some consecutive rows of the uncompressed W, f32 row-major.
+#[derive(Clone, Copy, Debug)]
+pub struct SourceRows<'a> {
+    /// Where they start.
+    pub at: SubBuffer<'a>,
+    /// How many there are.
+    pub rows: usize,
+}
+
+/// The buffers of one making.
+#[derive(Clone, Copy, Debug)]
+pub struct MakeArgs<'a> {
+    /// The rows of W, in order: several buffers where one cannot hold them.
+    pub source: &'a [SourceRows<'a>],
+    /// Canonical metadata `[N, ⌈K/32⌉]` words, where the spec says the mask is given.
+    pub mask: Option<SubBuffer<'a>>,
+    /// Weights of the spec's format and shape, to be written over.
+    pub output: &'a DeviceWeights,
+}
+
+/// A plan with its buffers. Owns the scratch buffer of ranges and the status.
+#[derive(Clone, Debug)]
+pub struct BoundMake {
+    plan: MakePlan,
+    chunks: Vec<Chunk>,
+    status: wgpu::Buffer,
+}
+
+/// Rows that fit all bindings.
+#[derive(Clone, Debug)]
+struct Chunk {
+    group: wgpu::BindGroup,
+    first_row: usize,
+    params: Params,
+}
+
+/// Rows of one chunk: of `W`, and where they are.
+struct Piece {
+    rows: Range<usize>,
+    source: usize,
+    /// The first of them among the rows of its source.
+    source_row: usize,
+    block: usize,
+}
+
+impl MakePlan {
+    /// Checks the buffers; makes scratch, status, parameters and bind groups. W that exceeds
+    /// a binding is taken in chunks of rows.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub async fn bind(&self, args: MakeArgs<'_>) -> Result<BoundMake, BindError> {
+        let spec = &self.spec;
+        self.check_args(&args)?;
+        let caps = self.kernels.caps();
+        let pieces = self.pieces(&args)?;
+        let layout = args.output.layout();
+        let pairs = |rows: usize| match (layout.geometry.scales, spec.per_tensor()) {
+            (0, _) => 0,
+            (_, true) => 1,
+            (_, false) => rows * layout.geometry.groups,
+        };
+        let scratch = pieces.iter().map(|piece| pairs(piece.rows.len())).max().unwrap_or(0);
+
+        let slot = (caps.uniform_align as usize).max(size_of::<Params>());
+        let mut words = vec![0u32; pieces.len() * slot / 4];
+        let mut all = Vec::with_capacity(pieces.len());
+        for (index, piece) in pieces.iter().enumerate() {
+            let (source, mask) = self.windows(&args, piece);
+            let rows = piece.rows.len();
+            let block_row = piece.rows.start - args.output.blocks()[piece.block].rows.start;
+            let first = index == 0;
+            let params = Params {
+                rows: rows as u32,
+                weight_at: (source.skip / 4) as u32,
+                weight_stride: spec.stride,
+                given_at: mask.as_ref().map_or(0, |mask| (mask.skip / 4) as u32),
+                code_at: (block_row * layout.code_words) as u32,
+                side_at: (block_row * layout.side_words) as u32,
+                status_at: (index * STATUS_WORDS) as u32,
+                // One range for all chunks is cleared once.
+                extreme_words: if spec.per_tensor() && !first { 0 } else { 2 * pairs(rows) as u32 },
+                ..Params::of(layout)
+            };
+            for (kernel, _) in self.pipelines.iter() {
+                let groups = kernel.groups(&params);
+                if caps.fold(groups).is_none() {
+                    return Err(BindError::GridTooLarge { groups, limit: caps.max_groups });
+                }
+            }
+            words[index * slot / 4..][..size_of::<Params>() / 4]
+                .copy_from_slice(bytemuck::cast_slice(&[params]));
+            all.push((params, source, mask));
+        }
+
+        let kernels = &self.kernels;
+        let buffer = |label, usage, bytes: usize| {
+            kernels.buffer(label, usage, BufferFill::Zeros(bytes as u64))
+        };
+        let storage = wgpu::BufferUsages::STORAGE;
+        let scratch = buffer("lowbit make ranges", storage, 8 * scratch).await?;
+        let readable = storage | wgpu::BufferUsages::COPY_SRC;
+        let status =
+            buffer("lowbit make status", readable, 4 * STATUS_WORDS * pieces.len()).await?;
+        let uniform = wgpu::BufferUsages::UNIFORM;
+        let uniforms =
+            kernels.buffer("lowbit make params", uniform, BufferFill::Words(&words)).await?;
+        let chunks = kernels.guarded("the bind groups of a make", || {
+            let mut chunks = Vec::with_capacity(pieces.len());
+            for (index, (piece, (params, source, mask))) in pieces.iter().zip(all).enumerate() {
+                let block = &args.output.blocks()[piece.block];
+                let entry = |binding, resource| wgpu::BindGroupEntry { binding, resource };
+                let part = |buffer, offset: usize, bytes: usize| {
+                    let size = wgpu::BufferSize::new(bytes.max(16) as u64);
+                    let offset = offset as u64;
+                    wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size })
+                };
+                let (code_bytes, side_bytes) = layout.row_bytes();
+                let rows = block.rows.len();
+                let group = kernels.device().create_bind_group(&wgpu::BindGroupDescriptor {
+                    label: Some("lowbit make"),
+                    layout: &self.pipelines[0].1.layout,
+                    entries: &[
+                        entry(0, part(&uniforms, index * slot, size_of::<Params>())),
+                        entry(1, source.binding()),
+                        // Without a mask nothing reads it.
+                        entry(2, mask.unwrap_or(source).binding()),
+                        entry(3, scratch.as_entire_binding()),
+                        entry(4, part(&block.codes, 0, rows * code_bytes)),
+                        entry(5, part(&block.side, 0, rows * side_bytes)),
+                        entry(6, status.as_entire_binding()),
+                    ],
+                });
+                chunks.push(Chunk { group, first_row: piece.rows.start, params });
+            }
+            chunks
+        });
+        Ok(BoundMake { plan: self.clone(), chunks: chunks.await?, status })
+    }
+
+    fn check_args(&self, args: &MakeArgs<'_>) -> Result<(), BindError> {
+        let spec = &self.spec;
+        let (n, k) = (spec.n as usize, spec.k as usize);
+        let output = args.output;
+        if output.format() != spec.weights || (output.n(), output.k()) != (n, k) {
+            return Err(BindError::WrongWeights {
+                need: DeviceWeights::describe(spec.weights, n, k),
+                have: DeviceWeights::describe(output.format(), output.n(), output.k()),
+            });
+        }
+        let have = args.source.iter().fold(0usize, |sum, s| sum.saturating_add(s.rows));
+        if have != n {
+            return Err(BindError::Rows { need: n, have });
+        }
+        for source in args.source {
+            let bytes = match source.rows {
+                0 => 0,
+                rows => ((rows as u64 - 1) * u64::from(spec.stride))
+                    .checked_add(k as u64)
+                    .and_then(|words| words.checked_mul(4))
+                    .ok_or(BindError::Overflow { role: Role::Weights })?,
+            };
+            check(Role::Weights, source.at, bytes, 4)?;
+        }
+        if args.mask.is_some() != (spec.mask == MaskSource::Given) {
+            return Err(BindError::Mask { planned: spec.mask == MaskSource::Given });
+        }
+        if let Some(mask) = args.mask {
+            check(Role::Mask, mask, (n * output.layout().blocks * 4) as u64, 4)?;
+        }
+        let inputs = || {
+            let source = args.source.iter().map(|s| (Role::Weights, s.at.buffer));
+            source.chain(args.mask.map(|mask| (Role::Mask, mask.buffer)))
+        };
+        for block in output.blocks() {
+            for buffer in [&block.codes, &block.side] {
+                check(Role::Output, buffer.into(), 16, 4)?;
+                if let Some((role, _)) = inputs().find(|(_, input)| *input == buffer) {
+                    return Err(BindError::Aliased { role });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Chunks: cut where a source or a block of weights ends, and where a binding is full.
+    fn pieces(&self, args: &MakeArgs<'_>) -> Result<Vec<Piece>, BindError> {
+        let spec = &self.spec;
+        let mut pieces = Vec::new();
+        if spec.n == 0 || spec.k == 0 {
+            return Ok(pieces);
+        }
+        let layout = args.output.layout();
+        // Kernels index words with u32, whatever a device can bind.
+        let capacity = window_capacity(self.kernels.caps()).min(1 << 32);
+        let fit = |role, row: u64, step: u64| match capacity.checked_sub(row) {
+            None => Err(BindError::RowTooLarge { role, need: row, limit: capacity }),
+            Some(rest) => Ok(usize::try_from(rest / step.max(1) + 1).unwrap_or(usize::MAX)),
+        };
+        let source = fit(Role::Weights, 4 * u64::from(spec.k), 4 * u64::from(spec.stride))?;
+        let mask = 4 * layout.blocks as u64;
+        let mask = fit(Role::Mask, mask, mask)?;
+        let ranges = match (layout.geometry.scales, spec.per_tensor()) {
+            (0, _) | (_, true) => usize::MAX,
+            _ => {
+                let row = 8 * layout.geometry.groups as u64;
+                fit(Role::Scratch, row, row)?
+            }
+        };
+        let fit = source.min(mask).min(ranges);
+
+        let mut starts = Vec::with_capacity(args.source.len());
+        let mut start = 0;
+        for source in args.source {
+            starts.push(start);
+            start += source.rows;
+        }
+        let (mut row, mut source, mut block) = (0, 0, 0);
+        let blocks: &[RowBlock] = args.output.blocks();
+        while row < spec.n as usize {
+            // Rows are left, and sources and blocks cover all of them.
+            while row >= starts[source] + args.source[source].rows {
+                source += 1;
+            }
+            while row >= blocks[block].rows.end {
+                block += 1;
+            }
+            let source_end = starts[source] + args.source[source].rows;
+            let end = source_end.min(blocks[block].rows.end).min(row.saturating_add(fit));
+            pieces.push(Piece { rows: row..end, source, source_row: row - starts[source], block });
+            row = end;
+        }
+        Ok(pieces)
+    }
+
+    fn windows<'a>(&self, args: &MakeArgs<'a>, piece: &Piece) -> (Window<'a>, Option<Window<'a>>) {
+        let caps = self.kernels.caps();
+        let spec = &self.spec;
+        let rows = piece.rows.len() as u64;
+        let at = args.source[piece.source].at;
+        let start = at.offset + 4 * piece.source_row as u64 * u64::from(spec.stride);
+        let len = 4 * ((rows - 1) * u64::from(spec.stride) + u64::from(spec.k));
+        let mask_row = 4 * args.output.layout().blocks as u64;
+        let mask = args.mask.map(|mask| {
+            let start = mask.offset + piece.rows.start as u64 * mask_row;
+            Window::new(caps, mask.buffer, start, rows * mask_row)
+        });
+        (Window::new(caps, at.buffer, start, len), mask)
+    }
+}
+
+impl BoundMake {
+    /// The plan it was bound from.
+    pub fn plan(&self) -> &MakePlan {
+        &self.plan
+    }
+
+    /// How many chunks of rows W is taken in.
+    pub fn chunks(&self) -> usize {
+        self.chunks.len()
+    }
+
+    /// Records the kernels. Sets the pass's pipeline and bind group 0. Allocates nothing,
+    /// waits for nothing; may be recorded again, for other values of the same W.
+    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
+        let ranged = |kernel| matches!(kernel, MakeKernel::Scales | MakeKernel::Codes);
+        if self.plan.spec.per_tensor() {
+            // The one range is complete only after every chunk.
+            self.record_some(pass, &self.chunks, |kernel| !ranged(kernel));
+            self.record_some(pass, &self.chunks, ranged);
+        } else {
+            for chunk in self.chunks.chunks(1) {
+                self.record_some(pass, chunk, |_| true);
+            }
+        }
+    }
+
+    fn record_some(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        chunks: &[Chunk],
+        wanted: impl Fn(MakeKernel) -> bool,
+    ) {
+        for (kernel, pipeline) in self.plan.pipelines.iter().filter(|(kernel, _)| wanted(*kernel)) {
+            pass.set_pipeline(&pipeline.pipeline);
+            for chunk in chunks {
+                // `bind` has checked that the grid folds.
+                let caps = self.plan.kernels.caps();
+                let [x, y, z] = caps.fold(kernel.groups(&chunk.params)).unwrap_or_default();
+                pass.set_bind_group(0, &chunk.group, &[]);
+                pass.dispatch_workgroups(x, y, z);
+            }
+        }
+    }
+
+    /// The status buffer, with `COPY_SRC` usage: [`status_words`](Self::status_words) words
+    /// to read back once the pass has run, for [`check`](Self::check).
+    pub fn status(&self) -> &wgpu::Buffer {
+        &self.status
+    }
+
+    /// Words of status; 0 for an empty matrix.
+    pub fn status_words(&self) -> usize {
+        STATUS_WORDS * self.chunks.len()
+    }
+
+    /// Whether the pass that left this status made good weights. Codes and scales of a
+    /// refused matrix are well-formed but mean nothing.
+    ///
+    /// # Errors
+    /// [`MakeError`]: what was refused, and where.
+    pub fn check(&self, status: &[u32]) -> Result<(), MakeError> {
+        let (need, have) = (self.status_words(), status.len());
+        if need != have {
+            return Err(MakeError::WrongLength { need, have });
+        }
+        // The first index of a kind of fault, as (row of W, place in that row).
+        let first = |kind: usize, row_length: usize| {
+            let found = self.chunks.iter().zip(status.chunks(STATUS_WORDS));
+            let mut found = found.filter(|(_, words)| words[kind] != u32::MAX);
+            found.next().map(|(chunk, words)| {
+                let (at, row_length) = (words[kind] as usize, row_length.max(1));
+                (chunk.first_row + at / row_length, at % row_length)
+            })
+        };
+        // A buffer starts as zeros, and no chunk has every fault at its first weight: a
+        // scale is an integer's, an overflow f16's.
+        if status.chunks(STATUS_WORDS).any(|words| words.iter().all(|&word| word == 0)) {
+            return Err(MakeError::NotRun);
+        }
+        let spec = &self.plan.spec;
+        let (k, scale_type) = (spec.k as usize, spec.weights.scale_type());
+        let Some(chunk) = self.chunks.first() else { return Ok(()) };
+        if let Some((row, quad)) = first(3, 8 * chunk.params.blocks as usize) {
+            return Err(MakeError::BadMask { row, quad });
+        }
+        if let Some((row, col)) = first(0, k) {
+            return Err(MakeError::NonFinite { row, col });
+        }
+        if let Some((row, group)) = first(1, chunk.params.groups as usize) {
+            return Err(MakeError::ScaleRange { row, group, scale_type });
+        }
+        match first(2, k) {
+            Some((row, col)) => Err(MakeError::F16Overflow { row, col }),
+            None => Ok(()),
+        }
+    }
+}

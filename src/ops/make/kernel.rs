@@ -1,0 +1,221 @@
+use crate::format::{DeviceLayout, Element, Granularity, ScaleType, WeightFormat};
+use crate::gpu::{Binding, Const, Shader, fragment};
+
+/// One kernel of the making of weights; its file under `shaders/` has its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum MakeKernel {
+    /// Clears ranges and status.
+    Reset,
+    /// 2:4 metadata by magnitude.
+    Prune,
+    /// 2:4 metadata from a given mask.
+    Place,
+    /// The range of each group; for every format the check that weights are finite.
+    Ranges,
+    /// Scales and zero points.
+    Scales,
+    /// Codes.
+    Codes,
+}
+
+impl MakeKernel {
+    /// Every kernel.
+    pub const ALL: [Self; 6] =
+        [Self::Reset, Self::Prune, Self::Place, Self::Ranges, Self::Scales, Self::Codes];
+
+    /// The file's name, and how the kernel id begins.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Reset => "reset",
+            Self::Prune => "prune",
+            Self::Place => "place",
+            Self::Ranges => "ranges",
+            Self::Scales => "scales",
+            Self::Codes => "codes",
+        }
+    }
+
+    /// The shader for a format. Formats that differ in nothing the kernel looks at share it.
+    pub fn shader(self, format: &WeightFormat) -> Shader {
+        let (fragments, wanted): (&[&str], &[&str]) = match self {
+            Self::Reset => (&["quantize/make", "quantize/reset"], &[]),
+            Self::Prune => (&["quantize/make", "lib/softfloat", "sparse/prune"], &[]),
+            Self::Place => (&["quantize/make", "sparse/place"], &[]),
+            Self::Ranges => (
+                &["quantize/make", "lib/softfloat", "sparse/metadata", "quantize/ranges"],
+                &["IS_FLOAT", "SPARSE", "PER_TENSOR"],
+            ),
+            Self::Scales => (
+                &["quantize/make", "lib/softfloat", "lib/half", "quantize/scales"],
+                &[
+                    "ASYMMETRIC",
+                    "F16_SCALES",
+                    "PER_TENSOR",
+                    "CODE_LOW",
+                    "CODE_HIGH",
+                    "SCALE_DIVISOR",
+                ],
+            ),
+            Self::Codes => (
+                &[
+                    "quantize/make",
+                    "lib/softfloat",
+                    "lib/half",
+                    "quantize/record",
+                    "sparse/metadata",
+                    "quantize/codes",
+                ],
+                &[
+                    "ELEMENT_BITS",
+                    "IS_FLOAT",
+                    "ASYMMETRIC",
+                    "SPARSE",
+                    "F16_SCALES",
+                    "CODE_LOW",
+                    "CODE_HIGH",
+                    "CODE_ZERO",
+                ],
+            ),
+        };
+        let consts = constants(format, wanted);
+        Shader {
+            name: kernel_name(self.name(), &consts),
+            consts,
+            fragments: fragments.iter().map(|name| fragment(name)).collect(),
+            bindings: vec![
+                Binding::Uniform(size_of::<Params>() as u32),
+                Binding::Read,
+                Binding::Read,
+                Binding::Write,
+                Binding::Write,
+                Binding::Write,
+                Binding::Write,
+            ],
+        }
+    }
+
+    /// Workgroups for one chunk of rows.
+    pub(super) fn groups(self, params: &Params) -> u64 {
+        let rows = u64::from(params.rows);
+        let invocations = match self {
+            Self::Reset => u64::from(params.extreme_words.max(super::STATUS_WORDS as u32)),
+            Self::Prune | Self::Place | Self::Ranges => rows * u64::from(params.blocks),
+            Self::Scales => rows * u64::from(params.side_words - params.scale_at),
+            Self::Codes => rows * u64::from(params.code_words),
+        };
+        invocations.div_ceil(64)
+    }
+}
+
+/// The kernel id: the kernel, and what distinguishes it.
+pub(crate) fn kernel_name(kernel: &str, consts: &[(&'static str, Const)]) -> String {
+    let mut name = kernel.to_string();
+    for &(constant, value) in consts {
+        let part = match (constant, value) {
+            ("ELEMENT_BITS", Const::U32(bits)) => format!("b{bits}"),
+            ("CODE_HIGH", Const::I32(high)) => format!("to{high}"),
+            ("IS_FLOAT", Const::Bool(true)) => "float".into(),
+            ("ASYMMETRIC", Const::Bool(true)) => "asym".into(),
+            ("SPARSE", Const::Bool(true)) => "24".into(),
+            ("F16_SCALES", Const::Bool(true)) => "f16s".into(),
+            ("PER_TENSOR", Const::Bool(true)) => "tensor".into(),
+            ("INDEXED", Const::Bool(true)) => "gather".into(),
+            ("OUTPUT_F16", Const::Bool(true)) => "yf16".into(),
+            _ => continue,
+        };
+        name.push('.');
+        name.push_str(&part);
+    }
+    name
+}
+
+/// Constants that fragments of `shaders/quantize` require of a format, those of `wanted`.
+pub(crate) fn constants(
+    format: &WeightFormat,
+    wanted: &[&'static str],
+) -> Vec<(&'static str, Const)> {
+    let (low, high) = format.code_range().unwrap_or((0, 0));
+    // From the code of zero up; an asymmetric one counts from the lowest.
+    let steps = high - if format.is_symmetric() { format.symmetric_zero() } else { low };
+    let is_float = matches!(format.element(), Element::F32 | Element::F16);
+    let value = |name: &str| match name {
+        "ELEMENT_BITS" => Const::U32(format.element().bits()),
+        "IS_FLOAT" => Const::Bool(is_float),
+        "ASYMMETRIC" => Const::Bool(!format.is_symmetric()),
+        "SPARSE" => Const::Bool(format.is_sparse()),
+        "F16_SCALES" => Const::Bool(format.scale_type() == ScaleType::F16),
+        "PER_TENSOR" => Const::Bool(format.granularity() == Granularity::Tensor),
+        "CODE_LOW" => Const::I32(low),
+        "CODE_HIGH" => Const::I32(high),
+        "CODE_ZERO" => Const::I32(format.symmetric_zero()),
+        _ => Const::U32((steps.max(1) as f32).to_bits()),
+    };
+    wanted.iter().map(|&name| (name, value(name))).collect()
+}
+
+/// Mirror of `MakeParams` in `shaders/quantize/make.wgsl`; a test compares the two.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+pub(super) struct Params {
+    pub rows: u32,
+    pub k: u32,
+    pub blocks: u32,
+    pub group_size: u32,
+    pub groups: u32,
+    pub weight_at: u32,
+    pub weight_stride: u32,
+    pub given_at: u32,
+    pub code_at: u32,
+    pub code_words: u32,
+    pub side_at: u32,
+    pub side_words: u32,
+    pub scale_at: u32,
+    pub zero_at: u32,
+    pub status_at: u32,
+    pub extreme_words: u32,
+}
+
+impl Params {
+    /// What the layout decides; offsets, stride, rows and ranges are the chunk's.
+    pub fn of(layout: &DeviceLayout) -> Self {
+        let geometry = &layout.geometry;
+        Self {
+            k: geometry.k as u32,
+            blocks: layout.blocks as u32,
+            // One group either way, and no sum of group ends overflows.
+            group_size: geometry.group_size.min(geometry.k.max(1)) as u32,
+            groups: geometry.groups as u32,
+            code_words: layout.code_words as u32,
+            side_words: layout.side_words as u32,
+            scale_at: layout.scale_at as u32,
+            zero_at: layout.zero_at as u32,
+            ..Self::default()
+        }
+    }
+}
+
+/// Names and offsets of the parameters, for the test against naga's reflection.
+#[doc(hidden)]
+pub fn params_layout() -> (usize, Vec<(&'static str, usize)>) {
+    use std::mem::offset_of;
+    let fields = vec![
+        ("rows", offset_of!(Params, rows)),
+        ("k", offset_of!(Params, k)),
+        ("blocks", offset_of!(Params, blocks)),
+        ("group_size", offset_of!(Params, group_size)),
+        ("groups", offset_of!(Params, groups)),
+        ("weight_at", offset_of!(Params, weight_at)),
+        ("weight_stride", offset_of!(Params, weight_stride)),
+        ("given_at", offset_of!(Params, given_at)),
+        ("code_at", offset_of!(Params, code_at)),
+        ("code_words", offset_of!(Params, code_words)),
+        ("side_at", offset_of!(Params, side_at)),
+        ("side_words", offset_of!(Params, side_words)),
+        ("scale_at", offset_of!(Params, scale_at)),
+        ("zero_at", offset_of!(Params, zero_at)),
+        ("status_at", offset_of!(Params, status_at)),
+        ("extreme_words", offset_of!(Params, extreme_words)),
+    ];
+    (size_of::<Params>(), fields)
+}

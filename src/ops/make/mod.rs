@@ -1,0 +1,209 @@
+//! Making compressed weights on the GPU: prune, quantize, pack. The result is what
+//! [`compress`](crate::compress) makes on the host, bit for bit, on any conforming
+//! adapter: every number is computed with integer arithmetic on its bits.
+//!
+//! Five kernels a chunk of rows, in one compute pass: `reset`, `prune` or `place` (2:4),
+//! `ranges`, `scales` (integers), `codes`. What they refuse is left in a status buffer,
+//! which the caller reads back after the submission and gives to [`BoundMake::check`].
+
+mod bind;
+mod kernel;
+
+pub use bind::{BoundMake, MakeArgs, SourceRows};
+pub use kernel::{MakeKernel, params_layout};
+pub(crate) use kernel::{constants, kernel_name};
+
+use crate::format::{Granularity, ScaleType, WeightFormat};
+use crate::gpu::{Kernels, Pipeline};
+use crate::ops::{PlanError, Role};
+use std::sync::Arc;
+
+/// Words of status a chunk: one a kind of fault.
+pub(crate) const STATUS_WORDS: usize = 4;
+
+/// Which weights a 2:4 format keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum MaskSource {
+    /// The two of greatest magnitude of every four; nothing for dense formats.
+    Magnitude,
+    /// Canonical metadata ([`Mask24::words`](crate::format::Mask24::words)) in a buffer of
+    /// the caller's.
+    Given,
+}
+
+/// What is to be made.
+///
+/// ```
+/// use lowbit::format::{Granularity, WeightFormat};
+/// use lowbit::ops::MakeSpec;
+/// let format = WeightFormat::int8(Granularity::Channel).two_four();
+/// assert!(MakeSpec::new(1536, 384, format).check().is_ok());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct MakeSpec {
+    /// Rows of W.
+    pub n: u32,
+    /// Columns of W.
+    pub k: u32,
+    /// The format to make.
+    pub weights: WeightFormat,
+    /// Which weights to keep.
+    pub mask: MaskSource,
+    /// f32 elements from one row of the uncompressed W to the next.
+    pub stride: u32,
+}
+
+impl MakeSpec {
+    /// Packed rows, masked by magnitude where the format is 2:4.
+    pub fn new(n: u32, k: u32, weights: WeightFormat) -> Self {
+        Self { n, k, weights, mask: MaskSource::Magnitude, stride: k }
+    }
+
+    /// The same with a mask of the caller's.
+    pub fn with_given_mask(mut self) -> Self {
+        self.mask = MaskSource::Given;
+        self
+    }
+
+    /// The same with another stride, in elements.
+    pub fn with_stride(mut self, stride: u32) -> Self {
+        self.stride = stride;
+        self
+    }
+
+    /// Refuses what no plan can serve.
+    ///
+    /// # Errors
+    /// [`PlanError`]: a bad format, a mask for a dense one, a dimension too large, a stride
+    /// too short.
+    pub fn check(&self) -> Result<(), PlanError> {
+        self.weights.geometry(self.n as usize, self.k as usize)?;
+        if self.mask == MaskSource::Given && !self.weights.is_sparse() {
+            return Err(PlanError::NotTwoFour { format: self.weights });
+        }
+        let limit = i32::MAX as u32;
+        for (name, value) in [("n", self.n), ("k", self.k)] {
+            if value > limit {
+                return Err(PlanError::TooLarge { name, value, limit });
+            }
+        }
+        if self.n > 1 && self.stride < self.k {
+            let (stride, need) = (self.stride, self.k.into());
+            return Err(PlanError::Stride { role: Role::Weights, stride, need });
+        }
+        Ok(())
+    }
+
+    /// The kernels it takes for each chunk of rows, in order.
+    pub fn kernels(&self) -> Vec<MakeKernel> {
+        let mut kernels = vec![MakeKernel::Reset];
+        if self.weights.is_sparse() {
+            kernels.push(match self.mask {
+                MaskSource::Magnitude => MakeKernel::Prune,
+                MaskSource::Given => MakeKernel::Place,
+            });
+        }
+        kernels.push(MakeKernel::Ranges);
+        if self.weights.element().is_integer() {
+            kernels.push(MakeKernel::Scales);
+        }
+        kernels.push(MakeKernel::Codes);
+        kernels
+    }
+
+    fn per_tensor(&self) -> bool {
+        self.weights.granularity() == Granularity::Tensor
+    }
+}
+
+/// Compiled kernels for one [`MakeSpec`]: bind it any number of times. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct MakePlan {
+    kernels: Kernels,
+    spec: MakeSpec,
+    pipelines: Arc<[(MakeKernel, Arc<Pipeline>)]>,
+}
+
+impl MakePlan {
+    /// Checks a spec and compiles what is not cached.
+    ///
+    /// # Errors
+    /// [`PlanError`].
+    pub async fn new(kernels: &Kernels, spec: &MakeSpec) -> Result<Self, PlanError> {
+        spec.check()?;
+        let mut pipelines = Vec::new();
+        for kernel in spec.kernels() {
+            pipelines.push((kernel, kernels.pipeline(&kernel.shader(&spec.weights)).await?));
+        }
+        let (kernels, spec) = (kernels.clone(), spec.clone());
+        Ok(Self { kernels, spec, pipelines: pipelines.into() })
+    }
+
+    /// What the plan is for.
+    pub fn spec(&self) -> &MakeSpec {
+        &self.spec
+    }
+}
+
+/// What the kernels refused. Where several apply, the first in this order is given; among
+/// several of one kind the first in row-major order.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MakeError {
+    /// Not the words of the status buffer.
+    #[error("the status holds {need} words, not {have}")]
+    WrongLength {
+        /// Words it holds.
+        need: usize,
+        /// Words given.
+        have: usize,
+    },
+    /// The status of a pass that did not run.
+    #[error("the status was never written: read it back after the pass has run")]
+    NotRun,
+    /// Given 2:4 metadata that does not name two ascending positions.
+    #[error(
+        "the given 2:4 metadata of row {row}, quad {quad} does not name two ascending positions"
+    )]
+    BadMask {
+        /// Row of `W`.
+        row: usize,
+        /// Group of four in that row.
+        quad: usize,
+    },
+    /// A NaN or an infinity, refused even where it would be pruned.
+    #[error("the weight at row {row}, column {col} is not finite")]
+    NonFinite {
+        /// Row of `W`.
+        row: usize,
+        /// Column of `W`.
+        col: usize,
+    },
+    /// A group that is not all zeros needs a scale that is no normal number of its type, or
+    /// its `max − min` overflows.
+    #[error("the weights of row {row}, group {group} are out of reach of an {} scale", scale_name(*scale_type))]
+    ScaleRange {
+        /// Row of `W` (0 for per-tensor scales).
+        row: usize,
+        /// Group of that row.
+        group: usize,
+        /// How scales are stored.
+        scale_type: ScaleType,
+    },
+    /// A weight rounds to infinity as f16.
+    #[error("the weight at row {row}, column {col} is beyond f16's 65504")]
+    F16Overflow {
+        /// Row of `W`.
+        row: usize,
+        /// Column of `W`.
+        col: usize,
+    },
+}
+
+fn scale_name(scale_type: ScaleType) -> &'static str {
+    match scale_type {
+        ScaleType::F32 => "f32",
+        ScaleType::F16 => "f16",
+    }
+}
