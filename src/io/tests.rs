@@ -551,6 +551,7 @@ fn the_writer_refuses_misuse_and_leaves_nothing() {
 
     let mut writer = ModelWriter::create(&path, entries.clone(), &none).unwrap();
     assert!(matches!(writer.write_plain("w", &[]), Err(IoError::NotAsDeclared { .. })));
+    drop(writer);
     let mut writer = ModelWriter::create(&path, entries, &none).unwrap();
     assert!(matches!(writer.write_compressed("w", &other), Err(IoError::NotAsDeclared { .. })));
     assert!(matches!(writer.write_compressed("a", &packed), Err(IoError::NotAsDeclared { .. })));
