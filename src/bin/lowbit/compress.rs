@@ -192,7 +192,21 @@ enum Failure {
     Compress { name: String, source: CompressError },
 }
 
-/// The names of the weights to compress.
+impl Failure {
+    fn hint(&self) -> &'static str {
+        match self {
+            Self::Io(IoError::Io { .. }) => "is there room, and may this user write there?",
+            Self::Io(IoError::UnexpectedTensor { .. }) => {
+                "parts of a compressed weight take that name; leave the weight out with --tensors"
+            }
+            Self::Io(_) => "`lowbit inspect` lists what the file holds",
+            Self::Host { .. } => "--tensors chooses weights, --adapter another adapter",
+            Self::Compress { .. } => "--tensors chooses weights, --scheme another format",
+        }
+    }
+}
+
+/// The weights to compress.
 fn select<'a>(model: &'a ModelFile, globs: &[String]) -> Result<Vec<Tensor<'a>>, CliError> {
     let globs = glob_set(globs)?;
     let is_weight = |tensor: &Tensor<'_>| tensor.is_float() && matrix_shape(tensor.shape).is_some();
@@ -382,8 +396,8 @@ fn text(json: &Json) -> String {
     let totals = &json.totals;
     let mut text = report::text(&table);
     text.push_str(&format!(
-        "{} weights to {} on {}: {} → {}, {:.3} bits a weight, relative error {:.3e}\n",
-        json.tensors.len(),
+        "{} to {} on {}: {} → {}, {:.3} bits a weight, relative error {:.3e}\n",
+        report::count(json.tensors.len(), "weight"),
         json.format,
         printable(&json.adapter.name),
         report::bytes(totals.bytes_before as u64),
@@ -393,10 +407,16 @@ fn text(json: &Json) -> String {
     ));
     if json.written {
         let copied = report::bytes(totals.copied_bytes as u64);
-        text.push_str(&format!("{} other tensors copied, {copied}\n", totals.copied));
+        text.push_str(&format!(
+            "{} copied as they are, {copied}\n",
+            report::count(totals.copied, "other tensor"),
+        ));
     } else {
         let bad = json.tensors.iter().filter(|row| is_wrong(row)).count();
-        text.push_str(&format!("{bad} weights differ from the CPU's; nothing was written\n"));
+        text.push_str(&format!(
+            "not equal to the CPU's: {}; nothing was written\n",
+            report::count(bad, "weight"),
+        ));
     }
     text
 }
@@ -421,7 +441,9 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     let selected = select(&model, &args.tensors)?;
     let report = Report::open(&args.json)?;
     let failed = |error: Failure| {
-        CliError::new(format!("cannot compress `{}`", args.input.display())).because(error)
+        let hint = error.hint();
+        let message = format!("cannot compress `{}`", args.input.display());
+        CliError::new(message).because(error).hint(hint)
     };
     let mut writer =
         ModelWriter::create(&args.output, entries(&model, &selected, format), model.metadata())
