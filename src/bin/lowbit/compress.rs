@@ -7,7 +7,7 @@ use crate::{Outcome, files};
 use clap::ValueEnum;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use indicatif::ProgressBar;
-use lowbit::compress::{CompressError, dequantize, quantize, relative_error};
+use lowbit::compress::{dequantize, quantize, relative_error};
 use lowbit::format::{
     Element, FormatError, Geometry, Granularity, PackedWeights, ScaleType, WeightFormat,
 };
@@ -188,8 +188,6 @@ enum Failure {
     Io(#[from] IoError),
     #[error("weight `{name}`")]
     Host { name: String, source: HostError },
-    #[error("weight `{name}`")]
-    Compress { name: String, source: CompressError },
 }
 
 impl Failure {
@@ -200,8 +198,10 @@ impl Failure {
                 "parts of a compressed weight take that name; leave the weight out with --tensors"
             }
             Self::Io(_) => "`lowbit inspect` lists what the file holds",
-            Self::Host { .. } => "--tensors chooses weights, --adapter another adapter",
-            Self::Compress { .. } => "--tensors chooses weights, --scheme another format",
+            Self::Host { source: HostError::Make(_), .. } => {
+                "--tensors chooses weights, --scheme and --scales another format"
+            }
+            Self::Host { .. } => "--adapter chooses another adapter, --tensors smaller weights",
         }
     }
 }
@@ -263,9 +263,7 @@ fn compress_on_gpu(
     geometry: &Geometry,
 ) -> Result<PackedWeights, Failure> {
     let failed = |source| Failure::Host { name: name.to_owned(), source };
-    let packed = quantize(w, geometry.n, geometry.k, &geometry.format)
-        .map_err(|source| Failure::Compress { name: name.to_owned(), source })?;
-    let weights = host.upload(&packed).map_err(failed)?;
+    let weights = host.compress(w, geometry.n, geometry.k, &geometry.format).map_err(failed)?;
     host.download(&weights).map_err(failed)
 }
 
@@ -306,13 +304,10 @@ fn compress_all(
         let geometry = info.geometry(name)?;
         let w = tensor.to_f32()?;
         let packed = compress_on_gpu(host, name, &w, &geometry)?;
-        let check = if check {
-            let expected = quantize(&w, geometry.n, geometry.k, &format)
-                .map_err(|source| Failure::Compress { name: name.to_owned(), source })?;
-            Some(first_difference(&packed, &expected).unwrap_or_else(|| EQUAL.to_owned()))
-        } else {
-            None
-        };
+        let check = check.then(|| match quantize(&w, geometry.n, geometry.k, &format) {
+            Ok(cpu) => first_difference(&packed, &cpu).unwrap_or_else(|| EQUAL.to_owned()),
+            Err(error) => format!("refused by the CPU: {error}"),
+        });
         let error = relative_error(&w, &dequantize(&packed));
         sums.add(&w, error);
         writer.write_compressed(name, &packed)?;
