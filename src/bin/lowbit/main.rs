@@ -20,7 +20,7 @@ use std::process::ExitCode;
 /// Exit codes: 0 done, 1 something was found wrong (a check failed), 2 usage, input or
 /// environment.
 #[derive(Parser)]
-#[command(version, max_term_width = 80)]
+#[command(version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
