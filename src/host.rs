@@ -3,11 +3,13 @@
 //! This is the only module that submits, polls and waits. An engine that has a device uses
 //! [`gpu`](crate::gpu) and [`ops`](crate::ops) instead.
 
-use crate::format::{DeviceImage, FormatError, PackedWeights};
+use crate::format::{DeviceImage, FormatError, PackedWeights, WeightFormat};
 use crate::gpu::{BufferFill, Caps, DeviceError, Kernels};
 use crate::ops::matmul::RecordError;
 use crate::ops::{
-    BindError, DeviceWeights, MatmulArgs, MatmulPlan, MatmulSpec, PlanError, Select, WeightsError,
+    BindError, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, MakeArgs, MakeError,
+    MakePlan, MakeSpec, MatmulArgs, MatmulPlan, MatmulSpec, PlanError, Select, SourceRows,
+    WeightsError,
 };
 use pollster::block_on;
 use std::sync::mpsc;
@@ -71,6 +73,9 @@ pub enum HostError {
     /// No recording.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// Weights that cannot be made.
+    #[error(transparent)]
+    Make(#[from] MakeError),
     /// The device said no.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -242,6 +247,92 @@ impl Host {
         self.submit(|pass| recorded = bound.record(pass, spec.max_m))?;
         recorded?;
         let words = self.read(&output, 0, m * n)?;
+        Ok(words.into_iter().map(f32::from_bits).collect())
+    }
+
+    /// Makes compressed weights on the device from `w`, `[n, k]` row-major f32; 2:4 formats
+    /// keep the two of greatest magnitude of every four. Equal to
+    /// [`compress::quantize`](crate::compress::quantize) bit for bit.
+    ///
+    /// # Errors
+    /// [`HostError::Make`] for what the kernels refuse, naming row and column; and wrong
+    /// lengths, or what the device refuses.
+    pub fn quantize(
+        &self,
+        w: &[f32],
+        n: usize,
+        k: usize,
+        format: &WeightFormat,
+    ) -> Result<DeviceWeights, HostError> {
+        let geometry = format.geometry(n, k)?;
+        let need = geometry.sizes().weights;
+        if w.len() != need {
+            return Err(HostError::WrongLength { what: "W", need, have: w.len() });
+        }
+        let spec = MakeSpec::new(to_u32("n", n)?, to_u32("k", k)?, *format);
+        let plan = block_on(MakePlan::new(&self.kernels, &spec))?;
+        let output = block_on(DeviceWeights::allocate(&self.kernels, *format, n, k))?;
+        // Whole rows, as many as a buffer holds.
+        let row_bytes = 4 * k.max(1) as u64;
+        let fit = (self.kernels.caps().max_buffer / row_bytes).max(1);
+        let fit = usize::try_from(fit).unwrap_or(usize::MAX).saturating_mul(k.max(1));
+        let buffers: Vec<_> = w
+            .chunks(fit)
+            .map(|rows| Ok((self.storage(bytemuck::cast_slice(rows))?, rows.len() / k)))
+            .collect::<Result<_, HostError>>()?;
+        let mut source: Vec<_> = buffers
+            .iter()
+            .map(|(buffer, rows)| SourceRows { at: buffer.into(), rows: *rows })
+            .collect();
+        let empty;
+        if need == 0 {
+            empty = self.zeros(0)?;
+            source.push(SourceRows { at: (&empty).into(), rows: n });
+        }
+        let args = MakeArgs { source: &source, mask: None, output: &output };
+        let bound = block_on(plan.bind(args))?;
+        self.submit(|pass| bound.record(pass))?;
+        bound.check(&self.read(bound.status(), 0, bound.status_words())?)?;
+        Ok(output)
+    }
+
+    /// All weights as f32, `[n, k]` row-major; pruned ones are 0.
+    ///
+    /// # Errors
+    /// [`HostError`]: what the device refuses.
+    pub fn dequantize(&self, weights: &DeviceWeights) -> Result<Vec<f32>, HostError> {
+        let (n, k) = (to_u32("n", weights.n())?, to_u32("k", weights.k())?);
+        self.rows(weights, &DequantizeSpec::new(n, k, weights.format()), None)
+    }
+
+    /// Rows of weights as f32, `[indices, k]` row-major; an index of N or more gives NaN.
+    ///
+    /// # Errors
+    /// [`HostError`]: what the device refuses.
+    pub fn gather(&self, weights: &DeviceWeights, indices: &[u32]) -> Result<Vec<f32>, HostError> {
+        let (n, k) = (to_u32("n", weights.n())?, to_u32("k", weights.k())?);
+        let rows = to_u32("rows", indices.len())?;
+        let spec = DequantizeSpec::gather(rows, n, k, weights.format());
+        self.rows(weights, &spec, Some(indices))
+    }
+
+    fn rows(
+        &self,
+        weights: &DeviceWeights,
+        spec: &DequantizeSpec,
+        indices: Option<&[u32]>,
+    ) -> Result<Vec<f32>, HostError> {
+        let plan = block_on(DequantizePlan::new(&self.kernels, spec))?;
+        let indices = indices.map(|indices| self.storage(indices)).transpose()?;
+        let bytes = spec.output_bytes(spec.rows());
+        let output = self.zeros(bytes)?;
+        let bound = block_on(plan.bind(DequantizeArgs {
+            weights,
+            indices: indices.as_ref().map(Into::into),
+            output: (&output).into(),
+        }))?;
+        self.submit(|pass| bound.record(pass))?;
+        let words = self.read(&output, 0, bytes as usize / 4)?;
         Ok(words.into_iter().map(f32::from_bits).collect())
     }
 
