@@ -159,6 +159,20 @@ impl Kernels {
         Ok(cache.entry(shader.clone()).or_insert(pipeline).clone())
     }
 
+    /// Compiles `text` in the place of a shader, for tests that plant a fault: whoever asks
+    /// for the shader then gets the faulty kernel.
+    ///
+    /// # Errors
+    /// As [`pipeline`](Self::pipeline).
+    #[doc(hidden)]
+    pub async fn plant(&self, shader: &Shader, text: &str) -> Result<(), DeviceError> {
+        let make = || build(&self.device, shader, text);
+        let planted = guard(&self.device, &self.lost, &shader.name, make).await?;
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.insert(shader.clone(), Arc::new(planted));
+        Ok(())
+    }
+
     /// A new buffer of at least 16 bytes, in an error scope.
     pub(crate) async fn buffer(
         &self,

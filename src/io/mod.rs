@@ -1,1 +1,36 @@
-//! To come.
+//! Model files in and out: safetensors, and compressed weights inside of it.
+//!
+//! A weight `NAME` in a format `F` is up to four tensors of the file, in the canonical
+//! layout ([`Geometry`](crate::format::Geometry)); a part without elements is absent:
+//!
+//! | tensor | type | shape |
+//! |---|---|---|
+//! | `NAME.codes` | U32 | `[n, code_words]` |
+//! | `NAME.metadata` | U32 | `[n, meta_words]` |
+//! | `NAME.scales` | F32 or F16 | `[n, groups]`, or `[1]` per tensor |
+//! | `NAME.zeros` | U8 | as the scales |
+//!
+//! The file's metadata says which weights there are: `"lowbit.version"` is `"1"`, and
+//! `"lowbit.tensors"` is JSON, `{"NAME": {"format": "int4-g64-asym", "shape": [n, k]}}`.
+//! The shape is the original one, of two or more dimensions; the matrix is
+//! `[shape[0], product of the rest]`. Every other tensor is what it is.
+//!
+//! Files are untrusted: whatever a file says, reading it gives a value or an error, and
+//! allocates no more than a small multiple of the file's size.
+
+mod atomic;
+mod error;
+mod header;
+mod model;
+mod parts;
+mod writer;
+
+pub use atomic::{AtomicFile, write_atomic};
+pub use error::IoError;
+pub use model::{ModelFile, Tensor, read_compressed};
+pub use parts::{CompressedInfo, matrix_shape};
+pub use safetensors::Dtype;
+pub use writer::{Content, Entry, ModelWriter, write_model};
+
+#[cfg(test)]
+mod tests;

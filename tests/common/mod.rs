@@ -100,3 +100,20 @@ pub fn assert_mirrors(
     assert_eq!(fields, mirror.1);
     assert_eq!(*span as usize, mirror.0);
 }
+
+/// A device of the best adapter. Where there is none: a skip that says so, or a failure
+/// where the environment demands a GPU.
+pub fn host() -> Option<lowbit::host::Host> {
+    match lowbit::host::Host::new() {
+        Ok(host) => {
+            let info = host.adapter_info();
+            eprintln!("on {} ({} {})", info.name, info.driver, info.driver_info);
+            Some(host)
+        }
+        Err(error) if std::env::var_os("LOWBIT_REQUIRE_GPU").is_none() => {
+            eprintln!("SKIPPED: {error}");
+            None
+        }
+        Err(error) => panic!("LOWBIT_REQUIRE_GPU is set, and {error}"),
+    }
+}

@@ -1,1 +1,65 @@
-fn main() {}
+//! The `lowbit` command.
+
+mod adapter;
+mod adapters;
+mod compress;
+mod decompress;
+mod error;
+mod files;
+mod inspect;
+mod report;
+mod verify;
+
+use clap::{Parser, Subcommand};
+use error::CliError;
+use std::process::ExitCode;
+
+/// Compressed neural-network weights on any GPU.
+///
+/// Exit codes: 0 done, 1 something was found wrong (a check failed), 2 usage, input or
+/// environment.
+#[derive(Parser)]
+#[command(version, max_term_width = 80)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Adapters(adapters::Args),
+    Compress(compress::Args),
+    Inspect(inspect::Args),
+    Decompress(decompress::Args),
+    Verify(verify::Args),
+}
+
+/// What a command that ran to its end has to say.
+enum Outcome {
+    /// All is well: exit code 0.
+    Fine,
+    /// A check failed: exit code 1.
+    FoundWrong,
+}
+
+fn run(command: &Command) -> Result<Outcome, CliError> {
+    match command {
+        Command::Adapters(args) => adapters::run(args),
+        Command::Compress(args) => compress::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Decompress(args) => decompress::run(args),
+        Command::Verify(args) => verify::run(args),
+    }
+}
+
+fn main() -> ExitCode {
+    // clap prints its own usage errors, with exit code 2.
+    match run(&Cli::parse().command) {
+        Ok(Outcome::Fine) => ExitCode::SUCCESS,
+        Ok(Outcome::FoundWrong) => ExitCode::from(1),
+        Err(error) => {
+            error.print();
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Finding adapters and choosing one by name.
+
+use crate::error::CliError;
+use wgpu::{Backend, DeviceType};
+
+/// The `--adapter` option of commands that run on one adapter.
+#[derive(clap::Args)]
+pub struct AdapterArg {
+    /// Which adapter: part of its name, driver or backend, or its number in `lowbit
+    /// adapters`; the fastest kind without
+    #[arg(long, value_name = "NAME")]
+    pub adapter: Option<String>,
+}
+
+impl AdapterArg {
+    /// The adapter asked for, or the best there is.
+    pub fn choose(&self) -> Result<wgpu::Adapter, CliError> {
+        let all = enumerate()?;
+        let chosen = matching(&all, self.adapter.as_deref())?;
+        chosen.first().map(|&adapter| adapter.clone()).ok_or_else(none_found)
+    }
+}
+
+/// Every adapter of every backend that can compute, the best first; at least one.
+///
+/// Software adapters (llvmpipe, WARP, SwiftShader) are adapters like others.
+pub fn enumerate() -> Result<Vec<wgpu::Adapter>, CliError> {
+    if wgpu::Instance::enabled_backend_features().is_empty() {
+        return Err(CliError::new("this build has no wgpu backend for this platform"));
+    }
+    // From the environment, so that wgpu's own WGPU_BACKEND restricts it.
+    let options = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+    let instance = wgpu::Instance::new(options);
+    let mut adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+    adapters.retain(|adapter| {
+        let flags = adapter.get_downlevel_capabilities().flags;
+        flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS)
+    });
+    // Stable, so that among equals the order is the drivers'.
+    adapters.sort_by_key(|adapter| rank(&adapter.get_info()));
+    if adapters.is_empty() { Err(none_found()) } else { Ok(adapters) }
+}
+
+/// Lower is better: kind of device first, then how direct the backend is.
+fn rank(info: &wgpu::AdapterInfo) -> (u8, u8) {
+    let device = match info.device_type {
+        DeviceType::DiscreteGpu => 0,
+        DeviceType::IntegratedGpu => 1,
+        DeviceType::VirtualGpu => 2,
+        DeviceType::Other => 3,
+        DeviceType::Cpu => 4,
+    };
+    let backend = match info.backend {
+        Backend::Vulkan | Backend::Metal => 0,
+        Backend::Dx12 => 1,
+        _ => 2,
+    };
+    (device, backend)
+}
+
+fn none_found() -> CliError {
+    CliError::new("no adapter that computes was found").hint(
+        "install a driver; on Debian and Ubuntu, for any CPU: \
+         apt-get install mesa-vulkan-drivers libvulkan1",
+    )
+}
+
+/// The adapters that `--adapter` asks for: all where nothing, or `all`, is asked; one by
+/// its number; else those with the text in their name, driver or backend.
+pub fn matching<'a>(
+    adapters: &'a [wgpu::Adapter],
+    wanted: Option<&str>,
+) -> Result<Vec<&'a wgpu::Adapter>, CliError> {
+    let infos: Vec<_> = adapters.iter().map(wgpu::Adapter::get_info).collect();
+    Ok(indices(&infos, wanted)?.into_iter().map(|index| &adapters[index]).collect())
+}
+
+fn indices(infos: &[wgpu::AdapterInfo], wanted: Option<&str>) -> Result<Vec<usize>, CliError> {
+    let Some(wanted) = wanted.filter(|wanted| *wanted != "all") else {
+        return Ok((0..infos.len()).collect());
+    };
+    if let Some(index) = wanted.parse().ok().filter(|&index: &usize| index < infos.len()) {
+        return Ok(vec![index]);
+    }
+    let low = wanted.to_lowercase();
+    let holds = |text: &str| !low.is_empty() && text.to_lowercase().contains(&low);
+    let found: Vec<usize> = (0..infos.len())
+        .filter(|&index| {
+            let info = &infos[index];
+            holds(&info.name) || holds(&info.driver) || holds(&info.backend.to_string())
+        })
+        .collect();
+    if found.is_empty() {
+        let there: Vec<String> = infos.iter().enumerate().map(describe).collect();
+        let message = format!("no adapter matches `{wanted}`");
+        return Err(CliError::new(message).hint(format!("there is {}", there.join("; "))));
+    }
+    Ok(found)
+}
+
+fn describe((index, info): (usize, &wgpu::AdapterInfo)) -> String {
+    format!("{index}: {} ({}, {})", info.name, info.driver, info.backend)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn infos() -> Vec<wgpu::AdapterInfo> {
+        [
+            ("NVIDIA H100", "NVIDIA", DeviceType::DiscreteGpu, Backend::Vulkan),
+            ("llvmpipe (LLVM 15)", "llvmpipe", DeviceType::Cpu, Backend::Vulkan),
+            ("llvmpipe (LLVM 15)", "", DeviceType::Cpu, Backend::Gl),
+        ]
+        .into_iter()
+        .map(|(name, driver, device_type, backend)| wgpu::AdapterInfo {
+            name: name.to_owned(),
+            driver: driver.to_owned(),
+            ..wgpu::AdapterInfo::new(device_type, backend)
+        })
+        .collect()
+    }
+
+    #[test]
+    fn names_numbers_and_all() {
+        let infos = infos();
+        let got = |wanted| indices(&infos, wanted).map_err(|error| format!("{error:?}"));
+        assert_eq!(got(None).unwrap(), [0, 1, 2]);
+        assert_eq!(got(Some("all")).unwrap(), [0, 1, 2]);
+        assert_eq!(got(Some("1")).unwrap(), [1]);
+        assert_eq!(got(Some("h100")).unwrap(), [0]);
+        assert_eq!(got(Some("LLVMPipe")).unwrap(), [1, 2]);
+        assert_eq!(got(Some("vulkan")).unwrap(), [0, 1]);
+        // A number that is no adapter's may still be part of a name.
+        assert_eq!(got(Some("15")).unwrap(), [1, 2]);
+        for none in ["", "radeon", "7"] {
+            let error = got(Some(none)).unwrap_err();
+            assert!(error.contains("NVIDIA H100") && error.contains("llvmpipe"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_best_comes_first() {
+        let mut infos = infos();
+        infos.reverse();
+        infos.sort_by_key(rank);
+        let order: Vec<_> = infos.iter().map(|info| (info.device_type, info.backend)).collect();
+        assert_eq!(order[0], (DeviceType::DiscreteGpu, Backend::Vulkan));
+        assert_eq!(order[2], (DeviceType::Cpu, Backend::Gl));
+    }
+}

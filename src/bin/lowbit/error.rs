@@ -1,0 +1,77 @@
+//! Errors as the command prints them.
+
+use std::error::Error;
+use std::io::Write;
+
+/// A command that could not do its work: exit code 2.
+#[derive(Debug)]
+pub struct CliError {
+    message: String,
+    source: Option<Box<dyn Error>>,
+    hint: Option<String>,
+}
+
+impl CliError {
+    /// What went wrong, in a few words.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), source: None, hint: None }
+    }
+
+    /// Why: its own chain of sources is printed too.
+    pub fn because(mut self, source: impl Error + 'static) -> Self {
+        self.source = Some(Box::new(source));
+        self
+    }
+
+    /// What to do about it.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The whole chain in one line.
+    fn line(&self) -> String {
+        let mut line = self.message.clone();
+        let mut next = self.source.as_deref().map(|source| source as &dyn Error);
+        while let Some(error) = next {
+            line.push_str(": ");
+            line.push_str(&error.to_string());
+            next = error.source();
+        }
+        printable(&line)
+    }
+
+    /// Prints `error: …`, and the hint below it, to stderr.
+    pub fn print(&self) {
+        let hint = self.hint.as_ref().map_or(String::new(), |hint| format!("hint: {hint}\n"));
+        // With stderr closed there is nobody to tell.
+        let _ = write!(std::io::stderr(), "error: {}\n{hint}", self.line());
+    }
+}
+
+/// Text for a terminal: names come from files, and may hold line breaks and escapes.
+pub fn printable(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            clean.extend(c.escape_default());
+        } else {
+            clean.push(c);
+        }
+    }
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    #[test]
+    fn the_chain_is_one_line() {
+        let inner = io::Error::other("inner\nline");
+        let error = CliError::new("outer").because(io::Error::other(inner)).hint("try");
+        assert_eq!(error.line(), "outer: inner\\nline");
+        assert_eq!(printable("a\u{1b}[31mb ü"), "a\\u{1b}[31mb ü");
+    }
+}

@@ -1,0 +1,157 @@
+//! Tables for people, JSON beside them, progress on terminals.
+
+use crate::error::CliError;
+use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use lowbit::io::AtomicFile;
+use serde::Serialize;
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::path::PathBuf;
+
+/// Columns of a table where the terminal does not say.
+const WIDTH: u16 = 80;
+
+/// The `--json` option of every command.
+#[derive(clap::Args)]
+pub struct JsonArg {
+    /// Also write the result as JSON; `-` writes it to stdout, and the table to stderr
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+enum Target {
+    None,
+    Stdout,
+    File(AtomicFile),
+}
+
+/// Where a command's result goes. Opened before the work, so that a path that cannot be
+/// written is found out first.
+pub struct Report(Target);
+
+impl Report {
+    /// Opens the file of `--json`, if there is one.
+    pub fn open(args: &JsonArg) -> Result<Self, CliError> {
+        Ok(Self(match &args.json {
+            None => Target::None,
+            Some(path) if path.as_os_str() == "-" => Target::Stdout,
+            Some(path) => Target::File(
+                AtomicFile::create(path)
+                    .map_err(|error| CliError::new("cannot write the JSON").because(error))?,
+            ),
+        }))
+    }
+
+    /// Prints the text and writes the JSON.
+    pub fn finish(self, text: &str, value: &impl Serialize) -> Result<(), CliError> {
+        let failed = || CliError::new("cannot write the JSON");
+        let json = || -> Result<Vec<u8>, CliError> {
+            let mut json = serde_json::to_vec_pretty(value).map_err(|e| failed().because(e))?;
+            json.push(b'\n');
+            Ok(json)
+        };
+        match self.0 {
+            Target::None => print(std::io::stdout(), text.as_bytes()),
+            Target::Stdout => {
+                print(std::io::stderr(), text.as_bytes())?;
+                print(std::io::stdout(), &json()?)
+            }
+            Target::File(mut file) => {
+                print(std::io::stdout(), text.as_bytes())?;
+                file.write_all(&json()?).map_err(|e| failed().because(e))?;
+                file.commit().map_err(|e| failed().because(e))
+            }
+        }
+    }
+}
+
+/// Writes to a stream whose reader may have gone (`lowbit … | head`): that is no error.
+fn print(mut to: impl Write, bytes: &[u8]) -> Result<(), CliError> {
+    match to.write_all(bytes).and_then(|()| to.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(CliError::new("cannot print the result").because(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An empty table. On a terminal it fits the terminal; in a pipe its lines stay whole,
+/// for `grep`, unless `fit` keeps them to 80 columns.
+pub fn table(header: &[&str], fit: bool) -> Table {
+    let mut table = Table::new();
+    let underline = LineStyle::none().fill('─').junction('─');
+    table.load_style(TableStyle::new().header_separator(underline)).set_header(header);
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    match (table.width(), fit) {
+        (Some(width), true) => table.set_width(width.min(WIDTH)),
+        (Some(_), false) => &mut table,
+        (None, true) => table.set_width(WIDTH),
+        (None, false) => table.set_content_arrangement(ContentArrangement::Disabled),
+    };
+    table
+}
+
+/// A number's cell.
+pub fn right(text: impl ToString) -> Cell {
+    Cell::new(text.to_string()).set_alignment(CellAlignment::Right)
+}
+
+/// Lines of a table without the blanks that pad them.
+pub fn text(table: &Table) -> String {
+    let mut text = table.trim_fmt();
+    text.push('\n');
+    text
+}
+
+/// `1.50 MiB`; exact where it is a round number.
+pub fn bytes(count: u64) -> String {
+    let mut unit = 0;
+    let mut value = count as f64;
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if value.fract() == 0.0 {
+        format!("{value:.0} {}", UNITS[unit])
+    } else {
+        format!("{value:.2} {}", UNITS[unit])
+    }
+}
+
+/// `[768, 3072]` as `768×3072`; a scalar has no dimensions.
+pub fn shape(shape: &[usize]) -> String {
+    if shape.is_empty() {
+        return "scalar".to_owned();
+    }
+    shape.iter().map(usize::to_string).collect::<Vec<_>>().join("×")
+}
+
+/// A progress bar on stderr; silent where that is no terminal.
+pub fn progress(steps: usize) -> ProgressBar {
+    let target = if std::io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    let bar = ProgressBar::with_draw_target(Some(steps as u64), target);
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {wide_msg}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_shapes() {
+        assert_eq!(bytes(0), "0 B");
+        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(134_217_728), "128 MiB");
+        assert_eq!(bytes(1536), "1.50 KiB");
+        assert_eq!(bytes(u64::MAX), "16384 PiB");
+        assert_eq!(shape(&[2, 3]), "2×3");
+        assert_eq!(shape(&[]), "scalar");
+    }
+}

@@ -1,0 +1,193 @@
+use super::IoError;
+use std::fs;
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use tempfile::NamedTempFile;
+
+/// A file that appears under its name whole or not at all: a temporary file in the same
+/// directory, renamed by [`commit`](Self::commit). Dropped before that, it leaves
+/// nothing, and an earlier file of that name stays as it was.
+#[derive(Debug)]
+pub struct AtomicFile {
+    temp: BufWriter<NamedTempFile>,
+    path: PathBuf,
+}
+
+impl AtomicFile {
+    /// Opens a temporary file beside `path`.
+    ///
+    /// # Errors
+    /// [`IoError::Io`] where the directory cannot be written, or where `path` exists
+    /// and is write-protected or something other than a file: a rename would replace
+    /// even a device.
+    pub fn create(path: impl AsRef<Path>) -> Result<Self, IoError> {
+        let path = path.as_ref();
+        let error = |source| IoError::Io { doing: "create", path: path.to_owned(), source };
+        if let Ok(old) = fs::metadata(path) {
+            if !old.is_file() {
+                return Err(error(io::Error::other("it exists and is not a regular file")));
+            }
+            if old.permissions().readonly() {
+                return Err(error(io::Error::new(
+                    io::ErrorKind::PermissionDenied,
+                    "it exists and is read-only",
+                )));
+            }
+        }
+        // Through a symbolic link the file it points to is replaced, not the link.
+        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        if target.file_name().is_none() {
+            return Err(error(io::Error::new(io::ErrorKind::InvalidInput, "not a file name")));
+        }
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".lowbit-").suffix(".part");
+        // Temporary files are private by default; this one is to become an ordinary file.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let temp = builder.tempfile_in(directory(&target)).map_err(error)?;
+        Ok(Self { temp: BufWriter::with_capacity(1 << 16, temp), path: target })
+    }
+
+    /// Makes the file appear: everything is on disk before the name changes.
+    ///
+    /// # Errors
+    /// [`IoError::Io`]; nothing is left then.
+    pub fn commit(self) -> Result<(), IoError> {
+        let Self { temp, path } = self;
+        let write = |source| IoError::Io { doing: "write", path: path.clone(), source };
+        let temp = temp.into_inner().map_err(|error| write(error.into_error()))?;
+        temp.as_file().sync_all().map_err(write)?;
+        temp.persist(&path).map_err(|error| IoError::Io {
+            doing: "replace",
+            path: path.clone(),
+            source: error.error,
+        })?;
+        // The rename itself is durable once the directory is; where a directory cannot
+        // be opened or synced (Windows, some network file systems) the file is still whole.
+        if let Ok(directory) = fs::File::open(directory(&path)) {
+            let _ = directory.sync_all();
+        }
+        Ok(())
+    }
+}
+
+impl Write for AtomicFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.temp.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.temp.flush()
+    }
+}
+
+impl Seek for AtomicFile {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.temp.seek(to)
+    }
+}
+
+/// The directory of a file; the parent of a bare file name is empty, not `.`.
+fn directory(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Writes a whole file or nothing.
+///
+/// # Errors
+/// As [`AtomicFile`].
+pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<(), IoError> {
+    let mut file = AtomicFile::create(&path)?;
+    file.write_all(bytes).map_err(|source| IoError::Io {
+        doing: "write",
+        path: path.as_ref().to_owned(),
+        source,
+    })?;
+    file.commit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = fs::read_dir(directory).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn appears_whole_or_not_at_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        write_atomic(&path, b"first").unwrap();
+        let mut second = AtomicFile::create(&path).unwrap();
+        second.write_all(b"second").unwrap();
+        second.flush().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"first");
+        drop(second);
+        assert_eq!(names(directory.path()), ["file"]);
+        assert_eq!(fs::read(&path).unwrap(), b"first");
+        write_atomic(&path, b"third").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"third");
+        assert_eq!(names(directory.path()), ["file"]);
+    }
+
+    #[test]
+    fn refuses_what_is_no_file() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("sub")).unwrap();
+        for bad in ["sub", "missing/file", "sub/..", "sub/../."] {
+            let result = write_atomic(directory.path().join(bad), b"x");
+            assert!(matches!(result, Err(IoError::Io { doing: "create", .. })), "{bad}");
+        }
+        assert!(write_atomic("", b"x").is_err());
+        assert_eq!(names(directory.path()), ["sub"]);
+    }
+
+    /// The target turning into a directory in between is the one failure of the rename
+    /// that can be staged as any user.
+    #[test]
+    fn a_failing_rename_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let file = AtomicFile::create(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(matches!(file.commit(), Err(IoError::Io { doing: "replace", .. })));
+        assert_eq!(names(directory.path()), ["file"]);
+        assert!(path.is_dir());
+    }
+
+    #[test]
+    fn a_read_only_file_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, b"kept").unwrap();
+        let mut permissions = fs::metadata(&path).unwrap().permissions();
+        permissions.set_readonly(true);
+        fs::set_permissions(&path, permissions).unwrap();
+        assert!(write_atomic(&path, b"lost").is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"kept");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_and_permissions() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let (path, link) = (directory.path().join("file"), directory.path().join("link"));
+        fs::write(&path, b"old").unwrap();
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        write_atomic(&link, b"new").unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        // Whatever the umask, the owner may read and write and nobody may execute.
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o711, 0o600);
+    }
+}

@@ -1,0 +1,295 @@
+use super::header::{self, Pairs};
+use super::parts::{Part, RawInfo, TENSORS_KEY, VERSION, VERSION_KEY};
+use super::{CompressedInfo, IoError};
+use crate::format::{Geometry, PackedWeights, ScaleType, Scales};
+use half::{bf16, f16};
+use safetensors::Dtype;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
+use std::ops::Range;
+use std::path::Path;
+
+/// A tensor of an open file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tensor<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its element type.
+    pub dtype: Dtype,
+    /// Its shape.
+    pub shape: &'a [usize],
+    /// Its bytes: little-endian, row-major, and aligned to nothing.
+    pub bytes: &'a [u8],
+}
+
+impl Tensor<'_> {
+    /// Whether [`to_f32`](Self::to_f32) reads it: F32, F16 or BF16.
+    pub fn is_float(&self) -> bool {
+        matches!(self.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16)
+    }
+
+    /// Its elements, widened exactly.
+    ///
+    /// # Errors
+    /// [`IoError::NotFloat`] for other types.
+    pub fn to_f32(&self) -> Result<Vec<f32>, IoError> {
+        match self.dtype {
+            Dtype::F32 => Ok(decode(self.bytes, f32::from_le_bytes)),
+            Dtype::F16 => Ok(decode(self.bytes, |pair| f16::from_le_bytes(pair).to_f32())),
+            Dtype::BF16 => Ok(decode(self.bytes, |pair| bf16::from_le_bytes(pair).to_f32())),
+            dtype => Err(IoError::NotFloat { name: self.name.to_owned(), dtype }),
+        }
+    }
+}
+
+/// Elements of `SIZE` bytes. The bytes may start at any address.
+fn decode<T, const SIZE: usize>(bytes: &[u8], element: impl Fn([u8; SIZE]) -> T) -> Vec<T> {
+    bytes
+        .chunks_exact(SIZE)
+        .map(|chunk| {
+            let mut exact = [0; SIZE];
+            exact.copy_from_slice(chunk);
+            element(exact)
+        })
+        .collect()
+}
+
+/// A file's bytes, mapped or read.
+enum Bytes {
+    Mapped(memmap2::Mmap),
+    Read(Vec<u8>),
+}
+
+impl std::ops::Deref for Bytes {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Read(bytes) => bytes,
+        }
+    }
+}
+
+struct Place {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    range: Range<usize>,
+}
+
+/// An open safetensors file, with or without compressed weights.
+pub struct ModelFile {
+    bytes: Bytes,
+    tensors: BTreeMap<String, Place>,
+    metadata: BTreeMap<String, String>,
+    compressed: BTreeMap<String, CompressedInfo>,
+    /// Tensors that are parts of compressed weights.
+    parts: BTreeSet<String>,
+}
+
+impl std::fmt::Debug for ModelFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ModelFile")
+            .field("bytes", &self.bytes.len())
+            .field("tensors", &self.tensors.len())
+            .field("compressed", &self.compressed.len())
+            .finish()
+    }
+}
+
+impl ModelFile {
+    /// Opens a file and checks its header and index; a regular file is memory-mapped.
+    ///
+    /// The file must not be changed in place while it is open; replacing it by a rename,
+    /// as [`ModelWriter`](super::ModelWriter) does, is safe.
+    ///
+    /// # Errors
+    /// [`IoError`]: the file cannot be read, is no safetensors file, or has an index
+    /// of compressed weights that is not valid. The parts of compressed weights are
+    /// checked where they are read.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, IoError> {
+        let path = path.as_ref();
+        let error = |doing| move |source| IoError::Io { doing, path: path.to_owned(), source };
+        let mut file = File::open(path).map_err(error("open"))?;
+        let regular = file.metadata().map_err(error("open"))?.is_file();
+        let bytes = if regular {
+            // SAFETY: the map is private to this value, read-only, and lives as long as
+            // the slices made of it. What the language cannot rule out is another process
+            // that changes or truncates the file meanwhile; `open` documents that it must
+            // not, as every user of mapped model files does. The header is copied out of
+            // the map before it is read, so that a later change to the bytes alters values
+            // only, never a bound.
+            Bytes::Mapped(unsafe { memmap2::Mmap::map(&file) }.map_err(error("map"))?)
+        } else {
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes).map_err(error("read"))?;
+            Bytes::Read(bytes)
+        };
+        Self::new(bytes)
+    }
+
+    /// The same over bytes in memory.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, IoError> {
+        Self::new(Bytes::Read(bytes))
+    }
+
+    fn new(bytes: Bytes) -> Result<Self, IoError> {
+        let header = header::parse(&bytes)?;
+        let mut metadata = header.metadata;
+        let tensors: BTreeMap<String, Place> = header
+            .tensors
+            .into_iter()
+            .map(|(name, info)| {
+                let (start, end) = info.data_offsets;
+                let range = header.data_start + start..header.data_start + end;
+                (name, Place { dtype: info.dtype, shape: info.shape, range })
+            })
+            .collect();
+        let compressed = take_index(&mut metadata)?;
+        let mut parts = BTreeSet::new();
+        for name in compressed.keys() {
+            if tensors.contains_key(name) {
+                return Err(IoError::UnexpectedTensor { name: name.clone(), tensor: name.clone() });
+            }
+            parts.extend(
+                Part::ALL.map(|p| p.tensor(name)).into_iter().filter(|p| tensors.contains_key(p)),
+            );
+        }
+        Ok(Self { bytes, tensors, metadata, compressed, parts })
+    }
+
+    /// Bytes of the whole file.
+    pub fn file_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The file's own metadata, without this crate's two keys.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// Every tensor as it stands in the file, parts of compressed weights included, by
+    /// name.
+    pub fn tensors(&self) -> impl Iterator<Item = Tensor<'_>> {
+        self.tensors.iter().map(|(name, place)| self.view(name, place))
+    }
+
+    /// The tensors that are no parts of compressed weights, by name.
+    pub fn plain(&self) -> impl Iterator<Item = Tensor<'_>> {
+        self.tensors().filter(|tensor| !self.parts.contains(tensor.name))
+    }
+
+    /// One tensor as it stands in the file.
+    pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
+        self.tensors.get_key_value(name).map(|(name, place)| self.view(name, place))
+    }
+
+    fn view<'a>(&'a self, name: &'a str, place: &'a Place) -> Tensor<'a> {
+        let bytes = &self.bytes[place.range.clone()];
+        Tensor { name, dtype: place.dtype, shape: &place.shape, bytes }
+    }
+
+    /// A float tensor's elements, widened exactly.
+    ///
+    /// # Errors
+    /// [`IoError::NotFound`], [`IoError::NotFloat`].
+    pub fn read_f32(&self, name: &str) -> Result<Vec<f32>, IoError> {
+        let missing = || IoError::NotFound { what: "tensor", name: name.to_owned() };
+        self.tensor(name).ok_or_else(missing)?.to_f32()
+    }
+
+    /// The compressed weights, by name.
+    pub fn compressed(&self) -> &BTreeMap<String, CompressedInfo> {
+        &self.compressed
+    }
+
+    /// Checks that a compressed weight has its parts, in the right types and shapes, and
+    /// no others; gives its layout. Reads no values.
+    ///
+    /// # Errors
+    /// [`IoError`], naming the weight or the part.
+    pub fn check_compressed(&self, name: &str) -> Result<Geometry, IoError> {
+        let missing = || IoError::NotFound { what: "compressed weight", name: name.to_owned() };
+        let geometry = self.compressed.get(name).ok_or_else(missing)?.geometry(name)?;
+        for part in Part::ALL {
+            let tensor = part.tensor(name);
+            match (part.layout(&geometry), self.tensors.get(&tensor)) {
+                (None, None) => {}
+                (None, Some(_)) => {
+                    return Err(IoError::UnexpectedTensor { name: name.to_owned(), tensor });
+                }
+                (Some(_), None) => {
+                    let part = part.name();
+                    return Err(IoError::MissingPart { name: name.to_owned(), part });
+                }
+                (Some((need, _)), Some(place)) if need != place.dtype => {
+                    return Err(IoError::WrongDtype { name: tensor, need, have: place.dtype });
+                }
+                (Some((_, need)), Some(place)) if need != place.shape => {
+                    let have = place.shape.clone();
+                    return Err(IoError::WrongShape { name: tensor, need, have });
+                }
+                (Some(_), Some(_)) => {}
+            }
+        }
+        Ok(geometry)
+    }
+
+    /// The bytes of a part; none where it is absent, which is where it has no elements.
+    fn part(&self, name: &str, part: Part) -> &[u8] {
+        self.tensor(&part.tensor(name)).map_or(&[], |tensor| tensor.bytes)
+    }
+}
+
+/// Takes this crate's keys out of the metadata and reads the index.
+fn take_index(
+    metadata: &mut BTreeMap<String, String>,
+) -> Result<BTreeMap<String, CompressedInfo>, IoError> {
+    let index = match (metadata.remove(VERSION_KEY), metadata.remove(TENSORS_KEY)) {
+        (None, None) => return Ok(BTreeMap::new()),
+        (Some(version), _) if version != VERSION => {
+            return Err(IoError::UnsupportedVersion { version });
+        }
+        (Some(_), Some(index)) => index,
+        (None, Some(_)) => return Err(IoError::MissingKey { key: VERSION_KEY }),
+        (Some(_), None) => return Err(IoError::MissingKey { key: TENSORS_KEY }),
+    };
+    let Pairs(index): Pairs<RawInfo> = serde_json::from_str(&index)
+        .map_err(|source| IoError::BadMetadata { key: TENSORS_KEY, source })?;
+    let index = index.into_iter().map(|(name, RawInfo { format, shape })| match format.parse() {
+        Ok(format) => Ok((name, CompressedInfo { format, shape })),
+        Err(source) => Err(IoError::Format { name, source }),
+    });
+    header::unique(index.collect::<Result<_, _>>()?)
+}
+
+/// Reads a compressed weight.
+///
+/// # Errors
+/// [`IoError`]: no such weight, a part that is missing, has the wrong type or shape or
+/// should not be there, or values that
+/// [`PackedWeights::from_parts`] refuses.
+pub fn read_compressed(file: &ModelFile, name: &str) -> Result<PackedWeights, IoError> {
+    // Types and shapes are checked before anything is allocated: every part is then as
+    // large as what the file really holds.
+    let geometry = file.check_compressed(name)?;
+    let words = |part| decode(file.part(name, part), u32::from_le_bytes);
+    let scales = file.part(name, Part::Scales);
+    let scales = match geometry.format.scale_type() {
+        ScaleType::F32 => Scales::F32(decode(scales, f32::from_le_bytes)),
+        ScaleType::F16 => Scales::F16(decode(scales, f16::from_le_bytes)),
+    };
+    PackedWeights::from_parts(
+        geometry.format,
+        geometry.n,
+        geometry.k,
+        words(Part::Codes),
+        words(Part::Metadata),
+        scales,
+        file.part(name, Part::Zeros).to_vec(),
+    )
+    .map_err(|source| IoError::Format { name: name.to_owned(), source })
+}

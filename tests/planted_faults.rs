@@ -1,0 +1,113 @@
+//! Proof that the conformance runner can fail: each fault of a list is planted in a composed
+//! shader, and a case at K = 4096 catches it, as does the same case pass without it.
+
+mod common;
+
+use lowbit::conformance::{Case, Status, Values, run};
+use lowbit::format::WeightFormat;
+use lowbit::host::Host;
+use lowbit::ops::FloatType;
+use lowbit::ops::matmul::{KernelChoice, MatmulSpec, Schedule};
+use pollster::block_on;
+
+struct Fault {
+    name: &'static str,
+    format: &'static str,
+    /// Text in the composed shader, and what stands there instead.
+    replace: (&'static str, &'static str),
+}
+
+const FAULTS: [Fault; 9] = [
+    Fault {
+        name: "one wrong nibble in the last group",
+        format: "int4-g64-asym",
+        replace: (
+            "return Block(codes[row * p.blocks + b]);",
+            "var word = codes[row * p.blocks + b];
+             if (row == 3u && b == p.blocks - 1u) { word.w ^= 0x10000000u; }
+             return Block(word);",
+        ),
+    },
+    Fault {
+        name: "f16 accumulation",
+        format: "int8-g64",
+        replace: (
+            "sums[0] += vec2<f32>(scaled_dot(n, b, xq), scaled_dot(second, b, xq));",
+            "sums[0] += vec2<f32>(scaled_dot(n, b, xq), scaled_dot(second, b, xq));
+             sums[0] = vec2<f32>(half_to_f32(f32_to_half(sums[0].x)), half_to_f32(f32_to_half(sums[0].y)));",
+        ),
+    },
+    Fault {
+        name: "a skipped tail of K",
+        format: "int8-channel",
+        replace: ("b < p.blocks * (32u / STEP);", "b + 1u < p.blocks * (32u / STEP);"),
+    },
+    Fault {
+        name: "swapped nibbles",
+        format: "int4-g64",
+        replace: (
+            "low_nibbles(block.a.x) - z.q0, high_nibbles(block.a.x) - z.q1",
+            "high_nibbles(block.a.x) - z.q0, low_nibbles(block.a.x) - z.q1",
+        ),
+    },
+    Fault {
+        name: "a dropped zero point",
+        format: "int8-g64-asym",
+        replace: ("fn zero_of(row: u32, group: u32) -> f32 {", "fn zero_of(row: u32, group: u32) -> f32 {\n if (group == 63u) { return 0.0; }"),
+    },
+    Fault {
+        name: "shifted metadata",
+        format: "2:4+int8-channel",
+        replace: ("return side[row * p.side_stride + b];", "return side[row * p.side_stride + max(b, 1u) - 1u];"),
+    },
+    Fault {
+        name: "a metadata nibble of the neighbouring quad",
+        format: "2:4+int4-g40",
+        replace: ("(word >> (4u * (quad & 7u))) & 0xfu", "(word >> (4u * ((quad ^ 1u) & 7u))) & 0xfu"),
+    },
+    Fault {
+        name: "a scale of the neighbouring group",
+        format: "int4-g64-f16s",
+        replace: (
+            "let at = row * p.side_stride + p.scale_at;",
+            "let at = row * p.side_stride + p.scale_at + select(0u, 1u, group == 8u);",
+        ),
+    },
+    Fault {
+        name: "a scale of the neighbouring group, general",
+        format: "int8-g40",
+        replace: ("vec4<u32>(k, k + 1u, k + 2u, k + 3u) / p.group_size", "vec4<u32>(k, k + 1u, k + 2u, k + 4u) / p.group_size"),
+    },
+];
+
+fn case(format: WeightFormat) -> Case {
+    let types = (FloatType::F32, FloatType::F32);
+    let mut case = Case::matmul(format, types, (1, 8, 4096), Values::Normal);
+    (case.bias, case.strided) = (false, false);
+    case.schedule = Some(Schedule::Rows { m_tile: 1 });
+    case
+}
+
+#[test]
+fn each_fault_is_caught() {
+    let Some(host) = common::host() else { return };
+    let hosts = [host];
+    for fault in &FAULTS {
+        let format = fault.format.parse().unwrap();
+        let case = case(format);
+        let sound = &run(&hosts, std::slice::from_ref(&case), &|_| ())[0];
+        assert_eq!(sound.status, Status::Pass, "{}: {:?}", fault.name, sound.reason);
+
+        // A device of its own: the kernel cache is the fault's.
+        let faulty = [Host::new().unwrap()];
+        let spec = MatmulSpec::new(1, 8, 4096, format);
+        let shader = KernelChoice::new(&spec, Schedule::Rows { m_tile: 1 }).shader();
+        let sound_text = shader.compose().source;
+        let (from, to) = fault.replace;
+        assert_eq!(sound_text.matches(from).count(), 1, "{}: the shader has changed", fault.name);
+        block_on(faulty[0].kernels().plant(&shader, &sound_text.replace(from, to))).unwrap();
+        let report = &run(&faulty, std::slice::from_ref(&case), &|_| ())[0];
+        assert_eq!(report.status, Status::Fail, "{} was not caught", fault.name);
+        eprintln!("caught: {:45} {}", fault.name, report.reason.as_deref().unwrap_or(""));
+    }
+}
