@@ -3,13 +3,14 @@
 //! This is the only module that submits, polls and waits. An engine that has a device uses
 //! [`gpu`](crate::gpu) and [`ops`](crate::ops) instead.
 
-use crate::format::{DeviceImage, FormatError, PackedWeights, WeightFormat};
+use crate::format::WeightFormat;
+use crate::format::{DeviceImage, FormatError, PackedWeights};
 use crate::gpu::{BufferFill, Caps, DeviceError, Kernels};
 use crate::ops::matmul::RecordError;
 use crate::ops::{
     BindError, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, MakeArgs, MakeError,
     MakePlan, MakeSpec, MatmulArgs, MatmulPlan, MatmulSpec, PlanError, Select, SourceRows,
-    WeightsError,
+    SubBuffer, WeightsError,
 };
 use pollster::block_on;
 use std::sync::mpsc;
@@ -64,6 +65,9 @@ pub enum HostError {
     /// Weights that cannot be placed on the device.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// Weights that cannot be quantized, with row and column.
+    #[error(transparent)]
+    Make(#[from] MakeError),
     /// No plan.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -73,9 +77,6 @@ pub enum HostError {
     /// No recording.
     #[error(transparent)]
     Record(#[from] RecordError),
-    /// Weights that cannot be made.
-    #[error(transparent)]
-    Make(#[from] MakeError),
     /// The device said no.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -207,6 +208,89 @@ impl Host {
         Ok(layout.unpack(&image)?)
     }
 
+    /// Uploads `w`, `[n, k]` f32 row-major, and prunes (by magnitude, where the format is
+    /// 2:4), quantizes and packs it on the device: what
+    /// [`compress::quantize`](crate::compress::quantize) makes, bit for bit.
+    ///
+    /// # Errors
+    /// [`HostError::Make`] for weights that the format cannot hold (NaN, say), and what the
+    /// device refuses.
+    pub fn compress(
+        &self,
+        w: &[f32],
+        n: usize,
+        k: usize,
+        format: &WeightFormat,
+    ) -> Result<DeviceWeights, HostError> {
+        let need = n.saturating_mul(k);
+        if w.len() != need {
+            return Err(HostError::WrongLength { what: "W", need, have: w.len() });
+        }
+        let spec = MakeSpec::new(to_u32("n", n)?, to_u32("k", k)?, *format);
+        let plan = block_on(MakePlan::new(&self.kernels, &spec))?;
+        let output = block_on(DeviceWeights::allocate(&self.kernels, *format, n, k))?;
+        // f32 rows may need more buffers than the compressed ones.
+        let caps = self.kernels.caps();
+        let fit = caps.max_binding.min(caps.max_buffer) / (4 * k.max(1)) as u64;
+        let rows = usize::try_from(fit).unwrap_or(usize::MAX).clamp(1, n.max(1));
+        let mut buffers = Vec::new();
+        for chunk in w.chunks(rows.saturating_mul(k).max(1)) {
+            buffers.push((self.storage(bytemuck::cast_slice(chunk))?, chunk.len() / k));
+        }
+        if buffers.is_empty() {
+            buffers.push((self.zeros(0)?, n));
+        }
+        let source: Vec<_> = buffers
+            .iter()
+            .map(|(buffer, rows)| SourceRows { at: buffer.into(), rows: *rows })
+            .collect();
+        let args = MakeArgs { source: &source, mask: None, output: &output };
+        let bound = block_on(plan.bind(args))?;
+        self.submit(|pass| bound.record(pass))?;
+        bound.check(&self.read(bound.status(), 0, bound.status_words())?)?;
+        Ok(output)
+    }
+
+    /// All weights as f32, `[N, K]`; pruned ones are 0.
+    ///
+    /// # Errors
+    /// What the device refuses.
+    pub fn dequantize(&self, weights: &DeviceWeights) -> Result<Vec<f32>, HostError> {
+        let (n, k) = (to_u32("n", weights.n())?, to_u32("k", weights.k())?);
+        self.rows(&DequantizeSpec::new(n, k, weights.format()), weights, None)
+    }
+
+    /// Rows of the weights as f32, `[rows.len(), K]`: a lookup in an embedding table.
+    ///
+    /// # Errors
+    /// [`HostError::TooLarge`] for a row that is not below N, and what the device refuses.
+    pub fn gather(&self, weights: &DeviceWeights, rows: &[u32]) -> Result<Vec<f32>, HostError> {
+        let (n, k) = (to_u32("n", weights.n())?, to_u32("k", weights.k())?);
+        if let Some(&row) = rows.iter().find(|&&row| row >= n) {
+            let limit = weights.n().saturating_sub(1);
+            return Err(HostError::TooLarge { what: "row", value: row as usize, limit });
+        }
+        let spec = DequantizeSpec::gather(to_u32("rows", rows.len())?, n, k, weights.format());
+        let indices = self.storage(rows)?;
+        self.rows(&spec, weights, Some((&indices).into()))
+    }
+
+    fn rows(
+        &self,
+        spec: &DequantizeSpec,
+        weights: &DeviceWeights,
+        indices: Option<SubBuffer<'_>>,
+    ) -> Result<Vec<f32>, HostError> {
+        let plan = block_on(DequantizePlan::new(&self.kernels, spec))?;
+        let bytes = spec.output_bytes(spec.rows());
+        let output = self.zeros(bytes)?;
+        let args = DequantizeArgs { weights, indices, output: (&output).into() };
+        let bound = block_on(plan.bind(args))?;
+        self.submit(|pass| bound.record(pass))?;
+        let words = self.read(&output, 0, (bytes / 4) as usize)?;
+        Ok(words.into_iter().map(f32::from_bits).collect())
+    }
+
     /// `Y = X · Wᵀ (+ bias)`: X `[m, K]` and Y `[m, N]` row-major f32.
     ///
     /// # Errors
@@ -247,92 +331,6 @@ impl Host {
         self.submit(|pass| recorded = bound.record(pass, spec.max_m))?;
         recorded?;
         let words = self.read(&output, 0, m * n)?;
-        Ok(words.into_iter().map(f32::from_bits).collect())
-    }
-
-    /// Makes compressed weights on the device from `w`, `[n, k]` row-major f32; 2:4 formats
-    /// keep the two of greatest magnitude of every four. Equal to
-    /// [`compress::quantize`](crate::compress::quantize) bit for bit.
-    ///
-    /// # Errors
-    /// [`HostError::Make`] for what the kernels refuse, naming row and column; and wrong
-    /// lengths, or what the device refuses.
-    pub fn quantize(
-        &self,
-        w: &[f32],
-        n: usize,
-        k: usize,
-        format: &WeightFormat,
-    ) -> Result<DeviceWeights, HostError> {
-        let geometry = format.geometry(n, k)?;
-        let need = geometry.sizes().weights;
-        if w.len() != need {
-            return Err(HostError::WrongLength { what: "W", need, have: w.len() });
-        }
-        let spec = MakeSpec::new(to_u32("n", n)?, to_u32("k", k)?, *format);
-        let plan = block_on(MakePlan::new(&self.kernels, &spec))?;
-        let output = block_on(DeviceWeights::allocate(&self.kernels, *format, n, k))?;
-        // Whole rows, as many as a buffer holds.
-        let row_bytes = 4 * k.max(1) as u64;
-        let fit = (self.kernels.caps().max_buffer / row_bytes).max(1);
-        let fit = usize::try_from(fit).unwrap_or(usize::MAX).saturating_mul(k.max(1));
-        let buffers: Vec<_> = w
-            .chunks(fit)
-            .map(|rows| Ok((self.storage(bytemuck::cast_slice(rows))?, rows.len() / k)))
-            .collect::<Result<_, HostError>>()?;
-        let mut source: Vec<_> = buffers
-            .iter()
-            .map(|(buffer, rows)| SourceRows { at: buffer.into(), rows: *rows })
-            .collect();
-        let empty;
-        if need == 0 {
-            empty = self.zeros(0)?;
-            source.push(SourceRows { at: (&empty).into(), rows: n });
-        }
-        let args = MakeArgs { source: &source, mask: None, output: &output };
-        let bound = block_on(plan.bind(args))?;
-        self.submit(|pass| bound.record(pass))?;
-        bound.check(&self.read(bound.status(), 0, bound.status_words())?)?;
-        Ok(output)
-    }
-
-    /// All weights as f32, `[n, k]` row-major; pruned ones are 0.
-    ///
-    /// # Errors
-    /// [`HostError`]: what the device refuses.
-    pub fn dequantize(&self, weights: &DeviceWeights) -> Result<Vec<f32>, HostError> {
-        let (n, k) = (to_u32("n", weights.n())?, to_u32("k", weights.k())?);
-        self.rows(weights, &DequantizeSpec::new(n, k, weights.format()), None)
-    }
-
-    /// Rows of weights as f32, `[indices, k]` row-major; an index of N or more gives NaN.
-    ///
-    /// # Errors
-    /// [`HostError`]: what the device refuses.
-    pub fn gather(&self, weights: &DeviceWeights, indices: &[u32]) -> Result<Vec<f32>, HostError> {
-        let (n, k) = (to_u32("n", weights.n())?, to_u32("k", weights.k())?);
-        let rows = to_u32("rows", indices.len())?;
-        let spec = DequantizeSpec::gather(rows, n, k, weights.format());
-        self.rows(weights, &spec, Some(indices))
-    }
-
-    fn rows(
-        &self,
-        weights: &DeviceWeights,
-        spec: &DequantizeSpec,
-        indices: Option<&[u32]>,
-    ) -> Result<Vec<f32>, HostError> {
-        let plan = block_on(DequantizePlan::new(&self.kernels, spec))?;
-        let indices = indices.map(|indices| self.storage(indices)).transpose()?;
-        let bytes = spec.output_bytes(spec.rows());
-        let output = self.zeros(bytes)?;
-        let bound = block_on(plan.bind(DequantizeArgs {
-            weights,
-            indices: indices.as_ref().map(Into::into),
-            output: (&output).into(),
-        }))?;
-        self.submit(|pass| bound.record(pass))?;
-        let words = self.read(&output, 0, bytes as usize / 4)?;
         Ok(words.into_iter().map(f32::from_bits).collect())
     }
 

@@ -26,11 +26,13 @@ impl Random {
         self.next() % end.max(1)
     }
 
-    /// Roughly normal with deviation 1: the sum of four 16-bit uniforms.
+    /// Roughly normal with deviation 1, the sum of four 16-bit uniforms; at least 0.02, so
+    /// that a group of few weights has no range below f16 scales, which is an error.
     fn normal(&mut self) -> f32 {
         let bits = self.next();
         let sum: i64 = (0..4).map(|i| i64::from((bits >> (16 * i)) as u16)).sum();
-        (sum - 2 * 65535) as f32 / 37_837.0
+        let v = (sum - 2 * 65535) as f32 / 37_837.0;
+        v.abs().max(0.02).copysign(v)
     }
 }
 

@@ -234,7 +234,7 @@ fn put(words: &mut [u32], float: FloatType, at: usize, value: f32) {
     put_bits(words, float, at, bits);
 }
 
-fn put_bits(words: &mut [u32], float: FloatType, at: usize, bits: u32) {
+pub(super) fn put_bits(words: &mut [u32], float: FloatType, at: usize, bits: u32) {
     match float {
         FloatType::F32 => words[at] = bits,
         FloatType::F16 => {
@@ -244,7 +244,7 @@ fn put_bits(words: &mut [u32], float: FloatType, at: usize, bits: u32) {
     }
 }
 
-fn take(words: &[u32], float: FloatType, at: usize) -> (u32, f32) {
+pub(super) fn take(words: &[u32], float: FloatType, at: usize) -> (u32, f32) {
     match float {
         FloatType::F32 => (words[at], f32::from_bits(words[at])),
         FloatType::F16 => {

@@ -1,10 +1,176 @@
-//! Cases of the kernels that make and undo weights. (waiting for ops::make)
-use super::Case;
-use super::report::Outcome;
+//! Cases of the kernels that make and undo weights.
+
+use super::case::{Case, Op};
+use super::data::{self, Random};
+use super::matmul::{SENTINEL, put_bits, take};
+use super::report::{ErrorOverBound, Outcome};
+use crate::compress::{self, prune_magnitude};
+use crate::format::{DeviceImage, PackedWeights};
 use crate::host::Host;
-pub(super) fn compress(_: &Host, _: &Case) -> Result<Outcome, String> {
-    Err("none yet".into())
+use crate::ops::{
+    DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, FloatType, MakeArgs, MakePlan,
+    MakeSpec, SourceRows, SubBuffer,
+};
+use crate::reference::{self, Output};
+use pollster::block_on;
+
+/// Makes weights on the device, over buffers full of sentinels, and compares every word of
+/// the kernel layout with what the host makes. Strided cases give the mask and leave gaps
+/// between the rows of W.
+pub(super) fn compress(host: &Host, case: &Case) -> Result<Outcome, String> {
+    let text = |e: &dyn std::error::Error| e.to_string();
+    let (n, k) = (case.n, case.k);
+    let mut random = Random::new(case.seed());
+    let w = data::values(case.values, n * k, &mut random);
+    let given = case.strided && case.format.is_sparse();
+    let gap = if case.strided { 3 } else { 0 };
+    // A mask that magnitudes would not give: that of other numbers.
+    let other = data::values(case.values, n * k, &mut random);
+    let mask = prune_magnitude(&other, n, k).map_err(|e| text(&e))?;
+    let expected = match given {
+        true => compress::quantize_masked(&w, &mask, &case.format),
+        false => compress::quantize(&w, n, k, &case.format),
+    };
+    let expected = expected.map_err(|e| text(&e))?;
+
+    let mut spec = MakeSpec::new(n as u32, k as u32, case.format).with_stride((k + gap) as u32);
+    if given {
+        spec = spec.with_given_mask();
+    }
+    let plan = block_on(MakePlan::new(host.kernels(), &spec)).map_err(|e| text(&e))?;
+    let kernel = spec.kernels().last().map(|kernel| kernel.shader(&case.format).name);
+    let kernel = kernel.unwrap_or_default();
+    // NaN between rows: a kernel that reads it reports it.
+    let mut words = vec![SENTINEL; (n * (k + gap)).max(4)];
+    for row in 0..n {
+        for column in 0..k {
+            words[row * (k + gap) + column] = w[row * k + column].to_bits();
+        }
+    }
+    let source = host.storage(&words).map_err(|e| text(&e))?;
+    let mask_buffer = host.storage(if given { mask.words() } else { &[] }).map_err(|e| text(&e))?;
+    let output = filled(host, &expected)?;
+    let rows = [SourceRows { at: (&source).into(), rows: n }];
+    let mask = given.then_some((&mask_buffer).into());
+    let bound = block_on(plan.bind(MakeArgs { source: &rows, mask, output: &output }));
+    let bound = bound.map_err(|e| text(&e))?;
+    host.submit(|pass| bound.record(pass)).map_err(|e| text(&e))?;
+    let status = host.read(bound.status(), 0, bound.status_words()).map_err(|e| text(&e))?;
+    bound.check(&status).map_err(|e| text(&e))?;
+
+    let want = output.layout().pack(&expected, 0..n);
+    let got = image(host, &output)?;
+    let parts = [("codes", &got.codes, &want.codes), ("side data", &got.side, &want.side)];
+    let mut fault = None;
+    for (part, got, want) in parts {
+        if let Some(word) = got.iter().zip(want).position(|(g, w)| g != w) {
+            let (g, w) = (got[word], want[word]);
+            fault = Some(format!("word {word} of the {part} is {g:08x}, the host's is {w:08x}"));
+        }
+    }
+    Ok(Outcome { kernel, error_over_bound: ErrorOverBound::Exact("exact"), fault })
 }
-pub(super) fn rows(_: &Host, _: &Case) -> Result<Outcome, String> {
-    Err("none yet".into())
+
+/// Buffers of a packed matrix's shape that hold sentinels.
+fn filled(host: &Host, packed: &PackedWeights) -> Result<DeviceWeights, String> {
+    let (format, n, k) = (packed.format(), packed.n(), packed.k());
+    let weights = block_on(DeviceWeights::allocate(host.kernels(), format, n, k));
+    let weights = weights.map_err(|e| e.to_string())?;
+    for block in weights.blocks() {
+        for buffer in [&block.codes, &block.side] {
+            let words = vec![SENTINEL; (buffer.size() / 4) as usize];
+            host.queue().write_buffer(buffer, 0, bytemuck::cast_slice(&words));
+        }
+    }
+    Ok(weights)
+}
+
+fn image(host: &Host, weights: &DeviceWeights) -> Result<DeviceImage, String> {
+    let layout = weights.layout();
+    let mut image = DeviceImage { codes: Vec::new(), side: Vec::new() };
+    for block in weights.blocks() {
+        let rows = block.rows.len();
+        let read = |buffer, words| host.read(buffer, 0, words).map_err(|e| e.to_string());
+        image.codes.extend(read(&block.codes, rows * layout.code_words)?);
+        image.side.extend(read(&block.side, rows * layout.side_words)?);
+    }
+    Ok(image)
+}
+
+/// Dequantizes all rows, or gathers some of them, one of which does not exist, against the
+/// oracle; rows start as NaN and nothing around them may change.
+pub(super) fn rows(host: &Host, case: &Case) -> Result<Outcome, String> {
+    let text = |e: &dyn std::error::Error| e.to_string();
+    let mut random = Random::new(case.seed());
+    let packed = data::weights(case, &mut random).map_err(|e| text(&e))?;
+    let (n, k) = (case.n as u32, case.k as u32);
+    let gather = case.op == Op::Gather;
+    let indices: Vec<u32> = (0..case.m).map(|_| random.below(u64::from(n)) as u32).collect();
+    // An index past the end gives NaN; of an empty matrix every index is.
+    let missing = |row: usize| gather && (n == 0 || row == case.m / 2);
+    let sent: Vec<u32> = (0..indices.len())
+        .map(|row| if missing(row) { n + row as u32 } else { indices[row] })
+        .collect();
+    let (rows, mut spec) = if gather {
+        // A plan for more rows than are recorded.
+        (case.m, DequantizeSpec::gather(case.m as u32 + 2, n, k, case.format))
+    } else {
+        (case.n, DequantizeSpec::new(n, k, case.format))
+    };
+    spec = spec.with_output(case.output);
+    let offset = if case.strided { 6usize } else { 0 };
+    if case.strided {
+        spec = spec.clone().with_stride(spec.stride + 4 + spec.stride % 2);
+    }
+    let plan = block_on(DequantizePlan::new(host.kernels(), &spec)).map_err(|e| text(&e))?;
+    let weights = host.upload(&packed).map_err(|e| text(&e))?;
+    let index_buffer = host.storage(&[&sent[..], &[u32::MAX; 4]].concat()).map_err(|e| text(&e))?;
+    let bytes = case.output.bytes();
+    let words = (spec.output_bytes(spec.rows()) + offset as u64 * bytes).div_ceil(4) as usize + 4;
+    let mut expected_words = vec![SENTINEL; words];
+    let output = host.storage(&expected_words).map_err(|e| text(&e))?;
+    let bound = block_on(plan.bind(DequantizeArgs {
+        weights: &weights,
+        indices: gather.then_some((&index_buffer).into()),
+        output: SubBuffer { buffer: &output, offset: offset as u64 * bytes },
+    }))
+    .map_err(|e| text(&e))?;
+    let mut recorded = Ok(());
+    host.submit(|pass| match gather {
+        true => recorded = bound.record_first(pass, rows as u32),
+        false => bound.record(pass),
+    })
+    .map_err(|e| text(&e))?;
+    recorded.map_err(|e| text(&e))?;
+    let got = host.read(&output, 0, words).map_err(|e| text(&e))?;
+
+    let kind = if case.output == FloatType::F16 { Output::F16 } else { Output::F32 };
+    let known: Vec<u32> = if gather && n == 0 { Vec::new() } else { indices };
+    let expected = match gather {
+        true => reference::gather(&packed, &known, kind),
+        false => reference::dequantize(&packed, kind),
+    };
+    let expected = expected.map_err(|e| text(&e))?;
+    let (mut worst, mut fault) = (0.0f64, None);
+    for row in 0..rows {
+        for column in 0..case.k {
+            let at = offset + row * spec.stride as usize + column;
+            let (bits, value) = take(&got, case.output, at);
+            put_bits(&mut expected_words, case.output, at, bits);
+            let ratio = if missing(row) {
+                if value.is_nan() { 0.0 } else { f64::INFINITY }
+            } else {
+                reference::check(&expected[row * case.k + column], value).error_over_bound
+            };
+            worst = worst.max(ratio);
+            if ratio > 1.0 && fault.is_none() {
+                fault = Some(format!("row {row}, column {column} is {value}"));
+            }
+        }
+    }
+    if let Some(word) = got.iter().zip(&expected_words).position(|(g, w)| g != w) {
+        fault = Some(format!("word {word} was written, and lies between or past the rows"));
+    }
+    let error_over_bound = ErrorOverBound::Ratio(worst);
+    Ok(Outcome { kernel: spec.shader().name, error_over_bound, fault })
 }

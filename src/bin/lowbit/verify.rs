@@ -110,20 +110,20 @@ fn describe(adapter: &AdapterReport, seconds: f64) -> String {
             row.worst = Some((ratio, case));
         }
     }
-    let header = ["op", "weights", "", "cases", "failed", "kernels", "error÷bound", "worst in"];
+    let header = ["op and weights", "cases", "failed", "worst", "in kernel"];
     let mut page = table(&header, true);
     for ((op, weights, sparsity), row) in &rows {
         let (worst, kernel) = match row.worst {
             Some((ratio, case)) => (format!("{ratio:.3}"), case.kernel.clone()),
-            None => ("exact".to_string(), String::new()),
+            None => {
+                ("exact".to_string(), row.kernels.iter().next_back().unwrap_or(&"").to_string())
+            }
         };
+        let sparsity = if *sparsity == "dense" { "" } else { sparsity };
         page.add_row([
-            (*op).into(),
-            (*weights).into(),
-            (*sparsity).into(),
+            format!("{op} {weights} {sparsity}").into(),
             right(row.cases),
             right(row.failed),
-            right(row.kernels.len()),
             right(worst),
             kernel.into(),
         ]);
@@ -144,7 +144,8 @@ fn describe(adapter: &AdapterReport, seconds: f64) -> String {
         page.push_str(&format!("… and {} more; --json lists all\n", failed - LISTED));
     }
     page.push_str(&format!(
-        "{passed} passed, {failed} failed, {skipped} skipped in {seconds:.0} s\n"
+        "worst: error as a share of its proven bound; exact: every bit\n\
+         {passed} passed, {failed} failed, {skipped} skipped in {seconds:.0} s\n"
     ));
     page
 }
