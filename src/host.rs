@@ -13,6 +13,7 @@ use crate::ops::{
     SubBuffer, WeightsError,
 };
 use pollster::block_on;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -367,12 +368,14 @@ impl Host {
 
     fn wait(&self, index: wgpu::SubmissionIndex) -> Result<(), HostError> {
         let poll = wgpu::PollType::Wait { submission_index: Some(index), timeout: Some(TIMEOUT) };
-        let polled = self.device().poll(poll);
+        // wgpu 30 panics where the driver loses the device during a poll. By then it has
+        // called the lost callback and holds no lock.
+        let polled = catch_unwind(AssertUnwindSafe(|| self.device().poll(poll)));
         // A device lost while waiting explains whatever poll said.
         if let Some(reason) = self.kernels.lost_flag().reason() {
             return Err(DeviceError::Lost(reason.into()).into());
         }
-        match polled {
+        match polled.unwrap_or_else(|panic| resume_unwind(panic)) {
             Ok(_) => Ok(()),
             Err(wgpu::PollError::Timeout) => Err(HostError::Timeout(TIMEOUT.as_secs())),
             Err(error) => Err(HostError::ReadBack(error.to_string())),
@@ -391,6 +394,12 @@ impl Host {
     ) -> Result<Vec<u32>, HostError> {
         if words == 0 {
             return Ok(Vec::new());
+        }
+        let limit = usize::MAX / 4;
+        for (what, value) in [("words", words), ("first word", first)] {
+            if value > limit {
+                return Err(HostError::TooLarge { what, value, limit });
+            }
         }
         let bytes = 4 * words as u64;
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;

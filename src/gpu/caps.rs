@@ -58,6 +58,29 @@ impl Caps {
         }
     }
 
+    /// The same within a device's limits: a caller may state lower ones, never higher.
+    /// Alignments become powers of two, and what kernels index with a `u32` stays below
+    /// 4 GiB.
+    pub(crate) fn within(&self, limits: &wgpu::Limits) -> Self {
+        let device = Self::from_limits(self.class, limits);
+        // No device asks for more than 256; 4096 leaves room and bounds what padding costs.
+        let align = |asked: u32, needed: u32| {
+            let needed = needed.max(16);
+            asked.clamp(needed, needed.max(4096)).checked_next_power_of_two().unwrap_or(needed)
+        };
+        Self {
+            class: self.class,
+            max_binding: self.max_binding.min(device.max_binding).min(u32::MAX.into()),
+            max_buffer: self.max_buffer.min(device.max_buffer),
+            storage_align: align(self.storage_align, device.storage_align),
+            uniform_align: align(self.uniform_align, device.uniform_align),
+            max_storage_buffers: self.max_storage_buffers.min(device.max_storage_buffers),
+            max_workgroup_memory: self.max_workgroup_memory.min(device.max_workgroup_memory),
+            max_invocations: self.max_invocations.min(device.max_invocations),
+            max_groups: self.max_groups.min(device.max_groups),
+        }
+    }
+
     /// The three dimensions of a dispatch of `groups` workgroups, folded where one
     /// dimension is too short; kernels put the index together again and return past the
     /// end. `None` where even three dimensions, or a `u32`, do not hold them.
@@ -73,6 +96,31 @@ impl Caps {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stated_facts_stay_within_the_device() {
+        let limits = wgpu::Limits::defaults();
+        let device = Caps::from_limits(AdapterClass::Cpu, &limits);
+        let high = Caps {
+            class: AdapterClass::Cpu,
+            max_binding: u64::MAX,
+            max_buffer: u64::MAX,
+            storage_align: 0,
+            uniform_align: 1,
+            max_storage_buffers: u32::MAX,
+            max_workgroup_memory: u32::MAX,
+            max_invocations: u32::MAX,
+            max_groups: u32::MAX,
+        };
+        assert_eq!(high.within(&limits), device);
+        let mut low = device.clone();
+        (low.max_binding, low.max_groups, low.uniform_align) = (4096, 3, 512);
+        assert_eq!(low.within(&limits), low);
+        low.storage_align = 700;
+        assert_eq!(low.within(&limits).storage_align, 1024);
+        low.storage_align = u32::MAX;
+        assert_eq!(low.within(&limits).storage_align, 4096);
+    }
 
     #[test]
     fn folds_cover_and_fit() {

@@ -76,13 +76,15 @@ pub struct Kernels {
 }
 
 impl Kernels {
-    /// Kernels for a device. `caps` may state lower limits than the device has.
+    /// Kernels for a device. `caps` may state lower limits than the device has; higher ones
+    /// count as the device's.
     ///
     /// # Errors
     /// [`DeviceError`] where the 256 KiB table of row counts cannot be allocated.
     pub async fn new(device: &wgpu::Device, caps: &Caps) -> Result<Self, DeviceError> {
+        let caps = caps.within(&device.limits());
         let lost = LostFlag::default();
-        let stride = (caps.uniform_align.max(16) / 4) as usize;
+        let stride = (caps.uniform_align / 4) as usize;
         let mut words = vec![0; M_TABLE as usize * stride];
         for (entry, m) in words.chunks_mut(stride).zip(0..) {
             entry[0] = m;
@@ -90,13 +92,7 @@ impl Kernels {
         let usage = wgpu::BufferUsages::UNIFORM;
         let table = create_buffer(device, "lowbit m table", usage, BufferFill::Words(&words));
         let m_table = guard(device, &lost, "the table of row counts", table).await?;
-        Ok(Self {
-            device: device.clone(),
-            caps: caps.clone(),
-            lost,
-            cache: Arc::default(),
-            m_table,
-        })
+        Ok(Self { device: device.clone(), caps, lost, cache: Arc::default(), m_table })
     }
 
     /// The device.
@@ -128,7 +124,7 @@ impl Kernels {
 
     /// The dynamic offsets (low, high) that carry `m`.
     pub(crate) fn m_offsets(&self, m: u32) -> [u32; 2] {
-        let align = self.caps.uniform_align.max(16);
+        let align = self.caps.uniform_align;
         [m % M_TABLE * align, m / M_TABLE * align]
     }
 

@@ -165,6 +165,24 @@ pub enum BindError {
         /// The device's limit.
         limit: u64,
     },
+    /// A block of rows of weights exceeds a binding.
+    #[error(
+        "a block of rows of weights takes {need} bytes, a binding holds {limit}; see DeviceWeights::split"
+    )]
+    BlockTooLarge {
+        /// Bytes of the block's codes or side data.
+        need: u64,
+        /// The device's limit.
+        limit: u64,
+    },
+    /// Bindings so small that splitting gives too many dispatches.
+    #[error("{dispatches} dispatches are needed, one recording holds {limit}")]
+    TooManyDispatches {
+        /// Dispatches needed.
+        dispatches: u64,
+        /// The most that there may be.
+        limit: u64,
+    },
     /// A grid that even three dimensions do not hold.
     #[error("{groups} workgroups exceed what a dispatch of {limit} a dimension holds")]
     GridTooLarge {
@@ -202,7 +220,9 @@ impl<'a> Window<'a> {
         let offset = start - skip;
         // 16 bytes hold any element a shader declares; every buffer of ours has as many,
         // and a caller's smaller one is refused by `check`.
-        let size = (skip + len).next_multiple_of(4).max(16).min(buffer.size() - offset);
+        // A buffer's size need not be a multiple of 4, a binding's must be.
+        let rest = (buffer.size() - offset) & !3;
+        let size = (skip + len).next_multiple_of(4).max(16).min(rest);
         Self { buffer, offset, size, skip }
     }
 

@@ -46,6 +46,14 @@ pub enum WeightsError {
         /// Columns.
         k: usize,
     },
+    /// So many blocks that even a list of them is too long.
+    #[error("the weights would be split into {blocks} blocks of rows, more than {limit}")]
+    TooManyBlocks {
+        /// Blocks needed.
+        blocks: usize,
+        /// The most there may be.
+        limit: usize,
+    },
     /// Blocks that do not cover the rows in order, or break a row pair.
     #[error(
         "row block {block} covers rows {have:?}; it must start at {start} and end at an even row or the last"
@@ -87,17 +95,22 @@ impl DeviceWeights {
         n: usize,
         k: usize,
     ) -> Result<(DeviceLayout, Vec<Range<usize>>), WeightsError> {
-        let layout = DeviceLayout::new(format, n, k)?;
-        if n > i32::MAX as usize || k > i32::MAX as usize {
-            return Err(WeightsError::TooLarge { n, k });
-        }
+        let layout = indexable(format, n, k)?;
         let (code_bytes, side_bytes) = layout.row_bytes();
         let row = (code_bytes.max(side_bytes) as u64).max(1);
         let limit = caps.max_binding.min(caps.max_buffer);
         let fit = usize::try_from(limit / row).unwrap_or(usize::MAX);
-        let fit = if fit >= 64 { fit / 64 * 64 } else { fit / 2 * 2 };
+        let fit = match fit {
+            fit if fit >= n => n,
+            64.. => fit / 64 * 64,
+            _ => fit / 2 * 2,
+        };
         if fit == 0 && n > 0 {
             return Err(WeightsError::RowTooLarge { need: 2 * row, limit });
+        }
+        let blocks = n.div_ceil(fit.max(1));
+        if blocks > MAX_BLOCKS {
+            return Err(WeightsError::TooManyBlocks { blocks, limit: MAX_BLOCKS });
         }
         let blocks =
             (0..n).step_by(fit.max(1)).map(|start| start..n.min(start.saturating_add(fit)));
@@ -159,7 +172,7 @@ impl DeviceWeights {
         k: usize,
         blocks: Vec<RowBlock>,
     ) -> Result<Self, WeightsError> {
-        let layout = DeviceLayout::new(format, n, k)?;
+        let layout = indexable(format, n, k)?;
         let (code_bytes, side_bytes) = layout.row_bytes();
         let mut start = 0;
         for (block, b) in blocks.iter().enumerate() {
@@ -223,6 +236,17 @@ impl DeviceWeights {
     pub(crate) fn describe(format: WeightFormat, n: usize, k: usize) -> String {
         format!("{n}×{k} {format}")
     }
+}
+
+/// Blocks of rows at most: 2²⁰, 128 TiB of WebGPU's default bindings.
+const MAX_BLOCKS: usize = 1 << 20;
+
+fn indexable(format: WeightFormat, n: usize, k: usize) -> Result<DeviceLayout, WeightsError> {
+    let layout = DeviceLayout::new(format, n, k)?;
+    if n > i32::MAX as usize || k > i32::MAX as usize {
+        return Err(WeightsError::TooLarge { n, k });
+    }
+    Ok(layout)
 }
 
 const USAGE: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE

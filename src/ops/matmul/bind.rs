@@ -43,6 +43,9 @@ struct Span {
     batch: u32,
 }
 
+/// Dispatches of one recording at most: their parameters fill WebGPU's largest buffer.
+const MAX_DISPATCHES: u64 = 1 << 20;
+
 /// Why nothing was recorded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -70,12 +73,11 @@ impl MatmulPlan {
         if spec.max_m == 0 || spec.n == 0 || spec.batch == 0 {
             return Ok(BoundMatmul { plan: self.clone(), segments });
         }
-        let spans = self.spans()?;
         let blocks = args.weights.blocks();
         let caps = self.kernels.caps();
-        let slot = (caps.uniform_align as usize).max(size_of::<Params>()).div_ceil(16) * 4;
-        // uniform_align is a power of two of at least 16, so a slot of whole multiples.
-        let slot = slot.next_multiple_of(caps.uniform_align as usize / 4);
+        let slot_bytes = size_of::<Params>().next_multiple_of(caps.uniform_align as usize);
+        let spans = self.spans(blocks.len(), slot_bytes)?;
+        let slot = slot_bytes / 4;
         let mut words = vec![0u32; spans.len() * blocks.len() * slot];
         let windows: Vec<_> = spans.iter().map(|span| self.windows(&args, span)).collect();
         let bias = args
@@ -142,9 +144,16 @@ impl MatmulPlan {
         if let Some(bias) = args.bias {
             check(Role::Bias, bias, u64::from(spec.n) * 4, 4)?;
         }
+        let limit = self.kernels.caps().max_binding;
+        let (code_bytes, side_bytes) = weights.layout().row_bytes();
         for block in weights.blocks() {
-            for buffer in [&block.codes, &block.side] {
+            for (buffer, row) in [(&block.codes, code_bytes), (&block.side, side_bytes)] {
                 check(Role::Weights, buffer.into(), 16, 4)?;
+                // Only a caller's own blocks, or those of another device, can be so large.
+                let need = (block.rows.len() * row) as u64;
+                if need > limit {
+                    return Err(BindError::BlockTooLarge { need, limit });
+                }
             }
         }
         let output = args.output.buffer;
@@ -158,32 +167,47 @@ impl MatmulPlan {
         }
     }
 
-    /// One span where X and Y fit a binding, else pieces of one batch each.
-    fn spans(&self) -> Result<Vec<Span>, BindError> {
+    /// As few spans as bindings allow: of whole batches, or of rows of one batch.
+    fn spans(&self, blocks: usize, slot: usize) -> Result<Vec<Span>, BindError> {
         let spec = &self.spec;
-        let capacity = window_capacity(self.kernels.caps());
+        let caps = self.kernels.caps();
+        let capacity = window_capacity(caps);
         if u64::from(spec.n) * 4 > capacity && spec.bias {
             let need = u64::from(spec.n) * 4;
             return Err(BindError::RowTooLarge { role: Role::Bias, need, limit: capacity });
         }
-        if spec.x_bytes(spec.max_m).max(spec.y_bytes(spec.max_m)) <= capacity {
-            let (batch0, batch) = (0, spec.batch);
-            return Ok(vec![Span { m0: 0, m_cap: spec.max_m, batch0, batch }]);
-        }
-        let fit = |role, stride: u32, columns: u32, bytes: u64| {
+        let MatmulSpec { x_stride, x_batch_stride, y_stride, y_batch_stride, .. } = *spec;
+        let sides = [
+            (Role::Activations, spec.k, x_stride, x_batch_stride, spec.activations.bytes()),
+            (Role::Output, spec.n, y_stride, y_batch_stride, spec.output.bytes()),
+        ];
+        let fit =
+            |rest: u64, stride: u32, bytes: u64| rest / (u64::from(stride) * bytes).max(1) + 1;
+        let (mut rows, mut batches) = (u64::from(spec.max_m), u64::from(spec.batch));
+        for (role, columns, row, batch, bytes) in sides {
             let need = u64::from(columns) * bytes;
-            match capacity.checked_sub(need) {
-                None => Err(BindError::RowTooLarge { role, need, limit: capacity }),
-                Some(rest) => Ok(rest / (u64::from(stride) * bytes).max(1) + 1),
-            }
-        };
-        let x = fit(Role::Activations, spec.x_stride, spec.k, spec.activations.bytes())?;
-        let y = fit(Role::Output, spec.y_stride, spec.n, spec.output.bytes())?;
-        let rows = x.min(y).min(u64::from(spec.max_m)) as u32;
+            let Some(rest) = capacity.checked_sub(need) else {
+                return Err(BindError::RowTooLarge { role, need, limit: capacity });
+            };
+            rows = rows.min(fit(rest, row, bytes));
+            let whole = extent(1, spec.max_m, 0, row, columns) * bytes;
+            batches = batches.min(capacity.checked_sub(whole).map_or(1, |r| fit(r, batch, bytes)));
+        }
+        let (rows, batches) = (rows as u32, batches as u32);
+        let spans = u64::from(spec.max_m.div_ceil(rows)) * u64::from(spec.batch.div_ceil(batches));
+        let dispatches = spans.saturating_mul(blocks as u64);
+        let limit = (caps.max_buffer / slot as u64).min(MAX_DISPATCHES);
+        if dispatches > limit {
+            return Err(BindError::TooManyDispatches { dispatches, limit });
+        }
         let starts = || (0..spec.max_m).step_by(rows as usize);
         Ok((0..spec.batch)
+            .step_by(batches as usize)
             .flat_map(|batch0| starts().map(move |m0| (batch0, m0)))
-            .map(|(batch0, m0)| Span { m0, m_cap: rows.min(spec.max_m - m0), batch0, batch: 1 })
+            .map(|(batch0, m0)| {
+                let (m_cap, batch) = (rows.min(spec.max_m - m0), batches.min(spec.batch - batch0));
+                Span { m0, m_cap, batch0, batch }
+            })
             .collect())
     }
 

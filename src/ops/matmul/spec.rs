@@ -172,12 +172,14 @@ impl MatmulSpec {
 
     /// Bytes of X from its start that a run with `m` rows reads.
     pub fn x_bytes(&self, m: u32) -> u64 {
-        extent(self.batch, m, self.x_batch_stride, self.x_stride, self.k) * self.activations.bytes()
+        extent(self.batch, m, self.x_batch_stride, self.x_stride, self.k)
+            .saturating_mul(self.activations.bytes())
     }
 
     /// Bytes of Y from its start that a run with `m` rows writes.
     pub fn y_bytes(&self, m: u32) -> u64 {
-        extent(self.batch, m, self.y_batch_stride, self.y_stride, self.n) * self.output.bytes()
+        extent(self.batch, m, self.y_batch_stride, self.y_stride, self.n)
+            .saturating_mul(self.output.bytes())
     }
 
     /// Refuses what no plan can serve.
@@ -235,7 +237,8 @@ pub(super) fn extent(batch: u32, m: u32, batch_stride: u32, stride: u32, columns
     if batch == 0 || m == 0 || columns == 0 {
         return 0;
     }
-    u64::from(batch - 1) * u64::from(batch_stride)
-        + u64::from(m - 1) * u64::from(stride)
-        + u64::from(columns)
+    // `check` keeps these far below 2⁶⁴; whoever asks before it gets no panic.
+    let batches = u64::from(batch - 1) * u64::from(batch_stride);
+    let rows = u64::from(m - 1) * u64::from(stride);
+    batches.saturating_add(rows).saturating_add(u64::from(columns))
 }
