@@ -60,6 +60,8 @@ pub fn all_choices() -> impl Iterator<Item = KernelChoice> {
 /// Every shader of the crate.
 pub fn all_shaders() -> Vec<Shader> {
     let mut shaders: Vec<_> = all_choices().map(|choice| choice.shader()).collect();
+    #[cfg(feature = "conformance")]
+    shaders.extend(lowbit::conformance::limit_shaders());
     for format in all_formats() {
         shaders.extend(MakeKernel::ALL.map(|kernel| kernel.shader(&format)));
         for spec in [DequantizeSpec::new(2, 2, format), DequantizeSpec::gather(2, 2, 2, format)] {
