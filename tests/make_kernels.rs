@@ -2,13 +2,15 @@
 //!
 //! Everything runs on a device with WebGPU's default limits and no features.
 
+mod common;
+
 use half::f16;
 use lowbit::compress::{self, CompressError};
 use lowbit::format::{
     DeviceImage, DeviceLayout, Granularity, Mask24, PackedWeights, ScaleType, WeightFormat,
 };
 use lowbit::gpu::{Caps, Shader};
-use lowbit::host::Host;
+use lowbit::host::{Host, HostError};
 use lowbit::ops::make::MakeKernel;
 use lowbit::ops::{
     BindError, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, FloatType, MakeArgs,
@@ -531,7 +533,7 @@ fn dequantize_specs(n: u32, k: u32, format: WeightFormat) -> [DequantizeSpec; 4]
 #[test]
 fn params_mirror_the_shaders() {
     let int8 = WeightFormat::int8(Granularity::Channel);
-    for (shader, name, (size, fields)) in [
+    for (shader, name, layout) in [
         (MakeKernel::Codes.shader(&int8), "MakeParams", lowbit::ops::make::params_layout()),
         (
             DequantizeSpec::new(1, 1, int8).shader(),
@@ -540,11 +542,7 @@ fn params_mirror_the_shaders() {
         ),
     ] {
         let (module, _) = parse(&shader.compose().source);
-        let (_, ty) = module.types.iter().find(|(_, t)| t.name.as_deref() == Some(name)).unwrap();
-        let naga::TypeInner::Struct { members, span } = &ty.inner else { panic!("{name}") };
-        let have: Vec<_> =
-            members.iter().map(|m| (m.name.as_deref().unwrap(), m.offset as usize)).collect();
-        assert_eq!((*span as usize, have), (size, fields));
+        common::assert_mirrors(&module, name, &layout);
     }
 }
 
@@ -974,6 +972,68 @@ fn dequantize_and_gather() {
         check_dequantize(tiny_gpu(), &weights, &packed, 1);
     }
     println!("{cases} matrices, four ways");
+}
+
+/// Slices in, slices out.
+#[test]
+fn host_calls() {
+    let mut random = Random(11);
+    for name in ["int4-g64-asym", "2:4+int8-channel", "f16", "int8-tensor"] {
+        let format: WeightFormat = name.parse().unwrap();
+        for (n, k) in [(0, 7), (7, 0), (9, 130)] {
+            let w: Vec<f32> = (0..n).flat_map(|_| row(&format, 0, k, &mut random)).collect();
+            let packed = compress::quantize(&w, n, k, &format).unwrap();
+            let weights = gpu().compress(&w, n, k, &format).unwrap();
+            assert_eq!(gpu().download(&weights).unwrap(), packed);
+            let all = gpu().dequantize(&weights).unwrap();
+            assert!(compress::relative_error(&compress::dequantize(&packed), &all) < 1e-6);
+            // Rows past the last are an error here, NaN in the kernel.
+            assert!(gpu().gather(&weights, &[n as u32]).is_err());
+            if n > 8 && k > 0 {
+                let some = gpu().gather(&weights, &[8, 0]).unwrap();
+                assert_eq!(some, [&all[8 * k..9 * k], &all[..k]].concat());
+            }
+        }
+        let bad = gpu().compress(&[1.0, f32::NAN], 1, 2, &format);
+        assert!(
+            matches!(bad, Err(HostError::Make(MakeError::NonFinite { row: 0, col: 1 }))),
+            "{bad:?}"
+        );
+        assert!(matches!(
+            gpu().compress(&[1.0], 1, 2, &format),
+            Err(HostError::WrongLength { .. })
+        ));
+    }
+}
+
+/// How long it takes; run with `--ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn speed() {
+    let (n, k) = (2048, 2048);
+    let mut random = Random(12);
+    let w: Vec<f32> = (0..n * k).map(|_| 0.02 * random.gauss()).collect();
+    let source = gpu().storage(bytemuck::cast_slice(&w)).unwrap();
+    for name in ["f16", "int8-channel", "int8-tensor", "int4-g64-asym", "2:4+int4-g64-asym-f16s"] {
+        let format: WeightFormat = name.parse().unwrap();
+        let spec = MakeSpec::new(n as u32, k as u32, format);
+        let plan = block_on(MakePlan::new(gpu().kernels(), &spec)).unwrap();
+        let output = block_on(DeviceWeights::allocate(gpu().kernels(), format, n, k)).unwrap();
+        let rows = [SourceRows { at: (&source).into(), rows: n }];
+        let args = MakeArgs { source: &rows, mask: None, output: &output };
+        let bound = block_on(plan.bind(args)).unwrap();
+        for _ in 0..3 {
+            let start = std::time::Instant::now();
+            gpu().submit(|pass| bound.record(pass)).unwrap();
+            let gpu = start.elapsed();
+            let start = std::time::Instant::now();
+            let packed = compress::quantize(&w, n, k, &format).unwrap();
+            println!("{name}: GPU {gpu:?}, host {:?}, {}", start.elapsed(), packed.n());
+        }
+        let start = std::time::Instant::now();
+        gpu().dequantize(&output).unwrap();
+        println!("{name}: dequantize and read back {:?}", start.elapsed());
+    }
 }
 
 /// Misuse is an error of ours, never of the device.

@@ -12,10 +12,12 @@ mod data;
 mod matmul;
 mod report;
 mod run;
+mod speed;
 mod table;
 mod weights;
 
 pub use case::{Case, Op, Values};
 pub use report::{AdapterReport, CaseReport, ErrorOverBound, Report, Status};
 pub use run::run;
+pub use speed::{Limits, Timing, host_compress_ms, limit_shaders, limits, time};
 pub use table::{Extent, table};

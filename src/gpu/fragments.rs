@@ -33,6 +33,8 @@ pub const FRAGMENTS: &[Fragment] = &[
     file("lib/quad", include_str!("../../shaders/lib/quad.wgsl")),
     file("lib/quads", include_str!("../../shaders/lib/quads.wgsl")),
     file("lib/softfloat", include_str!("../../shaders/lib/softfloat.wgsl")),
+    file("limits/fma", include_str!("../../shaders/limits/fma.wgsl")),
+    file("limits/read", include_str!("../../shaders/limits/read.wgsl")),
     file("quantize/codes", include_str!("../../shaders/quantize/codes.wgsl")),
     file("quantize/dequantize", include_str!("../../shaders/quantize/dequantize.wgsl")),
     file("quantize/make", include_str!("../../shaders/quantize/make.wgsl")),

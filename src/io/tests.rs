@@ -40,6 +40,9 @@ fn formats() -> Vec<WeightFormat> {
     let mut formats = Vec::new();
     for granularity in [Granularity::Tensor, Granularity::Channel, g(3), g(32)] {
         for element in Element::ALL {
+            if !element.is_integer() && granularity != Granularity::Tensor {
+                continue; // floats have no scales
+            }
             let base = match element {
                 Element::F32 => WeightFormat::f32(),
                 Element::F16 => WeightFormat::f16(),
@@ -288,8 +291,8 @@ fn lying_headers_are_refused() {
     assert!(matches!(one("[1]", "4", "8"), IoError::Gap { start: 0, end: 4 }));
     assert!(matches!(one("[1]", "0", "4"), IoError::Gap { start: 4, end: 8 }));
     assert!(matches!(one("[3]", "0", "8"), IoError::WrongSize { have: 8, .. }));
-    assert!(matches!(one(&format!("[{huge}]"), "0", "8"), IoError::WrongSize { .. }));
-    for shape in [format!("[{max}]"), format!("[{huge},{huge}]"), format!("[{max},{max},0]")] {
+    assert!(matches!(one(&format!("[{}]", 1u64 << 58), "0", "8"), IoError::WrongSize { .. }));
+    for shape in [format!("[{huge}]"), format!("[{huge},{huge}]"), format!("[{max},{max},0]")] {
         assert!(matches!(one(&shape, "0", "8"), IoError::Overflow { .. }), "{shape}");
     }
     for (shape, start) in [("[-1]", "0"), ("[2.5]", "0"), ("[2]", "-8"), ("[1e99]", "0")] {
@@ -548,6 +551,7 @@ fn the_writer_refuses_misuse_and_leaves_nothing() {
 
     let mut writer = ModelWriter::create(&path, entries.clone(), &none).unwrap();
     assert!(matches!(writer.write_plain("w", &[]), Err(IoError::NotAsDeclared { .. })));
+    drop(writer);
     let mut writer = ModelWriter::create(&path, entries, &none).unwrap();
     assert!(matches!(writer.write_compressed("w", &other), Err(IoError::NotAsDeclared { .. })));
     assert!(matches!(writer.write_compressed("a", &packed), Err(IoError::NotAsDeclared { .. })));

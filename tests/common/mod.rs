@@ -3,8 +3,9 @@
 
 use lowbit::format::{Element, Granularity, ScaleType, WeightFormat};
 use lowbit::gpu::Shader;
-use lowbit::ops::FloatType;
+use lowbit::ops::make::MakeKernel;
 use lowbit::ops::matmul::{KernelChoice, MatmulSpec, Schedule};
+use lowbit::ops::{DequantizeSpec, FloatType};
 
 /// Every format that exists, with groups that scales align with and groups that they do not.
 pub fn all_formats() -> Vec<WeightFormat> {
@@ -58,7 +59,17 @@ pub fn all_choices() -> impl Iterator<Item = KernelChoice> {
 
 /// Every shader of the crate.
 pub fn all_shaders() -> Vec<Shader> {
-    all_choices().map(|choice| choice.shader()).collect()
+    let mut shaders: Vec<_> = all_choices().map(|choice| choice.shader()).collect();
+    #[cfg(feature = "conformance")]
+    shaders.extend(lowbit::conformance::limit_shaders());
+    for format in all_formats() {
+        shaders.extend(MakeKernel::ALL.map(|kernel| kernel.shader(&format)));
+        for spec in [DequantizeSpec::new(2, 2, format), DequantizeSpec::gather(2, 2, 2, format)] {
+            shaders.push(spec.shader());
+            shaders.push(spec.with_output(FloatType::F16).shader());
+        }
+    }
+    shaders
 }
 
 /// Parses and validates with no extension enabled.

@@ -97,6 +97,12 @@ fn properties(row: &Row) -> Vec<(&'static str, String)> {
         .iter()
         .map(|&(name, _)| (name, if row.features[name] { "yes" } else { "no" }.to_owned()))
         .collect();
+    // Without subgroups the sizes are what an adapter could have at all.
+    let subgroup = match (row.features["SUBGROUP"], l.subgroup_min_size, l.subgroup_max_size) {
+        (false, ..) => "none".to_owned(),
+        (true, low, high) if low == high => low.to_string(),
+        (true, low, high) => format!("{low}–{high}"),
+    };
     lines.extend([
         ("largest buffer", report::bytes(l.max_buffer_size)),
         ("largest storage binding", report::bytes(l.max_storage_buffer_binding_size)),
@@ -108,7 +114,7 @@ fn properties(row: &Row) -> Vec<(&'static str, String)> {
         ("workgroups a dimension", l.max_compute_workgroups_per_dimension.to_string()),
         ("storage offset alignment", bytes(l.min_storage_buffer_offset_alignment)),
         ("uniform offset alignment", bytes(l.min_uniform_buffer_offset_alignment)),
-        ("subgroup size", format!("{}–{}", l.subgroup_min_size, l.subgroup_max_size)),
+        ("subgroup size", subgroup),
     ]);
     lines
 }

@@ -7,7 +7,7 @@ use crate::{Outcome, files};
 use clap::ValueEnum;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use indicatif::ProgressBar;
-use lowbit::compress::{CompressError, dequantize, quantize, relative_error};
+use lowbit::compress::{dequantize, quantize, relative_error};
 use lowbit::format::{
     Element, FormatError, Geometry, Granularity, PackedWeights, ScaleType, WeightFormat,
 };
@@ -188,11 +188,25 @@ enum Failure {
     Io(#[from] IoError),
     #[error("weight `{name}`")]
     Host { name: String, source: HostError },
-    #[error("weight `{name}`")]
-    Compress { name: String, source: CompressError },
 }
 
-/// The names of the weights to compress.
+impl Failure {
+    fn hint(&self) -> &'static str {
+        match self {
+            Self::Io(IoError::Io { .. }) => "is there room, and may this user write there?",
+            Self::Io(IoError::UnexpectedTensor { .. }) => {
+                "parts of a compressed weight take that name; leave the weight out with --tensors"
+            }
+            Self::Io(_) => "`lowbit inspect` lists what the file holds",
+            Self::Host { source: HostError::Make(_), .. } => {
+                "--tensors chooses weights, --scheme and --scales another format"
+            }
+            Self::Host { .. } => "--adapter chooses another adapter, --tensors smaller weights",
+        }
+    }
+}
+
+/// The weights to compress.
 fn select<'a>(model: &'a ModelFile, globs: &[String]) -> Result<Vec<Tensor<'a>>, CliError> {
     let globs = glob_set(globs)?;
     let is_weight = |tensor: &Tensor<'_>| tensor.is_float() && matrix_shape(tensor.shape).is_some();
@@ -249,9 +263,7 @@ fn compress_on_gpu(
     geometry: &Geometry,
 ) -> Result<PackedWeights, Failure> {
     let failed = |source| Failure::Host { name: name.to_owned(), source };
-    let packed = quantize(w, geometry.n, geometry.k, &geometry.format)
-        .map_err(|source| Failure::Compress { name: name.to_owned(), source })?;
-    let weights = host.upload(&packed).map_err(failed)?;
+    let weights = host.compress(w, geometry.n, geometry.k, &geometry.format).map_err(failed)?;
     host.download(&weights).map_err(failed)
 }
 
@@ -292,13 +304,10 @@ fn compress_all(
         let geometry = info.geometry(name)?;
         let w = tensor.to_f32()?;
         let packed = compress_on_gpu(host, name, &w, &geometry)?;
-        let check = if check {
-            let expected = quantize(&w, geometry.n, geometry.k, &format)
-                .map_err(|source| Failure::Compress { name: name.to_owned(), source })?;
-            Some(first_difference(&packed, &expected).unwrap_or_else(|| EQUAL.to_owned()))
-        } else {
-            None
-        };
+        let check = check.then(|| match quantize(&w, geometry.n, geometry.k, &format) {
+            Ok(cpu) => first_difference(&packed, &cpu).unwrap_or_else(|| EQUAL.to_owned()),
+            Err(error) => format!("refused by the CPU: {error}"),
+        });
         let error = relative_error(&w, &dequantize(&packed));
         sums.add(&w, error);
         writer.write_compressed(name, &packed)?;
@@ -382,8 +391,8 @@ fn text(json: &Json) -> String {
     let totals = &json.totals;
     let mut text = report::text(&table);
     text.push_str(&format!(
-        "{} weights to {} on {}: {} → {}, {:.3} bits a weight, relative error {:.3e}\n",
-        json.tensors.len(),
+        "{} to {} on {}: {} → {}, {:.3} bits a weight, relative error {:.3e}\n",
+        report::count(json.tensors.len(), "weight"),
         json.format,
         printable(&json.adapter.name),
         report::bytes(totals.bytes_before as u64),
@@ -393,10 +402,16 @@ fn text(json: &Json) -> String {
     ));
     if json.written {
         let copied = report::bytes(totals.copied_bytes as u64);
-        text.push_str(&format!("{} other tensors copied, {copied}\n", totals.copied));
+        text.push_str(&format!(
+            "{} copied as they are, {copied}\n",
+            report::count(totals.copied, "other tensor"),
+        ));
     } else {
         let bad = json.tensors.iter().filter(|row| is_wrong(row)).count();
-        text.push_str(&format!("{bad} weights differ from the CPU's; nothing was written\n"));
+        text.push_str(&format!(
+            "not equal to the CPU's: {}; nothing was written\n",
+            report::count(bad, "weight"),
+        ));
     }
     text
 }
@@ -421,7 +436,9 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     let selected = select(&model, &args.tensors)?;
     let report = Report::open(&args.json)?;
     let failed = |error: Failure| {
-        CliError::new(format!("cannot compress `{}`", args.input.display())).because(error)
+        let hint = error.hint();
+        let message = format!("cannot compress `{}`", args.input.display());
+        CliError::new(message).because(error).hint(hint)
     };
     let mut writer =
         ModelWriter::create(&args.output, entries(&model, &selected, format), model.metadata())

@@ -1,6 +1,6 @@
 //! `lowbit decompress`: compressed weights back to plain f32.
 
-use crate::error::CliError;
+use crate::error::{CliError, printable};
 use crate::report::{self, JsonArg, Report};
 use crate::{Outcome, files};
 use lowbit::compress::dequantize;
@@ -78,7 +78,7 @@ fn write(model: &ModelFile, writer: &mut ModelWriter) -> Result<usize, IoError> 
         copied += 1;
     }
     for name in model.compressed().keys() {
-        progress.set_message(name.clone());
+        progress.set_message(printable(name));
         let values = dequantize(&read_compressed(model, name)?);
         let bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
         writer.write_plain(name, &bytes)?;
@@ -92,7 +92,7 @@ fn text(json: &Json) -> String {
     let mut table = report::table(&["tensor", "was", "shape", "from", "to"], false);
     for row in &json.tensors {
         table.add_row([
-            crate::error::printable(&row.name).into(),
+            printable(&row.name).into(),
             row.format.clone().into(),
             report::shape(&row.shape).into(),
             report::right(report::bytes(row.bytes_before as u64)),
@@ -102,8 +102,8 @@ fn text(json: &Json) -> String {
     format!(
         "{}{} decompressed, {} copied: {} → {}\n",
         report::text(&table),
-        json.tensors.len(),
-        json.copied,
+        report::count(json.tensors.len(), "weight"),
+        report::count(json.copied, "other tensor"),
         report::bytes(json.bytes_before as u64),
         report::bytes(json.bytes_after as u64),
     )
@@ -122,7 +122,12 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         return Err(CliError::new(message).hint("`lowbit inspect` lists what it holds"));
     }
     let failed = |error| {
-        CliError::new(format!("cannot decompress `{}`", args.input.display())).because(error)
+        let hint = match error {
+            IoError::Io { .. } => "is there room, and may this user write there?",
+            _ => "the file is damaged, or not what `lowbit compress` wrote",
+        };
+        let message = format!("cannot decompress `{}`", args.input.display());
+        CliError::new(message).because(error).hint(hint)
     };
     let tensors = rows(&model).map_err(failed)?;
     let report = Report::open(&args.json)?;

@@ -1,15 +1,19 @@
 //! What the commands that read and write model files share.
 
 use crate::error::CliError;
-use lowbit::io::ModelFile;
+use lowbit::io::{IoError, ModelFile};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Opens a model file.
 pub fn open(path: &Path) -> Result<ModelFile, CliError> {
     ModelFile::open(path).map_err(|error| {
-        let error = CliError::new(format!("cannot read `{}`", path.display())).because(error);
-        error.hint("a whole file in the safetensors format is needed")
+        let hint = match error {
+            IoError::Io { .. } => "is it a file that this user may read?",
+            IoError::UnsupportedVersion { .. } => "a later lowbit wrote it: use that one",
+            _ => "a whole file in the safetensors format is needed",
+        };
+        CliError::new(format!("cannot read `{}`", path.display())).because(error).hint(hint)
     })
 }
 

@@ -115,8 +115,8 @@ fn text(rows: &[Row], totals: &Totals) -> String {
     }
     let mut text = report::text(&table);
     text.push_str(&format!(
-        "{} tensors, {} compressed: {} in {:.3} bits a weight",
-        totals.tensors,
+        "{}, {} compressed: {} in {:.3} bits a weight",
+        report::count(totals.tensors, "tensor"),
         totals.compressed,
         report::bytes(totals.bytes as u64),
         totals.bits_per_weight,
@@ -136,7 +136,9 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     let model = files::open(&args.file)?;
     let report = Report::open(&args.json)?;
     let tensors = rows(&model).map_err(|error| {
-        CliError::new(format!("`{}` is damaged", args.file.display())).because(error)
+        CliError::new(format!("`{}` is damaged", args.file.display()))
+            .because(error)
+            .hint("make it anew with `lowbit compress`")
     })?;
     let totals = totals(&tensors, model.file_bytes());
     let text = text(&tensors, &totals);

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod adapters;
+mod bench;
 mod compress;
 mod decompress;
 mod error;
@@ -19,7 +20,7 @@ use std::process::ExitCode;
 /// Exit codes: 0 done, 1 something was found wrong (a check failed), 2 usage, input or
 /// environment.
 #[derive(Parser)]
-#[command(version, max_term_width = 80)]
+#[command(version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -32,6 +33,7 @@ enum Command {
     Inspect(inspect::Args),
     Decompress(decompress::Args),
     Verify(verify::Args),
+    Bench(bench::Args),
 }
 
 /// What a command that ran to its end has to say.
@@ -49,6 +51,7 @@ fn run(command: &Command) -> Result<Outcome, CliError> {
         Command::Inspect(args) => inspect::run(args),
         Command::Decompress(args) => decompress::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Bench(args) => bench::run(args),
     }
 }
 

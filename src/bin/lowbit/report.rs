@@ -119,6 +119,11 @@ pub fn bytes(count: u64) -> String {
     }
 }
 
+/// `1 weight`, `2 weights`.
+pub fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
 /// `[768, 3072]` as `768×3072`; a scalar has no dimensions.
 pub fn shape(shape: &[usize]) -> String {
     if shape.is_empty() {

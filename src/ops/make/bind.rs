@@ -180,6 +180,10 @@ impl MakePlan {
             source.chain(args.mask.map(|mask| (Role::Mask, mask.buffer)))
         };
         for block in output.blocks() {
+            // Both are written, so that one buffer cannot be the two.
+            if block.codes == block.side {
+                return Err(BindError::Aliased { role: Role::Weights });
+            }
             for buffer in [&block.codes, &block.side] {
                 check(Role::Output, buffer.into(), 16, 4)?;
                 if let Some((role, _)) = inputs().find(|(_, input)| *input == buffer) {

@@ -1,0 +1,147 @@
+//! Kernels on the best adapter: matmul by regime and format, making weights, undoing them.
+//! Whole submissions, the wait counted in; `lowbit bench` sets them beside the adapter's
+//! limits.
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use lowbit::conformance::{Extent, Op, table};
+use lowbit::format::WeightFormat;
+use lowbit::host::Host;
+use lowbit::ops::{
+    DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, MakeArgs, MakePlan, MakeSpec,
+    MatmulArgs, MatmulPlan, MatmulSpec, Select, SourceRows,
+};
+use pollster::block_on;
+use std::collections::BTreeSet;
+
+/// The formats of the case table whose groups align, f32 scales only: what is timed.
+fn formats() -> Vec<WeightFormat> {
+    let cases = table(Extent::Quick);
+    let names: BTreeSet<_> = cases.iter().map(|case| case.format.to_string()).collect();
+    let timed = |name: &&String| {
+        !name.contains("f16s") && !name.contains("tensor") && !name.contains("-g6")
+    };
+    names.iter().filter(timed).filter_map(|name| name.parse().ok()).collect()
+}
+
+fn weights(n: usize, k: usize) -> Vec<f32> {
+    (0..n * k).map(|i| ((i * 7919) % 2003) as f32 / 1001.0 - 1.0).collect()
+}
+
+fn matmul(c: &mut Criterion, host: &Host) {
+    let (n, k) = (1024, 1024);
+    let w = weights(n, k);
+    for m in [1u32, 7, 33, 128] {
+        let mut group = c.benchmark_group(format!("matmul/m{m}n{n}k{k}"));
+        group.throughput(Throughput::Elements(2 * u64::from(m) * (n * k) as u64));
+        for format in formats() {
+            let weights = host.compress(&w, n, k, &format).expect("finite weights");
+            let spec = MatmulSpec::new(m, n as u32, k as u32, format);
+            let plan =
+                block_on(MatmulPlan::new(host.kernels(), &spec, Select::Auto)).expect("plan");
+            let x = host.zeros(spec.x_bytes(m)).expect("X");
+            let y = host.zeros(spec.y_bytes(m)).expect("Y");
+            let bound = block_on(plan.bind(MatmulArgs {
+                activations: (&x).into(),
+                weights: &weights,
+                bias: None,
+                output: (&y).into(),
+            }))
+            .expect("bind");
+            let id = BenchmarkId::new(plan.kernel(m).schedule.to_string(), format);
+            group.bench_function(id, |b| {
+                b.iter(|| host.submit(|pass| drop(bound.record(pass, m))).expect("run"));
+            });
+        }
+        group.finish();
+    }
+}
+
+fn make(c: &mut Criterion, host: &Host) {
+    let (n, k) = (1024, 1024);
+    let w = weights(n, k);
+    let source = host.storage(bytemuck::cast_slice(&w)).expect("W");
+    let mut group = c.benchmark_group(format!("{}/n{n}k{k}", Op::Compress.name()));
+    group.throughput(Throughput::Bytes(4 * (n * k) as u64));
+    for format in formats() {
+        let spec = MakeSpec::new(n as u32, k as u32, format);
+        let plan = block_on(MakePlan::new(host.kernels(), &spec)).expect("plan");
+        let output =
+            block_on(DeviceWeights::allocate(host.kernels(), format, n, k)).expect("weights");
+        let rows = [SourceRows { at: (&source).into(), rows: n }];
+        let args = MakeArgs { source: &rows, mask: None, output: &output };
+        let bound = block_on(plan.bind(args)).expect("bind");
+        group.bench_function(format.to_string(), |b| {
+            b.iter(|| host.submit(|pass| bound.record(pass)).expect("run"));
+        });
+    }
+    group.finish();
+}
+
+fn dequantize(c: &mut Criterion, host: &Host) {
+    let (n, k) = (1024, 1024);
+    let w = weights(n, k);
+    let mut group = c.benchmark_group(format!("{}/n{n}k{k}", Op::Dequantize.name()));
+    group.throughput(Throughput::Bytes(4 * (n * k) as u64));
+    for format in formats() {
+        let weights = host.compress(&w, n, k, &format).expect("finite weights");
+        let spec = DequantizeSpec::new(n as u32, k as u32, format);
+        let plan = block_on(DequantizePlan::new(host.kernels(), &spec)).expect("plan");
+        let output = host.zeros(spec.output_bytes(spec.rows())).expect("output");
+        let args = DequantizeArgs { weights: &weights, indices: None, output: (&output).into() };
+        let bound = block_on(plan.bind(args)).expect("bind");
+        group.bench_function(format.to_string(), |b| {
+            b.iter(|| host.submit(|pass| bound.record(pass)).expect("run"));
+        });
+    }
+    group.finish();
+}
+
+/// Encoding alone, 100 matmuls a pass: nothing is submitted.
+fn recording(c: &mut Criterion, host: &Host) {
+    let (n, k, m) = (64usize, 64usize, 8u32);
+    let format = "int4-g32-asym".parse().expect("a format");
+    let weights = host.compress(&weights(n, k), n, k, &format).expect("finite weights");
+    let spec = MatmulSpec::new(m, n as u32, k as u32, format);
+    let plan = block_on(MatmulPlan::new(host.kernels(), &spec, Select::Auto)).expect("plan");
+    let x = host.zeros(spec.x_bytes(m)).expect("X");
+    let y = host.zeros(spec.y_bytes(m)).expect("Y");
+    let args =
+        MatmulArgs { activations: (&x).into(), weights: &weights, bias: None, output: (&y).into() };
+    let bound = block_on(plan.bind(args)).expect("bind");
+    let mut group = c.benchmark_group("recording");
+    group.throughput(Throughput::Elements(100));
+    group.bench_function("100 matmuls", |b| {
+        b.iter(|| {
+            let mut encoder = host.device().create_command_encoder(&Default::default());
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            for i in 0..100 {
+                bound.record(&mut pass, 1 + i % m).expect("m is in range");
+            }
+        });
+    });
+    group.finish();
+}
+
+fn all(c: &mut Criterion) {
+    let host = match Host::new() {
+        Ok(host) => host,
+        Err(error) if std::env::var_os("LOWBIT_REQUIRE_GPU").is_none() => {
+            eprintln!("SKIPPED: {error}");
+            return;
+        }
+        Err(error) => panic!("LOWBIT_REQUIRE_GPU is set, and {error}"),
+    };
+    let info = host.adapter_info();
+    eprintln!("on {} ({} {})", info.name, info.driver, info.driver_info);
+    matmul(c, &host);
+    make(c, &host);
+    dequantize(c, &host);
+    recording(c, &host);
+}
+
+criterion_group! {
+    name = kernels;
+    config = Criterion::default().sample_size(10);
+    targets = all
+}
+criterion_main!(kernels);

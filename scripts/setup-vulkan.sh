@@ -1,0 +1,45 @@
+#!/bin/sh
+# Installs Mesa's software Vulkan driver where this machine has no adapter that wgpu
+# could use. Never fails for want of one: the program that needs it says so.
+set -eu
+
+say() { echo "setup-vulkan: $*" >&2; }
+
+# macOS and Windows bring Metal and DX12.
+[ "$(uname -s)" = Linux ] || exit 0
+
+loader() {
+    PATH="$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null | grep -q 'libvulkan\.so\.1' ||
+        ls /usr/lib/libvulkan.so.1 /usr/lib/*/libvulkan.so.1 /usr/lib64/libvulkan.so.1 \
+            >/dev/null 2>&1
+}
+
+# Drivers of GPUs may be installed where there is none, so a manifest counts if there
+# is a device node for it, or if it is a software driver's.
+manifest() {
+    [ -n "${VK_DRIVER_FILES:-}${VK_ICD_FILENAMES:-}${VK_ADD_DRIVER_FILES:-}" ] && return 0
+    pattern='lvp_icd|swiftshader'
+    ls /dev/dri/renderD* /dev/nvidia[0-9]* /dev/dxg >/dev/null 2>&1 && pattern='\.json$'
+    ls /usr/share/vulkan/icd.d /usr/local/share/vulkan/icd.d /etc/vulkan/icd.d \
+        "${XDG_DATA_HOME:-${HOME:-/}/.local/share}/vulkan/icd.d" 2>/dev/null |
+        grep -Eq "$pattern"
+}
+
+loader && manifest && exit 0
+
+wanted='mesa-vulkan-drivers libvulkan1'
+if ! command -v apt-get >/dev/null 2>&1; then
+    say "no Vulkan driver found, and no apt-get to install one with"
+    say "install Mesa's Vulkan drivers (lavapipe) and the Vulkan loader from your system's packages"
+    exit 0
+fi
+sudo=
+[ "$(id -u)" -eq 0 ] || sudo='sudo -n'
+say "no Vulkan driver found; installing $wanted"
+$sudo apt-get update -qq || true
+# shellcheck disable=SC2086 # words on purpose
+$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $wanted >/dev/null || {
+    say "could not install them; as root: apt-get install $wanted"
+    exit 0
+}
+loader && manifest && say "done" || say "installed, but still no driver is to be seen"

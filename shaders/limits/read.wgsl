@@ -1,0 +1,24 @@
+// How fast the adapter reads storage, 16 bytes at a time.
+// Requires: consts RUN (vec4 a lane reads), CONTIGUOUS. Provides: main.
+// CONTIGUOUS: each lane reads a run of its own, as software adapters like it; otherwise
+// neighbouring lanes read neighbouring vec4, as GPUs coalesce.
+
+@group(0) @binding(0) var<storage, read> source: array<vec4<u32>>;
+@group(0) @binding(1) var<storage, read_write> sink: array<vec4<u32>>;
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let first = group.x * 64u * RUN;
+    var sum = vec4<u32>(0u);
+    for (var i = 0u; i < RUN; i += 1u) {
+        if (CONTIGUOUS) {
+            sum += source[first + local * RUN + i];
+        } else {
+            sum += source[first + i * 64u + local];
+        }
+    }
+    sink[group.x * 64u + local] = sum;
+}

@@ -1,0 +1,163 @@
+use crate::Outcome;
+use crate::adapter::AdapterArg;
+use crate::error::{CliError, printable};
+use crate::report::{JsonArg, Report, progress, right, table, text};
+use lowbit::conformance::{Limits, Op, Timing, limits, time};
+use lowbit::format::WeightFormat;
+use lowbit::host::Host;
+use lowbit::ops::FloatType;
+use serde::Serialize;
+
+/// Measure kernels, beside the adapter's own limits in the same run
+///
+/// Times are medians of at least seven submissions, the wait counted in. `of limit` is the
+/// time that the adapter's measured multiply-adds or reads would take at least, as a share
+/// of the time taken.
+#[derive(clap::Args)]
+pub struct Args {
+    /// matmul, compress or dequantize; may be given again
+    #[arg(long, value_name = "OP", default_value = "matmul")]
+    op: Vec<OpArg>,
+    /// Rows of X, rows of W, columns; may be given again
+    #[arg(long, value_name = "MxNxK", default_values = ["1x4096x4096", "128x1024x1024"])]
+    shape: Vec<Shape>,
+    /// Formats of W; may be given again
+    #[arg(long, value_name = "FORMAT", default_values = [
+        "f32", "f16", "int8-channel", "int8-g128", "int4-g128", "int4-g64-asym",
+        "2:4+f16", "2:4+int8-channel", "2:4+int4-g64-asym",
+    ])]
+    format: Vec<WeightFormat>,
+    /// The type of X: f32 or f16
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    activations: Activations,
+    #[command(flatten)]
+    adapter: AdapterArg,
+    #[command(flatten)]
+    json: JsonArg,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum OpArg {
+    Matmul,
+    Compress,
+    Dequantize,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Activations {
+    F32,
+    F16,
+}
+
+#[derive(Clone, Copy)]
+struct Shape(usize, usize, usize);
+
+/// More elements in one matrix than anyone means to time.
+const MOST: usize = 1 << 31;
+
+impl std::str::FromStr for Shape {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts: Vec<usize> = text.split('x').filter_map(|part| part.parse().ok()).collect();
+        let [m, n, k] = parts[..] else {
+            return Err("a shape is MxNxK, as in 1x4096x4096".into());
+        };
+        let fits =
+            |a: usize, b: usize| a.checked_mul(b).is_some_and(|size| size > 0 && size <= MOST);
+        if text.split('x').count() != 3 || !(fits(m, n) && fits(m, k) && fits(n, k)) {
+            return Err(format!(
+                "{m}×{n}×{k} is empty, or has a matrix of more than {MOST} elements"
+            ));
+        }
+        Ok(Self(m, n, k))
+    }
+}
+
+/// What `--json` holds.
+#[derive(Serialize)]
+struct Bench {
+    adapter: String,
+    driver: String,
+    backend: String,
+    limits: Limits,
+    rows: Vec<Timing>,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<Outcome, CliError> {
+    let report = Report::open(&args.json)?;
+    let adapter = args.adapter.choose()?;
+    let info = adapter.get_info();
+    let failed = |what: &str| CliError::new(format!("{what} on {}", printable(&info.name)));
+    let host = Host::with_adapter(&adapter).map_err(|e| failed("no device").because(e))?;
+    let bar = progress(1 + args.op.len() * args.shape.len() * args.format.len());
+    bar.set_message("the adapter's limits");
+    let limits = limits(&host).map_err(|e| failed("cannot measure the limits").because(e))?;
+    bar.inc(1);
+    let activations = match args.activations {
+        Activations::F32 => FloatType::F32,
+        Activations::F16 => FloatType::F16,
+    };
+    let mut rows = Vec::new();
+    for &op in &args.op {
+        let op = match op {
+            OpArg::Matmul => Op::Matmul,
+            OpArg::Compress => Op::Compress,
+            OpArg::Dequantize => Op::Dequantize,
+        };
+        for &Shape(m, n, k) in &args.shape {
+            for &format in &args.format {
+                bar.set_message(format!("{} {format} {m}×{n}×{k}", op.name()));
+                let row = time(&host, &limits, op, format, activations, (m, n, k));
+                rows.push(row.map_err(|e| {
+                    failed(&format!("cannot time {} {format} {m}×{n}×{k}", op.name())).because(e)
+                })?);
+                bar.inc(1);
+            }
+        }
+    }
+    bar.finish_and_clear();
+    let bench = Bench {
+        adapter: info.name,
+        driver: format!("{} {}", info.driver, info.driver_info).trim().to_string(),
+        backend: info.backend.to_string(),
+        limits,
+        rows,
+    };
+    report.finish(&page(&bench), &bench)?;
+    Ok(Outcome::Fine)
+}
+
+fn page(bench: &Bench) -> String {
+    let giga =
+        |rate: f64| if rate == 0.0 { "–".to_string() } else { format!("{:.2}", rate / 1e9) };
+    let header = ["op and weights", "M×N×K", "ms", "Gop/s", "W GB/s", "of limit", "kernel"];
+    let mut rows = table(&header, true);
+    for row in &bench.rows {
+        let shape = match row.m {
+            0 => format!("{}×{}", row.n, row.k),
+            m => format!("{m}×{}×{}", row.n, row.k),
+        };
+        // The decoder repeats the format: the schedule is what one wants to see.
+        let kernel = row.kernel.split('.').next().unwrap_or_default();
+        rows.add_row([
+            format!("{} {}", row.op, row.weights).into(),
+            shape.into(),
+            right(format!("{:.2}", row.ms)),
+            right(giga(row.operations_per_second)),
+            right(giga(row.weight_bytes_per_second)),
+            right(format!("{:.0} %", 100.0 * row.share_of_limit)),
+            kernel.into(),
+        ]);
+    }
+    format!(
+        "{} ({}, {})\nlimits measured in this run: {} Gop/s f32, reads of {} GB/s\n{}",
+        bench.adapter,
+        bench.driver,
+        bench.backend,
+        giga(bench.limits.operations_per_second),
+        giga(bench.limits.read_bytes_per_second),
+        text(&rows)
+    )
+}

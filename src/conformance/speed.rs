@@ -1,0 +1,265 @@
+//! How fast kernels are, beside what the same adapter can do at most in the same run.
+
+use super::data::{self, Random};
+use super::{Case, Op, Values};
+use crate::compress;
+use crate::format::WeightFormat;
+use crate::gpu::{Binding, Const, Pipeline, Shader, fragment};
+use crate::host::{Host, HostError};
+use crate::ops::{
+    DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, FloatType, MakeArgs, MakePlan,
+    MakeSpec, MatmulArgs, MatmulPlan, MatmulSpec, Select, SourceRows,
+};
+use pollster::block_on;
+use serde::Serialize;
+use std::time::Instant;
+
+/// What an adapter can do at most, measured by small kernels of their own.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Limits {
+    /// f32 operations a second; a multiply-add is two.
+    pub operations_per_second: f64,
+    /// Bytes read a second by the better of two access patterns.
+    pub read_bytes_per_second: f64,
+}
+
+/// One kernel's speed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Timing {
+    /// The op.
+    pub op: &'static str,
+    /// The weights' format.
+    pub weights: String,
+    /// The type of X.
+    pub activations: &'static str,
+    /// Rows of X; 0 where there is none.
+    pub m: usize,
+    /// Rows of W.
+    pub n: usize,
+    /// Columns of W.
+    pub k: usize,
+    /// The kernel.
+    pub kernel: String,
+    /// Milliseconds: the median of at least seven submissions, the wait counted in.
+    pub ms: f64,
+    /// 2·M·N·K a second; 0 for ops that do not multiply.
+    pub operations_per_second: f64,
+    /// Bytes of W as stored a second (compress: of f32 W read).
+    pub weight_bytes_per_second: f64,
+    /// The larger of operations and bytes over the adapter's limits, as a share of the time.
+    pub share_of_limit: f64,
+}
+
+/// Bytes of weights that are gone through before any is read again, so that they come from
+/// memory and not from a cache.
+const COLD: u64 = 64 << 20;
+
+/// Fewest samples of a median, and seconds after which more are not taken.
+const SAMPLES: usize = 7;
+const SECONDS: f64 = 1.0;
+
+/// The shaders of [`limits`].
+pub fn limit_shaders() -> Vec<Shader> {
+    let shader = |name: &str, file: &'static str, consts| Shader {
+        name: name.into(),
+        consts,
+        fragments: vec![fragment(file)],
+        bindings: vec![Binding::Read, Binding::Write],
+    };
+    let read = |name, contiguous| {
+        let consts = vec![("RUN", Const::U32(RUN)), ("CONTIGUOUS", Const::Bool(contiguous))];
+        shader(name, "limits/read", consts)
+    };
+    vec![
+        shader("limit_fma", "limits/fma", vec![("ROUNDS", Const::U32(ROUNDS))]),
+        read("limit_read_runs", true),
+        read("limit_read_coalesced", false),
+    ]
+}
+
+const ROUNDS: u32 = 4096;
+const RUN: u32 = 64;
+/// Bytes that one workgroup of the reading kernel reads.
+const READ_GROUP: u64 = 64 * RUN as u64 * 16;
+
+/// Measures what the adapter can do.
+///
+/// # Errors
+/// [`HostError`].
+pub fn limits(host: &Host) -> Result<Limits, HostError> {
+    let bytes = COLD.min(host.kernels().caps().max_binding).min(host.kernels().caps().max_buffer);
+    let groups = (bytes / READ_GROUP).clamp(1, 4096) as u32;
+    let source = host.zeros(u64::from(groups) * READ_GROUP)?;
+    host.queue().write_buffer(&source, 0, bytemuck::cast_slice(&[1.000_000_1f32; 4]));
+    let sink = host.zeros(u64::from(groups) * 64 * 16)?;
+    let mut rates = Vec::new();
+    for shader in limit_shaders() {
+        let pipeline = block_on(host.kernels().pipeline(&shader))?;
+        let group = host.device().create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some(&shader.name),
+            layout: &pipeline.layout,
+            entries: &[
+                wgpu::BindGroupEntry { binding: 0, resource: source.as_entire_binding() },
+                wgpu::BindGroupEntry { binding: 1, resource: sink.as_entire_binding() },
+            ],
+        });
+        let ms = median(host, |pass| dispatch(pass, &pipeline, &group, groups))?;
+        let work = match rates.len() {
+            0 => u64::from(groups) * 64 * u64::from(ROUNDS) * 64,
+            _ => u64::from(groups) * READ_GROUP,
+        };
+        rates.push(work as f64 / ms * 1e3);
+    }
+    Ok(Limits { operations_per_second: rates[0], read_bytes_per_second: rates[1].max(rates[2]) })
+}
+
+fn dispatch(
+    pass: &mut wgpu::ComputePass<'_>,
+    pipeline: &Pipeline,
+    group: &wgpu::BindGroup,
+    groups: u32,
+) {
+    pass.set_pipeline(&pipeline.pipeline);
+    pass.set_bind_group(0, group, &[]);
+    pass.dispatch_workgroups(groups, 1, 1);
+}
+
+/// Median milliseconds of one call of `record`. Warm-up apart; many calls a submission
+/// where they are short; the wait is inside.
+fn median(host: &Host, record: impl Fn(&mut wgpu::ComputePass<'_>)) -> Result<f64, HostError> {
+    let sample = |calls: usize| {
+        let start = Instant::now();
+        host.submit(|pass| (0..calls).for_each(|_| record(pass)))?;
+        Ok::<f64, HostError>(start.elapsed().as_secs_f64() * 1e3 / calls as f64)
+    };
+    // The first compiles; the second says how many calls fill 20 ms.
+    sample(1)?;
+    let calls = (20.0 / sample(1)?.max(0.01)).clamp(1.0, 256.0) as usize;
+    let start = Instant::now();
+    let mut samples = Vec::new();
+    while samples.len() < SAMPLES || (samples.len() < 25 && start.elapsed().as_secs_f64() < SECONDS)
+    {
+        samples.push(sample(calls)?);
+    }
+    samples.sort_by(f64::total_cmp);
+    Ok(samples[samples.len() / 2])
+}
+
+/// Measures one op at one format and shape, `m` rows of X.
+///
+/// # Errors
+/// [`HostError`].
+pub fn time(
+    host: &Host,
+    limits: &Limits,
+    op: Op,
+    format: WeightFormat,
+    activations: FloatType,
+    (m, n, k): (usize, usize, usize),
+) -> Result<Timing, HostError> {
+    let case = Case::matmul(format, (activations, FloatType::F32), (m, n, k), Values::Normal);
+    let w = data::values(Values::Normal, n.saturating_mul(k), &mut Random::new(case.seed()));
+    let weights = host.compress(&w, n, k, &format)?;
+    let stored = weights.sizes().total() as f64;
+    let (kernel, ms, bytes, operations) = match op {
+        Op::Matmul => {
+            let (kernel, ms) = matmul(host, &weights, activations, m)?;
+            (kernel, ms, stored, 2.0 * m as f64 * n as f64 * k as f64)
+        }
+        Op::Compress => {
+            let (kernel, ms) = make(host, &w, &weights)?;
+            (kernel, ms, 4.0 * w.len() as f64, 0.0)
+        }
+        Op::Dequantize | Op::Gather => {
+            let (kernel, ms) = dequantize(host, &weights)?;
+            (kernel, ms, stored, 0.0)
+        }
+    };
+    let floor =
+        (operations / limits.operations_per_second).max(bytes / limits.read_bytes_per_second);
+    let seconds = ms / 1e3;
+    Ok(Timing {
+        op: op.name(),
+        weights: format.to_string(),
+        activations: activations.name(),
+        m: if op == Op::Matmul { m } else { 0 },
+        n,
+        k,
+        kernel,
+        ms,
+        operations_per_second: operations / seconds,
+        weight_bytes_per_second: bytes / seconds,
+        share_of_limit: floor / seconds,
+    })
+}
+
+fn matmul(
+    host: &Host,
+    weights: &DeviceWeights,
+    activations: FloatType,
+    m: usize,
+) -> Result<(String, f64), HostError> {
+    let (m, n, k) = (m as u32, weights.n() as u32, weights.k() as u32);
+    let spec = MatmulSpec::new(m, n, k, weights.format()).with_activations(activations);
+    let plan = block_on(MatmulPlan::new(host.kernels(), &spec, Select::Auto))?;
+    let x = data::values(Values::Normal, (spec.x_bytes(m) / 4) as usize, &mut Random::new(7));
+    let x = host.storage(bytemuck::cast_slice(&x))?;
+    let y = host.zeros(spec.y_bytes(m))?;
+    // Copies, so that weights that fit a cache are not timed out of it.
+    let copies = (COLD / weights.device_bytes().max(1)).clamp(1, 16);
+    let packed = host.download(weights)?;
+    let mut bound = Vec::new();
+    for copy in 0..copies {
+        let weights = &if copy == 0 { weights.clone() } else { host.upload(&packed)? };
+        let args =
+            MatmulArgs { activations: (&x).into(), weights, bias: None, output: (&y).into() };
+        bound.push(block_on(plan.bind(args))?);
+    }
+    let mut recorded = Ok(());
+    host.submit(|pass| recorded = bound[0].record(pass, m))?;
+    recorded?;
+    let ms = median(host, |pass| {
+        // That `m` is not too large has just been shown.
+        bound.iter().for_each(|bound| drop(bound.record(pass, m)));
+    })?;
+    Ok((plan.kernel(m).name(), ms / copies as f64))
+}
+
+fn make(host: &Host, w: &[f32], weights: &DeviceWeights) -> Result<(String, f64), HostError> {
+    let (n, k, format) = (weights.n(), weights.k(), weights.format());
+    let spec = MakeSpec::new(n as u32, k as u32, format);
+    let plan = block_on(MakePlan::new(host.kernels(), &spec))?;
+    let source = host.storage(bytemuck::cast_slice(w))?;
+    let output = block_on(DeviceWeights::allocate(host.kernels(), format, n, k))?;
+    let rows = [SourceRows { at: (&source).into(), rows: n }];
+    let bound = block_on(plan.bind(MakeArgs { source: &rows, mask: None, output: &output }))?;
+    let ms = median(host, |pass| bound.record(pass))?;
+    let last = spec.kernels().last().map(|kernel| kernel.shader(&format).name);
+    Ok((last.unwrap_or_default(), ms))
+}
+
+fn dequantize(host: &Host, weights: &DeviceWeights) -> Result<(String, f64), HostError> {
+    let (n, k) = (weights.n() as u32, weights.k() as u32);
+    let spec = DequantizeSpec::new(n, k, weights.format());
+    let plan = block_on(DequantizePlan::new(host.kernels(), &spec))?;
+    let output = host.zeros(spec.output_bytes(n))?;
+    let args = DequantizeArgs { weights, indices: None, output: (&output).into() };
+    let bound = block_on(plan.bind(args))?;
+    let ms = median(host, |pass| bound.record(pass))?;
+    Ok((spec.shader().name, ms))
+}
+
+/// Milliseconds of quantizing on the host, one thread, for comparison.
+///
+/// # Errors
+/// [`compress::CompressError`].
+pub fn host_compress_ms(
+    format: &WeightFormat,
+    n: usize,
+    k: usize,
+) -> Result<f64, compress::CompressError> {
+    let w = data::values(Values::Normal, n.saturating_mul(k), &mut Random::new(7));
+    let start = Instant::now();
+    compress::quantize(&w, n, k, format)?;
+    Ok(start.elapsed().as_secs_f64() * 1e3)
+}
