@@ -94,14 +94,18 @@ impl Wgsl {
         }
     }
 
-    /// Appends where the lines that a compiler's message names (`wgsl:LINE:COLUMN`) come
-    /// from.
+    /// Appends where the lines that a compiler's message names (`wgsl:LINE:COLUMN`, and
+    /// `LINE │` in the margin) come from.
     pub fn explain(&self, message: &str) -> String {
         let mut out = message.trim_end().to_string();
-        let lines = message.match_indices("wgsl:").filter_map(|(at, found)| {
-            let digits = message[at + found.len()..].split(|c: char| !c.is_ascii_digit()).next()?;
-            digits.parse::<usize>().ok()
+        let named = message.match_indices("wgsl:").filter_map(|(at, found)| {
+            message[at + found.len()..].split(|c: char| !c.is_ascii_digit()).next()
         });
+        let quoted = message.lines().filter_map(|l| l.split_once('│').map(|(margin, _)| margin));
+        let mut lines: Vec<usize> =
+            named.chain(quoted).filter_map(|number| number.trim().parse().ok()).collect();
+        lines.sort_unstable();
+        lines.dedup();
         for line in lines {
             let _ = write!(out, "\n  line {line} is {}", self.locate(line));
         }
@@ -135,5 +139,8 @@ mod tests {
         assert_eq!(where_is("// three"), "lib/b.wgsl:1");
         assert_eq!(where_is("// four"), "lib/c.wgsl:1");
         assert!(wgsl.explain("error at wgsl:4:9").ends_with("line 4 is lib/a.wgsl:2"));
+        let quoted = wgsl.explain("error at wgsl:4:9\n4 │ two\n  │ ^\n5 │ three");
+        let (first, second) = ("\n  line 4 is lib/a.wgsl:2", "\n  line 5 is lib/b.wgsl:1");
+        assert!(quoted.ends_with(&format!("{first}{second}")));
     }
 }
