@@ -190,7 +190,7 @@ impl Host {
     /// # Errors
     /// [`HostError::Weights`].
     pub fn upload(&self, packed: &PackedWeights) -> Result<DeviceWeights, HostError> {
-        Ok(block_on(DeviceWeights::upload(&self.kernels, packed))?)
+        self.run(DeviceWeights::upload(&self.kernels, packed))
     }
 
     /// Copies weights back and checks them.
@@ -228,8 +228,8 @@ impl Host {
             return Err(HostError::WrongLength { what: "W", need, have: w.len() });
         }
         let spec = MakeSpec::new(to_u32("n", n)?, to_u32("k", k)?, *format);
-        let plan = block_on(MakePlan::new(&self.kernels, &spec))?;
-        let output = block_on(DeviceWeights::allocate(&self.kernels, *format, n, k))?;
+        let plan = self.run(MakePlan::new(&self.kernels, &spec))?;
+        let output = self.run(DeviceWeights::allocate(&self.kernels, *format, n, k))?;
         // f32 rows may need more buffers than the compressed ones.
         let caps = self.kernels.caps();
         let fit = caps.max_binding.min(caps.max_buffer) / (4 * k.max(1)) as u64;
@@ -246,7 +246,7 @@ impl Host {
             .map(|(buffer, rows)| SourceRows { at: buffer.into(), rows: *rows })
             .collect();
         let args = MakeArgs { source: &source, mask: None, output: &output };
-        let bound = block_on(plan.bind(args))?;
+        let bound = self.run(plan.bind(args))?;
         self.submit(|pass| bound.record(pass))?;
         bound.check(&self.read(bound.status(), 0, bound.status_words())?)?;
         Ok(output)
@@ -282,11 +282,11 @@ impl Host {
         weights: &DeviceWeights,
         indices: Option<SubBuffer<'_>>,
     ) -> Result<Vec<f32>, HostError> {
-        let plan = block_on(DequantizePlan::new(&self.kernels, spec))?;
+        let plan = self.run(DequantizePlan::new(&self.kernels, spec))?;
         let bytes = spec.output_bytes(spec.rows());
         let output = self.zeros(bytes)?;
         let args = DequantizeArgs { weights, indices, output: (&output).into() };
-        let bound = block_on(plan.bind(args))?;
+        let bound = self.run(plan.bind(args))?;
         self.submit(|pass| bound.record(pass))?;
         let words = self.read(&output, 0, (bytes / 4) as usize)?;
         Ok(words.into_iter().map(f32::from_bits).collect())
@@ -318,11 +318,11 @@ impl Host {
         if bias.is_some() {
             spec = spec.with_bias();
         }
-        let plan = block_on(MatmulPlan::new(&self.kernels, &spec, Select::Auto))?;
+        let plan = self.run(MatmulPlan::new(&self.kernels, &spec, Select::Auto))?;
         let activations = self.storage(bytemuck::cast_slice(x))?;
         let bias = bias.map(|bias| self.storage(bytemuck::cast_slice(bias))).transpose()?;
         let output = self.zeros(spec.y_bytes(spec.max_m))?;
-        let bound = block_on(plan.bind(MatmulArgs {
+        let bound = self.run(plan.bind(MatmulArgs {
             activations: (&activations).into(),
             weights,
             bias: bias.as_ref().map(Into::into),
@@ -340,7 +340,7 @@ impl Host {
     /// # Errors
     /// [`HostError::Device`].
     pub fn storage(&self, words: &[u32]) -> Result<wgpu::Buffer, HostError> {
-        Ok(block_on(self.kernels.buffer("lowbit host", USAGE, BufferFill::Words(words)))?)
+        self.run(self.kernels.buffer("lowbit host", USAGE, BufferFill::Words(words)))
     }
 
     /// A storage buffer of zeros.
@@ -349,7 +349,7 @@ impl Host {
     /// [`HostError::Device`].
     pub fn zeros(&self, bytes: u64) -> Result<wgpu::Buffer, HostError> {
         let bytes = bytes.checked_next_multiple_of(4).unwrap_or(u64::MAX);
-        Ok(block_on(self.kernels.buffer("lowbit host", USAGE, BufferFill::Zeros(bytes)))?)
+        self.run(self.kernels.buffer("lowbit host", USAGE, BufferFill::Zeros(bytes)))
     }
 
     /// Records one compute pass, submits it and waits for it.
@@ -358,7 +358,7 @@ impl Host {
     /// [`HostError::Device`] for whatever the device refuses, [`HostError::Timeout`].
     pub fn submit(&self, record: impl FnOnce(&mut wgpu::ComputePass<'_>)) -> Result<(), HostError> {
         let device = self.device();
-        let index = block_on(self.kernels.guarded("a submission", || {
+        let index = self.run(self.kernels.guarded("a submission", || {
             let mut encoder = device.create_command_encoder(&Default::default());
             record(&mut encoder.begin_compute_pass(&Default::default()));
             self.queue.submit([encoder.finish()])
@@ -366,16 +366,40 @@ impl Host {
         self.wait(index)
     }
 
-    fn wait(&self, index: wgpu::SubmissionIndex) -> Result<(), HostError> {
-        let poll = wgpu::PollType::Wait { submission_index: Some(index), timeout: Some(TIMEOUT) };
+    /// Runs what makes device objects, and tells a lost device from other errors.
+    fn run<T, E: Into<HostError>>(
+        &self,
+        make: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, HostError> {
+        self.check()?;
+        block_on(make).map_err(|error| self.check().err().unwrap_or_else(|| error.into()))
+    }
+
+    /// An error once the device is lost: a destroyed device says so when it is polled.
+    fn check(&self) -> Result<(), HostError> {
+        let _ = self.poll(wgpu::PollType::Poll)?;
+        Ok(())
+    }
+
+    fn poll(
+        &self,
+        poll: wgpu::PollType,
+    ) -> Result<Result<wgpu::PollStatus, wgpu::PollError>, HostError> {
         // wgpu 30 panics where the driver loses the device during a poll. By then it has
         // called the lost callback and holds no lock.
         let polled = catch_unwind(AssertUnwindSafe(|| self.device().poll(poll)));
-        // A device lost while waiting explains whatever poll said.
-        if let Some(reason) = self.kernels.lost_flag().reason() {
-            return Err(DeviceError::Lost(reason.into()).into());
+        match self.kernels.lost_flag().reason() {
+            Some(reason) => Err(DeviceError::Lost(reason.into()).into()),
+            None => Ok(polled.unwrap_or_else(|panic| resume_unwind(panic))),
         }
-        match polled.unwrap_or_else(|panic| resume_unwind(panic)) {
+    }
+
+    fn wait(&self, index: wgpu::SubmissionIndex) -> Result<(), HostError> {
+        let poll = wgpu::PollType::Wait { submission_index: Some(index), timeout: Some(TIMEOUT) };
+        let polled = self.poll(poll);
+        // A device lost while waiting explains whatever poll said.
+        self.check()?;
+        match polled? {
             Ok(_) => Ok(()),
             Err(wgpu::PollError::Timeout) => Err(HostError::Timeout(TIMEOUT.as_secs())),
             Err(error) => Err(HostError::ReadBack(error.to_string())),
@@ -404,10 +428,10 @@ impl Host {
         let bytes = 4 * words as u64;
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let staging =
-            block_on(self.kernels.buffer("lowbit read back", usage, BufferFill::Zeros(bytes)))?;
+            self.run(self.kernels.buffer("lowbit read back", usage, BufferFill::Zeros(bytes)))?;
         let device = self.device();
         let (send, receive) = mpsc::channel();
-        let index = block_on(self.kernels.guarded("a read back", || {
+        let index = self.run(self.kernels.guarded("a read back", || {
             let mut encoder = device.create_command_encoder(&Default::default());
             encoder.copy_buffer_to_buffer(buffer, 4 * first as u64, &staging, 0, bytes);
             let index = self.queue.submit([encoder.finish()]);

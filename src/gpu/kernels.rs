@@ -32,7 +32,8 @@ pub enum DeviceError {
 }
 
 /// Tells [`Kernels`] that their device is gone. wgpu has one lost callback a device, and
-/// it belongs to the engine; call [`set`](Self::set) there.
+/// it belongs to the engine; call [`set`](Self::set) there. wgpu calls it when the device
+/// is polled: between the loss and that poll, errors may be [`DeviceError::Refused`].
 #[derive(Clone, Debug, Default)]
 pub struct LostFlag(Arc<OnceLock<String>>);
 
