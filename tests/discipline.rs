@@ -1,0 +1,312 @@
+//! Rules of the source that no compiler checks: who submits and waits, and that nothing
+//! panics. The checks are themselves checked on planted text.
+
+use std::path::{Path, PathBuf};
+
+/// A line of code outside of tests and comments: file, number, text.
+struct Line {
+    file: String,
+    number: usize,
+    text: String,
+}
+
+impl std::fmt::Display for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}: {}", self.file, self.number, self.text.trim())
+    }
+}
+
+/// The code of a file, less comments, the text of strings, and modules that are only there
+/// for tests.
+fn code(file: &str, source: &str) -> Vec<Line> {
+    let mut lines = Vec::new();
+    let mut depth: Option<usize> = None;
+    let mut test_next = false;
+    for (number, line) in (1..).zip(source.lines()) {
+        let text = strip(line);
+        let indent = line.len() - line.trim_start().len();
+        if let Some(at) = depth {
+            // rustfmt puts the brace that closes an item at the item's indentation.
+            if indent == at && line.trim_start().starts_with('}') {
+                depth = None;
+            }
+            continue;
+        }
+        if text.trim() == "#[cfg(test)]" {
+            test_next = true;
+            continue;
+        }
+        if test_next {
+            test_next = text.trim_start().starts_with("#[");
+            if !test_next && !text.contains(';') && !text.trim_end().ends_with('}') {
+                depth = Some(indent);
+            }
+            continue;
+        }
+        lines.push(Line { file: file.into(), number, text });
+    }
+    assert!(depth.is_none() && !test_next, "{file}: a test module that never ends");
+    lines
+}
+
+/// Without comments, and with empty strings.
+fn strip(line: &str) -> String {
+    let mut out = String::new();
+    let mut chars = line.chars().peekable();
+    let mut in_string = false;
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' if in_string => drop(chars.next()),
+            // A quote as a character is no string.
+            '\'' if !in_string && chars.peek() == Some(&'"') => drop(chars.next()),
+            '"' => {
+                in_string = !in_string;
+                out.push('"');
+            }
+            '/' if !in_string && chars.peek() == Some(&'/') => break,
+            c if !in_string => out.push(c),
+            _ => {}
+        }
+    }
+    out
+}
+
+fn rust_files(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            rust_files(&path, files);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+/// Every line of code under `src/`.
+fn sources() -> Vec<Line> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    rust_files(&root, &mut files);
+    files.sort();
+    let mut lines = Vec::new();
+    for path in files {
+        let name = path.strip_prefix(&root).unwrap().to_string_lossy().replace('\\', "/");
+        // Modules that a `#[cfg(test)] mod tests;` elsewhere includes.
+        if !name.ends_with("/tests.rs") {
+            lines.extend(code(&name, &std::fs::read_to_string(&path).unwrap()));
+        }
+    }
+    let has = |name: &str| lines.iter().any(|l| l.file == name);
+    assert!(has("host.rs") && has("ops/matmul/bind.rs") && has("gpu/kernels.rs"));
+    lines
+}
+
+/// Submissions, polls and waits where there may be none.
+fn waits(lines: &[Line]) -> Vec<String> {
+    let at_all = [".poll(", ".poll_all(", ".map_async(", ".on_submitted_work_done("];
+    let found = lines.iter().filter(|line| {
+        let above = ["bin/", "conformance/"].iter().any(|folder| line.file.starts_with(folder));
+        let text = &line.text;
+        if line.file == "host.rs" {
+            return false;
+        }
+        at_all.iter().any(|call| text.contains(call))
+            // What stands on `host` goes through it.
+            || (text.contains(".submit(") && !(above && text.contains("host.submit(")))
+            || (text.contains("block_on(") && !above)
+            || ((text.contains("pollster") || text.contains(".write_buffer(")) && !above)
+    });
+    found.map(Line::to_string).collect()
+}
+
+#[test]
+fn only_the_host_submits_and_waits() {
+    let lines = sources();
+    let found = waits(&lines);
+    assert!(found.is_empty(), "outside src/host.rs:\n{}", found.join("\n"));
+    // The search finds what is there.
+    for call in [".submit(", ".poll(", ".map_async(", "block_on("] {
+        let in_host = |line: &&Line| line.file == "host.rs" && line.text.contains(call);
+        assert!(lines.iter().any(|line| in_host(&line)), "src/host.rs has no {call}");
+    }
+}
+
+/// Calls that panic. Indexing, slicing and arithmetic are left to the tests.
+const PANICS: [&str; 12] = [
+    ".unwrap()",
+    ".expect(",
+    ".unwrap_err()",
+    ".expect_err(",
+    "panic!(",
+    "unreachable!(",
+    "todo!(",
+    "unimplemented!(",
+    "assert!(",
+    "assert_eq!(",
+    "assert_ne!(",
+    "unwrap_unchecked(",
+];
+
+/// Where a panic may stand: file, call, how often, why.
+const ALLOWED: [(&str, &str, usize, &str); 2] = [
+    (
+        "gpu/fragments.rs",
+        "panic!(",
+        1,
+        "names are literals of this crate, and tests/shaders.rs composes every one",
+    ),
+    (
+        "format/device.rs",
+        "assert_eq!(",
+        1,
+        "documented: the caller's layout belongs to another matrix",
+    ),
+];
+
+fn panics(lines: &[Line]) -> Vec<(String, &'static str, String)> {
+    let mut found = Vec::new();
+    for line in lines {
+        for call in PANICS {
+            let mut from = 0;
+            while let Some(at) = line.text[from..].find(call) {
+                let start = from + at;
+                from = start + call.len();
+                // `debug_assert!(` is another word; `.unwrap()` begins with its dot.
+                let before = line.text[..start].chars().next_back();
+                let inside = before.is_some_and(|c| c.is_alphanumeric() || c == '_');
+                if call.starts_with('.') || !inside {
+                    found.push((line.file.clone(), call, line.to_string()));
+                }
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn nothing_panics() {
+    let mut found = panics(&sources());
+    for (file, call, count, why) in ALLOWED {
+        assert!(!why.is_empty());
+        let before = found.len();
+        found.retain(|(f, c, _)| !(f == file && *c == call));
+        assert_eq!(
+            before - found.len(),
+            count,
+            "{call} in {file}: the list of exceptions is stale"
+        );
+    }
+    let found: Vec<_> = found.into_iter().map(|(_, _, line)| line).collect();
+    assert!(found.is_empty(), "panics:\n{}", found.join("\n"));
+}
+
+/// `unsafe` says why it is sound, in the lines above it.
+#[test]
+fn unsafe_is_argued() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut seen = 0;
+    for line in sources() {
+        if !line.text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| w == "unsafe") {
+            continue;
+        }
+        seen += 1;
+        let source = std::fs::read_to_string(root.join(&line.file)).unwrap();
+        let above: Vec<_> = source.lines().take(line.number - 1).collect();
+        let above = &above[above.len().saturating_sub(10)..];
+        assert!(above.iter().any(|l| l.contains("// SAFETY: ")), "{line}");
+    }
+    // The shader modules without loop bounding.
+    assert!(seen >= 1);
+}
+
+/// Arrows go one way: what knows nothing of wgpu, and what nothing below may know of.
+#[test]
+fn modules_depend_one_way() {
+    let forbidden: [(&str, &[&str]); 5] = [
+        (
+            "format/",
+            &[
+                "wgpu",
+                "crate::compress",
+                "crate::reference",
+                "crate::gpu",
+                "crate::ops",
+                "crate::host",
+                "crate::conformance",
+            ],
+        ),
+        (
+            "compress/",
+            &[
+                "wgpu",
+                "crate::reference",
+                "crate::gpu",
+                "crate::ops",
+                "crate::host",
+                "crate::conformance",
+            ],
+        ),
+        (
+            "reference/",
+            &[
+                "wgpu",
+                "crate::compress",
+                "crate::gpu",
+                "crate::ops",
+                "crate::host",
+                "crate::conformance",
+            ],
+        ),
+        ("gpu/", &["crate::ops", "crate::reference", "crate::host", "crate::conformance"]),
+        ("ops/", &["crate::reference", "crate::host", "crate::conformance"]),
+    ];
+    let mut found = Vec::new();
+    for line in sources() {
+        for (folder, words) in forbidden {
+            if line.file.starts_with(folder) && words.iter().any(|w| line.text.contains(w)) {
+                found.push(line.to_string());
+            }
+        }
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+/// The searches see what they are for.
+#[test]
+fn planted_faults_are_found() {
+    let source = r#"
+fn work(queue: &Queue) {
+    queue.submit([]);
+    // queue.submit([]) in a comment
+    let text = "queue.submit([])";
+    host.submit(|pass| ());
+    device.poll(PollType::Poll);
+    block_on(later());
+    buffer.slice(..).map_async(mode, || ()); // and wait
+}
+#[cfg(test)]
+use nothing::at_all;
+#[cfg(test)]
+mod tests {
+    fn fine() {
+        queue.submit([]);
+    }
+}
+fn after() {
+    value.unwrap(); option.expect("text"); panic!("{}", 1);
+    debug_assert!(true);
+    assert!(x.unwrap_or(true));
+    let quote = '"'; unreachable!();
+}
+"#;
+    let numbers = |file: &str| -> Vec<usize> {
+        let found = waits(&code(file, source));
+        found.iter().map(|l| l.split(':').nth(1).unwrap().parse().unwrap()).collect()
+    };
+    assert_eq!(numbers("ops/matmul/bind.rs"), [3, 6, 7, 8, 9]);
+    assert_eq!(numbers("conformance/run.rs"), [3, 7, 9]);
+    assert_eq!(numbers("host.rs"), [0; 0]);
+    let calls: Vec<_> =
+        panics(&code("a.rs", source)).into_iter().map(|(_, call, _)| call).collect();
+    assert_eq!(calls, [".unwrap()", ".expect(", "panic!(", "assert!(", "unreachable!("]);
+}
