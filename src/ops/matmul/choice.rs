@@ -16,7 +16,7 @@ pub enum Schedule {
     },
     /// A lane owns eight columns of Y for `m_tile` rows of X at a time.
     Rows {
-        /// 1 or 4.
+        /// 1, 4 or 8.
         m_tile: u32,
     },
     /// A workgroup makes a tile of 32 × 64 through workgroup memory.
@@ -37,6 +37,7 @@ impl Schedule {
             Self::Gemv { lanes, m_tile: 4 },
             Self::Rows { m_tile: 1 },
             Self::Rows { m_tile: 4 },
+            Self::Rows { m_tile: 8 },
             Self::Tiled,
         ]
     }
@@ -87,9 +88,9 @@ impl Schedule {
             return refuse("rows at a time (1 to 8)", m_tile, 8);
         }
         if let Self::Rows { m_tile } = *self
-            && !matches!(m_tile, 1 | 4)
+            && !matches!(m_tile, 1 | 4 | 8)
         {
-            return refuse("rows at a time (1 or 4)", m_tile, 4);
+            return refuse("rows at a time (1, 4 or 8)", m_tile, 8);
         }
         let needs = [
             ("invocations a workgroup", self.workgroup(), caps.max_invocations),
@@ -180,7 +181,8 @@ pub fn select(spec: &MatmulSpec, caps: &Caps, m: u32) -> Schedule {
     let lanes = gemv_lanes(spec.k);
     let wanted = match (caps.class, m) {
         (AdapterClass::Cpu, 0..=1) => Schedule::Rows { m_tile: 1 },
-        (AdapterClass::Cpu, _) => Schedule::Rows { m_tile: 4 },
+        (AdapterClass::Cpu, 2..=8) => Schedule::Rows { m_tile: 4 },
+        (AdapterClass::Cpu, _) => Schedule::Rows { m_tile: 8 },
         (AdapterClass::Gpu, 0..=1) => Schedule::Gemv { lanes, m_tile: 1 },
         (AdapterClass::Gpu, 2..=8) => Schedule::Gemv { lanes, m_tile: 4 },
         (AdapterClass::Gpu, _) => Schedule::Tiled,
