@@ -1,8 +1,10 @@
-// A lane owns 2 columns of Y for M_TILE rows and walks K alone.
-// Requires: lib/quads or lib/quad, access, decode and scale fragments; consts WORKGROUP, M_TILE.
-// Provides: main. No workgroup memory, no barrier.
-// Why: on software adapters each lane is best off with a contiguous run of its own, and
-// barriers are dear. X is the same for all lanes of a workgroup.
+// A lane owns ROWS neighbouring columns of Y for M_TILE rows of X, and walks K alone.
+// Requires: lib/quads or lib/quad, access, decode and scale fragments; consts WORKGROUP,
+// ROWS (even), M_TILE (1, 4 or 8). Provides: main. No workgroup memory, no barrier.
+// Why: on software adapters every load costs a lane's turn, wherever it reads, and barriers
+// are dear. So a step of X stays in registers for ROWS rows of W, and a step of W for
+// M_TILE rows of X; each lane reads contiguous runs. Two columns a lane instead of eight
+// took 2 to 4 times as long.
 
 @compute @workgroup_size(WORKGROUP)
 fn main(
@@ -11,40 +13,81 @@ fn main(
     @builtin(local_invocation_index) local: u32,
 ) {
     let m = row_count();
-    let n_tiles = (p.rows + 2u * WORKGROUP - 1u) / (2u * WORKGROUP);
+    let n_tiles = (p.rows + ROWS * WORKGROUP - 1u) / (ROWS * WORKGROUP);
     let m_tiles = (m + M_TILE - 1u) / M_TILE;
     let tile = workgroup_index(group, count);
-    let n = (tile % n_tiles * WORKGROUP + local) * 2u;
+    let n = (tile % n_tiles * WORKGROUP + local) * ROWS;
     if (tile >= n_tiles * m_tiles * p.batch || n >= p.rows) {
         return;
     }
     let batch = tile / (n_tiles * m_tiles);
     let row0 = tile / n_tiles % m_tiles * M_TILE;
-    let second = min(n + 1u, p.rows - 1u);
-    let x_at = p.x_offset + batch * p.x_batch;
+    let rows = min(ROWS, p.rows - n);
+    // Rows of X past the end read the last one; nothing is stored for them.
+    let x_rows = vec4<u32>(row0, row0 + 1u, row0 + 2u, row0 + 3u);
+    let x_from = p.x_offset + batch * p.x_batch;
+    let x_at = x_from + min(x_rows, vec4<u32>(m - 1u)) * p.x_stride;
+    let x_at_4 = x_from + min(x_rows + 4u, vec4<u32>(m - 1u)) * p.x_stride;
+    let steps = p.blocks * (32u / STEP);
 
-    var sums: array<vec2<f32>, M_TILE>;
-    for (var i = 0u; i < M_TILE; i += 1u) {
-        sums[i] = vec2<f32>(0.0);
+    var sums: array<vec4<f32>, ROWS>;
+    var sums_4: array<vec4<f32>, ROWS>;
+    for (var r = 0u; r < ROWS; r += 1u) {
+        sums[r] = vec4<f32>(0.0);
+        sums_4[r] = vec4<f32>(0.0);
     }
-    for (var b = 0u; b < p.blocks * (32u / STEP); b += 1u) {
+    for (var b = 0u; b < steps; b += 1u) {
+        let x0 = load_x(x_at.x, b);
         if (M_TILE == 1u) {
-            let xq = load_x(x_at + row0 * p.x_stride, b);
-            sums[0] += vec2<f32>(scaled_dot(n, b, xq), scaled_dot(second, b, xq));
+            for (var r = 0u; r < rows; r += 1u) {
+                sums[r].x += scaled_dot(n + r, b, x0);
+            }
+        } else if (M_TILE == 4u) {
+            let x1 = load_x(x_at.y, b);
+            let x2 = load_x(x_at.z, b);
+            let x3 = load_x(x_at.w, b);
+            for (var r = 0u; r < rows; r += 1u) {
+                let w = scaled_weights(n + r, b);
+                sums[r] += vec4<f32>(
+                    dot_quads(w, x0), dot_quads(w, x1), dot_quads(w, x2), dot_quads(w, x3),
+                );
+            }
         } else {
-            let w0 = scaled_weights(n, b);
-            let w1 = scaled_weights(second, b);
-            for (var i = 0u; i < M_TILE; i += 1u) {
-                // Rows past the end read the last one; nothing is stored for them.
-                let xq = load_x(x_at + min(row0 + i, m - 1u) * p.x_stride, b);
-                sums[i] += vec2<f32>(dot_quads(w0, xq), dot_quads(w1, xq));
+            let x1 = load_x(x_at.y, b);
+            let x2 = load_x(x_at.z, b);
+            let x3 = load_x(x_at.w, b);
+            let x4 = load_x(x_at_4.x, b);
+            let x5 = load_x(x_at_4.y, b);
+            let x6 = load_x(x_at_4.z, b);
+            let x7 = load_x(x_at_4.w, b);
+            for (var r = 0u; r < rows; r += 1u) {
+                let w = scaled_weights(n + r, b);
+                sums[r] += vec4<f32>(
+                    dot_quads(w, x0), dot_quads(w, x1), dot_quads(w, x2), dot_quads(w, x3),
+                );
+                sums_4[r] += vec4<f32>(
+                    dot_quads(w, x4), dot_quads(w, x5), dot_quads(w, x6), dot_quads(w, x7),
+                );
             }
         }
     }
     let end = p.n0 + p.rows;
-    let bias = bias2(p.n0 + n, end);
-    for (var i = 0u; i < M_TILE && row0 + i < m; i += 1u) {
-        let y_at = p.y_offset + batch * p.y_batch + (row0 + i) * p.y_stride;
-        store_y2(y_at, p.n0 + n, end, sums[i] + bias);
+    for (var r = 0u; r < rows; r += 2u) {
+        let column = p.n0 + n + r;
+        let bias = bias2(column, end);
+        let low = sums[r];
+        let high = sums[r + 1u];
+        let y_at = p.y_offset + batch * p.y_batch + row0 * p.y_stride;
+        for (var i = 0u; i < min(M_TILE, 4u) && row0 + i < m; i += 1u) {
+            store_y2(y_at + i * p.y_stride, column, end, vec2<f32>(low[i], high[i]) + bias);
+        }
+        if (M_TILE == 8u) {
+            let low_4 = sums_4[r];
+            let high_4 = sums_4[r + 1u];
+            for (var i = 0u; i < 4u && row0 + 4u + i < m; i += 1u) {
+                let v = vec2<f32>(low_4[i], high_4[i]);
+                store_y2(y_at + (4u + i) * p.y_stride, column, end, v + bias);
+            }
+        }
     }
 }

@@ -14,14 +14,19 @@ pub enum Schedule {
         /// 1 to 8.
         m_tile: u32,
     },
-    /// A lane owns two columns of Y for `m_tile` rows of X at a time.
+    /// A lane owns eight columns of Y for `m_tile` rows of X at a time.
     Rows {
-        /// 1 to 8.
+        /// 1, 4 or 8.
         m_tile: u32,
     },
     /// A workgroup makes a tile of 32 × 64 through workgroup memory.
     Tiled,
 }
+
+/// Columns of Y that a lane of the rows schedule owns, and its lanes: few, so that even
+/// 384 columns and some rows occupy every core.
+const ROWS: u32 = 8;
+const ROWS_WORKGROUP: u32 = 32;
 
 impl Schedule {
     /// Every schedule and tile that [`select`] can choose on some device, for K columns.
@@ -40,7 +45,8 @@ impl Schedule {
     /// Invocations in a workgroup.
     pub fn workgroup(&self) -> u32 {
         match self {
-            Self::Gemv { .. } | Self::Rows { .. } => 64,
+            Self::Gemv { .. } => 64,
+            Self::Rows { .. } => ROWS_WORKGROUP,
             Self::Tiled => 128,
         }
     }
@@ -58,7 +64,7 @@ impl Schedule {
     pub fn tile(&self) -> (u32, u32) {
         match *self {
             Self::Gemv { lanes, m_tile } => (m_tile, 4 * (64 / lanes)),
-            Self::Rows { m_tile } => (m_tile, 128),
+            Self::Rows { m_tile } => (m_tile, ROWS_WORKGROUP * ROWS),
             Self::Tiled => (32, 64),
         }
     }
@@ -76,10 +82,15 @@ impl Schedule {
         {
             return refuse("lanes (a power of two up to 64)", lanes, 64);
         }
-        if let Self::Gemv { m_tile, .. } | Self::Rows { m_tile } = *self
+        if let Self::Gemv { m_tile, .. } = *self
             && !(1..=8).contains(&m_tile)
         {
             return refuse("rows at a time (1 to 8)", m_tile, 8);
+        }
+        if let Self::Rows { m_tile } = *self
+            && !matches!(m_tile, 1 | 4 | 8)
+        {
+            return refuse("rows at a time (1, 4 or 8)", m_tile, 8);
         }
         let needs = [
             ("invocations a workgroup", self.workgroup(), caps.max_invocations),
@@ -247,7 +258,8 @@ impl KernelChoice {
                 "schedule/gemv"
             }
             Schedule::Rows { m_tile } => {
-                consts.push(("WORKGROUP", Const::U32(64)));
+                consts.push(("WORKGROUP", Const::U32(ROWS_WORKGROUP)));
+                consts.push(("ROWS", Const::U32(ROWS)));
                 consts.push(("M_TILE", Const::U32(m_tile)));
                 "schedule/rows"
             }
