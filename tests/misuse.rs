@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use std::collections::HashSet;
 use wgpu::{BufferUsages, Limits};
 
-const ROWS: Schedule = Schedule::Rows { m_tile: 4 };
+const ROWS: Schedule = Schedule::Rows { m_tile: 4, n_tile: 8 };
 
 fn int4() -> WeightFormat {
     "int4-g64-asym".parse().unwrap()
@@ -146,7 +146,7 @@ fn plans_are_refused() {
     for m_tile in [0, 9, u32::MAX] {
         let gemv = refused(&kernels, Schedule::Gemv { lanes: 8, m_tile });
         assert_eq!(gemv, "rows at a time (1 to 8)");
-        assert_eq!(refused(&kernels, Schedule::Rows { m_tile }), gemv);
+        assert_eq!(refused(&kernels, Schedule::Rows { m_tile, n_tile: 8 }), gemv);
     }
     let few = noop.kernels_with(|caps| caps.max_invocations = 64);
     assert_eq!(refused(&few, Schedule::Tiled), "invocations a workgroup");
