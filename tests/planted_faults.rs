@@ -32,15 +32,15 @@ const FAULTS: [Fault; 9] = [
         name: "f16 accumulation",
         format: "int8-g64",
         replace: (
-            "sums[0] += vec2<f32>(scaled_dot(n, b, xq), scaled_dot(second, b, xq));",
-            "sums[0] += vec2<f32>(scaled_dot(n, b, xq), scaled_dot(second, b, xq));
-             sums[0] = vec2<f32>(half_to_f32(f32_to_half(sums[0].x)), half_to_f32(f32_to_half(sums[0].y)));",
+            "sums[r].x += scaled_dot(n + r, b, x0);",
+            "sums[r].x += scaled_dot(n + r, b, x0);
+             sums[r].x = half_to_f32(f32_to_half(sums[r].x));",
         ),
     },
     Fault {
         name: "a skipped tail of K",
         format: "int8-channel",
-        replace: ("b < p.blocks * (32u / STEP);", "b + 1u < p.blocks * (32u / STEP);"),
+        replace: ("b < steps;", "b + 1u < steps;"),
     },
     Fault {
         name: "swapped nibbles",
@@ -53,17 +53,26 @@ const FAULTS: [Fault; 9] = [
     Fault {
         name: "a dropped zero point",
         format: "int8-g64-asym",
-        replace: ("fn zero_of(row: u32, group: u32) -> f32 {", "fn zero_of(row: u32, group: u32) -> f32 {\n if (group == 63u) { return 0.0; }"),
+        replace: (
+            "fn zero_of(row: u32, group: u32) -> f32 {",
+            "fn zero_of(row: u32, group: u32) -> f32 {\n if (group == 63u) { return 0.0; }",
+        ),
     },
     Fault {
         name: "shifted metadata",
         format: "2:4+int8-channel",
-        replace: ("return side[row * p.side_stride + b];", "return side[row * p.side_stride + max(b, 1u) - 1u];"),
+        replace: (
+            "return side[row * p.side_stride + b];",
+            "return side[row * p.side_stride + max(b, 1u) - 1u];",
+        ),
     },
     Fault {
         name: "a metadata nibble of the neighbouring quad",
         format: "2:4+int4-g40",
-        replace: ("(word >> (4u * (quad & 7u))) & 0xfu", "(word >> (4u * ((quad ^ 1u) & 7u))) & 0xfu"),
+        replace: (
+            "(word >> (4u * (quad & 7u))) & 0xfu",
+            "(word >> (4u * ((quad ^ 1u) & 7u))) & 0xfu",
+        ),
     },
     Fault {
         name: "a scale of the neighbouring group",
@@ -76,7 +85,10 @@ const FAULTS: [Fault; 9] = [
     Fault {
         name: "a scale of the neighbouring group, general",
         format: "int8-g40",
-        replace: ("vec4<u32>(k, k + 1u, k + 2u, k + 3u) / p.group_size", "vec4<u32>(k, k + 1u, k + 2u, k + 4u) / p.group_size"),
+        replace: (
+            "vec4<u32>(k, k + 1u, k + 2u, k + 3u) / p.group_size",
+            "vec4<u32>(k, k + 1u, k + 2u, k + 4u) / p.group_size",
+        ),
     },
 ];
 
@@ -84,7 +96,7 @@ fn case(format: WeightFormat) -> Case {
     let types = (FloatType::F32, FloatType::F32);
     let mut case = Case::matmul(format, types, (1, 8, 4096), Values::Normal);
     (case.bias, case.strided) = (false, false);
-    case.schedule = Some(Schedule::Rows { m_tile: 1 });
+    case.schedule = Some(Schedule::Rows { m_tile: 1, n_tile: 8 });
     case
 }
 
@@ -101,7 +113,7 @@ fn each_fault_is_caught() {
         // A device of its own: the kernel cache is the fault's.
         let faulty = [Host::new().unwrap()];
         let spec = MatmulSpec::new(1, 8, 4096, format);
-        let shader = KernelChoice::new(&spec, Schedule::Rows { m_tile: 1 }).shader();
+        let shader = KernelChoice::new(&spec, Schedule::Rows { m_tile: 1, n_tile: 8 }).shader();
         let sound_text = shader.compose().source;
         let (from, to) = fault.replace;
         assert_eq!(sound_text.matches(from).count(), 1, "{}: the shader has changed", fault.name);

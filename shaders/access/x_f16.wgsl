@@ -1,27 +1,12 @@
 // X as pairs of f16 in u32; offset and strides are even.
-// Requires: lib/matmul, lib/half. Provides: load_x4, load_inner4 (all four columns
-// are below k).
+// Requires: lib/matmul, lib/half. Provides: load_x4.
 // Columns from k on read as 0, so that what lies between rows, NaN say, never counts.
 
 @group(0) @binding(3) var<storage, read> x: array<u32>;
 
-fn load_inner4(row_at: u32, k: u32) -> vec4<f32> {
-    let at = (row_at + k) >> 1u;
-    return vec4<f32>(half2_to_f32(x[at]), half2_to_f32(x[at + 1u]));
-}
-
 fn load_x4(row_at: u32, k: u32) -> vec4<f32> {
-    let at = (row_at + k) >> 1u;
-    var v = vec4<f32>(0.0);
-    if (k < p.k) {
-        let pair = half2_to_f32(x[at]);
-        v.x = pair.x;
-        v.y = select(0.0, pair.y, k + 1u < p.k);
-    }
-    if (k + 2u < p.k) {
-        let pair = half2_to_f32(x[at + 1u]);
-        v.z = pair.x;
-        v.w = select(0.0, pair.y, k + 3u < p.k);
-    }
-    return v;
+    let pair = k >> 1u;
+    let at = (row_at >> 1u) + min(vec2<u32>(pair, pair + 1u), vec2<u32>((p.k - 1u) >> 1u));
+    let v = vec4<f32>(half2_to_f32(x[at.x]), half2_to_f32(x[at.y]));
+    return select(vec4<f32>(0.0), v, vec4<u32>(k, k + 1u, k + 2u, k + 3u) < vec4<u32>(p.k));
 }

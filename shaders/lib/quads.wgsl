@@ -55,15 +55,6 @@ fn quad_at(a: Quads, i: u32) -> vec4<f32> {
 // Step `b` of the row of X that starts at element row_at.
 fn load_x(row_at: u32, b: u32) -> Quads {
     let k = b * STEP;
-    // One branch a step instead of one a quad.
-    if (k + STEP <= p.k) {
-        return Quads(
-            load_inner4(row_at, k), load_inner4(row_at, k + 4u),
-            load_inner4(row_at, k + 8u), load_inner4(row_at, k + 12u),
-            load_inner4(row_at, k + 16u), load_inner4(row_at, k + 20u),
-            load_inner4(row_at, k + 24u), load_inner4(row_at, k + 28u),
-        );
-    }
     return Quads(
         load_x4(row_at, k), load_x4(row_at, k + 4u),
         load_x4(row_at, k + 8u), load_x4(row_at, k + 12u),

@@ -1,10 +1,11 @@
 // A lane owns ROWS neighbouring columns of Y for M_TILE rows of X, and walks K alone.
 // Requires: lib/quads or lib/quad, access, decode and scale fragments; consts WORKGROUP,
-// ROWS (even), M_TILE (1, 4 or 8). Provides: main. No workgroup memory, no barrier.
+// ROWS (even), M_TILE (1 or 4). Provides: main. No workgroup memory, no barrier.
 // Why: on software adapters every load costs a lane's turn, wherever it reads, and barriers
 // are dear. So a step of X stays in registers for ROWS rows of W, and a step of W for
-// M_TILE rows of X; each lane reads contiguous runs. Two columns a lane instead of eight
-// took 2 to 4 times as long.
+// M_TILE rows of X; each lane reads contiguous runs. On lavapipe two columns a lane took 3
+// to 5 times as long as eight; sixteen gain another third with four rows of X. Eight rows
+// of X gained no more, and took seconds to compile.
 
 @compute @workgroup_size(WORKGROUP)
 fn main(
@@ -24,17 +25,13 @@ fn main(
     let row0 = tile / n_tiles % m_tiles * M_TILE;
     let rows = min(ROWS, p.rows - n);
     // Rows of X past the end read the last one; nothing is stored for them.
-    let x_rows = vec4<u32>(row0, row0 + 1u, row0 + 2u, row0 + 3u);
-    let x_from = p.x_offset + batch * p.x_batch;
-    let x_at = x_from + min(x_rows, vec4<u32>(m - 1u)) * p.x_stride;
-    let x_at_4 = x_from + min(x_rows + 4u, vec4<u32>(m - 1u)) * p.x_stride;
+    let x_rows = min(vec4<u32>(row0, row0 + 1u, row0 + 2u, row0 + 3u), vec4<u32>(m - 1u));
+    let x_at = p.x_offset + batch * p.x_batch + x_rows * p.x_stride;
     let steps = p.blocks * (32u / STEP);
 
     var sums: array<vec4<f32>, ROWS>;
-    var sums_4: array<vec4<f32>, ROWS>;
     for (var r = 0u; r < ROWS; r += 1u) {
         sums[r] = vec4<f32>(0.0);
-        sums_4[r] = vec4<f32>(0.0);
     }
     for (var b = 0u; b < steps; b += 1u) {
         let x0 = load_x(x_at.x, b);
@@ -42,31 +39,14 @@ fn main(
             for (var r = 0u; r < rows; r += 1u) {
                 sums[r].x += scaled_dot(n + r, b, x0);
             }
-        } else if (M_TILE == 4u) {
-            let x1 = load_x(x_at.y, b);
-            let x2 = load_x(x_at.z, b);
-            let x3 = load_x(x_at.w, b);
-            for (var r = 0u; r < rows; r += 1u) {
-                let w = scaled_weights(n + r, b);
-                sums[r] += vec4<f32>(
-                    dot_quads(w, x0), dot_quads(w, x1), dot_quads(w, x2), dot_quads(w, x3),
-                );
-            }
         } else {
             let x1 = load_x(x_at.y, b);
             let x2 = load_x(x_at.z, b);
             let x3 = load_x(x_at.w, b);
-            let x4 = load_x(x_at_4.x, b);
-            let x5 = load_x(x_at_4.y, b);
-            let x6 = load_x(x_at_4.z, b);
-            let x7 = load_x(x_at_4.w, b);
             for (var r = 0u; r < rows; r += 1u) {
                 let w = scaled_weights(n + r, b);
                 sums[r] += vec4<f32>(
                     dot_quads(w, x0), dot_quads(w, x1), dot_quads(w, x2), dot_quads(w, x3),
-                );
-                sums_4[r] += vec4<f32>(
-                    dot_quads(w, x4), dot_quads(w, x5), dot_quads(w, x6), dot_quads(w, x7),
                 );
             }
         }
@@ -77,17 +57,9 @@ fn main(
         let bias = bias2(column, end);
         let low = sums[r];
         let high = sums[r + 1u];
-        let y_at = p.y_offset + batch * p.y_batch + row0 * p.y_stride;
-        for (var i = 0u; i < min(M_TILE, 4u) && row0 + i < m; i += 1u) {
-            store_y2(y_at + i * p.y_stride, column, end, vec2<f32>(low[i], high[i]) + bias);
-        }
-        if (M_TILE == 8u) {
-            let low_4 = sums_4[r];
-            let high_4 = sums_4[r + 1u];
-            for (var i = 0u; i < 4u && row0 + 4u + i < m; i += 1u) {
-                let v = vec2<f32>(low_4[i], high_4[i]);
-                store_y2(y_at + (4u + i) * p.y_stride, column, end, v + bias);
-            }
+        for (var i = 0u; i < M_TILE && row0 + i < m; i += 1u) {
+            let y_at = p.y_offset + batch * p.y_batch + (row0 + i) * p.y_stride;
+            store_y2(y_at, column, end, vec2<f32>(low[i], high[i]) + bias);
         }
     }
 }

@@ -14,19 +14,20 @@ pub enum Schedule {
         /// 1 to 8.
         m_tile: u32,
     },
-    /// A lane owns eight columns of Y for `m_tile` rows of X at a time.
+    /// A lane owns `n_tile` columns of Y for `m_tile` rows of X at a time.
     Rows {
-        /// 1, 4 or 8.
+        /// 1 or 4.
         m_tile: u32,
+        /// Even, up to 16.
+        n_tile: u32,
     },
     /// A workgroup makes a tile of 32 × 64 through workgroup memory.
     Tiled,
 }
 
-/// Columns of Y that a lane of the rows schedule owns, and its lanes: few, so that even
-/// 384 columns and some rows occupy every core.
-const ROWS: u32 = 8;
-const ROWS_WORKGROUP: u32 = 32;
+/// Columns of Y that a workgroup of the rows schedule makes: few, so that even 384 columns
+/// and some rows occupy every core.
+const ROWS_COLUMNS: u32 = 256;
 
 impl Schedule {
     /// Every schedule and tile that [`select`] can choose on some device, for K columns.
@@ -35,18 +36,18 @@ impl Schedule {
         vec![
             Self::Gemv { lanes, m_tile: 1 },
             Self::Gemv { lanes, m_tile: 4 },
-            Self::Rows { m_tile: 1 },
-            Self::Rows { m_tile: 4 },
-            Self::Rows { m_tile: 8 },
+            Self::Rows { m_tile: 1, n_tile: 8 },
+            Self::Rows { m_tile: 4, n_tile: 8 },
+            Self::Rows { m_tile: 4, n_tile: 16 },
             Self::Tiled,
         ]
     }
 
     /// Invocations in a workgroup.
     pub fn workgroup(&self) -> u32 {
-        match self {
+        match *self {
             Self::Gemv { .. } => 64,
-            Self::Rows { .. } => ROWS_WORKGROUP,
+            Self::Rows { n_tile, .. } => ROWS_COLUMNS / n_tile.max(1),
             Self::Tiled => 128,
         }
     }
@@ -64,7 +65,7 @@ impl Schedule {
     pub fn tile(&self) -> (u32, u32) {
         match *self {
             Self::Gemv { lanes, m_tile } => (m_tile, 4 * (64 / lanes)),
-            Self::Rows { m_tile } => (m_tile, ROWS_WORKGROUP * ROWS),
+            Self::Rows { m_tile, n_tile } => (m_tile, self.workgroup() * n_tile),
             Self::Tiled => (32, 64),
         }
     }
@@ -87,10 +88,13 @@ impl Schedule {
         {
             return refuse("rows at a time (1 to 8)", m_tile, 8);
         }
-        if let Self::Rows { m_tile } = *self
-            && !matches!(m_tile, 1 | 4 | 8)
-        {
-            return refuse("rows at a time (1, 4 or 8)", m_tile, 8);
+        if let Self::Rows { m_tile, n_tile } = *self {
+            if !matches!(m_tile, 1 | 4) {
+                return refuse("rows at a time (1 or 4)", m_tile, 4);
+            }
+            if !matches!(n_tile, 2 | 4 | 8 | 16) {
+                return refuse("columns a lane (2, 4, 8 or 16)", n_tile, 16);
+            }
         }
         let needs = [
             ("invocations a workgroup", self.workgroup(), caps.max_invocations),
@@ -108,7 +112,7 @@ impl std::fmt::Display for Schedule {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Gemv { lanes, m_tile } => write!(f, "gemv_m{m_tile}_l{lanes}"),
-            Self::Rows { m_tile } => write!(f, "rows_m{m_tile}"),
+            Self::Rows { m_tile, n_tile } => write!(f, "rows_m{m_tile}_n{n_tile}"),
             Self::Tiled => f.write_str("tiled_32x64"),
         }
     }
@@ -180,15 +184,15 @@ pub struct KernelChoice {
 pub fn select(spec: &MatmulSpec, caps: &Caps, m: u32) -> Schedule {
     let lanes = gemv_lanes(spec.k);
     let wanted = match (caps.class, m) {
-        (AdapterClass::Cpu, 0..=1) => Schedule::Rows { m_tile: 1 },
-        (AdapterClass::Cpu, 2..=8) => Schedule::Rows { m_tile: 4 },
-        (AdapterClass::Cpu, _) => Schedule::Rows { m_tile: 8 },
+        (AdapterClass::Cpu, 0..=1) => Schedule::Rows { m_tile: 1, n_tile: 8 },
+        (AdapterClass::Cpu, 2..=8) => Schedule::Rows { m_tile: 4, n_tile: 8 },
+        (AdapterClass::Cpu, _) => Schedule::Rows { m_tile: 4, n_tile: 16 },
         (AdapterClass::Gpu, 0..=1) => Schedule::Gemv { lanes, m_tile: 1 },
         (AdapterClass::Gpu, 2..=8) => Schedule::Gemv { lanes, m_tile: 4 },
         (AdapterClass::Gpu, _) => Schedule::Tiled,
     };
     // The smallest schedule runs wherever anything does.
-    if wanted.check(caps).is_ok() { wanted } else { Schedule::Rows { m_tile: 1 } }
+    if wanted.check(caps).is_ok() { wanted } else { Schedule::Rows { m_tile: 1, n_tile: 8 } }
 }
 
 /// Lanes that split K: no more than there are blocks, so that none idles from the start.
@@ -257,9 +261,9 @@ impl KernelChoice {
                 consts.push(("M_TILE", Const::U32(m_tile)));
                 "schedule/gemv"
             }
-            Schedule::Rows { m_tile } => {
-                consts.push(("WORKGROUP", Const::U32(ROWS_WORKGROUP)));
-                consts.push(("ROWS", Const::U32(ROWS)));
+            Schedule::Rows { m_tile, n_tile } => {
+                consts.push(("WORKGROUP", Const::U32(self.schedule.workgroup())));
+                consts.push(("ROWS", Const::U32(n_tile)));
                 consts.push(("M_TILE", Const::U32(m_tile)));
                 "schedule/rows"
             }
