@@ -146,7 +146,12 @@ fn plans_are_refused() {
     for m_tile in [0, 9, u32::MAX] {
         let gemv = refused(&kernels, Schedule::Gemv { lanes: 8, m_tile });
         assert_eq!(gemv, "rows at a time (1 to 8)");
-        assert_eq!(refused(&kernels, Schedule::Rows { m_tile, n_tile: 8 }), gemv);
+        let rows = refused(&kernels, Schedule::Rows { m_tile, n_tile: 8 });
+        assert_eq!(rows, "rows at a time (1 or 4)");
+    }
+    for n_tile in [0, 1, 6, 32, u32::MAX] {
+        let rows = refused(&kernels, Schedule::Rows { m_tile: 1, n_tile });
+        assert_eq!(rows, "columns a lane (2, 4, 8 or 16)");
     }
     let few = noop.kernels_with(|caps| caps.max_invocations = 64);
     assert_eq!(refused(&few, Schedule::Tiled), "invocations a workgroup");
