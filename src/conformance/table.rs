@@ -71,8 +71,8 @@ fn format(element: Element, granularity: Granularity, index: usize) -> Option<We
 
 /// The case table.
 ///
-/// Small: the full product of formats, types of X and Y, regimes of m and shapes up to 72,
-/// value patterns in turn. Pinned: every schedule with every decoder and scaling. Large: a
+/// Small: the full product of formats, types of X and Y, regimes of m and shapes up to 72;
+/// value patterns and scale types in turn. Pinned: every schedule with every decoder and scaling. Large: a
 /// covering of strength 3 over elements, granularities, symmetry, scale type and sparsity,
 /// types, m, N, K and value patterns. Then the kernels that make and undo weights.
 pub fn table(extent: Extent) -> Vec<Case> {
@@ -87,17 +87,20 @@ pub fn table(extent: Extent) -> Vec<Case> {
 }
 
 fn small(extent: Extent, cases: &mut Vec<Case>) {
-    for (i, format) in formats([32, 6]).into_iter().enumerate() {
+    // Scale types alternate over the rest of the product, so that both meet every decoder.
+    let formats = formats([32, 6]).into_iter().filter(|f| f.scale_type() == ScaleType::F32);
+    for (i, format) in formats.enumerate() {
         for (j, activations) in FLOATS.into_iter().enumerate() {
             for (l, output) in FLOATS.into_iter().enumerate() {
-                // Quick: one pair of types a format, in turn.
-                if extent == Extent::Quick && i % 4 != 2 * j + l {
-                    continue;
-                }
                 for (a, m) in SMALL_M.into_iter().enumerate() {
-                    if extent == Extent::Quick && a != i / 4 % 4 {
+                    // Quick: two of the sixteen pairs of types and m a format, in turn.
+                    let turn = (i + 4 * (2 * j + l) + 5 * a) % 16;
+                    if extent == Extent::Quick && !matches!(turn, 0 | 7) {
                         continue;
                     }
+                    let other = format.with_scales(ScaleType::F16);
+                    let f16_scales = (i / 2 + j + l + a) % 2 == 1 && other.check().is_ok();
+                    let format = if f16_scales { other } else { format };
                     for (b, (n, k)) in SMALL_SHAPES.into_iter().enumerate() {
                         if extent == Extent::Quick && !k.is_multiple_of(4) {
                             continue;
@@ -112,22 +115,32 @@ fn small(extent: Extent, cases: &mut Vec<Case>) {
 }
 
 /// Schedules that this adapter may not choose by itself: each with every decoder and way
-/// of scaling. Neither the symmetry nor the type of scales changes a schedule's loop, so
-/// that they alternate.
+/// of scaling. Neither the symmetry nor the type of scales changes a schedule's loop: they
+/// alternate.
 fn pinned(cases: &mut Vec<Case>) {
     let (n, k) = (70, 200);
-    for (i, format) in formats([64, 24]).into_iter().enumerate() {
-        let general = matches!(format.granularity(), Granularity::Group(_));
-        if format.element().is_integer() && (!general || (i / 2) % 4 == 1) {
-            continue;
-        }
-        for (j, schedule) in Schedule::all(k as u32).into_iter().enumerate() {
-            let values = Values::ALL[(i + j) % Values::ALL.len()];
-            let types = (FLOATS[i / 2 % 2], FLOATS[0]);
-            let m = [1, 5, 3, 4, 9, 40][j % 6];
-            let mut case = Case::matmul(format, types, (m, n, k), values);
-            case.schedule = Some(schedule);
-            cases.push(case);
+    let mut kinds = 0;
+    for element in Element::ALL {
+        for sparse in [0, 1] {
+            for granularity in [group(64), group(24)] {
+                if !element.is_integer() && granularity == group(24) {
+                    continue;
+                }
+                kinds += 1;
+                for (j, schedule) in Schedule::all(k as u32).into_iter().enumerate() {
+                    // Symmetry and scale type from the turn, where the element has both.
+                    let turn = kinds + j;
+                    let format = format(element, granularity, sparse | turn % 4 << 1)
+                        .or_else(|| format(element, granularity, sparse));
+                    let Some(format) = format else { continue };
+                    let values = Values::ALL[turn % Values::ALL.len()];
+                    let m = [1, 5, 3, 6, 17, 40][j % 6];
+                    let types = (FLOATS[turn / 2 % 2], FLOATS[0]);
+                    let mut case = Case::matmul(format, types, (m, n, k), values);
+                    case.schedule = Some(schedule);
+                    cases.push(case);
+                }
+            }
         }
     }
 }
@@ -190,11 +203,13 @@ mod tests {
         }
         let full = table(Extent::Full);
         for format in formats([32, 6]) {
+            let f32_scales = format.with_scales(ScaleType::F32);
             for m in SMALL_M {
                 for x in FLOATS {
                     for y in FLOATS {
                         let found = |c: &&Case| {
-                            (c.format, c.m, c.activations, c.output) == (format, m, x, y)
+                            let scales = c.format.with_scales(ScaleType::F32);
+                            (scales, c.m, c.activations, c.output) == (f32_scales, m, x, y)
                         };
                         assert!(full.iter().filter(found).count() >= SMALL_SHAPES.len());
                     }
