@@ -36,15 +36,17 @@ struct Job {
 }
 
 impl Job {
-    /// Three tiles of rows and three of columns, each dimension odd, times a batch of two.
+    /// Three tiles of rows, two or three of columns, each dimension odd, times a batch of
+    /// three: more than 9 workgroups, even for two tiles of rows, and no more than 27.
     fn new(format: &str, schedule: Schedule, x: FloatType, y: FloatType, seed: u64) -> Self {
         let (tile_m, tile_n) = schedule.tile();
-        let (max_m, n) = (2 * tile_m + 1, 2 * tile_n + 1);
+        let tiles = if tile_n > 128 { 1 } else { 2 };
+        let (max_m, n) = (2 * tile_m + 1, tiles * tile_n + 1);
         let format: WeightFormat = format.parse().unwrap();
         let spec = MatmulSpec::new(max_m, n, K, format)
             .with_activations(x)
             .with_output(y)
-            .with_batch(2)
+            .with_batch(3)
             .with_bias()
             .with_x_strides(K + 4, (K + 4) * max_m + 8)
             .with_y_strides(n + 3, (n + 3) * max_m + 2);

@@ -214,12 +214,19 @@ impl MatmulPlan {
     fn windows<'a>(&self, args: &MatmulArgs<'a>, span: &Span) -> (Window<'a>, Window<'a>) {
         let spec = &self.spec;
         let caps = self.kernels.caps();
-        let window = |at: SubBuffer<'a>, batch_stride: u32, stride: u32, columns, bytes: u64| {
-            let first = u64::from(span.batch0) * u64::from(batch_stride)
-                + u64::from(span.m0) * u64::from(stride);
-            let len = extent(span.batch, span.m_cap, batch_stride, stride, columns) * bytes;
-            Window::new(caps, at.buffer, at.offset + first * bytes, len)
-        };
+        let window =
+            |at: SubBuffer<'a>, batch_stride: u32, stride: u32, columns: u32, bytes: u64| {
+                // Rows of no columns need no buffer, wherever they would start.
+                let first = match columns {
+                    0 => 0,
+                    _ => {
+                        u64::from(span.batch0) * u64::from(batch_stride)
+                            + u64::from(span.m0) * u64::from(stride)
+                    }
+                };
+                let len = extent(span.batch, span.m_cap, batch_stride, stride, columns) * bytes;
+                Window::new(caps, at.buffer, at.offset + first * bytes, len)
+            };
         let MatmulSpec { x_batch_stride, x_stride, y_batch_stride, y_stride, .. } = *spec;
         (
             window(args.activations, x_batch_stride, x_stride, spec.k, spec.activations.bytes()),
