@@ -1,6 +1,8 @@
 # The software driver asks for a runtime folder; any will do.
 export XDG_RUNTIME_DIR ?= /tmp
 
+LOWBIT = $${CARGO_TARGET_DIR:-target}/release/lowbit
+
 .PHONY: help demo test bench setup model
 
 help: ## this list
@@ -9,8 +11,12 @@ help: ## this list
 demo: setup model ## a real model in seven formats: sizes, what is lost, time
 	cargo run --release --example minilm
 
-test: setup ## the whole suite
-	cargo test --release --all-targets
+test: setup model ## the whole suite, then every kernel on every adapter and vector width
+	cargo test --release --all-features --lib --bins --tests --examples
+	cargo test --release --all-features --doc
+	$(LOWBIT) adapters
+	$(LOWBIT) verify --json target/verify.json
+	scripts/verify-others.sh $(LOWBIT)
 
 bench: setup ## criterion benches
 	cargo bench
