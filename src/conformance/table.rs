@@ -130,7 +130,7 @@ fn pinned(cases: &mut Vec<Case>) {
                 for (j, schedule) in Schedule::all(k as u32).into_iter().enumerate() {
                     // Symmetry and scale type from the turn, where the element has both.
                     let turn = kinds + j;
-                    let format = format(element, granularity, sparse | turn % 4 << 1)
+                    let format = format(element, granularity, sparse | ((turn % 4) << 1))
                         .or_else(|| format(element, granularity, sparse));
                     let Some(format) = format else { continue };
                     let values = Values::ALL[turn % Values::ALL.len()];
