@@ -1,8 +1,8 @@
 //! Compressed neural-network weights on any GPU that wgpu reaches: int8, int4 and 2:4 sparse,
 //! as WGSL kernels with a CPU reference and a proven error bound for each.
 //!
-//! - [`format`]: what a compressed weight is. [`compress`]: making one on the host.
-//!   [`reference`]: the f64 oracle and the bounds. None of them knows of a GPU.
+//! - [`mod@format`]: what a compressed weight is. [`compress`]: making one on the host.
+//!   [`mod@reference`]: the f64 oracle and the bounds. None of them knows of a GPU.
 //! - [`gpu`] and [`ops`]: kernels for a caller's device, recorded into a caller's encoder.
 //! - [`host`]: the same over slices, with a device of its own.
 //!
