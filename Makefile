@@ -12,7 +12,8 @@ demo: setup model ## a real model in seven formats: sizes, what is lost, time
 	cargo run --release --example minilm
 
 test: setup model ## the whole suite, then every kernel on every adapter and vector width
-	cargo test --release --all-features --lib --bins --tests --examples
+	@mkdir -p target
+	LOWBIT_REQUIRE_GPU=1 cargo test --release --all-features --lib --bins --tests --examples
 	cargo test --release --all-features --doc
 	$(LOWBIT) adapters
 	$(LOWBIT) verify --json target/verify.json

@@ -3,16 +3,22 @@
 # widths (other subgroup sizes), and every further adapter. Usage: verify-others.sh LOWBIT
 set -eu
 lowbit=$1
+mkdir -p target
 
 "$lowbit" adapters --json target/adapters.json >/dev/null
 adapters=$(grep -c '"backend":' target/adapters.json)
 
-if grep -q '"name": "llvmpipe.*' target/adapters.json; then
+if WGPU_BACKEND=vulkan "$lowbit" adapters 2>/dev/null | grep -q llvmpipe; then
     for width in 128 256 512; do
         # The width the CPU has by itself was the full table's.
         if grep -q "\"name\": \"llvmpipe.*, $width bits)\"" target/adapters.json; then continue; fi
         echo "== lavapipe at $width bits"
-        LP_NATIVE_VECTOR_WIDTH=$width "$lowbit" verify --quick --adapter 0
+        WGPU_BACKEND=vulkan LP_NATIVE_VECTOR_WIDTH=$width \
+            "$lowbit" verify --quick --adapter llvmpipe --json target/verify-$width.json
+        grep -q "\"name\": \"llvmpipe.*, $width bits)\"" target/verify-$width.json || {
+            echo "LP_NATIVE_VECTOR_WIDTH=$width had no effect" >&2
+            exit 1
+        }
     done
 else
     echo "SKIPPED: vector widths: no lavapipe here"

@@ -419,3 +419,33 @@ fn unwritable_output_is_refused_early() {
     assert_eq!(scratch.names(), ["directory", "in"]);
     assert_eq!(fs::read_dir(scratch.path("directory")).unwrap().count(), 0);
 }
+
+#[test]
+fn verify_repeats_one_case_and_writes_json() {
+    let output = command(&["verify", "--quick", "--case", "matmul/int8-g64", "--json", "-"])
+        .output()
+        .unwrap();
+    if output.status.code() == Some(2) && std::env::var_os("LOWBIT_REQUIRE_GPU").is_none() {
+        eprintln!("SKIPPED: {}", String::from_utf8_lossy(&output.stderr));
+        return;
+    }
+    assert_eq!(output.status.code(), Some(0));
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let adapter = &json["adapters"][0];
+    assert!(["name", "driver", "backend"].iter().all(|key| adapter[key].is_string()));
+    let cases = adapter["cases"].as_array().unwrap();
+    assert_eq!(adapter["passed"].as_u64(), Some(cases.len() as u64));
+    assert_eq!((&adapter["failed"], &adapter["skipped"]), (&0.into(), &0.into()));
+    assert!(!cases.is_empty());
+    for case in cases {
+        assert_eq!((&case["op"], &case["weights"]), (&"matmul".into(), &"int8".into()));
+        assert_eq!((&case["group"], &case["sparsity"]), (&64.into(), &"dense".into()));
+        assert_eq!(case["status"], "pass");
+        assert!(case["symmetric"].is_boolean() && case["activations"].is_string());
+        assert!(["m", "n", "k"].iter().all(|key| case[key].is_u64()));
+        assert!(case["kernel"].as_str().unwrap().contains("int8"));
+        assert!(case["error_over_bound"].as_f64().unwrap() <= 1.0);
+    }
+    let none = command(&["verify", "--case", "no such case"]).output().unwrap();
+    assert_eq!(none.status.code(), Some(2));
+}

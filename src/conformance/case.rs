@@ -106,7 +106,7 @@ impl Case {
         (m, n, k): (usize, usize, usize),
         values: Values,
     ) -> Self {
-        let bias = (activations == output) != format.is_sparse();
+        let bias = (activations == output) ^ format.is_sparse() ^ format.is_symmetric();
         let strided = (m + n + k) % 3 == 0;
         let (op, schedule) = (Op::Matmul, None);
         Self { op, format, activations, output, m, n, k, values, bias, strided, schedule }

@@ -32,7 +32,7 @@ pub struct AdapterReport {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum ErrorOverBound {
-    /// Up to 1 is right. `null` in JSON where it is infinite.
+    /// Up to 1 is right; the largest f64 for NaN, infinities and cases that broke off.
     Ratio(f64),
     /// Bit for bit equal where that was asked: always the string `exact`.
     Exact(&'static str),
@@ -110,10 +110,25 @@ fn group(format: &WeightFormat) -> serde_group::Group {
 }
 
 impl CaseReport {
-    pub(super) fn new(case: &Case, outcome: Result<Outcome, String>) -> Self {
-        let (kernel, error_over_bound, reason) = match outcome {
-            Ok(outcome) => (outcome.kernel, outcome.error_over_bound, outcome.fault),
-            Err(reason) => (String::new(), ErrorOverBound::Ratio(f64::INFINITY), Some(reason)),
+    pub(super) fn new(case: &Case, outcome: Result<Outcome, Trouble>) -> Self {
+        let broken = ErrorOverBound::Ratio(f64::MAX);
+        let pinned = case.schedule.map(|schedule| schedule.to_string()).unwrap_or_default();
+        let (kernel, error_over_bound, status, reason) = match outcome {
+            Ok(Outcome { kernel, error_over_bound, fault: None }) => {
+                (kernel, error_over_bound, Status::Pass, None)
+            }
+            Ok(Outcome { kernel, error_over_bound, fault }) => {
+                // Bits that differ have no ratio.
+                let ratio = match error_over_bound {
+                    ErrorOverBound::Ratio(ratio) => ErrorOverBound::Ratio(ratio.min(f64::MAX)),
+                    ErrorOverBound::Exact(_) => broken,
+                };
+                (kernel, ratio, Status::Fail, fault)
+            }
+            Err(Trouble::Failed(reason)) => (pinned, broken, Status::Fail, Some(reason)),
+            Err(Trouble::NotHere(reason)) => {
+                (pinned, ErrorOverBound::Ratio(0.0), Status::Skip, Some(reason))
+            }
         };
         Self {
             id: case.id(),
@@ -129,9 +144,24 @@ impl CaseReport {
             k: case.k,
             kernel,
             error_over_bound,
-            status: if reason.is_some() { Status::Fail } else { Status::Pass },
+            status,
             reason,
         }
+    }
+}
+
+/// Why a case did not run to its end.
+#[derive(Clone, Debug)]
+pub(super) enum Trouble {
+    /// Something refused or broke.
+    Failed(String),
+    /// The adapter lacks what a pinned kernel needs.
+    NotHere(String),
+}
+
+impl From<String> for Trouble {
+    fn from(reason: String) -> Self {
+        Self::Failed(reason)
     }
 }
 

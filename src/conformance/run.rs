@@ -1,5 +1,5 @@
 use super::case::Op;
-use super::report::Outcome;
+use super::report::{Outcome, Trouble};
 use super::{Case, CaseReport, matmul, weights};
 use crate::host::Host;
 use std::collections::HashMap;
@@ -44,10 +44,10 @@ fn cost(case: &Case) -> u64 {
     3_000_000 + (case.m * case.n * case.k) as u64
 }
 
-fn run_one(host: &Host, case: &Case) -> Result<Outcome, String> {
+fn run_one(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
     match case.op {
         Op::Matmul => matmul::run(host, case),
-        Op::Compress => weights::compress(host, case),
-        Op::Dequantize | Op::Gather => weights::rows(host, case),
+        Op::Compress => Ok(weights::compress(host, case)?),
+        Op::Dequantize | Op::Gather => Ok(weights::rows(host, case)?),
     }
 }

@@ -44,7 +44,8 @@ pub struct Timing {
     pub ms: f64,
     /// 2·M·N·K a second; 0 for ops that do not multiply.
     pub operations_per_second: f64,
-    /// Bytes of W as stored a second (compress: of f32 W read).
+    /// Bytes of W as stored a second; for compress the f32 W read, for dequantize the f32 W
+    /// written, which is the larger part.
     pub weight_bytes_per_second: f64,
     /// The larger of operations and bytes over the adapter's limits, as a share of the time.
     pub share_of_limit: f64,
@@ -172,7 +173,7 @@ pub fn time(
         }
         Op::Dequantize | Op::Gather => {
             let (kernel, ms) = dequantize(host, &weights)?;
-            (kernel, ms, stored, 0.0)
+            (kernel, ms, 4.0 * w.len() as f64, 0.0)
         }
     };
     let floor =
@@ -202,8 +203,14 @@ fn matmul(
     let (m, n, k) = (m as u32, weights.n() as u32, weights.k() as u32);
     let spec = MatmulSpec::new(m, n, k, weights.format()).with_activations(activations);
     let plan = block_on(MatmulPlan::new(host.kernels(), &spec, Select::Auto))?;
-    let x = data::values(Values::Normal, (spec.x_bytes(m) / 4) as usize, &mut Random::new(7));
-    let x = host.storage(bytemuck::cast_slice(&x))?;
+    let elements = (spec.x_bytes(m) / activations.bytes()) as usize;
+    let x = data::values(Values::Normal, elements.next_multiple_of(2), &mut Random::new(7));
+    let halves: Vec<half::f16> = x.iter().map(|&v| half::f16::from_f32(v)).collect();
+    let words: Vec<u32> = match activations {
+        FloatType::F32 => bytemuck::cast_slice(&x).to_vec(),
+        FloatType::F16 => bytemuck::pod_collect_to_vec(&halves),
+    };
+    let x = host.storage(&words)?;
     let y = host.zeros(spec.y_bytes(m))?;
     // Copies, so that weights that fit a cache are not timed out of it.
     let copies = (COLD / weights.device_bytes().max(1)).clamp(1, 16);

@@ -24,7 +24,7 @@ const SMALL_SHAPES: [(usize, usize); 7] =
     [(0, 8), (8, 0), (1, 1), (5, 7), (64, 64), (33, 72), (72, 35)];
 
 const LARGE_M: [usize; 6] = [1, 2, 7, 16, 33, 128];
-const LARGE: [usize; 8] = [192, 384, 385, 576, 577, 1536, 1535, 4096];
+const LARGE: [usize; 8] = [192, 384, 385, 575, 576, 1536, 4095, 4096];
 
 fn group(g: u32) -> Granularity {
     Granularity::Group(NonZeroU32::new(g).unwrap_or(NonZeroU32::MIN))
@@ -78,7 +78,7 @@ fn format(element: Element, granularity: Granularity, index: usize) -> Option<We
 pub fn table(extent: Extent) -> Vec<Case> {
     let mut cases = Vec::new();
     small(extent, &mut cases);
-    pinned(&mut cases);
+    pinned(extent, &mut cases);
     if extent == Extent::Full {
         large(&mut cases);
     }
@@ -115,10 +115,9 @@ fn small(extent: Extent, cases: &mut Vec<Case>) {
 }
 
 /// Schedules that this adapter may not choose by itself: each with every decoder and way
-/// of scaling. Neither the symmetry nor the type of scales changes a schedule's loop: they
-/// alternate.
-fn pinned(cases: &mut Vec<Case>) {
-    let (n, k) = (70, 200);
+/// of scaling, over K that give each number of lanes and both ways to load X. Neither
+/// symmetry, scale type, types, bias nor strides change a schedule's loop: they alternate.
+fn pinned(extent: Extent, cases: &mut Vec<Case>) {
     let mut kinds = 0;
     for element in Element::ALL {
         for sparse in [0, 1] {
@@ -127,23 +126,33 @@ fn pinned(cases: &mut Vec<Case>) {
                     continue;
                 }
                 kinds += 1;
-                for (j, schedule) in Schedule::all(k as u32).into_iter().enumerate() {
-                    // Symmetry and scale type from the turn, where the element has both.
-                    let turn = kinds + j;
-                    let format = format(element, granularity, sparse | ((turn % 4) << 1))
-                        .or_else(|| format(element, granularity, sparse));
-                    let Some(format) = format else { continue };
-                    let values = Values::ALL[turn % Values::ALL.len()];
-                    let m = [1, 5, 3, 6, 17, 40][j % 6];
-                    let types = (FLOATS[turn / 2 % 2], FLOATS[0]);
-                    let mut case = Case::matmul(format, types, (m, n, k), values);
-                    case.schedule = Some(schedule);
-                    cases.push(case);
+                for (shape, k) in PINNED_K.into_iter().enumerate() {
+                    // Quick: one K a kind, in turn.
+                    if extent == Extent::Quick && kinds % PINNED_K.len() != shape {
+                        continue;
+                    }
+                    for (j, schedule) in Schedule::all(k as u32).into_iter().enumerate() {
+                        // Symmetry and scale type from the turn, where the element has both.
+                        let turn = kinds + j + shape;
+                        let format = format(element, granularity, sparse | ((turn % 4) << 1))
+                            .or_else(|| format(element, granularity, sparse));
+                        let Some(format) = format else { continue };
+                        let values = Values::ALL[turn % Values::ALL.len()];
+                        let m = [1, 5, 3, 6, 17, 40][j % 6];
+                        let types = (FLOATS[turn / 2 % 2], FLOATS[turn / 3 % 2]);
+                        let mut case = Case::matmul(format, types, (m, 70, k), values);
+                        case.schedule = Some(schedule);
+                        (case.bias, case.strided) = (turn % 5 < 2, turn.is_multiple_of(3));
+                        cases.push(case);
+                    }
                 }
             }
         }
     }
 }
+
+/// 8, 8, 2 and 64 lanes; 201 is no multiple of anything.
+const PINNED_K: [usize; 4] = [200, 201, 36, 2080];
 
 fn large(cases: &mut Vec<Case>) {
     let granularities = [Granularity::Tensor, Granularity::Channel, group(64), group(40)];
@@ -216,6 +225,11 @@ mod tests {
                 }
             }
         }
+        let pinned: HashSet<_> = full.iter().filter_map(|c| c.schedule).collect();
+        let lanes = |wanted| {
+            pinned.iter().any(|s| matches!(s, Schedule::Gemv { lanes, .. } if *lanes == wanted))
+        };
+        assert!([2, 8, 64].into_iter().all(lanes) && pinned.contains(&Schedule::Tiled));
         eprintln!("{} cases, quick {}", full.len(), table(Extent::Quick).len());
     }
 }

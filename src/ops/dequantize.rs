@@ -71,7 +71,8 @@ impl DequantizeSpec {
         }
         let elements = u64::from(rows - 1) * u64::from(self.stride) + u64::from(self.k);
         // One invocation owns both halves of the last word.
-        (elements * self.output.bytes()).next_multiple_of(4)
+        let bytes = elements.saturating_mul(self.output.bytes());
+        bytes.checked_next_multiple_of(4).unwrap_or(u64::MAX)
     }
 
     /// Refuses what no plan can serve.

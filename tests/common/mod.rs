@@ -38,7 +38,7 @@ pub fn all_formats() -> Vec<WeightFormat> {
 pub fn all_choices() -> impl Iterator<Item = KernelChoice> {
     all_formats().into_iter().flat_map(|format| {
         let mut choices = Vec::new();
-        for k in [7, 8, 64, 4096] {
+        for k in [7, 8, 64, 128, 256, 512, 1024, 4095, 4096] {
             for activations in [FloatType::F32, FloatType::F16] {
                 for output in [FloatType::F32, FloatType::F16] {
                     for bias in [false, true] {

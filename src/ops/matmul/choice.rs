@@ -55,7 +55,7 @@ impl Schedule {
     /// Bytes of workgroup memory.
     pub fn workgroup_memory(&self) -> u32 {
         match self {
-            Self::Gemv { m_tile, .. } => 64 * m_tile * 16,
+            Self::Gemv { m_tile, .. } => m_tile.saturating_mul(64 * 16),
             Self::Rows { .. } => 0,
             Self::Tiled => 8 * (32 + 64) * 16,
         }
@@ -64,8 +64,8 @@ impl Schedule {
     /// Rows and columns of Y that one workgroup makes.
     pub fn tile(&self) -> (u32, u32) {
         match *self {
-            Self::Gemv { lanes, m_tile } => (m_tile, 4 * (64 / lanes)),
-            Self::Rows { m_tile, n_tile } => (m_tile, self.workgroup() * n_tile),
+            Self::Gemv { lanes, m_tile } => (m_tile, 4 * (64 / lanes.clamp(1, 64))),
+            Self::Rows { m_tile, n_tile } => (m_tile, self.workgroup().saturating_mul(n_tile)),
             Self::Tiled => (32, 64),
         }
     }
@@ -248,7 +248,9 @@ impl KernelChoice {
     /// Workgroups for `m` rows of X, `rows` rows of W and a batch.
     pub fn groups(&self, m: u32, rows: u32, batch: u32) -> u64 {
         let (tile_m, tile_n) = self.schedule.tile();
-        u64::from(m.div_ceil(tile_m)) * u64::from(rows.div_ceil(tile_n)) * u64::from(batch)
+        // `check` refuses empty tiles; a choice made by hand must not panic either.
+        let tiles = |count: u32, tile: u32| u64::from(count.div_ceil(tile.max(1)));
+        (tiles(m, tile_m) * tiles(rows, tile_n)).saturating_mul(u64::from(batch))
     }
 
     /// The shader: fragments, constants and bindings.
@@ -338,5 +340,47 @@ fn scaling(format: &WeightFormat, k: u32) -> Scaling {
             Scaling::General
         }
         (true, _) => Scaling::Aligned,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Limits of a browser, of a large GPU and of lavapipe, each as both classes.
+    #[test]
+    fn regimes_have_kernels_of_their_own() {
+        let mut large = wgpu::Limits::defaults();
+        large.max_compute_invocations_per_workgroup = 1024;
+        large.max_compute_workgroup_storage_size = 48 << 10;
+        for limits in [wgpu::Limits::defaults(), wgpu::Limits::downlevel_defaults(), large] {
+            for class in [AdapterClass::Cpu, AdapterClass::Gpu] {
+                let caps = Caps::from_limits(class, &limits);
+                for format in [WeightFormat::f32(), WeightFormat::int8(Granularity::Channel)] {
+                    let spec = MatmulSpec::new(128, 4096, 4096, format);
+                    let [one, few, many] = [1, 7, 128].map(|m| select(&spec, &caps, m));
+                    for schedule in [one, few, many] {
+                        assert!(schedule.check(&caps).is_ok());
+                        assert!(Schedule::all(spec.k).contains(&schedule));
+                    }
+                    assert!(one != few && few != many && one != many);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nonsense_does_not_panic() {
+        let spec = MatmulSpec::new(8, 8, 8, WeightFormat::f32());
+        let caps = Caps::from_limits(AdapterClass::Gpu, &wgpu::Limits::defaults());
+        for tile in [0, u32::MAX] {
+            for schedule in [
+                Schedule::Gemv { lanes: tile, m_tile: tile },
+                Schedule::Rows { m_tile: tile, n_tile: tile },
+            ] {
+                assert!(schedule.check(&caps).is_err());
+                assert!(KernelChoice::new(&spec, schedule).groups(8, 8, 1) > 0);
+            }
+        }
     }
 }
