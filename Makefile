@@ -22,8 +22,8 @@ test: setup model ## the whole suite, then every kernel on every adapter and vec
 bench: setup ## criterion benches
 	cargo bench
 
-setup: # a Vulkan driver, if there is none
+setup: ## a Vulkan driver, if there is none
 	@scripts/setup-vulkan.sh
 
-model: # MiniLM into data/minilm, verified
+model: ## MiniLM into data/minilm, verified
 	@scripts/fetch-model.sh

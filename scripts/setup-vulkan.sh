@@ -8,10 +8,17 @@ say() { echo "setup-vulkan: $*" >&2; }
 # macOS and Windows bring Metal and DX12.
 [ "$(uname -s)" = Linux ] || exit 0
 
+# Whether any of these paths is there: patterns that match nothing stay as they are.
+any() {
+    for path in "$@"; do
+        [ -e "$path" ] && return 0
+    done
+    return 1
+}
+
 loader() {
     PATH="$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null | grep -q 'libvulkan\.so\.1' ||
-        ls /usr/lib/libvulkan.so.1 /usr/lib/*/libvulkan.so.1 /usr/lib64/libvulkan.so.1 \
-            >/dev/null 2>&1
+        any /usr/lib/libvulkan.so.1 /usr/lib/*/libvulkan.so.1 /usr/lib64/libvulkan.so.1
 }
 
 # Drivers of GPUs may be installed where there is none, so a manifest counts if there
@@ -19,7 +26,7 @@ loader() {
 manifest() {
     [ -n "${VK_DRIVER_FILES:-}${VK_ICD_FILENAMES:-}${VK_ADD_DRIVER_FILES:-}" ] && return 0
     pattern='lvp_icd|swiftshader'
-    ls /dev/dri/renderD* /dev/nvidia[0-9]* /dev/dxg >/dev/null 2>&1 && pattern='\.json$'
+    any /dev/dri/renderD* /dev/nvidia[0-9]* /dev/dxg && pattern='\.json$'
     ls /usr/share/vulkan/icd.d /usr/local/share/vulkan/icd.d /etc/vulkan/icd.d \
         "${XDG_DATA_HOME:-${HOME:-/}/.local/share}/vulkan/icd.d" 2>/dev/null |
         grep -Eq "$pattern"

@@ -66,7 +66,7 @@ fn none_found() -> CliError {
 }
 
 /// The adapters that `--adapter` asks for: all where nothing, or `all`, is asked; one by
-/// its number; else those with the text in their name, driver or backend.
+/// its number; those with the text in their name, driver or backend.
 pub fn matching<'a>(
     adapters: &'a [wgpu::Adapter],
     wanted: Option<&str>,
@@ -79,14 +79,16 @@ fn indices(infos: &[wgpu::AdapterInfo], wanted: Option<&str>) -> Result<Vec<usiz
     let Some(wanted) = wanted.filter(|wanted| *wanted != "all") else {
         return Ok((0..infos.len()).collect());
     };
-    if let Some(index) = wanted.parse().ok().filter(|&index: &usize| index < infos.len()) {
-        return Ok(vec![index]);
-    }
+    // A number is a place in the list and nothing else: "2" is in "256 bits" too.
+    let number: Option<usize> = wanted.parse().ok();
     let low = wanted.to_lowercase();
     let holds = |text: &str| !low.is_empty() && text.to_lowercase().contains(&low);
     let found: Vec<usize> = (0..infos.len())
         .filter(|&index| {
             let info = &infos[index];
+            if let Some(number) = number {
+                return index == number;
+            }
             holds(&info.name) || holds(&info.driver) || holds(&info.backend.to_string())
         })
         .collect();
@@ -131,9 +133,8 @@ mod tests {
         assert_eq!(got(Some("h100")).unwrap(), [0]);
         assert_eq!(got(Some("LLVMPipe")).unwrap(), [1, 2]);
         assert_eq!(got(Some("vulkan")).unwrap(), [0, 1]);
-        // A number that is no adapter's may still be part of a name.
-        assert_eq!(got(Some("15")).unwrap(), [1, 2]);
-        for none in ["", "radeon", "7"] {
+        // 15 is in a name, and is no adapter's number.
+        for none in ["", "radeon", "7", "15"] {
             let error = got(Some(none)).unwrap_err();
             assert!(error.contains("NVIDIA H100") && error.contains("llvmpipe"), "{error}");
         }

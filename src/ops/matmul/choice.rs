@@ -347,13 +347,13 @@ fn scaling(format: &WeightFormat, k: u32) -> Scaling {
 mod tests {
     use super::*;
 
-    /// Limits of a browser, of a large GPU and of lavapipe, each as both classes.
+    /// Limits of a browser and of a large device, each as both classes.
     #[test]
     fn regimes_have_kernels_of_their_own() {
         let mut large = wgpu::Limits::defaults();
         large.max_compute_invocations_per_workgroup = 1024;
         large.max_compute_workgroup_storage_size = 48 << 10;
-        for limits in [wgpu::Limits::defaults(), wgpu::Limits::downlevel_defaults(), large] {
+        for limits in [wgpu::Limits::defaults(), large] {
             for class in [AdapterClass::Cpu, AdapterClass::Gpu] {
                 let caps = Caps::from_limits(class, &limits);
                 for format in [WeightFormat::f32(), WeightFormat::int8(Granularity::Channel)] {
