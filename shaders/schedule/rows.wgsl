@@ -3,9 +3,9 @@
 // ROWS (even), M_TILE (1 or 4). Provides: main. No workgroup memory, no barrier.
 // Why: on software adapters every load costs a lane's turn, wherever it reads, and barriers
 // are dear. So a step of X stays in registers for ROWS rows of W, and a step of W for
-// M_TILE rows of X; each lane reads contiguous runs. On lavapipe two columns a lane took 3
-// to 5 times as long as eight; sixteen gain another third with four rows of X. Eight rows
-// of X gained no more, and took seconds to compile.
+// M_TILE rows of X; each lane reads contiguous runs. On lavapipe two columns a lane were
+// several times as slow as eight; sixteen gain more with four rows of X. Eight rows of X
+// gained no more, and took seconds to compile.
 
 @compute @workgroup_size(WORKGROUP)
 fn main(

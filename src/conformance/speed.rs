@@ -2,7 +2,6 @@
 
 use super::data::{self, Random};
 use super::{Case, Op, Values};
-use crate::compress;
 use crate::format::WeightFormat;
 use crate::gpu::{Binding, Const, Pipeline, Shader, fragment};
 use crate::host::{Host, HostError};
@@ -254,19 +253,4 @@ fn dequantize(host: &Host, weights: &DeviceWeights) -> Result<(String, f64), Hos
     let bound = block_on(plan.bind(args))?;
     let ms = median(host, |pass| bound.record(pass))?;
     Ok((spec.shader().name, ms))
-}
-
-/// Milliseconds of quantizing on the host, one thread, for comparison.
-///
-/// # Errors
-/// [`compress::CompressError`].
-pub fn host_compress_ms(
-    format: &WeightFormat,
-    n: usize,
-    k: usize,
-) -> Result<f64, compress::CompressError> {
-    let w = data::values(Values::Normal, n.saturating_mul(k), &mut Random::new(7));
-    let start = Instant::now();
-    compress::quantize(&w, n, k, format)?;
-    Ok(start.elapsed().as_secs_f64() * 1e3)
 }
