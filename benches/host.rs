@@ -2,7 +2,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use lowbit::compress::{compress24, prune_magnitude, quantize};
-use lowbit::format::{DeviceLayout, WeightFormat};
+use lowbit::format::{DeviceLayout, RowOrder, WeightFormat};
 
 fn host(c: &mut Criterion) {
     let (n, k) = (512, 1024);
@@ -34,7 +34,7 @@ fn host(c: &mut Criterion) {
     group.throughput(Throughput::Elements((n * k) as u64));
     for format in formats {
         let packed = quantize(&w, n, k, &format).expect("finite weights");
-        let layout = DeviceLayout::new(format, n, k).expect("a shape");
+        let layout = DeviceLayout::new(format, n, k, RowOrder::Rows).expect("a shape");
         group.bench_function(format.to_string(), |b| b.iter(|| layout.pack(&packed, 0..n)));
     }
     group.finish();

@@ -126,7 +126,8 @@ impl Host {
             |message: String| HostError::NoDevice { adapter: info.name.clone(), message };
         let (device, queue) = block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("lowbit host"),
-            required_features: adapter.features() & wgpu::Features::TIMESTAMP_QUERY,
+            required_features: adapter.features()
+                & (Caps::useful_features() | wgpu::Features::TIMESTAMP_QUERY),
             required_limits: limits.clone(),
             ..Default::default()
         }))
@@ -145,7 +146,7 @@ impl Host {
         queue: wgpu::Queue,
         limits: &wgpu::Limits,
     ) -> Result<Self, HostError> {
-        let caps = Caps::new(&info, limits);
+        let caps = Caps::new(&info, limits, device.features());
         Self::with_caps(info, device, queue, &caps)
     }
 
@@ -200,13 +201,25 @@ impl Host {
     /// device returned what cannot be.
     pub fn download(&self, weights: &DeviceWeights) -> Result<PackedWeights, HostError> {
         let layout = weights.layout();
+        Ok(layout.unpack(&self.download_rows(weights)?)?)
+    }
+
+    /// Copies the kernel layout back, one row after the other whatever their order.
+    ///
+    /// # Errors
+    /// [`HostError::ReadBack`], [`HostError::Timeout`].
+    pub fn download_rows(&self, weights: &DeviceWeights) -> Result<DeviceImage, HostError> {
+        let layout = weights.layout();
         let mut image = DeviceImage { codes: Vec::new(), side: Vec::new() };
         for block in weights.blocks() {
-            let rows = block.rows.len();
-            image.codes.extend(self.read(&block.codes, 0, rows * layout.code_words)?);
-            image.side.extend(self.read(&block.side, 0, rows * layout.side_words)?);
+            let (codes, side) = layout.words(block.rows.len());
+            let (codes, side) =
+                (self.read(&block.codes, 0, codes)?, self.read(&block.side, 0, side)?);
+            let rows = layout.by_rows(&DeviceImage { codes, side }, block.rows.len())?;
+            image.codes.extend(rows.codes);
+            image.side.extend(rows.side);
         }
-        Ok(layout.unpack(&image)?)
+        Ok(image)
     }
 
     /// Uploads `w`, `[n, k]` f32 row-major, and prunes (by magnitude, where the format is

@@ -4,7 +4,7 @@ use lowbit::compress::{
     CompressError, compress24, dequantize, expand24, prune_magnitude, quantize, quantize_masked,
 };
 use lowbit::format::{
-    DeviceLayout, Element, Granularity, Mask24, PackedWeights, ScaleType, WeightFormat,
+    DeviceLayout, Element, Granularity, Mask24, PackedWeights, RowOrder, ScaleType, WeightFormat,
 };
 use proptest::prelude::*;
 
@@ -234,7 +234,7 @@ proptest! {
             prop_assert_eq!(bits(&dequantize(&packed)), bits(&kept));
         }
         // The kernel layout pads with the same zeros, so nothing is lost on the way.
-        let layout = DeviceLayout::new(format, m.n, m.k).unwrap();
+        let layout = DeviceLayout::new(format, m.n, m.k, RowOrder::Rows).unwrap();
         prop_assert_eq!(layout.unpack(&layout.pack(&packed, 0..m.n)).unwrap(), packed);
     }
 

@@ -7,7 +7,8 @@ mod common;
 use half::f16;
 use lowbit::compress::{self, CompressError};
 use lowbit::format::{
-    DeviceImage, DeviceLayout, Granularity, Mask24, PackedWeights, ScaleType, WeightFormat,
+    DeviceImage, DeviceLayout, Granularity, Mask24, PackedWeights, RowOrder, ScaleType,
+    WeightFormat,
 };
 use lowbit::gpu::{Caps, Shader};
 use lowbit::host::{Host, HostError};
@@ -42,7 +43,7 @@ fn tiny_gpu() -> &'static Host {
         let limits = wgpu::Limits::defaults();
         let (device, queue) =
             block_on(adapter.request_device(&wgpu::DeviceDescriptor::default())).unwrap();
-        let mut caps = Caps::new(&adapter.get_info(), &limits);
+        let mut caps = Caps::new(&adapter.get_info(), &limits, wgpu::Features::empty());
         caps.max_binding = 2048;
         caps.max_groups = 3;
         Host::with_caps(adapter.get_info(), device, queue, &caps).unwrap()
@@ -503,14 +504,14 @@ fn making_is_integer_arithmetic_only() {
     let mut shaders = std::collections::HashSet::new();
     for format in formats() {
         for kernel in MakeKernel::ALL {
-            let shader = kernel.shader(&format);
+            let shader = kernel.shader(&format, RowOrder::Panels);
             if shaders.insert(shader.clone()) {
                 let found = reachable_float_arithmetic(&shader.compose().source);
                 assert_eq!(found, None, "{}", shader.name);
             }
         }
         for spec in dequantize_specs(2, 2, format) {
-            let shader = spec.shader();
+            let shader = spec.shader(RowOrder::Panels);
             if shaders.insert(shader.clone()) {
                 parse(&shader.compose().source);
             }
@@ -520,7 +521,8 @@ fn making_is_integer_arithmetic_only() {
     assert_eq!(names.len(), shaders.len(), "two shaders of one name");
     println!("{} shaders", shaders.len());
     // The check can fail: dequantizing does multiply.
-    let multiply = DequantizeSpec::new(1, 1, WeightFormat::int8(Granularity::Channel)).shader();
+    let multiply =
+        DequantizeSpec::new(1, 1, WeightFormat::int8(Granularity::Channel)).shader(RowOrder::Rows);
     assert!(reachable_float_arithmetic(&multiply.compose().source).is_some());
 }
 
@@ -534,9 +536,13 @@ fn dequantize_specs(n: u32, k: u32, format: WeightFormat) -> [DequantizeSpec; 4]
 fn params_mirror_the_shaders() {
     let int8 = WeightFormat::int8(Granularity::Channel);
     for (shader, name, layout) in [
-        (MakeKernel::Codes.shader(&int8), "MakeParams", lowbit::ops::make::params_layout()),
         (
-            DequantizeSpec::new(1, 1, int8).shader(),
+            MakeKernel::Codes.shader(&int8, RowOrder::Rows),
+            "MakeParams",
+            lowbit::ops::make::params_layout(),
+        ),
+        (
+            DequantizeSpec::new(1, 1, int8).shader(RowOrder::Rows),
             "DequantizeParams",
             lowbit::ops::dequantize::params_layout(),
         ),
@@ -644,13 +650,7 @@ fn make(host: &Host, w: &[f32], mask: Option<&Mask24>, spec: &MakeSpec) -> Made 
     })
     .unwrap();
     let status = host.read(bound.status(), 0, bound.status_words()).unwrap();
-    let mut image = DeviceImage { codes: vec![], side: vec![] };
-    let layout = *weights.layout();
-    for block in weights.blocks() {
-        let rows = block.rows.len();
-        image.codes.extend(host.read(&block.codes, 0, rows * layout.code_words).unwrap());
-        image.side.extend(host.read(&block.side, 0, rows * layout.side_words).unwrap());
-    }
+    let image = host.download_rows(&weights).unwrap();
     Made { image, result: bound.check(&status), chunks: bound.chunks() }
 }
 
@@ -688,7 +688,7 @@ fn compare(host: &Host, w: &[f32], mask: Option<&Mask24>, spec: &MakeSpec) -> (b
         }
         Ok(packed) => {
             assert_eq!(made.result, Ok(()), "{format} {n}×{k}");
-            let layout = DeviceLayout::new(format, n, k).unwrap();
+            let layout = DeviceLayout::new(format, n, k, RowOrder::Rows).unwrap();
             let want = layout.pack(&packed, 0..n);
             for (part, row_words, got, want) in [
                 ("side", layout.side_words, &made.image.side, &want.side),

@@ -4,7 +4,7 @@
 mod common;
 
 use common::Noop;
-use lowbit::format::{FormatError, WeightFormat};
+use lowbit::format::{FormatError, RowOrder, WeightFormat};
 use lowbit::gpu::{AdapterClass, Caps, DeviceError, Kernels};
 use lowbit::ops::matmul::RecordError;
 use lowbit::ops::{
@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use std::collections::HashSet;
 use wgpu::{BufferUsages, Limits};
 
-const ROWS: Schedule = Schedule::Rows { m_tile: 4, n_tile: 8 };
+const ROWS: Schedule = Schedule::Rows { m_tile: 4 };
 
 fn int4() -> WeightFormat {
     "int4-g64-asym".parse().unwrap()
@@ -149,12 +149,8 @@ fn plans_are_refused() {
         assert_eq!(gemv, "rows at a time (1 to 8)");
     }
     for m_tile in [0, 2, 3, 5, 8, u32::MAX] {
-        let rows = refused(&kernels, Schedule::Rows { m_tile, n_tile: 8 });
+        let rows = refused(&kernels, Schedule::Rows { m_tile });
         assert_eq!(rows, "rows at a time (1 or 4)");
-    }
-    for n_tile in [0, 1, 3, 6, 9, 32, u32::MAX] {
-        let rows = refused(&kernels, Schedule::Rows { m_tile: 4, n_tile });
-        assert_eq!(rows, "columns a lane (2, 4, 8 or 16)");
     }
     let few = noop.kernels_with(|caps| caps.max_invocations = 64);
     assert_eq!(refused(&few, Schedule::Tiled), "invocations a workgroup");
@@ -193,6 +189,9 @@ fn stated_limits_never_exceed_the_device() {
             max_workgroup_memory: u32::MAX,
             max_invocations: u32::MAX,
             max_groups: u32::MAX,
+            subgroup: 8,
+            int64: true,
+            row_order: RowOrder::Rows,
         }
     });
     let how = Select::Pinned(Schedule::Tiled);
@@ -317,7 +316,8 @@ fn buffers_are_refused() {
     for part in ["codes", "side"] {
         let mut block = rig.weights.blocks()[0].clone();
         *(if part == "codes" { &mut block.codes } else { &mut block.side }) = copies.clone();
-        let weights = DeviceWeights::from_blocks(int4(), 7, 64, vec![block]).unwrap();
+        let weights =
+            DeviceWeights::from_blocks(int4(), 7, 64, RowOrder::Rows, vec![block]).unwrap();
         let mut args = rig.args();
         args.weights = &weights;
         assert_eq!(block_on(rig.plan.bind(args)).map(drop), usage(Role::Weights));
@@ -334,7 +334,8 @@ fn buffers_are_refused() {
     for part in ["codes", "side"] {
         let mut block = rig.weights.blocks()[0].clone();
         *(if part == "codes" { &mut block.codes } else { &mut block.side }) = big.clone();
-        let weights = DeviceWeights::from_blocks(int4(), 7, 64, vec![block]).unwrap();
+        let weights =
+            DeviceWeights::from_blocks(int4(), 7, 64, RowOrder::Rows, vec![block]).unwrap();
         let mut args = rig.args();
         (args.weights, args.output) = (&weights, at(1 << 15));
         assert_eq!(block_on(rig.plan.bind(args)).map(drop), aliased(Role::Weights));
@@ -485,7 +486,7 @@ fn weights_are_refused() {
     assert_eq!(split(f32, 9, 64).unwrap(), [0..4, 4..8, 8..9]);
     assert_eq!(split(f32, 0, 64).unwrap(), [] as [std::ops::Range<usize>; 0]);
     assert_eq!(split(f32, 9, 128).unwrap().len(), 5);
-    let row = |need| Err::<Vec<_>, _>(WeightsError::RowTooLarge { need, limit: 1024 });
+    let row = |need| Err::<Vec<_>, _>(WeightsError::RowTooLarge { rows: 2, need, limit: 1024 });
     assert_eq!(split(f32, 9, 129), row(2 * 160 * 4));
     // Alone a row may fill the binding.
     assert_eq!(split(f32, 1, 256).unwrap(), std::slice::from_ref(&(0..1)));
@@ -510,7 +511,8 @@ fn weights_are_refused() {
         let buffer = || noop.buffer(bytes);
         RowBlock { codes: buffer(), side: buffer(), rows }
     };
-    let take = |n, blocks| DeviceWeights::from_blocks(f32, n, 64, blocks).map(|w| w.n());
+    let take =
+        |n, blocks| DeviceWeights::from_blocks(f32, n, 64, RowOrder::Rows, blocks).map(|w| w.n());
     let block = |rows| buffers(rows, 4096);
     assert_eq!(take(9, vec![block(0..4), block(4..9)]), Ok(9));
     assert_eq!(take(0, vec![]), Ok(0));
@@ -821,17 +823,18 @@ proptest! {
         n in prop_oneof![number().prop_map(|n| n as usize), any::<usize>()],
         k in prop_oneof![number().prop_map(|k| k as usize), any::<usize>()],
         limit in prop_oneof![0u64..10_000, any::<u64>()],
+        class in prop_oneof![Just(AdapterClass::Gpu), Just(AdapterClass::Cpu)],
     ) {
-        let mut caps = Caps::from_limits(AdapterClass::Gpu, &Limits::defaults());
+        let mut caps = Caps::from_limits(class, &Limits::defaults());
         caps.max_binding = limit;
         if let Ok((layout, blocks)) = DeviceWeights::split(&caps, format, n, k) {
-            let (codes, side) = layout.row_bytes();
             let mut start = 0;
             for rows in blocks {
                 prop_assert_eq!(rows.start, start);
                 prop_assert!(!rows.is_empty());
                 prop_assert!(rows.end == n || rows.end % 2 == 0);
-                prop_assert!((rows.len() * codes.max(side)) as u64 <= limit);
+                let (codes, side) = layout.bytes(rows.len());
+                prop_assert!(codes.max(side) <= limit);
                 start = rows.end;
             }
             prop_assert_eq!(start, n);

@@ -1,7 +1,7 @@
 // What all dense decoders share.
-// Requires: lib/quads, a dense decoder. Provides: dot_block.
+// Requires: a dense decoder. Provides: dot_quad.
 
-// Σ (c − z) · x over one block.
-fn dot_block(block: Block, z: f32, xq: Quads) -> f32 {
-    return dot_quads(expand_f(block, splat_quads(z)), xq);
+// Σ (c − z) · x over quad i of a block.
+fn dot_quad(block: Block, i: u32, z: f32, xq: vec4<f32>) -> f32 {
+    return dot(quad_f(block, i, vec4<f32>(z)), xq);
 }

@@ -1,30 +1,25 @@
 // Dense f16 weights.
-// Requires: lib/matmul, lib/quads, lib/half. Provides: Block, load_block, expand_f.
-// Layout: 4 vec4 a block, two halves a word, low half = lowest k. z is not used.
-
-@group(0) @binding(4) var<storage, read> codes: array<vec4<u32>>;
+// Requires: lib/matmul, lib/half, access/codes32. Provides: Block, load_block, quad_f.
+// Layout: 64 bytes a block, two halves a word, low half = lowest k. z is not used.
 
 struct Block {
-    a: vec4<u32>,
-    b: vec4<u32>,
-    c: vec4<u32>,
-    d: vec4<u32>,
+    low: Words8,
+    high: Words8,
 }
 
 fn load_block(row: u32, b: u32) -> Block {
-    let at = (row * p.blocks + b) * 4u;
-    return Block(codes[at], codes[at + 1u], codes[at + 2u], codes[at + 3u]);
+    let at = block_at(row, b) * 2u;
+    return Block(load32(at), load32(at + 1u));
 }
 
-fn halves(low: u32, high: u32) -> vec4<f32> {
-    return vec4<f32>(half2_to_f32(low), half2_to_f32(high));
+fn halves(pair: vec2<u32>) -> vec4<f32> {
+    return vec4<f32>(half2_to_f32(pair.x), half2_to_f32(pair.y));
 }
 
-fn expand_f(block: Block, z: Quads) -> Quads {
-    return Quads(
-        halves(block.a.x, block.a.y), halves(block.a.z, block.a.w),
-        halves(block.b.x, block.b.y), halves(block.b.z, block.b.w),
-        halves(block.c.x, block.c.y), halves(block.c.z, block.c.w),
-        halves(block.d.x, block.d.y), halves(block.d.z, block.d.w),
-    );
+// Columns 4i to 4i + 3 of a block, less their zero points; i is a literal wherever it is called.
+fn quad_f(block: Block, i: u32, z: vec4<f32>) -> vec4<f32> {
+    let half = select(block.high.a, block.low.a, i < 4u);
+    let rest = select(block.high.b, block.low.b, i < 4u);
+    let words = select(rest, half, (i & 2u) == 0u);
+    return halves(select(words.zw, words.xy, (i & 1u) == 0u));
 }

@@ -1,27 +1,17 @@
 // 2:4 sparse f16 weights.
-// Requires: lib/matmul, lib/quads, lib/half. Provides: Block, load_block, stored_codes.
-// Layout: 2 vec4 a block, two halves a word.
-
-@group(0) @binding(4) var<storage, read> codes: array<vec4<u32>>;
+// Requires: lib/matmul, lib/half, access/codes32, decode/two_four. Provides: Block, load_block, stored_pair.
+// Layout: 32 bytes a block, two halves a word.
 
 struct Block {
-    a: vec4<u32>,
-    b: vec4<u32>,
+    w: Words8,
     meta_word: u32,
 }
 
 fn load_block(row: u32, b: u32) -> Block {
-    let at = (row * p.blocks + b) * 2u;
-    return Block(codes[at], codes[at + 1u], metadata_of(row, b));
+    return Block(load32(block_at(row, b)), metadata_of(row, b));
 }
 
-fn halves(low: u32, high: u32) -> vec4<f32> {
-    return vec4<f32>(half2_to_f32(low), half2_to_f32(high));
-}
-
-fn stored_codes(block: Block) -> Stored {
-    return Stored(
-        halves(block.a.x, block.a.y), halves(block.a.z, block.a.w),
-        halves(block.b.x, block.b.y), halves(block.b.z, block.b.w),
-    );
+// Stored codes 2i and 2i + 1 of a block; i is a literal wherever it is called.
+fn stored_pair(block: Block, i: u32) -> vec2<f32> {
+    return half2_to_f32(select(block.w.b, block.w.a, i < 4u)[i & 3u]);
 }

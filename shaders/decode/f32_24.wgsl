@@ -1,25 +1,22 @@
 // 2:4 sparse f32 weights.
-// Requires: lib/matmul, lib/quads. Provides: Block, load_block, stored_codes.
-// Layout: 4 vec4 of f32 bits a block.
-
-@group(0) @binding(4) var<storage, read> codes: array<vec4<u32>>;
+// Requires: lib/matmul, access/codes32, decode/two_four. Provides: Block, load_block, stored_pair.
+// Layout: 64 bytes of f32 a block.
 
 struct Block {
-    a: vec4<u32>,
-    b: vec4<u32>,
-    c: vec4<u32>,
-    d: vec4<u32>,
+    low: Words8,
+    high: Words8,
     meta_word: u32,
 }
 
 fn load_block(row: u32, b: u32) -> Block {
-    let at = (row * p.blocks + b) * 4u;
-    return Block(codes[at], codes[at + 1u], codes[at + 2u], codes[at + 3u], metadata_of(row, b));
+    let at = block_at(row, b) * 2u;
+    return Block(load32(at), load32(at + 1u), metadata_of(row, b));
 }
 
-fn stored_codes(block: Block) -> Stored {
-    return Stored(
-        bitcast<vec4<f32>>(block.a), bitcast<vec4<f32>>(block.b),
-        bitcast<vec4<f32>>(block.c), bitcast<vec4<f32>>(block.d),
-    );
+// Stored codes 2i and 2i + 1 of a block; i is a literal wherever it is called.
+fn stored_pair(block: Block, i: u32) -> vec2<f32> {
+    let first = select(block.high.a, block.low.a, i < 4u);
+    let second = select(block.high.b, block.low.b, i < 4u);
+    let words = select(second, first, (i & 2u) == 0u);
+    return bitcast<vec2<f32>>(select(words.zw, words.xy, (i & 1u) == 0u));
 }

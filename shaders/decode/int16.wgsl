@@ -1,19 +1,15 @@
 // Dense int16 weights, symmetric.
-// Requires: lib/matmul, lib/quads. Provides: Block, load_block, expand_f.
-// Layout: 4 vec4 a block, two codes a word, low half = lowest k. z is 0.
-
-@group(0) @binding(4) var<storage, read> codes: array<vec4<u32>>;
+// Requires: lib/matmul, access/codes32. Provides: Block, load_block, quad_f.
+// Layout: 64 bytes a block, two codes a word, low half = lowest k. z is 0.
 
 struct Block {
-    a: vec4<u32>,
-    b: vec4<u32>,
-    c: vec4<u32>,
-    d: vec4<u32>,
+    low: Words8,
+    high: Words8,
 }
 
 fn load_block(row: u32, b: u32) -> Block {
-    let at = (row * p.blocks + b) * 4u;
-    return Block(codes[at], codes[at + 1u], codes[at + 2u], codes[at + 3u]);
+    let at = block_at(row, b) * 2u;
+    return Block(load32(at), load32(at + 1u));
 }
 
 fn shorts(pair: vec2<u32>) -> vec4<f32> {
@@ -23,9 +19,10 @@ fn shorts(pair: vec2<u32>) -> vec4<f32> {
     return vec4<f32>(low.x, high.x, low.y, high.y);
 }
 
-fn expand_f(block: Block, z: Quads) -> Quads {
-    return Quads(
-        shorts(block.a.xy), shorts(block.a.zw), shorts(block.b.xy), shorts(block.b.zw),
-        shorts(block.c.xy), shorts(block.c.zw), shorts(block.d.xy), shorts(block.d.zw),
-    );
+// Columns 4i to 4i + 3 of a block, less their zero points; i is a literal wherever it is called.
+fn quad_f(block: Block, i: u32, z: vec4<f32>) -> vec4<f32> {
+    let half = select(block.high.a, block.low.a, i < 4u);
+    let rest = select(block.high.b, block.low.b, i < 4u);
+    let words = select(rest, half, (i & 2u) == 0u);
+    return shorts(select(words.zw, words.xy, (i & 1u) == 0u));
 }

@@ -1,9 +1,7 @@
 // 2:4 sparse int4 weights.
-// Requires: lib/matmul, lib/quads. Provides: Block, load_block, stored_codes.
-// Layout: one vec2 a block, eight codes a word; byte j holds stored code j low and
+// Requires: lib/matmul, access/codes8, decode/two_four. Provides: Block, load_block, stored_pair.
+// Layout: 8 bytes a block, eight codes a word; byte j holds stored code j low and
 // 4 + j high.
-
-@group(0) @binding(4) var<storage, read> codes: array<vec2<u32>>;
 
 struct Block {
     a: vec2<u32>,
@@ -11,14 +9,11 @@ struct Block {
 }
 
 fn load_block(row: u32, b: u32) -> Block {
-    return Block(codes[row * p.blocks + b], metadata_of(row, b));
+    return Block(load8(block_at(row, b)), metadata_of(row, b));
 }
 
-fn stored_codes(block: Block) -> Stored {
-    return Stored(
-        vec4<f32>(unpack4xU8(block.a.x & 0x0f0f0f0fu)),
-        vec4<f32>(unpack4xU8((block.a.x >> 4u) & 0x0f0f0f0fu)),
-        vec4<f32>(unpack4xU8(block.a.y & 0x0f0f0f0fu)),
-        vec4<f32>(unpack4xU8((block.a.y >> 4u) & 0x0f0f0f0fu)),
-    );
+// Stored codes 2i and 2i + 1 of a block; i is a literal wherever it is called.
+fn stored_pair(block: Block, i: u32) -> vec2<f32> {
+    let word = block.a[i >> 2u] >> (4u * ((i >> 1u) & 1u) + 16u * (i & 1u));
+    return vec2<f32>(vec2<u32>(word & 0xfu, (word >> 8u) & 0xfu));
 }

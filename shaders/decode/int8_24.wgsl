@@ -1,8 +1,6 @@
 // 2:4 sparse int8 weights.
-// Requires: lib/matmul, lib/quads. Provides: Block, load_block, stored_codes.
-// Layout: one vec4 a block, four codes a word.
-
-@group(0) @binding(4) var<storage, read> codes: array<vec4<u32>>;
+// Requires: lib/matmul, access/codes16, decode/two_four. Provides: Block, load_block, stored_pair.
+// Layout: 16 bytes a block, four codes a word.
 
 struct Block {
     a: vec4<u32>,
@@ -10,12 +8,10 @@ struct Block {
 }
 
 fn load_block(row: u32, b: u32) -> Block {
-    return Block(codes[row * p.blocks + b], metadata_of(row, b));
+    return Block(load16(block_at(row, b)), metadata_of(row, b));
 }
 
-fn stored_codes(block: Block) -> Stored {
-    return Stored(
-        vec4<f32>(unpack4xI8(block.a.x)), vec4<f32>(unpack4xI8(block.a.y)),
-        vec4<f32>(unpack4xI8(block.a.z)), vec4<f32>(unpack4xI8(block.a.w)),
-    );
+// Stored codes 2i and 2i + 1 of a block; i is a literal wherever it is called.
+fn stored_pair(block: Block, i: u32) -> vec2<f32> {
+    return vec2<f32>(unpack4xI8(block.a[i >> 1u] >> (16u * (i & 1u))).xy);
 }

@@ -1,5 +1,6 @@
 // Parameters of Y = X · Wᵀ (+ bias) and where m comes from.
-// Requires: nothing. Provides: Params, p, row_count, side, workgroup_index.
+// Requires: const PANEL. Provides: Params, p, row_count, side, block_at, side_word,
+// workgroup_index.
 // Bindings: 0 params, 1 and 2 the digits of m, 4 codes (the decoder's), 5 side, 6 bias
 // (lib/bias); 3 is X and 7 is Y (the access fragments').
 
@@ -41,6 +42,17 @@ struct Digit {
 // Rows of X that this segment multiplies; the host records it only where there are any.
 fn row_count() -> u32 {
     return min(m_high.value * M_TABLE + m_low.value - p.m0, p.m_cap);
+}
+
+// Where block b of a row of W stands, in blocks: PANEL rows lie block by block side by side,
+// so that lanes that own neighbouring rows read neighbouring memory.
+fn block_at(row: u32, b: u32) -> u32 {
+    return (row / PANEL * p.blocks + b) * PANEL + row % PANEL;
+}
+
+// Word i of the record of side data of a row, which lies in panels too.
+fn side_word(row: u32, i: u32) -> u32 {
+    return side[(row / PANEL * p.side_stride + i) * PANEL + row % PANEL];
 }
 
 // Grids longer than one dimension allows are folded into three.

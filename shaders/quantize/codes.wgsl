@@ -1,6 +1,7 @@
 // Codes of the device layout, from weights, scales and metadata.
 //
-// Requires: quantize/make, quantize/record, sparse/metadata, lib/softfloat, lib/half;
+// Requires: quantize/make, lib/panel, lib/panel_codes, quantize/record, sparse/metadata,
+// lib/softfloat, lib/half;
 // constants IS_FLOAT, SPARSE, CODE_LOW, CODE_HIGH; `side` complete.
 // Provides: `main`, one invocation a word of codes: rows·code_words of them.
 //
@@ -45,7 +46,7 @@ fn main(
     }
     let row = id / params.code_words;
     let first = (id % params.code_words) * CODES_PER_WORD;
-    let record = params.side_at + row * params.side_words;
+    let record = record_of(row);
     let field = 0xffffffffu >> (32u - ELEMENT_BITS);
 
     var word = 0u;
@@ -65,5 +66,5 @@ fn main(
         }
         word |= (code & field) << code_shift(position);
     }
-    codes[params.code_at + id] = word;
+    codes[code_word(row, id % params.code_words)] = word;
 }

@@ -1,6 +1,6 @@
 // Rows of a compressed matrix as f32 or f16, all of them or those an index list names.
 //
-// Requires: quantize/record, sparse/metadata, lib/half; constants ELEMENT_BITS, IS_FLOAT,
+// Requires: lib/panel, lib/panel_codes, quantize/record, sparse/metadata, lib/half; constants ELEMENT_BITS, IS_FLOAT,
 // SPARSE, INDEXED, OUTPUT_F16, M_TABLE.
 // Provides: `main`, one invocation an output word: rows·(k words, or ⌈k/2⌉ of halves).
 //
@@ -8,7 +8,8 @@
 //   weight is +0. An f16 output is that f32 rounded to nearest even, past its range ±Inf.
 //
 // Memory, in u32 words:
-//   codes, side  rows [first_row, first_row + rows) of the device layout
+//   codes, side  rows [first_row, first_row + rows) of the device layout, of which the
+//                segment uses those from `row0` on
 //   indices      row numbers from `index_at` on. A row of another chunk is left alone; one
 //                that no chunk has, n or more, is filled with NaN by the chunk whose
 //                first_row is 0. Nothing is read out of bounds
@@ -25,9 +26,8 @@ struct DequantizeParams {
     n: u32,
     k: u32,
     group_size: u32,
-    code_at: u32,
-    code_words: u32,
-    side_at: u32,
+    row0: u32,
+    blocks: u32,
     side_words: u32,
     scale_at: u32,
     zero_at: u32,
@@ -37,6 +37,7 @@ struct DequantizeParams {
     first_out: u32,
     output_at: u32,
     output_stride: u32,
+    pad: u32,
 }
 
 struct Digit {
@@ -76,13 +77,13 @@ fn position_of(record: u32, column: u32) -> u32 {
 }
 
 fn code_bits(row: u32, position: u32) -> u32 {
-    let word = codes[params.code_at + row * params.code_words + position / CODES_PER_WORD];
+    let word = codes[code_word(row, position / CODES_PER_WORD)];
     return extractBits(word, code_shift(position), ELEMENT_BITS);
 }
 
 // Bits of the f32 value of a column below K.
 fn value_bits(row: u32, column: u32) -> u32 {
-    let record = params.side_at + row * params.side_words;
+    let record = record_of(row);
     let position = position_of(record, column);
     if (position == 0xffffffffu) {
         return 0u;
@@ -106,7 +107,7 @@ fn value_bits(row: u32, column: u32) -> u32 {
 // Bits of the f16 value. Widening a half and rounding it back would quieten a NaN.
 fn value_half(row: u32, column: u32) -> u32 {
     if (IS_FLOAT && ELEMENT_BITS == 16u) {
-        let position = position_of(params.side_at + row * params.side_words, column);
+        let position = position_of(record_of(row), column);
         if (position == 0xffffffffu) {
             return 0u;
         }

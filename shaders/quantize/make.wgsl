@@ -16,8 +16,8 @@
 //             where the caller brings the mask
 //   extremes  two words a group: the bits of max(x, 0) and of max(−x, 0). One pair for
 //             the whole matrix under PER_TENSOR, shared by its chunks
-//   codes     [rows, code_words] from `code_at` on
-//   side      [rows, side_words] from `side_at` on
+//   codes     [rows, code_words] from row `row0` on, in panels (lib/panel_codes)
+//   side      [rows, side_words] from row `row0` on, in panels (lib/panel)
 //   status    four words a chunk from `status_at` on, lowest index of each fault, or
 //             0xffffffff: a weight that is not finite, as row·k + column; a scale, as
 //             row·groups + group; a weight past f16's range, as row·k + column; a quad
@@ -37,9 +37,9 @@ struct MakeParams {
     weight_at: u32,
     weight_stride: u32,
     given_at: u32,
-    code_at: u32,
+    // The chunk's first row in the buffers of codes and side data.
+    row0: u32,
     code_words: u32,
-    side_at: u32,
     side_words: u32,
     // Words from the start of a record.
     scale_at: u32,
@@ -47,6 +47,7 @@ struct MakeParams {
     status_at: u32,
     // Words of `extremes` that this chunk clears.
     extreme_words: u32,
+    pad: u32,
 }
 
 const BLOCK_K: u32 = 32u;

@@ -1,6 +1,6 @@
 // The range of every group, widened to hold 0, and the first weight that is not finite.
 //
-// Requires: quantize/make, sparse/metadata, lib/softfloat; constants IS_FLOAT, SPARSE,
+// Requires: quantize/make, lib/panel, sparse/metadata, lib/softfloat; constants IS_FLOAT, SPARSE,
 // PER_TENSOR; `extremes` and `status` cleared; under 2:4 the metadata of `side`.
 // Provides: `main`, one invocation for 32 columns of a row: rows·blocks of them.
 //
@@ -32,7 +32,7 @@ fn main(
     let first = (id % params.blocks) * BLOCK_K;
     let end = min(first + BLOCK_K, params.k);
     let source = params.weight_at + row * params.weight_stride;
-    let record = params.side_at + row * params.side_words;
+    let record = record_of(row);
 
     var group = first / params.group_size;
     var group_end = (group + 1u) * params.group_size;

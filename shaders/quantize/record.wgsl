@@ -1,7 +1,7 @@
 // Reading the side record of a row and placing its codes.
 //
 // Requires: `side`, and of `params`: scale_at, zero_at, group_size; the constants
-// ELEMENT_BITS, ASYMMETRIC, F16_SCALES, CODE_ZERO; half_to_f32_bits (lib/half).
+// PANEL, ELEMENT_BITS, ASYMMETRIC, F16_SCALES, CODE_ZERO; half_to_f32_bits (lib/half).
 // Provides:
 //   group_scale(record, group) -> u32     bits of a scale, widened to f32
 //   group_zero(record, group) -> i32      a zero point as stored
@@ -10,23 +10,23 @@
 //
 // Memory: a record is 2:4 metadata (a word for 32 columns), scales (a word each, or two
 // f16 a word, low half first), zero points (four bytes a word, low byte first); `record`
-// is the index of its first word.
+// is the index of its first word (lib/panel).
 
 const CODES_PER_WORD: u32 = 32u / ELEMENT_BITS;
 
 fn group_scale(record: u32, group: u32) -> u32 {
     if (F16_SCALES) {
-        let word = side[record + params.scale_at + group / 2u];
+        let word = side[record + (params.scale_at + group / 2u) * PANEL];
         return half_to_f32_bits((word >> (16u * (group % 2u))) & 0xffffu);
     }
-    return side[record + params.scale_at + group];
+    return side[record + (params.scale_at + group) * PANEL];
 }
 
 fn group_zero(record: u32, group: u32) -> i32 {
     if (!ASYMMETRIC) {
         return CODE_ZERO;
     }
-    let word = side[record + params.zero_at + group / 4u];
+    let word = side[record + (params.zero_at + group / 4u) * PANEL];
     // int4's 0…15 come out the same signed or not.
     return extractBits(bitcast<i32>(word), 8u * (group % 4u), 8u);
 }

@@ -1,6 +1,6 @@
 // Scales and zero points from ranges, in the layout of a side record.
 //
-// Requires: quantize/make, lib/softfloat, lib/half; constants ASYMMETRIC, F16_SCALES,
+// Requires: quantize/make, lib/panel, lib/softfloat, lib/half; constants ASYMMETRIC, F16_SCALES,
 // PER_TENSOR, CODE_LOW, CODE_HIGH, SCALE_DIVISOR; `extremes` complete.
 // Provides: `main`, one invocation a word of scales or zero points:
 // rows·(side_words − scale_at) of them.
@@ -88,5 +88,5 @@ fn main(
         }
         word |= field << (i * width);
     }
-    side[params.side_at + row * params.side_words + at] = word;
+    side[record_of(row) + at * PANEL] = word;
 }

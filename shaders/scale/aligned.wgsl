@@ -1,14 +1,26 @@
-// One scale and zero point a block: groups are multiples of 32 columns, or the row.
-// Requires: a decoder, scale/side. Provides: scaled_dot, scaled_weights.
-// The scale is applied once a block to its partial sum, not to each weight.
+// Groups that are multiples of 32 columns, or the row: a run of steps has one scale and one
+// zero point.
+// Requires: lib/matmul, a decoder, scale/side. Provides: runs, run_steps, run_scale,
+// run_zero, load_step.
+// The scale is applied to the sum of a run, or of as much of one as a lane has, not to
+// each weight.
 
-fn scaled_dot(row: u32, b: u32, xq: Quads) -> f32 {
-    let group = b * 32u / p.group_size;
-    return scale_of(row, group) * dot_block(load_block(row, b), zero_of(row, group), xq);
+fn runs() -> u32 {
+    return p.groups;
 }
 
-fn scaled_weights(row: u32, b: u32) -> Quads {
-    let group = b * 32u / p.group_size;
-    let codes = expand_f(load_block(row, b), splat_quads(zero_of(row, group)));
-    return scale_quads(codes, scale_of(row, group));
+fn run_steps() -> u32 {
+    return select(p.group_size / 32u, p.blocks, p.groups == 1u);
+}
+
+fn run_scale(row: u32, run: u32) -> f32 {
+    return scale_of(row, run);
+}
+
+fn run_zero(row: u32, run: u32) -> f32 {
+    return zero_of(row, run);
+}
+
+fn load_step(row: u32, b: u32) -> Block {
+    return load_block(row, b);
 }

@@ -1,8 +1,14 @@
-// A scale and zero point for each column: groups of any size.
-// Requires: a general decoder, lib/quad, scale/side. Provides: scaled_dot, scaled_weights.
+// A scale and zero point for each column: groups of any size. Weights are scaled as they are
+// decoded, a quad at a time, and the whole row is one run.
+// Requires: lib/matmul, a general decoder, scale/side. Provides: Block, quad_f, dot_quad,
+// runs, run_steps, run_scale, run_zero, load_step.
 // Padding columns take the last group, so that no index leaves the record.
 
-fn scaled_weights(row: u32, quad: u32) -> Quads {
+struct Block {
+    w: vec4<f32>,
+}
+
+fn load_step(row: u32, quad: u32) -> Block {
     let k = quad * 4u;
     let g = min(vec4<u32>(k, k + 1u, k + 2u, k + 3u) / p.group_size, vec4<u32>(p.groups - 1u));
     let zeros = vec4<f32>(
@@ -11,9 +17,29 @@ fn scaled_weights(row: u32, quad: u32) -> Quads {
     let scales = vec4<f32>(
         scale_of(row, g.x), scale_of(row, g.y), scale_of(row, g.z), scale_of(row, g.w),
     );
-    return Quads(expand_f(load_block(row, quad), Quads(zeros)).q0 * scales);
+    return Block(quad_codes(row, quad, zeros) * scales);
 }
 
-fn scaled_dot(row: u32, quad: u32, xq: Quads) -> f32 {
-    return dot_quads(scaled_weights(row, quad), xq);
+fn quad_f(block: Block, i: u32, z: vec4<f32>) -> vec4<f32> {
+    return block.w;
+}
+
+fn dot_quad(block: Block, i: u32, z: f32, xq: vec4<f32>) -> f32 {
+    return dot(block.w, xq);
+}
+
+fn runs() -> u32 {
+    return 1u;
+}
+
+fn run_steps() -> u32 {
+    return p.blocks * 8u;
+}
+
+fn run_scale(row: u32, run: u32) -> f32 {
+    return 1.0;
+}
+
+fn run_zero(row: u32, run: u32) -> f32 {
+    return 0.0;
 }

@@ -1,10 +1,22 @@
-// Weights that need no scale: f32 and f16.
-// Requires: a decoder. Provides: scaled_dot, scaled_weights.
+// Weights that need no scale: f32 and f16. The whole row is one run.
+// Requires: lib/matmul, a decoder. Provides: runs, run_steps, run_scale, run_zero, load_step.
 
-fn scaled_dot(row: u32, b: u32, xq: Quads) -> f32 {
-    return dot_block(load_block(row, b), 0.0, xq);
+fn runs() -> u32 {
+    return 1u;
 }
 
-fn scaled_weights(row: u32, b: u32) -> Quads {
-    return expand_f(load_block(row, b), splat_quads(0.0));
+fn run_steps() -> u32 {
+    return p.blocks;
+}
+
+fn run_scale(row: u32, run: u32) -> f32 {
+    return 1.0;
+}
+
+fn run_zero(row: u32, run: u32) -> f32 {
+    return 0.0;
+}
+
+fn load_step(row: u32, b: u32) -> Block {
+    return load_block(row, b);
 }

@@ -4,18 +4,18 @@
 // Layout: scales a word each, or two f16 a word; zero points four bytes a word.
 
 fn scale_of(row: u32, group: u32) -> f32 {
-    let at = row * p.side_stride + p.scale_at;
     if (F16_SCALES) {
-        return half_to_f32((side[at + (group >> 1u)] >> (16u * (group & 1u))) & 0xffffu);
+        let word = side_word(row, p.scale_at + (group >> 1u));
+        return half_to_f32((word >> (16u * (group & 1u))) & 0xffffu);
     }
-    return bitcast<f32>(side[at + group]);
+    return bitcast<f32>(side_word(row, p.scale_at + group));
 }
 
 fn zero_of(row: u32, group: u32) -> f32 {
     if (!ASYMMETRIC) {
         return f32(ZERO);
     }
-    let word = side[row * p.side_stride + p.zero_at + (group >> 2u)];
+    let word = side_word(row, p.zero_at + (group >> 2u));
     let byte = (word >> (8u * (group & 3u))) & 0xffu;
     if (SIGNED_ZERO) {
         return f32(i32(byte << 24u) >> 24u);

@@ -1,6 +1,6 @@
 // A given 2:4 mask to the head of each side record, checked.
 //
-// Requires: quantize/make. Provides: `main`, one invocation for 32 columns of a row:
+// Requires: quantize/make, lib/panel. Provides: `main`, one invocation for 32 columns of a row:
 // rows·blocks of them.
 //
 // Memory: canonical metadata is a word for 32 columns too, [rows, blocks]. A nibble that
@@ -29,5 +29,5 @@ fn main(
         }
         word |= nibble << (4u * quad);
     }
-    side[params.side_at + row * params.side_words + block] = word;
+    side[record_of(row) + block * PANEL] = word;
 }

@@ -1,6 +1,6 @@
 // The 2:4 mask of largest magnitudes, as metadata at the head of each side record.
 //
-// Requires: quantize/make, lib/softfloat. Provides: `main`, one invocation for 32 columns
+// Requires: quantize/make, lib/panel, lib/softfloat. Provides: `main`, one invocation for 32 columns
 // of a row: rows·blocks of them.
 //
 // Of each four consecutive columns the two largest |w| stay, the lowest column first where
@@ -55,5 +55,5 @@ fn main(
         // Past the row all four tie, and the first two stay: META_FILL.
         word |= prune_quad(source, block * BLOCK_K + 4u * quad) << (4u * quad);
     }
-    side[params.side_at + row * params.side_words + block] = word;
+    side[record_of(row) + block * PANEL] = word;
 }

@@ -240,7 +240,10 @@ fn make(host: &Host, w: &[f32], weights: &DeviceWeights) -> Result<(String, f64)
     let rows = [SourceRows { at: (&source).into(), rows: n }];
     let bound = block_on(plan.bind(MakeArgs { source: &rows, mask: None, output: &output }))?;
     let ms = median(host, |pass| bound.record(pass))?;
-    let last = spec.kernels().last().map(|kernel| kernel.shader(&format).name);
+    let last = spec
+        .kernels()
+        .last()
+        .map(|kernel| kernel.shader(&format, host.kernels().caps().row_order).name);
     Ok((last.unwrap_or_default(), ms))
 }
 
@@ -252,5 +255,5 @@ fn dequantize(host: &Host, weights: &DeviceWeights) -> Result<(String, f64), Hos
     let args = DequantizeArgs { weights, indices: None, output: (&output).into() };
     let bound = block_on(plan.bind(args))?;
     let ms = median(host, |pass| bound.record(pass))?;
-    Ok((spec.shader().name, ms))
+    Ok((spec.shader(host.kernels().caps().row_order).name, ms))
 }

@@ -5,7 +5,7 @@ use super::data::{self, Random};
 use super::matmul::{SENTINEL, put_bits, take};
 use super::report::{ErrorOverBound, Outcome};
 use crate::compress::{self, prune_magnitude};
-use crate::format::{DeviceImage, PackedWeights};
+use crate::format::PackedWeights;
 use crate::host::Host;
 use crate::ops::{
     DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, FloatType, MakeArgs, MakePlan,
@@ -38,7 +38,10 @@ pub(super) fn compress(host: &Host, case: &Case) -> Result<Outcome, String> {
         spec = spec.with_given_mask();
     }
     let plan = block_on(MakePlan::new(host.kernels(), &spec)).map_err(|e| text(&e))?;
-    let kernel = spec.kernels().last().map(|kernel| kernel.shader(&case.format).name);
+    let kernel = spec
+        .kernels()
+        .last()
+        .map(|kernel| kernel.shader(&case.format, host.kernels().caps().row_order).name);
     let kernel = kernel.unwrap_or_default();
     // NaN between rows: a kernel that reads it reports it.
     let mut words = vec![SENTINEL; (n * (k + gap)).max(4)];
@@ -58,8 +61,8 @@ pub(super) fn compress(host: &Host, case: &Case) -> Result<Outcome, String> {
     let status = host.read(bound.status(), 0, bound.status_words()).map_err(|e| text(&e))?;
     bound.check(&status).map_err(|e| text(&e))?;
 
-    let want = output.layout().pack(&expected, 0..n);
-    let got = image(host, &output)?;
+    let want = output.layout().pack_rows(&expected, 0..n);
+    let got = host.download_rows(&output).map_err(|e| e.to_string())?;
     let parts = [("codes", &got.codes, &want.codes), ("side data", &got.side, &want.side)];
     let mut fault = None;
     for (part, got, want) in parts {
@@ -83,18 +86,6 @@ fn filled(host: &Host, packed: &PackedWeights) -> Result<DeviceWeights, String> 
         }
     }
     Ok(weights)
-}
-
-fn image(host: &Host, weights: &DeviceWeights) -> Result<DeviceImage, String> {
-    let layout = weights.layout();
-    let mut image = DeviceImage { codes: Vec::new(), side: Vec::new() };
-    for block in weights.blocks() {
-        let rows = block.rows.len();
-        let read = |buffer, words| host.read(buffer, 0, words).map_err(|e| e.to_string());
-        image.codes.extend(read(&block.codes, rows * layout.code_words)?);
-        image.side.extend(read(&block.side, rows * layout.side_words)?);
-    }
-    Ok(image)
 }
 
 /// Dequantizes all rows, or gathers some of them, one of which does not exist, against the
@@ -172,5 +163,9 @@ pub(super) fn rows(host: &Host, case: &Case) -> Result<Outcome, String> {
         fault = Some(format!("word {word} was written, and lies between or past the rows"));
     }
     let error_over_bound = ErrorOverBound::Ratio(worst);
-    Ok(Outcome { kernel: spec.shader().name, error_over_bound, fault })
+    Ok(Outcome {
+        kernel: spec.shader(host.kernels().caps().row_order).name,
+        error_over_bound,
+        fault,
+    })
 }

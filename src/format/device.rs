@@ -10,7 +10,8 @@ use std::ops::Range;
 pub const BLOCK_K: usize = 32;
 
 /// The layout kernels read, derived from the canonical one row by row, so that a
-/// matrix splits anywhere between rows.
+/// matrix splits anywhere between rows. What follows describes a row; [`RowOrder`] says how
+/// rows lie beside each other.
 ///
 /// **Codes**: `[n, code_words]`. A row is whole blocks of 32 columns, padded with the
 /// code of zero. Where canonical int4 has nibbles k0…k7 of a word from low to high,
@@ -37,14 +38,37 @@ pub struct DeviceLayout {
     pub zero_at: usize,
     /// Words in a row's record; may be 0.
     pub side_words: usize,
+    /// How rows lie in memory.
+    pub order: RowOrder,
+}
+
+/// How rows lie in memory: what suits the lanes that read them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum RowOrder {
+    /// One row after the other: neighbouring lanes read neighbouring blocks of a row.
+    #[default]
+    Rows,
+    /// Eight rows at a time, block by block and word by word side by side: lanes that own
+    /// neighbouring rows read neighbouring memory.
+    Panels,
+}
+
+impl RowOrder {
+    /// Rows that lie side by side.
+    pub const fn panel(self) -> u32 {
+        match self {
+            Self::Rows => 1,
+            Self::Panels => 8,
+        }
+    }
 }
 
 /// Both buffers of some rows in a [`DeviceLayout`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceImage {
-    /// `[rows, code_words]`.
+    /// `[rows, code_words]`, in the layout's order.
     pub codes: Vec<u32>,
-    /// `[rows, side_words]`.
+    /// `[rows, side_words]`, in the layout's order.
     pub side: Vec<u32>,
 }
 
@@ -53,7 +77,12 @@ impl DeviceLayout {
     ///
     /// # Errors
     /// As [`WeightFormat::geometry`].
-    pub fn new(format: WeightFormat, n: usize, k: usize) -> Result<Self, FormatError> {
+    pub fn new(
+        format: WeightFormat,
+        n: usize,
+        k: usize,
+        order: RowOrder,
+    ) -> Result<Self, FormatError> {
         let geometry = format.geometry(n, k)?;
         let blocks = k.div_ceil(BLOCK_K);
         let stored = if format.is_sparse() { BLOCK_K / 2 } else { BLOCK_K };
@@ -73,12 +102,20 @@ impl DeviceLayout {
             scale_at: meta,
             zero_at: meta + scales,
             side_words: meta + scales + zeros,
+            order,
         })
     }
 
-    /// Bytes of codes and of side data of one row.
-    pub fn row_bytes(&self) -> (usize, usize) {
-        (4 * self.code_words, 4 * self.side_words)
+    /// Words of codes and of side data of so many rows: whole panels.
+    pub fn words(&self, rows: usize) -> (usize, usize) {
+        let rows = rows.next_multiple_of(self.order.panel() as usize);
+        (rows * self.code_words, rows * self.side_words)
+    }
+
+    /// The same in bytes.
+    pub fn bytes(&self, rows: usize) -> (u64, u64) {
+        let (codes, side) = self.words(rows);
+        (4 * codes as u64, 4 * side as u64)
     }
 
     /// The word of zero codes that pads a row.
@@ -94,11 +131,75 @@ impl DeviceLayout {
         }
     }
 
-    /// The kernel's copy of some rows of a packed matrix.
+    /// The kernel's copy of some rows of a packed matrix. Rows that fill the last panel are
+    /// zeros, which no kernel reads.
     ///
     /// # Panics
     /// Where `rows` reaches past the matrix, or the matrix has another layout.
     pub fn pack(&self, packed: &PackedWeights, rows: Range<usize>) -> DeviceImage {
+        let count = rows.len();
+        let by_rows = self.pack_rows(packed, rows);
+        let panel = self.order.panel() as usize;
+        if panel == 1 {
+            return by_rows;
+        }
+        let (codes, side) = self.words(count);
+        let mut image = DeviceImage { codes: vec![0; codes], side: vec![0; side] };
+        for row in 0..count {
+            for b in 0..self.blocks {
+                let (from, to) =
+                    (row * self.code_words + b * self.block_words, self.code_at(row, b));
+                image.codes[to..][..self.block_words]
+                    .copy_from_slice(&by_rows.codes[from..][..self.block_words]);
+            }
+            for i in 0..self.side_words {
+                image.side[self.side_at(row, i)] = by_rows.side[row * self.side_words + i];
+            }
+        }
+        image
+    }
+
+    /// Some rows of an image, one after the other: the image as it would be in
+    /// [`RowOrder::Rows`], without the rows that fill the last panel.
+    ///
+    /// # Errors
+    /// [`FormatError::WrongLength`].
+    pub fn by_rows(&self, image: &DeviceImage, rows: usize) -> Result<DeviceImage, FormatError> {
+        let (codes, side) = self.words(rows);
+        for (part, need, have) in
+            [("codes", codes, image.codes.len()), ("side data", side, image.side.len())]
+        {
+            if need != have {
+                return Err(FormatError::WrongLength { part, need, have });
+            }
+        }
+        let mut out = DeviceImage { codes: Vec::new(), side: Vec::new() };
+        for row in 0..rows {
+            for b in 0..self.blocks {
+                out.codes.extend(&image.codes[self.code_at(row, b)..][..self.block_words]);
+            }
+            out.side.extend((0..self.side_words).map(|i| image.side[self.side_at(row, i)]));
+        }
+        Ok(out)
+    }
+
+    /// The first word of a block of a row.
+    fn code_at(&self, row: usize, b: usize) -> usize {
+        let panel = self.order.panel() as usize;
+        ((row / panel * self.blocks + b) * panel + row % panel) * self.block_words
+    }
+
+    /// A word of a row's record.
+    fn side_at(&self, row: usize, i: usize) -> usize {
+        let panel = self.order.panel() as usize;
+        (row / panel * self.side_words + i) * panel + row % panel
+    }
+
+    /// The same, one row after the other, whatever the order.
+    ///
+    /// # Panics
+    /// As [`pack`](Self::pack).
+    pub fn pack_rows(&self, packed: &PackedWeights, rows: Range<usize>) -> DeviceImage {
         let geometry = self.geometry;
         assert_eq!(geometry, *packed.geometry());
         let mut codes = Vec::with_capacity(rows.len() * self.code_words);
@@ -133,7 +234,8 @@ impl DeviceLayout {
         DeviceImage { codes, side }
     }
 
-    /// Back to the canonical layout, from the image of all rows.
+    /// Back to the canonical layout, from all rows one after the other
+    /// ([`by_rows`](Self::by_rows)).
     ///
     /// # Errors
     /// [`FormatError::WrongLength`], and whatever
@@ -247,7 +349,7 @@ mod tests {
         ] {
             let format: WeightFormat = name.parse().unwrap();
             for (n, k) in [(0, 5), (3, 0), (1, 1), (5, 31), (4, 32), (3, 33), (2, 72)] {
-                let layout = DeviceLayout::new(format, n, k).unwrap();
+                let layout = DeviceLayout::new(format, n, k, RowOrder::Rows).unwrap();
                 let g = layout.geometry;
                 let codes = noise(n * g.code_words, 7);
                 let mask =
@@ -270,6 +372,11 @@ mod tests {
                 a.codes.extend(b.codes);
                 a.side.extend(b.side);
                 assert_eq!(a, whole);
+                // The other order holds the same rows.
+                let panels = DeviceLayout::new(format, n, k, RowOrder::Panels).unwrap();
+                let image = panels.pack(&packed, 0..n);
+                assert_eq!((image.codes.len(), image.side.len()), panels.words(n));
+                assert_eq!(panels.by_rows(&image, n).unwrap(), whole, "{name} {n}×{k}");
             }
         }
     }

@@ -21,7 +21,7 @@ mod geometry;
 mod packed;
 mod sparsity;
 
-pub use device::{BLOCK_K, DeviceImage, DeviceLayout};
+pub use device::{BLOCK_K, DeviceImage, DeviceLayout, RowOrder};
 pub use geometry::{Geometry, Sizes};
 pub use packed::{PackedWeights, Scales};
 pub use sparsity::{BitMask, EnumerativeMask, META_FILL, Mask24};

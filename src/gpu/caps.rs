@@ -1,3 +1,5 @@
+use crate::format::RowOrder;
+
 /// What kind of machine executes the kernels: what is fast differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -30,20 +32,37 @@ pub struct Caps {
     pub max_invocations: u32,
     /// Workgroups along one dimension of a dispatch.
     pub max_groups: u32,
+    /// Lanes of every subgroup; 0 where the device has no subgroups or sizes vary.
+    pub subgroup: u32,
+    /// Shaders may use 64-bit integers.
+    pub int64: bool,
+    /// The order in which rows of weights are laid out for this device.
+    pub row_order: RowOrder,
 }
 
 impl Caps {
     /// The facts of a device, as it was requested: limits are the device's, which may be
-    /// below the adapter's.
-    pub fn new(info: &wgpu::AdapterInfo, limits: &wgpu::Limits) -> Self {
+    /// below the adapter's, and features those that it was requested with.
+    pub fn new(info: &wgpu::AdapterInfo, limits: &wgpu::Limits, features: wgpu::Features) -> Self {
         let class = match info.device_type {
             wgpu::DeviceType::Cpu => AdapterClass::Cpu,
             _ => AdapterClass::Gpu,
         };
-        Self::from_limits(class, limits)
+        let fixed = info.subgroup_min_size == info.subgroup_max_size;
+        let subgroups = features.contains(wgpu::Features::SUBGROUP) && fixed;
+        Self {
+            subgroup: if subgroups { info.subgroup_min_size } else { 0 },
+            int64: features.contains(wgpu::Features::SHADER_INT64),
+            ..Self::from_limits(class, limits)
+        }
     }
 
-    /// The same from a class and limits alone.
+    /// Features that kernels use where a device has them; request those of the adapter's.
+    pub fn useful_features() -> wgpu::Features {
+        wgpu::Features::SUBGROUP | wgpu::Features::SHADER_INT64
+    }
+
+    /// The same from a class and limits alone, without optional features.
     pub fn from_limits(class: AdapterClass, limits: &wgpu::Limits) -> Self {
         Self {
             class,
@@ -55,13 +74,19 @@ impl Caps {
             max_workgroup_memory: limits.max_compute_workgroup_storage_size,
             max_invocations: limits.max_compute_invocations_per_workgroup,
             max_groups: limits.max_compute_workgroups_per_dimension,
+            subgroup: 0,
+            int64: false,
+            row_order: match class {
+                AdapterClass::Gpu => RowOrder::Rows,
+                AdapterClass::Cpu => RowOrder::Panels,
+            },
         }
     }
 
     /// The same within a device's limits: a caller may state lower ones, never higher.
     /// Alignments become powers of two, and what kernels index with a `u32` stays below
     /// 4 GiB.
-    pub(crate) fn within(&self, limits: &wgpu::Limits) -> Self {
+    pub(crate) fn within(&self, limits: &wgpu::Limits, features: wgpu::Features) -> Self {
         let device = Self::from_limits(self.class, limits);
         // No device asks for more than 256; 4096 leaves room and bounds what padding costs.
         let align = |asked: u32, needed: u32| {
@@ -78,6 +103,12 @@ impl Caps {
             max_workgroup_memory: self.max_workgroup_memory.min(device.max_workgroup_memory),
             max_invocations: self.max_invocations.min(device.max_invocations),
             max_groups: self.max_groups.min(device.max_groups),
+            subgroup: match features.contains(wgpu::Features::SUBGROUP) {
+                true => self.subgroup,
+                false => 0,
+            },
+            int64: self.int64 && features.contains(wgpu::Features::SHADER_INT64),
+            row_order: self.row_order,
         }
     }
 
@@ -111,15 +142,18 @@ mod tests {
             max_workgroup_memory: u32::MAX,
             max_invocations: u32::MAX,
             max_groups: u32::MAX,
+            subgroup: 8,
+            int64: true,
+            row_order: RowOrder::Panels,
         };
-        assert_eq!(high.within(&limits), device);
+        assert_eq!(high.within(&limits, wgpu::Features::empty()), device);
         let mut low = device.clone();
         (low.max_binding, low.max_groups, low.uniform_align) = (4096, 3, 512);
-        assert_eq!(low.within(&limits), low);
+        assert_eq!(low.within(&limits, wgpu::Features::empty()), low);
         low.storage_align = 700;
-        assert_eq!(low.within(&limits).storage_align, 1024);
+        assert_eq!(low.within(&limits, wgpu::Features::empty()).storage_align, 1024);
         low.storage_align = u32::MAX;
-        assert_eq!(low.within(&limits).storage_align, 4096);
+        assert_eq!(low.within(&limits, wgpu::Features::empty()).storage_align, 4096);
     }
 
     #[test]

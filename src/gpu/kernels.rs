@@ -83,7 +83,7 @@ impl Kernels {
     /// # Errors
     /// [`DeviceError`] where the 256 KiB table of row counts cannot be allocated.
     pub async fn new(device: &wgpu::Device, caps: &Caps) -> Result<Self, DeviceError> {
-        let caps = caps.within(&device.limits());
+        let caps = caps.within(&device.limits(), device.features());
         let lost = LostFlag::default();
         let stride = (caps.uniform_align / 4) as usize;
         let mut words = vec![0; M_TABLE as usize * stride];
@@ -209,8 +209,8 @@ fn create_buffer(
         };
         let buffer = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(&label),
-            // wgpu refuses empty bindings; 16 bytes hold any element a shader declares.
-            size: size.max(16),
+            // wgpu refuses empty bindings; 32 bytes hold any element a shader declares.
+            size: size.max(32),
             usage,
             mapped_at_creation: !bytes.is_empty(),
         });

@@ -7,8 +7,9 @@
 use super::buffers::{Window, check, window_capacity};
 use super::make::{constants, kernel_name};
 use super::matmul::RecordError;
+use super::weights::MIN_WEIGHT_BYTES;
 use super::{BindError, DeviceWeights, FloatType, PlanError, Role, SubBuffer};
-use crate::format::WeightFormat;
+use crate::format::{RowOrder, WeightFormat};
 use crate::gpu::{Binding, BufferFill, Const, Kernels, M_TABLE, Pipeline, Shader, fragment};
 use std::sync::Arc;
 
@@ -103,17 +104,25 @@ impl DequantizeSpec {
     }
 
     /// The shader: fragments, constants and bindings.
-    pub fn shader(&self) -> Shader {
+    pub fn shader(&self, order: RowOrder) -> Shader {
         let mut consts = constants(
             &self.weights,
             &["ELEMENT_BITS", "IS_FLOAT", "ASYMMETRIC", "SPARSE", "F16_SCALES", "CODE_ZERO"],
         );
         consts.push(("INDEXED", Const::Bool(self.gather.is_some())));
         consts.push(("OUTPUT_F16", Const::Bool(self.output == FloatType::F16)));
+        consts.push(("PANEL", Const::U32(order.panel())));
         let name = kernel_name("dequantize", &consts);
         consts.push(("M_TABLE", Const::U32(M_TABLE)));
-        let fragments =
-            ["lib/half", "quantize/record", "sparse/metadata", "quantize/dequantize"].map(fragment);
+        let fragments = [
+            "lib/half",
+            "lib/panel",
+            "lib/panel_codes",
+            "quantize/record",
+            "sparse/metadata",
+            "quantize/dequantize",
+        ]
+        .map(fragment);
         Shader {
             name,
             consts,
@@ -146,9 +155,8 @@ struct Params {
     n: u32,
     k: u32,
     group_size: u32,
-    code_at: u32,
-    code_words: u32,
-    side_at: u32,
+    row0: u32,
+    blocks: u32,
     side_words: u32,
     scale_at: u32,
     zero_at: u32,
@@ -157,6 +165,7 @@ struct Params {
     first_out: u32,
     output_at: u32,
     output_stride: u32,
+    pad: u32,
 }
 
 /// Names and offsets of the parameters, for the test against naga's reflection.
@@ -169,9 +178,8 @@ pub fn params_layout() -> (usize, Vec<(&'static str, usize)>) {
         ("n", offset_of!(Params, n)),
         ("k", offset_of!(Params, k)),
         ("group_size", offset_of!(Params, group_size)),
-        ("code_at", offset_of!(Params, code_at)),
-        ("code_words", offset_of!(Params, code_words)),
-        ("side_at", offset_of!(Params, side_at)),
+        ("row0", offset_of!(Params, row0)),
+        ("blocks", offset_of!(Params, blocks)),
         ("side_words", offset_of!(Params, side_words)),
         ("scale_at", offset_of!(Params, scale_at)),
         ("zero_at", offset_of!(Params, zero_at)),
@@ -180,6 +188,7 @@ pub fn params_layout() -> (usize, Vec<(&'static str, usize)>) {
         ("first_out", offset_of!(Params, first_out)),
         ("output_at", offset_of!(Params, output_at)),
         ("output_stride", offset_of!(Params, output_stride)),
+        ("pad", offset_of!(Params, pad)),
     ];
     (size_of::<Params>(), fields)
 }
@@ -225,7 +234,7 @@ impl DequantizePlan {
     /// [`PlanError`].
     pub async fn new(kernels: &Kernels, spec: &DequantizeSpec) -> Result<Self, PlanError> {
         spec.check()?;
-        let pipeline = kernels.pipeline(&spec.shader()).await?;
+        let pipeline = kernels.pipeline(&spec.shader(kernels.caps().row_order)).await?;
         Ok(Self { kernels: kernels.clone(), spec: spec.clone(), pipeline })
     }
 
@@ -273,9 +282,8 @@ impl DequantizePlan {
                 n: spec.n,
                 k: spec.k,
                 group_size: layout.geometry.group_size.min(layout.geometry.k.max(1)) as u32,
-                code_at: (skip * layout.code_words) as u32,
-                code_words: layout.code_words as u32,
-                side_at: (skip * layout.side_words) as u32,
+                row0: skip as u32,
+                blocks: layout.blocks as u32,
                 side_words: layout.side_words as u32,
                 scale_at: layout.scale_at as u32,
                 zero_at: layout.zero_at as u32,
@@ -285,6 +293,7 @@ impl DequantizePlan {
                 first_out: out,
                 output_at: (output.skip / 4) as u32,
                 output_stride: (u64::from(spec.stride) * spec.output.bytes() / 4) as u32,
+                pad: 0,
             };
             words[index * slot / 4..][..size_of::<Params>() / 4]
                 .copy_from_slice(bytemuck::cast_slice(&[params]));
@@ -293,20 +302,18 @@ impl DequantizePlan {
         let usage = wgpu::BufferUsages::UNIFORM;
         let fill = BufferFill::Words(&words);
         let uniforms = self.kernels.buffer("lowbit dequantize params", usage, fill).await?;
-        let (code_bytes, side_bytes) = layout.row_bytes();
         let segments = self.kernels.guarded("the bind groups of a dequantization", || {
             let mut segments = Vec::with_capacity(all.len());
             for (index, (block, output, indices, first_out, out_rows)) in all.iter().enumerate() {
-                let part = |buffer, offset: usize, bytes: usize| {
-                    let size = wgpu::BufferSize::new(bytes.max(16) as u64);
+                let part = |buffer, offset: usize, bytes: u64| {
+                    let size = wgpu::BufferSize::new(bytes.max(MIN_WEIGHT_BYTES));
                     let offset = offset as u64;
                     wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size })
                 };
                 let digit = || part(self.kernels.m_table(), 0, 16);
                 let weights = block.map(|block| {
-                    let rows = block.rows.len();
-                    let codes = part(&block.codes, 0, rows * code_bytes);
-                    (codes, part(&block.side, 0, rows * side_bytes))
+                    let (codes, side) = layout.bytes(block.rows.len());
+                    (part(&block.codes, 0, codes), part(&block.side, 0, side))
                 });
                 // What is not there nothing reads; any input will do.
                 let index = index * slot;
@@ -322,7 +329,7 @@ impl DequantizePlan {
                     label: Some("lowbit dequantize"),
                     layout: &self.pipeline.layout,
                     entries: &[
-                        entry(0, part(&uniforms, index, size_of::<Params>())),
+                        entry(0, part(&uniforms, index, size_of::<Params>() as u64)),
                         entry(1, digit()),
                         entry(2, digit()),
                         entry(3, codes),
@@ -375,14 +382,8 @@ impl DequantizePlan {
 
     fn check_args(&self, args: &DequantizeArgs<'_>) -> Result<(), BindError> {
         let spec = &self.spec;
-        let (n, k) = (spec.n as usize, spec.k as usize);
         let weights = args.weights;
-        if weights.format() != spec.weights || (weights.n(), weights.k()) != (n, k) {
-            return Err(BindError::WrongWeights {
-                need: DeviceWeights::describe(spec.weights, n, k),
-                have: DeviceWeights::describe(weights.format(), weights.n(), weights.k()),
-            });
-        }
+        weights.check(spec.weights, (spec.n, spec.k), self.kernels.caps().row_order)?;
         if args.indices.is_some() != spec.gather.is_some() {
             return Err(BindError::Indices { planned: spec.gather.is_some() });
         }
@@ -399,7 +400,7 @@ impl DequantizePlan {
         }
         for block in weights.blocks() {
             for buffer in [&block.codes, &block.side] {
-                check(Role::Weights, buffer.into(), 16, 4)?;
+                check(Role::Weights, buffer.into(), MIN_WEIGHT_BYTES, 4)?;
                 if buffer == args.output.buffer {
                     return Err(BindError::Aliased { role: Role::Weights });
                 }

@@ -1,6 +1,9 @@
 //! Compressed weights in device memory.
 
-use crate::format::{DeviceImage, DeviceLayout, FormatError, PackedWeights, Sizes, WeightFormat};
+use super::BindError;
+use crate::format::{
+    DeviceImage, DeviceLayout, FormatError, PackedWeights, RowOrder, Sizes, WeightFormat,
+};
 use crate::gpu::{BufferFill, Caps, DeviceError, Kernels};
 use std::ops::Range;
 
@@ -15,9 +18,9 @@ pub struct DeviceWeights {
 /// The buffers of some consecutive rows; see [`DeviceLayout`] for what they hold.
 #[derive(Clone, Debug)]
 pub struct RowBlock {
-    /// `[rows, code_words]` words, at least 16 bytes.
+    /// `[rows, code_words]` words in the layout's order, whole panels, at least 32 bytes.
     pub codes: wgpu::Buffer,
-    /// `[rows, side_words]` words, at least 16 bytes.
+    /// `[rows, side_words]` words likewise.
     pub side: wgpu::Buffer,
     /// Which rows of `W`.
     pub rows: Range<usize>,
@@ -30,10 +33,12 @@ pub enum WeightsError {
     /// The format or shape is bad.
     #[error(transparent)]
     Format(#[from] FormatError),
-    /// Two rows together exceed a binding, so that splitting between rows does not help.
-    #[error("two rows of weights take {need} bytes, a binding holds {limit}")]
+    /// Rows that lie together exceed a binding, so that splitting between rows does not help.
+    #[error("{rows} rows of weights take {need} bytes, a binding holds {limit}")]
     RowTooLarge {
-        /// Bytes of two rows.
+        /// Rows that must stay together.
+        rows: usize,
+        /// Their bytes.
         need: u64,
         /// The device's limit.
         limit: u64,
@@ -85,7 +90,7 @@ pub enum WeightsError {
 
 impl DeviceWeights {
     /// How the rows of a matrix are split so that every buffer fits a binding: all but the
-    /// last block hold a multiple of 64 rows where that many fit, else an even number.
+    /// last block hold a multiple of 64 rows where that many fit, else whole panels.
     ///
     /// # Errors
     /// [`WeightsError`] where the format is bad, or not even two rows fit.
@@ -95,18 +100,18 @@ impl DeviceWeights {
         n: usize,
         k: usize,
     ) -> Result<(DeviceLayout, Vec<Range<usize>>), WeightsError> {
-        let layout = indexable(format, n, k)?;
-        let (code_bytes, side_bytes) = layout.row_bytes();
-        let row = (code_bytes.max(side_bytes) as u64).max(1);
+        let layout = indexable(format, n, k, caps.row_order)?;
+        let panel = caps.row_order.panel().max(2) as usize;
+        let row = 4 * (layout.code_words.max(layout.side_words) as u64).max(1);
         let limit = caps.max_binding.min(caps.max_buffer);
         let fit = usize::try_from(limit / row).unwrap_or(usize::MAX);
         let fit = match fit {
-            fit if fit >= n => n,
+            fit if fit >= n.next_multiple_of(caps.row_order.panel() as usize) => n,
             64.. => fit / 64 * 64,
-            _ => fit / 2 * 2,
+            _ => fit / panel * panel,
         };
         if fit == 0 && n > 0 {
-            return Err(WeightsError::RowTooLarge { need: 2 * row, limit });
+            return Err(WeightsError::RowTooLarge { rows: panel, need: panel as u64 * row, limit });
         }
         let blocks = n.div_ceil(fit.max(1));
         if blocks > MAX_BLOCKS {
@@ -128,13 +133,13 @@ impl DeviceWeights {
         k: usize,
     ) -> Result<Self, WeightsError> {
         let (layout, ranges) = Self::split(kernels.caps(), format, n, k)?;
-        let (code_bytes, side_bytes) = layout.row_bytes();
         let mut blocks = Vec::with_capacity(ranges.len());
         for rows in ranges {
-            let size = |bytes: usize| BufferFill::Zeros((rows.len() * bytes) as u64);
+            let (codes, side) = layout.bytes(rows.len());
+            let (codes, side) = (BufferFill::Zeros(codes), BufferFill::Zeros(side));
             blocks.push(RowBlock {
-                codes: kernels.buffer("lowbit weight codes", USAGE, size(code_bytes)).await?,
-                side: kernels.buffer("lowbit weight side data", USAGE, size(side_bytes)).await?,
+                codes: kernels.buffer("lowbit weight codes", USAGE, codes).await?,
+                side: kernels.buffer("lowbit weight side data", USAGE, side).await?,
                 rows,
             });
         }
@@ -170,10 +175,10 @@ impl DeviceWeights {
         format: WeightFormat,
         n: usize,
         k: usize,
+        order: RowOrder,
         blocks: Vec<RowBlock>,
     ) -> Result<Self, WeightsError> {
-        let layout = indexable(format, n, k)?;
-        let (code_bytes, side_bytes) = layout.row_bytes();
+        let layout = indexable(format, n, k, order)?;
         let mut start = 0;
         for (block, b) in blocks.iter().enumerate() {
             let whole = b.rows.end == n || b.rows.end.is_multiple_of(2);
@@ -181,10 +186,9 @@ impl DeviceWeights {
                 return Err(WeightsError::Blocks { block, have: b.rows.clone(), start });
             }
             start = b.rows.end;
-            for (part, buffer, bytes) in
-                [("codes", &b.codes, code_bytes), ("side", &b.side, side_bytes)]
-            {
-                let need = ((b.rows.len() * bytes) as u64).max(16);
+            let (codes, side) = layout.bytes(b.rows.len());
+            for (part, buffer, bytes) in [("codes", &b.codes, codes), ("side", &b.side, side)] {
+                let need = bytes.max(MIN_WEIGHT_BYTES);
                 if buffer.size() < need {
                     let have = buffer.size();
                     return Err(WeightsError::TooSmall { block, part, need, have });
@@ -233,16 +237,43 @@ impl DeviceWeights {
         self.blocks.iter().map(|b| b.codes.size() + b.side.size()).sum()
     }
 
-    pub(crate) fn describe(format: WeightFormat, n: usize, k: usize) -> String {
-        format!("{n}×{k} {format}")
+    pub(crate) fn describe(format: WeightFormat, n: usize, k: usize, order: RowOrder) -> String {
+        match order {
+            RowOrder::Rows => format!("{n}×{k} {format}"),
+            RowOrder::Panels => format!("{n}×{k} {format} in panels"),
+        }
+    }
+
+    /// Whether these are the weights that a plan was made for, or how they differ.
+    pub(crate) fn check(
+        &self,
+        format: WeightFormat,
+        (n, k): (u32, u32),
+        order: RowOrder,
+    ) -> Result<(), BindError> {
+        let need = (format, n as usize, k as usize, order);
+        let have = (self.format(), self.n(), self.k(), self.layout.order);
+        if need == have {
+            return Ok(());
+        }
+        let text = |(format, n, k, order)| Self::describe(format, n, k, order);
+        Err(BindError::WrongWeights { need: text(need), have: text(have) })
     }
 }
+
+/// What a binding of weights holds at least: the widest load of any kernel.
+pub(crate) const MIN_WEIGHT_BYTES: u64 = 32;
 
 /// Blocks of rows at most: 2²⁰, 128 TiB of WebGPU's default bindings.
 const MAX_BLOCKS: usize = 1 << 20;
 
-fn indexable(format: WeightFormat, n: usize, k: usize) -> Result<DeviceLayout, WeightsError> {
-    let layout = DeviceLayout::new(format, n, k)?;
+fn indexable(
+    format: WeightFormat,
+    n: usize,
+    k: usize,
+    order: RowOrder,
+) -> Result<DeviceLayout, WeightsError> {
+    let layout = DeviceLayout::new(format, n, k, order)?;
     if n > i32::MAX as usize || k > i32::MAX as usize {
         return Err(WeightsError::TooLarge { n, k });
     }

@@ -1,8 +1,8 @@
 //! What several tests need: every choice there is, naga, adapters.
 #![allow(dead_code)]
 
-use lowbit::format::{Element, Granularity, ScaleType, WeightFormat};
-use lowbit::gpu::Shader;
+use lowbit::format::{Element, Granularity, RowOrder, ScaleType, WeightFormat};
+use lowbit::gpu::{AdapterClass, Caps, Shader};
 use lowbit::ops::make::MakeKernel;
 use lowbit::ops::matmul::{KernelChoice, MatmulSpec, Schedule};
 use lowbit::ops::{DequantizeSpec, FloatType};
@@ -46,9 +46,10 @@ pub fn all_choices() -> impl Iterator<Item = KernelChoice> {
                             .with_activations(activations)
                             .with_output(output);
                         spec.bias = bias;
-                        choices.extend(
-                            Schedule::all(k).into_iter().map(|s| KernelChoice::new(&spec, s)),
-                        );
+                        for caps in &all_caps() {
+                            let all = Schedule::all(k).into_iter();
+                            choices.extend(all.map(|s| KernelChoice::new(&spec, s, caps)));
+                        }
                     }
                 }
             }
@@ -57,33 +58,52 @@ pub fn all_choices() -> impl Iterator<Item = KernelChoice> {
     })
 }
 
+/// Devices that differ in what choices look at.
+pub fn all_caps() -> Vec<Caps> {
+    let caps = |order, subgroup, int64| {
+        let limits = wgpu::Limits::defaults();
+        let caps = Caps::from_limits(AdapterClass::Gpu, &limits);
+        Caps { row_order: order, subgroup, int64, ..caps }
+    };
+    let (rows, panels) = (RowOrder::Rows, RowOrder::Panels);
+    vec![caps(rows, 0, false), caps(panels, 0, false), caps(panels, 4, true), caps(panels, 8, true)]
+}
+
 /// Every shader of the crate.
 pub fn all_shaders() -> Vec<Shader> {
     let mut shaders: Vec<_> = all_choices().map(|choice| choice.shader()).collect();
     #[cfg(feature = "conformance")]
     shaders.extend(lowbit::conformance::limit_shaders());
     for format in all_formats() {
-        shaders.extend(MakeKernel::ALL.map(|kernel| kernel.shader(&format)));
-        for spec in [DequantizeSpec::new(2, 2, format), DequantizeSpec::gather(2, 2, 2, format)] {
-            shaders.push(spec.shader());
-            shaders.push(spec.with_output(FloatType::F16).shader());
+        for order in [RowOrder::Rows, RowOrder::Panels] {
+            shaders.extend(MakeKernel::ALL.map(|kernel| kernel.shader(&format, order)));
+            for spec in [DequantizeSpec::new(2, 2, format), DequantizeSpec::gather(2, 2, 2, format)]
+            {
+                shaders.push(spec.shader(order));
+                shaders.push(spec.with_output(FloatType::F16).shader(order));
+            }
         }
     }
     shaders
 }
 
-/// Parses and validates with no extension enabled.
+/// Parses and validates with no extension enabled but those that the choice asks for.
 pub fn validate(shader: &Shader) -> naga::Module {
     let wgsl = shader.compose();
     let module = naga::front::wgsl::parse_str(&wgsl.source).unwrap_or_else(|error| {
         panic!("{}: {}", shader.name, wgsl.explain(&error.emit_to_string(&wgsl.source)))
     });
-    naga::valid::Validator::new(
-        naga::valid::ValidationFlags::all(),
-        naga::valid::Capabilities::empty(),
-    )
-    .validate(&module)
-    .unwrap_or_else(|error| panic!("{}: {}", shader.name, error.emit_to_string(&wgsl.source)));
+    let uses = |suffix: &str| shader.fragments.iter().any(|f| f.name.ends_with(suffix));
+    let mut capabilities = naga::valid::Capabilities::empty();
+    capabilities.set(naga::valid::Capabilities::SHADER_INT64, uses("_u64"));
+    capabilities.set(naga::valid::Capabilities::SUBGROUP, uses("part_shared"));
+    let mut validator =
+        naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities);
+    validator
+        .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+        .subgroup_operations(naga::valid::SubgroupOperationSet::all())
+        .validate(&module)
+        .unwrap_or_else(|error| panic!("{}: {}", shader.name, error.emit_to_string(&wgsl.source)));
     module
 }
 
@@ -185,7 +205,8 @@ impl Noop {
         &self,
         change: impl FnOnce(&mut lowbit::gpu::Caps),
     ) -> lowbit::gpu::Kernels {
-        let mut caps = lowbit::gpu::Caps::new(&self.device.adapter_info(), &self.device.limits());
+        let mut caps =
+            Caps::new(&self.device.adapter_info(), &self.device.limits(), self.device.features());
         change(&mut caps);
         let kernels = pollster::block_on(lowbit::gpu::Kernels::new(&self.device, &caps)).unwrap();
         let flag = kernels.lost_flag().clone();

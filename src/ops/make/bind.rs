@@ -2,6 +2,7 @@ use super::kernel::Params;
 use super::{MakeError, MakeKernel, MakePlan, MaskSource, STATUS_WORDS};
 use crate::gpu::BufferFill;
 use crate::ops::buffers::{Window, check, window_capacity};
+use crate::ops::weights::MIN_WEIGHT_BYTES;
 use crate::ops::{BindError, DeviceWeights, Role, RowBlock, SubBuffer};
 use std::ops::Range;
 
@@ -82,8 +83,7 @@ impl MakePlan {
                 weight_at: (source.skip / 4) as u32,
                 weight_stride: spec.stride,
                 given_at: mask.as_ref().map_or(0, |mask| (mask.skip / 4) as u32),
-                code_at: (block_row * layout.code_words) as u32,
-                side_at: (block_row * layout.side_words) as u32,
+                row0: block_row as u32,
                 status_at: (index * STATUS_WORDS) as u32,
                 // One range for all chunks is cleared once.
                 extreme_words: if spec.per_tensor() && !first { 0 } else { 2 * pairs(rows) as u32 },
@@ -117,24 +117,23 @@ impl MakePlan {
             for (index, (piece, (params, source, mask))) in pieces.iter().zip(all).enumerate() {
                 let block = &args.output.blocks()[piece.block];
                 let entry = |binding, resource| wgpu::BindGroupEntry { binding, resource };
-                let part = |buffer, offset: usize, bytes: usize| {
-                    let size = wgpu::BufferSize::new(bytes.max(16) as u64);
+                let part = |buffer, offset: usize, bytes: u64| {
+                    let size = wgpu::BufferSize::new(bytes.max(MIN_WEIGHT_BYTES));
                     let offset = offset as u64;
                     wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size })
                 };
-                let (code_bytes, side_bytes) = layout.row_bytes();
-                let rows = block.rows.len();
+                let (codes, side) = layout.bytes(block.rows.len());
                 let group = kernels.device().create_bind_group(&wgpu::BindGroupDescriptor {
                     label: Some("lowbit make"),
                     layout: &self.pipelines[0].1.layout,
                     entries: &[
-                        entry(0, part(&uniforms, index * slot, size_of::<Params>())),
+                        entry(0, part(&uniforms, index * slot, size_of::<Params>() as u64)),
                         entry(1, source.binding()),
                         // Without a mask nothing reads it.
                         entry(2, mask.unwrap_or(source).binding()),
                         entry(3, scratch.as_entire_binding()),
-                        entry(4, part(&block.codes, 0, rows * code_bytes)),
-                        entry(5, part(&block.side, 0, rows * side_bytes)),
+                        entry(4, part(&block.codes, 0, codes)),
+                        entry(5, part(&block.side, 0, side)),
                         entry(6, status.as_entire_binding()),
                     ],
                 });
@@ -149,12 +148,7 @@ impl MakePlan {
         let spec = &self.spec;
         let (n, k) = (spec.n as usize, spec.k as usize);
         let output = args.output;
-        if output.format() != spec.weights || (output.n(), output.k()) != (n, k) {
-            return Err(BindError::WrongWeights {
-                need: DeviceWeights::describe(spec.weights, n, k),
-                have: DeviceWeights::describe(output.format(), output.n(), output.k()),
-            });
-        }
+        output.check(spec.weights, (spec.n, spec.k), self.kernels.caps().row_order)?;
         let have = args.source.iter().fold(0usize, |sum, s| sum.saturating_add(s.rows));
         if have != n {
             return Err(BindError::Rows { need: n, have });
@@ -185,7 +179,7 @@ impl MakePlan {
                 return Err(BindError::Aliased { role: Role::Weights });
             }
             for buffer in [&block.codes, &block.side] {
-                check(Role::Output, buffer.into(), 16, 4)?;
+                check(Role::Output, buffer.into(), MIN_WEIGHT_BYTES, 4)?;
                 if let Some((role, _)) = inputs().find(|(_, input)| *input == buffer) {
                     return Err(BindError::Aliased { role });
                 }

@@ -1,4 +1,4 @@
-use crate::format::{DeviceLayout, Element, Granularity, ScaleType, WeightFormat};
+use crate::format::{DeviceLayout, Element, Granularity, RowOrder, ScaleType, WeightFormat};
 use crate::gpu::{Binding, Const, Shader, fragment};
 
 /// One kernel of the making of weights; its file under `shaders/` has its name.
@@ -37,17 +37,23 @@ impl MakeKernel {
     }
 
     /// The shader for a format. Formats that differ in nothing the kernel looks at share it.
-    pub fn shader(self, format: &WeightFormat) -> Shader {
+    pub fn shader(self, format: &WeightFormat, order: RowOrder) -> Shader {
         let (fragments, wanted): (&[&str], &[&str]) = match self {
             Self::Reset => (&["quantize/make", "quantize/reset"], &[]),
-            Self::Prune => (&["quantize/make", "lib/softfloat", "sparse/prune"], &[]),
-            Self::Place => (&["quantize/make", "sparse/place"], &[]),
+            Self::Prune => (&["quantize/make", "lib/panel", "lib/softfloat", "sparse/prune"], &[]),
+            Self::Place => (&["quantize/make", "lib/panel", "sparse/place"], &[]),
             Self::Ranges => (
-                &["quantize/make", "lib/softfloat", "sparse/metadata", "quantize/ranges"],
+                &[
+                    "quantize/make",
+                    "lib/panel",
+                    "lib/softfloat",
+                    "sparse/metadata",
+                    "quantize/ranges",
+                ],
                 &["IS_FLOAT", "SPARSE", "PER_TENSOR"],
             ),
             Self::Scales => (
-                &["quantize/make", "lib/softfloat", "lib/half", "quantize/scales"],
+                &["quantize/make", "lib/panel", "lib/softfloat", "lib/half", "quantize/scales"],
                 &[
                     "ASYMMETRIC",
                     "F16_SCALES",
@@ -60,6 +66,8 @@ impl MakeKernel {
             Self::Codes => (
                 &[
                     "quantize/make",
+                    "lib/panel",
+                    "lib/panel_codes",
                     "lib/softfloat",
                     "lib/half",
                     "quantize/record",
@@ -78,7 +86,10 @@ impl MakeKernel {
                 ],
             ),
         };
-        let consts = constants(format, wanted);
+        let mut consts = constants(format, wanted);
+        if self != Self::Reset {
+            consts.push(("PANEL", Const::U32(order.panel())));
+        }
         Shader {
             name: kernel_name(self.name(), &consts),
             consts,
@@ -122,6 +133,7 @@ pub(crate) fn kernel_name(kernel: &str, consts: &[(&'static str, Const)]) -> Str
             ("PER_TENSOR", Const::Bool(true)) => "tensor".into(),
             ("INDEXED", Const::Bool(true)) => "gather".into(),
             ("OUTPUT_F16", Const::Bool(true)) => "yf16".into(),
+            ("PANEL", Const::U32(2..)) => "panels".into(),
             _ => continue,
         };
         name.push('.');
@@ -166,14 +178,14 @@ pub(super) struct Params {
     pub weight_at: u32,
     pub weight_stride: u32,
     pub given_at: u32,
-    pub code_at: u32,
+    pub row0: u32,
     pub code_words: u32,
-    pub side_at: u32,
     pub side_words: u32,
     pub scale_at: u32,
     pub zero_at: u32,
     pub status_at: u32,
     pub extreme_words: u32,
+    pub pad: u32,
 }
 
 impl Params {
@@ -208,14 +220,14 @@ pub fn params_layout() -> (usize, Vec<(&'static str, usize)>) {
         ("weight_at", offset_of!(Params, weight_at)),
         ("weight_stride", offset_of!(Params, weight_stride)),
         ("given_at", offset_of!(Params, given_at)),
-        ("code_at", offset_of!(Params, code_at)),
+        ("row0", offset_of!(Params, row0)),
         ("code_words", offset_of!(Params, code_words)),
-        ("side_at", offset_of!(Params, side_at)),
         ("side_words", offset_of!(Params, side_words)),
         ("scale_at", offset_of!(Params, scale_at)),
         ("zero_at", offset_of!(Params, zero_at)),
         ("status_at", offset_of!(Params, status_at)),
         ("extreme_words", offset_of!(Params, extreme_words)),
+        ("pad", offset_of!(Params, pad)),
     ];
     (size_of::<Params>(), fields)
 }

@@ -134,7 +134,10 @@ impl MakePlan {
         spec.check()?;
         let mut pipelines = Vec::new();
         for kernel in spec.kernels() {
-            pipelines.push((kernel, kernels.pipeline(&kernel.shader(&spec.weights)).await?));
+            pipelines.push((
+                kernel,
+                kernels.pipeline(&kernel.shader(&spec.weights, kernels.caps().row_order)).await?,
+            ));
         }
         let (kernels, spec) = (kernels.clone(), spec.clone());
         Ok(Self { kernels, spec, pipelines: pipelines.into() })

@@ -3,6 +3,7 @@ use super::{MatmulPlan, MatmulSpec, Params};
 use crate::format::DeviceLayout;
 use crate::gpu::BufferFill;
 use crate::ops::buffers::{Window, check, window_capacity};
+use crate::ops::weights::MIN_WEIGHT_BYTES;
 use crate::ops::{BindError, DeviceWeights, Role, RowBlock, SubBuffer};
 
 /// The buffers of one matmul.
@@ -127,14 +128,7 @@ impl MatmulPlan {
     fn check_args(&self, args: &MatmulArgs<'_>) -> Result<(), BindError> {
         let spec = &self.spec;
         let weights = args.weights;
-        if weights.format() != spec.weights
-            || (weights.n(), weights.k()) != (spec.n as usize, spec.k as usize)
-        {
-            return Err(BindError::WrongWeights {
-                need: DeviceWeights::describe(spec.weights, spec.n as usize, spec.k as usize),
-                have: DeviceWeights::describe(weights.format(), weights.n(), weights.k()),
-            });
-        }
+        weights.check(spec.weights, (spec.n, spec.k), self.kernels.caps().row_order)?;
         if spec.bias != args.bias.is_some() {
             return Err(BindError::Bias { planned: spec.bias });
         }
@@ -145,12 +139,11 @@ impl MatmulPlan {
             check(Role::Bias, bias, u64::from(spec.n) * 4, 4)?;
         }
         let limit = self.kernels.caps().max_binding;
-        let (code_bytes, side_bytes) = weights.layout().row_bytes();
         for block in weights.blocks() {
-            for (buffer, row) in [(&block.codes, code_bytes), (&block.side, side_bytes)] {
-                check(Role::Weights, buffer.into(), 16, 4)?;
+            let (codes, side) = weights.layout().bytes(block.rows.len());
+            for (buffer, need) in [(&block.codes, codes), (&block.side, side)] {
+                check(Role::Weights, buffer.into(), MIN_WEIGHT_BYTES, 4)?;
                 // Only a caller's own blocks, or those of another device, can be so large.
-                let need = (block.rows.len() * row) as u64;
                 if need > limit {
                     return Err(BindError::BlockTooLarge { need, limit });
                 }
@@ -282,16 +275,16 @@ impl MatmulPlan {
         };
         let digit = || uniform(self.kernels.m_table(), 0, 16);
         // A caller's buffers may be larger than a binding.
-        let whole =
-            |buffer, row: usize| uniform(buffer, 0, ((block.rows.len() * row) as u64).max(16));
+        let (codes, side) = layout.bytes(block.rows.len());
+        let whole = |buffer, bytes: u64| uniform(buffer, 0, bytes.max(MIN_WEIGHT_BYTES));
         let entry = |binding, resource| wgpu::BindGroupEntry { binding, resource };
         let mut entries = vec![
             entry(0, uniform(uniforms, slot, size_of::<Params>() as u64)),
             entry(1, digit()),
             entry(2, digit()),
             entry(3, x.binding()),
-            entry(4, whole(&block.codes, layout.row_bytes().0)),
-            entry(5, whole(&block.side, layout.row_bytes().1)),
+            entry(4, whole(&block.codes, codes)),
+            entry(5, whole(&block.side, side)),
             entry(7, y.binding()),
         ];
         entries.extend(bias.map(|bias| entry(6, bias.binding())));

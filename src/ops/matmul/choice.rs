@@ -1,5 +1,5 @@
 use super::{MatmulSpec, Params, PlanError};
-use crate::format::{BLOCK_K, Element, Granularity, ScaleType, WeightFormat};
+use crate::format::{BLOCK_K, Element, Granularity, RowOrder, ScaleType, WeightFormat};
 use crate::gpu::{AdapterClass, Binding, Caps, Const, M_TABLE, Shader, fragment};
 use crate::ops::FloatType;
 
@@ -14,20 +14,14 @@ pub enum Schedule {
         /// 1 to 8.
         m_tile: u32,
     },
-    /// A lane owns `n_tile` columns of Y for `m_tile` rows of X at a time.
+    /// A lane owns four columns of Y for one row of X (`m_tile` 1), or two for four rows.
     Rows {
         /// 1 or 4.
         m_tile: u32,
-        /// Even, up to 16.
-        n_tile: u32,
     },
     /// A workgroup makes a tile of 32 × 64 through workgroup memory.
     Tiled,
 }
-
-/// Columns of Y that a workgroup of the rows schedule makes: few, so that even 384 columns
-/// and some rows occupy every core.
-const ROWS_COLUMNS: u32 = 256;
 
 impl Schedule {
     /// Every schedule and tile that [`select`] can choose on some device, for K columns.
@@ -36,9 +30,8 @@ impl Schedule {
         vec![
             Self::Gemv { lanes, m_tile: 1 },
             Self::Gemv { lanes, m_tile: 4 },
-            Self::Rows { m_tile: 1, n_tile: 8 },
-            Self::Rows { m_tile: 4, n_tile: 8 },
-            Self::Rows { m_tile: 4, n_tile: 16 },
+            Self::Rows { m_tile: 1 },
+            Self::Rows { m_tile: 4 },
             Self::Tiled,
         ]
     }
@@ -47,7 +40,8 @@ impl Schedule {
     pub fn workgroup(&self) -> u32 {
         match *self {
             Self::Gemv { .. } => 64,
-            Self::Rows { n_tile, .. } => ROWS_COLUMNS / n_tile.max(1),
+            // Few, so that even 384 columns occupy every core.
+            Self::Rows { .. } => 32,
             Self::Tiled => 128,
         }
     }
@@ -65,7 +59,8 @@ impl Schedule {
     pub fn tile(&self) -> (u32, u32) {
         match *self {
             Self::Gemv { lanes, m_tile } => (m_tile, 4 * (64 / lanes.clamp(1, 64))),
-            Self::Rows { m_tile, n_tile } => (m_tile, self.workgroup().saturating_mul(n_tile)),
+            Self::Rows { m_tile: 1 } => (1, 4 * self.workgroup()),
+            Self::Rows { m_tile } => (m_tile, 2 * self.workgroup()),
             Self::Tiled => (32, 64),
         }
     }
@@ -88,13 +83,10 @@ impl Schedule {
         {
             return refuse("rows at a time (1 to 8)", m_tile, 8);
         }
-        if let Self::Rows { m_tile, n_tile } = *self {
-            if !matches!(m_tile, 1 | 4) {
-                return refuse("rows at a time (1 or 4)", m_tile, 4);
-            }
-            if !matches!(n_tile, 2 | 4 | 8 | 16) {
-                return refuse("columns a lane (2, 4, 8 or 16)", n_tile, 16);
-            }
+        if let Self::Rows { m_tile } = *self
+            && !matches!(m_tile, 1 | 4)
+        {
+            return refuse("rows at a time (1 or 4)", m_tile, 4);
         }
         let needs = [
             ("invocations a workgroup", self.workgroup(), caps.max_invocations),
@@ -112,7 +104,7 @@ impl std::fmt::Display for Schedule {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Gemv { lanes, m_tile } => write!(f, "gemv_m{m_tile}_l{lanes}"),
-            Self::Rows { m_tile, n_tile } => write!(f, "rows_m{m_tile}_n{n_tile}"),
+            Self::Rows { m_tile } => write!(f, "rows_m{m_tile}"),
             Self::Tiled => f.write_str("tiled_32x64"),
         }
     }
@@ -128,6 +120,12 @@ pub struct Decoder {
 }
 
 impl Decoder {
+    /// Bytes of codes in a block of 32 columns.
+    pub fn block_bytes(&self) -> u32 {
+        let columns = if self.sparse { BLOCK_K / 2 } else { BLOCK_K } as u32;
+        columns * self.element.bits() / 8
+    }
+
     fn fragment_name(&self) -> String {
         format!("decode/{}{}", self.element.name(), if self.sparse { "_24" } else { "" })
     }
@@ -175,6 +173,12 @@ pub struct KernelChoice {
     pub y: FloatType,
     /// Whether a bias is added.
     pub bias: bool,
+    /// How rows of W lie in memory.
+    pub order: RowOrder,
+    /// Lanes of every subgroup, where lanes share loads of X; else 0.
+    pub subgroup: u32,
+    /// Whether W, and X where it can be, are loaded as 64-bit words.
+    pub wide: bool,
 }
 
 /// The schedule for `m` rows: a pure function of the spec and the device's facts.
@@ -184,15 +188,14 @@ pub struct KernelChoice {
 pub fn select(spec: &MatmulSpec, caps: &Caps, m: u32) -> Schedule {
     let lanes = gemv_lanes(spec.k);
     let wanted = match (caps.class, m) {
-        (AdapterClass::Cpu, 0..=1) => Schedule::Rows { m_tile: 1, n_tile: 8 },
-        (AdapterClass::Cpu, 2..=8) => Schedule::Rows { m_tile: 4, n_tile: 8 },
-        (AdapterClass::Cpu, _) => Schedule::Rows { m_tile: 4, n_tile: 16 },
+        (AdapterClass::Cpu, 0..=1) => Schedule::Rows { m_tile: 1 },
+        (AdapterClass::Cpu, _) => Schedule::Rows { m_tile: 4 },
         (AdapterClass::Gpu, 0..=1) => Schedule::Gemv { lanes, m_tile: 1 },
         (AdapterClass::Gpu, 2..=8) => Schedule::Gemv { lanes, m_tile: 4 },
         (AdapterClass::Gpu, _) => Schedule::Tiled,
     };
     // The smallest schedule runs wherever anything does.
-    if wanted.check(caps).is_ok() { wanted } else { Schedule::Rows { m_tile: 1, n_tile: 8 } }
+    if wanted.check(caps).is_ok() { wanted } else { Schedule::Rows { m_tile: 1 } }
 }
 
 /// Lanes that split K: no more than there are blocks, so that none idles from the start.
@@ -202,22 +205,32 @@ fn gemv_lanes(k: u32) -> u32 {
 
 impl KernelChoice {
     /// The kernel of a schedule for a spec.
-    pub fn new(spec: &MatmulSpec, schedule: Schedule) -> Self {
+    pub fn new(spec: &MatmulSpec, schedule: Schedule, caps: &Caps) -> Self {
+        let scaling = scaling(&spec.weights, spec.k);
         let vec4 = |v: u32| v.is_multiple_of(4);
-        let wide = vec4(spec.k) && vec4(spec.x_stride) && vec4(spec.x_batch_stride);
+        let aligned = vec4(spec.k) && vec4(spec.x_stride) && vec4(spec.x_batch_stride);
         Self {
             schedule,
             decoder: Decoder { element: spec.weights.element(), sparse: spec.weights.is_sparse() },
-            scaling: scaling(&spec.weights, spec.k),
+            scaling,
             asymmetric: !spec.weights.is_symmetric(),
             scale_type: spec.weights.scale_type(),
             x: match spec.activations {
                 FloatType::F16 => XLoad::F16,
-                FloatType::F32 if wide && !spec.any_x_offset => XLoad::F32x4,
+                FloatType::F32 if aligned && !spec.any_x_offset => XLoad::F32x4,
                 FloatType::F32 => XLoad::F32,
             },
             y: spec.output,
             bias: spec.bias,
+            order: caps.row_order,
+            // Only where lanes want the same X, and a step has quads to share.
+            subgroup: match (schedule, caps.subgroup) {
+                (Schedule::Rows { .. }, 4 | 8 | 16 | 32 | 64) if scaling != Scaling::General => {
+                    caps.subgroup
+                }
+                _ => 0,
+            },
+            wide: matches!(schedule, Schedule::Rows { .. }) && caps.int64,
         }
     }
 
@@ -237,6 +250,9 @@ impl KernelChoice {
         add(self.x == XLoad::F32, "x1");
         add(self.y == FloatType::F16, "yf16");
         add(self.bias, "bias");
+        add(self.order == RowOrder::Panels, "panels");
+        add(self.subgroup > 0, &format!("sub{}", self.subgroup));
+        add(self.wide, "u64");
         name
     }
 
@@ -255,7 +271,8 @@ impl KernelChoice {
 
     /// The shader: fragments, constants and bindings.
     pub fn shader(&self) -> Shader {
-        let mut consts = vec![("M_TABLE", Const::U32(M_TABLE))];
+        let mut consts =
+            vec![("M_TABLE", Const::U32(M_TABLE)), ("PANEL", Const::U32(self.order.panel()))];
         let schedule = match self.schedule {
             Schedule::Gemv { lanes, m_tile } => {
                 consts.push(("WORKGROUP", Const::U32(64)));
@@ -263,11 +280,9 @@ impl KernelChoice {
                 consts.push(("M_TILE", Const::U32(m_tile)));
                 "schedule/gemv"
             }
-            Schedule::Rows { m_tile, n_tile } => {
+            Schedule::Rows { m_tile } => {
                 consts.push(("WORKGROUP", Const::U32(self.schedule.workgroup())));
-                consts.push(("ROWS", Const::U32(n_tile)));
-                consts.push(("M_TILE", Const::U32(m_tile)));
-                "schedule/rows"
+                if m_tile == 1 { "schedule/rows_m1" } else { "schedule/rows_m4" }
             }
             Schedule::Tiled => "schedule/tiled",
         };
@@ -276,6 +291,7 @@ impl KernelChoice {
         fragments.push(if general { "lib/quad" } else { "lib/quads" });
         fragments.push(match self.x {
             XLoad::F32 => "access/x_f32",
+            XLoad::F32x4 if self.wide => "access/x_f32x4_u64",
             XLoad::F32x4 => "access/x_f32x4",
             XLoad::F16 => "access/x_f16",
         });
@@ -285,6 +301,11 @@ impl KernelChoice {
         });
         fragments.push(if self.bias { "lib/bias" } else { "lib/no_bias" });
         let decoder = self.decoder.fragment_name();
+        let codes = format!(
+            "access/codes{}_{}",
+            self.decoder.block_bytes().min(32),
+            if self.wide { "u64" } else { "u32" }
+        );
         if general {
             consts.push(("BITS", Const::U32(self.decoder.element.bits())));
             fragments.push(if self.decoder.sparse {
@@ -293,6 +314,7 @@ impl KernelChoice {
                 "decode/general"
             });
         } else {
+            fragments.push(&codes);
             fragments.push(&decoder);
             fragments.push(if self.decoder.sparse { "decode/two_four" } else { "decode/dense" });
         }
@@ -313,6 +335,14 @@ impl KernelChoice {
             Scaling::Aligned => "scale/aligned",
             Scaling::General => "scale/general",
         });
+        if let Schedule::Rows { .. } = self.schedule {
+            let shared = self.subgroup > 0;
+            if shared {
+                consts.push(("SUBGROUP", Const::U32(self.subgroup)));
+            }
+            fragments.push(if shared { "lib/part_shared" } else { "lib/part_direct" });
+            fragments.push(if shared { "lib/entry_subgroup" } else { "lib/entry_plain" });
+        }
         fragments.push(schedule);
         Shader {
             name: self.name(),
@@ -363,7 +393,8 @@ mod tests {
                         assert!(schedule.check(&caps).is_ok());
                         assert!(Schedule::all(spec.k).contains(&schedule));
                     }
-                    assert!(one != few && few != many && one != many);
+                    assert!(one != few);
+                    assert!(class == AdapterClass::Cpu || few != many && one != many);
                 }
             }
         }
@@ -374,12 +405,11 @@ mod tests {
         let spec = MatmulSpec::new(8, 8, 8, WeightFormat::f32());
         let caps = Caps::from_limits(AdapterClass::Gpu, &wgpu::Limits::defaults());
         for tile in [0, u32::MAX] {
-            for schedule in [
-                Schedule::Gemv { lanes: tile, m_tile: tile },
-                Schedule::Rows { m_tile: tile, n_tile: tile },
-            ] {
+            for schedule in
+                [Schedule::Gemv { lanes: tile, m_tile: tile }, Schedule::Rows { m_tile: tile }]
+            {
                 assert!(schedule.check(&caps).is_err());
-                assert!(KernelChoice::new(&spec, schedule).groups(8, 8, 1) > 0);
+                assert!(KernelChoice::new(&spec, schedule, &caps).groups(8, 8, 1) > 0);
             }
         }
     }

@@ -54,7 +54,7 @@ impl MatmulPlan {
                 Select::Pinned(schedule) => schedule,
             };
             schedule.check(kernels.caps())?;
-            let choice = KernelChoice::new(spec, schedule);
+            let choice = KernelChoice::new(spec, schedule, kernels.caps());
             match regimes.last_mut() {
                 Some(last) if last.choice == choice => last.up_to = up_to,
                 _ => {

@@ -1,0 +1,11 @@
+// Codes of W, 16 bytes a load.
+// Requires: nothing. Provides: codes, load16. Twin: access/codes16_u32.
+// Why u64: software adapters load one component of one lane at a time, and 64 bits cost
+// no more than 32.
+
+@group(0) @binding(4) var<storage, read> codes: array<vec2<u64>>;
+
+fn load16(at: u32) -> vec4<u32> {
+    let v = codes[at];
+    return vec4<u32>(u32(v.x), u32(v.x >> 32u), u32(v.y), u32(v.y >> 32u));
+}

@@ -1,0 +1,13 @@
+// X as f32 where k, offset and strides are multiples of 4: 16-byte loads of two u64.
+// Requires: lib/matmul. Provides: load_x4. Columns from k on read as 0.
+// Why u64: as access/codes16_u64.
+
+@group(0) @binding(3) var<storage, read> x: array<vec2<u64>>;
+
+fn load_x4(row_at: u32, k: u32) -> vec4<f32> {
+    let words = x[(row_at + min(k, p.k - 4u)) >> 2u];
+    let bits = vec4<u32>(
+        u32(words.x), u32(words.x >> 32u), u32(words.y), u32(words.y >> 32u),
+    );
+    return select(vec4<f32>(0.0), bitcast<vec4<f32>>(bits), k < p.k);
+}

@@ -1,0 +1,12 @@
+// The entry point of schedules that need no lane number.
+// Requires: schedule/rows_m1 or schedule/rows_m4; const WORKGROUP. Provides: main.
+// Twin: lib/entry_subgroup.
+
+@compute @workgroup_size(WORKGROUP)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) count: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    schedule(workgroup_index(group, count), local, 0u);
+}
