@@ -191,6 +191,7 @@ fn stated_limits_never_exceed_the_device() {
             max_groups: u32::MAX,
             subgroup: 8,
             int64: true,
+            exact_halves: false,
             row_order: RowOrder::Rows,
         }
     });

@@ -1,5 +1,5 @@
 // X as pairs of f16 in u32; offset and strides are even.
-// Requires: lib/matmul, lib/half. Provides: load_x4.
+// Requires: lib/matmul, lib/half_pair. Provides: load_x4.
 // Columns from k on read as 0, so that what lies between rows, NaN say, never counts.
 
 @group(0) @binding(3) var<storage, read> x: array<u32>;

@@ -1,5 +1,5 @@
 // Dense f16 weights.
-// Requires: lib/matmul, lib/half, access/codes32. Provides: Block, load_block, quad_f.
+// Requires: lib/matmul, lib/half_pair, access/codes32. Provides: Block, load_block, quad_f.
 // Layout: 64 bytes a block, two halves a word, low half = lowest k. z is not used.
 
 struct Block {
@@ -7,7 +7,7 @@ struct Block {
     high: Words8,
 }
 
-fn load_block(row: u32, b: u32) -> Block {
+fn load_block(row: Row, b: u32) -> Block {
     let at = block_at(row, b) * 2u;
     return Block(load32(at), load32(at + 1u));
 }

@@ -1,5 +1,5 @@
 // 2:4 sparse f16 weights.
-// Requires: lib/matmul, lib/half, access/codes32, decode/two_four. Provides: Block, load_block, stored_pair.
+// Requires: lib/matmul, lib/half_pair, access/codes32, decode/two_four. Provides: Block, load_block, stored_pair.
 // Layout: 32 bytes a block, two halves a word.
 
 struct Block {
@@ -7,7 +7,7 @@ struct Block {
     meta_word: u32,
 }
 
-fn load_block(row: u32, b: u32) -> Block {
+fn load_block(row: Row, b: u32) -> Block {
     return Block(load32(block_at(row, b)), metadata_of(row, b));
 }
 

@@ -9,7 +9,7 @@ struct Block {
     q67: Words8,
 }
 
-fn load_block(row: u32, b: u32) -> Block {
+fn load_block(row: Row, b: u32) -> Block {
     let at = block_at(row, b) * 4u;
     return Block(load32(at), load32(at + 1u), load32(at + 2u), load32(at + 3u));
 }

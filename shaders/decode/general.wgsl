@@ -11,7 +11,7 @@ fn shorts(word: u32) -> vec2<f32> {
 }
 
 // Columns 4q to 4q + 3 of a row, less their zero points. A block has BITS words.
-fn quad_codes(row: u32, quad: u32, z: vec4<f32>) -> vec4<f32> {
+fn quad_codes(row: Row, quad: u32, z: vec4<f32>) -> vec4<f32> {
     let at = block_at(row, quad >> 3u) * BITS + (quad & 7u) * BITS / 8u;
     if (BITS == 16u) {
         return vec4<f32>(shorts(codes[at]), shorts(codes[at + 1u])) - z;

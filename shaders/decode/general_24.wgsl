@@ -20,7 +20,7 @@ fn stored_pair(at: u32, q: u32) -> vec2<f32> {
 }
 
 // Columns 4q to 4q + 3 of a row, less their zero points; dropped ones are 0.
-fn quad_codes(row: u32, quad: u32, z: vec4<f32>) -> vec4<f32> {
+fn quad_codes(row: Row, quad: u32, z: vec4<f32>) -> vec4<f32> {
     let b = quad >> 3u;
     let nibble = side_word(row, b) >> (4u * (quad & 7u));
     return scatter(stored_pair(block_at(row, b) * (BITS / 2u), quad & 7u), nibble, z);

@@ -7,7 +7,7 @@ struct Block {
     high: Words8,
 }
 
-fn load_block(row: u32, b: u32) -> Block {
+fn load_block(row: Row, b: u32) -> Block {
     let at = block_at(row, b) * 2u;
     return Block(load32(at), load32(at + 1u));
 }

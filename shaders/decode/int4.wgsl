@@ -7,7 +7,7 @@ struct Block {
     a: vec4<u32>,
 }
 
-fn load_block(row: u32, b: u32) -> Block {
+fn load_block(row: Row, b: u32) -> Block {
     return Block(load16(block_at(row, b)));
 }
 

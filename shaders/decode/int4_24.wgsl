@@ -8,7 +8,7 @@ struct Block {
     meta_word: u32,
 }
 
-fn load_block(row: u32, b: u32) -> Block {
+fn load_block(row: Row, b: u32) -> Block {
     return Block(load8(block_at(row, b)), metadata_of(row, b));
 }
 

@@ -6,7 +6,7 @@ struct Block {
     w: Words8,
 }
 
-fn load_block(row: u32, b: u32) -> Block {
+fn load_block(row: Row, b: u32) -> Block {
     return Block(load32(block_at(row, b)));
 }
 

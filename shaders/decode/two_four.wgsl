@@ -5,7 +5,7 @@
 // Layout: stored codes 2i and 2i + 1 belong to quad i, whose nibble of the metadata is
 // idx0 | idx1 << 2.
 
-fn metadata_of(row: u32, b: u32) -> u32 {
+fn metadata_of(row: Row, b: u32) -> u32 {
     return side_word(row, b);
 }
 

@@ -1,5 +1,5 @@
 // IEEE binary16 in the halves of a u32.
-// Requires: nothing. Provides: half_to_f32, half2_to_f32, f32_to_half, and by integer
+// Requires: nothing. Provides: half_to_f32, f32_to_half, and by integer
 // arithmetic alone half_to_f32_bits, f32_bits_to_half.
 // Why not unpack2x16float and pack2x16float: the first may flush f16 subnormals, which
 // are ordinary weights below 6.1e-5, and the second is indeterminate out of range.
@@ -14,11 +14,6 @@ fn half_to_f32(half: u32) -> f32 {
     let finite = select(normal, subnormal, magnitude < 0x0400u);
     let bits = select(finite, special, magnitude >= 0x7c00u);
     return bitcast<f32>(bits | ((half & 0x8000u) << 16u));
-}
-
-// The low half, then the high half.
-fn half2_to_f32(word: u32) -> vec2<f32> {
-    return vec2<f32>(half_to_f32(word & 0xffffu), half_to_f32(word >> 16u));
 }
 
 // Round to nearest, ties to even; out of range becomes infinity, NaN stays NaN.

@@ -1,6 +1,6 @@
 // Parameters of Y = X · Wᵀ (+ bias) and where m comes from.
-// Requires: const PANEL. Provides: Params, p, row_count, side, block_at, side_word,
-// workgroup_index.
+// Requires: const PANEL. Provides: Params, p, row_count, side, Row, row_at, block_at,
+// side_word, workgroup_index.
 // Bindings: 0 params, 1 and 2 the digits of m, 4 codes (the decoder's), 5 side, 6 bias
 // (lib/bias); 3 is X and 7 is Y (the access fragments').
 
@@ -44,15 +44,27 @@ fn row_count() -> u32 {
     return min(m_high.value * M_TABLE + m_low.value - p.m0, p.m_cap);
 }
 
-// Where block b of a row of W stands, in blocks: PANEL rows lie block by block side by side,
-// so that lanes that own neighbouring rows read neighbouring memory.
-fn block_at(row: u32, b: u32) -> u32 {
-    return (row / PANEL * p.blocks + b) * PANEL + row % PANEL;
+// Where a row of W begins: its first block of codes, in blocks, and the first word of its
+// record. PANEL rows lie block by block and word by word side by side, so that lanes that
+// own neighbouring rows read neighbouring memory. Made once a row: some compilers do not
+// move it out of loops.
+struct Row {
+    codes: u32,
+    side: u32,
 }
 
-// Word i of the record of side data of a row, which lies in panels too.
-fn side_word(row: u32, i: u32) -> u32 {
-    return side[(row / PANEL * p.side_stride + i) * PANEL + row % PANEL];
+fn row_at(row: u32) -> Row {
+    let panel = row / PANEL * PANEL;
+    return Row(panel * p.blocks + row % PANEL, panel * p.side_stride + row % PANEL);
+}
+
+fn block_at(row: Row, b: u32) -> u32 {
+    return row.codes + b * PANEL;
+}
+
+// Word i of the record of side data of a row.
+fn side_word(row: Row, i: u32) -> u32 {
+    return side[row.side + i * PANEL];
 }
 
 // Grids longer than one dimension allows are folded into three.

@@ -24,11 +24,11 @@ fn load_x(row_at: u32, b: u32) -> Quads {
 }
 
 // Step b of a row of W times step b of X.
-fn scaled_dot(row: u32, b: u32, xq: Quads) -> f32 {
+fn scaled_dot(row: Row, b: u32, xq: Quads) -> f32 {
     return dot(load_step(row, b).w, xq.q0);
 }
 
 // Step b of a row of W.
-fn scaled_weights(row: u32, b: u32) -> Quads {
+fn scaled_weights(row: Row, b: u32) -> Quads {
     return Quads(load_step(row, b).w);
 }

@@ -55,7 +55,7 @@ fn load_x(row_at: u32, b: u32) -> Quads {
 }
 
 // Step b of a row of W times step b of X.
-fn scaled_dot(row: u32, b: u32, xq: Quads) -> f32 {
+fn scaled_dot(row: Row, b: u32, xq: Quads) -> f32 {
     let run = b / run_steps();
     let block = load_step(row, b);
     let z = run_zero(row, run);
@@ -67,7 +67,7 @@ fn scaled_dot(row: u32, b: u32, xq: Quads) -> f32 {
 }
 
 // Step b of a row of W.
-fn scaled_weights(row: u32, b: u32) -> Quads {
+fn scaled_weights(row: Row, b: u32) -> Quads {
     let run = b / run_steps();
     let block = load_step(row, b);
     let z = vec4<f32>(run_zero(row, run));

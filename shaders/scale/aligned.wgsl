@@ -13,14 +13,14 @@ fn run_steps() -> u32 {
     return select(p.group_size / 32u, p.blocks, p.groups == 1u);
 }
 
-fn run_scale(row: u32, run: u32) -> f32 {
+fn run_scale(row: Row, run: u32) -> f32 {
     return scale_of(row, run);
 }
 
-fn run_zero(row: u32, run: u32) -> f32 {
+fn run_zero(row: Row, run: u32) -> f32 {
     return zero_of(row, run);
 }
 
-fn load_step(row: u32, b: u32) -> Block {
+fn load_step(row: Row, b: u32) -> Block {
     return load_block(row, b);
 }

@@ -8,7 +8,7 @@ struct Block {
     w: vec4<f32>,
 }
 
-fn load_step(row: u32, quad: u32) -> Block {
+fn load_step(row: Row, quad: u32) -> Block {
     let k = quad * 4u;
     let g = min(vec4<u32>(k, k + 1u, k + 2u, k + 3u) / p.group_size, vec4<u32>(p.groups - 1u));
     let zeros = vec4<f32>(
@@ -36,10 +36,10 @@ fn run_steps() -> u32 {
     return p.blocks * 8u;
 }
 
-fn run_scale(row: u32, run: u32) -> f32 {
+fn run_scale(row: Row, run: u32) -> f32 {
     return 1.0;
 }
 
-fn run_zero(row: u32, run: u32) -> f32 {
+fn run_zero(row: Row, run: u32) -> f32 {
     return 0.0;
 }

@@ -9,14 +9,14 @@ fn run_steps() -> u32 {
     return p.blocks;
 }
 
-fn run_scale(row: u32, run: u32) -> f32 {
+fn run_scale(row: Row, run: u32) -> f32 {
     return 1.0;
 }
 
-fn run_zero(row: u32, run: u32) -> f32 {
+fn run_zero(row: Row, run: u32) -> f32 {
     return 0.0;
 }
 
-fn load_step(row: u32, b: u32) -> Block {
+fn load_step(row: Row, b: u32) -> Block {
     return load_block(row, b);
 }

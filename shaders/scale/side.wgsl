@@ -3,7 +3,7 @@
 // Provides: scale_of, zero_of.
 // Layout: scales a word each, or two f16 a word; zero points four bytes a word.
 
-fn scale_of(row: u32, group: u32) -> f32 {
+fn scale_of(row: Row, group: u32) -> f32 {
     if (F16_SCALES) {
         let word = side_word(row, p.scale_at + (group >> 1u));
         return half_to_f32((word >> (16u * (group & 1u))) & 0xffffu);
@@ -11,7 +11,7 @@ fn scale_of(row: u32, group: u32) -> f32 {
     return bitcast<f32>(side_word(row, p.scale_at + group));
 }
 
-fn zero_of(row: u32, group: u32) -> f32 {
+fn zero_of(row: Row, group: u32) -> f32 {
     if (!ASYMMETRIC) {
         return f32(ZERO);
     }

@@ -26,7 +26,10 @@ fn main(
     let n = tile % n_tiles * columns + local / LANES * 4u;
     // Rows past the end read the last one; nothing is stored for them.
     let last = p.rows - 1u;
-    let rows = min(vec4<u32>(n, n + 1u, n + 2u, n + 3u), vec4<u32>(last));
+    let r0 = row_at(min(n, last));
+    let r1 = row_at(min(n + 1u, last));
+    let r2 = row_at(min(n + 2u, last));
+    let r3 = row_at(min(n + 3u, last));
     let x_at = p.x_offset + batch * p.x_batch;
 
     var sums: array<vec4<f32>, M_TILE>;
@@ -37,14 +40,14 @@ fn main(
         if (M_TILE == 1u) {
             let xq = load_x(x_at + row0 * p.x_stride, b);
             sums[0] += vec4<f32>(
-                scaled_dot(rows.x, b, xq), scaled_dot(rows.y, b, xq),
-                scaled_dot(rows.z, b, xq), scaled_dot(rows.w, b, xq),
+                scaled_dot(r0, b, xq), scaled_dot(r1, b, xq),
+                scaled_dot(r2, b, xq), scaled_dot(r3, b, xq),
             );
         } else {
-            let w0 = scaled_weights(rows.x, b);
-            let w1 = scaled_weights(rows.y, b);
-            let w2 = scaled_weights(rows.z, b);
-            let w3 = scaled_weights(rows.w, b);
+            let w0 = scaled_weights(r0, b);
+            let w1 = scaled_weights(r1, b);
+            let w2 = scaled_weights(r2, b);
+            let w3 = scaled_weights(r3, b);
             for (var i = 0u; i < M_TILE; i += 1u) {
                 let xq = load_x(x_at + min(row0 + i, m - 1u) * p.x_stride, b);
                 sums[i] += vec4<f32>(

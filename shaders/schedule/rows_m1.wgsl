@@ -25,23 +25,27 @@ fn schedule(tile: u32, local: u32, lane: u32) {
     let x_row = tile / n_tiles % m;
     let n = (tile % n_tiles * WORKGROUP + local) * 4u;
     // Rows past the end read the last one; nothing is stored for them.
-    let row = min(vec4<u32>(n, n + 1u, n + 2u, n + 3u), vec4<u32>(p.rows - 1u));
+    let last = p.rows - 1u;
+    let r0 = row_at(min(n, last));
+    let r1 = row_at(min(n + 1u, last));
+    let r2 = row_at(min(n + 2u, last));
+    let r3 = row_at(min(n + 3u, last));
     let x_at = p.x_offset + batch * p.x_batch + x_row * p.x_stride;
     let steps = p.blocks * (32u / STEP);
 
     var sums = vec4<f32>(0.0);
     for (var run = 0u; run < runs(); run += 1u) {
         let z = vec4<f32>(
-            run_zero(row.x, run), run_zero(row.y, run), run_zero(row.z, run), run_zero(row.w, run),
+            run_zero(r0, run), run_zero(r1, run), run_zero(r2, run), run_zero(r3, run),
         );
         var part_sums = vec4<f32>(0.0);
         let end = min((run + 1u) * run_steps(), steps);
         for (var b = run * run_steps(); b < end; b += 1u) {
             let part = load_part(x_at, b, lane);
-            let w0 = load_step(row.x, b);
-            let w1 = load_step(row.y, b);
-            let w2 = load_step(row.z, b);
-            let w3 = load_step(row.w, b);
+            let w0 = load_step(r0, b);
+            let w1 = load_step(r1, b);
+            let w2 = load_step(r2, b);
+            let w3 = load_step(r3, b);
             part_sums = quad_step(part_sums, part, 0u, z, w0, w1, w2, w3);
             if (QUADS == 8u) {
                 part_sums = quad_step(part_sums, part, 1u, z, w0, w1, w2, w3);
@@ -54,8 +58,7 @@ fn schedule(tile: u32, local: u32, lane: u32) {
             }
         }
         let s = vec4<f32>(
-            run_scale(row.x, run), run_scale(row.y, run),
-            run_scale(row.z, run), run_scale(row.w, run),
+            run_scale(r0, run), run_scale(r1, run), run_scale(r2, run), run_scale(r3, run),
         );
         sums += part_sums * s;
     }

@@ -45,14 +45,16 @@ fn schedule(tile: u32, local: u32, lane: u32) {
     let row0 = tile / n_tiles % m_tiles * 4u;
     let n = (tile % n_tiles * WORKGROUP + local) * 2u;
     // Rows past the end, of W and of X, read the last one; nothing is stored for them.
-    let row = min(vec2<u32>(n, n + 1u), vec2<u32>(p.rows - 1u));
+    let last = p.rows - 1u;
+    let r0 = row_at(min(n, last));
+    let r1 = row_at(min(n + 1u, last));
     let x_rows = min(vec4<u32>(row0, row0 + 1u, row0 + 2u, row0 + 3u), vec4<u32>(m - 1u));
     let x_at = p.x_offset + batch * p.x_batch + x_rows * p.x_stride;
     let steps = p.blocks * (32u / STEP);
 
     var sums = Sums(vec4<f32>(0.0), vec4<f32>(0.0));
     for (var run = 0u; run < runs(); run += 1u) {
-        let z = vec2<f32>(run_zero(row.x, run), run_zero(row.y, run));
+        let z = vec2<f32>(run_zero(r0, run), run_zero(r1, run));
         var part = Sums(vec4<f32>(0.0), vec4<f32>(0.0));
         let end = min((run + 1u) * run_steps(), steps);
         for (var b = run * run_steps(); b < end; b += 1u) {
@@ -60,8 +62,8 @@ fn schedule(tile: u32, local: u32, lane: u32) {
             let x1 = load_part(x_at.y, b, lane);
             let x2 = load_part(x_at.z, b, lane);
             let x3 = load_part(x_at.w, b, lane);
-            let w0 = load_step(row.x, b);
-            let w1 = load_step(row.y, b);
+            let w0 = load_step(r0, b);
+            let w1 = load_step(r1, b);
             part = quad_step(part, x0, x1, x2, x3, 0u, z, w0, w1);
             if (QUADS == 8u) {
                 part = quad_step(part, x0, x1, x2, x3, 1u, z, w0, w1);
@@ -73,8 +75,8 @@ fn schedule(tile: u32, local: u32, lane: u32) {
                 part = quad_step(part, x0, x1, x2, x3, 7u, z, w0, w1);
             }
         }
-        sums.a += part.a * run_scale(row.x, run);
-        sums.b += part.b * run_scale(row.y, run);
+        sums.a += part.a * run_scale(r0, run);
+        sums.b += part.b * run_scale(r1, run);
     }
     let end = p.n0 + p.rows;
     let column = p.n0 + n;

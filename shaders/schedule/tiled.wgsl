@@ -39,7 +39,7 @@ fn main(
     for (var b = 0u; b < p.blocks; b += 1u) {
         if (local < TILE_N) {
             // Rows past the end read the last one; nothing is stored for them.
-            let row = min(n0 + local, p.rows - 1u);
+            let row = row_at(min(n0 + local, p.rows - 1u));
             for (var s = 0u; s < 32u / STEP; s += 1u) {
                 let w = scaled_weights(row, b * (32u / STEP) + s);
                 for (var i = 0u; i < QUADS; i += 1u) {

@@ -36,6 +36,8 @@ pub struct Caps {
     pub subgroup: u32,
     /// Shaders may use 64-bit integers.
     pub int64: bool,
+    /// `unpack2x16float` keeps f16 subnormals, which WGSL lets a device flush.
+    pub exact_halves: bool,
     /// The order in which rows of weights are laid out for this device.
     pub row_order: RowOrder,
 }
@@ -53,6 +55,8 @@ impl Caps {
         Self {
             subgroup: if subgroups { info.subgroup_min_size } else { 0 },
             int64: features.contains(wgpu::Features::SHADER_INT64),
+            // It converts by the CPU's own instruction, or by integer arithmetic.
+            exact_halves: info.driver == "llvmpipe",
             ..Self::from_limits(class, limits)
         }
     }
@@ -76,6 +80,7 @@ impl Caps {
             max_groups: limits.max_compute_workgroups_per_dimension,
             subgroup: 0,
             int64: false,
+            exact_halves: false,
             row_order: match class {
                 AdapterClass::Gpu => RowOrder::Rows,
                 AdapterClass::Cpu => RowOrder::Panels,
@@ -108,6 +113,7 @@ impl Caps {
                 false => 0,
             },
             int64: self.int64 && features.contains(wgpu::Features::SHADER_INT64),
+            exact_halves: self.exact_halves,
             row_order: self.row_order,
         }
     }
@@ -144,6 +150,7 @@ mod tests {
             max_groups: u32::MAX,
             subgroup: 8,
             int64: true,
+            exact_halves: false,
             row_order: RowOrder::Panels,
         };
         assert_eq!(high.within(&limits, wgpu::Features::empty()), device);

@@ -37,6 +37,8 @@ pub const FRAGMENTS: &[Fragment] = &[
     file("lib/entry_plain", include_str!("../../shaders/lib/entry_plain.wgsl")),
     file("lib/entry_subgroup", include_str!("../../shaders/lib/entry_subgroup.wgsl")),
     file("lib/half", include_str!("../../shaders/lib/half.wgsl")),
+    file("lib/half_pair", include_str!("../../shaders/lib/half_pair.wgsl")),
+    file("lib/half_pair_native", include_str!("../../shaders/lib/half_pair_native.wgsl")),
     file("lib/matmul", include_str!("../../shaders/lib/matmul.wgsl")),
     file("lib/no_bias", include_str!("../../shaders/lib/no_bias.wgsl")),
     file("lib/panel", include_str!("../../shaders/lib/panel.wgsl")),

@@ -63,7 +63,7 @@ pub fn all_caps() -> Vec<Caps> {
     let caps = |order, subgroup, int64| {
         let limits = wgpu::Limits::defaults();
         let caps = Caps::from_limits(AdapterClass::Gpu, &limits);
-        Caps { row_order: order, subgroup, int64, ..caps }
+        Caps { row_order: order, subgroup, int64, exact_halves: int64, ..caps }
     };
     let (rows, panels) = (RowOrder::Rows, RowOrder::Panels);
     vec![caps(rows, 0, false), caps(panels, 0, false), caps(panels, 4, true), caps(panels, 8, true)]

@@ -177,6 +177,8 @@ pub struct KernelChoice {
     pub order: RowOrder,
     /// Lanes of every subgroup, where lanes share loads of X; else 0.
     pub subgroup: u32,
+    /// Whether f16 values are converted by the device's own operation.
+    pub native_half: bool,
     /// Whether W, and X where it can be, are loaded as 64-bit words.
     pub wide: bool,
 }
@@ -230,6 +232,8 @@ impl KernelChoice {
                 }
                 _ => 0,
             },
+            native_half: caps.exact_halves
+                && (spec.activations == FloatType::F16 || spec.weights.element() == Element::F16),
             wide: matches!(schedule, Schedule::Rows { .. }) && caps.int64,
         }
     }
@@ -253,6 +257,7 @@ impl KernelChoice {
         add(self.order == RowOrder::Panels, "panels");
         add(self.subgroup > 0, &format!("sub{}", self.subgroup));
         add(self.wide, "u64");
+        add(self.native_half, "half");
         name
     }
 
@@ -288,6 +293,7 @@ impl KernelChoice {
         };
         let general = self.scaling == Scaling::General;
         let mut fragments = vec!["lib/matmul", "lib/half"];
+        fragments.push(if self.native_half { "lib/half_pair_native" } else { "lib/half_pair" });
         fragments.push(if general { "lib/quad" } else { "lib/quads" });
         fragments.push(match self.x {
             XLoad::F32 => "access/x_f32",

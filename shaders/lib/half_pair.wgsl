@@ -1,0 +1,7 @@
+// Both halves of a word, exact on every device.
+// Requires: lib/half. Provides: half2_to_f32. Twin: lib/half_pair_native.
+
+// The low half, then the high half.
+fn half2_to_f32(word: u32) -> vec2<f32> {
+    return vec2<f32>(half_to_f32(word & 0xffffu), half_to_f32(word >> 16u));
+}

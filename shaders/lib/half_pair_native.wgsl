@@ -1,0 +1,7 @@
+// Both halves of a word, on devices whose own conversion keeps subnormals.
+// Requires: nothing. Provides: half2_to_f32. Twin: lib/half_pair.
+
+// The low half, then the high half.
+fn half2_to_f32(word: u32) -> vec2<f32> {
+    return unpack2x16float(word);
+}
