@@ -3,7 +3,7 @@ export XDG_RUNTIME_DIR ?= /tmp
 
 LOWBIT = $${CARGO_TARGET_DIR:-target}/release/lowbit
 
-.PHONY: help demo test bench setup model
+.PHONY: help demo test bench isa setup model mesa
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -11,7 +11,7 @@ help: ## this list
 demo: setup model ## a real model in seven formats: sizes, what is lost, time
 	cargo run --release --example minilm
 
-test: setup model ## the whole suite, then every kernel on every adapter and vector width
+test: setup model mesa ## the whole suite, then every kernel on every adapter and vector width
 	@mkdir -p target
 	LOWBIT_REQUIRE_GPU=1 cargo test --release --all-features --lib --bins --tests --examples
 	cargo test --release --all-features --doc
@@ -22,8 +22,16 @@ test: setup model ## the whole suite, then every kernel on every adapter and vec
 bench: setup ## criterion benches
 	cargo bench
 
+isa: mesa ## what AMD's compiler makes of the kernels, without a GPU
+	@cargo build --release
+	$(LOWBIT) isa --family navi31,navi21 --rows 1,8,128
+	$(LOWBIT) isa --family navi31,navi21 --rows 1,8 --roofline
+
 setup: ## a Vulkan driver, if there is none
 	@scripts/setup-vulkan.sh
 
 model: ## MiniLM into data/minilm, verified
 	@scripts/fetch-model.sh
+
+mesa: ## Mesa 25 into target/mesa25, which compiles for AMD GPUs
+	@scripts/setup-mesa25.sh || echo "SKIPPED: no Mesa 25: nothing is compiled for navi and gfx12" >&2

@@ -29,6 +29,8 @@ pub mod gpu;
 pub mod host;
 #[cfg(feature = "io")]
 pub mod io;
+#[cfg(feature = "isa")]
+pub mod isa;
 pub mod ops;
 pub mod reference;
 

@@ -20,4 +20,4 @@ pub use case::{Case, Op, Values};
 pub use report::{AdapterReport, CaseReport, ErrorOverBound, Report, Status};
 pub use run::run;
 pub use speed::{Limits, Timing, limit_shaders, limits, time};
-pub use table::{Extent, table};
+pub use table::{Extent, formats, table};

@@ -32,7 +32,7 @@ fn group(g: u32) -> Granularity {
 
 /// Every format there is with these groups: elements × granularities × symmetries × scale
 /// types × sparsities, less what does not exist.
-fn formats(groups: [u32; 2]) -> Vec<WeightFormat> {
+pub fn formats(groups: [u32; 2]) -> Vec<WeightFormat> {
     let mut formats = Vec::new();
     let granularities =
         [Granularity::Tensor, Granularity::Channel, group(groups[0]), group(groups[1])];

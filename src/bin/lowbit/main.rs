@@ -8,6 +8,7 @@ mod decompress;
 mod error;
 mod files;
 mod inspect;
+mod isa;
 mod report;
 mod verify;
 
@@ -34,6 +35,7 @@ enum Command {
     Decompress(decompress::Args),
     Verify(verify::Args),
     Bench(bench::Args),
+    Isa(isa::Args),
 }
 
 /// What a command that ran to its end has to say.
@@ -52,6 +54,7 @@ fn run(command: &Command) -> Result<Outcome, CliError> {
         Command::Decompress(args) => decompress::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Isa(args) => isa::run(args),
     }
 }
 

@@ -1,0 +1,243 @@
+use crate::conformance::formats;
+use crate::gpu::Shader;
+use crate::ops::make::MakeKernel;
+use crate::ops::matmul::{Decoder, KernelChoice, Scaling, Schedule};
+use crate::ops::{DequantizeSpec, FloatType, MatmulSpec};
+use std::collections::HashSet;
+
+/// A kernel of the crate.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    name: String,
+    of: Of,
+}
+
+#[derive(Clone, Debug)]
+enum Of {
+    Matmul(Box<KernelChoice>),
+    /// Makes or undoes weights.
+    Other(Shader),
+}
+
+/// What a schedule's main loop covers in one trip: the innermost loop that loads codes, as the
+/// shader has it, before the compiler unrolls it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Step {
+    /// Weights a lane, on average over the workgroup; under 2:4 pruned ones count too.
+    pub weights: f64,
+    /// Rows of X that each weight is multiplied with.
+    pub x_rows: u32,
+    /// Bytes of codes that a lane loads, if it loads any.
+    pub code_bytes: u32,
+    /// Bytes of codes that one load must fetch, where the layout allows to say.
+    pub code_load: Option<u32>,
+}
+
+impl Step {
+    /// What a kernel's constants say. Blocks of 32 columns hold `bits · 4` bytes of codes,
+    /// half of it under 2:4, and are loaded 16 bytes at a time if there are as many. General
+    /// scaling takes a quad of columns at a time, out of whole words.
+    pub fn new(schedule: Schedule, decoder: Decoder, scaling: Scaling) -> Self {
+        let stored = decoder.element.bits() / if decoder.sparse { 2 } else { 1 };
+        let (columns, code_bytes, code_load) = match scaling {
+            Scaling::General => (4, (stored / 2).max(4), None),
+            Scaling::None | Scaling::Aligned => (32, stored * 4, Some((stored * 4).min(16))),
+        };
+        match schedule {
+            Schedule::Gemv { m_tile, .. } => Self {
+                weights: f64::from(4 * columns),
+                x_rows: m_tile,
+                code_bytes: 4 * code_bytes,
+                code_load,
+            },
+            // The innermost loop is that over the rows of W that a lane owns.
+            Schedule::Rows { m_tile, .. } => {
+                Self { weights: f64::from(columns), x_rows: m_tile, code_bytes, code_load }
+            }
+            // 64 of 128 lanes load a row of 32 columns each.
+            Schedule::Tiled => {
+                let code_bytes = code_bytes * 32 / columns;
+                Self { weights: 16.0, x_rows: 32, code_bytes, code_load }
+            }
+        }
+    }
+}
+
+/// Binding of codes in every matmul kernel; see `lib/matmul`.
+const CODES: u32 = 4;
+
+impl Kernel {
+    fn matmul(choice: KernelChoice) -> Self {
+        Self { name: choice.name(), of: Of::Matmul(Box::new(choice)) }
+    }
+
+    fn other(shader: Shader) -> Self {
+        Self { name: shader.name.clone(), of: Of::Other(shader) }
+    }
+
+    /// The kernel id.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The choice behind a matmul kernel.
+    pub fn choice(&self) -> Option<&KernelChoice> {
+        match &self.of {
+            Of::Matmul(choice) => Some(choice),
+            Of::Other(_) => None,
+        }
+    }
+
+    /// The shader.
+    pub fn shader(&self) -> Shader {
+        match &self.of {
+            Of::Matmul(choice) => choice.shader(),
+            Of::Other(shader) => shader.clone(),
+        }
+    }
+
+    /// The binding that codes are read from.
+    pub fn codes_binding(&self) -> Option<u32> {
+        self.choice().map(|_| CODES)
+    }
+
+    /// What the main loop covers.
+    pub fn step(&self) -> Option<Step> {
+        self.choice().map(|choice| Step::new(choice.schedule, choice.decoder, choice.scaling))
+    }
+
+    /// Whether it multiplies packed bytes.
+    pub fn integer_dot(&self) -> bool {
+        self.calls("dot4I8Packed") || self.calls("dot4U8Packed")
+    }
+
+    /// Whether it multiplies cooperative matrices.
+    pub fn matrix(&self) -> bool {
+        self.calls("coopMultiplyAdd")
+    }
+
+    /// Lanes a wave must have: matrices are those of half waves.
+    pub fn wave(&self) -> Option<u32> {
+        self.matrix().then_some(32)
+    }
+
+    /// Whether the shader's text, less comments, calls a built-in.
+    fn calls(&self, builtin: &str) -> bool {
+        self.shader().fragments.iter().any(|fragment| {
+            let code = |line: &'static str| line.split("//").next().unwrap_or_default();
+            fragment.text.lines().any(|line| code(line).contains(builtin))
+        })
+    }
+}
+
+/// Numbers of columns: one for each number of lanes that share a row.
+const COLUMNS: [u32; 7] = [32, 64, 128, 256, 512, 1024, 4096];
+
+/// Every kernel that some spec composes to, each once: all formats, ways to load X, types of Y,
+/// with and without a bias, all schedules.
+pub fn kernels() -> Vec<Kernel> {
+    let mut kernels = Vec::new();
+    let mut seen = HashSet::new();
+    let mut push = |kernel: Kernel| {
+        if seen.insert(kernel.name.clone()) {
+            kernels.push(kernel);
+        }
+    };
+    let floats = [FloatType::F32, FloatType::F16];
+    for format in formats([32, 6]) {
+        for k in COLUMNS {
+            for schedule in Schedule::all(k) {
+                for (activations, any_x_offset) in
+                    [(floats[0], false), (floats[0], true), (floats[1], false)]
+                {
+                    for output in floats {
+                        for bias in [false, true] {
+                            let mut spec = MatmulSpec::new(8, 8, k, format)
+                                .with_activations(activations)
+                                .with_output(output);
+                            (spec.bias, spec.any_x_offset) = (bias, any_x_offset);
+                            push(Kernel::matmul(KernelChoice::new(&spec, schedule)));
+                        }
+                    }
+                }
+            }
+        }
+        for kernel in MakeKernel::ALL {
+            push(Kernel::other(kernel.shader(&format)));
+        }
+        for spec in [DequantizeSpec::new(2, 2, format), DequantizeSpec::gather(2, 2, 2, format)] {
+            for output in floats {
+                push(Kernel::other(spec.clone().with_output(output).shader()));
+            }
+        }
+    }
+    kernels
+}
+
+/// Of these kernels every one that is no matmul, and so many others that every two properties
+/// that occur together do: schedule, decoder with scaling, zero points, type of scales, X, Y,
+/// bias.
+pub fn covering(kernels: Vec<Kernel>) -> Vec<Kernel> {
+    let mut missing: HashSet<_> = kernels.iter().flat_map(pairs).collect();
+    let mut chosen = vec![false; kernels.len()];
+    // Greedy by threshold: first those that bring many pairs.
+    for least in (1..=21).rev() {
+        for (kernel, chosen) in kernels.iter().zip(&mut chosen) {
+            if *chosen {
+                continue;
+            }
+            let pairs = pairs(kernel);
+            let new = pairs.iter().filter(|pair| missing.contains(*pair)).count();
+            *chosen = new >= least || kernel.choice().is_none();
+            if *chosen {
+                missing.retain(|pair| !pairs.contains(pair));
+            }
+        }
+    }
+    kernels
+        .into_iter()
+        .zip(chosen)
+        .filter_map(|(kernel, chosen)| chosen.then_some(kernel))
+        .collect()
+}
+
+type Pair = [(usize, String); 2];
+
+fn pairs(kernel: &Kernel) -> Vec<Pair> {
+    let Some(c) = kernel.choice() else { return Vec::new() };
+    let properties = [
+        c.schedule.to_string(),
+        format!("{:?} {:?}", c.decoder, c.scaling),
+        c.asymmetric.to_string(),
+        format!("{:?}", c.scale_type),
+        format!("{:?}", c.x),
+        format!("{:?}", c.y),
+        c.bias.to_string(),
+    ];
+    let properties: Vec<_> = properties.into_iter().enumerate().collect();
+    let mut pairs = Vec::new();
+    for (i, a) in properties.iter().enumerate() {
+        pairs.extend(properties[i + 1..].iter().map(|b| [a.clone(), b.clone()]));
+    }
+    pairs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_tell_kernels_apart() {
+        let kernels = kernels();
+        let shaders: HashSet<_> =
+            kernels.iter().map(|k| (k.shader(), k.choice().copied())).collect();
+        assert_eq!(shaders.len(), kernels.len());
+        let wanted: HashSet<_> = kernels.iter().flat_map(pairs).collect();
+        let total = kernels.len();
+        let some = covering(kernels);
+        let found: HashSet<_> = some.iter().flat_map(pairs).collect();
+        assert_eq!(found, wanted);
+        assert!(some.len() * 4 < total, "{} of {total}", some.len());
+        eprintln!("{} of {total} kernels cover every pair of properties", some.len());
+    }
+}
