@@ -87,7 +87,7 @@ fn no_dequantized_copy() {
         let sizes = common::random_weights(name.parse().unwrap(), N as usize, K as usize, 1);
         let sizes = sizes.geometry().sizes().total() as u64;
         let schedules = [
-            Schedule::Rows { m_tile: 4 },
+            Schedule::Rows { m_tile: 4, n_tile: 2 },
             Schedule::Tiled,
             Schedule::Gemv { lanes: 64, m_tile: 4 },
         ];
@@ -120,7 +120,7 @@ fn a_copy_would_show() {
         eprintln!("SKIPPED: no allocator report on {}", host.adapter_info().backend);
         return;
     }
-    let (name, schedule) = ("2:4+int4-g64-asym", Schedule::Rows { m_tile: 4 });
+    let (name, schedule) = ("2:4+int4-g64-asym", Schedule::Rows { m_tile: 4, n_tile: 2 });
     let limit = 4 * u64::from(M) * u64::from(K + N) + (64 << 10);
     for scratch in [DENSE[0] / 4, DENSE[0], DENSE[1]] {
         let (compressed, peak, _) = peak(&host, name, schedule, scratch);

@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use std::collections::HashSet;
 use wgpu::{BufferUsages, Limits};
 
-const ROWS: Schedule = Schedule::Rows { m_tile: 4 };
+const ROWS: Schedule = Schedule::Rows { m_tile: 4, n_tile: 2 };
 
 fn int4() -> WeightFormat {
     "int4-g64-asym".parse().unwrap()
@@ -149,8 +149,12 @@ fn plans_are_refused() {
         assert_eq!(gemv, "rows at a time (1 to 8)");
     }
     for m_tile in [0, 2, 3, 5, 8, u32::MAX] {
-        let rows = refused(&kernels, Schedule::Rows { m_tile });
+        let rows = refused(&kernels, Schedule::Rows { m_tile, n_tile: 2 });
         assert_eq!(rows, "rows at a time (1 or 4)");
+    }
+    for (m_tile, n_tile) in [(1, 0), (1, 3), (1, 8), (4, 4), (4, u32::MAX)] {
+        let rows = refused(&kernels, Schedule::Rows { m_tile, n_tile });
+        assert_eq!(rows, "columns a lane (2, or 4 for one row)");
     }
     let few = noop.kernels_with(|caps| caps.max_invocations = 64);
     assert_eq!(refused(&few, Schedule::Tiled), "invocations a workgroup");

@@ -96,7 +96,7 @@ fn case(format: WeightFormat) -> Case {
     let types = (FloatType::F32, FloatType::F32);
     let mut case = Case::matmul(format, types, (1, 8, 4096), Values::Normal);
     (case.bias, case.strided) = (false, false);
-    case.schedule = Some(Schedule::Rows { m_tile: 1 });
+    case.schedule = Some(Schedule::Rows { m_tile: 1, n_tile: 2 });
     case
 }
 
@@ -113,9 +113,12 @@ fn each_fault_is_caught() {
         // A device of its own: the kernel cache is the fault's.
         let faulty = [Host::new().unwrap()];
         let spec = MatmulSpec::new(1, 8, 4096, format);
-        let shader =
-            KernelChoice::new(&spec, Schedule::Rows { m_tile: 1 }, faulty[0].kernels().caps())
-                .shader();
+        let shader = KernelChoice::new(
+            &spec,
+            Schedule::Rows { m_tile: 1, n_tile: 2 },
+            faulty[0].kernels().caps(),
+        )
+        .shader();
         let sound_text = shader.compose().source;
         let (from, to) = fault.replace;
         assert_eq!(sound_text.matches(from).count(), 1, "{}: the shader has changed", fault.name);

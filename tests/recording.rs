@@ -127,7 +127,7 @@ fn bound(noop: &common::Noop, binding: u64) -> BoundMatmul {
     let packed = common::random_weights("int4-g64-asym".parse().unwrap(), 300, 200, 1);
     let weights = block_on(DeviceWeights::upload(&kernels, &packed)).unwrap();
     let spec = MatmulSpec::new(70, 300, 200, packed.format());
-    let schedule = Schedule::Rows { m_tile: 4 };
+    let schedule = Schedule::Rows { m_tile: 4, n_tile: 2 };
     let plan = block_on(MatmulPlan::new(&kernels, &spec, Select::Pinned(schedule))).unwrap();
     let (x, y) = (noop.buffer(spec.x_bytes(70)), noop.buffer(spec.y_bytes(70)));
     block_on(plan.bind(MatmulArgs {

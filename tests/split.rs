@@ -199,13 +199,13 @@ fn whole_batches_share_a_dispatch() {
     let (n, max_m, format) = (31, 9, "int8-channel".parse().unwrap());
     let spec = MatmulSpec::new(max_m, n, K, format).with_bias().with_batch(5);
     // One X takes 9 · 200 · 4 = 7200 bytes: two fit 16384 − 272, three do not.
-    let job = Job::from_spec(spec, Schedule::Rows { m_tile: 4 }, 5, 1);
+    let job = Job::from_spec(spec, Schedule::Rows { m_tile: 4, n_tile: 2 }, 5, 1);
     let (unsplit, split) = (run(&whole, &job), run(&small, &job));
     assert_eq!((split.blocks, split.dispatches), (1, 3));
     assert!(split.y == unsplit.y);
     // An X that all share is not split for its sake: only Y counts, 5 · 9 · 31 · 4 bytes.
     let shared = job.spec.clone().with_x_strides(K, 0);
-    let job = Job::from_spec(shared, Schedule::Rows { m_tile: 4 }, 5, 2);
+    let job = Job::from_spec(shared, Schedule::Rows { m_tile: 4, n_tile: 2 }, 5, 2);
     let (unsplit, split) = (run(&whole, &job), run(&small, &job));
     assert_eq!((split.blocks, split.dispatches), (1, 1));
     assert!(split.y == unsplit.y);

@@ -1,5 +1,5 @@
 use crate::conformance::formats;
-use crate::gpu::Shader;
+use crate::gpu::{AdapterClass, Caps, Shader};
 use crate::ops::make::MakeKernel;
 use crate::ops::matmul::{Decoder, KernelChoice, Scaling, Schedule};
 use crate::ops::{DequantizeSpec, FloatType, MatmulSpec};
@@ -50,10 +50,12 @@ impl Step {
                 code_bytes: 4 * code_bytes,
                 code_load,
             },
-            // The innermost loop is that over the rows of W that a lane owns.
-            Schedule::Rows { m_tile, .. } => {
-                Self { weights: f64::from(columns), x_rows: m_tile, code_bytes, code_load }
-            }
+            Schedule::Rows { m_tile, n_tile } => Self {
+                weights: f64::from(n_tile * columns),
+                x_rows: m_tile,
+                code_bytes: n_tile * code_bytes,
+                code_load,
+            },
             // 64 of 128 lanes load a row of 32 columns each.
             Schedule::Tiled => {
                 let code_bytes = code_bytes * 32 / columns;
@@ -144,6 +146,7 @@ pub fn kernels() -> Vec<Kernel> {
         }
     };
     let floats = [FloatType::F32, FloatType::F16];
+    let caps = Caps::from_limits(AdapterClass::Gpu, &wgpu::Limits::defaults());
     for format in formats([32, 6]) {
         for k in COLUMNS {
             for schedule in Schedule::all(k) {
@@ -156,18 +159,18 @@ pub fn kernels() -> Vec<Kernel> {
                                 .with_activations(activations)
                                 .with_output(output);
                             (spec.bias, spec.any_x_offset) = (bias, any_x_offset);
-                            push(Kernel::matmul(KernelChoice::new(&spec, schedule)));
+                            push(Kernel::matmul(KernelChoice::new(&spec, schedule, &caps)));
                         }
                     }
                 }
             }
         }
         for kernel in MakeKernel::ALL {
-            push(Kernel::other(kernel.shader(&format)));
+            push(Kernel::other(kernel.shader(&format, caps.row_order)));
         }
         for spec in [DequantizeSpec::new(2, 2, format), DequantizeSpec::gather(2, 2, 2, format)] {
             for output in floats {
-                push(Kernel::other(spec.clone().with_output(output).shader()));
+                push(Kernel::other(spec.clone().with_output(output).shader(caps.row_order)));
             }
         }
     }

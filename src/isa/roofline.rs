@@ -1,5 +1,5 @@
 use super::{Family, Peaks, Stats};
-use crate::format::{DeviceLayout, FormatError};
+use crate::format::{DeviceLayout, FormatError, RowOrder};
 use crate::ops::MatmulSpec;
 use serde::Serialize;
 
@@ -56,7 +56,7 @@ pub fn roof(
     peaks: &Peaks,
 ) -> Result<Option<Roof>, FormatError> {
     let Some(per_weight) = stats.per_weight.filter(|p| p.exact) else { return Ok(None) };
-    let layout = DeviceLayout::new(spec.weights, spec.n as usize, spec.k as usize)?;
+    let layout = DeviceLayout::new(spec.weights, spec.n as usize, spec.k as usize, RowOrder::Rows)?;
     let row_bytes = 4.0 * (layout.code_words + layout.side_words) as f64;
     let bytes = f64::from(spec.n) * row_bytes + (spec.x_bytes(m) + spec.y_bytes(m)) as f64;
     let weights = f64::from(spec.n) * f64::from(spec.k.next_multiple_of(32));

@@ -14,10 +14,12 @@ pub enum Schedule {
         /// 1 to 8.
         m_tile: u32,
     },
-    /// A lane owns four columns of Y for one row of X (`m_tile` 1), or two for four rows.
+    /// A lane owns `n_tile` columns of Y for `m_tile` rows of X.
     Rows {
         /// 1 or 4.
         m_tile: u32,
+        /// 2, or for one row of X also 4.
+        n_tile: u32,
     },
     /// A workgroup makes a tile of 32 × 64 through workgroup memory.
     Tiled,
@@ -30,8 +32,9 @@ impl Schedule {
         vec![
             Self::Gemv { lanes, m_tile: 1 },
             Self::Gemv { lanes, m_tile: 4 },
-            Self::Rows { m_tile: 1 },
-            Self::Rows { m_tile: 4 },
+            Self::Rows { m_tile: 1, n_tile: 2 },
+            Self::Rows { m_tile: 1, n_tile: 4 },
+            Self::Rows { m_tile: 4, n_tile: 2 },
             Self::Tiled,
         ]
     }
@@ -59,8 +62,7 @@ impl Schedule {
     pub fn tile(&self) -> (u32, u32) {
         match *self {
             Self::Gemv { lanes, m_tile } => (m_tile, 4 * (64 / lanes.clamp(1, 64))),
-            Self::Rows { m_tile: 1 } => (1, 4 * self.workgroup()),
-            Self::Rows { m_tile } => (m_tile, 2 * self.workgroup()),
+            Self::Rows { m_tile, n_tile } => (m_tile, n_tile.saturating_mul(self.workgroup())),
             Self::Tiled => (32, 64),
         }
     }
@@ -83,10 +85,13 @@ impl Schedule {
         {
             return refuse("rows at a time (1 to 8)", m_tile, 8);
         }
-        if let Self::Rows { m_tile } = *self
-            && !matches!(m_tile, 1 | 4)
-        {
-            return refuse("rows at a time (1 or 4)", m_tile, 4);
+        if let Self::Rows { m_tile, n_tile } = *self {
+            if !matches!(m_tile, 1 | 4) {
+                return refuse("rows at a time (1 or 4)", m_tile, 4);
+            }
+            if n_tile != 2 && (m_tile, n_tile) != (1, 4) {
+                return refuse("columns a lane (2, or 4 for one row)", n_tile, 4);
+            }
         }
         let needs = [
             ("invocations a workgroup", self.workgroup(), caps.max_invocations),
@@ -104,7 +109,7 @@ impl std::fmt::Display for Schedule {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Gemv { lanes, m_tile } => write!(f, "gemv_m{m_tile}_l{lanes}"),
-            Self::Rows { m_tile } => write!(f, "rows_m{m_tile}"),
+            Self::Rows { m_tile, n_tile } => write!(f, "rows_m{m_tile}_n{n_tile}"),
             Self::Tiled => f.write_str("tiled_32x64"),
         }
     }
@@ -120,6 +125,11 @@ pub struct Decoder {
 }
 
 impl Decoder {
+    /// The decoder of a format.
+    pub fn of(format: &WeightFormat) -> Self {
+        Self { element: format.element(), sparse: format.is_sparse() }
+    }
+
     /// Bytes of codes in a block of 32 columns.
     pub fn block_bytes(&self) -> u32 {
         let columns = if self.sparse { BLOCK_K / 2 } else { BLOCK_K } as u32;
@@ -189,15 +199,20 @@ pub struct KernelChoice {
 /// tiles share loads for many.
 pub fn select(spec: &MatmulSpec, caps: &Caps, m: u32) -> Schedule {
     let lanes = gemv_lanes(spec.k);
+    let decoder = Decoder::of(&spec.weights);
     let wanted = match (caps.class, m) {
-        (AdapterClass::Cpu, 0..=1) => Schedule::Rows { m_tile: 1 },
-        (AdapterClass::Cpu, _) => Schedule::Rows { m_tile: 4 },
+        // More columns share more loads of X, but wide codes of many rows spill.
+        (AdapterClass::Cpu, 0..=1) if decoder.block_bytes() <= 16 => {
+            Schedule::Rows { m_tile: 1, n_tile: 4 }
+        }
+        (AdapterClass::Cpu, 0..=1) => Schedule::Rows { m_tile: 1, n_tile: 2 },
+        (AdapterClass::Cpu, _) => Schedule::Rows { m_tile: 4, n_tile: 2 },
         (AdapterClass::Gpu, 0..=1) => Schedule::Gemv { lanes, m_tile: 1 },
         (AdapterClass::Gpu, 2..=8) => Schedule::Gemv { lanes, m_tile: 4 },
         (AdapterClass::Gpu, _) => Schedule::Tiled,
     };
     // The smallest schedule runs wherever anything does.
-    if wanted.check(caps).is_ok() { wanted } else { Schedule::Rows { m_tile: 1 } }
+    if wanted.check(caps).is_ok() { wanted } else { Schedule::Rows { m_tile: 1, n_tile: 2 } }
 }
 
 /// Lanes that split K: no more than there are blocks, so that none idles from the start.
@@ -213,7 +228,7 @@ impl KernelChoice {
         let aligned = vec4(spec.k) && vec4(spec.x_stride) && vec4(spec.x_batch_stride);
         Self {
             schedule,
-            decoder: Decoder { element: spec.weights.element(), sparse: spec.weights.is_sparse() },
+            decoder: Decoder::of(&spec.weights),
             scaling,
             asymmetric: !spec.weights.is_symmetric(),
             scale_type: spec.weights.scale_type(),
@@ -285,8 +300,11 @@ impl KernelChoice {
                 consts.push(("M_TILE", Const::U32(m_tile)));
                 "schedule/gemv"
             }
-            Schedule::Rows { m_tile } => {
+            Schedule::Rows { m_tile, n_tile } => {
                 consts.push(("WORKGROUP", Const::U32(self.schedule.workgroup())));
+                if m_tile == 1 {
+                    consts.push(("COLUMNS", Const::U32(n_tile)));
+                }
                 if m_tile == 1 { "schedule/rows_m1" } else { "schedule/rows_m4" }
             }
             Schedule::Tiled => "schedule/tiled",
