@@ -429,9 +429,10 @@ mod tests {
         let spec = MatmulSpec::new(8, 8, 8, WeightFormat::f32());
         let caps = Caps::from_limits(AdapterClass::Gpu, &wgpu::Limits::defaults());
         for tile in [0, u32::MAX] {
-            for schedule in
-                [Schedule::Gemv { lanes: tile, m_tile: tile }, Schedule::Rows { m_tile: tile }]
-            {
+            for schedule in [
+                Schedule::Gemv { lanes: tile, m_tile: tile },
+                Schedule::Rows { m_tile: tile, n_tile: tile },
+            ] {
                 assert!(schedule.check(&caps).is_err());
                 assert!(KernelChoice::new(&spec, schedule, &caps).groups(8, 8, 1) > 0);
             }
