@@ -140,7 +140,7 @@ fn products(args: &Args) -> Vec<Product> {
     let caps = Caps::from_limits(AdapterClass::Gpu, &wgpu::Limits::defaults());
     let product = |format: WeightFormat, m: u32| {
         let spec = MatmulSpec::new(m, SIDE, SIDE, format);
-        let choice = KernelChoice::new(&spec, select(&spec, &caps, m));
+        let choice = KernelChoice::new(&spec, select(&spec, &caps, m), &caps);
         Product { spec, m, choice }
     };
     args.rows
