@@ -3,7 +3,7 @@ export XDG_RUNTIME_DIR ?= /tmp
 
 LOWBIT = $${CARGO_TARGET_DIR:-target}/release/lowbit
 
-.PHONY: help demo test bench setup model
+.PHONY: help demo test bench peers setup model
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -21,6 +21,14 @@ test: setup model ## the whole suite, then every kernel on every adapter and vec
 
 bench: setup ## criterion benches
 	cargo bench
+
+# One driver and one vector width for all. Dawn refuses lavapipe of Mesa 22.
+PEERS = $${CARGO_TARGET_DIR:-target}/peers/build/release/lowbit-peers
+peers: export LP_NATIVE_VECTOR_WIDTH ?= 256
+peers: setup ## lowbit beside ONNX Runtime, ggml, web-rwkv and others; ARGS=--quick for a look
+	@scripts/setup-mesa25.sh
+	@scripts/setup-peers.sh
+	. target/mesa25/env.sh && $(PEERS) $(ARGS)
 
 setup: ## a Vulkan driver, if there is none
 	@scripts/setup-vulkan.sh
