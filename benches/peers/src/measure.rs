@@ -19,20 +19,37 @@ pub struct Plan {
     pub folders: Folders,
 }
 
-/// A case in a process: what became of it.
+/// What has become of a case.
+enum State {
+    Waiting,
+    /// Its number in the process, and the kernel.
+    Ready(usize, Option<String>),
+    Failed(String),
+}
+
+/// A case in a process.
 struct Entry {
     format: Format,
     peer_format: &'static str,
     activations: Activations,
-    /// Its number in the process, and the kernel.
-    ready: Result<(usize, Option<String>), String>,
+    state: State,
     samples: Vec<f64>,
 }
 
 impl Entry {
     fn new((format, peer_format, activations): PeerCase) -> Self {
-        let ready = Err("it was never prepared".into());
-        Self { format, peer_format, activations, ready, samples: Vec::new() }
+        Self { format, peer_format, activations, state: State::Waiting, samples: Vec::new() }
+    }
+
+    fn failed(&self) -> bool {
+        matches!(self.state, State::Failed(_))
+    }
+
+    fn kernel(&self) -> Option<String> {
+        match &self.state {
+            State::Ready(_, kernel) => kernel.clone(),
+            _ => None,
+        }
     }
 
     fn twin_of(&self, other: &Self) -> bool {
@@ -41,7 +58,9 @@ impl Entry {
 
     /// The median, or why there is none.
     fn ms(&self) -> Result<f64, String> {
-        self.ready.as_ref().map_err(String::clone)?;
+        if let State::Failed(error) = &self.state {
+            return Err(error.clone());
+        }
         let mut samples = self.samples.clone();
         samples.sort_by(f64::total_cmp);
         samples.get(samples.len() / 2).copied().ok_or_else(|| "it was never timed".into())
@@ -63,21 +82,16 @@ impl Session {
         let hello = Hello { version: String::new(), adapter: None, driver: None };
         let entries = cases.into_iter().map(Entry::new).collect();
         let mut session = Self { peer, hello, process: None, entries };
-        let mut failed = vec![false; session.entries.len()];
-        while failed.contains(&false) {
-            let (mut process, hello) = match Process::start(&peer, folders) {
-                Ok(started) => started,
-                Err(error) => {
-                    for (entry, _) in session.entries.iter_mut().zip(&failed).filter(|e| !e.1) {
-                        entry.ready = Err(error.clone());
+        while !session.entries.iter().all(Entry::failed) {
+            match Process::start(&peer, folders) {
+                Ok((mut process, hello)) => {
+                    session.hello = hello;
+                    if prepare(&mut process, &mut session.entries, shape) {
+                        session.process = Some(process);
+                        break;
                     }
-                    return session;
                 }
-            };
-            session.hello = hello;
-            if prepare(&mut process, &mut session.entries, &mut failed, shape) {
-                session.process = Some(process);
-                break;
+                Err(error) => session.refuse(&error),
             }
         }
         session
@@ -85,11 +99,11 @@ impl Session {
 
     fn time(&mut self, at: usize) {
         let (Some(process), entry) = (&mut self.process, &mut self.entries[at]) else { return };
-        let Ok((number, _)) = entry.ready else { return };
+        let State::Ready(number, _) = entry.state else { return };
         match process.ask(&Request::Time(number)) {
             Ok(Reply::Ms(ms)) => entry.samples.push(ms),
-            Ok(other) => entry.ready = Err(format!("instead of a time it said {other:?}")),
-            Err(Failure::Said(error)) => entry.ready = Err(error),
+            Ok(other) => entry.state = State::Failed(format!("for a time it said {other:?}")),
+            Err(Failure::Said(error)) => entry.state = State::Failed(error),
             Err(Failure::Ended(error)) => {
                 self.process = None;
                 let lost = format!("the process ended in {}: {error}", entry.peer_format);
@@ -101,40 +115,33 @@ impl Session {
         }
     }
 
-    /// Gives every case that is alive this error.
+    /// Gives every case that has not failed this error.
     fn refuse(&mut self, error: &str) {
-        for entry in self.entries.iter_mut().filter(|entry| entry.ready.is_ok()) {
-            entry.ready = Err(error.into());
+        for entry in self.entries.iter_mut().filter(|entry| !entry.failed()) {
+            entry.state = State::Failed(error.into());
         }
     }
 }
 
 /// Prepares the cases that have not failed; whether the process outlives that.
-fn prepare(
-    process: &mut Process,
-    entries: &mut [Entry],
-    failed: &mut [bool],
-    shape: Shape,
-) -> bool {
+fn prepare(process: &mut Process, entries: &mut [Entry], shape: Shape) -> bool {
     let Shape { m, n, k } = shape;
-    let mut ready = 0;
-    for (entry, failed) in entries.iter_mut().zip(failed).filter(|(_, failed)| !**failed) {
+    let mut number = 0;
+    for entry in entries.iter_mut().filter(|entry| !entry.failed()) {
         let (format, activations) = (entry.peer_format.to_owned(), entry.activations);
-        let error = match process.ask(&Request::Prepare(Case { m, n, k, format, activations })) {
+        match process.ask(&Request::Prepare(Case { m, n, k, format, activations })) {
             Ok(Reply::Ready(Ready { kernel, activations })) => {
                 entry.activations = activations;
-                entry.ready = Ok((ready, kernel));
-                ready += 1;
-                continue;
+                entry.state = State::Ready(number, kernel);
+                number += 1;
             }
-            Ok(other) => format!("instead of being ready it said {other:?}"),
-            Err(Failure::Said(error)) => error,
+            Ok(other) => entry.state = State::Failed(format!("for being ready it said {other:?}")),
+            Err(Failure::Said(error)) => entry.state = State::Failed(error),
             Err(Failure::Ended(error)) => {
-                (*failed, entry.ready) = (true, Err(error));
+                entry.state = State::Failed(error);
                 return false;
             }
-        };
-        (*failed, entry.ready) = (true, Err(error));
+        }
     }
     true
 }
@@ -165,8 +172,8 @@ pub fn measure(plan: &Plan, shape: Shape, bar: &ProgressBar) -> Result<Vec<Row>,
     }
     let mut ours = Session::open(OURS, cases, shape, &plan.folders);
     if ours.process.is_none() {
-        let why = ours.entries.first().and_then(|entry| entry.ready.as_ref().err());
-        return Err(why.cloned().unwrap_or_else(|| "no format was asked for".into()));
+        let why = ours.entries.first().and_then(|entry| entry.ms().err());
+        return Err(why.unwrap_or_else(|| "no format was asked for".into()));
     }
     for session in sessions.iter_mut().filter(|session| session.peer.device == Device::Gpu) {
         if session.hello.adapter.is_some() && session.hello.adapter != ours.hello.adapter {
@@ -218,11 +225,9 @@ fn rows(ours: &Session, sessions: &[Session], shape: Shape) -> Vec<Row> {
 fn row(session: &Session, entry: &Entry, ours: &Session, own: Option<&Entry>, shape: Shape) -> Row {
     let peer_ms = entry.ms();
     let ours_ms = own.map_or_else(|| Err("lowbit has no such case".into()), Entry::ms);
-    let error = match (&peer_ms, &ours_ms) {
-        (Err(error), _) | (Ok(_), Err(error)) => Some(error.clone()),
-        _ => None,
-    };
-    let (peer_ms, ours_ms) = (peer_ms.ok(), ours_ms.ok());
+    let error = peer_ms.as_ref().err().or(ours_ms.as_ref().err()).cloned();
+    let peer_ms = peer_ms.ok();
+    let ours_ms = peer_ms.and(ours_ms.ok());
     Row {
         peer: session.peer.name,
         peer_version: session.hello.version.clone(),
@@ -238,7 +243,7 @@ fn row(session: &Session, entry: &Entry, ours: &Session, own: Option<&Entry>, sh
         peer_ms,
         ours_ms,
         ratio: peer_ms.zip(ours_ms).map(|(peer, ours)| peer / ours),
-        ours_kernel: own.and_then(|own| own.ready.as_ref().ok()?.1.clone()),
+        ours_kernel: own.and_then(Entry::kernel),
         error,
     }
 }

@@ -117,7 +117,8 @@ impl Drop for Process {
 fn command(peer: &Peer, folders: &Folders) -> Result<Command, String> {
     let python = |file: &str, argument: PathBuf| {
         let mut command = Command::new(folders.installed.join("venv/bin/python"));
-        command.arg(folders.sources.join("python").join(file)).arg(argument);
+        // -B: nothing is written beside the sources.
+        command.arg("-B").arg(folders.sources.join("python").join(file)).arg(argument);
         command
     };
     Ok(match peer.program {

@@ -114,7 +114,7 @@ pub fn summary(rows: &[Row]) -> String {
     for (activations, vector, goal) in GOALS {
         let rows: Vec<&Row> = rows.iter().filter(|row| (row.m == 1) == vector).collect();
         let what =
-            format!("{} activations, M {}", name(activations), ["≥ 8", "= 1"][usize::from(vector)]);
+            format!("{} activations, M {}", name(activations), if vector { "= 1" } else { "≥ 8" });
         verdict(&mut text, &what, goal, against_fastest(&rows, activations));
     }
     for (sparse, dense) in [(Format::SparseF32, Format::F32), (Format::SparseF16, Format::F16)] {
