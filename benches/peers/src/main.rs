@@ -57,8 +57,9 @@ fn main() -> ExitCode {
 
 fn run(args: Args) -> Result<(), String> {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let repository = sources.ancestors().nth(2).unwrap_or(sources);
     let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| sources.join("../../target"), PathBuf::from);
+        .map_or_else(|| repository.join("target"), PathBuf::from);
     let json = args.json.unwrap_or_else(|| target.join("peers.json"));
     let (shapes, rounds) = match args.quick {
         true => (QUICK.to_vec(), 3),

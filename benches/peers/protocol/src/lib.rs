@@ -78,7 +78,8 @@ pub fn serve(
 ) -> Result<(), Box<dyn Error>> {
     // The driver shows the last line of stderr: the whole panic must stand in it.
     std::panic::set_hook(Box::new(|panic| {
-        eprintln!("{}", panic.to_string().replace('\n', " "));
+        let words: Vec<_> = panic.payload_as_str().unwrap_or("").split_whitespace().collect();
+        eprintln!("panicked: {}", words.join(" "));
         std::process::exit(101);
     }));
     say(&Reply::Hello(hello))?;
