@@ -201,8 +201,8 @@ pub fn check(case: &Case, x: &[f32], w: &[f32], y: &[f32]) -> Result<(), String>
         for (column, w) in w.chunks_exact(k).enumerate() {
             let exact = dot(x, w);
             let error = (f64::from(y[row * n + column]) - exact).abs();
-            // NaN is the worst there is.
-            worst = if error <= worst { worst } else { error };
+            // `max` passes over NaN, which is as wrong as can be.
+            worst = worst.max(if error.is_nan() { f64::INFINITY } else { error });
             squares += exact * exact;
             count += 1;
         }
