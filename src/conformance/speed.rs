@@ -145,13 +145,15 @@ fn median(host: &Host, record: impl Fn(&mut wgpu::ComputePass<'_>)) -> Result<f6
     Ok(samples[samples.len() / 2])
 }
 
-/// Measures one op at one format and shape, `m` rows of X.
+/// Measures one op at one format and shape, `m` rows of X; a matmul's kernel is chosen as
+/// `how` says.
 ///
 /// # Errors
 /// [`HostError`].
 pub fn time(
     host: &Host,
     limits: &Limits,
+    how: &Select,
     op: Op,
     format: WeightFormat,
     activations: FloatType,
@@ -163,7 +165,7 @@ pub fn time(
     let stored = weights.sizes().total() as f64;
     let (kernel, ms, bytes, operations) = match op {
         Op::Matmul => {
-            let (kernel, ms) = matmul(host, &weights, activations, m)?;
+            let (kernel, ms) = matmul(host, how, &weights, activations, m)?;
             (kernel, ms, stored, 2.0 * m as f64 * n as f64 * k as f64)
         }
         Op::Compress => {
@@ -195,13 +197,14 @@ pub fn time(
 
 fn matmul(
     host: &Host,
+    how: &Select,
     weights: &DeviceWeights,
     activations: FloatType,
     m: usize,
 ) -> Result<(String, f64), HostError> {
     let (m, n, k) = (m as u32, weights.n() as u32, weights.k() as u32);
     let spec = MatmulSpec::new(m, n, k, weights.format()).with_activations(activations);
-    let plan = block_on(MatmulPlan::new(host.kernels(), &spec, Select::Auto))?;
+    let plan = block_on(MatmulPlan::new(host.kernels(), &spec, how.clone()))?;
     let elements = (spec.x_bytes(m) / activations.bytes()) as usize;
     let x = data::values(Values::Normal, elements.next_multiple_of(2), &mut Random::new(7));
     let halves: Vec<half::f16> = x.iter().map(|&v| half::f16::from_f32(v)).collect();
