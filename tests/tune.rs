@@ -47,7 +47,6 @@ fn what_is_measured_is_chosen() {
         // What would be chosen is always measured; what is hopeless may be left out.
         assert_eq!(measured.times[0].0, measured.selected);
         assert_eq!(measured.selected, likely[0]);
-        assert!(measured.times.len() >= 2, "{measured:?}");
         for (schedule, time) in &measured.times {
             assert!(likely.contains(schedule) && *time > Duration::ZERO);
             // As fast as the fastest, but for the margin of noise.
@@ -55,6 +54,7 @@ fn what_is_measured_is_chosen() {
             assert!(best.mul_f64(0.97) <= *time, "{measured:?}");
         }
     }
+    assert!(measured.iter().any(|measured| measured.times.len() >= 2), "{measured:?}");
     let tuning = Arc::new(Tuning::of(host.adapter_info(), &measured));
     assert_eq!(tuning.key, TuningKey::new(host.adapter_info()));
     for measured in &measured {

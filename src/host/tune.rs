@@ -93,23 +93,27 @@ impl Host {
                 Err(HostError::Plan(PlanError::Device(DeviceError::Refused { .. }))) => continue,
                 bound => bound?,
             };
-            let rows = m.min(LOOK);
-            // The first compiles on some drivers, and touches every buffer.
-            self.round(&bound, rows, 1)?;
-            let look = self.round(&bound, rows, 1)?.min(self.round(&bound, rows, 1)?);
+            // A first look, with one copy of W; the first run compiles on some drivers.
+            let (rows, one) = (m.min(LOOK), &bound[..1]);
+            self.round(one, rows, 1)?;
+            let look = self.round(one, rows, 1)?.min(self.round(one, rows, 1)?);
             let hopeless = first_look.is_some_and(|first: Duration| look > HOPELESS * first);
             first_look = first_look.or(Some(look));
-            let round = look.saturating_mul(m.div_ceil(rows.max(1)));
+            let copies = bound.len().max(1) as u32;
+            let likely = look.saturating_mul(m.div_ceil(rows.max(1))).saturating_mul(copies);
             let too_long = deadline.is_some_and(|deadline| {
-                deadline.saturating_duration_since(Instant::now()) < FEWEST as u32 * round
+                let left = deadline.saturating_duration_since(Instant::now());
+                left < likely.saturating_mul(FEWEST as u32)
             });
             if hopeless || too_long {
                 continue;
             }
+            // The warm-up touches every copy, and says how many rounds fill a submission.
+            let round = self.round(&bound, m, 1)?;
             let rounds = (SUBMISSION.as_nanos() / round.as_nanos().max(1)).clamp(1, 64) as u32;
             let mut samples = Vec::new();
             while samples.len() < SAMPLES && !late() {
-                samples.push(self.round(&bound, m, rounds)? / rounds / bound.len().max(1) as u32);
+                samples.push(self.round(&bound, m, rounds)? / rounds / copies);
             }
             samples.sort();
             if samples.len() >= FEWEST {
