@@ -15,7 +15,9 @@ use crate::ops::{
 use pollster::block_on;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+mod tune;
 
 /// Why a host call failed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -164,6 +166,13 @@ impl Host {
         let lost = kernels.lost_flag().clone();
         device.set_device_lost_callback(move |_, message| lost.set(message));
         Ok(Self { info, queue, kernels })
+    }
+
+    /// The same with kernels that exist, say an engine's, which keep what is compiled here.
+    /// The device's lost callback stays the engine's; it is to set
+    /// [`Kernels::lost_flag`].
+    pub fn with_kernels(info: wgpu::AdapterInfo, queue: wgpu::Queue, kernels: Kernels) -> Self {
+        Self { info, queue, kernels }
     }
 
     /// The adapter.
@@ -421,6 +430,16 @@ impl Host {
         let tick = |i: usize| u64::from(words[2 * i]) | u64::from(words[2 * i + 1]) << 32;
         let period = f64::from(self.queue.get_timestamp_period());
         Ok(Some(tick(1).saturating_sub(tick(0)) as f64 * period / 1e6))
+    }
+
+    /// How long a submission takes, from recording to the end of waiting.
+    fn timed(
+        &self,
+        record: impl FnOnce(&mut wgpu::ComputePass<'_>),
+    ) -> Result<Duration, HostError> {
+        let start = Instant::now();
+        self.submit(record)?;
+        Ok(start.elapsed())
     }
 
     /// Runs what makes device objects, and tells a lost device from other errors.

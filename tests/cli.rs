@@ -449,3 +449,69 @@ fn verify_repeats_one_case_and_writes_json() {
     let none = command(&["verify", "--case", "no such case"]).output().unwrap();
     assert_eq!(none.status.code(), Some(2));
 }
+
+#[test]
+fn tuning_is_measured_stored_and_used() {
+    if !gpu() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let (file, json) = (scratch.text("tuning"), scratch.text("json"));
+    let shape = ["--shape", "2x40x96", "--format", "int8-channel"];
+    let mut args = vec!["tune", "--budget", "300", "-o", &file, "--json", &json];
+    args.extend(shape);
+    let table = fine(&args);
+    assert!(table.contains("int8-channel") && table.contains("without tuning"), "{table}");
+    let rows = scratch.json("json")["rows"].as_array().unwrap().clone();
+    let entries = scratch.json("tuning")["entries"].as_array().unwrap().clone();
+    assert_eq!((rows.len(), entries.len()), (2, 2));
+    for ((row, entry), m) in rows.iter().zip(&entries).zip([1, 2]) {
+        assert_eq!((&row["m"], &row["n"], &row["k"]), (&m.into(), &40.into(), &96.into()));
+        assert_eq!((&entry["m"], &entry["schedule"]), (&m.into(), &row["best"]));
+        let ms = |schedule: &Value| {
+            let times = row["times"].as_array().unwrap();
+            let time = times.iter().find(|time| time["schedule"] == *schedule);
+            time.unwrap()["ms"].as_f64().unwrap()
+        };
+        assert!(close(&row["gain"], ms(&row["selected"]) / ms(&row["best"])));
+        assert!(row["gain"].as_f64().unwrap() >= 1.0);
+        assert!(table.contains(row["best"].as_str().unwrap()));
+    }
+
+    // Another schedule than without tuning, so that its use is seen.
+    let schedules = ["rows_m1_n2", "rows_m1_n4"];
+    let other = schedules.into_iter().find(|name| rows[1]["selected"] != *name).unwrap();
+    let text = fs::read_to_string(scratch.path("tuning")).unwrap();
+    let best = rows[1]["best"].as_str().unwrap();
+    fs::write(scratch.path("tuning"), text.replace(best, other)).unwrap();
+    let mut args = vec!["bench", "--tuning", &file, "--json", &json];
+    args.extend(shape);
+    let kernel =
+        |scratch: &Scratch| scratch.json("json")["rows"][0]["kernel"].as_str().unwrap().to_owned();
+    assert!(!stderr(&lowbit(&args)).contains("warning: "));
+    assert!(kernel(&scratch).starts_with(other), "{other}: {}", kernel(&scratch));
+
+    // A stale one is named, and everything goes on without.
+    fs::write(scratch.path("tuning"), text.replace("version\": \"", "version\": \"9")).unwrap();
+    let output = lowbit(&args);
+    assert_eq!(output.status.code(), Some(0));
+    let message = stderr(&output);
+    assert!(message.contains("warning: the tuning in `") && message.contains("is ignored"));
+    assert!(kernel(&scratch).starts_with(rows[1]["selected"].as_str().unwrap()));
+}
+
+#[test]
+fn bad_tuning_arguments_are_refused() {
+    for bad in [
+        &["tune"][..],
+        &["tune", "--shape", "1x2"],
+        &["tune", "--shape", "1x8x8", "--budget", "-1"],
+        &["tune", "--shape", "1x8x8", "--budget", "nan"],
+        &["tune", "--shape", "1x8x8", "--budget", "1e300"],
+        &["tune", "--shape", "1x8x8", "--format", "int3"],
+    ] {
+        let output = lowbit(bad);
+        assert_eq!(output.status.code(), Some(2), "{bad:?}");
+        assert_eq!(stdout(&output), "");
+    }
+}

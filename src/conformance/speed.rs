@@ -180,13 +180,15 @@ fn median(
     Ok((middle(samples).unwrap_or_default(), middle(on_device)))
 }
 
-/// Measures one op at one format and shape, `m` rows of X.
+/// Measures one op at one format and shape, `m` rows of X; a matmul's kernel is chosen as
+/// `how` says.
 ///
 /// # Errors
 /// [`HostError`].
 pub fn time(
     host: &Host,
     limits: &Limits,
+    how: &Select,
     op: Op,
     format: WeightFormat,
     activations: FloatType,
@@ -199,7 +201,7 @@ pub fn time(
     let mut unpack_ms = None;
     let (kernel, (ms, gpu_ms), bytes, operations) = match op {
         Op::Matmul => {
-            let (kernel, ms, unpack) = matmul(host, &weights, activations, m)?;
+            let (kernel, ms, unpack) = matmul(host, how, &weights, activations, m)?;
             unpack_ms = Some(unpack);
             (kernel, ms, stored, 2.0 * m as f64 * n as f64 * k as f64)
         }
@@ -253,13 +255,14 @@ fn unpack_shader(choice: &KernelChoice) -> Shader {
 
 fn matmul(
     host: &Host,
+    how: &Select,
     weights: &DeviceWeights,
     activations: FloatType,
     m: usize,
 ) -> Result<(String, Milliseconds, f64), HostError> {
     let (m, n, k) = (m as u32, weights.n() as u32, weights.k() as u32);
     let spec = MatmulSpec::new(m, n, k, weights.format()).with_activations(activations);
-    let plan = block_on(MatmulPlan::new(host.kernels(), &spec, Select::Auto))?;
+    let plan = block_on(MatmulPlan::new(host.kernels(), &spec, how.clone()))?;
     let elements = (spec.x_bytes(m) / activations.bytes()) as usize;
     let x = data::values(Values::Normal, elements.next_multiple_of(2), &mut Random::new(7));
     let halves: Vec<half::f16> = x.iter().map(|&v| half::f16::from_f32(v)).collect();

@@ -23,6 +23,7 @@ mod error;
 mod header;
 mod model;
 mod parts;
+mod tuning;
 mod writer;
 
 pub use atomic::{AtomicFile, write_atomic};
@@ -30,6 +31,7 @@ pub use error::IoError;
 pub use model::{ModelFile, Tensor, read_compressed};
 pub use parts::{CompressedInfo, matrix_shape};
 pub use safetensors::Dtype;
+pub use tuning::{BadTuning, TuningIgnored, load_tuning, save_tuning};
 pub use writer::{Content, Entry, ModelWriter, write_model};
 
 #[cfg(test)]

@@ -1,12 +1,16 @@
 use crate::Outcome;
 use crate::adapter::AdapterArg;
-use crate::error::{CliError, printable};
+use crate::error::{CliError, printable, warn};
 use crate::report::{JsonArg, Report, progress, right, table, text};
 use lowbit::conformance::{Limits, Op, Timing, limits, time};
 use lowbit::format::WeightFormat;
 use lowbit::host::Host;
-use lowbit::ops::FloatType;
+use lowbit::io::load_tuning;
+use lowbit::ops::matmul::TuningKey;
+use lowbit::ops::{FloatType, Select};
 use serde::Serialize;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Measure kernels, beside the adapter's own limits in the same run
 ///
@@ -31,6 +35,10 @@ pub struct Args {
     /// The type of X: f32 or f16
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     activations: Activations,
+    /// Choose kernels by this file of `lowbit tune`; ignored with a warning where it is of
+    /// another adapter, driver or version
+    #[arg(long, value_name = "FILE")]
+    tuning: Option<PathBuf>,
     #[command(flatten)]
     adapter: AdapterArg,
     #[command(flatten)]
@@ -45,13 +53,23 @@ enum OpArg {
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
-enum Activations {
+pub enum Activations {
     F32,
     F16,
 }
 
+impl From<Activations> for FloatType {
+    fn from(activations: Activations) -> Self {
+        match activations {
+            Activations::F32 => Self::F32,
+            Activations::F16 => Self::F16,
+        }
+    }
+}
+
+/// Rows of X, rows of W, columns.
 #[derive(Clone, Copy)]
-struct Shape(usize, usize, usize);
+pub struct Shape(pub usize, pub usize, pub usize);
 
 /// More elements in one matrix than anyone means to time.
 const MOST: usize = 1 << 31;
@@ -92,14 +110,20 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     let info = adapter.get_info();
     let failed = |what: &str| CliError::new(format!("{what} on {}", printable(&info.name)));
     let host = Host::with_adapter(&adapter).map_err(|e| failed("no device").because(e))?;
+    let how = args.tuning.as_ref().map_or(Select::Auto, |path| {
+        let tuning = load_tuning(path, &TuningKey::new(&info), host.kernels().caps());
+        tuning.map_or_else(
+            |ignored| {
+                warn(ignored);
+                Select::Auto
+            },
+            |tuning| Select::Tuned(Arc::new(tuning)),
+        )
+    });
     let bar = progress(1 + args.op.len() * args.shape.len() * args.format.len());
     bar.set_message("the adapter's limits");
     let limits = limits(&host).map_err(|e| failed("cannot measure the limits").because(e))?;
     bar.inc(1);
-    let activations = match args.activations {
-        Activations::F32 => FloatType::F32,
-        Activations::F16 => FloatType::F16,
-    };
     let mut rows = Vec::new();
     for &op in &args.op {
         let op = match op {
@@ -110,7 +134,8 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         for &Shape(m, n, k) in &args.shape {
             for &format in &args.format {
                 bar.set_message(format!("{} {format} {m}×{n}×{k}", op.name()));
-                let row = time(&host, &limits, op, format, activations, (m, n, k));
+                let activations = args.activations.into();
+                let row = time(&host, &limits, &how, op, format, activations, (m, n, k));
                 rows.push(row.map_err(|e| {
                     failed(&format!("cannot time {} {format} {m}×{n}×{k}", op.name())).because(e)
                 })?);

@@ -49,6 +49,12 @@ impl CliError {
     }
 }
 
+/// Prints `warning: …` to stderr: something is ignored, and the work goes on.
+pub fn warn(warning: impl Error) {
+    // With stderr closed there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "warning: {}", printable(&warning.to_string()));
+}
+
 /// Text for a terminal: names come from files, and may hold line breaks and escapes.
 pub fn printable(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());

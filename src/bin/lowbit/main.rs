@@ -10,6 +10,7 @@ mod files;
 mod inspect;
 mod isa;
 mod report;
+mod tune;
 mod verify;
 
 use clap::{Parser, Subcommand};
@@ -35,6 +36,7 @@ enum Command {
     Decompress(decompress::Args),
     Verify(verify::Args),
     Bench(bench::Args),
+    Tune(tune::Args),
     Isa(isa::Args),
 }
 
@@ -54,6 +56,7 @@ fn run(command: &Command) -> Result<Outcome, CliError> {
         Command::Decompress(args) => decompress::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Tune(args) => tune::run(args),
         Command::Isa(args) => isa::run(args),
     }
 }

@@ -115,6 +115,45 @@ impl std::fmt::Display for Schedule {
     }
 }
 
+/// A name that no schedule has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no schedule `{0}`")]
+pub struct UnknownSchedule(pub String);
+
+/// What [`Display`](std::fmt::Display) writes, and nothing else. Whether a device can run
+/// it, [`Schedule::check`] says.
+impl std::str::FromStr for Schedule {
+    type Err = UnknownSchedule;
+
+    fn from_str(text: &str) -> Result<Self, UnknownSchedule> {
+        let (pattern, numbers) = split_numbers(text);
+        let schedule = match (pattern.as_str(), &numbers[..]) {
+            ("gemv_m#_l#", &[m_tile, lanes]) => Self::Gemv { lanes, m_tile },
+            ("rows_m#_n#", &[m_tile, n_tile]) => Self::Rows { m_tile, n_tile },
+            ("tiled_#x#", [32, 64]) => Self::Tiled,
+            _ => return Err(UnknownSchedule(text.into())),
+        };
+        // No leading zeros, nothing that overflowed.
+        if schedule.to_string() == text { Ok(schedule) } else { Err(UnknownSchedule(text.into())) }
+    }
+}
+
+/// `gemv_m4_l64` as `gemv_m#_l#` and 4, 64. A number too large for a `u32` counts as 0.
+fn split_numbers(text: &str) -> (String, Vec<u32>) {
+    let (mut pattern, mut numbers) = (String::new(), Vec::new());
+    let mut rest = text;
+    while let Some(start) = rest.find(|c: char| c.is_ascii_digit()) {
+        let digits = &rest[start..];
+        let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+        pattern.push_str(&rest[..start]);
+        pattern.push('#');
+        numbers.push(digits[..end].parse().unwrap_or(0));
+        rest = &digits[end..];
+    }
+    pattern.push_str(rest);
+    (pattern, numbers)
+}
+
 /// How codes become numbers; see the file of that name under `shaders/decode/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Decoder {
@@ -387,7 +426,7 @@ impl KernelChoice {
 }
 
 /// Blocks have one scale each where groups are whole blocks, or a row has one group.
-fn scaling(format: &WeightFormat, k: u32) -> Scaling {
+pub(super) fn scaling(format: &WeightFormat, k: u32) -> Scaling {
     match (format.element().is_integer(), format.granularity()) {
         (false, _) => Scaling::None,
         (true, Granularity::Group(g)) if g.get() % BLOCK_K as u32 != 0 && g.get() < k => {
@@ -421,6 +460,37 @@ mod tests {
                     assert!(class == AdapterClass::Cpu || few != many && one != many);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn names_are_read_back() {
+        for k in [1, 33, 64, 100, 128, 384, 640, 1024, 4096] {
+            for schedule in Schedule::all(k) {
+                assert_eq!(schedule.to_string().parse(), Ok(schedule));
+            }
+        }
+        for bad in [
+            "",
+            "gemv",
+            "gemv_m#_l#",
+            "gemv_m1_l",
+            "gemv_m01_l4",
+            "gemv_m+1_l4",
+            "gemv_m1_l4 ",
+            "gemv_m1_l4_",
+            "Gemv_m1_l4",
+            "gemv_m4294967296_l4",
+            "gemv_m1_l99999999999999999999",
+            "rows_m1",
+            "rows_m1_n-2",
+            "tiled",
+            "tiled_32x65",
+            "tiled_032x64",
+            "rows_m１_n2",
+            "ö1",
+        ] {
+            assert_eq!(bad.parse::<Schedule>(), Err(UnknownSchedule(bad.into())));
         }
     }
 

@@ -7,11 +7,14 @@ mod bind;
 mod choice;
 mod plan;
 mod spec;
+mod tuning;
 
 pub use bind::{BoundMatmul, MatmulArgs, RecordError};
-pub use choice::{Decoder, KernelChoice, Scaling, Schedule, XLoad, select};
+pub use choice::{Decoder, KernelChoice, Scaling, Schedule, UnknownSchedule, XLoad, select};
+pub(crate) use plan::regimes;
 pub use plan::{MatmulPlan, Regime, Select};
 pub use spec::{MatmulSpec, PlanError};
+pub use tuning::{Measured, Problem, Tuning, TuningKey, applies, candidates};
 
 use bytemuck::{Pod, Zeroable};
 

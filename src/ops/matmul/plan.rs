@@ -1,9 +1,9 @@
-use super::{KernelChoice, MatmulSpec, PlanError, Schedule, select};
+use super::{KernelChoice, MatmulSpec, PlanError, Schedule, Tuning, select};
 use crate::gpu::{Kernels, Pipeline};
 use std::sync::Arc;
 
 /// How a plan comes by its kernels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Select {
     /// By [`select`], for each regime of m.
@@ -11,10 +11,23 @@ pub enum Select {
     /// This schedule for every m. Where it does not apply that is an error, never another
     /// kernel.
     Pinned(Schedule),
+    /// What was measured to be fastest, by [`Tuning::select`]; as [`Auto`](Self::Auto) where
+    /// that knows nothing that applies.
+    Tuned(Arc<Tuning>),
 }
 
 /// Upper ends of the regimes of m that may have kernels of their own.
 const REGIMES: [u32; 4] = [1, 8, 64, u32::MAX];
+
+/// The regime of m, by number.
+pub(super) fn regime_of(m: u32) -> usize {
+    REGIMES.iter().take_while(|&&up_to| up_to < m).count()
+}
+
+/// The largest m of each regime that a plan for up to `max_m` rows has a kernel for.
+pub(crate) fn regimes(max_m: u32) -> impl Iterator<Item = u32> {
+    REGIMES.into_iter().take(regime_of(max_m) + 1).map(move |up_to| up_to.min(max_m))
+}
 
 /// A kernel for m up to some number of rows.
 #[derive(Clone, Debug)]
@@ -43,15 +56,11 @@ impl MatmulPlan {
     pub async fn new(kernels: &Kernels, spec: &MatmulSpec, how: Select) -> Result<Self, PlanError> {
         spec.check()?;
         let mut regimes: Vec<Regime> = Vec::new();
-        let mut from = 0;
-        for up_to in REGIMES {
-            if from > spec.max_m && from > 0 {
-                break;
-            }
-            let up_to = up_to.min(spec.max_m);
-            let schedule = match how {
+        for up_to in self::regimes(spec.max_m) {
+            let schedule = match &how {
                 Select::Auto => select(spec, kernels.caps(), up_to),
-                Select::Pinned(schedule) => schedule,
+                Select::Pinned(schedule) => *schedule,
+                Select::Tuned(tuning) => tuning.select(spec, kernels.caps(), up_to),
             };
             schedule.check(kernels.caps())?;
             let choice = KernelChoice::new(spec, schedule, kernels.caps());
@@ -62,7 +71,6 @@ impl MatmulPlan {
                     regimes.push(Regime { up_to, choice, pipeline });
                 }
             }
-            from = up_to.saturating_add(1);
         }
         let (kernels, spec) = (kernels.clone(), spec.clone());
         Ok(Self { kernels, spec, regimes: regimes.into() })

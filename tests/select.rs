@@ -1,0 +1,263 @@
+//! What `select` chooses on devices that exist, as a table, so that a change of it is seen.
+//!
+//! Limits, features and subgroup sizes are those of reports at vulkan.gpuinfo.org (of Apple:
+//! of Metal's feature tables), as wgpu 30 maps them: bindings below 2 GiB, buffers below
+//! 2 GiB on Linux except NVIDIA's, the smallest of three workgroup counts, 4 to 64 lanes for
+//! all of Metal. Alignments and sizes vary by driver version and do not enter the choice.
+
+use lowbit::format::WeightFormat;
+use lowbit::gpu::{AdapterClass, Caps};
+use lowbit::ops::MatmulSpec;
+use lowbit::ops::matmul::{KernelChoice, Schedule, candidates, select};
+use wgpu::{Backend, DeviceType, Features, Limits};
+
+struct Device {
+    name: &'static str,
+    driver: &'static str,
+    kind: DeviceType,
+    backend: Backend,
+    features: Features,
+    /// Fewest and most lanes of a subgroup.
+    subgroup: (u32, u32),
+    limits: Limits,
+}
+
+/// The limits that the crate looks at: storage buffers a stage, bytes of a binding and of a
+/// buffer, alignments of uniforms and storage, workgroup memory, invocations.
+fn limits(
+    buffers: u32,
+    (binding, buffer): (u64, u64),
+    (uniform, storage): (u32, u32),
+    memory: u32,
+    invocations: u32,
+) -> Limits {
+    Limits {
+        max_storage_buffers_per_shader_stage: buffers,
+        max_storage_buffer_binding_size: binding,
+        max_buffer_size: buffer,
+        min_uniform_buffer_offset_alignment: uniform,
+        min_storage_buffer_offset_alignment: storage,
+        max_compute_workgroup_storage_size: memory,
+        max_compute_invocations_per_workgroup: invocations,
+        max_compute_workgroups_per_dimension: 65_535,
+        ..Limits::defaults()
+    }
+}
+
+/// What wgpu lets a binding be at most, and a buffer on Linux.
+const BINDING: u64 = (1 << 31) - 1;
+const LINUX: u64 = (1 << 31) - 1;
+
+fn devices() -> Vec<Device> {
+    use Backend::{BrowserWebGpu, Metal, Vulkan};
+    use DeviceType::{Cpu, DiscreteGpu, IntegratedGpu, Other};
+    let subgroups = Features::SUBGROUP;
+    let both = subgroups | Features::SHADER_INT64;
+    let device = |name, driver, kind, backend, features, subgroup, limits| Device {
+        name,
+        driver,
+        kind,
+        backend,
+        features,
+        subgroup,
+        limits,
+    };
+    let kib = |k: u32| k << 10;
+    let (nvidia, radeon, arc, apple, adreno, lavapipe) = (
+        limits(1_048_576, (BINDING, 4_292_870_144), (64, 16), kib(48), 1024),
+        |memory| limits(8_388_606, (BINDING, LINUX), (4, 4), memory, 1024),
+        limits(65_535, (1 << 30, LINUX), (64, 4), kib(64), 1024),
+        limits(29, (9_534_832_640, 9_534_832_640), (256, 32), kib(32), 1024),
+        limits(24, (128 << 20, 1 << 30), (64, 64), kib(32), 1024),
+        limits(1_000_000, (128 << 20, LINUX), (16, 16), kib(32), 1024),
+    );
+    let (rdna2, rdna3) = (radeon(kib(64)), radeon(kib(32)));
+    vec![
+        device("GeForce RTX 3080", "NVIDIA", DiscreteGpu, Vulkan, both, (32, 32), nvidia),
+        device("Radeon RX 6800", "radv", DiscreteGpu, Vulkan, both, (32, 64), rdna2),
+        device("Radeon RX 7900 XTX", "AMD", DiscreteGpu, Vulkan, both, (32, 64), rdna3),
+        device("Arc A770", "Intel", DiscreteGpu, Vulkan, both, (8, 32), arc),
+        device("Apple M2", "", IntegratedGpu, Metal, both, (4, 64), apple),
+        device("Adreno 640", "Qualcomm", IntegratedGpu, Vulkan, subgroups, (64, 128), adreno),
+        device(
+            "browser's minimum",
+            "",
+            Other,
+            BrowserWebGpu,
+            Features::empty(),
+            (4, 128),
+            Limits::defaults(),
+        ),
+        device(
+            "downlevel",
+            "",
+            Other,
+            Vulkan,
+            Features::empty(),
+            (4, 128),
+            Limits::downlevel_defaults(),
+        ),
+        device("lavapipe", "llvmpipe", Cpu, Vulkan, both, (8, 8), lavapipe),
+    ]
+}
+
+impl Device {
+    fn caps(&self) -> Caps {
+        let info = wgpu::AdapterInfo {
+            name: self.name.into(),
+            driver: self.driver.into(),
+            subgroup_min_size: self.subgroup.0,
+            subgroup_max_size: self.subgroup.1,
+            ..wgpu::AdapterInfo::new(self.kind, self.backend)
+        };
+        Caps::new(&info, &self.limits, self.features)
+    }
+}
+
+const FORMATS: [&str; 9] = [
+    "f32",
+    "f16",
+    "int16-channel",
+    "int8-channel",
+    "int8-g48",
+    "int4-g64-asym",
+    "2:4+f16",
+    "2:4+int8-channel",
+    "2:4+int4-g64-asym",
+];
+const M: [u32; 8] = [1, 2, 7, 8, 16, 64, 128, 4096];
+
+/// For K = N = 4096: what the crate knows of a device, then a line for all formats that
+/// share their choices.
+const EXPECTED: &str = "
+GeForce RTX 3080: Gpu, 32 lanes, int64
+  all formats: 1 gemv_m1_l64, 2–8 gemv_m4_l64, 16–4096 tiled_32x64
+Radeon RX 6800: Gpu, 0 lanes, int64
+  all formats: 1 gemv_m1_l64, 2–8 gemv_m4_l64, 16–4096 tiled_32x64
+Radeon RX 7900 XTX: Gpu, 0 lanes, int64
+  all formats: 1 gemv_m1_l64, 2–8 gemv_m4_l64, 16–4096 tiled_32x64
+Arc A770: Gpu, 0 lanes, int64
+  all formats: 1 gemv_m1_l64, 2–8 gemv_m4_l64, 16–4096 tiled_32x64
+Apple M2: Gpu, 0 lanes, int64
+  all formats: 1 gemv_m1_l64, 2–8 gemv_m4_l64, 16–4096 tiled_32x64
+Adreno 640: Gpu, 0 lanes
+  all formats: 1 gemv_m1_l64, 2–8 gemv_m4_l64, 16–4096 tiled_32x64
+browser's minimum: Gpu, 0 lanes
+  all formats: 1 gemv_m1_l64, 2–8 gemv_m4_l64, 16–4096 tiled_32x64
+downlevel: Gpu, 0 lanes
+  all formats: refused (schedule rows_m1_n2 does not apply: it needs 5 storage buffers, the device has 4)
+lavapipe: Cpu, 8 lanes, int64
+  f32 f16 int16-channel int8-channel int8-g48 2:4+f16: 1 rows_m1_n2, 2–4096 rows_m4_n2
+  int4-g64-asym 2:4+int8-channel 2:4+int4-g64-asym: 1 rows_m1_n4, 2–4096 rows_m4_n2
+";
+
+/// The choices for every m, runs of the same one together.
+fn choices(caps: &Caps, format: &str) -> String {
+    let format: WeightFormat = format.parse().unwrap();
+    let mut runs: Vec<(u32, u32, Schedule)> = Vec::new();
+    for m in M {
+        let schedule = select(&MatmulSpec::new(m, 4096, 4096, format), caps, m);
+        if let Err(error) = schedule.check(caps) {
+            return format!("refused ({error})");
+        }
+        match runs.last_mut() {
+            Some(last) if last.2 == schedule => last.1 = m,
+            _ => runs.push((m, m, schedule)),
+        }
+    }
+    let run = |(from, to, schedule): &(u32, u32, Schedule)| match from == to {
+        true => format!("{from} {schedule}"),
+        false => format!("{from}–{to} {schedule}"),
+    };
+    runs.iter().map(run).collect::<Vec<_>>().join(", ")
+}
+
+#[test]
+fn the_table_of_choices() {
+    let mut table = String::from("\n");
+    for device in devices() {
+        let caps = device.caps();
+        let int64 = if caps.int64 { ", int64" } else { "" };
+        table += &format!("{}: {:?}, {} lanes{int64}\n", device.name, caps.class, caps.subgroup);
+        let mut lines: Vec<(String, Vec<&str>)> = Vec::new();
+        for format in FORMATS {
+            let choices = choices(&caps, format);
+            match lines.iter_mut().find(|(line, _)| *line == choices) {
+                Some((_, formats)) => formats.push(format),
+                None => lines.push((choices, vec![format])),
+            }
+        }
+        for (choices, formats) in lines {
+            let formats = match formats.len() == FORMATS.len() {
+                true => "all formats".into(),
+                false => formats.join(" "),
+            };
+            table += &format!("  {formats}: {choices}\n");
+        }
+    }
+    assert_eq!(table, EXPECTED, "`select` now chooses:\n{table}");
+}
+
+/// For every K that gives other schedules: what is chosen fits the device, by its limits
+/// rather than by `check`, and is among those that `verify` runs.
+#[test]
+fn choices_fit_the_device() {
+    let mut seen = 0;
+    for device in devices().iter().filter(|device| device.name != "downlevel") {
+        let caps = device.caps();
+        for format in FORMATS {
+            let format: WeightFormat = format.parse().unwrap();
+            for (m, k) in M
+                .into_iter()
+                .flat_map(|m| [1, 8, 33, 64, 100, 384, 1024, 4096, 11_008, 1 << 20].map(|k| (m, k)))
+            {
+                let spec = MatmulSpec::new(m, 640, k, format);
+                let schedule = select(&spec, &caps, m);
+                let what = format!("{}: {format}, m = {m}, k = {k}: {schedule}", device.name);
+                assert_eq!(schedule.check(&caps), Ok(()), "{what}");
+                assert!(Schedule::all(k).contains(&schedule), "{what}");
+                assert_eq!(candidates(&spec, &caps, m).first(), Some(&schedule), "{what}");
+                let limits = &device.limits;
+                let invocations = limits.max_compute_invocations_per_workgroup;
+                assert!((1..=invocations).contains(&schedule.workgroup()), "{what}");
+                let memory = limits.max_compute_workgroup_storage_size;
+                assert!(schedule.workgroup_memory() <= memory, "{what}");
+                let choice = KernelChoice::new(&spec, schedule, &caps);
+                let groups = choice.groups(m, 640, 1);
+                assert!(groups > 0 && caps.fold(groups).is_some(), "{what}");
+                // Features only where the device has them.
+                let features = device.features;
+                assert!(!choice.wide || features.contains(Features::SHADER_INT64), "{what}");
+                assert!(
+                    choice.subgroup == 0
+                        || features.contains(Features::SUBGROUP)
+                            && device.subgroup == (choice.subgroup, choice.subgroup),
+                    "{what}"
+                );
+                seen += 1;
+            }
+        }
+    }
+    assert_eq!(seen, 8 * 9 * 8 * 10);
+}
+
+/// Each limit by itself: `select` steps down to what fits, or `check` says what is missing.
+#[test]
+fn low_limits_are_kept_to() {
+    for (memory, invocations, fits) in
+        [(12 << 10, 128, true), (4 << 10, 64, true), (0, 32, true), (0, 31, false)]
+    {
+        for class in [AdapterClass::Gpu, AdapterClass::Cpu] {
+            let caps = Caps {
+                max_workgroup_memory: memory,
+                max_invocations: invocations,
+                ..Caps::from_limits(class, &Limits::defaults())
+            };
+            for m in M {
+                let spec = MatmulSpec::new(m, 640, 4096, WeightFormat::f16());
+                assert_eq!(select(&spec, &caps, m).check(&caps).is_ok(), fits);
+                assert_eq!(candidates(&spec, &caps, m).is_empty(), !fits);
+            }
+        }
+    }
+}
