@@ -182,6 +182,7 @@ async fn compile(
     access: MakeAccess,
 ) -> Result<Pipelines, DeviceError> {
     let shaders = spec.shaders(kernels.caps(), access);
+    kernels.prepare(&shaders).await?;
     let mut pipelines = Vec::new();
     for (kernel, shader) in spec.kernels().into_iter().zip(&shaders) {
         pipelines.push((kernel, kernels.pipeline(shader).await?));
