@@ -379,6 +379,50 @@ impl Host {
         self.wait(index)
     }
 
+    /// As [`submit`](Self::submit), and the milliseconds that the device says the pass took;
+    /// `None` where it keeps no time.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit), and [`HostError::ReadBack`].
+    pub fn submit_timed(
+        &self,
+        record: impl FnOnce(&mut wgpu::ComputePass<'_>),
+    ) -> Result<Option<f64>, HostError> {
+        let device = self.device();
+        if !device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
+            self.submit(record)?;
+            return Ok(None);
+        }
+        let (index, ticks) = self.run(self.kernels.guarded("a timed submission", || {
+            let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
+                label: Some("lowbit time"),
+                ty: wgpu::QueryType::Timestamp,
+                count: 2,
+            });
+            let ticks = device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("lowbit time"),
+                size: 16,
+                usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+                mapped_at_creation: false,
+            });
+            let mut encoder = device.create_command_encoder(&Default::default());
+            let timestamp_writes = Some(wgpu::ComputePassTimestampWrites {
+                query_set: &queries,
+                beginning_of_pass_write_index: Some(0),
+                end_of_pass_write_index: Some(1),
+            });
+            let pass = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
+            record(&mut encoder.begin_compute_pass(&pass));
+            encoder.resolve_query_set(&queries, 0..2, &ticks, 0);
+            (self.queue.submit([encoder.finish()]), ticks)
+        }))?;
+        self.wait(index)?;
+        let words = self.read(&ticks, 0, 4)?;
+        let tick = |i: usize| u64::from(words[2 * i]) | u64::from(words[2 * i + 1]) << 32;
+        let period = f64::from(self.queue.get_timestamp_period());
+        Ok(Some(tick(1).saturating_sub(tick(0)) as f64 * period / 1e6))
+    }
+
     /// Runs what makes device objects, and tells a lost device from other errors.
     fn run<T, E: Into<HostError>>(
         &self,

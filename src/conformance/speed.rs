@@ -3,11 +3,12 @@
 use super::data::{self, Random};
 use super::{Case, Op, Values};
 use crate::format::WeightFormat;
-use crate::gpu::{Binding, Const, Pipeline, Shader, fragment};
+use crate::gpu::{Binding, Const, Kernels, Pipeline, Shader, fragment};
 use crate::host::{Host, HostError};
 use crate::ops::{
-    DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, FloatType, MakeArgs, MakePlan,
-    MakeSpec, MatmulArgs, MatmulPlan, MatmulSpec, Select, SourceRows,
+    BoundMatmul, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, FloatType,
+    KernelChoice, MakeArgs, MakePlan, MakeSpec, MatmulArgs, MatmulPlan, MatmulSpec, Select,
+    SourceRows,
 };
 use pollster::block_on;
 use serde::Serialize;
@@ -18,8 +19,19 @@ use std::time::Instant;
 pub struct Limits {
     /// f32 operations a second; a multiply-add is two.
     pub operations_per_second: f64,
-    /// Bytes read a second by the better of two access patterns.
-    pub read_bytes_per_second: f64,
+    /// 8-bit operations a second by `dot4I8Packed`; a multiply-add is two.
+    pub dot_operations_per_second: f64,
+    /// Bytes read a second where each lane reads a run of its own.
+    pub read_runs_bytes_per_second: f64,
+    /// Bytes read a second where neighbouring lanes read neighbouring words.
+    pub read_coalesced_bytes_per_second: f64,
+}
+
+impl Limits {
+    /// The better of the two ways to read.
+    pub fn read_bytes_per_second(&self) -> f64 {
+        self.read_runs_bytes_per_second.max(self.read_coalesced_bytes_per_second)
+    }
 }
 
 /// One kernel's speed.
@@ -41,6 +53,11 @@ pub struct Timing {
     pub kernel: String,
     /// Milliseconds: the median of at least seven submissions, the wait counted in.
     pub ms: f64,
+    /// The same by the device's own clock, where it keeps one.
+    pub gpu_ms: Option<f64>,
+    /// Milliseconds of the same kernel without X and scales: it reads, unpacks and multiplies
+    /// the weights. Only for a matmul.
+    pub unpack_ms: Option<f64>,
     /// 2·M·N·K a second; 0 for ops that do not multiply.
     pub operations_per_second: f64,
     /// Bytes of W as stored a second; for compress the f32 W read, for dequantize the f32 W
@@ -74,6 +91,7 @@ pub fn limit_shaders() -> Vec<Shader> {
         shader("limit_fma", "limits/fma", vec![("ROUNDS", Const::U32(ROUNDS))]),
         read("limit_read_runs", true),
         read("limit_read_coalesced", false),
+        shader("limit_dot", "limits/dot", vec![("ROUNDS", Const::U32(ROUNDS))]),
     ]
 }
 
@@ -103,14 +121,20 @@ pub fn limits(host: &Host) -> Result<Limits, HostError> {
                 wgpu::BindGroupEntry { binding: 1, resource: sink.as_entire_binding() },
             ],
         });
-        let ms = median(host, |pass| dispatch(pass, &pipeline, &group, groups))?;
+        let (ms, _) = median(host, |pass| dispatch(pass, &pipeline, &group, groups))?;
         let work = match rates.len() {
             0 => u64::from(groups) * 64 * u64::from(ROUNDS) * 64,
+            3 => u64::from(groups) * 64 * u64::from(ROUNDS) * 32,
             _ => u64::from(groups) * READ_GROUP,
         };
         rates.push(work as f64 / ms * 1e3);
     }
-    Ok(Limits { operations_per_second: rates[0], read_bytes_per_second: rates[1].max(rates[2]) })
+    Ok(Limits {
+        operations_per_second: rates[0],
+        read_runs_bytes_per_second: rates[1],
+        read_coalesced_bytes_per_second: rates[2],
+        dot_operations_per_second: rates[3],
+    })
 }
 
 fn dispatch(
@@ -124,9 +148,12 @@ fn dispatch(
     pass.dispatch_workgroups(groups, 1, 1);
 }
 
-/// Median milliseconds of one call of `record`. Warm-up apart; many calls a submission
-/// where they are short; the wait is inside.
-fn median(host: &Host, record: impl Fn(&mut wgpu::ComputePass<'_>)) -> Result<f64, HostError> {
+/// Median milliseconds of one call of `record`, and the same by the device's clock. Warm-up
+/// apart; many calls a submission where they are short; the wait is inside.
+fn median(
+    host: &Host,
+    record: impl Fn(&mut wgpu::ComputePass<'_>),
+) -> Result<(f64, Option<f64>), HostError> {
     let sample = |calls: usize| {
         let start = Instant::now();
         host.submit(|pass| (0..calls).for_each(|_| record(pass)))?;
@@ -141,8 +168,16 @@ fn median(host: &Host, record: impl Fn(&mut wgpu::ComputePass<'_>)) -> Result<f6
     {
         samples.push(sample(calls)?);
     }
-    samples.sort_by(f64::total_cmp);
-    Ok(samples[samples.len() / 2])
+    let mut on_device = Vec::new();
+    for _ in 0..SAMPLES {
+        let timed = host.submit_timed(|pass| (0..calls).for_each(|_| record(pass)))?;
+        on_device.extend(timed.map(|ms| ms / calls as f64));
+    }
+    let middle = |mut samples: Vec<f64>| {
+        samples.sort_by(f64::total_cmp);
+        samples.get(samples.len() / 2).copied()
+    };
+    Ok((middle(samples).unwrap_or_default(), middle(on_device)))
 }
 
 /// Measures one op at one format and shape, `m` rows of X.
@@ -161,9 +196,11 @@ pub fn time(
     let w = data::values(Values::Normal, n.saturating_mul(k), &mut Random::new(case.seed()));
     let weights = host.compress(&w, n, k, &format)?;
     let stored = weights.sizes().total() as f64;
-    let (kernel, ms, bytes, operations) = match op {
+    let mut unpack_ms = None;
+    let (kernel, (ms, gpu_ms), bytes, operations) = match op {
         Op::Matmul => {
-            let (kernel, ms) = matmul(host, &weights, activations, m)?;
+            let (kernel, ms, unpack) = matmul(host, &weights, activations, m)?;
+            unpack_ms = Some(unpack);
             (kernel, ms, stored, 2.0 * m as f64 * n as f64 * k as f64)
         }
         Op::Compress => {
@@ -176,7 +213,7 @@ pub fn time(
         }
     };
     let floor =
-        (operations / limits.operations_per_second).max(bytes / limits.read_bytes_per_second);
+        (operations / limits.operations_per_second).max(bytes / limits.read_bytes_per_second());
     let seconds = ms / 1e3;
     Ok(Timing {
         op: op.name(),
@@ -187,10 +224,31 @@ pub fn time(
         k,
         kernel,
         ms,
+        gpu_ms,
+        unpack_ms,
         operations_per_second: operations / seconds,
         weight_bytes_per_second: bytes / seconds,
         share_of_limit: floor / seconds,
     })
+}
+
+/// Wall time, and the device's own.
+type Milliseconds = (f64, Option<f64>);
+
+/// A kernel less X and scales: what reading, unpacking and multiplying take at least in the
+/// same loop.
+fn unpack_shader(choice: &KernelChoice) -> Shader {
+    let mut shader = choice.shader();
+    shader.name = format!("limit_unpack.{}", shader.name);
+    for part in &mut shader.fragments {
+        *part = match part.name {
+            name if name.starts_with("access/x_") => fragment("limits/x_constant"),
+            name if name.starts_with("lib/part_") => fragment("limits/part_constant"),
+            "scale/aligned" => fragment("scale/none"),
+            _ => *part,
+        };
+    }
+    shader
 }
 
 fn matmul(
@@ -198,7 +256,7 @@ fn matmul(
     weights: &DeviceWeights,
     activations: FloatType,
     m: usize,
-) -> Result<(String, f64), HostError> {
+) -> Result<(String, Milliseconds, f64), HostError> {
     let (m, n, k) = (m as u32, weights.n() as u32, weights.k() as u32);
     let spec = MatmulSpec::new(m, n, k, weights.format()).with_activations(activations);
     let plan = block_on(MatmulPlan::new(host.kernels(), &spec, Select::Auto))?;
@@ -214,9 +272,12 @@ fn matmul(
     // Copies, so that weights that fit a cache are not timed out of it.
     let copies = (COLD / weights.device_bytes().max(1)).clamp(1, 16);
     let packed = host.download(weights)?;
+    let mut sets = vec![weights.clone()];
+    for _ in 1..copies {
+        sets.push(host.upload(&packed)?);
+    }
     let mut bound = Vec::new();
-    for copy in 0..copies {
-        let weights = &if copy == 0 { weights.clone() } else { host.upload(&packed)? };
+    for weights in &sets {
         let args =
             MatmulArgs { activations: (&x).into(), weights, bias: None, output: (&y).into() };
         bound.push(block_on(plan.bind(args))?);
@@ -224,14 +285,33 @@ fn matmul(
     let mut recorded = Ok(());
     host.submit(|pass| recorded = bound[0].record(pass, m))?;
     recorded?;
-    let ms = median(host, |pass| {
-        // That `m` is not too large has just been shown.
-        bound.iter().for_each(|bound| drop(bound.record(pass, m)));
-    })?;
-    Ok((plan.kernel(m).name(), ms / copies as f64))
+    let record = |bound: &[BoundMatmul]| {
+        let (wall, gpu) = median(host, |pass| {
+            // That `m` is not too large has just been shown.
+            bound.iter().for_each(|bound| drop(bound.record(pass, m)));
+        })?;
+        Ok::<_, HostError>((wall / copies as f64, gpu.map(|ms| ms / copies as f64)))
+    };
+    let ms = record(&bound)?;
+    // The same plan with another kernel in its place, and kernels of its own to hold it.
+    let choice = *plan.kernel(m);
+    let stripped = block_on(Kernels::new(host.device(), host.kernels().caps()))?;
+    block_on(stripped.plant(&choice.shader(), &unpack_shader(&choice).compose().source))?;
+    let plan = block_on(MatmulPlan::new(&stripped, &spec, Select::Pinned(choice.schedule)))?;
+    let mut bound = Vec::new();
+    for weights in &sets {
+        let args =
+            MatmulArgs { activations: (&x).into(), weights, bias: None, output: (&y).into() };
+        bound.push(block_on(plan.bind(args))?);
+    }
+    Ok((choice.name(), ms, record(&bound)?.0))
 }
 
-fn make(host: &Host, w: &[f32], weights: &DeviceWeights) -> Result<(String, f64), HostError> {
+fn make(
+    host: &Host,
+    w: &[f32],
+    weights: &DeviceWeights,
+) -> Result<(String, Milliseconds), HostError> {
     let (n, k, format) = (weights.n(), weights.k(), weights.format());
     let spec = MakeSpec::new(n as u32, k as u32, format);
     let plan = block_on(MakePlan::new(host.kernels(), &spec))?;
@@ -244,7 +324,7 @@ fn make(host: &Host, w: &[f32], weights: &DeviceWeights) -> Result<(String, f64)
     Ok((last.unwrap_or_default(), ms))
 }
 
-fn dequantize(host: &Host, weights: &DeviceWeights) -> Result<(String, f64), HostError> {
+fn dequantize(host: &Host, weights: &DeviceWeights) -> Result<(String, Milliseconds), HostError> {
     let (n, k) = (weights.n() as u32, weights.k() as u32);
     let spec = DequantizeSpec::new(n, k, weights.format());
     let plan = block_on(DequantizePlan::new(host.kernels(), &spec))?;

@@ -99,6 +99,8 @@ pub fn validate(shader: &Shader) -> naga::Module {
     let mut capabilities = naga::valid::Capabilities::empty();
     capabilities.set(naga::valid::Capabilities::SHADER_INT64, uses("_u64"));
     capabilities.set(naga::valid::Capabilities::SUBGROUP, uses("part_shared"));
+    let halves = uses("half_pair_native");
+    capabilities.set(naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32, halves);
     let mut validator =
         naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities);
     validator
@@ -202,13 +204,15 @@ impl Noop {
         self.kernels_with(|_| ())
     }
 
-    /// Kernels that are told of lower limits than the device has.
+    /// Kernels that are told of lower limits than the device has. Rows lie one after the other,
+    /// as on a GPU; tests/split.rs and the case table have them in panels.
     pub fn kernels_with(
         &self,
         change: impl FnOnce(&mut lowbit::gpu::Caps),
     ) -> lowbit::gpu::Kernels {
         let mut caps =
             Caps::new(&self.device.adapter_info(), &self.device.limits(), self.device.features());
+        caps.row_order = RowOrder::Rows;
         change(&mut caps);
         let kernels = pollster::block_on(lowbit::gpu::Kernels::new(&self.device, &caps)).unwrap();
         let flag = kernels.lost_flag().clone();

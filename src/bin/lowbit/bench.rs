@@ -12,7 +12,8 @@ use serde::Serialize;
 ///
 /// Times are medians of at least seven submissions, the wait counted in. `of limit` is the
 /// time that the adapter's measured multiply-adds or reads would take at least, as a share
-/// of the time taken.
+/// of the time taken; `of unpack` is the time of the same kernel without X and scales.
+/// Weights that fit a cache are copied so often that they come from memory.
 #[derive(clap::Args)]
 pub struct Args {
     /// matmul, compress or dequantize; may be given again
@@ -132,7 +133,8 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
 fn page(bench: &Bench) -> String {
     let giga =
         |rate: f64| if rate == 0.0 { "–".to_string() } else { format!("{:.2}", rate / 1e9) };
-    let header = ["op and weights", "M×N×K", "ms", "Gop/s", "W GB/s", "of limit", "kernel"];
+    let header =
+        ["op and weights", "M×N×K", "ms", "GPU ms", "Gop/s", "of limit", "of unpack", "kernel"];
     let mut rows = table(&header, true);
     for row in &bench.rows {
         let shape = match row.m {
@@ -145,19 +147,23 @@ fn page(bench: &Bench) -> String {
             format!("{} {}", row.op, row.weights).into(),
             shape.into(),
             right(format!("{:.2}", row.ms)),
+            right(row.gpu_ms.map_or("–".into(), |ms| format!("{ms:.2}"))),
             right(giga(row.operations_per_second)),
-            right(giga(row.weight_bytes_per_second)),
             right(format!("{:.0} %", 100.0 * row.share_of_limit)),
+            right(row.unpack_ms.map_or("–".into(), |ms| format!("{:.0} %", 100.0 * ms / row.ms))),
             kernel.into(),
         ]);
     }
     format!(
-        "{} ({}, {})\nlimits measured in this run: {} Gop/s f32, reads of {} GB/s\n{}",
+        "{} ({}, {})\nlimits measured in this run: {} Gop/s f32, {} Gop/s int8 dot, reads of {} GB/s in\n\
+         runs and {} coalesced\n{}",
         bench.adapter,
         bench.driver,
         bench.backend,
         giga(bench.limits.operations_per_second),
-        giga(bench.limits.read_bytes_per_second),
+        giga(bench.limits.dot_operations_per_second),
+        giga(bench.limits.read_runs_bytes_per_second),
+        giga(bench.limits.read_coalesced_bytes_per_second),
         text(&rows)
     )
 }
