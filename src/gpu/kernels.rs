@@ -129,6 +129,11 @@ impl Kernels {
         Ok(kernels)
     }
 
+    /// The same, told of a lost device by a flag that is set elsewhere already.
+    pub(crate) fn with_lost_flag(self, lost: LostFlag) -> Self {
+        Self { lost, ..self }
+    }
+
     /// What to give [`with_pipeline_cache`](Self::with_pipeline_cache) in a later run; name
     /// the file by [`wgpu::util::pipeline_cache_key`]. `None` without the feature.
     pub fn pipeline_cache_data(&self) -> Option<Vec<u8>> {
