@@ -5,7 +5,7 @@
 
 use crate::format::WeightFormat;
 use crate::format::{DeviceImage, FormatError, PackedWeights};
-use crate::gpu::{BufferFill, Caps, DeviceError, Kernels};
+use crate::gpu::{BufferFill, Caps, DeviceError, Kernels, pipeline_file};
 use crate::ops::matmul::RecordError;
 use crate::ops::{
     BindError, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, MakeArgs, MakeError,
@@ -14,6 +14,7 @@ use crate::ops::{
 };
 use pollster::block_on;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -129,12 +130,49 @@ impl Host {
         let (device, queue) = block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("lowbit host"),
             required_features: adapter.features()
-                & (Caps::useful_features() | wgpu::Features::TIMESTAMP_QUERY),
+                & (Caps::useful_features()
+                    | wgpu::Features::TIMESTAMP_QUERY
+                    | wgpu::Features::PIPELINE_CACHE),
             required_limits: limits.clone(),
             ..Default::default()
         }))
         .map_err(|error| no_device(error.to_string()))?;
         Self::with_device(info, device, queue, &limits)
+    }
+
+    /// As [`with_adapter`](Self::with_adapter), with the driver's compiled code of earlier
+    /// runs out of a folder, where the adapter has [`wgpu::Features::PIPELINE_CACHE`]:
+    /// [`save_pipelines`](Self::save_pipelines) puts it there. A file that is missing, torn
+    /// or another driver's is ignored.
+    ///
+    /// # Errors
+    /// [`HostError::NoDevice`], [`HostError::Device`].
+    pub fn with_pipelines_in(adapter: &wgpu::Adapter, folder: &Path) -> Result<Self, HostError> {
+        let mut host = Self::with_adapter(adapter)?;
+        let data = host.pipeline_file(folder).and_then(|path| pipeline_file::read(&path));
+        let (device, caps) = (host.device().clone(), host.kernels.caps().clone());
+        let lost = host.kernels.lost_flag().clone();
+        // SAFETY: a checksum says that the data is what `save_pipelines` wrote, which is what
+        // a driver returned.
+        let kernels = unsafe { Kernels::with_pipeline_cache(&device, &caps, data.as_deref()) };
+        host.kernels = block_on(kernels)?.with_lost_flag(lost);
+        Ok(host)
+    }
+
+    /// Keeps the driver's compiled code for later runs: whether there was any to keep. Only a
+    /// host [`with_pipelines_in`](Self::with_pipelines_in) a folder has it.
+    ///
+    /// # Errors
+    /// Where the file cannot be written; an earlier one then stays.
+    pub fn save_pipelines(&self, folder: &Path) -> std::io::Result<bool> {
+        match (self.pipeline_file(folder), self.kernels.pipeline_cache_data()) {
+            (Some(path), Some(data)) => pipeline_file::write(&path, &data).map(|()| true),
+            _ => Ok(false),
+        }
+    }
+
+    fn pipeline_file(&self, folder: &Path) -> Option<PathBuf> {
+        Some(folder.join(wgpu::util::pipeline_cache_key(&self.info)?))
     }
 
     /// Takes a device that exists, with the limits it was requested with. Takes over its

@@ -12,7 +12,7 @@ use lowbit::format::{
 };
 use lowbit::gpu::{Caps, Shader};
 use lowbit::host::{Host, HostError};
-use lowbit::ops::make::MakeKernel;
+use lowbit::ops::make::{MakeAccess, MakeKernel};
 use lowbit::ops::{
     BindError, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, FloatType, MakeArgs,
     MakeError, MakePlan, MakeSpec, SourceRows, SubBuffer,
@@ -182,6 +182,7 @@ fn grid(invocations: u64) -> [u32; 3] {
 }
 
 const SOFTFLOAT: &str = include_str!("../shaders/lib/softfloat.wgsl");
+const RECIPROCAL: &str = include_str!("../shaders/lib/reciprocal.wgsl");
 const HALF: &str = concat!(
     include_str!("../shaders/lib/half.wgsl"),
     include_str!("../shaders/lib/half_pair.wgsl")
@@ -190,7 +191,7 @@ const HALF: &str = concat!(
 /// `expression` of `a` and `b` for each pair.
 fn map2(expression: &str, pairs: &[[u32; 2]]) -> Vec<u32> {
     let source = format!(
-        "{SOFTFLOAT}{HALF}
+        "{SOFTFLOAT}{RECIPROCAL}{HALF}
         @group(0) @binding(0) var<storage, read> input: array<vec2<u32>>;
         @group(0) @binding(1) var<storage, read_write> output: array<u32>;
         @compute @workgroup_size(64)
@@ -308,6 +309,26 @@ fn division_is_correctly_rounded() {
     same("rne_to_int(div_f32)", &pairs, &got, |a, b| {
         (f32::from_bits(a) / f32::from_bits(b)).round_ties_even() as u32
     });
+    // The same by a reciprocal; no bits but a scale's, which are of a normal number.
+    pairs.retain(|&[_, b]| (0x0080_0000..0x7f80_0000).contains(&b));
+    let got = map2("steps_by(a, divisor_of(b))", &pairs);
+    same("steps_by", &pairs, &got, |a, b| {
+        ((f32::from_bits(a) / f32::from_bits(b)).round_ties_even() as u32).min(65536)
+    });
+}
+
+/// Every significand of a weight over scales of few bits, of all ones and of none: ties, and
+/// quotients next to them.
+#[test]
+fn every_significand_over_some_scales() {
+    for scale in [0x0080_0000u32, 0x00ff_ffff, 0x0080_0001, 0x00c0_0000, 0x00b5_04f3] {
+        let by = scale & 0x007f_ffff | 118 << 23;
+        let pairs: Vec<[u32; 2]> = (0..1 << 23).map(|low| [low | 127 << 23, by]).collect();
+        let got = map2("steps_by(a, divisor_of(b))", &pairs);
+        same("steps_by", &pairs, &got, |a, b| {
+            (f32::from_bits(a) / f32::from_bits(b)).round_ties_even() as u32
+        });
+    }
 }
 
 #[test]
@@ -432,13 +453,14 @@ fn formats() -> Vec<WeightFormat> {
 fn parse(source: &str) -> (naga::Module, naga::valid::ModuleInfo) {
     let module = naga::front::wgsl::parse_str(source)
         .unwrap_or_else(|e| panic!("{}", e.emit_to_string(source)));
-    // No capability at all: no f16, no subgroups, no i64.
-    let info = naga::valid::Validator::new(
-        naga::valid::ValidationFlags::all(),
-        naga::valid::Capabilities::empty(),
-    )
-    .validate(&module)
-    .unwrap_or_else(|e| panic!("{}", e.emit_to_string(source)));
+    // No capability at all, no f16, no subgroups; i64 where a shader names it.
+    let capabilities = match source.contains("u64") {
+        true => naga::valid::Capabilities::SHADER_INT64,
+        false => naga::valid::Capabilities::empty(),
+    };
+    let info = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities)
+        .validate(&module)
+        .unwrap_or_else(|e| panic!("{}", e.emit_to_string(source)));
     (module, info)
 }
 
@@ -515,10 +537,12 @@ fn making_is_integer_arithmetic_only() {
     let mut shaders = std::collections::HashSet::new();
     for format in formats() {
         for kernel in MakeKernel::ALL {
-            let shader = kernel.shader(&format, RowOrder::Panels);
-            if shaders.insert(shader.clone()) {
-                let found = reachable_float_arithmetic(&shader.compose().source);
-                assert_eq!(found, None, "{}", shader.name);
+            for access in MakeAccess::ALL {
+                let shader = kernel.shader(&format, RowOrder::Panels, access);
+                if shaders.insert(shader.clone()) {
+                    let found = reachable_float_arithmetic(&shader.compose().source);
+                    assert_eq!(found, None, "{}", shader.name);
+                }
             }
         }
         for spec in dequantize_specs(2, 2, format) {
@@ -548,7 +572,7 @@ fn params_mirror_the_shaders() {
     let int8 = WeightFormat::int8(Granularity::Channel);
     for (shader, name, layout) in [
         (
-            MakeKernel::Codes.shader(&int8, RowOrder::Rows),
+            MakeKernel::Codes.shader(&int8, RowOrder::Rows, MakeAccess::Words),
             "MakeParams",
             lowbit::ops::make::params_layout(),
         ),
@@ -615,8 +639,10 @@ fn make(host: &Host, w: &[f32], mask: Option<&Mask24>, spec: &MakeSpec) -> Made 
     // Where no weight is there is NaN: reading it would be reported.
     let mut buffers = vec![];
     let cut = n / 3;
+    // As far aligned as the stride, so that wide loads are made where they can be.
+    let step = 1 << stride.trailing_zeros().min(3);
     for rows in [0..cut, cut..n] {
-        let offset = 3 + rows.start % 5;
+        let offset = step * (3 + rows.start % 5);
         let mut words = vec![f32::NAN.to_bits(); offset + rows.len() * stride + 4];
         for (i, row) in rows.clone().enumerate() {
             for col in 0..k {
@@ -733,7 +759,7 @@ fn equal_to_the_host() {
             let w: Vec<f32> =
                 (0..n).flat_map(|r| row(&format, r % KINDS, k, &mut random)).collect();
             let spec = MakeSpec::new(n as u32, k as u32, format)
-                .with_stride(k as u32 + random.below(3) as u32);
+                .with_stride(k as u32 + [0, 1, 2, 4, 8][random.below(5) as usize]);
             let (good, _) = compare(gpu(), &w, None, &spec);
             assert!(good, "{format} {n}×{k} must be possible");
             cases += 1;

@@ -21,6 +21,12 @@ fn magnitude_of(bits: u32) -> u32 {
     return select(magnitude, 0u, magnitude < F32_SMALLEST_NORMAL);
 }
 
+fn magnitudes_of(bits: vec4<u32>) -> vec4<u32> {
+    let magnitudes = bits & vec4<u32>(0x7fffffffu);
+    let small = magnitudes < vec4<u32>(F32_SMALLEST_NORMAL);
+    return select(magnitudes, vec4<u32>(0u), small);
+}
+
 fn significand_of(magnitude: u32) -> u32 {
     return (magnitude & 0x007fffffu) | 0x00800000u;
 }

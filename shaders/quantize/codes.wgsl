@@ -1,6 +1,6 @@
 // Codes of the device layout, from weights, scales and metadata.
 //
-// Requires: quantize/make, lib/panel, lib/panel_codes, quantize/record, sparse/metadata,
+// Requires: quantize/make, access/weights_u32, lib/panel, lib/panel_codes, quantize/record, sparse/metadata,
 // lib/softfloat, lib/half;
 // constants IS_FLOAT, SPARSE, CODE_LOW, CODE_HIGH; `side` complete.
 // Provides: `main`, one invocation a word of codes: rows·code_words of them.
@@ -11,6 +11,8 @@
 //   f32       the bits
 // Positions past the row, and indices of a ragged last quad that point past K, hold the
 // code of zero of the row's last group (0 for floats).
+
+@group(0) @binding(4) var<storage, read_write> codes: array<u32>;
 
 // The code of the weight at `column`, below K, in the low ELEMENT_BITS.
 fn code_of(row: u32, column: u32, record: u32) -> u32 {

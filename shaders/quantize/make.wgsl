@@ -7,7 +7,7 @@
 //   CODE_LOW, CODE_HIGH, CODE_ZERO: i32
 //                          the codes as stored; the zero of a symmetric format
 //   SCALE_DIVISOR: u32     bits of the f32 that a range is divided by
-// Provides: `params`, the bindings, BLOCK_K, invocation(group, groups, lane) -> u32.
+// Provides: `params`, the bindings but `weights` (access/weights_*) and `codes`, BLOCK_K, invocation(group, groups, lane) -> u32.
 //
 // Memory: one chunk of rows of W, and the same rows of the device layout
 // (`format::DeviceLayout`). Every offset and stride counts u32 words.
@@ -53,10 +53,8 @@ struct MakeParams {
 const BLOCK_K: u32 = 32u;
 
 @group(0) @binding(0) var<uniform> params: MakeParams;
-@group(0) @binding(1) var<storage, read> weights: array<u32>;
 @group(0) @binding(2) var<storage, read> given: array<u32>;
 @group(0) @binding(3) var<storage, read_write> extremes: array<atomic<u32>>;
-@group(0) @binding(4) var<storage, read_write> codes: array<u32>;
 @group(0) @binding(5) var<storage, read_write> side: array<u32>;
 @group(0) @binding(6) var<storage, read_write> status: array<atomic<u32>>;
 

@@ -1,6 +1,6 @@
 // The 2:4 mask of largest magnitudes, as metadata at the head of each side record.
 //
-// Requires: quantize/make, lib/panel, lib/softfloat. Provides: `main`, one invocation for 32 columns
+// Requires: quantize/make, access/weights_u32, lib/panel, lib/softfloat. Provides: `main`, one invocation for 32 columns
 // of a row: rows·blocks of them.
 //
 // Of each four consecutive columns the two largest |w| stay, the lowest column first where

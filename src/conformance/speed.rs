@@ -323,10 +323,7 @@ fn make(
     let rows = [SourceRows { at: (&source).into(), rows: n }];
     let bound = block_on(plan.bind(MakeArgs { source: &rows, mask: None, output: &output }))?;
     let ms = median(host, |pass| bound.record(pass))?;
-    let last = spec
-        .kernels()
-        .last()
-        .map(|kernel| kernel.shader(&format, host.kernels().caps().row_order).name);
+    let last = plan.shaders().pop().map(|shader| shader.name);
     Ok((last.unwrap_or_default(), ms))
 }
 

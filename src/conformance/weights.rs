@@ -38,11 +38,7 @@ pub(super) fn compress(host: &Host, case: &Case) -> Result<Outcome, String> {
         spec = spec.with_given_mask();
     }
     let plan = block_on(MakePlan::new(host.kernels(), &spec)).map_err(|e| text(&e))?;
-    let kernel = spec
-        .kernels()
-        .last()
-        .map(|kernel| kernel.shader(&case.format, host.kernels().caps().row_order).name);
-    let kernel = kernel.unwrap_or_default();
+    let kernel = plan.shaders().pop().map(|shader| shader.name).unwrap_or_default();
     // NaN between rows: a kernel that reads it reports it.
     let mut words = vec![SENTINEL; (n * (k + gap)).max(4)];
     for row in 0..n {

@@ -1,5 +1,6 @@
-use super::{Binding, Caps, Shader};
+use super::{Binding, Caps, Shader, Wgsl};
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Entries of the table of row counts; see [`Kernels::m_offsets`].
@@ -74,6 +75,8 @@ pub struct Kernels {
     lost: LostFlag,
     cache: Arc<Mutex<HashMap<Shader, Arc<Pipeline>>>>,
     m_table: wgpu::Buffer,
+    /// The driver's own cache of compiled code, where the device has the feature.
+    driver_cache: Option<wgpu::PipelineCache>,
 }
 
 impl Kernels {
@@ -93,7 +96,48 @@ impl Kernels {
         let usage = wgpu::BufferUsages::UNIFORM;
         let table = create_buffer(device, "lowbit m table", usage, BufferFill::Words(&words));
         let m_table = guard(device, &lost, "the table of row counts", table).await?;
-        Ok(Self { device: device.clone(), caps, lost, cache: Arc::default(), m_table })
+        let device = device.clone();
+        Ok(Self { device, caps, lost, cache: Arc::default(), m_table, driver_cache: None })
+    }
+
+    /// The same with the driver's cache of compiled code, which `data` of an earlier run
+    /// fills: [`pipeline_cache_data`](Self::pipeline_cache_data) then has this run's. Without
+    /// [`wgpu::Features::PIPELINE_CACHE`] it is [`new`](Self::new); data of another driver or
+    /// version is ignored.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    ///
+    /// # Safety
+    /// `data` must come from `pipeline_cache_data`, of any adapter: drivers trust what
+    /// follows a header that fits.
+    pub async unsafe fn with_pipeline_cache(
+        device: &wgpu::Device,
+        caps: &Caps,
+        data: Option<&[u8]>,
+    ) -> Result<Self, DeviceError> {
+        let mut kernels = Self::new(device, caps).await?;
+        if device.features().contains(wgpu::Features::PIPELINE_CACHE) {
+            let label = Some("lowbit pipelines");
+            let create = || {
+                let descriptor = wgpu::PipelineCacheDescriptor { label, data, fallback: true };
+                // SAFETY: the caller vouches for the data.
+                unsafe { device.create_pipeline_cache(&descriptor) }
+            };
+            kernels.driver_cache = Some(kernels.guarded("the pipeline cache", create).await?);
+        }
+        Ok(kernels)
+    }
+
+    /// The same, told of a lost device by a flag that is set elsewhere already.
+    pub(crate) fn with_lost_flag(self, lost: LostFlag) -> Self {
+        Self { lost, ..self }
+    }
+
+    /// What to give [`with_pipeline_cache`](Self::with_pipeline_cache) in a later run; name
+    /// the file by [`wgpu::util::pipeline_cache_key`]. `None` without the feature.
+    pub fn pipeline_cache_data(&self) -> Option<Vec<u8>> {
+        self.driver_cache.as_ref().and_then(wgpu::PipelineCache::get_data)
     }
 
     /// The device.
@@ -137,23 +181,85 @@ impl Kernels {
         if let Some(reason) = self.lost.reason() {
             return Err(DeviceError::Lost(reason.into()));
         }
-        // A lock is never held over an await; two callers may compile the same twice.
-        let cached = self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(shader).cloned();
-        if let Some(pipeline) = cached {
+        if let Some(pipeline) = self.cached(shader) {
             return Ok(pipeline);
         }
+        // A lock is never held over an await; two callers may compile the same twice.
+        self.finish(shader, self.start(shader)).await
+    }
+
+    /// Compiles all that are not cached, on as many threads as there are processors; in a
+    /// browser, which has its own, one after the other.
+    ///
+    /// # Errors
+    /// As [`pipeline`](Self::pipeline), for the first that fails.
+    pub async fn prepare(&self, shaders: &[Shader]) -> Result<(), DeviceError> {
+        let mut wanted: Vec<&Shader> = Vec::new();
+        for shader in shaders {
+            if !wanted.contains(&shader) && self.cached(shader).is_none() {
+                wanted.push(shader);
+            }
+        }
+        #[cfg(not(target_arch = "wasm32"))]
+        if wanted.len() > 1 && self.lost.reason().is_none() {
+            let threads = std::thread::available_parallelism().map_or(1, usize::from);
+            let next = std::sync::atomic::AtomicUsize::new(0);
+            let started = Mutex::new(Vec::with_capacity(wanted.len()));
+            let work = || {
+                loop {
+                    let at = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    let Some(&shader) = wanted.get(at) else { return };
+                    let one = self.start(shader);
+                    started.lock().unwrap_or_else(PoisonError::into_inner).push((at, one));
+                }
+            };
+            std::thread::scope(|scope| {
+                for _ in 1..threads.min(wanted.len()) {
+                    // A thread that cannot be had leaves its work to the others.
+                    let _ = std::thread::Builder::new().spawn_scoped(scope, work);
+                }
+                work();
+            });
+            let mut started = started.into_inner().unwrap_or_else(PoisonError::into_inner);
+            started.sort_by_key(|(at, _)| *at);
+            for (at, one) in started {
+                self.finish(wanted[at], one).await?;
+            }
+            return Ok(());
+        }
+        for shader in wanted {
+            self.pipeline(shader).await?;
+        }
+        Ok(())
+    }
+
+    fn cached(&self, shader: &Shader) -> Option<Arc<Pipeline>> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(shader).cloned()
+    }
+
+    /// Compiles on this thread; what the device says to it is still to be awaited.
+    fn start(&self, shader: &Shader) -> Started {
         let wgsl = shader.compose();
-        let made = guard(&self.device, &self.lost, &shader.name, || {
-            build(&self.device, shader, &wgsl.source)
+        let (pipeline, error) = scoped(&self.device, || {
+            build(&self.device, shader, &wgsl.source, self.driver_cache.as_ref())
         });
-        let pipeline = Arc::new(made.await.map_err(|error| match error {
+        Started { wgsl, pipeline, error }
+    }
+
+    async fn finish(
+        &self,
+        shader: &Shader,
+        started: Started,
+    ) -> Result<Arc<Pipeline>, DeviceError> {
+        let error = started.error.await;
+        verdict(&self.lost, &shader.name, error).map_err(|error| match error {
             DeviceError::Refused { what, message } => {
-                DeviceError::Refused { what, message: wgsl.explain(&message) }
+                DeviceError::Refused { what, message: started.wgsl.explain(&message) }
             }
             other => other,
-        })?);
+        })?;
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(cache.entry(shader.clone()).or_insert(pipeline).clone())
+        Ok(cache.entry(shader.clone()).or_insert(Arc::new(started.pipeline)).clone())
     }
 
     /// Compiles `text` in the place of a shader, for tests that plant a fault: whoever asks
@@ -163,7 +269,7 @@ impl Kernels {
     /// As [`pipeline`](Self::pipeline).
     #[doc(hidden)]
     pub async fn plant(&self, shader: &Shader, text: &str) -> Result<(), DeviceError> {
-        let make = || build(&self.device, shader, text);
+        let make = || build(&self.device, shader, text, None);
         let planted = guard(&self.device, &self.lost, &shader.name, make).await?;
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         cache.insert(shader.clone(), Arc::new(planted));
@@ -234,6 +340,26 @@ async fn guard<T>(
     if let Some(reason) = lost.reason() {
         return Err(DeviceError::Lost(reason.into()));
     }
+    let (made, error) = scoped(device, make);
+    verdict(lost, what, error.await)?;
+    Ok(made)
+}
+
+/// A pipeline, and what the device is yet to say of it.
+struct Started {
+    wgsl: Wgsl,
+    pipeline: Pipeline,
+    error: Scopes,
+}
+
+/// The answer of error scopes that are closed. A browser's stays on its thread.
+#[cfg(not(target_arch = "wasm32"))]
+type Scopes = Pin<Box<dyn Future<Output = Option<wgpu::Error>> + Send>>;
+#[cfg(target_arch = "wasm32")]
+type Scopes = Pin<Box<dyn Future<Output = Option<wgpu::Error>>>>;
+
+/// Runs `make` in error scopes of this thread: what it made, and the error once it is known.
+fn scoped<T>(device: &wgpu::Device, make: impl FnOnce() -> T) -> (T, Scopes) {
     let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
     let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
     let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
@@ -241,13 +367,20 @@ async fn guard<T>(
     // All three are popped before the first await: scopes are a stack of this thread.
     let (validation, internal, memory) = (validation.pop(), internal.pop(), memory.pop());
     // Out of memory first: what fails for want of memory is often invalid afterwards.
-    let (memory, internal, validation) = (memory.await, internal.await, validation.await);
+    let error: Scopes = Box::pin(async move {
+        let (memory, internal, validation) = (memory.await, internal.await, validation.await);
+        memory.or(internal).or(validation)
+    });
+    (made, error)
+}
+
+fn verdict(lost: &LostFlag, what: &str, error: Option<wgpu::Error>) -> Result<(), DeviceError> {
     if let Some(reason) = lost.reason() {
         return Err(DeviceError::Lost(reason.into()));
     }
     let what = what.to_string();
-    match memory.or(internal).or(validation) {
-        None => Ok(made),
+    match error {
+        None => Ok(()),
         Some(wgpu::Error::OutOfMemory { source }) => {
             Err(DeviceError::OutOfMemory { what, message: source.to_string() })
         }
@@ -255,7 +388,12 @@ async fn guard<T>(
     }
 }
 
-fn build(device: &wgpu::Device, shader: &Shader, source: &str) -> Pipeline {
+fn build(
+    device: &wgpu::Device,
+    shader: &Shader,
+    source: &str,
+    cache: Option<&wgpu::PipelineCache>,
+) -> Pipeline {
     let label = Some(shader.name.as_str());
     let entries: Vec<_> = (0..)
         .zip(&shader.bindings)
@@ -308,7 +446,7 @@ fn build(device: &wgpu::Device, shader: &Shader, source: &str) -> Pipeline {
             zero_initialize_workgroup_memory: false,
             ..Default::default()
         },
-        cache: None,
+        cache,
     });
     Pipeline { layout, pipeline }
 }

@@ -5,6 +5,7 @@ mod caps;
 mod compose;
 mod fragments;
 mod kernels;
+pub(crate) mod pipeline_file;
 
 pub use caps::{AdapterClass, Caps};
 pub use compose::{Binding, Const, Fragment, Shader, Wgsl};

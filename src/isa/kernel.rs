@@ -1,6 +1,6 @@
 use crate::conformance::formats;
 use crate::gpu::{AdapterClass, Caps, Shader};
-use crate::ops::make::MakeKernel;
+use crate::ops::make::{MakeAccess, MakeKernel};
 use crate::ops::matmul::{Decoder, KernelChoice, Scaling, Schedule};
 use crate::ops::{DequantizeSpec, FloatType, MatmulSpec};
 use std::collections::HashSet;
@@ -166,7 +166,7 @@ pub fn kernels() -> Vec<Kernel> {
             }
         }
         for kernel in MakeKernel::ALL {
-            push(Kernel::other(kernel.shader(&format, caps.row_order)));
+            push(Kernel::other(kernel.shader(&format, caps.row_order, MakeAccess::Quads)));
         }
         for spec in [DequantizeSpec::new(2, 2, format), DequantizeSpec::gather(2, 2, 2, format)] {
             for output in floats {

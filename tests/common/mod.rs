@@ -3,7 +3,7 @@
 
 use lowbit::format::{Element, Granularity, RowOrder, ScaleType, WeightFormat};
 use lowbit::gpu::{AdapterClass, Caps, Shader};
-use lowbit::ops::make::MakeKernel;
+use lowbit::ops::make::{MakeAccess, MakeKernel};
 use lowbit::ops::matmul::{KernelChoice, MatmulSpec, Schedule};
 use lowbit::ops::{DequantizeSpec, FloatType};
 
@@ -76,7 +76,9 @@ pub fn all_shaders() -> Vec<Shader> {
     shaders.extend(lowbit::conformance::limit_shaders());
     for format in all_formats() {
         for order in [RowOrder::Rows, RowOrder::Panels] {
-            shaders.extend(MakeKernel::ALL.map(|kernel| kernel.shader(&format, order)));
+            for access in MakeAccess::ALL {
+                shaders.extend(MakeKernel::ALL.map(|kernel| kernel.shader(&format, order, access)));
+            }
             for spec in [DequantizeSpec::new(2, 2, format), DequantizeSpec::gather(2, 2, 2, format)]
             {
                 shaders.push(spec.shader(order));

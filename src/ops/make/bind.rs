@@ -1,5 +1,5 @@
 use super::kernel::Params;
-use super::{MakeError, MakeKernel, MakePlan, MaskSource, STATUS_WORDS};
+use super::{MakeError, MakeKernel, MakePlan, MaskSource, Pipelines, STATUS_WORDS, compile};
 use crate::gpu::BufferFill;
 use crate::ops::buffers::{Window, check, window_capacity};
 use crate::ops::weights::MIN_WEIGHT_BYTES;
@@ -30,6 +30,7 @@ pub struct MakeArgs<'a> {
 #[derive(Clone, Debug)]
 pub struct BoundMake {
     plan: MakePlan,
+    pipelines: Pipelines,
     chunks: Vec<Chunk>,
     status: wgpu::Buffer,
 }
@@ -101,6 +102,11 @@ impl MakePlan {
         }
 
         let kernels = &self.kernels;
+        let offsets = all.iter().map(|(params, ..)| params.weight_at);
+        let pipelines = match spec.access(caps, offsets) {
+            access if access == self.access => self.pipelines.clone(),
+            narrower => compile(kernels, spec, narrower).await?,
+        };
         let buffer = |label, usage, bytes: usize| {
             kernels.buffer(label, usage, BufferFill::Zeros(bytes as u64))
         };
@@ -141,7 +147,7 @@ impl MakePlan {
             }
             chunks
         });
-        Ok(BoundMake { plan: self.clone(), chunks: chunks.await?, status })
+        Ok(BoundMake { plan: self.clone(), pipelines, chunks: chunks.await?, status })
     }
 
     fn check_args(&self, args: &MakeArgs<'_>) -> Result<(), BindError> {
@@ -268,7 +274,9 @@ impl BoundMake {
     /// Records the kernels. Sets the pass's pipeline and bind group 0. Allocates nothing,
     /// waits for nothing; may be recorded again, for other values of the same W.
     pub fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
-        let ranged = |kernel| matches!(kernel, MakeKernel::Scales | MakeKernel::Codes);
+        let ranged = |kernel| {
+            matches!(kernel, MakeKernel::Scales | MakeKernel::Codes | MakeKernel::BlockCodes)
+        };
         if self.plan.spec.per_tensor() {
             // The one range is complete only after every chunk.
             self.record_some(pass, &self.chunks, |kernel| !ranged(kernel));
@@ -286,7 +294,7 @@ impl BoundMake {
         chunks: &[Chunk],
         wanted: impl Fn(MakeKernel) -> bool,
     ) {
-        for (kernel, pipeline) in self.plan.pipelines.iter().filter(|(kernel, _)| wanted(*kernel)) {
+        for (kernel, pipeline) in self.pipelines.iter().filter(|(kernel, _)| wanted(*kernel)) {
             pass.set_pipeline(&pipeline.pipeline);
             for chunk in chunks {
                 // `bind` has checked that the grid folds.

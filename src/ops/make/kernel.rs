@@ -1,5 +1,52 @@
 use crate::format::{DeviceLayout, Element, Granularity, RowOrder, ScaleType, WeightFormat};
-use crate::gpu::{Binding, Const, Shader, fragment};
+use crate::gpu::{AdapterClass, Binding, Caps, Const, Shader, fragment};
+
+/// How the kernels that take W by blocks of 32 columns load it. The others load words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum MakeAccess {
+    /// A word at a time: any offset, stride and K.
+    Words,
+    /// 16 bytes: offset, stride and K are multiples of 4 words.
+    Quads,
+    /// 32 bytes as 64-bit integers: multiples of 8, on a software adapter that has them.
+    Wide,
+}
+
+impl MakeAccess {
+    /// Every access.
+    pub const ALL: [Self; 3] = [Self::Words, Self::Quads, Self::Wide];
+
+    /// The widest for words that all are multiples of the same as `k | stride | offset`.
+    pub(super) fn widest(caps: &Caps, words: u32) -> Self {
+        match words.trailing_zeros() {
+            3.. if caps.int64 && caps.class == AdapterClass::Cpu => Self::Wide,
+            2.. => Self::Quads,
+            _ => Self::Words,
+        }
+    }
+
+    /// The fragments that load W, and that store codes of a block of `words`.
+    fn fragments(self, words: u32) -> [&'static str; 2] {
+        match (self, words) {
+            (Self::Words, 2) => ["access/weights_u32", "access/made_u32x2"],
+            (Self::Words, _) => ["access/weights_u32", "access/made_u32x4"],
+            (Self::Quads, 2) => ["access/weights_u32x4", "access/made_u32x2"],
+            (Self::Quads, _) => ["access/weights_u32x4", "access/made_u32x4"],
+            (Self::Wide, 2) => ["access/weights_u64", "access/made_u64"],
+            (Self::Wide, _) => ["access/weights_u64", "access/made_u64x2"],
+        }
+    }
+
+    /// What it adds to a kernel id.
+    const fn suffix(self) -> &'static str {
+        match self {
+            Self::Words => ".words",
+            Self::Quads => "",
+            Self::Wide => ".u64",
+        }
+    }
+}
 
 /// One kernel of the making of weights; its file under `shaders/` has its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -17,12 +64,30 @@ pub enum MakeKernel {
     Scales,
     /// Codes.
     Codes,
+    /// `Ranges` by blocks, for groups that are whole blocks or whole rows.
+    BlockRanges,
+    /// The same after pruning by magnitude: `Prune` and `Ranges` in one.
+    BlockPrune,
+    /// `Codes` by blocks; for floats `Ranges` and `Codes` in one.
+    BlockCodes,
+    /// The same after pruning by magnitude, for floats: the whole making in one.
+    Compact,
 }
 
 impl MakeKernel {
     /// Every kernel.
-    pub const ALL: [Self; 6] =
-        [Self::Reset, Self::Prune, Self::Place, Self::Ranges, Self::Scales, Self::Codes];
+    pub const ALL: [Self; 10] = [
+        Self::Reset,
+        Self::Prune,
+        Self::Place,
+        Self::Ranges,
+        Self::Scales,
+        Self::Codes,
+        Self::BlockRanges,
+        Self::BlockPrune,
+        Self::BlockCodes,
+        Self::Compact,
+    ];
 
     /// The file's name, and how the kernel id begins.
     pub const fn name(self) -> &'static str {
@@ -33,18 +98,39 @@ impl MakeKernel {
             Self::Ranges => "ranges",
             Self::Scales => "scales",
             Self::Codes => "codes",
+            Self::BlockRanges => "block_ranges",
+            Self::BlockPrune => "block_prune",
+            Self::BlockCodes => "block_codes",
+            Self::Compact => "compact",
         }
     }
 
+    /// Whether it takes W by blocks, and [`MakeAccess`] matters.
+    pub const fn by_blocks(self) -> bool {
+        matches!(self, Self::BlockRanges | Self::BlockPrune | Self::BlockCodes | Self::Compact)
+    }
+
     /// The shader for a format. Formats that differ in nothing the kernel looks at share it.
-    pub fn shader(self, format: &WeightFormat, order: RowOrder) -> Shader {
+    pub fn shader(self, format: &WeightFormat, order: RowOrder, access: MakeAccess) -> Shader {
+        let block_words = format.element().bits() / if format.is_sparse() { 2 } else { 1 };
+        let [load, store] = access.fragments(block_words);
         let (fragments, wanted): (&[&str], &[&str]) = match self {
             Self::Reset => (&["quantize/make", "quantize/reset"], &[]),
-            Self::Prune => (&["quantize/make", "lib/panel", "lib/softfloat", "sparse/prune"], &[]),
+            Self::Prune => (
+                &[
+                    "quantize/make",
+                    "access/weights_u32",
+                    "lib/panel",
+                    "lib/softfloat",
+                    "sparse/prune",
+                ],
+                &[],
+            ),
             Self::Place => (&["quantize/make", "lib/panel", "sparse/place"], &[]),
             Self::Ranges => (
                 &[
                     "quantize/make",
+                    "access/weights_u32",
                     "lib/panel",
                     "lib/softfloat",
                     "sparse/metadata",
@@ -66,6 +152,7 @@ impl MakeKernel {
             Self::Codes => (
                 &[
                     "quantize/make",
+                    "access/weights_u32",
                     "lib/panel",
                     "lib/panel_codes",
                     "lib/softfloat",
@@ -85,13 +172,58 @@ impl MakeKernel {
                     "CODE_ZERO",
                 ],
             ),
+            Self::BlockRanges | Self::BlockPrune => (
+                &[
+                    "quantize/make",
+                    load,
+                    "lib/panel",
+                    "lib/softfloat",
+                    "sparse/rank",
+                    "quantize/block",
+                    "quantize/block_ranges",
+                ],
+                &["SPARSE", "PER_TENSOR"],
+            ),
+            Self::BlockCodes | Self::Compact => (
+                &[
+                    "quantize/make",
+                    load,
+                    store,
+                    "lib/panel",
+                    "lib/panel_codes",
+                    "lib/softfloat",
+                    "lib/reciprocal",
+                    "lib/half",
+                    "quantize/record",
+                    "sparse/rank",
+                    "quantize/block",
+                    "quantize/block_codes",
+                ],
+                &[
+                    "ELEMENT_BITS",
+                    "IS_FLOAT",
+                    "ASYMMETRIC",
+                    "SPARSE",
+                    "F16_SCALES",
+                    "CODE_LOW",
+                    "CODE_HIGH",
+                    "CODE_ZERO",
+                ],
+            ),
         };
         let mut consts = constants(format, wanted);
         if self != Self::Reset {
             consts.push(("PANEL", Const::U32(order.panel())));
         }
+        let mut name = kernel_name(self.name(), &consts);
+        if self.by_blocks() {
+            let rank = matches!(self, Self::BlockPrune | Self::Compact);
+            consts.push(("RANK", Const::Bool(rank)));
+            consts.push(("QUADS", Const::Bool(access != MakeAccess::Words)));
+            name.push_str(access.suffix());
+        }
         Shader {
-            name: kernel_name(self.name(), &consts),
+            name,
             consts,
             fragments: fragments.iter().map(|name| fragment(name)).collect(),
             bindings: vec![
@@ -111,9 +243,9 @@ impl MakeKernel {
         let rows = u64::from(params.rows);
         let invocations = match self {
             Self::Reset => u64::from(params.extreme_words.max(super::STATUS_WORDS as u32)),
-            Self::Prune | Self::Place | Self::Ranges => rows * u64::from(params.blocks),
             Self::Scales => rows * u64::from(params.side_words - params.scale_at),
             Self::Codes => rows * u64::from(params.code_words),
+            _ => rows * u64::from(params.blocks),
         };
         invocations.div_ceil(64)
     }

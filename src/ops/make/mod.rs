@@ -2,19 +2,21 @@
 //! [`compress`](crate::compress) makes on the host, bit for bit, on any conforming
 //! adapter: every number is computed with integer arithmetic on its bits.
 //!
-//! Five kernels a chunk of rows, in one compute pass: `reset`, `prune` or `place` (2:4),
-//! `ranges`, `scales` (integers), `codes`. What they refuse is left in a status buffer,
+//! A few kernels a chunk of rows, in one compute pass: `reset`; `place` for a 2:4 mask that is
+//! given; then for floats `compact` or `block_codes` alone, and for integers `block_prune` or
+//! `block_ranges`, `scales`, `block_codes`. Where groups are not whole blocks of 32 columns
+//! `prune`, `ranges`, `scales`, `codes` take the integers. What they refuse is left in a status buffer,
 //! which the caller reads back after the submission and gives to [`BoundMake::check`].
 
 mod bind;
 mod kernel;
 
 pub use bind::{BoundMake, MakeArgs, SourceRows};
-pub use kernel::{MakeKernel, params_layout};
+pub use kernel::{MakeAccess, MakeKernel, params_layout};
 pub(crate) use kernel::{constants, kernel_name};
 
 use crate::format::{Granularity, ScaleType, WeightFormat};
-use crate::gpu::{Kernels, Pipeline};
+use crate::gpu::{Caps, DeviceError, Kernels, Pipeline, Shader};
 use crate::ops::{PlanError, Role};
 use std::sync::Arc;
 
@@ -97,19 +99,41 @@ impl MakeSpec {
 
     /// The kernels it takes for each chunk of rows, in order.
     pub fn kernels(&self) -> Vec<MakeKernel> {
+        let is_float = !self.weights.element().is_integer();
+        let sparse = self.weights.is_sparse();
+        let ranks = sparse && self.mask == MaskSource::Magnitude;
         let mut kernels = vec![MakeKernel::Reset];
-        if self.weights.is_sparse() {
-            kernels.push(match self.mask {
-                MaskSource::Magnitude => MakeKernel::Prune,
-                MaskSource::Given => MakeKernel::Place,
-            });
+        if sparse && !ranks {
+            kernels.push(MakeKernel::Place);
         }
-        kernels.push(MakeKernel::Ranges);
-        if self.weights.element().is_integer() {
-            kernels.push(MakeKernel::Scales);
+        if is_float {
+            kernels.push(if ranks { MakeKernel::Compact } else { MakeKernel::BlockCodes });
+        } else if self.whole_blocks() {
+            kernels.push(if ranks { MakeKernel::BlockPrune } else { MakeKernel::BlockRanges });
+            kernels.extend([MakeKernel::Scales, MakeKernel::BlockCodes]);
+        } else {
+            kernels.extend(ranks.then_some(MakeKernel::Prune));
+            kernels.extend([MakeKernel::Ranges, MakeKernel::Scales, MakeKernel::Codes]);
         }
-        kernels.push(MakeKernel::Codes);
         kernels
+    }
+
+    fn shaders(&self, caps: &Caps, access: MakeAccess) -> Vec<Shader> {
+        let shader = |kernel: MakeKernel| kernel.shader(&self.weights, caps.row_order, access);
+        self.kernels().into_iter().map(shader).collect()
+    }
+
+    /// Whether no block of 32 columns lies in two groups.
+    fn whole_blocks(&self) -> bool {
+        let geometry = self.weights.geometry(self.n as usize, self.k as usize);
+        geometry.is_ok_and(|g| g.groups <= 1 || g.group_size % 32 == 0)
+    }
+
+    /// The widest access that sources at these offsets, in words, allow.
+    fn access(&self, caps: &Caps, offsets: impl Iterator<Item = u32>) -> MakeAccess {
+        // The stride counts even for one row: nothing is lost, and it is simple.
+        let words = offsets.fold(self.k | self.stride, |words, offset| words | offset);
+        MakeAccess::widest(caps, words)
     }
 
     fn per_tensor(&self) -> bool {
@@ -122,8 +146,12 @@ impl MakeSpec {
 pub struct MakePlan {
     kernels: Kernels,
     spec: MakeSpec,
-    pipelines: Arc<[(MakeKernel, Arc<Pipeline>)]>,
+    /// For sources whose offsets allow the widest access.
+    access: MakeAccess,
+    pipelines: Pipelines,
 }
+
+type Pipelines = Arc<[(MakeKernel, Arc<Pipeline>)]>;
 
 impl MakePlan {
     /// Checks a spec and compiles what is not cached.
@@ -132,21 +160,34 @@ impl MakePlan {
     /// [`PlanError`].
     pub async fn new(kernels: &Kernels, spec: &MakeSpec) -> Result<Self, PlanError> {
         spec.check()?;
-        let mut pipelines = Vec::new();
-        for kernel in spec.kernels() {
-            pipelines.push((
-                kernel,
-                kernels.pipeline(&kernel.shader(&spec.weights, kernels.caps().row_order)).await?,
-            ));
-        }
-        let (kernels, spec) = (kernels.clone(), spec.clone());
-        Ok(Self { kernels, spec, pipelines: pipelines.into() })
+        let access = spec.access(kernels.caps(), std::iter::empty());
+        let pipelines = compile(kernels, spec, access).await?;
+        Ok(Self { kernels: kernels.clone(), spec: spec.clone(), access, pipelines })
+    }
+
+    /// The kernels' shaders in order, for sources at offsets of 32 bytes.
+    pub fn shaders(&self) -> Vec<Shader> {
+        self.spec.shaders(self.kernels.caps(), self.access)
     }
 
     /// What the plan is for.
     pub fn spec(&self) -> &MakeSpec {
         &self.spec
     }
+}
+
+async fn compile(
+    kernels: &Kernels,
+    spec: &MakeSpec,
+    access: MakeAccess,
+) -> Result<Pipelines, DeviceError> {
+    let shaders = spec.shaders(kernels.caps(), access);
+    kernels.prepare(&shaders).await?;
+    let mut pipelines = Vec::new();
+    for (kernel, shader) in spec.kernels().into_iter().zip(&shaders) {
+        pipelines.push((kernel, kernels.pipeline(shader).await?));
+    }
+    Ok(pipelines.into())
 }
 
 /// What the kernels refused. Where several apply, the first in this order is given; among

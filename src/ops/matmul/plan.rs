@@ -55,7 +55,7 @@ impl MatmulPlan {
     /// [`PlanError`].
     pub async fn new(kernels: &Kernels, spec: &MatmulSpec, how: Select) -> Result<Self, PlanError> {
         spec.check()?;
-        let mut regimes: Vec<Regime> = Vec::new();
+        let mut chosen: Vec<(u32, KernelChoice)> = Vec::new();
         for up_to in self::regimes(spec.max_m) {
             let schedule = match &how {
                 Select::Auto => select(spec, kernels.caps(), up_to),
@@ -64,13 +64,17 @@ impl MatmulPlan {
             };
             schedule.check(kernels.caps())?;
             let choice = KernelChoice::new(spec, schedule, kernels.caps());
-            match regimes.last_mut() {
-                Some(last) if last.choice == choice => last.up_to = up_to,
-                _ => {
-                    let pipeline = kernels.pipeline(&choice.shader()).await?;
-                    regimes.push(Regime { up_to, choice, pipeline });
-                }
+            match chosen.last_mut() {
+                Some((last, same)) if *same == choice => *last = up_to,
+                _ => chosen.push((up_to, choice)),
             }
+        }
+        let shaders: Vec<_> = chosen.iter().map(|(_, choice)| choice.shader()).collect();
+        kernels.prepare(&shaders).await?;
+        let mut regimes = Vec::with_capacity(chosen.len());
+        for ((up_to, choice), shader) in chosen.into_iter().zip(&shaders) {
+            let pipeline = kernels.pipeline(shader).await?;
+            regimes.push(Regime { up_to, choice, pipeline });
         }
         let (kernels, spec) = (kernels.clone(), spec.clone());
         Ok(Self { kernels, spec, regimes: regimes.into() })

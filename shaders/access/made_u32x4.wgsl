@@ -1,0 +1,8 @@
+// Codes of a block, written 16 bytes at a time.
+// Requires: nothing. Provides: codes, store4(word, value). Twin: access/made_u64x2.
+
+@group(0) @binding(4) var<storage, read_write> codes: array<vec4<u32>>;
+
+fn store4(word: u32, value: vec4<u32>) {
+    codes[word >> 2u] = value;
+}

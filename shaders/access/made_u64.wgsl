@@ -1,0 +1,9 @@
+// Codes of a block of two words, as int4 has under 2:4, as one u64.
+// Requires: nothing. Provides: codes, store4(word, value), which writes value.xy. Twin:
+// access/made_u32x2.
+
+@group(0) @binding(4) var<storage, read_write> codes: array<u64>;
+
+fn store4(word: u32, value: vec4<u32>) {
+    codes[word >> 1u] = u64(value.x) | (u64(value.y) << 32u);
+}

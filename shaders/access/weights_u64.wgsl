@@ -1,0 +1,19 @@
+// Rows of an uncompressed W, 32 bytes a load: offset, stride and K are multiples of 8.
+// Requires: quantize/make. Provides: weights, W8, load8. Twins: access/weights_u32,
+// access/weights_u32x4.
+// Why u64: as access/codes32_u64.
+
+@group(0) @binding(1) var<storage, read> weights: array<vec4<u64>>;
+
+struct W8 {
+    a: vec4<u32>,
+    b: vec4<u32>,
+}
+
+fn load8(source: u32, column: u32) -> W8 {
+    let v = weights[(source + min(column, params.k - 8u)) >> 3u];
+    let a = vec4<u32>(u32(v.x), u32(v.x >> 32u), u32(v.y), u32(v.y >> 32u));
+    let b = vec4<u32>(u32(v.z), u32(v.z >> 32u), u32(v.w), u32(v.w >> 32u));
+    let inside = column < params.k;
+    return W8(select(vec4<u32>(0u), a, inside), select(vec4<u32>(0u), b, inside));
+}
