@@ -140,9 +140,9 @@ fn plans_are_refused() {
         other => panic!("{other}"),
     };
     let kernels = noop.kernels();
-    for lanes in [0, 3, 128, u32::MAX] {
+    for lanes in [0, 3, 512, u32::MAX] {
         let what = refused(&kernels, Schedule::Gemv { lanes, m_tile: 1 });
-        assert_eq!(what, "lanes (a power of two up to 64)");
+        assert_eq!(what, "lanes (a power of two up to 256)");
     }
     for m_tile in [0, 9, u32::MAX] {
         let gemv = refused(&kernels, Schedule::Gemv { lanes: 8, m_tile });
@@ -157,10 +157,10 @@ fn plans_are_refused() {
         assert_eq!(rows, "columns a lane (2, or 4 for one row)");
     }
     let few = noop.kernels_with(|caps| caps.max_invocations = 64);
-    assert_eq!(refused(&few, Schedule::Tiled), "invocations a workgroup");
+    assert_eq!(refused(&few, Schedule::Tiled { m_tile: 32 }), "invocations a workgroup");
     let small = noop.kernels_with(|caps| caps.max_workgroup_memory = 8192);
-    assert_eq!(refused(&small, Schedule::Tiled), "bytes of workgroup memory");
-    let gemv = Schedule::Gemv { lanes: 8, m_tile: 8 };
+    assert_eq!(refused(&small, Schedule::Tiled { m_tile: 32 }), "bytes of workgroup memory");
+    let gemv = Schedule::Gemv { lanes: 64, m_tile: 8 };
     assert!(block_on(MatmulPlan::new(&small, &spec, Select::Pinned(gemv))).is_ok());
     let smaller = noop.kernels_with(|caps| caps.max_workgroup_memory = 8191);
     assert_eq!(refused(&smaller, gemv), "bytes of workgroup memory");
@@ -194,12 +194,14 @@ fn stated_limits_never_exceed_the_device() {
             max_invocations: u32::MAX,
             max_groups: u32::MAX,
             subgroup: 8,
+            subgroups: true,
+            matrix: 16,
             int64: true,
             exact_halves: false,
             row_order: RowOrder::Rows,
         }
     });
-    let how = Select::Pinned(Schedule::Tiled);
+    let how = Select::Pinned(Schedule::Tiled { m_tile: 32 });
     let refused = block_on(MatmulPlan::new(&boastful, &MatmulSpec::new(65, 8, 64, int4()), how));
     assert!(matches!(refused, Err(PlanError::NotApplicable { need: 12288, have: 4096, .. })));
     let rig = Rig::new(&boastful, &noop, MatmulSpec::new(65, 300, 64, int4()).with_bias());
