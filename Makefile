@@ -3,7 +3,7 @@ export XDG_RUNTIME_DIR ?= /tmp
 
 LOWBIT = $${CARGO_TARGET_DIR:-target}/release/lowbit
 
-.PHONY: help demo test bench isa setup model mesa
+.PHONY: help demo test bench isa peers setup model mesa
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -26,6 +26,14 @@ isa: mesa ## what AMD's compiler makes of the kernels, without a GPU
 	@cargo build --release
 	$(LOWBIT) isa --family navi31,navi21 --rows 1,8,128
 	$(LOWBIT) isa --family navi31,navi21 --rows 1,8 --roofline
+
+# One driver and one vector width for all. Dawn refuses lavapipe of Mesa 22.
+PEERS = $${CARGO_TARGET_DIR:-target}/peers/build/release/lowbit-peers
+peers: export LP_NATIVE_VECTOR_WIDTH ?= 256
+peers: setup ## lowbit beside ONNX Runtime, ggml, web-rwkv and others; ARGS=--quick for a look
+	@scripts/setup-mesa25.sh
+	@scripts/setup-peers.sh
+	. target/mesa25/env.sh && $(PEERS) $(ARGS)
 
 setup: ## a Vulkan driver, if there is none
 	@scripts/setup-vulkan.sh

@@ -38,6 +38,9 @@ fn every_kernel_fits_default_limits() {
     let caps = kernels.caps().clone();
     let mut seen = HashSet::new();
     for choice in common::all_choices() {
+        if choice.wide || choice.subgroup > 0 || choice.subgroup_sum {
+            continue; // chosen only where the features are
+        }
         choice.schedule.check(&caps).unwrap();
         let shader = choice.shader();
         // Types of X and Y and the bias meet every decoder and every schedule; not each all.
@@ -50,6 +53,59 @@ fn every_kernel_fits_default_limits() {
     }
     noop.assert_quiet();
     assert!(kernels.cached_pipelines() > 300, "{}", kernels.cached_pipelines());
+}
+
+/// Cooperative matrices: pipelines of every format on a device that has them, a refusal elsewhere.
+#[test]
+fn cooperative_matrices_are_pinned_only() {
+    let features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16;
+    let noop = wgpu::NoopBackendOptions {
+        enable: true,
+        limits: Some(Limits::defaults()),
+        ..Default::default()
+    };
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+        backends: wgpu::Backends::NOOP,
+        backend_options: wgpu::BackendOptions { noop, ..Default::default() },
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    });
+    let adapter = block_on(instance.request_adapter(&Default::default())).unwrap();
+    let (device, _queue) = block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+        required_features: features,
+        // SAFETY: nothing runs on this device.
+        experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
+        ..Default::default()
+    }))
+    .unwrap();
+    let kind = |size, ab_type| wgpu::CooperativeMatrixProperties {
+        m_size: size,
+        n_size: size,
+        k_size: size,
+        ab_type,
+        cr_type: wgpu::CooperativeScalarType::F32,
+        saturating_accumulation: false,
+    };
+    let plain = Caps::new(&adapter.get_info(), &device.limits(), device.features());
+    assert_eq!(plain.matrix, 0);
+    for (size, ab) in
+        [(16, wgpu::CooperativeScalarType::F16), (8, wgpu::CooperativeScalarType::F32)]
+    {
+        let caps = plain.clone().with_matrices(&[kind(size, ab)], device.features());
+        assert_eq!(caps.matrix, size);
+        let none = plain.clone().with_matrices(&[kind(size, ab)], wgpu::Features::empty());
+        assert_eq!(none.matrix, 0);
+        let kernels = block_on(Kernels::new(&device, &caps)).unwrap();
+        for choice in common::experimental_choices() {
+            let this = Schedule::Coop { size };
+            if choice.schedule == this {
+                choice.schedule.check(&caps).unwrap();
+                block_on(kernels.pipeline(&choice.shader())).unwrap();
+            } else {
+                assert!(choice.schedule.check(&caps).is_err());
+            }
+            assert!(choice.schedule.check(&plain).is_err());
+        }
+    }
 }
 
 /// Where a device has fewer storage buffers than any kernel needs, that is a typed error.
@@ -541,7 +597,7 @@ fn weights_are_refused() {
     assert_eq!(got, Err(WeightsError::TooSmall { block: 0, part, need, have }));
     let mut short = block(0..9);
     short.side = noop.buffer(12);
-    let (part, need, have) = ("side", 16, 12);
+    let (part, need, have) = ("side", 32, 12);
     assert_eq!(take(9, vec![short]), Err(WeightsError::TooSmall { block: 0, part, need, have }));
     assert_eq!(take(large, vec![]), Err(WeightsError::TooLarge { n: large, k: 64 }));
     noop.assert_quiet();

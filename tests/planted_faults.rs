@@ -22,9 +22,9 @@ const FAULTS: [Fault; 9] = [
         name: "one wrong nibble in the last group",
         format: "int4-g64-asym",
         replace: (
-            "return Block(codes[row * p.blocks + b]);",
-            "var word = codes[row * p.blocks + b];
-             if (row == 3u && b == p.blocks - 1u) { word.w ^= 0x10000000u; }
+            "return Block(load16(block_at(row, b)));",
+            "var word = load16(block_at(row, b));
+             if (row.codes % PANEL == 3u && b == p.blocks - 1u) { word.w ^= 0x10000000u; }
              return Block(word);",
         ),
     },
@@ -32,54 +32,48 @@ const FAULTS: [Fault; 9] = [
         name: "f16 accumulation",
         format: "int8-g64",
         replace: (
-            "sums[r].x += scaled_dot(n + r, b, x0);",
-            "sums[r].x += scaled_dot(n + r, b, x0);
-             sums[r].x = half_to_f32(f32_to_half(sums[r].x));",
+            "sums += part_sums * s;",
+            "sums += part_sums * s;
+             sums.x = half_to_f32(f32_to_half(sums.x));",
         ),
     },
     Fault {
         name: "a skipped tail of K",
         format: "int8-channel",
-        replace: ("b < steps;", "b + 1u < steps;"),
+        replace: ("b < end;", "b + 1u < end;"),
     },
     Fault {
         name: "swapped nibbles",
         format: "int4-g64",
-        replace: (
-            "low_nibbles(block.a.x) - z.q0, high_nibbles(block.a.x) - z.q1",
-            "high_nibbles(block.a.x) - z.q0, low_nibbles(block.a.x) - z.q1",
-        ),
+        replace: ("(4u * (i & 1u))", "(4u * (1u - (i & 1u)))"),
     },
     Fault {
         name: "a dropped zero point",
         format: "int8-g64-asym",
         replace: (
-            "fn zero_of(row: u32, group: u32) -> f32 {",
-            "fn zero_of(row: u32, group: u32) -> f32 {\n if (group == 63u) { return 0.0; }",
+            "fn zero_of(row: Row, group: u32) -> f32 {",
+            "fn zero_of(row: Row, group: u32) -> f32 {\n if (group == 63u) { return 0.0; }",
         ),
     },
     Fault {
         name: "shifted metadata",
         format: "2:4+int8-channel",
-        replace: (
-            "return side[row * p.side_stride + b];",
-            "return side[row * p.side_stride + max(b, 1u) - 1u];",
-        ),
+        replace: ("return side_word(row, b);", "return side_word(row, max(b, 1u) - 1u);"),
     },
     Fault {
         name: "a metadata nibble of the neighbouring quad",
         format: "2:4+int4-g40",
         replace: (
-            "(word >> (4u * (quad & 7u))) & 0xfu",
-            "(word >> (4u * ((quad ^ 1u) & 7u))) & 0xfu",
+            "side_word(row, b) >> (4u * (quad & 7u))",
+            "side_word(row, b) >> (4u * ((quad ^ 1u) & 7u))",
         ),
     },
     Fault {
         name: "a scale of the neighbouring group",
         format: "int4-g64-f16s",
         replace: (
-            "let at = row * p.side_stride + p.scale_at;",
-            "let at = row * p.side_stride + p.scale_at + select(0u, 1u, group == 8u);",
+            "p.scale_at + (group >> 1u)",
+            "p.scale_at + (group >> 1u) + select(0u, 1u, group == 8u)",
         ),
     },
     Fault {

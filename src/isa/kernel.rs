@@ -141,9 +141,9 @@ impl Kernel {
     }
 }
 
-/// Numbers of columns: most numbers of lanes that share a row, and one that is not of whole
+/// Numbers of columns: one for each number of lanes that share a row, and two that are not whole
 /// blocks.
-const COLUMNS: [u32; 6] = [32, 64, 256, 1024, 4096, 8196];
+const COLUMNS: [u32; 10] = [8, 32, 64, 128, 256, 512, 1024, 4096, 4092, 8192];
 
 /// Every kernel that some spec composes to, each once: all formats, ways to load X, types of Y,
 /// with and without a bias, all schedules.

@@ -109,17 +109,21 @@ pub fn all_shaders() -> Vec<Shader> {
 /// Parses and validates with no extension enabled but those that the choice asks for.
 pub fn validate(shader: &Shader) -> naga::Module {
     let wgsl = shader.compose();
-    let module = naga::front::wgsl::parse_str(&wgsl.source).unwrap_or_else(|error| {
-        panic!("{}: {}", shader.name, wgsl.explain(&error.emit_to_string(&wgsl.source)))
-    });
     let uses = |suffix: &str| shader.fragments.iter().any(|f| f.name.ends_with(suffix));
     let mut capabilities = naga::valid::Capabilities::empty();
     capabilities.set(naga::valid::Capabilities::SHADER_INT64, uses("_u64"));
-    capabilities
-        .set(naga::valid::Capabilities::SUBGROUP, uses("part_shared") || uses("reduce_subgroup"));
+    let subgroups = uses("part_shared") || uses("reduce_subgroup");
+    capabilities.set(naga::valid::Capabilities::SUBGROUP, subgroups);
+    let halves = uses("half_pair_native");
+    capabilities.set(naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32, halves);
     capabilities.set(naga::valid::Capabilities::SHADER_FLOAT16, uses("matrix16"));
     let matrices = uses("matrix16") || uses("matrix8");
     capabilities.set(naga::valid::Capabilities::COOPERATIVE_MATRIX, matrices);
+    let options = naga::front::wgsl::Options { parse_doc_comments: false, capabilities };
+    let mut frontend = naga::front::wgsl::Frontend::new_with_options(options);
+    let module = frontend.parse(&wgsl.source).unwrap_or_else(|error| {
+        panic!("{}: {}", shader.name, wgsl.explain(&error.emit_to_string(&wgsl.source)))
+    });
     let mut validator =
         naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities);
     validator
@@ -223,13 +227,15 @@ impl Noop {
         self.kernels_with(|_| ())
     }
 
-    /// Kernels that are told of lower limits than the device has.
+    /// Kernels that are told of lower limits than the device has. Rows lie one after the other,
+    /// as on a GPU; tests/split.rs and the case table have them in panels.
     pub fn kernels_with(
         &self,
         change: impl FnOnce(&mut lowbit::gpu::Caps),
     ) -> lowbit::gpu::Kernels {
         let mut caps =
             Caps::new(&self.device.adapter_info(), &self.device.limits(), self.device.features());
+        caps.row_order = RowOrder::Rows;
         change(&mut caps);
         let kernels = pollster::block_on(lowbit::gpu::Kernels::new(&self.device, &caps)).unwrap();
         let flag = kernels.lost_flag().clone();

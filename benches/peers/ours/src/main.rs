@@ -1,0 +1,67 @@
+//! lowbit itself, as one of the processes that are timed.
+
+use lowbit::format::WeightFormat;
+use lowbit::host::Host;
+use lowbit::ops::{FloatType, MatmulArgs, MatmulPlan, MatmulSpec, Select};
+use lowbit::reference;
+use pollster::block_on;
+use protocol::{Activations, Case, Hello, Ready, Run, check, serve, uniform};
+use std::error::Error;
+use std::rc::Rc;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let host = Rc::new(Host::new()?);
+    let info = host.adapter_info();
+    let hello = Hello {
+        version: env!("CARGO_PKG_VERSION").into(),
+        adapter: Some(info.name.clone()),
+        driver: Some(format!("{} {}", info.driver, info.driver_info).trim().into()),
+    };
+    serve(hello, |case| prepare(&host, case))
+}
+
+fn prepare(host: &Rc<Host>, case: &Case) -> Result<(Ready, Run), Box<dyn Error>> {
+    let x = uniform(case.m * case.k, 2);
+    let (float, words) = match case.activations {
+        Activations::F32 => (FloatType::F32, x.iter().map(|x| x.to_bits()).collect()),
+        Activations::F16 => (FloatType::F16, halves(&x)),
+        Activations::Int8 => return Err("lowbit has no int8 activations yet".into()),
+    };
+    let format: WeightFormat = case.format.parse()?;
+    let (m, n, k) = (u32::try_from(case.m)?, u32::try_from(case.n)?, u32::try_from(case.k)?);
+    let weights = host.compress(&uniform(case.n * case.k, 1), case.n, case.k, &format)?;
+    let spec = MatmulSpec::new(m, n, k, format).with_activations(float);
+    let plan = block_on(MatmulPlan::new(host.kernels(), &spec, Select::Auto))?;
+    let input = host.storage(&words)?;
+    let output = host.zeros(spec.y_bytes(m))?;
+    let bound = block_on(plan.bind(MatmulArgs {
+        activations: (&input).into(),
+        weights: &weights,
+        bias: None,
+        output: (&output).into(),
+    }))?;
+    let device = host.clone();
+    let mut run: Run = {
+        let output = output.clone();
+        Box::new(move || {
+            let _alive = (&input, &output);
+            let mut recorded = Ok(());
+            device.submit(|pass| recorded = bound.record(pass, m))?;
+            Ok(recorded?)
+        })
+    };
+    run()?;
+    let y: Vec<f32> =
+        host.read(&output, 0, case.m * case.n)?.into_iter().map(f32::from_bits).collect();
+    let stored = reference::dequantize_f64(&host.download(&weights)?)?;
+    let stored: Vec<f32> = stored.into_iter().map(|w| w as f32).collect();
+    check(case, &x, &stored, &y)?;
+    let kernel = Some(plan.kernel(m).name());
+    Ok((Ready { kernel, activations: case.activations }, run))
+}
+
+/// f16 pairs in words, as kernels read them. K is even in every case here.
+fn halves(x: &[f32]) -> Vec<u32> {
+    let half = |x: f32| u32::from(half::f16::from_f32(x).to_bits());
+    x.chunks(2).map(|pair| half(pair[0]) | half(pair[1]) << 16).collect()
+}
