@@ -32,16 +32,10 @@ fn families() -> Vec<(Family, PathBuf)> {
 type Matches = fn(&Kernel) -> bool;
 
 /// Kernels whose scalar registers may spill, and why.
-const SCALAR_SPILLS: [(Matches, &str); 2] = [
-    (
-        |kernel| schedule(kernel).is_some_and(|s| matches!(s, Schedule::Rows { m_tile: 4, .. })),
-        "for CPU adapters; X is uniform there, and RADV keeps 128 of it in scalar registers",
-    ),
-    (
-        |kernel| schedule(kernel).is_some_and(|s| matches!(s, Schedule::Gemv { lanes: 1, .. })),
-        "K of one block: X is uniform as above, and there is next to nothing to do",
-    ),
-];
+const SCALAR_SPILLS: [(Matches, &str); 1] = [(
+    |kernel| schedule(kernel).is_some_and(|s| matches!(s, Schedule::Rows { m_tile: 4, .. })),
+    "for CPU adapters; X is uniform there, and RADV keeps 128 of it in scalar registers",
+)];
 
 fn schedule(kernel: &Kernel) -> Option<Schedule> {
     kernel.choice().map(|choice| choice.schedule)
@@ -109,7 +103,7 @@ fn kernels_on_amd() {
     // share a row, which makes few loops differ, is left out.
     let kernels = isa::covering(isa::kernels());
     let usual = |kernel: &Kernel| {
-        schedule(kernel).is_none_or(|s| !matches!(s, Schedule::Gemv { lanes: 1..64, .. }))
+        schedule(kernel).is_none_or(|s| !matches!(s, Schedule::Gemv { lanes: 1..32, .. }))
     };
     let fewer = isa::covering(isa::kernels().into_iter().filter(usual).collect());
     let mut jobs = Vec::new();
@@ -143,12 +137,16 @@ fn kernels_on_amd() {
     assert!(wrong.is_empty(), "{} faults:\n{}", wrong.len(), some.join("\n"));
 }
 
-/// The enumeration misses no shader that other tests know.
+/// The enumeration misses no shader that other tests know and a GPU is given: CPU adapters
+/// have rows in panels.
 #[test]
 fn every_shader_is_enumerated() {
     let known: HashSet<_> = isa::kernels().iter().map(Kernel::shader).collect();
     let limits: HashSet<_> = lowbit::conformance::limit_shaders().into_iter().collect();
     for shader in common::all_shaders() {
+        if shader.name.split('.').any(|part| part == "panels") {
+            continue;
+        }
         assert!(known.contains(&shader) || limits.contains(&shader), "{}", shader.name);
     }
 }

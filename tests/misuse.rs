@@ -38,7 +38,7 @@ fn every_kernel_fits_default_limits() {
     let caps = kernels.caps().clone();
     let mut seen = HashSet::new();
     for choice in common::all_choices() {
-        if choice.wide || choice.subgroup > 0 {
+        if choice.wide || choice.subgroup > 0 || choice.subgroup_sum {
             continue; // chosen only where the features are
         }
         choice.schedule.check(&caps).unwrap();
@@ -53,6 +53,59 @@ fn every_kernel_fits_default_limits() {
     }
     noop.assert_quiet();
     assert!(kernels.cached_pipelines() > 300, "{}", kernels.cached_pipelines());
+}
+
+/// Cooperative matrices: pipelines of every format on a device that has them, a refusal elsewhere.
+#[test]
+fn cooperative_matrices_are_pinned_only() {
+    let features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16;
+    let noop = wgpu::NoopBackendOptions {
+        enable: true,
+        limits: Some(Limits::defaults()),
+        ..Default::default()
+    };
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+        backends: wgpu::Backends::NOOP,
+        backend_options: wgpu::BackendOptions { noop, ..Default::default() },
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    });
+    let adapter = block_on(instance.request_adapter(&Default::default())).unwrap();
+    let (device, _queue) = block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+        required_features: features,
+        // SAFETY: nothing runs on this device.
+        experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
+        ..Default::default()
+    }))
+    .unwrap();
+    let kind = |size, ab_type| wgpu::CooperativeMatrixProperties {
+        m_size: size,
+        n_size: size,
+        k_size: size,
+        ab_type,
+        cr_type: wgpu::CooperativeScalarType::F32,
+        saturating_accumulation: false,
+    };
+    let plain = Caps::new(&adapter.get_info(), &device.limits(), device.features());
+    assert_eq!(plain.matrix, 0);
+    for (size, ab) in
+        [(16, wgpu::CooperativeScalarType::F16), (8, wgpu::CooperativeScalarType::F32)]
+    {
+        let caps = plain.clone().with_matrices(&[kind(size, ab)], device.features());
+        assert_eq!(caps.matrix, size);
+        let none = plain.clone().with_matrices(&[kind(size, ab)], wgpu::Features::empty());
+        assert_eq!(none.matrix, 0);
+        let kernels = block_on(Kernels::new(&device, &caps)).unwrap();
+        for choice in common::experimental_choices() {
+            let this = Schedule::Coop { size };
+            if choice.schedule == this {
+                choice.schedule.check(&caps).unwrap();
+                block_on(kernels.pipeline(&choice.shader())).unwrap();
+            } else {
+                assert!(choice.schedule.check(&caps).is_err());
+            }
+            assert!(choice.schedule.check(&plain).is_err());
+        }
+    }
 }
 
 /// Where a device has fewer storage buffers than any kernel needs, that is a typed error.
@@ -143,9 +196,9 @@ fn plans_are_refused() {
         other => panic!("{other}"),
     };
     let kernels = noop.kernels();
-    for lanes in [0, 3, 128, u32::MAX] {
+    for lanes in [0, 3, 512, u32::MAX] {
         let what = refused(&kernels, Schedule::Gemv { lanes, m_tile: 1 });
-        assert_eq!(what, "lanes (a power of two up to 64)");
+        assert_eq!(what, "lanes (a power of two up to 256)");
     }
     for m_tile in [0, 9, u32::MAX] {
         let gemv = refused(&kernels, Schedule::Gemv { lanes: 8, m_tile });
@@ -160,10 +213,10 @@ fn plans_are_refused() {
         assert_eq!(rows, "columns a lane (2, or 4 for one row)");
     }
     let few = noop.kernels_with(|caps| caps.max_invocations = 64);
-    assert_eq!(refused(&few, Schedule::Tiled), "invocations a workgroup");
+    assert_eq!(refused(&few, Schedule::Tiled { m_tile: 32 }), "invocations a workgroup");
     let small = noop.kernels_with(|caps| caps.max_workgroup_memory = 8192);
-    assert_eq!(refused(&small, Schedule::Tiled), "bytes of workgroup memory");
-    let gemv = Schedule::Gemv { lanes: 8, m_tile: 8 };
+    assert_eq!(refused(&small, Schedule::Tiled { m_tile: 32 }), "bytes of workgroup memory");
+    let gemv = Schedule::Gemv { lanes: 64, m_tile: 8 };
     assert!(block_on(MatmulPlan::new(&small, &spec, Select::Pinned(gemv))).is_ok());
     let smaller = noop.kernels_with(|caps| caps.max_workgroup_memory = 8191);
     assert_eq!(refused(&smaller, gemv), "bytes of workgroup memory");
@@ -197,12 +250,14 @@ fn stated_limits_never_exceed_the_device() {
             max_invocations: u32::MAX,
             max_groups: u32::MAX,
             subgroup: 8,
+            subgroups: true,
+            matrix: 16,
             int64: true,
             exact_halves: false,
             row_order: RowOrder::Rows,
         }
     });
-    let how = Select::Pinned(Schedule::Tiled);
+    let how = Select::Pinned(Schedule::Tiled { m_tile: 32 });
     let refused = block_on(MatmulPlan::new(&boastful, &MatmulSpec::new(65, 8, 64, int4()), how));
     assert!(matches!(refused, Err(PlanError::NotApplicable { need: 12288, have: 4096, .. })));
     let rig = Rig::new(&boastful, &noop, MatmulSpec::new(65, 300, 64, int4()).with_bias());

@@ -1,9 +1,13 @@
 // X as f32 where k, offset and strides are multiples of 4: 16-byte loads.
-// Requires: lib/matmul. Provides: load_x4. Columns from k on read as 0.
+// Requires: lib/matmul; const RAGGED. Provides: load_x4. Columns from k on read as 0; where
+// RAGGED is false, k is a multiple of 32 and no load reaches past it.
 
 @group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;
 
 fn load_x4(row_at: u32, k: u32) -> vec4<f32> {
+    if (!RAGGED) {
+        return x[(row_at >> 2u) + (k >> 2u)];
+    }
     let v = x[(row_at + min(k, p.k - 4u)) >> 2u];
     return select(vec4<f32>(0.0), v, k < p.k);
 }

@@ -1,7 +1,18 @@
 // What all dense decoders share.
-// Requires: a dense decoder. Provides: dot_quad.
+// Requires: a dense decoder. Provides: dot_quad, add_quad, tile_quad.
 
 // Σ (c − z) · x over quad i of a block.
 fn dot_quad(block: Block, i: u32, z: f32, xq: vec4<f32>) -> f32 {
     return dot(quad_f(block, i, vec4<f32>(z)), xq);
+}
+
+// The same, added to a sum: four multiply-adds where a dot product would add once more.
+fn add_quad(block: Block, i: u32, z: f32, xq: vec4<f32>, sum: f32) -> f32 {
+    let w = quad_f(block, i, vec4<f32>(z));
+    return fma(w.w, xq.w, fma(w.z, xq.z, fma(w.y, xq.y, fma(w.x, xq.x, sum))));
+}
+
+// As quad_f, for schedules of GPUs.
+fn tile_quad(block: Block, i: u32, z: vec4<f32>) -> vec4<f32> {
+    return quad_f(block, i, z);
 }

@@ -14,6 +14,6 @@ fn load_block(row: Row, b: u32) -> Block {
 
 // Stored codes 2i and 2i + 1 of a block; i is a literal wherever it is called.
 fn stored_pair(block: Block, i: u32) -> vec2<f32> {
-    let word = block.a[i >> 2u] >> (4u * ((i >> 1u) & 1u) + 16u * (i & 1u));
-    return vec2<f32>(vec2<u32>(word & 0xfu, (word >> 8u) & 0xfu));
+    let codes = unpack4xU8((block.a[i >> 2u] >> (4u * ((i >> 1u) & 1u))) & 0x0f0f0f0fu);
+    return vec2<f32>(select(codes.zw, codes.xy, (i & 1u) == 0u));
 }

@@ -1,7 +1,7 @@
 // A scale and zero point for each column: groups of any size. Weights are scaled as they are
 // decoded, a quad at a time, and the whole row is one run.
 // Requires: lib/matmul, a general decoder, scale/side. Provides: Block, quad_f, dot_quad,
-// runs, run_steps, run_scale, run_zero, load_step.
+// add_quad, tile_quad, runs, run_steps, run_scale, run_zero, load_step.
 // Padding columns take the last group, so that no index leaves the record.
 
 struct Block {
@@ -26,6 +26,14 @@ fn quad_f(block: Block, i: u32, z: vec4<f32>) -> vec4<f32> {
 
 fn dot_quad(block: Block, i: u32, z: f32, xq: vec4<f32>) -> f32 {
     return dot(block.w, xq);
+}
+
+fn add_quad(block: Block, i: u32, z: f32, xq: vec4<f32>, sum: f32) -> f32 {
+    return sum + dot(block.w, xq);
+}
+
+fn tile_quad(block: Block, i: u32, z: vec4<f32>) -> vec4<f32> {
+    return block.w;
 }
 
 fn runs() -> u32 {

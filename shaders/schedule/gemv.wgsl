@@ -1,22 +1,81 @@
 // Few rows of X: LANES lanes split K, a team of them makes 4 columns of Y for M_TILE rows.
-// Requires: lib/quads or lib/quad, access, decode and scale fragments; consts WORKGROUP, LANES, M_TILE.
-// Provides: main. Workgroup memory: WORKGROUP · M_TILE · 16 bytes.
+// Requires: lib/quads or lib/quad, a reduce fragment, access, decode and scale fragments;
+// consts WORKGROUP, LANES, M_TILE, TRIP (blocks of one trip: 2 only where p.blocks is even).
+// Provides: schedule, trip_block. Workgroup memory: WORKGROUP · M_TILE · 16 bytes.
 // Why: neighbouring lanes read neighbouring blocks of one row, so that loads of W
-// coalesce; four rows of W share each load of X; one tree ends the sum.
+// coalesce; four rows of W share each load of X; a scale is applied once a block, and each
+// quad is decoded where it is used: whole blocks of four rows took 250 registers.
 
-var<workgroup> partial: array<vec4<f32>, WORKGROUP * M_TILE>;
+var<private> sums: array<vec4<f32>, M_TILE>;
+var<private> parts: array<vec4<f32>, M_TILE>;
+var<private> x_rows: array<u32, M_TILE>;
+var<private> trip_block: u32;
 
-@compute @workgroup_size(WORKGROUP)
-fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) count: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+fn quad_step(
+    step: u32, i: u32, z: vec4<f32>, w0: Block, w1: Block, w2: Block, w3: Block,
 ) {
+    let k = step * STEP + 4u * i;
+    if (M_TILE == 1u) {
+        let xq = load_x4(x_rows[0], k);
+        let sum = parts[0];
+        parts[0] = vec4<f32>(
+            add_quad(w0, i, z.x, xq, sum.x), add_quad(w1, i, z.y, xq, sum.y),
+            add_quad(w2, i, z.z, xq, sum.z), add_quad(w3, i, z.w, xq, sum.w),
+        );
+        return;
+    }
+    let q0 = tile_quad(w0, i, vec4<f32>(z.x));
+    let q1 = tile_quad(w1, i, vec4<f32>(z.y));
+    let q2 = tile_quad(w2, i, vec4<f32>(z.z));
+    let q3 = tile_quad(w3, i, vec4<f32>(z.w));
+    for (var r = 0u; r < M_TILE; r += 1u) {
+        let xq = load_x4(x_rows[r], k);
+        var sum = parts[r];
+        sum = fma(vec4<f32>(q0.x, q1.x, q2.x, q3.x), vec4<f32>(xq.x), sum);
+        sum = fma(vec4<f32>(q0.y, q1.y, q2.y, q3.y), vec4<f32>(xq.y), sum);
+        sum = fma(vec4<f32>(q0.z, q1.z, q2.z, q3.z), vec4<f32>(xq.z), sum);
+        parts[r] = fma(vec4<f32>(q0.w, q1.w, q2.w, q3.w), vec4<f32>(xq.w), sum);
+    }
+}
+
+// Block `which` of a trip. A decoder that loads both blocks at once takes the trip's number and
+// `trip_block`, so that compilers see the two loads to be one.
+fn block_step(trip: u32, which: u32, run: u32, r0: Row, r1: Row, r2: Row, r3: Row) {
+    let step = trip * TRIP + which;
+    trip_block = which;
+    let w0 = load_step(r0, trip);
+    let w1 = load_step(r1, trip);
+    let w2 = load_step(r2, trip);
+    let w3 = load_step(r3, trip);
+    let z = vec4<f32>(
+        run_zero(r0, run), run_zero(r1, run), run_zero(r2, run), run_zero(r3, run),
+    );
+    for (var r = 0u; r < M_TILE; r += 1u) {
+        parts[r] = vec4<f32>(0.0);
+    }
+    quad_step(step, 0u, z, w0, w1, w2, w3);
+    if (QUADS == 8u) {
+        quad_step(step, 1u, z, w0, w1, w2, w3);
+        quad_step(step, 2u, z, w0, w1, w2, w3);
+        quad_step(step, 3u, z, w0, w1, w2, w3);
+        quad_step(step, 4u, z, w0, w1, w2, w3);
+        quad_step(step, 5u, z, w0, w1, w2, w3);
+        quad_step(step, 6u, z, w0, w1, w2, w3);
+        quad_step(step, 7u, z, w0, w1, w2, w3);
+    }
+    let s = vec4<f32>(
+        run_scale(r0, run), run_scale(r1, run), run_scale(r2, run), run_scale(r3, run),
+    );
+    for (var r = 0u; r < M_TILE; r += 1u) {
+        sums[r] = fma(parts[r], s, sums[r]);
+    }
+}
+
+fn schedule(tile: u32, local: u32, ids: vec3<u32>) {
     let m = row_count();
     let columns = 4u * (WORKGROUP / LANES);
     let n_tiles = (p.rows + columns - 1u) / columns;
     let m_tiles = (m + M_TILE - 1u) / M_TILE;
-    let tile = workgroup_index(group, count);
     if (tile >= n_tiles * m_tiles * p.batch) {
         return;
     }
@@ -24,53 +83,43 @@ fn main(
     let row0 = tile / n_tiles % m_tiles * M_TILE;
     let lane = local % LANES;
     let n = tile % n_tiles * columns + local / LANES * 4u;
-    // Rows past the end read the last one; nothing is stored for them.
+    // Rows past the end, of W and of X, read the last one; nothing is stored for them.
     let last = p.rows - 1u;
     let r0 = row_at(min(n, last));
     let r1 = row_at(min(n + 1u, last));
     let r2 = row_at(min(n + 2u, last));
     let r3 = row_at(min(n + 3u, last));
-    let x_at = p.x_offset + batch * p.x_batch;
-
-    var sums: array<vec4<f32>, M_TILE>;
     for (var i = 0u; i < M_TILE; i += 1u) {
+        x_rows[i] = p.x_offset + batch * p.x_batch + min(row0 + i, m - 1u) * p.x_stride;
         sums[i] = vec4<f32>(0.0);
     }
-    for (var b = lane; b < p.blocks * (32u / STEP); b += LANES) {
-        if (M_TILE == 1u) {
-            let xq = load_x(x_at + row0 * p.x_stride, b);
-            sums[0] += vec4<f32>(
-                scaled_dot(r0, b, xq), scaled_dot(r1, b, xq),
-                scaled_dot(r2, b, xq), scaled_dot(r3, b, xq),
-            );
-        } else {
-            let w0 = scaled_weights(r0, b);
-            let w1 = scaled_weights(r1, b);
-            let w2 = scaled_weights(r2, b);
-            let w3 = scaled_weights(r3, b);
-            for (var i = 0u; i < M_TILE; i += 1u) {
-                let xq = load_x(x_at + min(row0 + i, m - 1u) * p.x_stride, b);
-                sums[i] += vec4<f32>(
-                    dot_quads(w0, xq), dot_quads(w1, xq), dot_quads(w2, xq), dot_quads(w3, xq),
-                );
-            }
+    // The run of a step and the step's place in it go along: dividing took a fifth of the loop.
+    let steps = p.blocks * (32u / STEP);
+    let size = run_steps();
+    let far_runs = LANES * TRIP / size;
+    let far_steps = LANES * TRIP % size;
+    var run = lane * TRIP / size;
+    var place = lane * TRIP % size;
+    for (var trip = lane; trip < steps / TRIP; trip += LANES) {
+        block_step(trip, 0u, run, r0, r1, r2, r3);
+        if (TRIP == 2u) {
+            let next = select(run, run + 1u, place + 1u == size);
+            block_step(trip, 1u, next, r0, r1, r2, r3);
+        }
+        run += far_runs;
+        place += far_steps;
+        if (place >= size) {
+            place -= size;
+            run += 1u;
         }
     }
     for (var i = 0u; i < M_TILE; i += 1u) {
-        partial[i * WORKGROUP + local] = sums[i];
+        put_sum(i, sums[i], local, ids);
     }
-    for (var width = LANES / 2u; width > 0u; width /= 2u) {
-        workgroupBarrier();
-        if (lane < width) {
-            for (var i = 0u; i < M_TILE; i += 1u) {
-                let at = i * WORKGROUP + local;
-                partial[at] += partial[at + width];
-            }
-        }
-    }
+    finish_sums(local, ids);
     if (lane == 0u) {
         for (var i = 0u; i < M_TILE && row0 + i < m; i += 1u) {
-            let sum = partial[i * WORKGROUP + local];
+            let sum = whole_sum(i, local, ids);
             let y_at = p.y_offset + batch * p.y_batch + (row0 + i) * p.y_stride;
             let end = p.n0 + p.rows;
             let column = p.n0 + n;

@@ -1,15 +1,22 @@
-// Many rows of X: a workgroup of 128 makes 32 rows × 64 columns of Y, 4 × 4 a thread.
-// Requires: lib/quads or lib/quad, access, decode and scale fragments. Provides: main.
-// Workgroup memory: 8 quads · (32 + 64) · 16 bytes = 12 KiB of the 16 KiB that every
-// device has. K advances a block of 32 a step.
-// Why: each weight is decoded once for 32 rows, each x once for 64 columns. Half the
-// threads fetch W while the other half fetch X.
+// Many rows of X: a workgroup of 128 makes TILE_M × 64 of Y, TILE_M/8 × 4 a thread.
+// Requires: lib/quads or lib/quad, access, decode and scale fragments; const TILE_M (32 or 64).
+// Provides: main. Workgroup memory: 8 quads · (TILE_M + 64) · 16 bytes: 12 KiB, or all of the
+// 16 KiB that every device has. K advances a block of 32 a step.
+// Why: each weight is decoded once for TILE_M rows, each x once for 64 columns. Half the
+// threads fetch W while the other half fetch X. Neighbouring threads read neighbouring vectors
+// of w_tile, and write x_tile where the quad's number moves them apart: no two meet in a bank,
+// and no memory pads rows. The tiles are nested arrays: where a loop is unrolled all indices
+// but the last are constants, and the clamp of the last one leaves the loop.
 
-const TILE_M = 32u;
 const TILE_N = 64u;
+const THREAD_M = TILE_M / 8u;
 
-var<workgroup> x_tile: array<vec4<f32>, 256>; // [8 quads][TILE_M]
-var<workgroup> w_tile: array<vec4<f32>, 512>; // [8 quads][TILE_N]
+var<workgroup> x_tile: array<array<array<vec4<f32>, 8>, THREAD_M>, 8>;
+var<workgroup> w_tile: array<array<array<vec4<f32>, 16>, 4>, 8>;
+
+fn add_dot(a: vec4<f32>, b: vec4<f32>, sum: f32) -> f32 {
+    return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, sum))));
+}
 
 @compute @workgroup_size(128)
 fn main(
@@ -28,58 +35,76 @@ fn main(
     let row0 = tile / n_tiles % m_tiles * TILE_M;
     let n0 = tile % n_tiles * TILE_N;
     let x_at = p.x_offset + batch * p.x_batch;
-    // This thread's rows 4·tm… of the tile and its columns 4·tn….
+    // This thread's rows THREAD_M · tm… of the tile and its columns 2 · tn and 32 + 2 · tn, each
+    // with the next one.
     let tm = local / 16u;
     let tn = local % 16u;
+    // The row of W that it fetches: column `part` of thread tn. Rows past the end, of W and of
+    // X, read the last one; nothing is stored for them.
+    let part = tm & 3u;
+    let w_column = (part >> 1u) * 32u + 2u * tn + (part & 1u);
+    let w_row = row_at(min(n0 + w_column, p.rows - 1u));
+    // The quad of X that it fetches, of rows x_first + 8 · j: eight threads read 128 bytes.
+    let x_quad = local & 7u;
+    let x_first = (local & 63u) >> 3u;
 
-    var sum0 = vec4<f32>(0.0);
-    var sum1 = vec4<f32>(0.0);
-    var sum2 = vec4<f32>(0.0);
-    var sum3 = vec4<f32>(0.0);
+    var sums: array<vec4<f32>, THREAD_M>;
+    for (var i = 0u; i < THREAD_M; i += 1u) {
+        sums[i] = vec4<f32>(0.0);
+    }
+    let size = run_steps();
+    var run = 0u;
+    var place = 0u;
     for (var b = 0u; b < p.blocks; b += 1u) {
-        if (local < TILE_N) {
-            // Rows past the end read the last one; nothing is stored for them.
-            let row = row_at(min(n0 + local, p.rows - 1u));
-            for (var s = 0u; s < 32u / STEP; s += 1u) {
-                let w = scaled_weights(row, b * (32u / STEP) + s);
+        if (local < 64u) {
+            let z = vec4<f32>(run_zero(w_row, run));
+            let s = run_scale(w_row, run);
+            for (var step = 0u; step < 32u / STEP; step += 1u) {
+                let block = load_step(w_row, b * (32u / STEP) + step);
                 for (var i = 0u; i < QUADS; i += 1u) {
-                    w_tile[(s * QUADS + i) * TILE_N + local] = quad_at(w, i);
+                    w_tile[step * QUADS + i][part][tn] = tile_quad(block, i, z) * s;
                 }
             }
         } else {
-            for (var i = local - 64u; i < 8u * TILE_M; i += 64u) {
-                let row = min(row0 + i / 8u, m - 1u);
-                x_tile[i % 8u * TILE_M + i / 8u] =
-                    load_x4(x_at + row * p.x_stride, b * 32u + i % 8u * 4u);
+            for (var j = 0u; j < THREAD_M; j += 1u) {
+                let row = x_first + 8u * j;
+                let at = x_at + min(row0 + row, m - 1u) * p.x_stride;
+                x_tile[x_quad][row % THREAD_M][(row / THREAD_M) ^ x_quad] =
+                    load_x4(at, b * 32u + 4u * x_quad);
             }
+        }
+        place += 32u / STEP;
+        if (place >= size) {
+            place = 0u;
+            run += 1u;
         }
         workgroupBarrier();
         for (var q = 0u; q < 8u; q += 1u) {
-            let x_from = q * TILE_M + 4u * tm;
-            let x0 = x_tile[x_from];
-            let x1 = x_tile[x_from + 1u];
-            let x2 = x_tile[x_from + 2u];
-            let x3 = x_tile[x_from + 3u];
-            let w_from = q * TILE_N + 4u * tn;
-            let w0 = w_tile[w_from];
-            let w1 = w_tile[w_from + 1u];
-            let w2 = w_tile[w_from + 2u];
-            let w3 = w_tile[w_from + 3u];
-            sum0 += vec4<f32>(dot(x0, w0), dot(x0, w1), dot(x0, w2), dot(x0, w3));
-            sum1 += vec4<f32>(dot(x1, w0), dot(x1, w1), dot(x1, w2), dot(x1, w3));
-            sum2 += vec4<f32>(dot(x2, w0), dot(x2, w1), dot(x2, w2), dot(x2, w3));
-            sum3 += vec4<f32>(dot(x3, w0), dot(x3, w1), dot(x3, w2), dot(x3, w3));
+            let w0 = w_tile[q][0u][tn];
+            let w1 = w_tile[q][1u][tn];
+            let w2 = w_tile[q][2u][tn];
+            let w3 = w_tile[q][3u][tn];
+            for (var i = 0u; i < THREAD_M; i += 1u) {
+                let xq = x_tile[q][i][tm ^ q];
+                let sum = sums[i];
+                sums[i] = vec4<f32>(
+                    add_dot(xq, w0, sum.x), add_dot(xq, w1, sum.y),
+                    add_dot(xq, w2, sum.z), add_dot(xq, w3, sum.w),
+                );
+            }
         }
         workgroupBarrier();
     }
     let end = p.n0 + p.rows;
-    let column = p.n0 + n0 + 4u * tn;
+    let column = p.n0 + n0 + 2u * tn;
     let low = bias2(column, end);
-    let high = bias2(column + 2u, end);
-    for (var i = 0u; i < 4u && row0 + 4u * tm + i < m; i += 1u) {
-        let sum = select(select(sum3, sum2, i == 2u), select(sum1, sum0, i == 0u), i < 2u);
-        let y_at = p.y_offset + batch * p.y_batch + (row0 + 4u * tm + i) * p.y_stride;
-        store_y2(y_at, column, end, sum.xy + low);
-        store_y2(y_at, column + 2u, end, sum.zw + high);
+    let high = bias2(column + 32u, end);
+    for (var i = 0u; i < THREAD_M; i += 1u) {
+        let row = row0 + THREAD_M * tm + i;
+        if (row < m) {
+            let y_at = p.y_offset + batch * p.y_batch + row * p.y_stride;
+            store_y2(y_at, column, end, sums[i].xy + low);
+            store_y2(y_at, column + 32u, end, sums[i].zw + high);
+        }
     }
 }

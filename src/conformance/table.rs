@@ -138,7 +138,7 @@ fn pinned(extent: Extent, cases: &mut Vec<Case>) {
                             .or_else(|| format(element, granularity, sparse));
                         let Some(format) = format else { continue };
                         let values = Values::ALL[turn % Values::ALL.len()];
-                        let m = [1, 5, 3, 6, 17, 40][j % 6];
+                        let m = [1, 5, 3, 6, 17, 40, 70, 1, 6][j % 9];
                         let types = (FLOATS[turn / 2 % 2], FLOATS[turn / 3 % 2]);
                         let mut case = Case::matmul(format, types, (m, 70, k), values);
                         case.schedule = Some(schedule);
@@ -151,7 +151,7 @@ fn pinned(extent: Extent, cases: &mut Vec<Case>) {
     }
 }
 
-/// 8, 8, 2 and 64 lanes; 201 is no multiple of anything.
+/// 8, 8, 2, and 32 and 128 lanes; 201 is no multiple of anything.
 const PINNED_K: [usize; 4] = [200, 201, 36, 2080];
 
 fn large(cases: &mut Vec<Case>) {
@@ -229,7 +229,8 @@ mod tests {
         let lanes = |wanted| {
             pinned.iter().any(|s| matches!(s, Schedule::Gemv { lanes, .. } if *lanes == wanted))
         };
-        assert!([2, 8, 64].into_iter().all(lanes) && pinned.contains(&Schedule::Tiled));
+        assert!([2, 8, 32, 128].into_iter().all(lanes));
+        assert!([32, 64].iter().all(|&m_tile| pinned.contains(&Schedule::Tiled { m_tile })));
         eprintln!("{} cases, quick {}", full.len(), table(Extent::Quick).len());
     }
 }

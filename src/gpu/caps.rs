@@ -34,6 +34,11 @@ pub struct Caps {
     pub max_groups: u32,
     /// Lanes of every subgroup; 0 where the device has no subgroups or sizes vary.
     pub subgroup: u32,
+    /// Shaders may use subgroups, of whatever size.
+    pub subgroups: bool,
+    /// Rows and columns of cooperative matrices that shaders may use: 16 or 8, else 0. See
+    /// [`with_matrices`](Self::with_matrices).
+    pub matrix: u32,
     /// Shaders may use 64-bit integers.
     pub int64: bool,
     /// `unpack2x16float` keeps f16 subnormals, which WGSL lets a device flush.
@@ -54,11 +59,37 @@ impl Caps {
         let subgroups = features.contains(wgpu::Features::SUBGROUP) && fixed;
         Self {
             subgroup: if subgroups { info.subgroup_min_size } else { 0 },
+            subgroups: features.contains(wgpu::Features::SUBGROUP),
             int64: features.contains(wgpu::Features::SHADER_INT64),
             // It converts by the CPU's own instruction, or by integer arithmetic.
             exact_halves: info.driver == "llvmpipe",
             ..Self::from_limits(class, limits)
         }
+    }
+
+    /// The same with cooperative matrices (experimental), for a device that was requested with
+    /// [`EXPERIMENTAL_COOPERATIVE_MATRIX`](wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX):
+    /// `kinds` is what [`wgpu::Adapter::cooperative_matrix_properties`] says. Matrices of 16
+    /// need [`SHADER_F16`](wgpu::Features::SHADER_F16) too.
+    #[must_use]
+    pub fn with_matrices(
+        mut self,
+        kinds: &[wgpu::CooperativeMatrixProperties],
+        features: wgpu::Features,
+    ) -> Self {
+        use wgpu::CooperativeScalarType::{F16, F32};
+        let has = |size, ab| {
+            kinds.iter().any(|kind| {
+                [kind.m_size, kind.n_size, kind.k_size] == [size; 3]
+                    && (kind.ab_type, kind.cr_type) == (ab, F32)
+            })
+        };
+        self.matrix = match features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+            true if has(16, F16) && features.contains(wgpu::Features::SHADER_F16) => 16,
+            true if has(8, F32) => 8,
+            _ => 0,
+        };
+        self
     }
 
     /// Features that kernels use where a device has them; request those of the adapter's.
@@ -79,6 +110,8 @@ impl Caps {
             max_invocations: limits.max_compute_invocations_per_workgroup,
             max_groups: limits.max_compute_workgroups_per_dimension,
             subgroup: 0,
+            subgroups: false,
+            matrix: 0,
             int64: false,
             exact_halves: false,
             row_order: match class {
@@ -110,6 +143,12 @@ impl Caps {
             max_groups: self.max_groups.min(device.max_groups),
             subgroup: match features.contains(wgpu::Features::SUBGROUP) {
                 true => self.subgroup,
+                false => 0,
+            },
+            subgroups: self.subgroups && features.contains(wgpu::Features::SUBGROUP),
+            matrix: match features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+                true if self.matrix == 16 && !features.contains(wgpu::Features::SHADER_F16) => 0,
+                true => self.matrix,
                 false => 0,
             },
             int64: self.int64 && features.contains(wgpu::Features::SHADER_INT64),
@@ -149,6 +188,8 @@ mod tests {
             max_invocations: u32::MAX,
             max_groups: u32::MAX,
             subgroup: 8,
+            subgroups: true,
+            matrix: 16,
             int64: true,
             exact_halves: false,
             row_order: RowOrder::Panels,

@@ -9,6 +9,15 @@ pub struct Fragment {
     pub text: &'static str,
 }
 
+impl Fragment {
+    /// The language extensions that its header names: `// Enables: f16, other.`
+    fn enables(&self) -> impl Iterator<Item = &'static str> {
+        let header = self.text.lines().take_while(|line| line.starts_with("//"));
+        let names = header.filter_map(|line| line.strip_prefix("// Enables: "));
+        names.flat_map(|names| names.trim_end_matches('.').split(", "))
+    }
+}
+
 /// A value for the generated block of constants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Const {
@@ -63,6 +72,15 @@ impl Shader {
     pub fn compose(&self) -> Wgsl {
         let mut source = String::new();
         let mut spans = vec![(1, "constants")];
+        let mut line = 1 + self.consts.len();
+        // Directives come before all else.
+        let mut enables: Vec<&str> = self.fragments.iter().flat_map(Fragment::enables).collect();
+        enables.sort_unstable();
+        enables.dedup();
+        for extension in enables {
+            let _ = writeln!(source, "enable {extension};");
+            line += 1;
+        }
         for (name, value) in &self.consts {
             // Writing to a String cannot fail.
             let _ = match value {
@@ -71,7 +89,6 @@ impl Shader {
                 Const::Bool(v) => writeln!(source, "const {name}: bool = {v};"),
             };
         }
-        let mut line = 1 + self.consts.len();
         for fragment in &self.fragments {
             spans.push((line, fragment.name));
             source.push_str(fragment.text);

@@ -1,7 +1,7 @@
 use crate::conformance::formats;
 use crate::gpu::{AdapterClass, Caps, Shader};
 use crate::ops::make::{MakeAccess, MakeKernel};
-use crate::ops::matmul::{Decoder, KernelChoice, Scaling, Schedule};
+use crate::ops::matmul::{KernelChoice, Scaling, Schedule};
 use crate::ops::{DequantizeSpec, FloatType, MatmulSpec};
 use std::collections::HashSet;
 
@@ -37,19 +37,23 @@ impl Step {
     /// What a kernel's constants say. Blocks of 32 columns hold `bits · 4` bytes of codes,
     /// half of it under 2:4, and are loaded 16 bytes at a time if there are as many. General
     /// scaling takes a quad of columns at a time, out of whole words.
-    pub fn new(schedule: Schedule, decoder: Decoder, scaling: Scaling) -> Self {
+    pub fn new(choice: &KernelChoice) -> Self {
+        let KernelChoice { schedule, decoder, scaling, .. } = *choice;
         let stored = decoder.element.bits() / if decoder.sparse { 2 } else { 1 };
         let (columns, code_bytes, code_load) = match scaling {
             Scaling::General => (4, (stored / 2).max(4), None),
             Scaling::None | Scaling::Aligned => (32, stored * 4, Some((stored * 4).min(16))),
         };
         match schedule {
-            Schedule::Gemv { m_tile, .. } => Self {
-                weights: f64::from(4 * columns),
-                x_rows: m_tile,
-                code_bytes: 4 * code_bytes,
-                code_load,
-            },
+            Schedule::Gemv { m_tile, .. } => {
+                let trip = if choice.pair { 2 } else { 1 };
+                Self {
+                    weights: f64::from(4 * trip * columns),
+                    x_rows: m_tile,
+                    code_bytes: 4 * trip * code_bytes,
+                    code_load: code_load.map(|width| if choice.pair { 16 } else { width }),
+                }
+            }
             Schedule::Rows { m_tile, n_tile } => Self {
                 weights: f64::from(n_tile * columns),
                 x_rows: m_tile,
@@ -57,9 +61,14 @@ impl Step {
                 code_load,
             },
             // 64 of 128 lanes load a row of 32 columns each.
-            Schedule::Tiled => {
+            Schedule::Tiled { m_tile } => {
                 let code_bytes = code_bytes * 32 / columns;
-                Self { weights: 16.0, x_rows: 32, code_bytes, code_load }
+                Self { weights: 16.0, x_rows: m_tile, code_bytes, code_load }
+            }
+            // Each of 2 · size lanes loads a row of 32 columns; the others of 32 load nothing.
+            Schedule::Coop { size } => {
+                let code_bytes = code_bytes * 32 / columns;
+                Self { weights: f64::from(2 * size), x_rows: 2 * size, code_bytes, code_load }
             }
         }
     }
@@ -105,7 +114,7 @@ impl Kernel {
 
     /// What the main loop covers.
     pub fn step(&self) -> Option<Step> {
-        self.choice().map(|choice| Step::new(choice.schedule, choice.decoder, choice.scaling))
+        self.choice().map(Step::new)
     }
 
     /// Whether it multiplies packed bytes.
@@ -132,8 +141,9 @@ impl Kernel {
     }
 }
 
-/// Numbers of columns: one for each number of lanes that share a row.
-const COLUMNS: [u32; 7] = [32, 64, 128, 256, 512, 1024, 4096];
+/// Numbers of columns: one for each number of lanes that share a row, and two that are not whole
+/// blocks.
+const COLUMNS: [u32; 10] = [8, 32, 64, 128, 256, 512, 1024, 4096, 4092, 8192];
 
 /// Every kernel that some spec composes to, each once: all formats, ways to load X, types of Y,
 /// with and without a bias, all schedules.
@@ -146,10 +156,11 @@ pub fn kernels() -> Vec<Kernel> {
         }
     };
     let floats = [FloatType::F32, FloatType::F16];
-    let caps = Caps::from_limits(AdapterClass::Gpu, &wgpu::Limits::defaults());
+    let plain = Caps::from_limits(AdapterClass::Gpu, &wgpu::Limits::defaults());
+    let caps = Caps { subgroups: true, ..plain.clone() };
     for format in formats([32, 6]) {
         for k in COLUMNS {
-            for schedule in Schedule::all(k) {
+            for schedule in Schedule::all(k).into_iter().chain(Schedule::experimental()) {
                 for (activations, any_x_offset) in
                     [(floats[0], false), (floats[0], true), (floats[1], false)]
                 {
@@ -159,7 +170,9 @@ pub fn kernels() -> Vec<Kernel> {
                                 .with_activations(activations)
                                 .with_output(output);
                             (spec.bias, spec.any_x_offset) = (bias, any_x_offset);
-                            push(Kernel::matmul(KernelChoice::new(&spec, schedule, &caps)));
+                            for caps in [&plain, &caps] {
+                                push(Kernel::matmul(KernelChoice::new(&spec, schedule, caps)));
+                            }
                         }
                     }
                 }
@@ -179,12 +192,12 @@ pub fn kernels() -> Vec<Kernel> {
 
 /// Of these kernels every one that is no matmul, and so many others that every two properties
 /// that occur together do: schedule, decoder with scaling, zero points, type of scales, X, Y,
-/// bias.
+/// bias, tail with pairs and subgroups.
 pub fn covering(kernels: Vec<Kernel>) -> Vec<Kernel> {
     let mut missing: HashSet<_> = kernels.iter().flat_map(pairs).collect();
     let mut chosen = vec![false; kernels.len()];
     // Greedy by threshold: first those that bring many pairs.
-    for least in (1..=21).rev() {
+    for least in (1..=28).rev() {
         for (kernel, chosen) in kernels.iter().zip(&mut chosen) {
             if *chosen {
                 continue;
@@ -216,6 +229,7 @@ fn pairs(kernel: &Kernel) -> Vec<Pair> {
         format!("{:?}", c.x),
         format!("{:?}", c.y),
         c.bias.to_string(),
+        format!("{} {} {}", c.ragged, c.pair, c.subgroup_sum),
     ];
     let properties: Vec<_> = properties.into_iter().enumerate().collect();
     let mut pairs = Vec::new();

@@ -58,20 +58,39 @@ pub fn all_choices() -> impl Iterator<Item = KernelChoice> {
     })
 }
 
+/// Every format with every schedule that only a caller can pin.
+pub fn experimental_choices() -> Vec<KernelChoice> {
+    let caps = &all_caps()[0];
+    let choices = |format| {
+        let spec = MatmulSpec::new(8, 8, 64, format);
+        Schedule::experimental().map(|schedule| KernelChoice::new(&spec, schedule, caps))
+    };
+    all_formats().into_iter().flat_map(choices).collect()
+}
+
 /// Devices that differ in what choices look at.
 pub fn all_caps() -> Vec<Caps> {
     let caps = |order, subgroup, int64| {
         let limits = wgpu::Limits::defaults();
         let caps = Caps::from_limits(AdapterClass::Gpu, &limits);
-        Caps { row_order: order, subgroup, int64, exact_halves: int64, ..caps }
+        let subgroups = subgroup > 0;
+        Caps { row_order: order, subgroup, subgroups, int64, exact_halves: int64, ..caps }
     };
     let (rows, panels) = (RowOrder::Rows, RowOrder::Panels);
-    vec![caps(rows, 0, false), caps(panels, 0, false), caps(panels, 4, true), caps(panels, 8, true)]
+    let varying = Caps { subgroups: true, ..caps(rows, 0, false) };
+    vec![
+        caps(rows, 0, false),
+        varying,
+        caps(panels, 0, false),
+        caps(panels, 4, true),
+        caps(panels, 8, true),
+    ]
 }
 
 /// Every shader of the crate.
 pub fn all_shaders() -> Vec<Shader> {
     let mut shaders: Vec<_> = all_choices().map(|choice| choice.shader()).collect();
+    shaders.extend(experimental_choices().iter().map(KernelChoice::shader));
     #[cfg(feature = "conformance")]
     shaders.extend(lowbit::conformance::limit_shaders());
     for format in all_formats() {
@@ -92,15 +111,21 @@ pub fn all_shaders() -> Vec<Shader> {
 /// Parses and validates with no extension enabled but those that the choice asks for.
 pub fn validate(shader: &Shader) -> naga::Module {
     let wgsl = shader.compose();
-    let module = naga::front::wgsl::parse_str(&wgsl.source).unwrap_or_else(|error| {
-        panic!("{}: {}", shader.name, wgsl.explain(&error.emit_to_string(&wgsl.source)))
-    });
     let uses = |suffix: &str| shader.fragments.iter().any(|f| f.name.ends_with(suffix));
     let mut capabilities = naga::valid::Capabilities::empty();
     capabilities.set(naga::valid::Capabilities::SHADER_INT64, uses("_u64"));
-    capabilities.set(naga::valid::Capabilities::SUBGROUP, uses("part_shared"));
+    let subgroups = uses("part_shared") || uses("reduce_subgroup");
+    capabilities.set(naga::valid::Capabilities::SUBGROUP, subgroups);
     let halves = uses("half_pair_native");
     capabilities.set(naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32, halves);
+    capabilities.set(naga::valid::Capabilities::SHADER_FLOAT16, uses("matrix16"));
+    let matrices = uses("matrix16") || uses("matrix8");
+    capabilities.set(naga::valid::Capabilities::COOPERATIVE_MATRIX, matrices);
+    let options = naga::front::wgsl::Options { parse_doc_comments: false, capabilities };
+    let mut frontend = naga::front::wgsl::Frontend::new_with_options(options);
+    let module = frontend.parse(&wgsl.source).unwrap_or_else(|error| {
+        panic!("{}: {}", shader.name, wgsl.explain(&error.emit_to_string(&wgsl.source)))
+    });
     let mut validator =
         naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities);
     validator

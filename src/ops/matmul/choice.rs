@@ -9,7 +9,7 @@ use crate::ops::FloatType;
 pub enum Schedule {
     /// `lanes` lanes split K, for `m_tile` rows of X at a time.
     Gemv {
-        /// A power of two up to 64.
+        /// A power of two up to 256.
         lanes: u32,
         /// 1 to 8.
         m_tile: u32,
@@ -21,49 +21,82 @@ pub enum Schedule {
         /// 2, or for one row of X also 4.
         n_tile: u32,
     },
-    /// A workgroup makes a tile of 32 × 64 through workgroup memory.
-    Tiled,
+    /// A workgroup makes a tile of `m_tile` × 64 through workgroup memory.
+    Tiled {
+        /// 32 or 64.
+        m_tile: u32,
+    },
+    /// Experimental: a workgroup makes a tile of twice `size` each way with cooperative
+    /// matrices, on devices whose [`Caps::matrix`] says so.
+    ///
+    /// Never chosen by [`select`], and not in [`all`](Self::all): with matrices of 16, X and
+    /// scaled weights are rounded to f16 (and overflow beyond 65504), so that the bound of
+    /// [`reference`](crate::reference) does not hold. No adapter has run it yet.
+    Coop {
+        /// 16 (f16 products, f32 sums) or 8 (all f32).
+        size: u32,
+    },
 }
+
+/// Lanes of a workgroup that splits K for few rows of X, at least.
+const GEMV_WORKGROUP: u32 = 32;
 
 impl Schedule {
     /// Every schedule and tile that [`select`] can choose on some device, for K columns.
     pub fn all(k: u32) -> Vec<Self> {
-        let lanes = gemv_lanes(k);
-        vec![
+        let (lanes, most) = gemv_lanes(k);
+        let mut all = vec![
             Self::Gemv { lanes, m_tile: 1 },
             Self::Gemv { lanes, m_tile: 4 },
             Self::Rows { m_tile: 1, n_tile: 2 },
             Self::Rows { m_tile: 1, n_tile: 4 },
             Self::Rows { m_tile: 4, n_tile: 2 },
-            Self::Tiled,
-        ]
+            Self::Tiled { m_tile: 32 },
+            Self::Tiled { m_tile: 64 },
+        ];
+        if most > lanes {
+            all.push(Self::Gemv { lanes: most, m_tile: 1 });
+            all.push(Self::Gemv { lanes: most, m_tile: 4 });
+        }
+        all
+    }
+
+    /// Schedules that only a caller can pin.
+    pub fn experimental() -> [Self; 2] {
+        [Self::Coop { size: 16 }, Self::Coop { size: 8 }]
     }
 
     /// Invocations in a workgroup.
     pub fn workgroup(&self) -> u32 {
         match *self {
-            Self::Gemv { .. } => 64,
+            // One wave of 32 where it can be: AMD's issues two operations at once then.
+            Self::Gemv { lanes, .. } => lanes.max(GEMV_WORKGROUP),
             // Few, so that even 384 columns occupy every core.
             Self::Rows { .. } => 32,
-            Self::Tiled => 128,
+            Self::Tiled { .. } => 128,
+            Self::Coop { .. } => 32,
         }
     }
 
     /// Bytes of workgroup memory.
     pub fn workgroup_memory(&self) -> u32 {
-        match self {
-            Self::Gemv { m_tile, .. } => m_tile.saturating_mul(64 * 16),
+        match *self {
+            Self::Gemv { m_tile, .. } => m_tile.saturating_mul(self.workgroup().saturating_mul(16)),
             Self::Rows { .. } => 0,
-            Self::Tiled => 8 * (32 + 64) * 16,
+            Self::Tiled { m_tile } => m_tile.saturating_add(64).saturating_mul(8 * 16),
+            // Rows of 40 elements of 2 or 4 bytes, of X and W, and f32 results.
+            Self::Coop { size: 16 } => 2 * 32 * 40 * 2 + 32 * 32 * 4,
+            Self::Coop { .. } => 2 * 16 * 40 * 4 + 16 * 16 * 4,
         }
     }
 
     /// Rows and columns of Y that one workgroup makes.
     pub fn tile(&self) -> (u32, u32) {
         match *self {
-            Self::Gemv { lanes, m_tile } => (m_tile, 4 * (64 / lanes.clamp(1, 64))),
+            Self::Gemv { lanes, m_tile } => (m_tile, 4 * (self.workgroup() / lanes.max(1))),
             Self::Rows { m_tile, n_tile } => (m_tile, n_tile.saturating_mul(self.workgroup())),
-            Self::Tiled => (32, 64),
+            Self::Tiled { m_tile } => (m_tile, 64),
+            Self::Coop { size } => (size.saturating_mul(2), size.saturating_mul(2)),
         }
     }
 
@@ -76,9 +109,9 @@ impl Schedule {
             Err(PlanError::NotApplicable { schedule: self.to_string(), what, need, have })
         };
         if let Self::Gemv { lanes, .. } = *self
-            && !(lanes.is_power_of_two() && lanes <= 64)
+            && !(lanes.is_power_of_two() && lanes <= 256)
         {
-            return refuse("lanes (a power of two up to 64)", lanes, 64);
+            return refuse("lanes (a power of two up to 256)", lanes, 256);
         }
         if let Self::Gemv { m_tile, .. } = *self
             && !(1..=8).contains(&m_tile)
@@ -91,6 +124,19 @@ impl Schedule {
             }
             if n_tile != 2 && (m_tile, n_tile) != (1, 4) {
                 return refuse("columns a lane (2, or 4 for one row)", n_tile, 4);
+            }
+        }
+        if let Self::Tiled { m_tile } = *self
+            && !matches!(m_tile, 32 | 64)
+        {
+            return refuse("rows of a tile (32 or 64)", m_tile, 64);
+        }
+        if let Self::Coop { size } = *self {
+            if !matches!(size, 8 | 16) {
+                return refuse("cooperative matrices (of 8 or 16)", size, 16);
+            }
+            if size != caps.matrix {
+                return refuse("cooperative matrices (of the device's size)", size, caps.matrix);
             }
         }
         let needs = [
@@ -110,7 +156,8 @@ impl std::fmt::Display for Schedule {
         match self {
             Self::Gemv { lanes, m_tile } => write!(f, "gemv_m{m_tile}_l{lanes}"),
             Self::Rows { m_tile, n_tile } => write!(f, "rows_m{m_tile}_n{n_tile}"),
-            Self::Tiled => f.write_str("tiled_32x64"),
+            Self::Tiled { m_tile } => write!(f, "tiled_{m_tile}x64"),
+            Self::Coop { size } => write!(f, "coop_{size}"),
         }
     }
 }
@@ -130,7 +177,8 @@ impl std::str::FromStr for Schedule {
         let schedule = match (pattern.as_str(), &numbers[..]) {
             ("gemv_m#_l#", &[m_tile, lanes]) => Self::Gemv { lanes, m_tile },
             ("rows_m#_n#", &[m_tile, n_tile]) => Self::Rows { m_tile, n_tile },
-            ("tiled_#x#", [32, 64]) => Self::Tiled,
+            ("tiled_#x#", &[m_tile, 64]) => Self::Tiled { m_tile },
+            ("coop_#", &[size]) => Self::Coop { size },
             _ => return Err(UnknownSchedule(text.into())),
         };
         // No leading zeros, nothing that overflowed.
@@ -173,6 +221,11 @@ impl Decoder {
     pub fn block_bytes(&self) -> u32 {
         let columns = if self.sparse { BLOCK_K / 2 } else { BLOCK_K } as u32;
         columns * self.element.bits() / 8
+    }
+
+    /// Whether two blocks are loaded at once where that can be: one has only 8 bytes of codes.
+    fn pairs(&self) -> bool {
+        self.block_bytes() == 8
     }
 
     fn fragment_name(&self) -> String {
@@ -230,6 +283,12 @@ pub struct KernelChoice {
     pub native_half: bool,
     /// Whether W, and X where it can be, are loaded as 64-bit words.
     pub wide: bool,
+    /// Whether loads of X that could do without must mind the end of K.
+    pub ragged: bool,
+    /// Whether a lane takes two blocks of 32 columns at a time, with one load of codes.
+    pub pair: bool,
+    /// Whether a workgroup's sums go through subgroups, of whatever size.
+    pub subgroup_sum: bool,
 }
 
 /// The schedule for `m` rows: a pure function of the spec and the device's facts.
@@ -237,7 +296,9 @@ pub struct KernelChoice {
 /// On CPU-type adapters lanes own rows of W; on GPUs lanes split K for few rows of X and
 /// tiles share loads for many.
 pub fn select(spec: &MatmulSpec, caps: &Caps, m: u32) -> Schedule {
-    let lanes = gemv_lanes(spec.k);
+    // More lanes share a row where rows are too few to occupy a GPU.
+    let (fewest, most) = gemv_lanes(spec.k);
+    let lanes = if spec.n < SPLIT_K_BELOW { most } else { fewest };
     let decoder = Decoder::of(&spec.weights);
     let wanted = match (caps.class, m) {
         // More columns share more loads of X, but wide codes of many rows spill.
@@ -248,34 +309,45 @@ pub fn select(spec: &MatmulSpec, caps: &Caps, m: u32) -> Schedule {
         (AdapterClass::Cpu, _) => Schedule::Rows { m_tile: 4, n_tile: 2 },
         (AdapterClass::Gpu, 0..=1) => Schedule::Gemv { lanes, m_tile: 1 },
         (AdapterClass::Gpu, 2..=8) => Schedule::Gemv { lanes, m_tile: 4 },
-        (AdapterClass::Gpu, _) => Schedule::Tiled,
+        (AdapterClass::Gpu, 9..=64) => Schedule::Tiled { m_tile: 32 },
+        (AdapterClass::Gpu, _) => Schedule::Tiled { m_tile: 64 },
     };
     // The smallest schedule runs wherever anything does.
     if wanted.check(caps).is_ok() { wanted } else { Schedule::Rows { m_tile: 1, n_tile: 2 } }
 }
 
-/// Lanes that split K: no more than there are blocks, so that none idles from the start.
-fn gemv_lanes(k: u32) -> u32 {
-    k.div_ceil(BLOCK_K as u32).clamp(1, 64).next_power_of_two()
+/// Rows of W below which more lanes share a row: teams of 32 lanes that make four columns each
+/// are then too few, 512 of them for the 192 SIMDs of a large GPU.
+const SPLIT_K_BELOW: u32 = 2048;
+
+/// Lanes that split K, usually and at most: no more than there are blocks, so that none idles
+/// from the start.
+fn gemv_lanes(k: u32) -> (u32, u32) {
+    let lanes = |most| k.div_ceil(BLOCK_K as u32).clamp(1, most).next_power_of_two();
+    (lanes(GEMV_WORKGROUP), lanes(256))
 }
 
 impl KernelChoice {
     /// The kernel of a schedule for a spec.
     pub fn new(spec: &MatmulSpec, schedule: Schedule, caps: &Caps) -> Self {
         let scaling = scaling(&spec.weights, spec.k);
+        let decoder = Decoder::of(&spec.weights);
+        let wide = matches!(schedule, Schedule::Rows { .. }) && caps.int64;
+        let gemv = matches!(schedule, Schedule::Gemv { .. });
         let vec4 = |v: u32| v.is_multiple_of(4);
         let aligned = vec4(spec.k) && vec4(spec.x_stride) && vec4(spec.x_batch_stride);
+        let x = match spec.activations {
+            FloatType::F16 => XLoad::F16,
+            FloatType::F32 if aligned && !spec.any_x_offset => XLoad::F32x4,
+            FloatType::F32 => XLoad::F32,
+        };
         Self {
             schedule,
-            decoder: Decoder::of(&spec.weights),
+            decoder,
             scaling,
             asymmetric: !spec.weights.is_symmetric(),
             scale_type: spec.weights.scale_type(),
-            x: match spec.activations {
-                FloatType::F16 => XLoad::F16,
-                FloatType::F32 if aligned && !spec.any_x_offset => XLoad::F32x4,
-                FloatType::F32 => XLoad::F32,
-            },
+            x,
             y: spec.output,
             bias: spec.bias,
             order: caps.row_order,
@@ -288,7 +360,22 @@ impl KernelChoice {
             },
             native_half: caps.exact_halves
                 && (spec.activations == FloatType::F16 || spec.weights.element() == Element::F16),
-            wide: matches!(schedule, Schedule::Rows { .. }) && caps.int64,
+            wide,
+            ragged: match x {
+                XLoad::F32 => false,
+                XLoad::F32x4 => !wide && !spec.k.is_multiple_of(BLOCK_K as u32),
+                XLoad::F16 => !spec.k.is_multiple_of(BLOCK_K as u32),
+            },
+            // Rows of whole pairs, one after the other: then each pair is 16 aligned bytes.
+            pair: gemv
+                && decoder.pairs()
+                && scaling != Scaling::General
+                && caps.row_order == RowOrder::Rows
+                && spec.k.div_ceil(BLOCK_K as u32).is_multiple_of(2),
+            subgroup_sum: match schedule {
+                Schedule::Gemv { lanes, .. } => caps.subgroups && lanes == schedule.workgroup(),
+                _ => false,
+            },
         }
     }
 
@@ -312,6 +399,9 @@ impl KernelChoice {
         add(self.subgroup > 0, &format!("sub{}", self.subgroup));
         add(self.wide, "u64");
         add(self.native_half, "half");
+        add(self.ragged, "tail");
+        add(self.pair, "pair");
+        add(self.subgroup_sum, "sum");
         name
     }
 
@@ -334,9 +424,10 @@ impl KernelChoice {
             vec![("M_TABLE", Const::U32(M_TABLE)), ("PANEL", Const::U32(self.order.panel()))];
         let schedule = match self.schedule {
             Schedule::Gemv { lanes, m_tile } => {
-                consts.push(("WORKGROUP", Const::U32(64)));
+                consts.push(("WORKGROUP", Const::U32(self.schedule.workgroup())));
                 consts.push(("LANES", Const::U32(lanes)));
                 consts.push(("M_TILE", Const::U32(m_tile)));
+                consts.push(("TRIP", Const::U32(if self.pair { 2 } else { 1 })));
                 "schedule/gemv"
             }
             Schedule::Rows { m_tile, n_tile } => {
@@ -346,12 +437,19 @@ impl KernelChoice {
                 }
                 if m_tile == 1 { "schedule/rows_m1" } else { "schedule/rows_m4" }
             }
-            Schedule::Tiled => "schedule/tiled",
+            Schedule::Tiled { m_tile } => {
+                consts.push(("TILE_M", Const::U32(m_tile)));
+                "schedule/tiled"
+            }
+            Schedule::Coop { .. } => "schedule/coop",
         };
         let general = self.scaling == Scaling::General;
         let mut fragments = vec!["lib/matmul", "lib/half"];
         fragments.push(if self.native_half { "lib/half_pair_native" } else { "lib/half_pair" });
         fragments.push(if general { "lib/quad" } else { "lib/quads" });
+        if self.x == XLoad::F16 || self.x == XLoad::F32x4 && !self.wide {
+            consts.push(("RAGGED", Const::Bool(self.ragged)));
+        }
         fragments.push(match self.x {
             XLoad::F32 => "access/x_f32",
             XLoad::F32x4 if self.wide => "access/x_f32x4_u64",
@@ -363,10 +461,16 @@ impl KernelChoice {
             FloatType::F16 => "access/y_f16",
         });
         fragments.push(if self.bias { "lib/bias" } else { "lib/no_bias" });
-        let decoder = self.decoder.fragment_name();
+        let mut decoder = self.decoder.fragment_name();
+        let dense_int8 = decoder == "decode/int8";
+        if self.pair {
+            decoder.push_str("_pair");
+        } else if dense_int8 && !matches!(self.schedule, Schedule::Rows { .. }) {
+            decoder.push_str("_offset");
+        }
         let codes = format!(
             "access/codes{}_{}",
-            self.decoder.block_bytes().min(32),
+            if self.pair { 16 } else { self.decoder.block_bytes().min(32) },
             if self.wide { "u64" } else { "u32" }
         );
         if general {
@@ -405,6 +509,13 @@ impl KernelChoice {
             }
             fragments.push(if shared { "lib/part_shared" } else { "lib/part_direct" });
             fragments.push(if shared { "lib/entry_subgroup" } else { "lib/entry_plain" });
+        }
+        match self.schedule {
+            Schedule::Gemv { .. } if self.subgroup_sum => fragments.push("lib/reduce_subgroup"),
+            Schedule::Gemv { .. } => fragments.push("lib/reduce_tree"),
+            Schedule::Coop { size: 16 } => fragments.push("lib/matrix16"),
+            Schedule::Coop { .. } => fragments.push("lib/matrix8"),
+            _ => {}
         }
         fragments.push(schedule);
         Shader {
@@ -502,6 +613,8 @@ mod tests {
             for schedule in [
                 Schedule::Gemv { lanes: tile, m_tile: tile },
                 Schedule::Rows { m_tile: tile, n_tile: tile },
+                Schedule::Tiled { m_tile: tile },
+                Schedule::Coop { size: tile },
             ] {
                 assert!(schedule.check(&caps).is_err());
                 assert!(KernelChoice::new(&spec, schedule, &caps).groups(8, 8, 1) > 0);

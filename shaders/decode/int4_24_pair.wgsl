@@ -1,0 +1,21 @@
+// 2:4 sparse int4 weights, two blocks a load: one has only 8 bytes of codes.
+// Requires: lib/matmul with PANEL 1 and an even number of blocks, access/codes16,
+// decode/two_four, schedule/gemv with TRIP 2 (trip_block). Provides: Block, load_block, stored_pair. Twin: decode/int4_24.
+// Layout: as there. Both blocks load the same 16 bytes, which compilers see.
+
+struct Block {
+    a: vec2<u32>,
+    meta_word: u32,
+}
+
+fn load_block(row: Row, trip: u32) -> Block {
+    let both = load16((row.codes >> 1u) + trip);
+    let meta_word = metadata_of(row, 2u * trip + trip_block);
+    return Block(select(both.zw, both.xy, trip_block == 0u), meta_word);
+}
+
+// Stored codes 2i and 2i + 1 of a block; i is a literal wherever it is called.
+fn stored_pair(block: Block, i: u32) -> vec2<f32> {
+    let codes = unpack4xU8((block.a[i >> 2u] >> (4u * ((i >> 1u) & 1u))) & 0x0f0f0f0fu);
+    return vec2<f32>(select(codes.zw, codes.xy, (i & 1u) == 0u));
+}

@@ -1,0 +1,18 @@
+// Dense int8 weights, for GPUs: codes moved up by 128, since unsigned bytes become floats in one
+// operation each and signed ones in two. Both differences below are exact.
+// Requires: lib/matmul, access/codes32. Provides: Block, load_block, quad_f. Twin: decode/int8.
+// Layout: 32 bytes a block, four codes a word, low byte = lowest k.
+
+struct Block {
+    w: Words8,
+}
+
+fn load_block(row: Row, b: u32) -> Block {
+    return Block(load32(block_at(row, b)));
+}
+
+// Columns 4i to 4i + 3 of a block, less their zero points; i is a literal wherever it is called.
+fn quad_f(block: Block, i: u32, z: vec4<f32>) -> vec4<f32> {
+    let half = select(block.w.b, block.w.a, i < 4u);
+    return vec4<f32>(unpack4xU8(half[i & 3u] ^ 0x80808080u)) - (z + 128.0);
+}

@@ -1,0 +1,10 @@
+// Cooperative matrices of 16 × 16: products of f16, sums of f32.
+// Requires: nothing. Provides: SIZE, Element, MatrixA, MatrixB, MatrixC. Twin: lib/matrix8.
+// Enables: f16, wgpu_cooperative_matrix.
+
+const SIZE = 16u;
+
+alias Element = f16;
+alias MatrixA = coop_mat16x16<f16, A>;
+alias MatrixB = coop_mat16x16<f16, B>;
+alias MatrixC = coop_mat16x16<f32, C>;

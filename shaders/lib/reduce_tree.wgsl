@@ -1,0 +1,35 @@
+// Sums over the LANES lanes of a team, by a tree in workgroup memory.
+// Requires: consts WORKGROUP, LANES, M_TILE. Provides: put_sum, finish_sums, whole_sum, main.
+// Workgroup memory: WORKGROUP · M_TILE · 16 bytes. Twin: lib/reduce_subgroup.
+
+var<workgroup> partial: array<vec4<f32>, WORKGROUP * M_TILE>;
+
+fn put_sum(i: u32, sum: vec4<f32>, local: u32, ids: vec3<u32>) {
+    partial[i * WORKGROUP + local] = sum;
+}
+
+fn finish_sums(local: u32, ids: vec3<u32>) {
+    for (var width = LANES / 2u; width > 0u; width /= 2u) {
+        workgroupBarrier();
+        if (local % LANES < width) {
+            for (var i = 0u; i < M_TILE; i += 1u) {
+                let at = i * WORKGROUP + local;
+                partial[at] += partial[at + width];
+            }
+        }
+    }
+}
+
+// For the first lane of a team.
+fn whole_sum(i: u32, local: u32, ids: vec3<u32>) -> vec4<f32> {
+    return partial[i * WORKGROUP + local];
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) count: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    schedule(workgroup_index(group, count), local, vec3<u32>());
+}

@@ -1,0 +1,65 @@
+//! GPUs get rows one after the other, the software adapters here panels: what only the former
+//! have, loads of two blocks and sums through subgroups, runs here all the same.
+#![cfg(feature = "conformance")]
+
+mod common;
+
+use lowbit::conformance::{Case, Status, Values, run};
+use lowbit::format::RowOrder;
+use lowbit::gpu::{AdapterClass, Caps};
+use lowbit::host::Host;
+use lowbit::ops::{FloatType, Schedule};
+use pollster::block_on;
+
+/// A device of the same adapter that counts as a GPU, with subgroups of any size or none.
+fn gpu(subgroups: bool) -> Host {
+    let adapter = block_on(wgpu::Instance::default().request_adapter(&Default::default())).unwrap();
+    let limits = adapter.limits();
+    let required_features = match subgroups {
+        true => adapter.features() & wgpu::Features::SUBGROUP,
+        false => wgpu::Features::empty(),
+    };
+    let (device, queue) = block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+        required_limits: limits.clone(),
+        required_features,
+        ..Default::default()
+    }))
+    .unwrap();
+    let subgroups = required_features.contains(wgpu::Features::SUBGROUP);
+    let plain = Caps::from_limits(AdapterClass::Gpu, &limits);
+    assert_eq!(plain.row_order, RowOrder::Rows);
+    let caps = Caps { subgroups, ..plain };
+    Host::with_caps(adapter.get_info(), device, queue, &caps).unwrap()
+}
+
+#[test]
+fn schedules_of_gpus_with_rows_in_order() {
+    if common::host().is_none() {
+        return;
+    }
+    let mut cases = Vec::new();
+    for (i, format) in ["2:4+int4-g64-asym", "2:4+int4-channel", "2:4+int4-g32", "int8-g96-asym"]
+        .into_iter()
+        .enumerate()
+    {
+        // Whole pairs of blocks, a tail in one, an odd number of blocks; more lanes than a wave.
+        for (j, k) in [192, 116, 224, 4096].into_iter().enumerate() {
+            for schedule in Schedule::all(k as u32) {
+                let (m, _) = schedule.tile();
+                let y = [FloatType::F32, FloatType::F16][(i + j) % 2];
+                let x = [FloatType::F16, FloatType::F32][i % 2];
+                let format = format.parse().unwrap();
+                let shape = (m as usize + j % 2, 70, k);
+                let mut case = Case::matmul(format, (x, y), shape, Values::Normal);
+                case.schedule = Some(schedule);
+                cases.push(case);
+            }
+        }
+    }
+    let reports = run(&[gpu(true), gpu(false)], &cases, &|_| ());
+    let kernels: Vec<_> = reports.iter().map(|r| r.kernel.as_str()).collect();
+    assert!(kernels.iter().any(|name| name.ends_with(".pair.sum")), "{kernels:?}");
+    for report in &reports {
+        assert_eq!(report.status, Status::Pass, "{}: {:?}", report.id, report.reason);
+    }
+}
