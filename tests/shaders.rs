@@ -26,6 +26,11 @@ fn every_fragment_is_used() {
     for shader in common::all_shaders() {
         used.extend(shader.fragments.iter().map(|f| f.name));
     }
+    for choice in common::all_choices().take(400) {
+        let unpack = lowbit::conformance::unpack_shader(&choice);
+        used.extend(unpack.fragments.iter().map(|f| f.name));
+        common::validate(&unpack);
+    }
     let unused: Vec<_> = FRAGMENTS.iter().map(|f| f.name).filter(|n| !used.contains(n)).collect();
     assert!(unused.is_empty(), "fragments that nothing composes: {unused:?}");
     for fragment in FRAGMENTS {

@@ -19,5 +19,5 @@ mod weights;
 pub use case::{Case, Op, Values};
 pub use report::{AdapterReport, CaseReport, ErrorOverBound, Report, Status};
 pub use run::run;
-pub use speed::{Limits, Timing, limit_shaders, limits, time};
+pub use speed::{Limits, Timing, limit_shaders, limits, time, unpack_shader};
 pub use table::{Extent, formats, table};

@@ -239,7 +239,7 @@ type Milliseconds = (f64, Option<f64>);
 
 /// A kernel less X and scales: what reading, unpacking and multiplying take at least in the
 /// same loop.
-fn unpack_shader(choice: &KernelChoice) -> Shader {
+pub fn unpack_shader(choice: &KernelChoice) -> Shader {
     let mut shader = choice.shader();
     shader.name = format!("limit_unpack.{}", shader.name);
     for part in &mut shader.fragments {

@@ -293,7 +293,7 @@ mod tests {
             ("gemv_m4_l64", "gemv_m4_l63", "does not apply, `gemv_m4_l63`"),
             ("gemv_m4_l64", "gemv_m4_l32", "does not apply, `gemv_m4_l32`"),
             ("rows_m4_n2", "rows_m4_n4", "does not apply, `rows_m4_n4`"),
-            ("tiled_32x64", "tiled_64x64", "an unknown schedule `tiled_64x64`"),
+            ("tiled_32x64", "tiled_32x65", "an unknown schedule `tiled_32x65`"),
             ("tiled_32x64", "", "an unknown schedule ``"),
             ("\"int8\"", "\"int9\"", "has unknown weights `int9`"),
             ("\"general\"", "\"General\"", "an unknown scaling `General`"),

@@ -269,8 +269,8 @@ mod tests {
             assert_eq!(tuned.select(&plain, &caps(), 128), select(&plain, &caps(), 128));
         }
         // Measured where there was more workgroup memory than here.
-        let tuned = tuning(&[(1, 4096, 4096, Schedule::Tiled)]);
-        assert_eq!(tuned.select(&plain, &caps(), 1), Schedule::Tiled);
+        let tuned = tuning(&[(1, 4096, 4096, Schedule::Tiled { m_tile: 32 })]);
+        assert_eq!(tuned.select(&plain, &caps(), 1), Schedule::Tiled { m_tile: 32 });
         let small = Caps { max_workgroup_memory: 8 << 10, ..caps() };
         assert_eq!(tuned.select(&plain, &small, 1), select(&plain, &small, 1));
         assert_eq!(Tuning::default().select(&plain, &small, 1), select(&plain, &small, 1));
@@ -288,7 +288,7 @@ mod tests {
             }
         }
         let small = Caps { max_invocations: 64, ..caps() };
-        assert!(!candidates(&spec(64, 640), &small, 128).contains(&Schedule::Tiled));
+        assert!(!candidates(&spec(64, 640), &small, 128).contains(&Schedule::Tiled { m_tile: 32 }));
     }
 
     #[test]
