@@ -1,7 +1,7 @@
 // A step of 4 columns as floats: the unit of all schedules where every column may have a
 // scale of its own. Small, since the slow path should compile fast at least.
 // Requires: an access fragment for X, scale/general. Provides: STEP, QUADS, Quads, quad_at,
-// dot_quads, load_x, scaled_dot, scaled_weights. Twin: lib/quads.
+// load_x. Twin: lib/quads.
 
 const STEP = 4u;
 const QUADS = 1u;
@@ -14,21 +14,7 @@ fn quad_at(a: Quads, i: u32) -> vec4<f32> {
     return a.q0;
 }
 
-fn dot_quads(a: Quads, b: Quads) -> f32 {
-    return dot(a.q0, b.q0);
-}
-
 // Step `b` of the row of X that starts at element row_at.
 fn load_x(row_at: u32, b: u32) -> Quads {
     return Quads(load_x4(row_at, b * STEP));
-}
-
-// Step b of a row of W times step b of X.
-fn scaled_dot(row: Row, b: u32, xq: Quads) -> f32 {
-    return dot(load_step(row, b).w, xq.q0);
-}
-
-// Step b of a row of W.
-fn scaled_weights(row: Row, b: u32) -> Quads {
-    return Quads(load_step(row, b).w);
 }

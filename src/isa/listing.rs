@@ -85,8 +85,24 @@ impl Listing {
         // By the header's label: an empty block stands where the next one does.
         let mut loops: BTreeMap<&str, RangeInclusive<usize>> = BTreeMap::new();
         let mut descriptors: HashMap<u32, u32> = HashMap::new();
+        let mut second_word = false;
         for line in text.lines() {
-            let line = line.split(';').next().unwrap_or_default().trim().trim_matches('\0');
+            let (line, word) = line.split_once(';').unwrap_or((line, ""));
+            let line = line.trim().trim_matches('\0');
+            // LLVM reads on from the second word of what it does not know.
+            if std::mem::take(&mut second_word) {
+                continue;
+            }
+            if line == "(invalid instruction)" {
+                let opcode = unknown(word.trim());
+                second_word = opcode == Some("s_unknown");
+                instructions.extend(opcode.map(|opcode| Instruction {
+                    opcode: opcode.into(),
+                    second: None,
+                    binding: None,
+                }));
+                continue;
+            }
             if line.starts_with("BB") {
                 labels.insert(line.trim_end_matches(':'), instructions.len());
                 continue;
@@ -148,6 +164,17 @@ impl Listing {
             branches: body.iter().filter(|i| i.opcode.starts_with("s_cbranch_exec")).count(),
             inner_loops: self.loops.iter().filter(|range| inside(range, main)).count(),
         })
+    }
+}
+
+/// What LLVM 15 cannot name, by the first word of its encoding: vector operations of one operand
+/// (conversions from 16 bits), and scalar loads, of two words.
+fn unknown(word: &str) -> Option<&'static str> {
+    let word = u32::from_str_radix(word, 16).ok()?;
+    match word >> 25 {
+        0x3f => Some("v_unknown"),
+        0x7a | 0x7b => Some("s_unknown"),
+        _ => None,
     }
 }
 
@@ -307,6 +334,18 @@ BB2
         assert_eq!(main.inner_loops, 0);
         assert_eq!(listing.main_loop(Some(5)), None);
         assert_eq!(listing.main_loop(Some(3)).unwrap().counts.code_loads.bytes(), 8);
+    }
+
+    #[test]
+    fn unnamed_instructions_count() {
+        let text = "BB0:
+(invalid instruction)            ; 7ede3921
+(invalid instruction)            ; f4281a04
+	v_ldexp_f16_e32 v0, s0, v0      ; 76000000
+	v_nop                           ; 7e000000
+";
+        let counts = Listing::parse(text).counts(None);
+        assert_eq!((counts.valu, counts.salu), (2, 1));
     }
 
     #[test]

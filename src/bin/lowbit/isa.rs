@@ -157,7 +157,7 @@ fn roofline(products: &[Product], kernels: &[Stats]) -> Result<Vec<Roof>, CliErr
         for stats in kernels.iter().filter(|stats| stats.kernel == name) {
             let Some(peaks) = stats.family.peaks() else { continue };
             let choice = &product.choice;
-            let step = Step::new(&choice);
+            let step = Step::new(choice);
             let roof = isa::roof(stats, step.x_rows, &product.spec, product.m, &peaks);
             roofs.extend(roof.map_err(|e| CliError::new("no such weights").because(e))?);
         }
