@@ -131,19 +131,19 @@ const M: [u32; 8] = [1, 2, 7, 8, 16, 64, 128, 4096];
 /// share their choices.
 const EXPECTED: &str = "
 GeForce RTX 3080: Gpu, 32 lanes, int64
-  all formats: 1 gemv_m1_l64, 2–8 gemv_m4_l64, 16–4096 tiled_32x64
+  all formats: 1 gemv_m1_l32, 2–8 gemv_m4_l32, 16–64 tiled_32x64, 128–4096 tiled_64x64
 Radeon RX 6800: Gpu, 0 lanes, int64
-  all formats: 1 gemv_m1_l64, 2–8 gemv_m4_l64, 16–4096 tiled_32x64
+  all formats: 1 gemv_m1_l32, 2–8 gemv_m4_l32, 16–64 tiled_32x64, 128–4096 tiled_64x64
 Radeon RX 7900 XTX: Gpu, 0 lanes, int64
-  all formats: 1 gemv_m1_l64, 2–8 gemv_m4_l64, 16–4096 tiled_32x64
+  all formats: 1 gemv_m1_l32, 2–8 gemv_m4_l32, 16–64 tiled_32x64, 128–4096 tiled_64x64
 Arc A770: Gpu, 0 lanes, int64
-  all formats: 1 gemv_m1_l64, 2–8 gemv_m4_l64, 16–4096 tiled_32x64
+  all formats: 1 gemv_m1_l32, 2–8 gemv_m4_l32, 16–64 tiled_32x64, 128–4096 tiled_64x64
 Apple M2: Gpu, 0 lanes, int64
-  all formats: 1 gemv_m1_l64, 2–8 gemv_m4_l64, 16–4096 tiled_32x64
+  all formats: 1 gemv_m1_l32, 2–8 gemv_m4_l32, 16–64 tiled_32x64, 128–4096 tiled_64x64
 Adreno 640: Gpu, 0 lanes
-  all formats: 1 gemv_m1_l64, 2–8 gemv_m4_l64, 16–4096 tiled_32x64
+  all formats: 1 gemv_m1_l32, 2–8 gemv_m4_l32, 16–64 tiled_32x64, 128–4096 tiled_64x64
 browser's minimum: Gpu, 0 lanes
-  all formats: 1 gemv_m1_l64, 2–8 gemv_m4_l64, 16–4096 tiled_32x64
+  all formats: 1 gemv_m1_l32, 2–8 gemv_m4_l32, 16–64 tiled_32x64, 128–4096 tiled_64x64
 downlevel: Gpu, 0 lanes
   all formats: refused (schedule rows_m1_n2 does not apply: it needs 5 storage buffers, the device has 4)
 lavapipe: Cpu, 8 lanes, int64

@@ -290,8 +290,8 @@ mod tests {
     fn nonsense_is_ignored() {
         let text = text();
         for (from, to, message) in [
-            ("gemv_m4_l64", "gemv_m4_l63", "does not apply, `gemv_m4_l63`"),
-            ("gemv_m4_l64", "gemv_m4_l32", "does not apply, `gemv_m4_l32`"),
+            ("gemv_m4_l32", "gemv_m4_l31", "does not apply, `gemv_m4_l31`"),
+            ("gemv_m4_l32", "gemv_m4_l16", "does not apply, `gemv_m4_l16`"),
             ("rows_m4_n2", "rows_m4_n4", "does not apply, `rows_m4_n4`"),
             ("tiled_32x64", "tiled_32x65", "an unknown schedule `tiled_32x65`"),
             ("tiled_32x64", "", "an unknown schedule ``"),

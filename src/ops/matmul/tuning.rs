@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn the_nearest_measurement_counts() {
-        let gemv = Schedule::Gemv { lanes: 64, m_tile: 4 };
+        let gemv = Schedule::Gemv { lanes: 32, m_tile: 4 };
         let tuned = tuning(&[(128, 4096, 4096, ROWS), (128, 1024, 4096, gemv)]);
         let got = |n, k, m| {
             let chosen = tuned.select(&spec(n, k), &caps(), m);
