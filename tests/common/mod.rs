@@ -114,7 +114,7 @@ pub fn validate(shader: &Shader) -> naga::Module {
     let uses = |suffix: &str| shader.fragments.iter().any(|f| f.name.ends_with(suffix));
     let mut capabilities = naga::valid::Capabilities::empty();
     capabilities.set(naga::valid::Capabilities::SHADER_INT64, uses("_u64"));
-    let subgroups = uses("part_shared") || uses("reduce_subgroup");
+    let subgroups = uses("entry_subgroup") || uses("reduce_subgroup");
     capabilities.set(naga::valid::Capabilities::SUBGROUP, subgroups);
     let halves = uses("half_pair_native");
     capabilities.set(naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32, halves);
