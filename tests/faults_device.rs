@@ -132,8 +132,8 @@ fn buffers_too_large_are_refused() {
     host.zeros(1 << 20).unwrap();
     works(&host);
     // Reads that no buffer holds.
-    let buffer = host.storage(&[1, 2, 3, 4]).unwrap();
-    for (first, words) in [(0, 5), (5, 1), (4, 1), (1 << 40, 1), (usize::MAX / 4, 4)] {
+    let buffer = host.storage(&[1, 2, 3, 4, 5, 6, 7, 8]).unwrap();
+    for (first, words) in [(0, 9), (9, 1), (8, 1), (1 << 40, 1), (usize::MAX / 4, 4)] {
         let error = host.read(&buffer, first, words).unwrap_err();
         assert!(matches!(device_error(&error), Some(DeviceError::Refused { .. })), "{error:?}");
     }
@@ -201,8 +201,8 @@ fn fill_memory() {
         _ => panic!("{error:?}"),
     }
     // Less than `bytes` is left; as weights, in blocks, four times as many do not fit either.
-    let k = (bytes / 64) as usize;
-    let allocated = block_on(DeviceWeights::allocate(host.kernels(), WeightFormat::f32(), 64, k));
+    let k = (bytes / 512) as usize;
+    let allocated = block_on(DeviceWeights::allocate(host.kernels(), WeightFormat::f32(), 512, k));
     match allocated.map(drop) {
         Err(WeightsError::Device(DeviceError::OutOfMemory { .. })) => {}
         other => panic!("{other:?}"),

@@ -179,7 +179,10 @@ pub fn kernels() -> Vec<Kernel> {
             }
         }
         for kernel in MakeKernel::ALL {
-            push(Kernel::other(kernel.shader(&format, caps.row_order, MakeAccess::Quads)));
+            // The third access is of CPU adapters.
+            for access in [MakeAccess::Words, MakeAccess::Quads] {
+                push(Kernel::other(kernel.shader(&format, caps.row_order, access)));
+            }
         }
         for spec in [DequantizeSpec::new(2, 2, format), DequantizeSpec::gather(2, 2, 2, format)] {
             for output in floats {
