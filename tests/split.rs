@@ -40,8 +40,13 @@ impl Job {
     /// three: more than 9 workgroups, even for two tiles of rows, and no more than 27.
     fn new(format: &str, schedule: Schedule, x: FloatType, y: FloatType, seed: u64) -> Self {
         let (tile_m, tile_n) = schedule.tile();
-        let tiles = if tile_n > 128 { 1 } else { 2 };
-        let (max_m, n) = (2 * tile_m + 1, tiles * tile_n + 1);
+        // Small tiles nearly fill the last of three, lest all of W fits a binding.
+        let n = match tile_n {
+            ..=16 => 3 * tile_n - 1,
+            ..=128 => 2 * tile_n + 1,
+            _ => tile_n + 1,
+        };
+        let max_m = 2 * tile_m + 1;
         let format: WeightFormat = format.parse().unwrap();
         let spec = MatmulSpec::new(max_m, n, K, format)
             .with_activations(x)
