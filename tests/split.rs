@@ -42,8 +42,8 @@ impl Job {
         let (tile_m, tile_n) = schedule.tile();
         // Small tiles nearly fill the last of three, lest all of W fits a binding.
         let n = match tile_n {
-            ..=16 => 3 * tile_n - 1,
-            ..=128 => 2 * tile_n + 1,
+            0..=16 => 3 * tile_n - 1,
+            17..=128 => 2 * tile_n + 1,
             _ => tile_n + 1,
         };
         let max_m = 2 * tile_m + 1;
