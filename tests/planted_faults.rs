@@ -58,7 +58,7 @@ const FAULTS: [Fault; 9] = [
     Fault {
         name: "shifted metadata",
         format: "2:4+int8-channel",
-        replace: ("return side_word(row, b);", "return side_word(row, max(b, 1u) - 1u);"),
+        replace: ("side_pair(r0, r1, b)", "side_pair(r0, r1, max(b, 1u) - 1u)"),
     },
     Fault {
         name: "a metadata nibble of the neighbouring quad",

@@ -1,5 +1,16 @@
 // What all dense decoders share.
-// Requires: a dense decoder. Provides: dot_quad, add_quad, tile_quad.
+// Requires: a dense decoder. Provides: Blocks, load_blocks, dot_quad, add_quad,
+// tile_quad.
+
+struct Blocks {
+    a: Block,
+    b: Block,
+}
+
+// Of two neighbouring rows.
+fn load_blocks(r0: Row, r1: Row, b: u32, piece: u32) -> Blocks {
+    return Blocks(load_block(r0, b, piece), load_block(r1, b, piece));
+}
 
 // Σ (c − z) · x over quad i of a block.
 fn dot_quad(block: Block, i: u32, z: f32, xq: vec4<f32>) -> f32 {

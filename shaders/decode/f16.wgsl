@@ -1,15 +1,17 @@
 // Dense f16 weights.
-// Requires: lib/matmul, lib/half_pair, access/codes32. Provides: Block, load_block, quad_f.
+// Requires: lib/matmul, lib/half_pair, access/codes32. Provides: PIECES,
+// Block, load_block, quad_f.
 // Layout: 64 bytes a block, two halves a word, low half = lowest k. z is not used.
 
+// Halves of a block, each loaded where it is used.
+const PIECES = 2u;
+
 struct Block {
-    low: Words8,
-    high: Words8,
+    w: Words8,
 }
 
-fn load_block(row: Row, b: u32) -> Block {
-    let at = block_at(row, b) * 2u;
-    return Block(load32(at), load32(at + 1u));
+fn load_block(row: Row, b: u32, piece: u32) -> Block {
+    return Block(load32(block_at(row, b) * PIECES + piece));
 }
 
 fn halves(pair: vec2<u32>) -> vec4<f32> {
@@ -18,8 +20,6 @@ fn halves(pair: vec2<u32>) -> vec4<f32> {
 
 // Columns 4i to 4i + 3 of a block, less their zero points; i is a literal wherever it is called.
 fn quad_f(block: Block, i: u32, z: vec4<f32>) -> vec4<f32> {
-    let half = select(block.high.a, block.low.a, i < 4u);
-    let rest = select(block.high.b, block.low.b, i < 4u);
-    let words = select(rest, half, (i & 2u) == 0u);
+    let words = select(block.w.b, block.w.a, (i & 2u) == 0u);
     return halves(select(words.zw, words.xy, (i & 1u) == 0u));
 }

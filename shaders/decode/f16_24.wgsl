@@ -1,14 +1,17 @@
 // 2:4 sparse f16 weights.
-// Requires: lib/matmul, lib/half_pair, access/codes32, decode/two_four. Provides: Block, load_block, stored_pair.
+// Requires: lib/matmul, lib/half_pair, access/codes32, decode/two_four_load. Provides: PIECES, Block,
+// load_stored, stored_pair.
 // Layout: 32 bytes a block, two halves a word.
+
+const PIECES = 1u;
 
 struct Block {
     w: Words8,
     meta_word: u32,
 }
 
-fn load_block(row: Row, b: u32) -> Block {
-    return Block(load32(block_at(row, b)), metadata_of(row, b));
+fn load_stored(row: Row, b: u32, piece: u32, meta_word: u32) -> Block {
+    return Block(load32(block_at(row, b)), meta_word);
 }
 
 // Stored codes 2i and 2i + 1 of a block; i is a literal wherever it is called.

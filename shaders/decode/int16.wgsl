@@ -1,15 +1,17 @@
 // Dense int16 weights, symmetric.
-// Requires: lib/matmul, access/codes32. Provides: Block, load_block, quad_f.
+// Requires: lib/matmul, access/codes32. Provides: PIECES,
+// Block, load_block, quad_f.
 // Layout: 64 bytes a block, two codes a word, low half = lowest k. z is 0.
 
+// Halves of a block, each loaded where it is used.
+const PIECES = 2u;
+
 struct Block {
-    low: Words8,
-    high: Words8,
+    w: Words8,
 }
 
-fn load_block(row: Row, b: u32) -> Block {
-    let at = block_at(row, b) * 2u;
-    return Block(load32(at), load32(at + 1u));
+fn load_block(row: Row, b: u32, piece: u32) -> Block {
+    return Block(load32(block_at(row, b) * PIECES + piece));
 }
 
 fn shorts(pair: vec2<u32>) -> vec4<f32> {
@@ -21,8 +23,6 @@ fn shorts(pair: vec2<u32>) -> vec4<f32> {
 
 // Columns 4i to 4i + 3 of a block, less their zero points; i is a literal wherever it is called.
 fn quad_f(block: Block, i: u32, z: vec4<f32>) -> vec4<f32> {
-    let half = select(block.high.a, block.low.a, i < 4u);
-    let rest = select(block.high.b, block.low.b, i < 4u);
-    let words = select(rest, half, (i & 2u) == 0u);
+    let words = select(block.w.b, block.w.a, (i & 2u) == 0u);
     return shorts(select(words.zw, words.xy, (i & 1u) == 0u));
 }

@@ -1,13 +1,16 @@
 // Dense int4 weights.
-// Requires: lib/matmul, access/codes16. Provides: Block, load_block, quad_f.
+// Requires: lib/matmul, access/codes16. Provides: PIECES, Block,
+// load_block, quad_f.
 // Layout: 16 bytes a block, eight codes a word; byte j holds column j low and column
 // 4 + j high, so that one mask gives four columns in order.
+
+const PIECES = 1u;
 
 struct Block {
     a: vec4<u32>,
 }
 
-fn load_block(row: Row, b: u32) -> Block {
+fn load_block(row: Row, b: u32, piece: u32) -> Block {
     return Block(load16(block_at(row, b)));
 }
 

@@ -1,15 +1,18 @@
 // 2:4 sparse int4 weights.
-// Requires: lib/matmul, access/codes8, decode/two_four. Provides: Block, load_block, stored_pair.
+// Requires: lib/matmul, access/codes8, decode/two_four_load. Provides: PIECES, Block,
+// load_stored, stored_pair.
 // Layout: 8 bytes a block, eight codes a word; byte j holds stored code j low and
 // 4 + j high.
+
+const PIECES = 1u;
 
 struct Block {
     a: vec2<u32>,
     meta_word: u32,
 }
 
-fn load_block(row: Row, b: u32) -> Block {
-    return Block(load8(block_at(row, b)), metadata_of(row, b));
+fn load_stored(row: Row, b: u32, piece: u32, meta_word: u32) -> Block {
+    return Block(load8(block_at(row, b)), meta_word);
 }
 
 // Stored codes 2i and 2i + 1 of a block; i is a literal wherever it is called.

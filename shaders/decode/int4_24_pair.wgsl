@@ -1,14 +1,17 @@
 // 2:4 sparse int4 weights, two blocks a load: one has only 8 bytes of codes.
 // Requires: lib/matmul with PANEL 1 and an even number of blocks, access/codes16,
-// decode/two_four, schedule/gemv with TRIP 2 (trip_block). Provides: Block, load_block, stored_pair. Twin: decode/int4_24.
+// decode/two_four, schedule/gemv with TRIP 2 (trip_block). Provides: PIECES, Block,
+// load_block, stored_pair. Twin: decode/int4_24.
 // Layout: as there. Both blocks load the same 16 bytes, which compilers see.
+
+const PIECES = 1u;
 
 struct Block {
     a: vec2<u32>,
     meta_word: u32,
 }
 
-fn load_block(row: Row, trip: u32) -> Block {
+fn load_block(row: Row, trip: u32, piece: u32) -> Block {
     let both = load16((row.codes >> 1u) + trip);
     let meta_word = metadata_of(row, 2u * trip + trip_block);
     return Block(select(both.zw, both.xy, trip_block == 0u), meta_word);

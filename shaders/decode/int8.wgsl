@@ -1,12 +1,15 @@
 // Dense int8 weights.
-// Requires: lib/matmul, access/codes32. Provides: Block, load_block, quad_f.
+// Requires: lib/matmul, access/codes32. Provides: PIECES, Block,
+// load_block, quad_f.
 // Layout: 32 bytes a block, four codes a word, low byte = lowest k.
+
+const PIECES = 1u;
 
 struct Block {
     w: Words8,
 }
 
-fn load_block(row: Row, b: u32) -> Block {
+fn load_block(row: Row, b: u32, piece: u32) -> Block {
     return Block(load32(block_at(row, b)));
 }
 

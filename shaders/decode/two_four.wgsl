@@ -14,18 +14,20 @@ fn quad_f(block: Block, i: u32, z: vec4<f32>) -> vec4<f32> {
     return scatter(stored_pair(block, i), block.meta_word >> (4u * i), z);
 }
 
-// One of four by the lowest two bits of an index. Signs of shifted words choose: they cost
-// one operation where a mask and a comparison would cost two.
-fn pick(v: vec4<f32>, index: u32) -> f32 {
-    let pair = select(v.xy, v.zw, bitcast<i32>(index << 30u) < 0);
-    return select(pair.x, pair.y, bitcast<i32>(index << 31u) < 0);
+// Bit `at` of the metadata. Signs of shifted words: they cost one operation where a mask and a
+// comparison would cost two.
+fn bit(block: Block, at: u32) -> bool {
+    return bitcast<i32>(block.meta_word << (31u - at)) < 0;
 }
 
-// Σ (c − z) · x over the kept columns of quad i: half the multiplications.
+// Σ (c − z) · x over the kept columns of quad i: half the multiplications. The first index is
+// below the second: so it is no 3, and the second is no 0, and each takes two choices, not three.
 fn dot_quad(block: Block, i: u32, z: f32, xq: vec4<f32>) -> f32 {
-    let nibble = block.meta_word >> (4u * i);
+    let at = 4u * i;
+    let first = select(select(xq.x, xq.y, bit(block, at)), xq.z, bit(block, at + 1u));
+    let second = select(xq.y, select(xq.z, xq.w, bit(block, at + 2u)), bit(block, at + 3u));
     let pair = stored_pair(block, i) - z;
-    return pair.x * pick(xq, nibble) + pair.y * pick(xq, nibble >> 2u);
+    return pair.x * first + pair.y * second;
 }
 
 // Bit `at` of the metadata as a mask of all bits.
@@ -38,8 +40,7 @@ fn choose(mask: u32, a: u32, b: u32) -> u32 {
     return (mask & a) | (~mask & b);
 }
 
-// As dot_quad, added to a sum, for GPUs. The first index is below the second: so it is no 3,
-// and the second is no 0, and each takes two choices, not three.
+// As dot_quad, added to a sum, for GPUs: masks instead of conditions.
 fn add_quad(block: Block, i: u32, z: f32, xq: vec4<f32>, sum: f32) -> f32 {
     let x = bitcast<vec4<u32>>(xq);
     let at = 4u * i;

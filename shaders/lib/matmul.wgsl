@@ -1,8 +1,8 @@
 // Parameters of Y = X · Wᵀ (+ bias) and where m comes from.
-// Requires: const PANEL. Provides: Params, p, row_count, side, Row, row_at, block_at,
-// side_word, workgroup_index.
-// Bindings: 0 params, 1 and 2 the digits of m, 4 codes (the decoder's), 5 side, 6 bias
-// (lib/bias); 3 is X and 7 is Y (the access fragments').
+// Requires: const PANEL. Provides: Params, p, row_count, Row, row_at, block_at,
+// workgroup_index.
+// Bindings: 0 params, 1 and 2 the digits of m, 6 bias (lib/bias); 3 is X, 4 codes,
+// 5 side and 7 Y (the access fragments').
 
 struct Params {
     n0: u32,          // first output column of this block of rows of W
@@ -37,7 +37,6 @@ struct Digit {
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<uniform> m_low: Digit;
 @group(0) @binding(2) var<uniform> m_high: Digit;
-@group(0) @binding(5) var<storage, read> side: array<u32>;
 
 // Rows of X that this segment multiplies; the host records it only where there are any.
 fn row_count() -> u32 {
@@ -60,11 +59,6 @@ fn row_at(row: u32) -> Row {
 
 fn block_at(row: Row, b: u32) -> u32 {
     return row.codes + b * PANEL;
-}
-
-// Word i of the record of side data of a row.
-fn side_word(row: Row, i: u32) -> u32 {
-    return side[row.side + i * PANEL];
 }
 
 // Grids longer than one dimension allows are folded into three.

@@ -1,7 +1,7 @@
 // Groups that are multiples of 32 columns, or the row: a run of steps has one scale and one
 // zero point.
-// Requires: lib/matmul, a decoder, scale/side. Provides: runs, run_steps, run_scale,
-// run_zero, load_step.
+// Requires: lib/matmul, scale/side. Provides: runs, run_steps, run_scale, run_zero, run_scales,
+// run_zeros.
 // The scale is applied to the sum of a run, or of as much of one as a lane has, not to
 // each weight.
 
@@ -21,6 +21,11 @@ fn run_zero(row: Row, run: u32) -> f32 {
     return zero_of(row, run);
 }
 
-fn load_step(row: Row, b: u32) -> Block {
-    return load_block(row, b);
+// Of two neighbouring rows.
+fn run_scales(r0: Row, r1: Row, run: u32) -> vec2<f32> {
+    return scales_of(r0, r1, run);
+}
+
+fn run_zeros(r0: Row, r1: Row, run: u32) -> vec2<f32> {
+    return zeros_of(r0, r1, run);
 }

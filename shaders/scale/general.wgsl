@@ -1,14 +1,22 @@
 // A scale and zero point for each column: groups of any size. Weights are scaled as they are
 // decoded, a quad at a time, and the whole row is one run.
-// Requires: lib/matmul, a general decoder, scale/side. Provides: Block, quad_f, dot_quad,
-// add_quad, tile_quad, runs, run_steps, run_scale, run_zero, load_step.
+// Requires: lib/matmul, a general decoder, scale/side. Provides: PIECES, Block, load_block,
+// load_blocks, quad_f, dot_quad, add_quad, tile_quad, runs, run_steps, run_scale, run_zero,
+// run_scales, run_zeros.
 // Padding columns take the last group, so that no index leaves the record.
+
+const PIECES = 1u;
 
 struct Block {
     w: vec4<f32>,
 }
 
-fn load_step(row: Row, quad: u32) -> Block {
+struct Blocks {
+    a: Block,
+    b: Block,
+}
+
+fn load_block(row: Row, quad: u32, piece: u32) -> Block {
     let k = quad * 4u;
     let g = min(vec4<u32>(k, k + 1u, k + 2u, k + 3u) / p.group_size, vec4<u32>(p.groups - 1u));
     let zeros = vec4<f32>(
@@ -18,6 +26,10 @@ fn load_step(row: Row, quad: u32) -> Block {
         scale_of(row, g.x), scale_of(row, g.y), scale_of(row, g.z), scale_of(row, g.w),
     );
     return Block(quad_codes(row, quad, zeros) * scales);
+}
+
+fn load_blocks(r0: Row, r1: Row, quad: u32, piece: u32) -> Blocks {
+    return Blocks(load_block(r0, quad, piece), load_block(r1, quad, piece));
 }
 
 fn quad_f(block: Block, i: u32, z: vec4<f32>) -> vec4<f32> {
@@ -50,4 +62,12 @@ fn run_scale(row: Row, run: u32) -> f32 {
 
 fn run_zero(row: Row, run: u32) -> f32 {
     return 0.0;
+}
+
+fn run_scales(r0: Row, r1: Row, run: u32) -> vec2<f32> {
+    return vec2<f32>(1.0);
+}
+
+fn run_zeros(r0: Row, r1: Row, run: u32) -> vec2<f32> {
+    return vec2<f32>(0.0);
 }

@@ -1,5 +1,5 @@
 // Weights that need no scale: f32 and f16. The whole row is one run.
-// Requires: lib/matmul, a decoder. Provides: runs, run_steps, run_scale, run_zero, load_step.
+// Requires: lib/matmul. Provides: runs, run_steps, run_scale, run_zero, run_scales, run_zeros.
 
 fn runs() -> u32 {
     return 1u;
@@ -17,6 +17,10 @@ fn run_zero(row: Row, run: u32) -> f32 {
     return 0.0;
 }
 
-fn load_step(row: Row, b: u32) -> Block {
-    return load_block(row, b);
+fn run_scales(r0: Row, r1: Row, run: u32) -> vec2<f32> {
+    return vec2<f32>(1.0);
+}
+
+fn run_zeros(r0: Row, r1: Row, run: u32) -> vec2<f32> {
+    return vec2<f32>(0.0);
 }

@@ -61,11 +61,14 @@ fn main(
                 let at = b * (32u / STEP) + step;
                 let z = vec4<f32>(run_zero(w_row, at / size));
                 let s = run_scale(w_row, at / size);
-                let block = load_step(w_row, at);
-                for (var i = 0u; i < QUADS; i += 1u) {
-                    let k = step * STEP + 4u * i;
-                    put_w(local * PITCH + k, tile_quad(block, i, z) * s);
-                    put_x(local * PITCH + k, load_x4(x_at, b * 32u + k));
+                for (var piece = 0u; piece < PIECES; piece += 1u) {
+                    let block = load_block(w_row, at, piece);
+                    for (var j = 0u; j < QUADS / PIECES; j += 1u) {
+                        let i = piece * (QUADS / PIECES) + j;
+                        let k = step * STEP + 4u * i;
+                        put_w(local * PITCH + k, tile_quad(block, i, z) * s);
+                        put_x(local * PITCH + k, load_x4(x_at, b * 32u + k));
+                    }
                 }
             }
         }

@@ -43,10 +43,10 @@ fn quad_step(
 fn block_step(trip: u32, which: u32, run: u32, r0: Row, r1: Row, r2: Row, r3: Row) {
     let step = trip * TRIP + which;
     trip_block = which;
-    let w0 = load_step(r0, trip);
-    let w1 = load_step(r1, trip);
-    let w2 = load_step(r2, trip);
-    let w3 = load_step(r3, trip);
+    var w0 = load_block(r0, trip, 0u);
+    var w1 = load_block(r1, trip, 0u);
+    var w2 = load_block(r2, trip, 0u);
+    var w3 = load_block(r3, trip, 0u);
     let z = vec4<f32>(
         run_zero(r0, run), run_zero(r1, run), run_zero(r2, run), run_zero(r3, run),
     );
@@ -56,10 +56,28 @@ fn block_step(trip: u32, which: u32, run: u32, r0: Row, r1: Row, r2: Row, r3: Ro
     quad_step(step, 0u, z, w0, w1, w2, w3);
     if (QUADS == 8u) {
         quad_step(step, 1u, z, w0, w1, w2, w3);
+        if (PIECES == 4u) {
+            w0 = load_block(r0, trip, 1u);
+            w1 = load_block(r1, trip, 1u);
+            w2 = load_block(r2, trip, 1u);
+            w3 = load_block(r3, trip, 1u);
+        }
         quad_step(step, 2u, z, w0, w1, w2, w3);
         quad_step(step, 3u, z, w0, w1, w2, w3);
+        if (PIECES >= 2u) {
+            w0 = load_block(r0, trip, PIECES / 2u);
+            w1 = load_block(r1, trip, PIECES / 2u);
+            w2 = load_block(r2, trip, PIECES / 2u);
+            w3 = load_block(r3, trip, PIECES / 2u);
+        }
         quad_step(step, 4u, z, w0, w1, w2, w3);
         quad_step(step, 5u, z, w0, w1, w2, w3);
+        if (PIECES == 4u) {
+            w0 = load_block(r0, trip, 3u);
+            w1 = load_block(r1, trip, 3u);
+            w2 = load_block(r2, trip, 3u);
+            w3 = load_block(r3, trip, 3u);
+        }
         quad_step(step, 6u, z, w0, w1, w2, w3);
         quad_step(step, 7u, z, w0, w1, w2, w3);
     }

@@ -6,13 +6,13 @@
 // it is used: decoded earlier it spills. Rows of many bytes spill too: they go by twos.
 
 fn quad_step(
-    sums: vec4<f32>, part: Part, i: u32, z: vec4<f32>, w0: Block, w1: Block, w2: Block, w3: Block,
+    sums: vec4<f32>, part: Part, i: u32, z: vec4<f32>, w: Blocks, v: Blocks,
 ) -> vec4<f32> {
     let xq = part_quad(part, i);
-    var dots = vec4<f32>(dot_quad(w0, i, z.x, xq), dot_quad(w1, i, z.y, xq), 0.0, 0.0);
+    var dots = vec4<f32>(dot_quad(w.a, i, z.x, xq), dot_quad(w.b, i, z.y, xq), 0.0, 0.0);
     if (COLUMNS == 4u) {
-        dots.z = dot_quad(w2, i, z.z, xq);
-        dots.w = dot_quad(w3, i, z.w, xq);
+        dots.z = dot_quad(v.a, i, z.z, xq);
+        dots.w = dot_quad(v.b, i, z.w, xq);
     }
     return sums + dots;
 }
@@ -37,38 +37,51 @@ fn schedule(tile: u32, local: u32, lane: u32) {
 
     var sums = vec4<f32>(0.0);
     for (var run = 0u; run < runs(); run += 1u) {
-        var z = vec4<f32>(run_zero(r0, run), run_zero(r1, run), 0.0, 0.0);
+        var z = vec4<f32>(run_zeros(r0, r1, run), 0.0, 0.0);
         if (COLUMNS == 4u) {
-            z.z = run_zero(r2, run);
-            z.w = run_zero(r3, run);
+            z = vec4<f32>(z.xy, run_zeros(r2, r3, run));
         }
         var part_sums = vec4<f32>(0.0);
         let end = min((run + 1u) * run_steps(), steps);
         for (var b = run * run_steps(); b < end; b += 1u) {
             let part = load_part(x_at, b, lane);
-            let w0 = load_step(r0, b);
-            let w1 = load_step(r1, b);
-            var w2 = w0;
-            var w3 = w1;
+            var w = load_blocks(r0, r1, b, 0u);
+            var v = w;
             if (COLUMNS == 4u) {
-                w2 = load_step(r2, b);
-                w3 = load_step(r3, b);
+                v = load_blocks(r2, r3, b, 0u);
             }
-            part_sums = quad_step(part_sums, part, 0u, z, w0, w1, w2, w3);
+            part_sums = quad_step(part_sums, part, 0u, z, w, v);
             if (QUADS == 8u) {
-                part_sums = quad_step(part_sums, part, 1u, z, w0, w1, w2, w3);
-                part_sums = quad_step(part_sums, part, 2u, z, w0, w1, w2, w3);
-                part_sums = quad_step(part_sums, part, 3u, z, w0, w1, w2, w3);
-                part_sums = quad_step(part_sums, part, 4u, z, w0, w1, w2, w3);
-                part_sums = quad_step(part_sums, part, 5u, z, w0, w1, w2, w3);
-                part_sums = quad_step(part_sums, part, 6u, z, w0, w1, w2, w3);
-                part_sums = quad_step(part_sums, part, 7u, z, w0, w1, w2, w3);
+                part_sums = quad_step(part_sums, part, 1u, z, w, v);
+                if (PIECES == 4u) {
+                    w = load_blocks(r0, r1, b, 1u);
+                    if (COLUMNS == 4u) {
+                        v = load_blocks(r2, r3, b, 1u);
+                    }
+                }
+                part_sums = quad_step(part_sums, part, 2u, z, w, v);
+                part_sums = quad_step(part_sums, part, 3u, z, w, v);
+                if (PIECES >= 2u) {
+                    w = load_blocks(r0, r1, b, PIECES / 2u);
+                    if (COLUMNS == 4u) {
+                        v = load_blocks(r2, r3, b, PIECES / 2u);
+                    }
+                }
+                part_sums = quad_step(part_sums, part, 4u, z, w, v);
+                part_sums = quad_step(part_sums, part, 5u, z, w, v);
+                if (PIECES == 4u) {
+                    w = load_blocks(r0, r1, b, 3u);
+                    if (COLUMNS == 4u) {
+                        v = load_blocks(r2, r3, b, 3u);
+                    }
+                }
+                part_sums = quad_step(part_sums, part, 6u, z, w, v);
+                part_sums = quad_step(part_sums, part, 7u, z, w, v);
             }
         }
-        var s = vec4<f32>(run_scale(r0, run), run_scale(r1, run), 0.0, 0.0);
+        var s = vec4<f32>(run_scales(r0, r1, run), 0.0, 0.0);
         if (COLUMNS == 4u) {
-            s.z = run_scale(r2, run);
-            s.w = run_scale(r3, run);
+            s = vec4<f32>(s.xy, run_scales(r2, r3, run));
         }
         sums += part_sums * s;
     }

@@ -60,9 +60,13 @@ fn main(
             let z = vec4<f32>(run_zero(w_row, run));
             let s = run_scale(w_row, run);
             for (var step = 0u; step < 32u / STEP; step += 1u) {
-                let block = load_step(w_row, b * (32u / STEP) + step);
-                for (var i = 0u; i < QUADS; i += 1u) {
-                    w_tile[step * QUADS + i][part][tn] = tile_quad(block, i, z) * s;
+                let at = b * (32u / STEP) + step;
+                for (var piece = 0u; piece < PIECES; piece += 1u) {
+                    let block = load_block(w_row, at, piece);
+                    for (var j = 0u; j < QUADS / PIECES; j += 1u) {
+                        let i = piece * (QUADS / PIECES) + j;
+                        w_tile[step * QUADS + i][part][tn] = tile_quad(block, i, z) * s;
+                    }
                 }
             }
         } else {

@@ -16,7 +16,7 @@ pub enum Schedule {
     },
     /// A lane owns `n_tile` columns of Y for `m_tile` rows of X.
     Rows {
-        /// 1 or 4.
+        /// 1, 4, 8 or 16.
         m_tile: u32,
         /// 2, or for one row of X also 4.
         n_tile: u32,
@@ -51,6 +51,8 @@ impl Schedule {
             Self::Rows { m_tile: 1, n_tile: 2 },
             Self::Rows { m_tile: 1, n_tile: 4 },
             Self::Rows { m_tile: 4, n_tile: 2 },
+            Self::Rows { m_tile: 8, n_tile: 2 },
+            Self::Rows { m_tile: 16, n_tile: 2 },
             Self::Tiled { m_tile: 32 },
             Self::Tiled { m_tile: 64 },
         ];
@@ -119,8 +121,8 @@ impl Schedule {
             return refuse("rows at a time (1 to 8)", m_tile, 8);
         }
         if let Self::Rows { m_tile, n_tile } = *self {
-            if !matches!(m_tile, 1 | 4) {
-                return refuse("rows at a time (1 or 4)", m_tile, 4);
+            if !matches!(m_tile, 1 | 4 | 8 | 16) {
+                return refuse("rows at a time (1, 4, 8 or 16)", m_tile, 16);
             }
             if n_tile != 2 && (m_tile, n_tile) != (1, 4) {
                 return refuse("columns a lane (2, or 4 for one row)", n_tile, 4);
@@ -434,8 +436,11 @@ impl KernelChoice {
                 consts.push(("WORKGROUP", Const::U32(self.schedule.workgroup())));
                 if m_tile == 1 {
                     consts.push(("COLUMNS", Const::U32(n_tile)));
+                    "schedule/rows_m1"
+                } else {
+                    consts.push(("M_TILE", Const::U32(m_tile)));
+                    "schedule/rows"
                 }
-                if m_tile == 1 { "schedule/rows_m1" } else { "schedule/rows_m4" }
             }
             Schedule::Tiled { m_tile } => {
                 consts.push(("TILE_M", Const::U32(m_tile)));
@@ -444,9 +449,11 @@ impl KernelChoice {
             Schedule::Coop { .. } => "schedule/coop",
         };
         let general = self.scaling == Scaling::General;
+        let sides = self.wide && self.order == RowOrder::Panels && !general;
         let mut fragments = vec!["lib/matmul", "lib/half"];
         fragments.push(if self.native_half { "lib/half_pair_native" } else { "lib/half_pair" });
         fragments.push(if general { "lib/quad" } else { "lib/quads" });
+        fragments.push(if sides { "access/side_u64" } else { "access/side_u32" });
         if self.x == XLoad::F16 || self.x == XLoad::F32x4 && !self.wide {
             consts.push(("RAGGED", Const::Bool(self.ragged)));
         }
@@ -484,6 +491,9 @@ impl KernelChoice {
             fragments.push(&codes);
             fragments.push(&decoder);
             fragments.push(if self.decoder.sparse { "decode/two_four" } else { "decode/dense" });
+            if self.decoder.sparse && !self.pair {
+                fragments.push("decode/two_four_load");
+            }
         }
         if self.decoder.sparse {
             fragments.push("decode/scatter");

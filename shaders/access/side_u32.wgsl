@@ -1,0 +1,14 @@
+// Side data of W, a word a load.
+// Requires: lib/matmul; const PANEL. Provides: side, side_word, side_pair. Twin: access/side_u64.
+
+@group(0) @binding(5) var<storage, read> side: array<u32>;
+
+// Word i of the record of side data of a row.
+fn side_word(row: Row, i: u32) -> u32 {
+    return side[row.side + i * PANEL];
+}
+
+// The same of two rows.
+fn side_pair(r0: Row, r1: Row, i: u32) -> vec2<u32> {
+    return vec2<u32>(side_word(r0, i), side_word(r1, i));
+}

@@ -1,0 +1,19 @@
+// Side data of W, two words a load: those of neighbouring rows of a panel lie side by side.
+// Requires: lib/matmul; const PANEL, which is even. Provides: side, side_word, side_pair.
+// Twin: access/side_u32.
+// Why u64: as access/codes16_u64.
+
+@group(0) @binding(5) var<storage, read> side: array<u64>;
+
+// Word i of the record of side data of a row.
+fn side_word(row: Row, i: u32) -> u32 {
+    let at = row.side + i * PANEL;
+    return u32(side[at >> 1u] >> ((at & 1u) * 32u));
+}
+
+// The same of an even row and of the next one. Past the last row both are the last one, and
+// what is read for the second is of no row, or of the one before.
+fn side_pair(r0: Row, r1: Row, i: u32) -> vec2<u32> {
+    let both = side[(r0.side + i * PANEL) >> 1u];
+    return vec2<u32>(u32(both), u32(both >> 32u));
+}

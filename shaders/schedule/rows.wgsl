@@ -1,0 +1,172 @@
+// Several rows of X: a lane owns two neighbouring columns of Y for M_TILE rows of X.
+// Requires: lib/quads or lib/quad, a part fragment, access, decode and scale fragments;
+// consts WORKGROUP, M_TILE (4, 8 or 16). Provides: schedule. No workgroup memory, no barrier.
+// Why: as schedule/rows_m1, and each weight is loaded and decoded once for M_TILE rows of X.
+// These are taken by fours, column by column, so that eight independent sums stay in
+// registers; where there are more fours, sums are swapped once a quad.
+
+// Of four rows of X.
+struct Part4 {
+    x0: Part,
+    x1: Part,
+    x2: Part,
+    x3: Part,
+}
+
+struct Sums {
+    a: vec4<f32>, // the first column, a component a row of X
+    b: vec4<f32>, // the second
+}
+
+struct Tile {
+    s0: Sums,
+    s1: Sums,
+    s2: Sums,
+    s3: Sums,
+}
+
+// Rows past the end read the last one; nothing is stored for them.
+fn rows4_at(x_at: u32, row: u32, m: u32) -> vec4<u32> {
+    return x_at + min(vec4<u32>(row, row + 1u, row + 2u, row + 3u), vec4<u32>(m - 1u)) * p.x_stride;
+}
+
+fn load_part4(rows: vec4<u32>, b: u32, lane: u32) -> Part4 {
+    return Part4(
+        load_part(rows.x, b, lane), load_part(rows.y, b, lane),
+        load_part(rows.z, b, lane), load_part(rows.w, b, lane),
+    );
+}
+
+fn add4(sums: Sums, x: Part4, i: u32, a: vec4<f32>, b: vec4<f32>) -> Sums {
+    let q0 = part_quad(x.x0, i);
+    let q1 = part_quad(x.x1, i);
+    let q2 = part_quad(x.x2, i);
+    let q3 = part_quad(x.x3, i);
+    var out = sums;
+    let xx = vec4<f32>(q0.x, q1.x, q2.x, q3.x);
+    out.a += a.x * xx;
+    out.b += b.x * xx;
+    let xy = vec4<f32>(q0.y, q1.y, q2.y, q3.y);
+    out.a += a.y * xy;
+    out.b += b.y * xy;
+    let xz = vec4<f32>(q0.z, q1.z, q2.z, q3.z);
+    out.a += a.z * xz;
+    out.b += b.z * xz;
+    let xw = vec4<f32>(q0.w, q1.w, q2.w, q3.w);
+    out.a += a.w * xw;
+    out.b += b.w * xw;
+    return out;
+}
+
+fn quad_step(
+    tile: Tile, x0: Part4, x1: Part4, x2: Part4, x3: Part4,
+    i: u32, z: vec2<f32>, w: Blocks,
+) -> Tile {
+    let a = quad_f(w.a, i, vec4<f32>(z.x));
+    let b = quad_f(w.b, i, vec4<f32>(z.y));
+    var out = tile;
+    out.s0 = add4(tile.s0, x0, i, a, b);
+    if (M_TILE >= 8u) {
+        out.s1 = add4(tile.s1, x1, i, a, b);
+    }
+    if (M_TILE == 16u) {
+        out.s2 = add4(tile.s2, x2, i, a, b);
+        out.s3 = add4(tile.s3, x3, i, a, b);
+    }
+    return out;
+}
+
+fn scaled(sums: Sums, part: Sums, s: vec2<f32>) -> Sums {
+    return Sums(sums.a + part.a * s.x, sums.b + part.b * s.y);
+}
+
+fn store4(y_at: u32, row: u32, m: u32, column: u32, sums: Sums) {
+    let end = p.n0 + p.rows;
+    let bias = bias2(column, end);
+    for (var i = 0u; i < 4u && row + i < m; i += 1u) {
+        let y = vec2<f32>(sums.a[i], sums.b[i]) + bias;
+        store_y2(y_at + (row + i) * p.y_stride, column, end, y);
+    }
+}
+
+fn schedule(tile: u32, local: u32, lane: u32) {
+    let m = row_count();
+    let n_tiles = (p.rows + 2u * WORKGROUP - 1u) / (2u * WORKGROUP);
+    let m_tiles = (m + M_TILE - 1u) / M_TILE;
+    if (tile >= n_tiles * m_tiles * p.batch) {
+        return;
+    }
+    let batch = tile / (n_tiles * m_tiles);
+    let row = tile / n_tiles % m_tiles * M_TILE;
+    let n = (tile % n_tiles * WORKGROUP + local) * 2u;
+    // As with rows of X.
+    let last = p.rows - 1u;
+    let r0 = row_at(min(n, last));
+    let r1 = row_at(min(n + 1u, last));
+    let x_at = p.x_offset + batch * p.x_batch;
+    let rows0 = rows4_at(x_at, row, m);
+    let rows1 = rows4_at(x_at, row + 4u, m);
+    let rows2 = rows4_at(x_at, row + 8u, m);
+    let rows3 = rows4_at(x_at, row + 12u, m);
+    let steps = p.blocks * (32u / STEP);
+
+    let zero = Sums(vec4<f32>(0.0), vec4<f32>(0.0));
+    var sums = Tile(zero, zero, zero, zero);
+    for (var run = 0u; run < runs(); run += 1u) {
+        let z = run_zeros(r0, r1, run);
+        var part = Tile(zero, zero, zero, zero);
+        let end = min((run + 1u) * run_steps(), steps);
+        for (var b = run * run_steps(); b < end; b += 1u) {
+            let x0 = load_part4(rows0, b, lane);
+            var x1 = x0;
+            var x2 = x0;
+            var x3 = x0;
+            if (M_TILE >= 8u) {
+                x1 = load_part4(rows1, b, lane);
+            }
+            if (M_TILE == 16u) {
+                x2 = load_part4(rows2, b, lane);
+                x3 = load_part4(rows3, b, lane);
+            }
+            var w = load_blocks(r0, r1, b, 0u);
+            part = quad_step(part, x0, x1, x2, x3, 0u, z, w);
+            if (QUADS == 8u) {
+                part = quad_step(part, x0, x1, x2, x3, 1u, z, w);
+                if (PIECES == 4u) {
+                    w = load_blocks(r0, r1, b, 1u);
+                }
+                part = quad_step(part, x0, x1, x2, x3, 2u, z, w);
+                part = quad_step(part, x0, x1, x2, x3, 3u, z, w);
+                if (PIECES >= 2u) {
+                    w = load_blocks(r0, r1, b, PIECES / 2u);
+                }
+                part = quad_step(part, x0, x1, x2, x3, 4u, z, w);
+                part = quad_step(part, x0, x1, x2, x3, 5u, z, w);
+                if (PIECES == 4u) {
+                    w = load_blocks(r0, r1, b, 3u);
+                }
+                part = quad_step(part, x0, x1, x2, x3, 6u, z, w);
+                part = quad_step(part, x0, x1, x2, x3, 7u, z, w);
+            }
+        }
+        let s = run_scales(r0, r1, run);
+        sums.s0 = scaled(sums.s0, part.s0, s);
+        if (M_TILE >= 8u) {
+            sums.s1 = scaled(sums.s1, part.s1, s);
+        }
+        if (M_TILE == 16u) {
+            sums.s2 = scaled(sums.s2, part.s2, s);
+            sums.s3 = scaled(sums.s3, part.s3, s);
+        }
+    }
+    let column = p.n0 + n;
+    let y_at = p.y_offset + batch * p.y_batch;
+    store4(y_at, row, m, column, sums.s0);
+    if (M_TILE >= 8u) {
+        store4(y_at, row + 4u, m, column, sums.s1);
+    }
+    if (M_TILE == 16u) {
+        store4(y_at, row + 8u, m, column, sums.s2);
+        store4(y_at, row + 12u, m, column, sums.s3);
+    }
+}
