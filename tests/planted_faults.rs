@@ -32,15 +32,15 @@ const FAULTS: [Fault; 9] = [
         name: "f16 accumulation",
         format: "int8-g64",
         replace: (
-            "sums += part_sums * s;",
-            "sums += part_sums * s;
-             sums.x = half_to_f32(f32_to_half(sums.x));",
+            "part = sums + part * scales4(r0, r1, r2, r3, run.index);",
+            "part = sums + part * scales4(r0, r1, r2, r3, run.index);
+             part.x = half_to_f32(f32_to_half(part.x));",
         ),
     },
     Fault {
         name: "a skipped tail of K",
         format: "int8-channel",
-        replace: ("b < end;", "b + 1u < end;"),
+        replace: ("b < steps;", "b + 1u < steps;"),
     },
     Fault {
         name: "swapped nibbles",
@@ -51,8 +51,9 @@ const FAULTS: [Fault; 9] = [
         name: "a dropped zero point",
         format: "int8-g64-asym",
         replace: (
-            "fn zero_of(row: Row, group: u32) -> f32 {",
-            "fn zero_of(row: Row, group: u32) -> f32 {\n if (group == 63u) { return 0.0; }",
+            "let words = side_pair(r0, r1, zero_word(group));",
+            "if (group == 63u) { return vec2<f32>(0.0); }
+             let words = side_pair(r0, r1, zero_word(group));",
         ),
     },
     Fault {

@@ -147,7 +147,8 @@ browser's minimum: Gpu, 0 lanes
 downlevel: Gpu, 0 lanes
   all formats: refused (schedule rows_m1_n2 does not apply: it needs 5 storage buffers, the device has 4)
 lavapipe: Cpu, 8 lanes, int64
-  f32 f16 int16-channel int8-channel int8-g48 2:4+f16: 1 rows_m1_n2, 2–4096 rows_m4_n2
+  f32 f16 int16-channel: 1 rows_m1_n2, 2 rows_m4_n2, 7–64 rows_m8_n2, 128–4096 rows_m16_n2
+  int8-channel int8-g48 2:4+f16: 1 rows_m1_n2, 2–4096 rows_m4_n2
   int4-g64-asym 2:4+int8-channel 2:4+int4-g64-asym: 1 rows_m1_n4, 2–4096 rows_m4_n2
 ";
 

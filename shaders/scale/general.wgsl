@@ -1,7 +1,7 @@
 // A scale and zero point for each column: groups of any size. Weights are scaled as they are
 // decoded, a quad at a time, and the whole row is one run.
 // Requires: lib/matmul, a general decoder, scale/side. Provides: PIECES, Block, load_block,
-// load_blocks, quad_f, dot_quad, add_quad, tile_quad, runs, run_steps, run_scale, run_zero,
+// load_blocks, quad_f, dot_quad, add_quad, tile_quad, run_steps, run_scale, run_zero,
 // run_scales, run_zeros.
 // Padding columns take the last group, so that no index leaves the record.
 
@@ -46,10 +46,6 @@ fn add_quad(block: Block, i: u32, z: f32, xq: vec4<f32>, sum: f32) -> f32 {
 
 fn tile_quad(block: Block, i: u32, z: vec4<f32>) -> vec4<f32> {
     return block.w;
-}
-
-fn runs() -> u32 {
-    return 1u;
 }
 
 fn run_steps() -> u32 {

@@ -1,9 +1,5 @@
 // Weights that need no scale: f32 and f16. The whole row is one run.
-// Requires: lib/matmul. Provides: runs, run_steps, run_scale, run_zero, run_scales, run_zeros.
-
-fn runs() -> u32 {
-    return 1u;
-}
+// Requires: lib/matmul. Provides: run_steps, run_scale, run_zero, run_scales, run_zeros.
 
 fn run_steps() -> u32 {
     return p.blocks;

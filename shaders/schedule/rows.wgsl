@@ -1,5 +1,5 @@
 // Several rows of X: a lane owns two neighbouring columns of Y for M_TILE rows of X.
-// Requires: lib/quads or lib/quad, a part fragment, access, decode and scale fragments;
+// Requires: lib/quads or lib/quad, lib/run, a part fragment, access, decode and scale fragments;
 // consts WORKGROUP, M_TILE (4, 8 or 16). Provides: schedule. No workgroup memory, no barrier.
 // Why: as schedule/rows_m1, and each weight is loaded and decoded once for M_TILE rows of X.
 // These are taken by fours, column by column, so that eight independent sums stay in
@@ -76,8 +76,21 @@ fn quad_step(
     return out;
 }
 
-fn scaled(sums: Sums, part: Sums, s: vec2<f32>) -> Sums {
+fn scaled4(sums: Sums, part: Sums, s: vec2<f32>) -> Sums {
     return Sums(sums.a + part.a * s.x, sums.b + part.b * s.y);
+}
+
+fn scaled(sums: Tile, part: Tile, s: vec2<f32>) -> Tile {
+    var out = sums;
+    out.s0 = scaled4(sums.s0, part.s0, s);
+    if (M_TILE >= 8u) {
+        out.s1 = scaled4(sums.s1, part.s1, s);
+    }
+    if (M_TILE == 16u) {
+        out.s2 = scaled4(sums.s2, part.s2, s);
+        out.s3 = scaled4(sums.s3, part.s3, s);
+    }
+    return out;
 }
 
 fn store4(y_at: u32, row: u32, m: u32, column: u32, sums: Sums) {
@@ -111,53 +124,57 @@ fn schedule(tile: u32, local: u32, lane: u32) {
     let steps = p.blocks * (32u / STEP);
 
     let zero = Sums(vec4<f32>(0.0), vec4<f32>(0.0));
-    var sums = Tile(zero, zero, zero, zero);
-    for (var run = 0u; run < runs(); run += 1u) {
-        let z = run_zeros(r0, r1, run);
-        var part = Tile(zero, zero, zero, zero);
-        let end = min((run + 1u) * run_steps(), steps);
-        for (var b = run * run_steps(); b < end; b += 1u) {
-            let x0 = load_part4(rows0, b, lane);
-            var x1 = x0;
-            var x2 = x0;
-            var x3 = x0;
-            if (M_TILE >= 8u) {
-                x1 = load_part4(rows1, b, lane);
-            }
-            if (M_TILE == 16u) {
-                x2 = load_part4(rows2, b, lane);
-                x3 = load_part4(rows3, b, lane);
-            }
-            var w = load_blocks(r0, r1, b, 0u);
-            part = quad_step(part, x0, x1, x2, x3, 0u, z, w);
-            if (QUADS == 8u) {
-                part = quad_step(part, x0, x1, x2, x3, 1u, z, w);
-                if (PIECES == 4u) {
-                    w = load_blocks(r0, r1, b, 1u);
-                }
-                part = quad_step(part, x0, x1, x2, x3, 2u, z, w);
-                part = quad_step(part, x0, x1, x2, x3, 3u, z, w);
-                if (PIECES >= 2u) {
-                    w = load_blocks(r0, r1, b, PIECES / 2u);
-                }
-                part = quad_step(part, x0, x1, x2, x3, 4u, z, w);
-                part = quad_step(part, x0, x1, x2, x3, 5u, z, w);
-                if (PIECES == 4u) {
-                    w = load_blocks(r0, r1, b, 3u);
-                }
-                part = quad_step(part, x0, x1, x2, x3, 6u, z, w);
-                part = quad_step(part, x0, x1, x2, x3, 7u, z, w);
-            }
+    let zeros = Tile(zero, zero, zero, zero);
+    var sums = zeros;
+    var z = run_zeros(r0, r1, 0u);
+    var run = Run(0u, 0u);
+    for (var b = 0u; b < steps; b += 1u) {
+        if (GROUPED) {
+            z = run_zeros(r0, r1, run.index);
         }
-        let s = run_scales(r0, r1, run);
-        sums.s0 = scaled(sums.s0, part.s0, s);
+        let x0 = load_part4(rows0, b, lane);
+        var x1 = x0;
+        var x2 = x0;
+        var x3 = x0;
         if (M_TILE >= 8u) {
-            sums.s1 = scaled(sums.s1, part.s1, s);
+            x1 = load_part4(rows1, b, lane);
         }
         if (M_TILE == 16u) {
-            sums.s2 = scaled(sums.s2, part.s2, s);
-            sums.s3 = scaled(sums.s3, part.s3, s);
+            x2 = load_part4(rows2, b, lane);
+            x3 = load_part4(rows3, b, lane);
         }
+        var part = sums;
+        if (GROUPED) {
+            part = zeros;
+        }
+        var w = load_blocks(r0, r1, b, 0u);
+        part = quad_step(part, x0, x1, x2, x3, 0u, z, w);
+        if (QUADS == 8u) {
+            part = quad_step(part, x0, x1, x2, x3, 1u, z, w);
+            if (PIECES == 4u) {
+                w = load_blocks(r0, r1, b, 1u);
+            }
+            part = quad_step(part, x0, x1, x2, x3, 2u, z, w);
+            part = quad_step(part, x0, x1, x2, x3, 3u, z, w);
+            if (PIECES >= 2u) {
+                w = load_blocks(r0, r1, b, PIECES / 2u);
+            }
+            part = quad_step(part, x0, x1, x2, x3, 4u, z, w);
+            part = quad_step(part, x0, x1, x2, x3, 5u, z, w);
+            if (PIECES == 4u) {
+                w = load_blocks(r0, r1, b, 3u);
+            }
+            part = quad_step(part, x0, x1, x2, x3, 6u, z, w);
+            part = quad_step(part, x0, x1, x2, x3, 7u, z, w);
+        }
+        if (GROUPED) {
+            part = scaled(sums, part, run_scales(r0, r1, run.index));
+            run = next_step(run);
+        }
+        sums = part;
+    }
+    if (!GROUPED) {
+        sums = scaled(zeros, sums, run_scales(r0, r1, 0u));
     }
     let column = p.n0 + n;
     let y_at = p.y_offset + batch * p.y_batch;

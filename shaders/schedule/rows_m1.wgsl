@@ -1,9 +1,10 @@
 // One row of X: a lane owns COLUMNS neighbouring columns of Y and walks K alone.
-// Requires: lib/quads or lib/quad, a part fragment, access, decode and scale fragments;
+// Requires: lib/quads or lib/quad, lib/run, a part fragment, access, decode and scale fragments;
 // consts WORKGROUP, COLUMNS (2 or 4). Provides: schedule. No workgroup memory, no barrier.
 // Why: on software adapters every load costs a lane's turn, wherever it reads. So a step of
-// X serves several rows of W, a scale a whole run of steps, and each quad is decoded where
-// it is used: decoded earlier it spills. Rows of many bytes spill too: they go by twos.
+// X serves several rows of W, and each quad is decoded, and wide ones are loaded, where they
+// are used: earlier they spill. One loop: a second one around it, over groups, cost more a
+// group than reading a scale a step.
 
 fn quad_step(
     sums: vec4<f32>, part: Part, i: u32, z: vec4<f32>, w: Blocks, v: Blocks,
@@ -15,6 +16,22 @@ fn quad_step(
         dots.w = dot_quad(v.b, i, z.w, xq);
     }
     return sums + dots;
+}
+
+fn zeros4(r0: Row, r1: Row, r2: Row, r3: Row, run: u32) -> vec4<f32> {
+    let first = run_zeros(r0, r1, run);
+    if (COLUMNS == 4u) {
+        return vec4<f32>(first, run_zeros(r2, r3, run));
+    }
+    return vec4<f32>(first, first);
+}
+
+fn scales4(r0: Row, r1: Row, r2: Row, r3: Row, run: u32) -> vec4<f32> {
+    let first = run_scales(r0, r1, run);
+    if (COLUMNS == 4u) {
+        return vec4<f32>(first, run_scales(r2, r3, run));
+    }
+    return vec4<f32>(first, first);
 }
 
 fn schedule(tile: u32, local: u32, lane: u32) {
@@ -36,54 +53,58 @@ fn schedule(tile: u32, local: u32, lane: u32) {
     let steps = p.blocks * (32u / STEP);
 
     var sums = vec4<f32>(0.0);
-    for (var run = 0u; run < runs(); run += 1u) {
-        var z = vec4<f32>(run_zeros(r0, r1, run), 0.0, 0.0);
+    var z = zeros4(r0, r1, r2, r3, 0u);
+    var run = Run(0u, 0u);
+    for (var b = 0u; b < steps; b += 1u) {
+        if (GROUPED) {
+            z = zeros4(r0, r1, r2, r3, run.index);
+        }
+        let x = load_part(x_at, b, lane);
+        var part = sums;
+        if (GROUPED) {
+            part = vec4<f32>(0.0);
+        }
+        var w = load_blocks(r0, r1, b, 0u);
+        var v = w;
         if (COLUMNS == 4u) {
-            z = vec4<f32>(z.xy, run_zeros(r2, r3, run));
+            v = load_blocks(r2, r3, b, 0u);
         }
-        var part_sums = vec4<f32>(0.0);
-        let end = min((run + 1u) * run_steps(), steps);
-        for (var b = run * run_steps(); b < end; b += 1u) {
-            let part = load_part(x_at, b, lane);
-            var w = load_blocks(r0, r1, b, 0u);
-            var v = w;
-            if (COLUMNS == 4u) {
-                v = load_blocks(r2, r3, b, 0u);
+        part = quad_step(part, x, 0u, z, w, v);
+        if (QUADS == 8u) {
+            part = quad_step(part, x, 1u, z, w, v);
+            if (PIECES == 4u) {
+                w = load_blocks(r0, r1, b, 1u);
+                if (COLUMNS == 4u) {
+                    v = load_blocks(r2, r3, b, 1u);
+                }
             }
-            part_sums = quad_step(part_sums, part, 0u, z, w, v);
-            if (QUADS == 8u) {
-                part_sums = quad_step(part_sums, part, 1u, z, w, v);
-                if (PIECES == 4u) {
-                    w = load_blocks(r0, r1, b, 1u);
-                    if (COLUMNS == 4u) {
-                        v = load_blocks(r2, r3, b, 1u);
-                    }
+            part = quad_step(part, x, 2u, z, w, v);
+            part = quad_step(part, x, 3u, z, w, v);
+            if (PIECES >= 2u) {
+                w = load_blocks(r0, r1, b, PIECES / 2u);
+                if (COLUMNS == 4u) {
+                    v = load_blocks(r2, r3, b, PIECES / 2u);
                 }
-                part_sums = quad_step(part_sums, part, 2u, z, w, v);
-                part_sums = quad_step(part_sums, part, 3u, z, w, v);
-                if (PIECES >= 2u) {
-                    w = load_blocks(r0, r1, b, PIECES / 2u);
-                    if (COLUMNS == 4u) {
-                        v = load_blocks(r2, r3, b, PIECES / 2u);
-                    }
-                }
-                part_sums = quad_step(part_sums, part, 4u, z, w, v);
-                part_sums = quad_step(part_sums, part, 5u, z, w, v);
-                if (PIECES == 4u) {
-                    w = load_blocks(r0, r1, b, 3u);
-                    if (COLUMNS == 4u) {
-                        v = load_blocks(r2, r3, b, 3u);
-                    }
-                }
-                part_sums = quad_step(part_sums, part, 6u, z, w, v);
-                part_sums = quad_step(part_sums, part, 7u, z, w, v);
             }
+            part = quad_step(part, x, 4u, z, w, v);
+            part = quad_step(part, x, 5u, z, w, v);
+            if (PIECES == 4u) {
+                w = load_blocks(r0, r1, b, 3u);
+                if (COLUMNS == 4u) {
+                    v = load_blocks(r2, r3, b, 3u);
+                }
+            }
+            part = quad_step(part, x, 6u, z, w, v);
+            part = quad_step(part, x, 7u, z, w, v);
         }
-        var s = vec4<f32>(run_scales(r0, r1, run), 0.0, 0.0);
-        if (COLUMNS == 4u) {
-            s = vec4<f32>(s.xy, run_scales(r2, r3, run));
+        if (GROUPED) {
+            part = sums + part * scales4(r0, r1, r2, r3, run.index);
+            run = next_step(run);
         }
-        sums += part_sums * s;
+        sums = part;
+    }
+    if (!GROUPED) {
+        sums *= scales4(r0, r1, r2, r3, 0u);
     }
     let end = p.n0 + p.rows;
     let column = p.n0 + n;

@@ -64,6 +64,7 @@ pub const FRAGMENTS: &[Fragment] = &[
     file("lib/reciprocal", include_str!("../../shaders/lib/reciprocal.wgsl")),
     file("lib/reduce_subgroup", include_str!("../../shaders/lib/reduce_subgroup.wgsl")),
     file("lib/reduce_tree", include_str!("../../shaders/lib/reduce_tree.wgsl")),
+    file("lib/run", include_str!("../../shaders/lib/run.wgsl")),
     file("lib/softfloat", include_str!("../../shaders/lib/softfloat.wgsl")),
     file("limits/dot", include_str!("../../shaders/limits/dot.wgsl")),
     file("limits/fma", include_str!("../../shaders/limits/fma.wgsl")),

@@ -82,8 +82,12 @@ struct Entry {
     schedule: String,
 }
 
-const SCALINGS: [(Scaling, &str); 3] =
-    [(Scaling::None, "none"), (Scaling::Aligned, "aligned"), (Scaling::General, "general")];
+const SCALINGS: [(Scaling, &str); 4] = [
+    (Scaling::None, "none"),
+    (Scaling::Row, "row"),
+    (Scaling::Aligned, "aligned"),
+    (Scaling::General, "general"),
+];
 
 /// Reads a file of [`save_tuning`], for this adapter's key and a device's facts.
 ///

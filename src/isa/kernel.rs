@@ -42,7 +42,9 @@ impl Step {
         let stored = decoder.element.bits() / if decoder.sparse { 2 } else { 1 };
         let (columns, code_bytes, code_load) = match scaling {
             Scaling::General => (4, (stored / 2).max(4), None),
-            Scaling::None | Scaling::Aligned => (32, stored * 4, Some((stored * 4).min(16))),
+            Scaling::None | Scaling::Row | Scaling::Aligned => {
+                (32, stored * 4, Some((stored * 4).min(16)))
+            }
         };
         match schedule {
             Schedule::Gemv { m_tile, .. } => {

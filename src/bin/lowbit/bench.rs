@@ -7,7 +7,7 @@ use lowbit::format::WeightFormat;
 use lowbit::host::Host;
 use lowbit::io::load_tuning;
 use lowbit::ops::matmul::TuningKey;
-use lowbit::ops::{FloatType, Select};
+use lowbit::ops::{FloatType, Schedule, Select};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -39,6 +39,10 @@ pub struct Args {
     /// another adapter, driver or version
     #[arg(long, value_name = "FILE")]
     tuning: Option<PathBuf>,
+    /// Pin the schedule of a matmul, as `lowbit tune` names it; may be given again, for a row
+    /// each
+    #[arg(long, value_name = "SCHEDULE", conflicts_with = "tuning")]
+    schedule: Vec<Schedule>,
     #[command(flatten)]
     adapter: AdapterArg,
     #[command(flatten)]
@@ -120,7 +124,12 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
             |tuning| Select::Tuned(Arc::new(tuning)),
         )
     });
-    let bar = progress(1 + args.op.len() * args.shape.len() * args.format.len());
+    let hows = match args.schedule.as_slice() {
+        [] => vec![how],
+        schedules => schedules.iter().map(|&schedule| Select::Pinned(schedule)).collect(),
+    };
+    let count = args.op.len() * args.shape.len() * args.format.len() * hows.len();
+    let bar = progress(1 + count);
     bar.set_message("the adapter's limits");
     let limits = limits(&host).map_err(|e| failed("cannot measure the limits").because(e))?;
     bar.inc(1);
@@ -132,10 +141,12 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
             OpArg::Dequantize => Op::Dequantize,
         };
         for &Shape(m, n, k) in &args.shape {
-            for &format in &args.format {
+            let cases =
+                args.format.iter().flat_map(|&format| hows.iter().map(move |h| (format, h)));
+            for (format, how) in cases {
                 bar.set_message(format!("{} {format} {m}×{n}×{k}", op.name()));
                 let activations = args.activations.into();
-                let row = time(&host, &limits, &how, op, format, activations, (m, n, k));
+                let row = time(&host, &limits, how, op, format, activations, (m, n, k));
                 rows.push(row.map_err(|e| {
                     failed(&format!("cannot time {} {format} {m}×{n}×{k}", op.name())).because(e)
                 })?);

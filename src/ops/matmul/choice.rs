@@ -240,6 +240,8 @@ impl Decoder {
 pub enum Scaling {
     /// Floats have none.
     None,
+    /// One scale a row.
+    Row,
     /// One scale a block of 32 columns.
     Aligned,
     /// A scale looked up for every column, and weights decoded four at a time.
@@ -303,11 +305,18 @@ pub fn select(spec: &MatmulSpec, caps: &Caps, m: u32) -> Schedule {
     let lanes = if spec.n < SPLIT_K_BELOW { most } else { fewest };
     let decoder = Decoder::of(&spec.weights);
     let wanted = match (caps.class, m) {
-        // More columns share more loads of X, but wide codes of many rows spill.
+        // More columns share more loads of X, but longer codes of many rows spill.
         (AdapterClass::Cpu, 0..=1) if decoder.block_bytes() <= 16 => {
             Schedule::Rows { m_tile: 1, n_tile: 4 }
         }
         (AdapterClass::Cpu, 0..=1) => Schedule::Rows { m_tile: 1, n_tile: 2 },
+        // Wide codes cost more to load than to multiply: more rows share a load.
+        (AdapterClass::Cpu, 5..=64) if decoder.block_bytes() >= 64 => {
+            Schedule::Rows { m_tile: 8, n_tile: 2 }
+        }
+        (AdapterClass::Cpu, 65..) if decoder.block_bytes() >= 64 => {
+            Schedule::Rows { m_tile: 16, n_tile: 2 }
+        }
         (AdapterClass::Cpu, _) => Schedule::Rows { m_tile: 4, n_tile: 2 },
         (AdapterClass::Gpu, 0..=1) => Schedule::Gemv { lanes, m_tile: 1 },
         (AdapterClass::Gpu, 2..=8) => Schedule::Gemv { lanes, m_tile: 4 },
@@ -332,7 +341,12 @@ fn gemv_lanes(k: u32) -> (u32, u32) {
 impl KernelChoice {
     /// The kernel of a schedule for a spec.
     pub fn new(spec: &MatmulSpec, schedule: Schedule, caps: &Caps) -> Self {
-        let scaling = scaling(&spec.weights, spec.k);
+        let scaling = match (scaling(&spec.weights, spec.k), schedule) {
+            // Only these have a kernel of its own for it.
+            (Scaling::Row, Schedule::Rows { .. }) => Scaling::Row,
+            (Scaling::Row, _) => Scaling::Aligned,
+            (scaling, _) => scaling,
+        };
         let decoder = Decoder::of(&spec.weights);
         let wide = matches!(schedule, Schedule::Rows { .. }) && caps.int64;
         let gemv = matches!(schedule, Schedule::Gemv { .. });
@@ -391,6 +405,7 @@ impl KernelChoice {
             }
         };
         add(self.scaling == Scaling::General, "general");
+        add(self.scaling == Scaling::Row, "row");
         add(self.asymmetric, "asym");
         add(self.decoder.element.is_integer() && self.scale_type == ScaleType::F16, "f16s");
         add(self.x == XLoad::F16, "xf16");
@@ -509,7 +524,7 @@ impl KernelChoice {
         }
         fragments.push(match self.scaling {
             Scaling::None => "scale/none",
-            Scaling::Aligned => "scale/aligned",
+            Scaling::Row | Scaling::Aligned => "scale/aligned",
             Scaling::General => "scale/general",
         });
         if let Schedule::Rows { .. } = self.schedule {
@@ -517,6 +532,8 @@ impl KernelChoice {
             if shared {
                 consts.push(("SUBGROUP", Const::U32(self.subgroup)));
             }
+            consts.push(("GROUPED", Const::Bool(self.scaling == Scaling::Aligned)));
+            fragments.push("lib/run");
             fragments.push(if shared { "lib/part_shared" } else { "lib/part_direct" });
             fragments.push(if shared { "lib/entry_subgroup" } else { "lib/entry_plain" });
         }
@@ -546,14 +563,15 @@ impl KernelChoice {
     }
 }
 
-/// Blocks have one scale each where groups are whole blocks, or a row has one group.
+/// Blocks have one scale each where groups are whole blocks.
 pub(super) fn scaling(format: &WeightFormat, k: u32) -> Scaling {
     match (format.element().is_integer(), format.granularity()) {
         (false, _) => Scaling::None,
-        (true, Granularity::Group(g)) if g.get() % BLOCK_K as u32 != 0 && g.get() < k => {
-            Scaling::General
-        }
-        (true, _) => Scaling::Aligned,
+        (true, Granularity::Group(g)) if g.get() < k => match g.get() % BLOCK_K as u32 {
+            0 => Scaling::Aligned,
+            _ => Scaling::General,
+        },
+        (true, _) => Scaling::Row,
     }
 }
 

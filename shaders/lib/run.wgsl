@@ -1,0 +1,15 @@
+// Which run of steps, with one scale, a step of a row belongs to.
+// Requires: a scale fragment; const GROUPED, whether a row has more than one. Provides: Run,
+// next_step.
+
+struct Run {
+    index: u32,
+    place: u32, // of the step in it
+}
+
+// Counted along: a division costs more than all else in a step.
+fn next_step(run: Run) -> Run {
+    let place = run.place + 1u;
+    let ends = place == run_steps();
+    return Run(select(run.index, run.index + 1u, ends), select(place, 0u, ends));
+}
