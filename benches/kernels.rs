@@ -2,9 +2,10 @@
 //! Whole submissions, the wait counted in; `lowbit bench` sets them beside the adapter's
 //! limits.
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use lowbit::conformance::{Extent, Op, table};
-use lowbit::format::WeightFormat;
+use lowbit::format::{PackedWeights, WeightFormat};
+use lowbit::gpu::Kernels;
 use lowbit::host::Host;
 use lowbit::ops::{
     DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, MakeArgs, MakePlan, MakeSpec,
@@ -96,6 +97,24 @@ fn dequantize(c: &mut Criterion, host: &Host) {
     group.finish();
 }
 
+/// Canonical weights to the layout of kernels: on the device, and on one thread of the host.
+fn repack(c: &mut Criterion, host: &Host) {
+    let (n, k) = (1024, 1024);
+    let w = weights(n, k);
+    let mut group = c.benchmark_group(format!("repack/n{n}k{k}"));
+    for format in ["f16", "int8-channel", "int4-g64-asym", "2:4+int4-g64-asym"] {
+        let format: WeightFormat = format.parse().expect("a format");
+        let packed = PackedWeights::quantize(&w, n, k, &format).expect("finite weights");
+        group.bench_function(format!("{format}, device"), |b| {
+            b.iter(|| host.repack(&packed).expect("weights"));
+        });
+        group.bench_function(format!("{format}, host"), |b| {
+            b.iter(|| host.upload(&packed).expect("weights"));
+        });
+    }
+    group.finish();
+}
+
 /// Encoding alone, 100 matmuls a pass: nothing is submitted.
 fn recording(c: &mut Criterion, host: &Host) {
     let (n, k, m) = (64usize, 64usize, 8u32);
@@ -122,6 +141,50 @@ fn recording(c: &mut Criterion, host: &Host) {
     group.finish();
 }
 
+/// All pipelines of a small encoder's matmuls (MiniLM's shapes, up to 128 rows), on fresh kernels:
+/// as the driver compiles them, and with its pipeline cache of an earlier build. Mesa keeps a
+/// cache of its own on disk: `MESA_SHADER_CACHE_DISABLE=true` shows the first without it.
+fn plans(c: &mut Criterion, host: &Host) {
+    let mut group = c.benchmark_group("plan/MiniLM");
+    let cache = tempfile::tempdir().expect("a folder");
+    // As `Host::new` asks for it.
+    let adapter =
+        block_on(wgpu::Instance::default().request_adapter(&wgpu::RequestAdapterOptions {
+            power_preference: wgpu::PowerPreference::HighPerformance,
+            ..Default::default()
+        }))
+        .expect("the adapter that the host has");
+    for format in ["f16", "int8-channel", "int4-g64-asym", "2:4+int8-channel"] {
+        let format = format.parse().expect("a format");
+        let build = |kernels: &Kernels| {
+            for (n, k) in [(384, 384), (1536, 384), (384, 1536)] {
+                let spec = MatmulSpec::new(128, n, k, format).with_bias();
+                block_on(MatmulPlan::new(kernels, &spec, Select::Auto)).expect("plan");
+            }
+        };
+        group.bench_function(format!("{format}, compiled"), |b| {
+            b.iter(|| {
+                let kernels = block_on(Kernels::new(host.device(), host.kernels().caps()));
+                build(&kernels.expect("kernels"));
+            });
+        });
+        let first = Host::with_pipelines_in(&adapter, cache.path()).expect("a host");
+        build(first.kernels());
+        if !first.save_pipelines(cache.path()).expect("a file") {
+            eprintln!("SKIPPED: the adapter has no pipeline cache");
+            continue;
+        }
+        group.bench_function(format!("{format}, cached"), |b| {
+            b.iter_batched(
+                || Host::with_pipelines_in(&adapter, cache.path()).expect("a host"),
+                |host| build(host.kernels()),
+                BatchSize::PerIteration,
+            );
+        });
+    }
+    group.finish();
+}
+
 fn all(c: &mut Criterion) {
     let host = match Host::new() {
         Ok(host) => host,
@@ -136,7 +199,9 @@ fn all(c: &mut Criterion) {
     matmul(c, &host);
     make(c, &host);
     dequantize(c, &host);
+    repack(c, &host);
     recording(c, &host);
+    plans(c, &host);
 }
 
 criterion_group! {

@@ -3,14 +3,13 @@
 //! This is the only module that submits, polls and waits. An engine that has a device uses
 //! [`gpu`](crate::gpu) and [`ops`](crate::ops) instead.
 
-use crate::format::WeightFormat;
-use crate::format::{DeviceImage, FormatError, PackedWeights};
+use crate::format::{DeviceImage, FormatError, PackedWeights, Scales, WeightFormat};
 use crate::gpu::{BufferFill, Caps, DeviceError, Kernels, pipeline_file};
 use crate::ops::matmul::RecordError;
 use crate::ops::{
     BindError, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, MakeArgs, MakeError,
-    MakePlan, MakeSpec, MatmulArgs, MatmulPlan, MatmulSpec, PlanError, Select, SourceRows,
-    SubBuffer, WeightsError,
+    MakePlan, MakeSpec, MatmulArgs, MatmulPlan, MatmulSpec, PlanError, RepackArgs, RepackPlan,
+    RepackSpec, Select, SourceRows, SubBuffer, WeightsError,
 };
 use pollster::block_on;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -239,6 +238,43 @@ impl Host {
     /// [`HostError::Weights`].
     pub fn upload(&self, packed: &PackedWeights) -> Result<DeviceWeights, HostError> {
         self.run(DeviceWeights::upload(&self.kernels, packed))
+    }
+
+    /// The same, converted to the layout of kernels on the device and not here.
+    ///
+    /// # Errors
+    /// What the device refuses, a part of the weights larger than a buffer among it.
+    pub fn repack(&self, packed: &PackedWeights) -> Result<DeviceWeights, HostError> {
+        let (n, k, format) = (packed.n(), packed.k(), packed.format());
+        let spec = RepackSpec::new(to_u32("n", n)?, to_u32("k", k)?, format);
+        let plan = self.run(RepackPlan::new(&self.kernels, &spec))?;
+        let output = self.run(DeviceWeights::allocate(&self.kernels, format, n, k))?;
+        let part = |bytes: &[u8]| {
+            // The last word is filled up with zeros.
+            let mut words = vec![0u32; bytes.len().div_ceil(4)];
+            bytemuck::cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
+            self.storage(&words)
+        };
+        let there = |wanted: bool, bytes: &[u8]| wanted.then(|| part(bytes)).transpose();
+        let codes = self.storage(packed.codes())?;
+        let metadata = there(format.is_sparse(), bytemuck::cast_slice(packed.metadata()))?;
+        let scales = there(
+            format.element().is_integer(),
+            match packed.scales() {
+                Scales::F32(scales) => bytemuck::cast_slice(scales),
+                Scales::F16(scales) => bytemuck::cast_slice(scales),
+            },
+        )?;
+        let zeros = there(!format.is_symmetric(), packed.zeros())?;
+        let bound = self.run(plan.bind(RepackArgs {
+            codes: (&codes).into(),
+            metadata: metadata.as_ref().map(Into::into),
+            scales: scales.as_ref().map(Into::into),
+            zeros: zeros.as_ref().map(Into::into),
+            output: &output,
+        }))?;
+        self.submit(|pass| bound.record(pass))?;
+        Ok(output)
     }
 
     /// Copies weights back and checks them.

@@ -15,7 +15,7 @@ use lowbit::host::{Host, HostError};
 use lowbit::ops::make::{MakeAccess, MakeKernel};
 use lowbit::ops::{
     BindError, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, FloatType, MakeArgs,
-    MakeError, MakePlan, MakeSpec, SourceRows, SubBuffer,
+    MakeError, MakePlan, MakeSpec, RepackSpec, SourceRows, SubBuffer,
 };
 use pollster::block_on;
 use std::sync::OnceLock;
@@ -580,6 +580,11 @@ fn params_mirror_the_shaders() {
             DequantizeSpec::new(1, 1, int8).shader(RowOrder::Rows),
             "DequantizeParams",
             lowbit::ops::dequantize::params_layout(),
+        ),
+        (
+            RepackSpec::new(1, 1, int8).shader(RowOrder::Rows),
+            "RepackParams",
+            lowbit::ops::repack::params_layout(),
         ),
     ] {
         let (module, _) = parse(&shader.compose().source);

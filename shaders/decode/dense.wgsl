@@ -1,6 +1,5 @@
 // What all dense decoders share.
-// Requires: a dense decoder. Provides: Blocks, load_blocks, dot_quad, add_quad,
-// tile_quad.
+// Requires: a dense decoder. Provides: Blocks, load_blocks, dot_quad, add_quad, tile_quad.
 
 struct Blocks {
     a: Block,

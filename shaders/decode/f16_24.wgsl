@@ -1,6 +1,6 @@
 // 2:4 sparse f16 weights.
-// Requires: lib/matmul, lib/half_pair, access/codes32, decode/two_four_load. Provides: PIECES, Block,
-// load_stored, stored_pair.
+// Requires: lib/matmul, lib/half_pair, access/codes32, decode/two_four_load. Provides: PIECES,
+// Block, load_stored, stored_pair.
 // Layout: 32 bytes a block, two halves a word.
 
 const PIECES = 1u;

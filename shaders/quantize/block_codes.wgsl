@@ -2,8 +2,8 @@
 // here, and under RANK pruned here: for them this is the whole making.
 //
 // Requires: quantize/block and what it requires, lib/panel_codes, lib/reciprocal, lib/half,
-// quantize/record, access/made_*; constants IS_FLOAT, CODE_LOW, CODE_HIGH; for integers
-// the scales of `side`, under 2:4 without RANK the metadata; `status` cleared.
+// quantize/record, access/made_*; constants IS_FLOAT, CODE_LOW, CODE_HIGH; for integers the
+// scales of `side`, under 2:4 without RANK the metadata; `status` cleared.
 // Provides: `main`, one invocation a block.
 //
 // A column past K loads as 0, and so has the code of zero of the row's last group, which

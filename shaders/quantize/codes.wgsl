@@ -1,8 +1,8 @@
 // Codes of the device layout, from weights, scales and metadata.
 //
-// Requires: quantize/make, access/weights_u32, lib/panel, lib/panel_codes, quantize/record, sparse/metadata,
-// lib/softfloat, lib/half;
-// constants IS_FLOAT, SPARSE, CODE_LOW, CODE_HIGH; `side` complete.
+// Requires: quantize/make, access/weights_u32, lib/panel, lib/panel_codes, quantize/record,
+// sparse/metadata, lib/softfloat, lib/half; constants IS_FLOAT, SPARSE, CODE_LOW, CODE_HIGH;
+// `side` complete.
 // Provides: `main`, one invocation a word of codes: rows·code_words of them.
 //
 //   integers  q = clamp(rne(x / s) + z), x / s rounded to f32 first, as the host rounds it

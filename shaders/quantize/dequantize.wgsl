@@ -1,7 +1,7 @@
 // Rows of a compressed matrix as f32 or f16, all of them or those an index list names.
 //
-// Requires: lib/panel, lib/panel_codes, quantize/record, sparse/metadata, lib/half; constants ELEMENT_BITS, IS_FLOAT,
-// SPARSE, INDEXED, OUTPUT_F16, M_TABLE.
+// Requires: lib/panel, lib/panel_codes, quantize/record, sparse/metadata, lib/half; constants
+// ELEMENT_BITS, IS_FLOAT, SPARSE, INDEXED, OUTPUT_F16, M_TABLE.
 // Provides: `main`, one invocation an output word: rows·(k words, or ⌈k/2⌉ of halves).
 //
 //   value = f32(c − z) · s, one multiply; floats are copied or widened exactly; a pruned

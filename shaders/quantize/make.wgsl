@@ -7,7 +7,8 @@
 //   CODE_LOW, CODE_HIGH, CODE_ZERO: i32
 //                          the codes as stored; the zero of a symmetric format
 //   SCALE_DIVISOR: u32     bits of the f32 that a range is divided by
-// Provides: `params`, the bindings but `weights` (access/weights_*) and `codes`, BLOCK_K, invocation(group, groups, lane) -> u32.
+// Provides: `params`, the bindings but `weights` (access/weights_*) and `codes`, BLOCK_K,
+// invocation(group, groups, lane) -> u32.
 //
 // Memory: one chunk of rows of W, and the same rows of the device layout
 // (`format::DeviceLayout`). Every offset and stride counts u32 words.

@@ -1,7 +1,7 @@
 // Scales and zero points from ranges, in the layout of a side record.
 //
-// Requires: quantize/make, lib/panel, lib/softfloat, lib/half; constants ASYMMETRIC, F16_SCALES,
-// PER_TENSOR, CODE_LOW, CODE_HIGH, SCALE_DIVISOR; `extremes` complete.
+// Requires: quantize/make, lib/panel, lib/softfloat, lib/half; constants ASYMMETRIC,
+// F16_SCALES, PER_TENSOR, CODE_LOW, CODE_HIGH, SCALE_DIVISOR; `extremes` complete.
 // Provides: `main`, one invocation a word of scales or zero points:
 // rows·(side_words − scale_at) of them.
 //

@@ -35,6 +35,7 @@ mod error;
 mod prune;
 mod quantize;
 mod range;
+mod rows;
 
 pub use error::CompressError;
 pub use prune::{compress24, expand24, prune_magnitude};

@@ -1,3 +1,4 @@
+use super::rows::each_row;
 use super::{CompressError, check_length, check_weights, flushed};
 use crate::format::{META_FILL, Mask24, WeightFormat};
 
@@ -16,13 +17,12 @@ pub fn prune_magnitude(w: &[f32], n: usize, k: usize) -> Result<Mask24, Compress
     let geometry = WeightFormat::f32().two_four().geometry(n, k)?;
     check_weights(w, n, k)?;
     let mut words = vec![META_FILL * 0x1111_1111; n * geometry.meta_words];
-    for row in 0..n {
-        let words = &mut words[row * geometry.meta_words..][..geometry.meta_words];
+    each_row(&mut words, geometry.meta_words, |row, words| {
         for (quad, weights) in w[row * k..][..k].chunks(4).enumerate() {
             let shift = quad % 8 * 4;
             words[quad / 8] = words[quad / 8] & !(0xf << shift) | largest_two(weights) << shift;
         }
-    }
+    });
     Ok(Mask24::from_words(n, k, words)?)
 }
 

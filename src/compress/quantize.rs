@@ -1,9 +1,11 @@
 use super::range::{Affine, Grid, Range};
+use super::rows::each_row;
 use super::{CompressError, check_weights, prune_magnitude};
 use crate::format::{
     Element, Geometry, Granularity, Mask24, PackedWeights, ScaleType, Scales, WeightFormat,
 };
 use half::f16;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Packs a dense `[n, k]` row-major matrix in any format, by the formulas of
 /// [`compress`](crate::compress). A 2:4 format is first pruned as by
@@ -150,12 +152,20 @@ impl Source<'_> {
 
     fn affines(&self, grid: Grid) -> Result<Vec<Affine>, CompressError> {
         let geometry = &self.geometry;
-        let mut ranges = vec![Range::default(); geometry.scales];
-        for row in 0..geometry.n {
+        // A tensor's one range is that of its rows.
+        let mut ranges = vec![Range::default(); geometry.n * geometry.groups];
+        each_row(&mut ranges, geometry.groups, |row, ranges| {
             for at in 0..geometry.stored {
                 let (x, group) = self.weight(row, self.column(row, at));
-                ranges[geometry.scale_index(row, group)].widen(x);
+                ranges[group].widen(x);
             }
+        });
+        if geometry.format.granularity() == Granularity::Tensor {
+            let mut whole = vec![Range::default(); geometry.scales];
+            if let Some(whole) = whole.first_mut() {
+                ranges.iter().for_each(|&range| whole.merge(range));
+            }
+            ranges = whole;
         }
         let affine = |(index, &range): (usize, &Range)| {
             grid.affine(range).ok_or_else(|| self.scale_range(index, range))
@@ -189,33 +199,37 @@ impl Source<'_> {
         if self.geometry.format.element() == Element::F32 {
             return Ok(self.words(|row, column| self.weight(row, column).0.to_bits()));
         }
-        let mut overflow = None;
+        let k = self.geometry.k;
+        // The first that overflows, whichever thread finds it.
+        let overflow = AtomicUsize::new(usize::MAX);
         let words = self.words(|row, col| {
-            let (value, _) = self.weight(row, col);
-            let half = f16::from_f32(value);
+            let half = f16::from_f32(self.weight(row, col).0);
             if half.is_infinite() {
-                overflow.get_or_insert(CompressError::F16Overflow { row, col, value });
+                overflow.fetch_min(row * k + col, Ordering::Relaxed);
             }
             u32::from(half.to_bits())
         });
-        overflow.map_or(Ok(words), Err)
+        match overflow.into_inner() {
+            usize::MAX => Ok(words),
+            at => Err(CompressError::F16Overflow { row: at / k, col: at % k, value: self.w[at] }),
+        }
     }
 
     /// Packs `code(row, column)` of every stored position and of the padding, in
     /// row-major order; bits above the element's are cut off.
-    fn words(&self, mut code: impl FnMut(usize, usize) -> u32) -> Vec<u32> {
+    fn words(&self, code: impl Fn(usize, usize) -> u32 + Send + Sync) -> Vec<u32> {
         let geometry = &self.geometry;
         let element = geometry.format.element();
         let (per, bits) = (element.per_word() as usize, element.bits());
-        let mut words = Vec::with_capacity(geometry.n * geometry.code_words);
-        for row in 0..geometry.n {
-            for first in (0..geometry.code_words).map(|word| word * per) {
-                words.push((0..per).fold(0, |word, i| {
+        let mut words = vec![0; geometry.n * geometry.code_words];
+        each_row(&mut words, geometry.code_words, |row, words| {
+            for (first, word) in words.iter_mut().enumerate().map(|(at, word)| (at * per, word)) {
+                for i in 0..per {
                     let code = code(row, self.column(row, first + i)) & (u32::MAX >> (32 - bits));
-                    word | code << (i as u32 * bits)
-                }));
+                    *word |= code << (i as u32 * bits);
+                }
             }
-        }
+        });
         words
     }
 }

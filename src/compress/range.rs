@@ -24,6 +24,12 @@ impl Range {
         }
     }
 
+    /// Takes in what another took.
+    pub fn merge(&mut self, other: Self) {
+        self.widen(other.hi);
+        self.widen(-other.lo);
+    }
+
     fn is_dead(&self) -> bool {
         self.lo == 0.0 && self.hi == 0.0
     }

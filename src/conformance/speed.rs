@@ -2,7 +2,7 @@
 
 use super::data::{self, Random};
 use super::{Case, Op, Values};
-use crate::format::WeightFormat;
+use crate::format::{PackedWeights, WeightFormat};
 use crate::gpu::{Binding, Const, Kernels, Pipeline, Shader, fragment};
 use crate::host::{Host, HostError};
 use crate::ops::{
@@ -25,6 +25,8 @@ pub struct Limits {
     pub read_runs_bytes_per_second: f64,
     /// Bytes read a second where neighbouring lanes read neighbouring words.
     pub read_coalesced_bytes_per_second: f64,
+    /// Bytes a second read and written, both counted, where a kernel copies.
+    pub copy_bytes_per_second: f64,
 }
 
 impl Limits {
@@ -58,12 +60,16 @@ pub struct Timing {
     /// Milliseconds of the same kernel without X and scales: it reads, unpacks and multiplies
     /// the weights. Only for a matmul.
     pub unpack_ms: Option<f64>,
+    /// Milliseconds of the same on the host ([`PackedWeights::quantize`], on all processors
+    /// with the feature `rayon`): the median of three. Only for compress.
+    pub host_ms: Option<f64>,
     /// 2·M·N·K a second; 0 for ops that do not multiply.
     pub operations_per_second: f64,
-    /// Bytes of W as stored a second; for compress the f32 W read, for dequantize the f32 W
-    /// written, which is the larger part.
+    /// Bytes of W a second: as stored for a matmul; for compress and dequantize what is read
+    /// and what is written, one of them f32.
     pub weight_bytes_per_second: f64,
-    /// The larger of operations and bytes over the adapter's limits, as a share of the time.
+    /// The larger of operations and bytes over the adapter's limits, as a share of the time:
+    /// bytes over reads for a matmul, over copies for the others.
     pub share_of_limit: f64,
 }
 
@@ -92,6 +98,7 @@ pub fn limit_shaders() -> Vec<Shader> {
         read("limit_read_runs", true),
         read("limit_read_coalesced", false),
         shader("limit_dot", "limits/dot", vec![("ROUNDS", Const::U32(ROUNDS))]),
+        shader("limit_copy", "limits/copy", vec![("RUN", Const::U32(RUN))]),
     ]
 }
 
@@ -109,7 +116,7 @@ pub fn limits(host: &Host) -> Result<Limits, HostError> {
     let groups = (bytes / READ_GROUP).clamp(1, 4096) as u32;
     let source = host.zeros(u64::from(groups) * READ_GROUP)?;
     host.queue().write_buffer(&source, 0, bytemuck::cast_slice(&[1.000_000_1f32; 4]));
-    let sink = host.zeros(u64::from(groups) * 64 * 16)?;
+    let sink = host.zeros(u64::from(groups) * READ_GROUP)?;
     let mut rates = Vec::new();
     for shader in limit_shaders() {
         let pipeline = block_on(host.kernels().pipeline(&shader))?;
@@ -125,6 +132,7 @@ pub fn limits(host: &Host) -> Result<Limits, HostError> {
         let work = match rates.len() {
             0 => u64::from(groups) * 64 * u64::from(ROUNDS) * 64,
             3 => u64::from(groups) * 64 * u64::from(ROUNDS) * 32,
+            4 => 2 * u64::from(groups) * READ_GROUP,
             _ => u64::from(groups) * READ_GROUP,
         };
         rates.push(work as f64 / ms * 1e3);
@@ -134,6 +142,7 @@ pub fn limits(host: &Host) -> Result<Limits, HostError> {
         read_runs_bytes_per_second: rates[1],
         read_coalesced_bytes_per_second: rates[2],
         dot_operations_per_second: rates[3],
+        copy_bytes_per_second: rates[4],
     })
 }
 
@@ -198,7 +207,7 @@ pub fn time(
     let w = data::values(Values::Normal, n.saturating_mul(k), &mut Random::new(case.seed()));
     let weights = host.compress(&w, n, k, &format)?;
     let stored = weights.sizes().total() as f64;
-    let mut unpack_ms = None;
+    let (mut unpack_ms, mut host_ms) = (None, None);
     let (kernel, (ms, gpu_ms), bytes, operations) = match op {
         Op::Matmul => {
             let (kernel, ms, unpack) = matmul(host, how, &weights, activations, m)?;
@@ -207,15 +216,19 @@ pub fn time(
         }
         Op::Compress => {
             let (kernel, ms) = make(host, &w, &weights)?;
-            (kernel, ms, 4.0 * w.len() as f64, 0.0)
+            host_ms = on_host(&w, n, k, &format);
+            (kernel, ms, 4.0 * w.len() as f64 + stored, 0.0)
         }
         Op::Dequantize | Op::Gather => {
             let (kernel, ms) = dequantize(host, &weights)?;
-            (kernel, ms, 4.0 * w.len() as f64, 0.0)
+            (kernel, ms, 4.0 * w.len() as f64 + stored, 0.0)
         }
     };
-    let floor =
-        (operations / limits.operations_per_second).max(bytes / limits.read_bytes_per_second());
+    let rate = match op {
+        Op::Matmul => limits.read_bytes_per_second(),
+        _ => limits.copy_bytes_per_second,
+    };
+    let floor = (operations / limits.operations_per_second).max(bytes / rate);
     let seconds = ms / 1e3;
     Ok(Timing {
         op: op.name(),
@@ -228,6 +241,7 @@ pub fn time(
         ms,
         gpu_ms,
         unpack_ms,
+        host_ms,
         operations_per_second: operations / seconds,
         weight_bytes_per_second: bytes / seconds,
         share_of_limit: floor / seconds,
@@ -272,8 +286,9 @@ fn matmul(
     };
     let x = host.storage(&words)?;
     let y = host.zeros(spec.y_bytes(m))?;
-    // Copies, so that weights that fit a cache are not timed out of it.
-    let copies = (COLD / weights.device_bytes().max(1)).clamp(1, 16);
+    // Copies, so that weights that fit a cache are not timed out of it, where they are gone
+    // through once or twice; for more rows of X they come out of it in any case.
+    let copies = if m <= 8 { (COLD / weights.device_bytes().max(1)).clamp(1, 16) } else { 1 };
     let packed = host.download(weights)?;
     let mut sets = vec![weights.clone()];
     for _ in 1..copies {
@@ -308,6 +323,20 @@ fn matmul(
         bound.push(block_on(plan.bind(args))?);
     }
     Ok((choice.name(), ms, record(&bound)?.0))
+}
+
+/// Milliseconds of the host's own way to make weights, the median of three; none where it
+/// refuses them.
+fn on_host(w: &[f32], n: usize, k: usize, format: &WeightFormat) -> Option<f64> {
+    let mut samples = [0.0; 3];
+    for sample in &mut samples {
+        let start = Instant::now();
+        let packed = PackedWeights::quantize(w, n, k, format).ok()?;
+        *sample = start.elapsed().as_secs_f64() * 1e3;
+        drop(packed);
+    }
+    samples.sort_by(f64::total_cmp);
+    Some(samples[1])
 }
 
 fn make(

@@ -15,7 +15,7 @@ use crate::reference::{self, Output};
 use pollster::block_on;
 
 /// Makes weights on the device, over buffers full of sentinels, and compares every word of
-/// the kernel layout with what the host makes. Strided cases give the mask and leave gaps
+/// the kernel layout with what the host makes; and so what the device repacks of it. Strided cases give the mask and leave gaps
 /// between the rows of W.
 pub(super) fn compress(host: &Host, case: &Case) -> Result<Outcome, String> {
     let text = |e: &dyn std::error::Error| e.to_string();
@@ -57,17 +57,31 @@ pub(super) fn compress(host: &Host, case: &Case) -> Result<Outcome, String> {
     let status = host.read(bound.status(), 0, bound.status_words()).map_err(|e| text(&e))?;
     bound.check(&status).map_err(|e| text(&e))?;
 
-    let want = output.layout().pack_rows(&expected, 0..n);
-    let got = host.download_rows(&output).map_err(|e| e.to_string())?;
-    let parts = [("codes", &got.codes, &want.codes), ("side data", &got.side, &want.side)];
+    let repacked = host.repack(&expected).map_err(|e| text(&e))?;
     let mut fault = None;
+    for (how, weights) in [("made", &output), ("repacked", &repacked)] {
+        fault = fault.or(difference(host, weights, &expected)?.map(|at| format!("{how}: {at}")));
+    }
+    Ok(Outcome { kernel, error_over_bound: ErrorOverBound::Exact("exact"), fault })
+}
+
+/// Where weights differ from the host's.
+fn difference(
+    host: &Host,
+    weights: &DeviceWeights,
+    expected: &PackedWeights,
+) -> Result<Option<String>, String> {
+    let want = weights.layout().pack_rows(expected, 0..expected.n());
+    let got = host.download_rows(weights).map_err(|e| e.to_string())?;
+    let parts = [("codes", &got.codes, &want.codes), ("side data", &got.side, &want.side)];
     for (part, got, want) in parts {
         if let Some(word) = got.iter().zip(want).position(|(g, w)| g != w) {
             let (g, w) = (got[word], want[word]);
-            fault = Some(format!("word {word} of the {part} is {g:08x}, the host's is {w:08x}"));
+            let text = format!("word {word} of the {part} is {g:08x}, the host's is {w:08x}");
+            return Ok(Some(text));
         }
     }
-    Ok(Outcome { kernel, error_over_bound: ErrorOverBound::Exact("exact"), fault })
+    Ok(None)
 }
 
 /// Buffers of a packed matrix's shape that hold sentinels.

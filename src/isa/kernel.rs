@@ -2,7 +2,7 @@ use crate::conformance::formats;
 use crate::gpu::{AdapterClass, Caps, Shader};
 use crate::ops::make::{MakeAccess, MakeKernel};
 use crate::ops::matmul::{KernelChoice, Scaling, Schedule};
-use crate::ops::{DequantizeSpec, FloatType, MatmulSpec};
+use crate::ops::{DequantizeSpec, FloatType, MatmulSpec, RepackSpec};
 use std::collections::HashSet;
 
 /// A kernel of the crate.
@@ -186,6 +186,7 @@ pub fn kernels() -> Vec<Kernel> {
                 push(Kernel::other(kernel.shader(&format, caps.row_order, access)));
             }
         }
+        push(Kernel::other(RepackSpec::new(2, 2, format).shader(caps.row_order)));
         for spec in [DequantizeSpec::new(2, 2, format), DequantizeSpec::gather(2, 2, 2, format)] {
             for output in floats {
                 push(Kernel::other(spec.clone().with_output(output).shader(caps.row_order)));

@@ -50,6 +50,10 @@ pub enum Role {
     Status,
     /// Given 2:4 metadata.
     Mask,
+    /// Canonical scales.
+    Scales,
+    /// Canonical zero points.
+    Zeros,
 }
 
 impl std::fmt::Display for Role {
@@ -63,6 +67,8 @@ impl std::fmt::Display for Role {
             Self::Scratch => "scratch",
             Self::Status => "status",
             Self::Mask => "mask",
+            Self::Scales => "scales",
+            Self::Zeros => "zero points",
         })
     }
 }
@@ -137,6 +143,14 @@ pub enum BindError {
     #[error("the plan {}", if *.planned {"gathers rows and needs their indices"} else {"takes all rows, and no indices"})]
     Indices {
         /// Whether the plan gathers.
+        planned: bool,
+    },
+    /// A part of the canonical layout that the format has not, or one missing that it has.
+    #[error("the format has {} {role}, the arguments come {}", if *.planned {"its"} else {"no"}, if *.planned {"without"} else {"with some"})]
+    Part {
+        /// Which part.
+        role: Role,
+        /// Whether the format has it.
         planned: bool,
     },
     /// Uncompressed rows that do not add up to the matrix.

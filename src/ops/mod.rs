@@ -8,6 +8,7 @@ mod buffers;
 pub mod dequantize;
 pub mod make;
 pub mod matmul;
+pub mod repack;
 mod weights;
 
 pub use buffers::{BindError, FloatType, Role, SubBuffer};
@@ -16,4 +17,5 @@ pub use make::{BoundMake, MakeArgs, MakeError, MakePlan, MakeSpec, MaskSource, S
 pub use matmul::{
     BoundMatmul, KernelChoice, MatmulArgs, MatmulPlan, MatmulSpec, PlanError, Schedule, Select,
 };
+pub use repack::{BoundRepack, RepackArgs, RepackPlan, RepackSpec};
 pub use weights::{DeviceWeights, RowBlock, WeightsError};

@@ -5,7 +5,7 @@ use lowbit::format::{Element, Granularity, RowOrder, ScaleType, WeightFormat};
 use lowbit::gpu::{AdapterClass, Caps, Shader};
 use lowbit::ops::make::{MakeAccess, MakeKernel};
 use lowbit::ops::matmul::{KernelChoice, MatmulSpec, Schedule};
-use lowbit::ops::{DequantizeSpec, FloatType};
+use lowbit::ops::{DequantizeSpec, FloatType, RepackSpec};
 
 /// Every format that exists, with groups that scales align with and groups that they do not.
 pub fn all_formats() -> Vec<WeightFormat> {
@@ -98,6 +98,7 @@ pub fn all_shaders() -> Vec<Shader> {
             for access in MakeAccess::ALL {
                 shaders.extend(MakeKernel::ALL.map(|kernel| kernel.shader(&format, order, access)));
             }
+            shaders.push(RepackSpec::new(2, 2, format).shader(order));
             for spec in [DequantizeSpec::new(2, 2, format), DequantizeSpec::gather(2, 2, 2, format)]
             {
                 shaders.push(spec.shader(order));

@@ -1,6 +1,7 @@
 use crate::Outcome;
 use crate::adapter::AdapterArg;
 use crate::error::{CliError, printable, warn};
+use crate::plot::Plot;
 use crate::report::{JsonArg, Report, progress, right, table, text};
 use lowbit::conformance::{Limits, Op, Timing, limits, time};
 use lowbit::format::WeightFormat;
@@ -15,8 +16,9 @@ use std::sync::Arc;
 /// Measure kernels, beside the adapter's own limits in the same run
 ///
 /// Times are medians of at least seven submissions, the wait counted in. `of limit` is the
-/// time that the adapter's measured multiply-adds or reads would take at least, as a share
-/// of the time taken; `of unpack` is the time of the same kernel without X and scales.
+/// time that the adapter's measured multiply-adds or reads (copies, for compress and
+/// dequantize) would take at least, as a share of the time taken; `of unpack` is the time of the
+/// same kernel without X and scales; `host ms` that of making the weights on the host.
 /// Weights that fit a cache are copied so often that they come from memory.
 #[derive(clap::Args)]
 pub struct Args {
@@ -43,6 +45,9 @@ pub struct Args {
     /// each
     #[arg(long, value_name = "SCHEDULE", conflicts_with = "tuning")]
     schedule: Vec<Schedule>,
+    /// Draw the matmuls' times a row of X over the rows of X, a line a format, as SVG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
     #[command(flatten)]
     adapter: AdapterArg,
     #[command(flatten)]
@@ -110,6 +115,7 @@ struct Bench {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<Outcome, CliError> {
     let report = Report::open(&args.json)?;
+    let plot = args.plot.as_deref().map(Plot::open).transpose()?;
     let adapter = args.adapter.choose()?;
     let info = adapter.get_info();
     let failed = |what: &str| CliError::new(format!("{what} on {}", printable(&info.name)));
@@ -162,6 +168,9 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         limits,
         rows,
     };
+    if let Some(plot) = plot {
+        plot.finish(&format!("{} ({})", bench.adapter, bench.driver), &bench.rows)?;
+    }
     report.finish(&page(&bench), &bench)?;
     Ok(Outcome::Fine)
 }
@@ -169,8 +178,18 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
 fn page(bench: &Bench) -> String {
     let giga =
         |rate: f64| if rate == 0.0 { "–".to_string() } else { format!("{:.2}", rate / 1e9) };
-    let header =
-        ["op and weights", "M×N×K", "ms", "GPU ms", "Gop/s", "of limit", "of unpack", "kernel"];
+    // Making weights multiplies nothing, and a matmul has no way on the host.
+    let makes = bench.rows.iter().any(|row| row.host_ms.is_some());
+    let header = [
+        "op and weights",
+        "M×N×K",
+        "ms",
+        "GPU ms",
+        if makes { "host ms" } else { "Gop/s" },
+        "of limit",
+        "of unpack",
+        "kernel",
+    ];
     let mut rows = table(&header, true);
     for row in &bench.rows {
         let shape = match row.m {
@@ -184,7 +203,11 @@ fn page(bench: &Bench) -> String {
             shape.into(),
             right(format!("{:.2}", row.ms)),
             right(row.gpu_ms.map_or("–".into(), |ms| format!("{ms:.2}"))),
-            right(giga(row.operations_per_second)),
+            right(match row.host_ms {
+                Some(ms) => format!("{ms:.1}"),
+                None if makes => "–".into(),
+                None => giga(row.operations_per_second),
+            }),
             right(format!("{:.0} %", 100.0 * row.share_of_limit)),
             right(row.unpack_ms.map_or("–".into(), |ms| format!("{:.0} %", 100.0 * ms / row.ms))),
             kernel.into(),
@@ -192,7 +215,7 @@ fn page(bench: &Bench) -> String {
     }
     format!(
         "{} ({}, {})\nlimits measured in this run: {} Gop/s f32, {} Gop/s int8 dot, reads of {} GB/s in\n\
-         runs and {} coalesced\n{}",
+         runs and {} coalesced, copies of {} (read and written)\n{}",
         bench.adapter,
         bench.driver,
         bench.backend,
@@ -200,6 +223,7 @@ fn page(bench: &Bench) -> String {
         giga(bench.limits.dot_operations_per_second),
         giga(bench.limits.read_runs_bytes_per_second),
         giga(bench.limits.read_coalesced_bytes_per_second),
+        giga(bench.limits.copy_bytes_per_second),
         text(&rows)
     )
 }

@@ -9,6 +9,7 @@ mod error;
 mod files;
 mod inspect;
 mod isa;
+mod plot;
 mod report;
 mod tune;
 mod verify;

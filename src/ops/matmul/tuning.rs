@@ -243,13 +243,14 @@ mod tests {
             of(WeightFormat::int4(Granularity::Channel)),
             of(WeightFormat::int8(Granularity::Channel).asymmetric()),
             of(WeightFormat::int8(group(33))),
+            of(WeightFormat::int8(group(64))),
             of(WeightFormat::int8(Granularity::Channel).two_four()),
             plain.clone().with_activations(FloatType::F16),
         ] {
             assert_eq!(tuned.select(&other, &caps(), 128), select(&other, &caps(), 128));
         }
         // What kernels do not differ by may differ.
-        for same in [of(WeightFormat::int8(group(64))), plain.clone().with_bias()] {
+        for same in [of(WeightFormat::int8(Granularity::Tensor)), plain.clone().with_bias()] {
             assert_eq!(tuned.select(&same, &caps(), 128), ROWS);
         }
     }

@@ -1,0 +1,127 @@
+// Compressed weights from the canonical layout (`format::Geometry`) to the one kernels read
+// (`format::DeviceLayout`).
+//
+// Requires: lib/panel, lib/panel_codes; constants ELEMENT_BITS, IS_FLOAT, ASYMMETRIC, SPARSE,
+// F16_SCALES, PER_TENSOR, CODE_ZERO.
+// Provides: `main`, one invocation a word of the device layout: rows·(code_words + side_words).
+//
+// Memory, of rows [row, row + rows) of W:
+//   canonical_codes  [rows, canonical_words] words from `code_at` on
+//   metadata         [rows, blocks] words from `meta_at` on, under 2:4
+//   scales           [rows, groups] or one, words or halves, the first is number `scale_base`
+//   zeros            [rows, groups] or one, bytes, the first is number `zero_base`
+//   codes, side      a block of rows of the device layout, of which these start at `row0`
+
+struct RepackParams {
+    rows: u32,
+    row0: u32,
+    blocks: u32,
+    groups: u32,
+    code_words: u32,
+    side_words: u32,
+    scale_at: u32,
+    zero_at: u32,
+    canonical_words: u32,
+    code_at: u32,
+    meta_at: u32,
+    scale_base: u32,
+    zero_base: u32,
+    pad0: u32,
+    pad1: u32,
+    pad2: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: RepackParams;
+@group(0) @binding(1) var<storage, read> canonical_codes: array<u32>;
+@group(0) @binding(2) var<storage, read> metadata: array<u32>;
+@group(0) @binding(3) var<storage, read> scales: array<u32>;
+@group(0) @binding(4) var<storage, read> zeros: array<u32>;
+@group(0) @binding(5) var<storage, read_write> codes: array<u32>;
+@group(0) @binding(6) var<storage, read_write> side: array<u32>;
+
+fn place_of(row: u32, group: u32) -> u32 {
+    return select(row * params.groups + group, 0u, PER_TENSOR);
+}
+
+// 0 where the row has no such group.
+fn scale_bits(row: u32, group: u32) -> u32 {
+    if (group >= params.groups) {
+        return 0u;
+    }
+    let at = params.scale_base + place_of(row, group);
+    if (F16_SCALES) {
+        return (scales[at / 2u] >> (16u * (at % 2u))) & 0xffffu;
+    }
+    return scales[at];
+}
+
+fn zero_byte(row: u32, group: u32) -> u32 {
+    if (group >= params.groups) {
+        return 0u;
+    }
+    let at = params.zero_base + place_of(row, group);
+    return (zeros[at / 4u] >> (8u * (at % 4u))) & 0xffu;
+}
+
+// Four nibbles to the low halves of four bytes.
+fn spread(nibbles: u32) -> u32 {
+    let pairs = (nibbles | (nibbles << 8u)) & 0x00ff00ffu;
+    return (pairs | (pairs << 4u)) & 0x0f0f0f0fu;
+}
+
+// A word of the codes of a row; past the canonical ones the code of zero.
+fn code_of(row: u32, word: u32) -> u32 {
+    var bits = 0u;
+    if (word < params.canonical_words) {
+        bits = canonical_codes[params.code_at + row * params.canonical_words + word];
+    } else if (ELEMENT_BITS <= 8u) {
+        var zero = bitcast<u32>(CODE_ZERO);
+        if (ASYMMETRIC) {
+            zero = zero_byte(row, params.groups - 1u);
+        }
+        bits = select((zero & 0xfu) * 0x11111111u, (zero & 0xffu) * 0x01010101u, ELEMENT_BITS == 8u);
+    }
+    if (ELEMENT_BITS == 4u) {
+        return spread(bits & 0xffffu) | (spread(bits >> 16u) << 4u);
+    }
+    return bits;
+}
+
+// A word of the record of a row.
+fn side_of(row: u32, word: u32) -> u32 {
+    if (word < params.scale_at) {
+        return metadata[params.meta_at + row * params.blocks + word];
+    }
+    if (word < params.zero_at) {
+        let at = word - params.scale_at;
+        if (F16_SCALES) {
+            return scale_bits(row, 2u * at) | (scale_bits(row, 2u * at + 1u) << 16u);
+        }
+        return scale_bits(row, at);
+    }
+    let first = 4u * (word - params.zero_at);
+    return zero_byte(row, first) | (zero_byte(row, first + 1u) << 8u)
+        | (zero_byte(row, first + 2u) << 16u) | (zero_byte(row, first + 3u) << 24u);
+}
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group_id: vec3<u32>,
+    @builtin(num_workgroups) group_count: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let workgroup = group_id.x + group_count.x * (group_id.y + group_count.y * group_id.z);
+    let id = workgroup * 64u + lane;
+    let words = params.code_words + params.side_words;
+    let row = id / words;
+    let word = id % words;
+    if (row >= params.rows) {
+        return;
+    }
+    if (word < params.code_words) {
+        codes[code_word(row, word)] = code_of(row, word);
+    } else {
+        let at = word - params.code_words;
+        side[record_of(row) + at * PANEL] = side_of(row, at);
+    }
+}

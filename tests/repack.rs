@@ -1,0 +1,143 @@
+//! The device's own conversion to the layout that kernels read: bit for bit the host's, for
+//! every format, in either order of rows, from offsets, and split where a binding is small.
+
+mod common;
+
+use lowbit::format::{DeviceLayout, PackedWeights, RowOrder, ScaleType, Scales, WeightFormat};
+use lowbit::host::Host;
+use lowbit::ops::{BindError, DeviceWeights, RepackArgs, RepackPlan, RepackSpec, Role, SubBuffer};
+use pollster::block_on;
+
+/// Where parts start, in bytes: no multiple of the binding alignment.
+const OFFSET: u64 = 36;
+/// What stands before and after each part.
+const NOISE: u32 = 0xdead_beef;
+
+/// A part as a buffer holds it, between noise.
+fn part(host: &Host, bytes: &[u8]) -> wgpu::Buffer {
+    let mut words = vec![NOISE; (OFFSET / 4) as usize];
+    words.extend(bytes.chunks(4).map(|chunk| {
+        let mut word = NOISE.to_le_bytes();
+        word[..chunk.len()].copy_from_slice(chunk);
+        u32::from_le_bytes(word)
+    }));
+    words.extend([NOISE; 8]);
+    host.storage(&words).unwrap()
+}
+
+/// Weights of 1 and more, so that f16 scales hold groups of one.
+fn random_weights(format: WeightFormat, n: usize, k: usize, seed: u64) -> PackedWeights {
+    let mut random = common::Random(seed);
+    let w: Vec<f32> = (0..n * k).map(|_| random.float()).map(|x| x + 1f32.copysign(x)).collect();
+    lowbit::compress::quantize(&w, n, k, &format).unwrap()
+}
+
+/// Repacks into weights full of noise and compares every row; how many chunks it took.
+fn repack(host: &Host, packed: &PackedWeights, name: &str) -> usize {
+    let kernels = host.kernels();
+    let (n, k, format) = (packed.n(), packed.k(), packed.format());
+    let codes = part(host, bytemuck::cast_slice(packed.codes()));
+    let metadata = part(host, bytemuck::cast_slice(packed.metadata()));
+    let scales = match packed.scales() {
+        Scales::F32(scales) => part(host, bytemuck::cast_slice(scales)),
+        Scales::F16(scales) => part(host, bytemuck::cast_slice(scales)),
+    };
+    let zeros = part(host, packed.zeros());
+    let output = block_on(DeviceWeights::allocate(kernels, format, n, k)).unwrap();
+    for buffer in output.blocks().iter().flat_map(|block| [&block.codes, &block.side]) {
+        let noise = vec![NOISE; (buffer.size() / 4) as usize];
+        host.queue().write_buffer(buffer, 0, bytemuck::cast_slice(&noise));
+    }
+    let spec = RepackSpec::new(n as u32, k as u32, format);
+    let plan = block_on(RepackPlan::new(kernels, &spec)).unwrap();
+    let at = |buffer, there: bool| there.then_some(SubBuffer { buffer, offset: OFFSET });
+    let bound = block_on(plan.bind(RepackArgs {
+        codes: SubBuffer { buffer: &codes, offset: OFFSET },
+        metadata: at(&metadata, format.is_sparse()),
+        scales: at(&scales, format.element().is_integer()),
+        zeros: at(&zeros, !format.is_symmetric()),
+        output: &output,
+    }))
+    .unwrap();
+    host.submit(|pass| bound.record(pass)).unwrap();
+    let order = kernels.caps().row_order;
+    let layout = DeviceLayout::new(format, n, k, order).unwrap();
+    let want = layout.pack_rows(packed, 0..n);
+    assert!(host.download_rows(&output).unwrap() == want, "{name} {n}×{k}, {order:?}");
+    bound.chunks()
+}
+
+/// The same device with the other order of rows.
+fn other_order(host: &Host) -> Host {
+    let mut caps = host.kernels().caps().clone();
+    caps.row_order = match caps.row_order {
+        RowOrder::Rows => RowOrder::Panels,
+        RowOrder::Panels => RowOrder::Rows,
+    };
+    let (info, device) = (host.adapter_info().clone(), host.device().clone());
+    Host::with_caps(info, device, host.queue().clone(), &caps).unwrap()
+}
+
+#[test]
+fn equal_to_the_host() {
+    let Some(host) = common::host() else { return };
+    let other = other_order(&host);
+    for (i, format) in common::all_formats().into_iter().enumerate() {
+        for (n, k) in [(1, 1), (5, 31), (16, 32), (9, 70), (11, 200)] {
+            let packed = random_weights(format, n, k, (i + n) as u64);
+            let name = format.to_string();
+            for host in [&host, &other] {
+                assert_eq!(repack(host, &packed, &name), 1, "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn parts_larger_than_a_binding_are_split() {
+    let Some(host) = common::host() else { return };
+    let small = common::host_within(&host, |limits| {
+        limits.max_storage_buffer_binding_size = 8192;
+        limits.min_storage_buffer_offset_alignment = 256;
+    });
+    for name in ["f16", "int8-g7-asym-f16s", "2:4+int4-g5-asym", "int4-tensor-asym"] {
+        let packed = random_weights(name.parse().unwrap(), 187, 200, 3);
+        assert!(repack(&small, &packed, name) > 2, "{name} was not split");
+    }
+}
+
+#[test]
+fn nothing_is_fine_and_wrong_parts_are_refused() {
+    let Some(host) = common::host() else { return };
+    let format = "2:4+int8-g32-asym".parse().unwrap();
+    for (n, k) in [(0, 8), (8, 0)] {
+        let packed = random_weights(format, n, k, 1);
+        assert_eq!(repack(&host, &packed, "empty"), 0);
+    }
+    let plan = block_on(RepackPlan::new(host.kernels(), &RepackSpec::new(8, 64, format))).unwrap();
+    let output = block_on(DeviceWeights::allocate(host.kernels(), format, 8, 64)).unwrap();
+    let (large, small) = (host.zeros(4096).unwrap(), host.zeros(32).unwrap());
+    let good = RepackArgs {
+        codes: (&large).into(),
+        metadata: Some((&large).into()),
+        scales: Some((&large).into()),
+        zeros: Some((&large).into()),
+        output: &output,
+    };
+    let refuse = |args| block_on(plan.bind(args)).map(drop).unwrap_err();
+    assert!(block_on(plan.bind(good)).is_ok());
+    let without = |role| BindError::Part { role, planned: true };
+    assert_eq!(refuse(RepackArgs { metadata: None, ..good }), without(Role::Mask));
+    assert_eq!(refuse(RepackArgs { scales: None, ..good }), without(Role::Scales));
+    assert_eq!(refuse(RepackArgs { zeros: None, ..good }), without(Role::Zeros));
+    let short = refuse(RepackArgs { codes: (&small).into(), ..good });
+    assert_eq!(short, BindError::TooSmall { role: Role::Weights, need: 256, have: 32 });
+    let codes = SubBuffer { buffer: &large, offset: 2 };
+    assert!(matches!(refuse(RepackArgs { codes, ..good }), BindError::Misaligned { .. }));
+    let codes = SubBuffer::from(&output.blocks()[0].codes);
+    assert_eq!(refuse(RepackArgs { codes, ..good }), BindError::Aliased { role: Role::Weights });
+    let f16: DeviceWeights =
+        block_on(DeviceWeights::allocate(host.kernels(), "f16".parse().unwrap(), 8, 64)).unwrap();
+    assert!(matches!(refuse(RepackArgs { output: &f16, ..good }), BindError::WrongWeights { .. }));
+    assert_eq!(ScaleType::F32, output.format().scale_type());
+}
