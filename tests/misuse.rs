@@ -204,10 +204,13 @@ fn plans_are_refused() {
         let gemv = refused(&kernels, Schedule::Gemv { lanes: 8, m_tile });
         assert_eq!(gemv, "rows at a time (1 to 8)");
     }
-    for m_tile in [0, 2, 3, 5, 8, u32::MAX] {
+    for m_tile in [0, 2, 3, 5, 7, 32, u32::MAX] {
         let rows = refused(&kernels, Schedule::Rows { m_tile, n_tile: 2 });
-        assert_eq!(rows, "rows at a time (1 or 4)");
+        assert_eq!(rows, "rows at a time (1, 4, 8 or 16)");
     }
+    let gpu = noop.kernels_with(|caps| caps.class = AdapterClass::Gpu);
+    let rows = refused(&gpu, Schedule::Rows { m_tile: 8, n_tile: 2 });
+    assert_eq!(rows, "rows at a time (1 or 4 on a GPU)");
     for (m_tile, n_tile) in [(1, 0), (1, 3), (1, 8), (4, 4), (4, u32::MAX)] {
         let rows = refused(&kernels, Schedule::Rows { m_tile, n_tile });
         assert_eq!(rows, "columns a lane (2, or 4 for one row)");

@@ -45,6 +45,10 @@ fn schedules_of_gpus_with_rows_in_order() {
         // Whole pairs of blocks, a tail in one, an odd number of blocks; more lanes than a wave.
         for (j, k) in [192, 116, 224, 4096].into_iter().enumerate() {
             for schedule in Schedule::all(k as u32) {
+                // Of CPU adapters alone.
+                if matches!(schedule, Schedule::Rows { m_tile: 8.., .. }) {
+                    continue;
+                }
                 let (m, _) = schedule.tile();
                 let y = [FloatType::F32, FloatType::F16][(i + j) % 2];
                 let x = [FloatType::F16, FloatType::F32][i % 2];

@@ -94,9 +94,9 @@ impl Listing {
                 continue;
             }
             if line == "(invalid instruction)" {
-                let opcode = unknown(word.trim());
-                second_word = opcode == Some("s_unknown");
-                instructions.extend(opcode.map(|opcode| Instruction {
+                let (opcode, words) = unknown(word.trim()).unzip();
+                second_word = words == Some(2);
+                instructions.extend(opcode.map(|opcode: &str| Instruction {
                     opcode: opcode.into(),
                     second: None,
                     binding: None,
@@ -168,12 +168,13 @@ impl Listing {
 }
 
 /// What LLVM 15 cannot name, by the first word of its encoding: vector operations of one operand
-/// (conversions from 16 bits), and scalar loads, of two words.
-fn unknown(word: &str) -> Option<&'static str> {
+/// (conversions from 16 bits) in one word or in two, and scalar loads, of two words.
+fn unknown(word: &str) -> Option<(&'static str, u32)> {
     let word = u32::from_str_radix(word, 16).ok()?;
     match word >> 25 {
-        0x3f => Some("v_unknown"),
-        0x7a | 0x7b => Some("s_unknown"),
+        0x3f => Some(("v_unknown", 1)),
+        0x6a | 0x6b => Some(("v_unknown", 2)),
+        0x7a | 0x7b => Some(("s_unknown", 2)),
         _ => None,
     }
 }
@@ -343,9 +344,11 @@ BB2
 (invalid instruction)            ; f4281a04
 	v_ldexp_f16_e32 v0, s0, v0      ; 76000000
 	v_nop                           ; 7e000000
+(invalid instruction)            ; d59c009c
+(invalid instruction)            ; 00000128
 ";
         let counts = Listing::parse(text).counts(None);
-        assert_eq!((counts.valu, counts.salu), (2, 1));
+        assert_eq!((counts.valu, counts.salu), (3, 1));
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub enum Schedule {
     },
     /// A lane owns `n_tile` columns of Y for `m_tile` rows of X.
     Rows {
-        /// 1, 4, 8 or 16.
+        /// 1 or 4; on CPU-type adapters also 8 or 16.
         m_tile: u32,
         /// 2, or for one row of X also 4.
         n_tile: u32,
@@ -123,6 +123,10 @@ impl Schedule {
         if let Self::Rows { m_tile, n_tile } = *self {
             if !matches!(m_tile, 1 | 4 | 8 | 16) {
                 return refuse("rows at a time (1, 4, 8 or 16)", m_tile, 16);
+            }
+            // Hundreds of registers: what moves between a stack and caches on a CPU spills there.
+            if m_tile > 4 && caps.class == AdapterClass::Gpu {
+                return refuse("rows at a time (1 or 4 on a GPU)", m_tile, 4);
             }
             if n_tile != 2 && (m_tile, n_tile) != (1, 4) {
                 return refuse("columns a lane (2, or 4 for one row)", n_tile, 4);
