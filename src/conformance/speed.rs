@@ -294,12 +294,14 @@ fn matmul(
     for _ in 1..copies {
         sets.push(host.upload(&packed)?);
     }
-    let mut bound = Vec::new();
-    for weights in &sets {
-        let args =
-            MatmulArgs { activations: (&x).into(), weights, bias: None, output: (&y).into() };
-        bound.push(block_on(plan.bind(args))?);
-    }
+    let bind_all = |plan: &MatmulPlan| {
+        let bind = |weights| {
+            let (activations, output) = ((&x).into(), (&y).into());
+            block_on(plan.bind(MatmulArgs { activations, weights, bias: None, output }))
+        };
+        sets.iter().map(bind).collect::<Result<Vec<_>, _>>()
+    };
+    let bound = bind_all(&plan)?;
     let mut recorded = Ok(());
     host.submit(|pass| recorded = bound[0].record(pass, m))?;
     recorded?;
@@ -316,13 +318,7 @@ fn matmul(
     let stripped = block_on(Kernels::new(host.device(), host.kernels().caps()))?;
     block_on(stripped.plant(&choice.shader(), &unpack_shader(&choice).compose().source))?;
     let plan = block_on(MatmulPlan::new(&stripped, &spec, Select::Pinned(choice.schedule)))?;
-    let mut bound = Vec::new();
-    for weights in &sets {
-        let args =
-            MatmulArgs { activations: (&x).into(), weights, bias: None, output: (&y).into() };
-        bound.push(block_on(plan.bind(args))?);
-    }
-    Ok((choice.name(), ms, record(&bound)?.0))
+    Ok((choice.name(), ms, record(&bind_all(&plan)?)?.0))
 }
 
 /// Milliseconds of the host's own way to make weights, the median of three; none where it

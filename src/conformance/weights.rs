@@ -15,8 +15,8 @@ use crate::reference::{self, Output};
 use pollster::block_on;
 
 /// Makes weights on the device, over buffers full of sentinels, and compares every word of
-/// the kernel layout with what the host makes; and so what the device repacks of it. Strided cases give the mask and leave gaps
-/// between the rows of W.
+/// the kernel layout with what the host makes; and so what the device repacks of it. Strided
+/// cases give the mask and leave gaps between the rows of W.
 pub(super) fn compress(host: &Host, case: &Case) -> Result<Outcome, String> {
     let text = |e: &dyn std::error::Error| e.to_string();
     let (n, k) = (case.n, case.k);

@@ -32,15 +32,7 @@ impl RepackSpec {
     pub fn shader(&self, order: RowOrder) -> Shader {
         let mut consts = constants(
             &self.weights,
-            &[
-                "ELEMENT_BITS",
-                "IS_FLOAT",
-                "ASYMMETRIC",
-                "SPARSE",
-                "F16_SCALES",
-                "PER_TENSOR",
-                "CODE_ZERO",
-            ],
+            &["ELEMENT_BITS", "ASYMMETRIC", "SPARSE", "F16_SCALES", "PER_TENSOR", "CODE_ZERO"],
         );
         consts.push(("PANEL", Const::U32(order.panel())));
         Shader {

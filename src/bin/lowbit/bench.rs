@@ -19,7 +19,7 @@ use std::sync::Arc;
 /// time that the adapter's measured multiply-adds or reads (copies, for compress and
 /// dequantize) would take at least, as a share of the time taken; `of unpack` is the time of the
 /// same kernel without X and scales; `host ms` that of making the weights on the host.
-/// Weights that fit a cache are copied so often that they come from memory.
+/// Up to eight rows of X, weights that fit a cache are copied so often that they come from memory.
 #[derive(clap::Args)]
 pub struct Args {
     /// matmul, compress or dequantize; may be given again

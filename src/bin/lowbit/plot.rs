@@ -40,16 +40,16 @@ type Curve = (String, Vec<(f64, f64)>);
 fn curves(rows: &[Timing]) -> Vec<Curve> {
     let matmuls: Vec<_> = rows.iter().filter(|row| row.m > 0 && row.ms > 0.0).collect();
     let mut curves: Vec<Curve> = Vec::new();
-    for (i, row) in matmuls.iter().enumerate() {
+    let problem = |row: &Timing| (row.weights.clone(), row.m, row.n, row.k);
+    for row in &matmuls {
         let (n, k) = (row.n, row.k);
-        // Rows of one format and shape again: one a pinned schedule.
-        let same = |other: &&&Timing| (&other.weights, other.m) == (&row.weights, row.m);
+        // One format and shape again: a row a pinned schedule.
         let schedule = row.kernel.split('.').next().unwrap_or_default();
-        let name = match matmuls.iter().filter(same).filter(|o| (o.n, o.k) == (n, k)).count() {
+        let name = match matmuls.iter().filter(|other| problem(other) == problem(row)).count() {
             1 => format!("{} {n}×{k}", row.weights),
             _ => format!("{} {n}×{k} {schedule}", row.weights),
         };
-        let point = (matmuls[i].m as f64, row.ms / row.m as f64);
+        let point = (row.m as f64, row.ms / row.m as f64);
         match curves.iter_mut().find(|(known, _)| *known == name) {
             Some((_, points)) => points.push(point),
             None => curves.push((name, vec![point])),
@@ -64,10 +64,10 @@ fn curves(rows: &[Timing]) -> Vec<Curve> {
 fn draw(title: &str, curves: &[Curve]) -> Result<String, String> {
     let mut svg = String::new();
     let points = || curves.iter().flat_map(|(_, points)| points);
-    // A little more than there is, so that no axis is empty.
+    // A little more than there is, so that no axis is empty: one point has a place too.
     let span = |values: &mut dyn Iterator<Item = f64>| {
         let (low, high) = values.fold((f64::MAX, 0.0f64), |(l, h), v| (l.min(v), h.max(v)));
-        if low < high { (low / 1.2, high * 1.2) } else { (0.5, 2.0) }
+        if low <= high { (low / 1.2, high * 1.2) } else { (0.5, 2.0) }
     };
     let (m_low, m_high) = span(&mut points().map(|point| point.0));
     let (ms_low, ms_high) = span(&mut points().map(|point| point.1));
@@ -148,6 +148,9 @@ mod tests {
         assert_eq!(found, want);
         let svg = draw("title", &found).unwrap();
         assert!(svg.starts_with("<svg") && svg.contains("int8 64×32 b") && svg.contains("title"));
+        // The only point is inside the frame.
+        let circles = |svg: &str| svg.matches("<circle").count();
+        assert!(circles(&draw("one", &found[1..2]).unwrap()) > 0);
         // Nothing to draw is an empty chart.
         assert!(draw("empty", &[]).unwrap().starts_with("<svg"));
     }
