@@ -36,7 +36,7 @@ fn matmul(c: &mut Criterion, host: &Host) {
         group.throughput(Throughput::Elements(2 * u64::from(m) * (n * k) as u64));
         for format in formats() {
             let weights = host.compress(&w, n, k, &format).expect("finite weights");
-            let spec = MatmulSpec::new(m, n as u32, k as u32, format);
+            let spec = MatmulSpec::of(m, &weights);
             let plan =
                 block_on(MatmulPlan::new(host.kernels(), &spec, Select::Auto)).expect("plan");
             let x = host.zeros(spec.x_bytes(m)).expect("X");
@@ -120,7 +120,7 @@ fn recording(c: &mut Criterion, host: &Host) {
     let (n, k, m) = (64usize, 64usize, 8u32);
     let format = "int4-g32-asym".parse().expect("a format");
     let weights = host.compress(&weights(n, k), n, k, &format).expect("finite weights");
-    let spec = MatmulSpec::new(m, n as u32, k as u32, format);
+    let spec = MatmulSpec::of(m, &weights);
     let plan = block_on(MatmulPlan::new(host.kernels(), &spec, Select::Auto)).expect("plan");
     let x = host.zeros(spec.x_bytes(m)).expect("X");
     let y = host.zeros(spec.y_bytes(m)).expect("Y");

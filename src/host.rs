@@ -5,11 +5,11 @@
 
 use crate::format::{DeviceImage, FormatError, PackedWeights, Scales, WeightFormat};
 use crate::gpu::{BufferFill, Caps, DeviceError, Kernels, pipeline_file};
-use crate::ops::matmul::RecordError;
+use crate::ops::matmul::{RecordError, code_textures_pay};
 use crate::ops::{
-    BindError, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, MakeArgs, MakeError,
-    MakePlan, MakeSpec, MatmulArgs, MatmulPlan, MatmulSpec, PlanError, RepackArgs, RepackPlan,
-    RepackSpec, Select, SourceRows, SubBuffer, WeightsError,
+    BindError, Codes, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, MakeArgs,
+    MakeError, MakePlan, MakeSpec, MatmulArgs, MatmulPlan, MatmulSpec, PlanError, RepackArgs,
+    RepackPlan, RepackSpec, Select, SourceRows, SubBuffer, WeightsError,
 };
 use pollster::block_on;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -232,12 +232,38 @@ impl Host {
         &self.queue
     }
 
-    /// Copies packed weights to the device.
+    /// Copies packed weights to the device, their codes into textures where those
+    /// [pay](code_textures_pay).
     ///
     /// # Errors
     /// [`HostError::Weights`].
     pub fn upload(&self, packed: &PackedWeights) -> Result<DeviceWeights, HostError> {
-        self.run(DeviceWeights::upload(&self.kernels, packed))
+        self.settled(self.run(DeviceWeights::upload(&self.kernels, packed))?)
+    }
+
+    /// With textures where those pay and hold the codes.
+    fn settled(&self, weights: DeviceWeights) -> Result<DeviceWeights, HostError> {
+        let k = to_u32("k", weights.k())?;
+        if !code_textures_pay(&weights.format(), k, self.kernels.caps()) {
+            return Ok(weights);
+        }
+        self.textured(&weights).or_else(|error| match error {
+            HostError::Weights(WeightsError::Texture { .. }) => Ok(weights),
+            error => Err(error),
+        })
+    }
+
+    /// The same weights with their codes in textures: see [`DeviceWeights::with_textures`].
+    ///
+    /// # Errors
+    /// [`HostError::Weights`], and what the device refuses.
+    pub fn textured(&self, weights: &DeviceWeights) -> Result<DeviceWeights, HostError> {
+        let mut encoder = self.device().create_command_encoder(&Default::default());
+        let weights = self.run(weights.with_textures(&self.kernels, &mut encoder))?;
+        let submit = || self.queue.submit([encoder.finish()]);
+        let index = self.run(self.kernels.guarded("a copy into textures", submit))?;
+        self.wait(index)?;
+        Ok(weights)
     }
 
     /// The same, converted to the layout of kernels on the device and not here.
@@ -274,7 +300,7 @@ impl Host {
             output: &output,
         }))?;
         self.submit(|pass| bound.record(pass))?;
-        Ok(output)
+        self.settled(output)
     }
 
     /// Copies weights back and checks them.
@@ -296,8 +322,11 @@ impl Host {
         let mut image = DeviceImage { codes: Vec::new(), side: Vec::new() };
         for block in weights.blocks() {
             let (codes, side) = layout.words(block.rows.len());
-            let (codes, side) =
-                (self.read(&block.codes, 0, codes)?, self.read(&block.side, 0, side)?);
+            let codes = match &block.codes {
+                Codes::Buffer(buffer) => self.read(buffer, 0, codes)?,
+                Codes::Texture(texture) => self.read_texture(texture, codes)?,
+            };
+            let side = self.read(&block.side, 0, side)?;
             let rows = layout.by_rows(&DeviceImage { codes, side }, block.rows.len())?;
             image.codes.extend(rows.codes);
             image.side.extend(rows.side);
@@ -345,7 +374,7 @@ impl Host {
         let bound = self.run(plan.bind(args))?;
         self.submit(|pass| bound.record(pass))?;
         bound.check(&self.read(bound.status(), 0, bound.status_words())?)?;
-        Ok(output)
+        self.settled(output)
     }
 
     /// All weights as f32, `[N, K]`; pruned ones are 0.
@@ -353,8 +382,7 @@ impl Host {
     /// # Errors
     /// What the device refuses.
     pub fn dequantize(&self, weights: &DeviceWeights) -> Result<Vec<f32>, HostError> {
-        let (n, k) = (to_u32("n", weights.n())?, to_u32("k", weights.k())?);
-        self.rows(&DequantizeSpec::new(n, k, weights.format()), weights, None)
+        self.rows(&DequantizeSpec::of(weights), weights, None)
     }
 
     /// Rows of the weights as f32, `[rows.len(), K]`: a lookup in an embedding table.
@@ -362,12 +390,12 @@ impl Host {
     /// # Errors
     /// [`HostError::TooLarge`] for a row that is not below N, and what the device refuses.
     pub fn gather(&self, weights: &DeviceWeights, rows: &[u32]) -> Result<Vec<f32>, HostError> {
-        let (n, k) = (to_u32("n", weights.n())?, to_u32("k", weights.k())?);
+        let n = to_u32("n", weights.n())?;
         if let Some(&row) = rows.iter().find(|&&row| row >= n) {
             let limit = weights.n().saturating_sub(1);
             return Err(HostError::TooLarge { what: "row", value: row as usize, limit });
         }
-        let spec = DequantizeSpec::gather(to_u32("rows", rows.len())?, n, k, weights.format());
+        let spec = DequantizeSpec::of(weights).with_gather(to_u32("rows", rows.len())?);
         let indices = self.storage(rows)?;
         self.rows(&spec, weights, Some((&indices).into()))
     }
@@ -409,8 +437,7 @@ impl Host {
         {
             return Err(HostError::WrongLength { what: "the bias", need: n, have: bias.len() });
         }
-        let mut spec =
-            MatmulSpec::new(to_u32("m", m)?, to_u32("n", n)?, to_u32("k", k)?, weights.format());
+        let mut spec = MatmulSpec::of(to_u32("m", m)?, weights);
         if bias.is_some() {
             spec = spec.with_bias();
         }
@@ -554,6 +581,25 @@ impl Host {
             Err(wgpu::PollError::Timeout) => Err(HostError::Timeout(TIMEOUT.as_secs())),
             Err(error) => Err(HostError::ReadBack(error.to_string())),
         }
+    }
+
+    /// Copies the first words of a texture of codes back.
+    fn read_texture(&self, texture: &wgpu::Texture, words: usize) -> Result<Vec<u32>, HostError> {
+        let (width, height) = (texture.width(), texture.height());
+        let buffer = self.zeros(u64::from(width) * u64::from(height) * 16)?;
+        let layout = wgpu::TexelCopyBufferLayout {
+            offset: 0,
+            bytes_per_row: Some(width * 16),
+            rows_per_image: None,
+        };
+        let to = wgpu::TexelCopyBufferInfo { buffer: &buffer, layout };
+        let index = self.run(self.kernels.guarded("a copy out of a texture", || {
+            let mut encoder = self.device().create_command_encoder(&Default::default());
+            encoder.copy_texture_to_buffer(texture.as_image_copy(), to, texture.size());
+            self.queue.submit([encoder.finish()])
+        }))?;
+        self.wait(index)?;
+        self.read(&buffer, 0, words)
     }
 
     /// Copies words back from a buffer with `COPY_SRC` usage.

@@ -546,7 +546,7 @@ fn making_is_integer_arithmetic_only() {
             }
         }
         for spec in dequantize_specs(2, 2, format) {
-            let shader = spec.shader(RowOrder::Panels);
+            let shader = spec.shader(&common::all_caps()[3]);
             if shaders.insert(shader.clone()) {
                 parse(&shader.compose().source);
             }
@@ -556,8 +556,8 @@ fn making_is_integer_arithmetic_only() {
     assert_eq!(names.len(), shaders.len(), "two shaders of one name");
     println!("{} shaders", shaders.len());
     // The check can fail: dequantizing does multiply.
-    let multiply =
-        DequantizeSpec::new(1, 1, WeightFormat::int8(Granularity::Channel)).shader(RowOrder::Rows);
+    let multiply = DequantizeSpec::new(1, 1, WeightFormat::int8(Granularity::Channel))
+        .shader(&common::all_caps()[0]);
     assert!(reachable_float_arithmetic(&multiply.compose().source).is_some());
 }
 
@@ -577,7 +577,7 @@ fn params_mirror_the_shaders() {
             lowbit::ops::make::params_layout(),
         ),
         (
-            DequantizeSpec::new(1, 1, int8).shader(RowOrder::Rows),
+            DequantizeSpec::new(1, 1, int8).shader(&common::all_caps()[0]),
             "DequantizeParams",
             lowbit::ops::dequantize::params_layout(),
         ),
@@ -670,7 +670,7 @@ fn make(host: &Host, w: &[f32], mask: Option<&Mask24>, spec: &MakeSpec) -> Made 
     });
     let weights = block_on(DeviceWeights::allocate(host.kernels(), spec.weights, n, k)).unwrap();
     for block in weights.blocks() {
-        for buffer in [&block.codes, &block.side] {
+        for buffer in block.buffers() {
             host.queue().write_buffer(buffer, 0, &vec![0xa5; buffer.size() as usize]);
         }
     }
@@ -1106,7 +1106,7 @@ fn buffers_are_checked() {
     assert!(matches!(bind(&spec, late(2), 4, None), Err(BindError::Misaligned { .. })));
     let wide = spec.clone().with_stride(65);
     assert!(matches!(bind(&wide, (&w).into(), 4, None), Err(BindError::TooSmall { .. })));
-    let codes = &output.blocks()[0].codes;
+    let codes = output.blocks()[0].codes.buffer().unwrap();
     let tiny = MakeSpec::new(4, 64, format).with_stride(u32::MAX);
     assert!(matches!(bind(&tiny, codes.into(), 4, None), Err(BindError::TooSmall { .. })));
     assert_eq!(

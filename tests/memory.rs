@@ -39,7 +39,7 @@ fn peak(host: &Host, name: &str, schedule: Schedule, scratch: u64) -> (u64, u64,
     assert!(compressed >= weights.device_bytes());
 
     let x = host.storage(&x).unwrap();
-    let spec = MatmulSpec::new(M, N, K, packed.format());
+    let spec = MatmulSpec::of(M, &weights);
     let y = host.zeros(spec.y_bytes(M)).unwrap();
     host.submit(|_| ()).unwrap();
     let mut peak = now();

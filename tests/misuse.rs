@@ -258,6 +258,7 @@ fn stated_limits_never_exceed_the_device() {
             int64: true,
             exact_halves: false,
             row_order: RowOrder::Rows,
+            texture_extent: u32::MAX,
         }
     });
     let how = Select::Pinned(Schedule::Tiled { m_tile: 32 });
@@ -381,7 +382,7 @@ fn buffers_are_refused() {
     assert_eq!(got, usage(Role::Bias));
     for part in ["codes", "side"] {
         let mut block = rig.weights.blocks()[0].clone();
-        *(if part == "codes" { &mut block.codes } else { &mut block.side }) = copies.clone();
+        replace(&mut block, part, &copies);
         let weights =
             DeviceWeights::from_blocks(int4(), 7, 64, RowOrder::Rows, vec![block]).unwrap();
         let mut args = rig.args();
@@ -399,7 +400,7 @@ fn buffers_are_refused() {
     }
     for part in ["codes", "side"] {
         let mut block = rig.weights.blocks()[0].clone();
-        *(if part == "codes" { &mut block.codes } else { &mut block.side }) = big.clone();
+        replace(&mut block, part, &big);
         let weights =
             DeviceWeights::from_blocks(int4(), 7, 64, RowOrder::Rows, vec![block]).unwrap();
         let mut args = rig.args();
@@ -575,7 +576,7 @@ fn weights_are_refused() {
 
     let buffers = |rows, bytes| {
         let buffer = || noop.buffer(bytes);
-        RowBlock { codes: buffer(), side: buffer(), rows }
+        RowBlock { codes: buffer().into(), side: buffer(), rows }
     };
     let take =
         |n, blocks| DeviceWeights::from_blocks(f32, n, 64, RowOrder::Rows, blocks).map(|w| w.n());
@@ -928,5 +929,13 @@ proptest! {
             prop_assert!(x >= u64::from(k) * float.bytes());
             prop_assert!(u128::from(y) >= u128::from(n) * u128::from(max_m) * u128::from(batch) * u128::from(float.bytes()));
         }
+    }
+}
+
+/// Puts a buffer in the place of a block's codes or side data.
+fn replace(block: &mut RowBlock, part: &str, buffer: &wgpu::Buffer) {
+    match part {
+        "codes" => block.codes = buffer.clone().into(),
+        _ => block.side = buffer.clone(),
     }
 }

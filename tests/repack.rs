@@ -5,7 +5,9 @@ mod common;
 
 use lowbit::format::{DeviceLayout, PackedWeights, RowOrder, Scales, WeightFormat};
 use lowbit::host::Host;
-use lowbit::ops::{BindError, DeviceWeights, RepackArgs, RepackPlan, RepackSpec, Role, SubBuffer};
+use lowbit::ops::{
+    BindError, DeviceWeights, RepackArgs, RepackPlan, RepackSpec, Role, RowBlock, SubBuffer,
+};
 use pollster::block_on;
 
 /// Where parts start, in bytes: no multiple of the binding alignment.
@@ -44,7 +46,7 @@ fn repack(host: &Host, packed: &PackedWeights, name: &str) -> usize {
     };
     let zeros = part(host, packed.zeros());
     let output = block_on(DeviceWeights::allocate(kernels, format, n, k)).unwrap();
-    for buffer in output.blocks().iter().flat_map(|block| [&block.codes, &block.side]) {
+    for buffer in output.blocks().iter().flat_map(RowBlock::buffers) {
         let noise = vec![NOISE; (buffer.size() / 4) as usize];
         host.queue().write_buffer(buffer, 0, bytemuck::cast_slice(&noise));
     }
@@ -134,7 +136,7 @@ fn nothing_is_fine_and_wrong_parts_are_refused() {
     assert_eq!(short, BindError::TooSmall { role: Role::Weights, need: 256, have: 32 });
     let codes = SubBuffer { buffer: &large, offset: 2 };
     assert!(matches!(refuse(RepackArgs { codes, ..good }), BindError::Misaligned { .. }));
-    let codes = SubBuffer::from(&output.blocks()[0].codes);
+    let codes = SubBuffer::from(output.blocks()[0].codes.buffer().unwrap());
     assert_eq!(refuse(RepackArgs { codes, ..good }), BindError::Aliased { role: Role::Weights });
     let f16: DeviceWeights =
         block_on(DeviceWeights::allocate(host.kernels(), "f16".parse().unwrap(), 8, 64)).unwrap();

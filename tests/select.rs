@@ -8,7 +8,7 @@
 use lowbit::format::WeightFormat;
 use lowbit::gpu::{AdapterClass, Caps};
 use lowbit::ops::MatmulSpec;
-use lowbit::ops::matmul::{KernelChoice, Schedule, candidates, select};
+use lowbit::ops::matmul::{KernelChoice, Schedule, candidates, code_textures_pay, select};
 use wgpu::{Backend, DeviceType, Features, Limits};
 
 struct Device {
@@ -97,7 +97,8 @@ fn devices() -> Vec<Device> {
             (4, 128),
             Limits::downlevel_defaults(),
         ),
-        device("lavapipe", "llvmpipe", Cpu, Vulkan, both, (8, 8), lavapipe),
+        device("lavapipe", "llvmpipe", Cpu, Vulkan, both, (8, 8), lavapipe.clone()),
+        device("llvmpipe", "llvmpipe", Cpu, Backend::Gl, both, (8, 8), lavapipe),
     ]
 }
 
@@ -146,7 +147,10 @@ browser's minimum: Gpu, 0 lanes
   all formats: 1 gemv_m1_l32, 2–8 gemv_m4_l32, 16–64 tiled_32x64, 128–4096 tiled_64x64
 downlevel: Gpu, 0 lanes
   all formats: refused (schedule rows_m1_n2 does not apply: it needs 5 storage buffers, the device has 4)
-lavapipe: Cpu, 8 lanes, int64
+lavapipe: Cpu, 8 lanes, int64, textures
+  f32 f16 int16-channel int8-channel int4-g64-asym 2:4+f16 2:4+int8-channel 2:4+int4-g64-asym: 1 rows_m1_n4, 2–4096 rows_m4_n2
+  int8-g48: 1 rows_m1_n2, 2–4096 rows_m4_n2
+llvmpipe: Cpu, 8 lanes, int64
   f32 f16 int16-channel: 1 rows_m1_n2, 2 rows_m4_n2, 7–64 rows_m8_n2, 128–4096 rows_m16_n2
   int8-channel int8-g48 2:4+f16: 1 rows_m1_n2, 2–4096 rows_m4_n2
   int4-g64-asym 2:4+int8-channel 2:4+int4-g64-asym: 1 rows_m1_n4, 2–4096 rows_m4_n2
@@ -157,7 +161,9 @@ fn choices(caps: &Caps, format: &str) -> String {
     let format: WeightFormat = format.parse().unwrap();
     let mut runs: Vec<(u32, u32, Schedule)> = Vec::new();
     for m in M {
-        let schedule = select(&MatmulSpec::new(m, 4096, 4096, format), caps, m);
+        let mut spec = MatmulSpec::new(m, 4096, 4096, format);
+        spec.code_textures = code_textures_pay(&format, 4096, caps);
+        let schedule = select(&spec, caps, m);
         if let Err(error) = schedule.check(caps) {
             return format!("refused ({error})");
         }
@@ -178,8 +184,12 @@ fn the_table_of_choices() {
     let mut table = String::from("\n");
     for device in devices() {
         let caps = device.caps();
+        let textures = if caps.texture_extent > 0 { ", textures" } else { "" };
         let int64 = if caps.int64 { ", int64" } else { "" };
-        table += &format!("{}: {:?}, {} lanes{int64}\n", device.name, caps.class, caps.subgroup);
+        table += &format!(
+            "{}: {:?}, {} lanes{int64}{textures}\n",
+            device.name, caps.class, caps.subgroup
+        );
         let mut lines: Vec<(String, Vec<&str>)> = Vec::new();
         for format in FORMATS {
             let choices = choices(&caps, format);
@@ -239,7 +249,7 @@ fn choices_fit_the_device() {
             }
         }
     }
-    assert_eq!(seen, 8 * 9 * 8 * 10);
+    assert_eq!(seen, 9 * 9 * 8 * 10);
 }
 
 /// Each limit by itself: `select` steps down to what fits, or `check` says what is missing.

@@ -1,6 +1,7 @@
 // Rows of a compressed matrix as f32 or f16, all of them or those an index list names.
 //
-// Requires: lib/panel, lib/panel_codes, quantize/record, sparse/metadata, lib/half; constants
+// Requires: lib/panel, lib/panel_codes, access/words_u32 or access/words_texture,
+// quantize/record, sparse/metadata, lib/half; constants
 // ELEMENT_BITS, IS_FLOAT, SPARSE, INDEXED, OUTPUT_F16, M_TABLE.
 // Provides: `main`, one invocation an output word: rows·(k words, or ⌈k/2⌉ of halves).
 //
@@ -50,9 +51,8 @@ struct Digit {
 @group(0) @binding(0) var<uniform> params: DequantizeParams;
 @group(0) @binding(1) var<uniform> count_low: Digit;
 @group(0) @binding(2) var<uniform> count_high: Digit;
-@group(0) @binding(3) var<storage, read> codes: array<u32>;
-@group(0) @binding(4) var<storage, read> side: array<u32>;
-@group(0) @binding(5) var<storage, read> indices: array<u32>;
+@group(0) @binding(3) var<storage, read> indices: array<u32>;
+@group(0) @binding(5) var<storage, read> side: array<u32>;
 @group(0) @binding(6) var<storage, read_write> output: array<u32>;
 
 fn row_count() -> u32 {
@@ -77,7 +77,7 @@ fn position_of(record: u32, column: u32) -> u32 {
 }
 
 fn code_bits(row: u32, position: u32) -> u32 {
-    let word = codes[code_word(row, position / CODES_PER_WORD)];
+    let word = code_at(code_word(row, position / CODES_PER_WORD));
     return extractBits(word, code_shift(position), ELEMENT_BITS);
 }
 

@@ -94,6 +94,8 @@ pub struct Case {
     pub strided: bool,
     /// A pinned schedule; `None` takes the adapter's own choice.
     pub schedule: Option<Schedule>,
+    /// Whether codes are read out of textures, on devices that have them.
+    pub textures: bool,
 }
 
 impl Case {
@@ -108,8 +110,20 @@ impl Case {
     ) -> Self {
         let bias = (activations == output) ^ format.is_sparse() ^ format.is_symmetric();
         let strided = (m + n + k) % 3 == 0;
-        let (op, schedule) = (Op::Matmul, None);
-        Self { op, format, activations, output, m, n, k, values, bias, strided, schedule }
+        Self {
+            op: Op::Matmul,
+            format,
+            activations,
+            output,
+            m,
+            n,
+            k,
+            values,
+            bias,
+            strided,
+            schedule: None,
+            textures: false,
+        }
     }
 
     /// A name that says everything: `lowbit verify --case` repeats it.
@@ -130,6 +144,9 @@ impl Case {
         }
         if self.strided {
             id.push_str("/strided");
+        }
+        if self.textures {
+            id.push_str("/textures");
         }
         if let Some(schedule) = self.schedule {
             id.push_str(&format!("/{schedule}"));

@@ -3,8 +3,11 @@
 use super::{Case, Values};
 use crate::compress::{self, CompressError};
 use crate::format::{Element, PackedWeights, ScaleType, Scales};
-use crate::ops::FloatType;
+use crate::host::Host;
+use crate::ops::matmul::texture_width;
+use crate::ops::{DeviceWeights, FloatType};
 use half::f16;
+use pollster::block_on;
 
 /// SplitMix64 (Steele, Lea and Flood, 2014).
 pub(super) struct Random(u64);
@@ -107,4 +110,15 @@ pub(super) fn exact_weights(
     }
     let (metadata, zeros) = (packed.metadata().to_vec(), packed.zeros().to_vec());
     Ok(PackedWeights::from_parts(format, n, k, codes, metadata, scales, zeros)?)
+}
+
+/// Weights with their codes where the case wants them, whether that pays or not.
+pub fn upload(host: &Host, case: &Case, packed: &PackedWeights) -> Result<DeviceWeights, String> {
+    let weights = block_on(DeviceWeights::upload(host.kernels(), packed));
+    let weights = weights.map_err(|e| e.to_string())?;
+    let width = texture_width(&case.format, case.k as u32, host.kernels().caps());
+    match case.textures && width > 0 {
+        true => host.textured(&weights).map_err(|e| e.to_string()),
+        false => Ok(weights),
+    }
 }

@@ -158,6 +158,9 @@ fn spec(case: &Case) -> MatmulSpec {
     if case.bias {
         spec = spec.with_bias();
     }
+    if case.textures {
+        spec = spec.with_code_textures();
+    }
     spec
 }
 
@@ -172,7 +175,7 @@ fn multiply(
     bias: Option<&[f32]>,
 ) -> Result<Vec<f32>, String> {
     let spec = plan.spec();
-    let weights = host.upload(packed).map_err(|e| e.to_string())?;
+    let weights = data::upload(host, case, packed)?;
     let Gaps { x_offset, y_offset } = gaps(case);
     let (x_bytes, y_bytes) = (case.activations.bytes(), case.output.bytes());
     let words = |elements: u64, bytes: u64| (elements * bytes).div_ceil(4) as usize + 8;

@@ -274,8 +274,8 @@ fn matmul(
     activations: FloatType,
     m: usize,
 ) -> Result<(String, Milliseconds, f64), HostError> {
-    let (m, n, k) = (m as u32, weights.n() as u32, weights.k() as u32);
-    let spec = MatmulSpec::new(m, n, k, weights.format()).with_activations(activations);
+    let m = m as u32;
+    let spec = MatmulSpec::of(m, weights).with_activations(activations);
     let plan = block_on(MatmulPlan::new(host.kernels(), &spec, how.clone()))?;
     let elements = (spec.x_bytes(m) / activations.bytes()) as usize;
     let x = data::values(Values::Normal, elements.next_multiple_of(2), &mut Random::new(7));
@@ -353,12 +353,11 @@ fn make(
 }
 
 fn dequantize(host: &Host, weights: &DeviceWeights) -> Result<(String, Milliseconds), HostError> {
-    let (n, k) = (weights.n() as u32, weights.k() as u32);
-    let spec = DequantizeSpec::new(n, k, weights.format());
+    let spec = DequantizeSpec::of(weights);
     let plan = block_on(DequantizePlan::new(host.kernels(), &spec))?;
-    let output = host.zeros(spec.output_bytes(n))?;
+    let output = host.zeros(spec.output_bytes(spec.rows()))?;
     let args = DequantizeArgs { weights, indices: None, output: (&output).into() };
     let bound = block_on(plan.bind(args))?;
     let ms = median(host, |pass| bound.record(pass))?;
-    Ok((spec.shader(host.kernels().caps().row_order).name, ms))
+    Ok((spec.shader(host.kernels().caps()).name, ms))
 }

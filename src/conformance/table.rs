@@ -1,6 +1,7 @@
 use super::covering::triples;
 use super::{Case, Op, Values};
 use crate::format::{Element, Granularity, ScaleType, WeightFormat};
+use crate::ops::matmul::Decoder;
 use crate::ops::{FloatType, Schedule};
 use std::num::NonZeroU32;
 
@@ -71,6 +72,8 @@ fn format(element: Element, granularity: Granularity, index: usize) -> Option<We
 
 /// The case table.
 ///
+/// Textures: codes out of them, for every decoder and regime.
+///
 /// Small: the full product of formats, types of X and Y, regimes of m and shapes up to 72;
 /// value patterns and scale types in turn. Pinned: every schedule with every decoder and scaling. Large: a
 /// covering of strength 3 over elements, granularities, symmetry, scale type and sparsity,
@@ -79,6 +82,7 @@ pub fn table(extent: Extent) -> Vec<Case> {
     let mut cases = Vec::new();
     small(extent, &mut cases);
     pinned(extent, &mut cases);
+    textures(extent, &mut cases);
     if extent == Extent::Full {
         large(&mut cases);
     }
@@ -156,6 +160,32 @@ fn pinned(extent: Extent, cases: &mut Vec<Case>) {
     }
 }
 
+/// Codes of every decoder that loads 16 bytes or more, of less than a row of a texture and of
+/// several with a ragged end.
+fn textures(extent: Extent, cases: &mut Vec<Case>) {
+    let decoders = Element::ALL.into_iter().flat_map(|element| [(element, 0), (element, 1)]);
+    for (i, (element, sparse)) in decoders.enumerate() {
+        for (j, m) in LARGE_M.into_iter().enumerate() {
+            // Quick: one m a decoder, in turn.
+            if extent == Extent::Quick && i % LARGE_M.len() != j {
+                continue;
+            }
+            let turn = i + j;
+            let format = format(element, group(64), sparse | ((turn % 4) << 1))
+                .or_else(|| format(element, group(64), sparse));
+            let Some(format) = format.filter(|f| Decoder::of(f).block_bytes() >= 16) else {
+                continue;
+            };
+            let k = if turn % 2 == 0 { 2080 } else { 201 };
+            let types = (FLOATS[turn / 2 % 2], FLOATS[turn / 3 % 2]);
+            let values = Values::ALL[turn % Values::ALL.len()];
+            let mut case = Case::matmul(format, types, (m, 70, k), values);
+            case.textures = true;
+            cases.push(case);
+        }
+    }
+}
+
 /// 8, 8, 2, and 32 and 128 lanes; 201 is no multiple of anything.
 const PINNED_K: [usize; 4] = [200, 201, 36, 2080];
 
@@ -194,6 +224,7 @@ fn making(extent: Extent, cases: &mut Vec<Case>) {
                     let m = if op == Op::Gather { 9 } else { n };
                     let mut case = Case::matmul(format, types, (m, n, k), values);
                     (case.op, case.bias, case.strided) = (op, false, (a + b) % 3 == 0);
+                    case.textures = op != Op::Compress && (a + c) % 2 == 1;
                     cases.push(case);
                 }
             }

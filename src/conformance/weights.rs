@@ -90,7 +90,7 @@ fn filled(host: &Host, packed: &PackedWeights) -> Result<DeviceWeights, String> 
     let weights = block_on(DeviceWeights::allocate(host.kernels(), format, n, k));
     let weights = weights.map_err(|e| e.to_string())?;
     for block in weights.blocks() {
-        for buffer in [&block.codes, &block.side] {
+        for buffer in block.buffers() {
             let words = vec![SENTINEL; (buffer.size() / 4) as usize];
             host.queue().write_buffer(buffer, 0, bytemuck::cast_slice(&words));
         }
@@ -119,12 +119,15 @@ pub(super) fn rows(host: &Host, case: &Case) -> Result<Outcome, String> {
         (case.n, DequantizeSpec::new(n, k, case.format))
     };
     spec = spec.with_output(case.output);
+    if case.textures {
+        spec = spec.with_code_textures();
+    }
     let offset = if case.strided { 6usize } else { 0 };
     if case.strided {
         spec = spec.clone().with_stride(spec.stride + 4 + spec.stride % 2);
     }
     let plan = block_on(DequantizePlan::new(host.kernels(), &spec)).map_err(|e| text(&e))?;
-    let weights = host.upload(&packed).map_err(|e| text(&e))?;
+    let weights = data::upload(host, case, &packed)?;
     let index_buffer = host.storage(&[&sent[..], &[u32::MAX; 4]].concat()).map_err(|e| text(&e))?;
     let bytes = case.output.bytes();
     let words = (spec.output_bytes(spec.rows()) + offset as u64 * bytes).div_ceil(4) as usize + 4;
@@ -173,9 +176,5 @@ pub(super) fn rows(host: &Host, case: &Case) -> Result<Outcome, String> {
         fault = Some(format!("word {word} was written, and lies between or past the rows"));
     }
     let error_over_bound = ErrorOverBound::Ratio(worst);
-    Ok(Outcome {
-        kernel: spec.shader(host.kernels().caps().row_order).name,
-        error_over_bound,
-        fault,
-    })
+    Ok(Outcome { kernel: spec.shader(host.kernels().caps()).name, error_over_bound, fault })
 }

@@ -45,7 +45,16 @@ pub struct Caps {
     pub exact_halves: bool,
     /// The order in which rows of weights are laid out for this device.
     pub row_order: RowOrder,
+    /// Width and height of the largest 2D texture, where kernels load long codes faster out of
+    /// textures than out of buffers; else 0. See [`DeviceWeights::with_textures`].
+    ///
+    /// [`DeviceWeights::with_textures`]: crate::ops::DeviceWeights::with_textures
+    pub texture_extent: u32,
 }
+
+/// Texels in a row of a texture of codes, at most: the last row wastes 32 KiB at most, and
+/// 256 MiB fit within WebGPU's default limits.
+const MAX_TEXTURE_WIDTH: u32 = 2048;
 
 impl Caps {
     /// The facts of a device, as it was requested: limits are the device's, which may be
@@ -63,6 +72,11 @@ impl Caps {
             int64: features.contains(wgpu::Features::SHADER_INT64),
             // It converts by the CPU's own instruction, or by integer arithmetic.
             exact_halves: info.driver == "llvmpipe",
+            // It gathers texels of all lanes at once, words of a buffer lane by lane.
+            texture_extent: match (info.driver.as_str(), info.backend) {
+                ("llvmpipe", wgpu::Backend::Vulkan) => limits.max_texture_dimension_2d,
+                _ => 0,
+            },
             ..Self::from_limits(class, limits)
         }
     }
@@ -118,6 +132,16 @@ impl Caps {
                 AdapterClass::Gpu => RowOrder::Rows,
                 AdapterClass::Cpu => RowOrder::Panels,
             },
+            texture_extent: 0,
+        }
+    }
+
+    /// Texels in a row of a texture of codes, a power of two; 0 where there are none.
+    pub(crate) fn texture_width(&self) -> u32 {
+        match self.texture_extent.min(MAX_TEXTURE_WIDTH).checked_ilog2() {
+            // Copies want rows of 256 bytes.
+            Some(bits) if bits >= 4 => 1 << bits,
+            _ => 0,
         }
     }
 
@@ -154,6 +178,10 @@ impl Caps {
             int64: self.int64 && features.contains(wgpu::Features::SHADER_INT64),
             exact_halves: self.exact_halves,
             row_order: self.row_order,
+            texture_extent: match limits.max_storage_textures_per_shader_stage {
+                0 => 0,
+                _ => self.texture_extent.min(limits.max_texture_dimension_2d),
+            },
         }
     }
 
@@ -193,7 +221,9 @@ mod tests {
             int64: true,
             exact_halves: false,
             row_order: RowOrder::Panels,
+            texture_extent: u32::MAX,
         };
+        let device = Caps { texture_extent: limits.max_texture_dimension_2d, ..device };
         assert_eq!(high.within(&limits, wgpu::Features::empty()), device);
         let mut low = device.clone();
         (low.max_binding, low.max_groups, low.uniform_align) = (4096, 3, 512);

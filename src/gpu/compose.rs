@@ -40,6 +40,8 @@ pub enum Binding {
     Read,
     /// A storage buffer that is written, perhaps read too.
     Write,
+    /// A 2D texture of four u32 a texel that is read.
+    Texture,
     /// Not there; keeps the numbers of the others.
     Absent,
 }

@@ -6,8 +6,10 @@ const fn file(name: &'static str, text: &'static str) -> Fragment {
 
 /// Every fragment under `shaders/`.
 pub const FRAGMENTS: &[Fragment] = &[
+    file("access/codes16_texture", include_str!("../../shaders/access/codes16_texture.wgsl")),
     file("access/codes16_u32", include_str!("../../shaders/access/codes16_u32.wgsl")),
     file("access/codes16_u64", include_str!("../../shaders/access/codes16_u64.wgsl")),
+    file("access/codes32_texture", include_str!("../../shaders/access/codes32_texture.wgsl")),
     file("access/codes32_u32", include_str!("../../shaders/access/codes32_u32.wgsl")),
     file("access/codes32_u64", include_str!("../../shaders/access/codes32_u64.wgsl")),
     file("access/codes8_u32", include_str!("../../shaders/access/codes8_u32.wgsl")),
@@ -18,9 +20,12 @@ pub const FRAGMENTS: &[Fragment] = &[
     file("access/made_u64x2", include_str!("../../shaders/access/made_u64x2.wgsl")),
     file("access/side_u32", include_str!("../../shaders/access/side_u32.wgsl")),
     file("access/side_u64", include_str!("../../shaders/access/side_u64.wgsl")),
+    file("access/texel", include_str!("../../shaders/access/texel.wgsl")),
     file("access/weights_u32", include_str!("../../shaders/access/weights_u32.wgsl")),
     file("access/weights_u32x4", include_str!("../../shaders/access/weights_u32x4.wgsl")),
     file("access/weights_u64", include_str!("../../shaders/access/weights_u64.wgsl")),
+    file("access/words_texture", include_str!("../../shaders/access/words_texture.wgsl")),
+    file("access/words_u32", include_str!("../../shaders/access/words_u32.wgsl")),
     file("access/x_f16", include_str!("../../shaders/access/x_f16.wgsl")),
     file("access/x_f32", include_str!("../../shaders/access/x_f32.wgsl")),
     file("access/x_f32x4", include_str!("../../shaders/access/x_f32x4.wgsl")),

@@ -6,6 +6,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 /// Entries of the table of row counts; see [`Kernels::m_offsets`].
 pub(crate) const M_TABLE: u32 = 1024;
 
+/// The format of [`Binding::Texture`].
+pub(crate) const CODE_TEXTURE: wgpu::TextureFormat = wgpu::TextureFormat::Rgba32Uint;
+
 /// What the device said no to.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -398,23 +401,28 @@ fn build(
     let entries: Vec<_> = (0..)
         .zip(&shader.bindings)
         .filter_map(|(binding, kind)| {
-            let (ty, dynamic, size) = match *kind {
-                Binding::Uniform(size) => (wgpu::BufferBindingType::Uniform, false, size),
-                Binding::DynamicUniform(size) => (wgpu::BufferBindingType::Uniform, true, size),
-                Binding::Read => (wgpu::BufferBindingType::Storage { read_only: true }, false, 0),
-                Binding::Write => (wgpu::BufferBindingType::Storage { read_only: false }, false, 0),
+            let buffer = |ty, has_dynamic_offset, size| wgpu::BindingType::Buffer {
+                ty,
+                has_dynamic_offset,
+                min_binding_size: wgpu::BufferSize::new(u64::from(size)),
+            };
+            let storage = |read_only| wgpu::BufferBindingType::Storage { read_only };
+            let ty = match *kind {
+                Binding::Uniform(size) => buffer(wgpu::BufferBindingType::Uniform, false, size),
+                Binding::DynamicUniform(size) => {
+                    buffer(wgpu::BufferBindingType::Uniform, true, size)
+                }
+                Binding::Read => buffer(storage(true), false, 0),
+                Binding::Write => buffer(storage(false), false, 0),
+                Binding::Texture => wgpu::BindingType::StorageTexture {
+                    access: wgpu::StorageTextureAccess::ReadOnly,
+                    format: CODE_TEXTURE,
+                    view_dimension: wgpu::TextureViewDimension::D2,
+                },
                 Binding::Absent => return None,
             };
-            Some(wgpu::BindGroupLayoutEntry {
-                binding,
-                visibility: wgpu::ShaderStages::COMPUTE,
-                ty: wgpu::BindingType::Buffer {
-                    ty,
-                    has_dynamic_offset: dynamic,
-                    min_binding_size: wgpu::BufferSize::new(u64::from(size)),
-                },
-                count: None,
-            })
+            let visibility = wgpu::ShaderStages::COMPUTE;
+            Some(wgpu::BindGroupLayoutEntry { binding, visibility, ty, count: None })
         })
         .collect();
     let layout = device

@@ -1,6 +1,6 @@
 use super::{Host, HostError, to_u32};
 use crate::gpu::DeviceError;
-use crate::ops::matmul::{Measured, Problem, Tuning, candidates, regimes};
+use crate::ops::matmul::{Measured, Problem, Tuning, candidates, regimes, texture_width};
 use crate::ops::{
     BoundMatmul, DeviceWeights, FloatType, MatmulArgs, MatmulPlan, MatmulSpec, PlanError, Schedule,
     Select,
@@ -172,7 +172,15 @@ impl Data {
             FloatType::F16 => 0x3c00_3c00,
         };
         let (n, k) = (spec.n as usize, spec.k as usize);
-        let allocate = || host.run(DeviceWeights::allocate(host.kernels(), spec.weights, n, k));
+        let allocate = || {
+            let weights = host.run(DeviceWeights::allocate(host.kernels(), spec.weights, n, k))?;
+            match spec.code_textures
+                && texture_width(&spec.weights, spec.k, host.kernels().caps()) > 0
+            {
+                true => host.textured(&weights),
+                false => Ok(weights),
+            }
+        };
         let mut weights = vec![allocate()?];
         let copies = (COLD / weights[0].device_bytes().max(1)).clamp(1, 16);
         for _ in 1..copies {

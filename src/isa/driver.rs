@@ -271,6 +271,7 @@ fn open(instance: &ash::Instance) -> Result<ash::Device, IsaError> {
 /// at 16 · n bytes in RADV's set. Dynamic uniforms count as plain ones for the same reason.
 fn bindings(shader: &Shader) -> Vec<vk::DescriptorSetLayoutBinding<'static>> {
     let kind = |binding: &Binding| match binding {
+        Binding::Texture => vk::DescriptorType::STORAGE_IMAGE,
         Binding::Uniform(_) | Binding::DynamicUniform(_) => vk::DescriptorType::UNIFORM_BUFFER,
         _ => vk::DescriptorType::STORAGE_BUFFER,
     };

@@ -191,7 +191,7 @@ pub fn kernels() -> Vec<Kernel> {
         push(Kernel::other(RepackSpec::new(2, 2, format).shader(caps.row_order)));
         for spec in [DequantizeSpec::new(2, 2, format), DequantizeSpec::gather(2, 2, 2, format)] {
             for output in floats {
-                push(Kernel::other(spec.clone().with_output(output).shader(caps.row_order)));
+                push(Kernel::other(spec.clone().with_output(output).shader(&caps)));
             }
         }
     }

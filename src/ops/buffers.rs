@@ -30,6 +30,13 @@ impl FloatType {
     }
 }
 
+fn codes_in(texture_width: u32) -> String {
+    match texture_width {
+        0 => "buffers".into(),
+        width => format!("textures {width} texels wide"),
+    }
+}
+
 /// What a buffer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -161,6 +168,20 @@ pub enum BindError {
         /// Rows given.
         have: usize,
     },
+    /// Codes that are not where the plan reads them: MatmulSpec::of and DequantizeSpec::of go
+    /// by the weights.
+    #[error("the plan reads codes from {}, the weights have them in {}; make its spec `of` these weights, or call DeviceWeights::with_textures", codes_in(*.need), codes_in(*.have))]
+    Textures {
+        /// Texels in a row, as planned; 0 for buffers.
+        need: u32,
+        /// Texels in a row of the weights' textures; 0 for buffers.
+        have: u32,
+    },
+    /// Kernels that make weights write buffers.
+    #[error(
+        "weights are made in buffers, these have their codes in textures; make them first, and call DeviceWeights::with_textures then"
+    )]
+    TexturesWritten,
     /// The weights are of another format or shape than the plan.
     #[error("the plan is for {need} weights, these are {have}")]
     WrongWeights {

@@ -6,11 +6,11 @@
 
 use super::buffers::{Window, check, window_capacity};
 use super::make::{constants, kernel_name};
-use super::matmul::RecordError;
+use super::matmul::{RecordError, texture_width};
 use super::weights::MIN_WEIGHT_BYTES;
 use super::{BindError, DeviceWeights, FloatType, PlanError, Role, SubBuffer};
-use crate::format::{RowOrder, WeightFormat};
-use crate::gpu::{Binding, BufferFill, Const, Kernels, M_TABLE, Pipeline, Shader, fragment};
+use crate::format::WeightFormat;
+use crate::gpu::{Binding, BufferFill, Caps, Const, Kernels, M_TABLE, Pipeline, Shader, fragment};
 use std::sync::Arc;
 
 /// The most rows that one gather makes: what two digits of the table of counts carry.
@@ -31,17 +31,41 @@ pub struct DequantizeSpec {
     pub stride: u32,
     /// Rows to gather at most; `None` for all rows of W in order.
     pub gather: Option<u32>,
+    /// Whether codes are read out of textures: see
+    /// [`DeviceWeights::with_textures`].
+    pub code_textures: bool,
 }
 
 impl DequantizeSpec {
     /// All rows, as packed f32.
     pub fn new(n: u32, k: u32, weights: WeightFormat) -> Self {
-        Self { n, k, weights, output: FloatType::F32, stride: k, gather: None }
+        let (output, stride) = (FloatType::F32, k);
+        Self { n, k, weights, output, stride, gather: None, code_textures: false }
     }
 
     /// Up to `rows` rows that an index list names, as packed f32.
     pub fn gather(rows: u32, n: u32, k: u32, weights: WeightFormat) -> Self {
         Self { gather: Some(rows), ..Self::new(n, k, weights) }
+    }
+
+    /// All rows of these weights, out of their textures where they have them.
+    pub fn of(weights: &DeviceWeights) -> Self {
+        // Weights on a device are below 2³¹ each way.
+        let (n, k) = (weights.n() as u32, weights.k() as u32);
+        let code_textures = weights.has_textures();
+        Self { code_textures, ..Self::new(n, k, weights.format()) }
+    }
+
+    /// The same for up to `rows` rows that an index list names.
+    pub fn with_gather(mut self, rows: u32) -> Self {
+        self.gather = Some(rows);
+        self
+    }
+
+    /// The same for weights whose codes are in textures.
+    pub fn with_code_textures(mut self) -> Self {
+        self.code_textures = true;
+        self
     }
 
     /// The same with another type of output; sets a packed stride, even for f16.
@@ -103,36 +127,46 @@ impl DequantizeSpec {
         Ok(())
     }
 
-    /// The shader: fragments, constants and bindings.
-    pub fn shader(&self, order: RowOrder) -> Shader {
+    /// Texels in a row of the textures that codes are read from; 0 for buffers.
+    fn texture_width(&self, caps: &Caps) -> u32 {
+        // Where there are no rows there are no textures.
+        match self.code_textures && self.n > 0 {
+            true => texture_width(&self.weights, self.k, caps),
+            false => 0,
+        }
+    }
+
+    /// The shader on a device: fragments, constants and bindings.
+    pub fn shader(&self, caps: &Caps) -> Shader {
         let mut consts = constants(
             &self.weights,
             &["ELEMENT_BITS", "IS_FLOAT", "ASYMMETRIC", "SPARSE", "F16_SCALES", "CODE_ZERO"],
         );
         consts.push(("INDEXED", Const::Bool(self.gather.is_some())));
         consts.push(("OUTPUT_F16", Const::Bool(self.output == FloatType::F16)));
-        consts.push(("PANEL", Const::U32(order.panel())));
-        let name = kernel_name("dequantize", &consts);
+        consts.push(("PANEL", Const::U32(caps.row_order.panel())));
+        let mut name = kernel_name("dequantize", &consts);
         consts.push(("M_TABLE", Const::U32(M_TABLE)));
-        let fragments = [
-            "lib/half",
-            "lib/panel",
-            "lib/panel_codes",
-            "quantize/record",
-            "sparse/metadata",
-            "quantize/dequantize",
-        ]
-        .map(fragment);
+        let mut fragments = vec!["lib/half", "lib/panel", "lib/panel_codes"];
+        let width = self.texture_width(caps);
+        if width > 0 {
+            name.push_str(".texture");
+            consts.push(("TEXTURE_WIDTH", Const::U32(width)));
+            fragments.extend(["access/texel", "access/words_texture"]);
+        } else {
+            fragments.push("access/words_u32");
+        }
+        fragments.extend(["quantize/record", "sparse/metadata", "quantize/dequantize"]);
         Shader {
             name,
             consts,
-            fragments: fragments.to_vec(),
+            fragments: fragments.into_iter().map(fragment).collect(),
             bindings: vec![
                 Binding::Uniform(size_of::<Params>() as u32),
                 Binding::DynamicUniform(16),
                 Binding::DynamicUniform(16),
                 Binding::Read,
-                Binding::Read,
+                if width > 0 { Binding::Texture } else { Binding::Read },
                 Binding::Read,
                 Binding::Write,
             ],
@@ -234,7 +268,7 @@ impl DequantizePlan {
     /// [`PlanError`].
     pub async fn new(kernels: &Kernels, spec: &DequantizeSpec) -> Result<Self, PlanError> {
         spec.check()?;
-        let pipeline = kernels.pipeline(&spec.shader(kernels.caps().row_order)).await?;
+        let pipeline = kernels.pipeline(&spec.shader(kernels.caps())).await?;
         Ok(Self { kernels: kernels.clone(), spec: spec.clone(), pipeline })
     }
 
@@ -313,13 +347,15 @@ impl DequantizePlan {
                 let digit = || part(self.kernels.m_table(), 0, 16);
                 let weights = block.map(|block| {
                     let (codes, side) = layout.bytes(block.rows.len());
-                    (part(&block.codes, 0, codes), part(&block.side, 0, side))
+                    (block.codes.binding(codes), part(&block.side, 0, side))
                 });
                 // What is not there nothing reads; any input will do.
                 let index = index * slot;
-                let (codes, side, list) = match (weights, indices) {
-                    (Some((codes, side)), Some(list)) => (codes, side, list.binding()),
-                    (Some((codes, side)), None) => (codes.clone(), side, codes),
+                let (codes, side, list) = match (&weights, indices) {
+                    (Some((codes, side)), Some(list)) => {
+                        (codes.resource(), side.clone(), list.binding())
+                    }
+                    (Some((codes, side)), None) => (codes.resource(), side.clone(), side.clone()),
                     (None, Some(list)) => (list.binding(), list.binding(), list.binding()),
                     // Without an index list there are rows only where there is a block.
                     (None, None) => continue,
@@ -332,9 +368,9 @@ impl DequantizePlan {
                         entry(0, part(&uniforms, index, size_of::<Params>() as u64)),
                         entry(1, digit()),
                         entry(2, digit()),
-                        entry(3, codes),
-                        entry(4, side),
-                        entry(5, list),
+                        entry(3, list),
+                        entry(4, codes),
+                        entry(5, side),
                         entry(6, output.binding()),
                     ],
                 });
@@ -384,6 +420,7 @@ impl DequantizePlan {
         let spec = &self.spec;
         let weights = args.weights;
         weights.check(spec.weights, (spec.n, spec.k), self.kernels.caps().row_order)?;
+        weights.check_textures(spec.texture_width(self.kernels.caps()))?;
         if args.indices.is_some() != spec.gather.is_some() {
             return Err(BindError::Indices { planned: spec.gather.is_some() });
         }
@@ -399,7 +436,7 @@ impl DequantizePlan {
             }
         }
         for block in weights.blocks() {
-            for buffer in [&block.codes, &block.side] {
+            for buffer in block.buffers() {
                 check(Role::Weights, buffer.into(), MIN_WEIGHT_BYTES, 4)?;
                 if buffer == args.output.buffer {
                     return Err(BindError::Aliased { role: Role::Weights });

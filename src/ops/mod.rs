@@ -18,4 +18,4 @@ pub use matmul::{
     BoundMatmul, KernelChoice, MatmulArgs, MatmulPlan, MatmulSpec, PlanError, Schedule, Select,
 };
 pub use repack::{BoundRepack, RepackArgs, RepackPlan, RepackSpec};
-pub use weights::{DeviceWeights, RowBlock, WeightsError};
+pub use weights::{Codes, DeviceWeights, RowBlock, WeightsError};

@@ -5,7 +5,7 @@
 use super::buffers::{Window, check, window_capacity};
 use super::make::{constants, kernel_name};
 use super::weights::MIN_WEIGHT_BYTES;
-use super::{BindError, DeviceWeights, PlanError, Role, SubBuffer};
+use super::{BindError, DeviceWeights, PlanError, Role, RowBlock, SubBuffer};
 use crate::format::{DeviceLayout, Granularity, RowOrder, ScaleType, WeightFormat};
 use crate::gpu::{Binding, BufferFill, Const, Kernels, Pipeline, Shader, fragment};
 use std::ops::Range;
@@ -243,6 +243,7 @@ impl RepackPlan {
                 let [metadata, scales, zeros] = [metadata, scales, zeros]
                     .map(|window| window.map_or(codes, |(window, _)| window).binding());
                 let (code_bytes, side_bytes) = layout.bytes(block.rows.len());
+                let written = block.codes.binding(code_bytes);
                 let group = self.kernels.device().create_bind_group(&wgpu::BindGroupDescriptor {
                     label: Some("lowbit repack"),
                     layout: &self.pipeline.layout,
@@ -252,7 +253,7 @@ impl RepackPlan {
                         entry(2, metadata),
                         entry(3, scales),
                         entry(4, zeros),
-                        entry(5, part(&block.codes, 0, code_bytes)),
+                        entry(5, written.resource()),
                         entry(6, part(&block.side, 0, side_bytes)),
                     ],
                 });
@@ -282,7 +283,7 @@ impl RepackPlan {
             let Some(at) = at else { return Ok(None) };
             let part = Part { at, bytes, per_row };
             check(role, at, part.len(spec.n.into()), 4)?;
-            let written = output.blocks().iter().flat_map(|block| [&block.codes, &block.side]);
+            let written = output.blocks().iter().flat_map(RowBlock::buffers);
             match written.into_iter().any(|buffer| buffer == at.buffer) {
                 true => Err(BindError::Aliased { role }),
                 false => Ok(Some(part)),
@@ -290,10 +291,10 @@ impl RepackPlan {
         };
         for block in output.blocks() {
             // Both are written, so that one buffer cannot be the two.
-            if block.codes == block.side {
+            if *block.written_codes()? == block.side {
                 return Err(BindError::Aliased { role: Role::Weights });
             }
-            for buffer in [&block.codes, &block.side] {
+            for buffer in block.buffers() {
                 check(Role::Output, buffer.into(), MIN_WEIGHT_BYTES, 4)?;
             }
         }

@@ -1,10 +1,11 @@
 //! Compressed weights in device memory.
 
 use super::BindError;
+use super::matmul::texture_width;
 use crate::format::{
     DeviceImage, DeviceLayout, FormatError, PackedWeights, RowOrder, Sizes, WeightFormat,
 };
-use crate::gpu::{BufferFill, Caps, DeviceError, Kernels};
+use crate::gpu::{BufferFill, CODE_TEXTURE, Caps, DeviceError, Kernels};
 use std::ops::Range;
 
 /// Compressed weights in the kernel layout, in one or more blocks of rows so that no
@@ -15,15 +16,98 @@ pub struct DeviceWeights {
     blocks: Vec<RowBlock>,
 }
 
-/// The buffers of some consecutive rows; see [`DeviceLayout`] for what they hold.
+/// The memory of some consecutive rows; see [`DeviceLayout`] for what they hold.
 #[derive(Clone, Debug)]
 pub struct RowBlock {
     /// `[rows, code_words]` words in the layout's order, whole panels, at least 32 bytes.
-    pub codes: wgpu::Buffer,
+    pub codes: Codes,
     /// `[rows, side_words]` words likewise.
     pub side: wgpu::Buffer,
     /// Which rows of `W`.
     pub rows: Range<usize>,
+}
+
+/// Where the codes of a block of rows are.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Codes {
+    /// In a buffer, where kernels write them and every GPU reads them best.
+    Buffer(wgpu::Buffer),
+    /// In a texture of [`DeviceWeights::with_textures`]: four words a texel, one row of texels
+    /// after the other.
+    Texture(wgpu::Texture),
+}
+
+impl From<wgpu::Buffer> for Codes {
+    fn from(buffer: wgpu::Buffer) -> Self {
+        Self::Buffer(buffer)
+    }
+}
+
+impl Codes {
+    /// The buffer, if it is one.
+    pub fn buffer(&self) -> Option<&wgpu::Buffer> {
+        match self {
+            Self::Buffer(buffer) => Some(buffer),
+            Self::Texture(_) => None,
+        }
+    }
+
+    /// Bytes of memory.
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Buffer(buffer) => buffer.size(),
+            Self::Texture(t) => u64::from(t.width()) * u64::from(t.height()) * TEXEL,
+        }
+    }
+
+    /// Texels in a row; 0 for a buffer.
+    fn texture_width(&self) -> u32 {
+        match self {
+            Self::Buffer(_) => 0,
+            Self::Texture(texture) => texture.width(),
+        }
+    }
+
+    /// What kernels read: of a buffer, which may be larger than a binding, the first `bytes`.
+    pub(crate) fn binding(&self, bytes: u64) -> CodesBinding<'_> {
+        match self {
+            Self::Buffer(buffer) => {
+                let size = wgpu::BufferSize::new(bytes.max(MIN_WEIGHT_BYTES));
+                CodesBinding::Buffer(wgpu::BufferBinding { buffer, offset: 0, size })
+            }
+            Self::Texture(texture) => {
+                CodesBinding::Texture(texture.create_view(&Default::default()))
+            }
+        }
+    }
+}
+
+/// [`Codes`] as a bind group takes them.
+pub(crate) enum CodesBinding<'a> {
+    Buffer(wgpu::BufferBinding<'a>),
+    Texture(wgpu::TextureView),
+}
+
+impl CodesBinding<'_> {
+    pub(crate) fn resource(&self) -> wgpu::BindingResource<'_> {
+        match self {
+            Self::Buffer(binding) => wgpu::BindingResource::Buffer(binding.clone()),
+            Self::Texture(view) => wgpu::BindingResource::TextureView(view),
+        }
+    }
+}
+
+impl RowBlock {
+    /// Its buffers: side data, and codes unless those are in a texture.
+    pub fn buffers(&self) -> impl Iterator<Item = &wgpu::Buffer> {
+        self.codes.buffer().into_iter().chain([&self.side])
+    }
+
+    /// The buffer of codes that a kernel is to write.
+    pub(crate) fn written_codes(&self) -> Result<&wgpu::Buffer, BindError> {
+        self.codes.buffer().ok_or(BindError::TexturesWritten)
+    }
 }
 
 /// Why weights cannot be placed on a device.
@@ -83,6 +167,30 @@ pub enum WeightsError {
         /// Bytes it has.
         have: u64,
     },
+    /// Codes that no texture of the device holds, or none that kernels read from one.
+    #[error("{codes} bytes of {format} codes are to go into a texture; {} there", if *.limit == 0 { "kernels read none of this format".to_string() } else { format!("{limit} bytes fit") })]
+    Texture {
+        /// The format.
+        format: WeightFormat,
+        /// Bytes of codes in a block of rows.
+        codes: u64,
+        /// Bytes that a texture holds; 0 where kernels do not read such codes from textures.
+        limit: u64,
+    },
+    /// Codes that cannot be copied.
+    #[error("the codes of row block {block} are no buffer with BufferUsages::COPY_SRC")]
+    NoCopy {
+        /// Which block.
+        block: usize,
+    },
+    /// Textures that [`DeviceWeights::with_textures`] has not made.
+    #[error(
+        "row block {block} has its codes in a texture of the caller's; give a buffer, and call with_textures"
+    )]
+    OwnTexture {
+        /// Which block.
+        block: usize,
+    },
     /// The device said no.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -138,7 +246,7 @@ impl DeviceWeights {
             let (codes, side) = layout.bytes(rows.len());
             let (codes, side) = (BufferFill::Zeros(codes), BufferFill::Zeros(side));
             blocks.push(RowBlock {
-                codes: kernels.buffer("lowbit weight codes", USAGE, codes).await?,
+                codes: kernels.buffer("lowbit weight codes", USAGE, codes).await?.into(),
                 side: kernels.buffer("lowbit weight side data", USAGE, side).await?,
                 rows,
             });
@@ -158,7 +266,7 @@ impl DeviceWeights {
             let DeviceImage { codes, side } = layout.pack(packed, rows.clone());
             let (codes, side) = (BufferFill::Words(&codes), BufferFill::Words(&side));
             blocks.push(RowBlock {
-                codes: kernels.buffer("lowbit weight codes", USAGE, codes).await?,
+                codes: kernels.buffer("lowbit weight codes", USAGE, codes).await?.into(),
                 side: kernels.buffer("lowbit weight side data", USAGE, side).await?,
                 rows,
             });
@@ -187,7 +295,10 @@ impl DeviceWeights {
             }
             start = b.rows.end;
             let (codes, side) = layout.bytes(b.rows.len());
-            for (part, buffer, bytes) in [("codes", &b.codes, codes), ("side", &b.side, side)] {
+            let Codes::Buffer(buffer) = &b.codes else {
+                return Err(WeightsError::OwnTexture { block });
+            };
+            for (part, buffer, bytes) in [("codes", buffer, codes), ("side", &b.side, side)] {
                 let need = bytes.max(MIN_WEIGHT_BYTES);
                 if buffer.size() < need {
                     let have = buffer.size();
@@ -200,6 +311,77 @@ impl DeviceWeights {
             return Err(WeightsError::Blocks { block, have, start });
         }
         Ok(Self { layout, blocks })
+    }
+
+    /// The same with the codes moved into textures, for plans of
+    /// [`MatmulSpec::of`](super::MatmulSpec::of) these weights;
+    /// [`code_textures_pay`](super::matmul::code_textures_pay) says where they are read faster.
+    /// The copy is recorded: submit `encoder` before what multiplies. The buffers are released
+    /// with the weights that this is called on.
+    ///
+    /// # Errors
+    /// [`WeightsError::Texture`], [`WeightsError::NoCopy`], [`WeightsError::Device`]; nothing is
+    /// recorded then.
+    pub async fn with_textures(
+        &self,
+        kernels: &Kernels,
+        encoder: &mut wgpu::CommandEncoder,
+    ) -> Result<Self, WeightsError> {
+        let (caps, format) = (kernels.caps(), self.format());
+        let width = texture_width(&format, self.k() as u32, caps);
+        let limit = u64::from(width) * u64::from(caps.texture_extent) * TEXEL;
+        let mut copies = Vec::with_capacity(self.blocks.len());
+        for (block, b) in self.blocks.iter().enumerate() {
+            let (codes, _) = self.layout.bytes(b.rows.len());
+            if codes > limit || width == 0 {
+                return Err(WeightsError::Texture { format, codes, limit });
+            }
+            let copied = wgpu::BufferUsages::COPY_SRC;
+            let buffer = b.codes.buffer().filter(|buffer| buffer.usage().contains(copied));
+            let buffer = buffer.ok_or(WeightsError::NoCopy { block })?;
+            let height = codes.div_ceil(u64::from(width) * TEXEL).max(1) as u32;
+            let descriptor = wgpu::TextureDescriptor {
+                label: Some("lowbit weight codes"),
+                size: wgpu::Extent3d { width, height, depth_or_array_layers: 1 },
+                mip_level_count: 1,
+                sample_count: 1,
+                dimension: wgpu::TextureDimension::D2,
+                format: CODE_TEXTURE,
+                usage: wgpu::TextureUsages::STORAGE_BINDING
+                    | wgpu::TextureUsages::COPY_DST
+                    | wgpu::TextureUsages::COPY_SRC,
+                view_formats: &[],
+            };
+            let make = || kernels.device().create_texture(&descriptor);
+            let texture = kernels.guarded("a texture of codes", make).await?;
+            copies.push((buffer, texture, (codes / TEXEL) as u32));
+        }
+        let mut blocks = self.blocks.clone();
+        for (block, (buffer, texture, texels)) in blocks.iter_mut().zip(copies) {
+            copy_codes(encoder, buffer, &texture, texels);
+            block.codes = Codes::Texture(texture);
+        }
+        Ok(Self { layout: self.layout, blocks })
+    }
+
+    /// Whether the codes are in textures: whether these came from
+    /// [`with_textures`](Self::with_textures).
+    pub fn has_textures(&self) -> bool {
+        self.texture_width() > 0
+    }
+
+    /// Texels in a row of the textures; 0 where there are none.
+    fn texture_width(&self) -> u32 {
+        self.blocks.first().map_or(0, |block| block.codes.texture_width())
+    }
+
+    /// Refuses weights whose codes are not where a plan reads them. Empty ones are anywhere.
+    pub(crate) fn check_textures(&self, need: u32) -> Result<(), BindError> {
+        let have = self.texture_width();
+        match self.blocks.is_empty() || need == have {
+            true => Ok(()),
+            false => Err(BindError::Textures { need, have }),
+        }
     }
 
     /// The layout of the buffers.
@@ -232,7 +414,8 @@ impl DeviceWeights {
         self.layout.geometry.sizes()
     }
 
-    /// Bytes in device memory: the kernel layout pads rows to whole blocks.
+    /// Bytes in device memory: the kernel layout pads rows to whole blocks, and textures their
+    /// last row.
     pub fn device_bytes(&self) -> u64 {
         self.blocks.iter().map(|b| b.codes.size() + b.side.size()).sum()
     }
@@ -258,6 +441,36 @@ impl DeviceWeights {
         }
         let text = |(format, n, k, order)| Self::describe(format, n, k, order);
         Err(BindError::WrongWeights { need: text(need), have: text(have) })
+    }
+}
+
+/// Bytes of a texel.
+const TEXEL: u64 = 16;
+
+/// Whole rows of texels, then the rest of the last one.
+fn copy_codes(
+    encoder: &mut wgpu::CommandEncoder,
+    codes: &wgpu::Buffer,
+    texture: &wgpu::Texture,
+    texels: u32,
+) {
+    let width = texture.width();
+    let (whole, rest) = (texels / width, texels % width);
+    for (y, columns, rows) in [(0, width, whole), (whole, rest, 1)] {
+        if columns == 0 || rows == 0 {
+            continue;
+        }
+        let layout = wgpu::TexelCopyBufferLayout {
+            offset: u64::from(y) * u64::from(width) * TEXEL,
+            bytes_per_row: Some(width * TEXEL as u32),
+            rows_per_image: None,
+        };
+        let origin = wgpu::Origin3d { x: 0, y, z: 0 };
+        encoder.copy_buffer_to_texture(
+            wgpu::TexelCopyBufferInfo { buffer: codes, layout },
+            wgpu::TexelCopyTextureInfo { origin, ..texture.as_image_copy() },
+            wgpu::Extent3d { width: columns, height: rows, depth_or_array_layers: 1 },
+        );
     }
 }
 

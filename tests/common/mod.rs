@@ -47,6 +47,7 @@ pub fn all_choices() -> impl Iterator<Item = KernelChoice> {
                             .with_output(output);
                         spec.bias = bias;
                         for caps in &all_caps() {
+                            spec.code_textures = caps.texture_extent > 0;
                             let all = Schedule::all(k).into_iter();
                             choices.extend(all.map(|s| KernelChoice::new(&spec, s, caps)));
                         }
@@ -82,7 +83,7 @@ pub fn all_caps() -> Vec<Caps> {
         caps(rows, 0, false),
         varying,
         caps(panels, 0, false),
-        caps(panels, 4, true),
+        Caps { texture_extent: 8192, ..caps(panels, 4, true) },
         caps(panels, 8, true),
     ]
 }
@@ -94,15 +95,17 @@ pub fn all_shaders() -> Vec<Shader> {
     #[cfg(feature = "conformance")]
     shaders.extend(lowbit::conformance::limit_shaders());
     for format in all_formats() {
-        for order in [RowOrder::Rows, RowOrder::Panels] {
+        for caps in [&all_caps()[0], &all_caps()[3]] {
+            let order = caps.row_order;
             for access in MakeAccess::ALL {
                 shaders.extend(MakeKernel::ALL.map(|kernel| kernel.shader(&format, order, access)));
             }
             shaders.push(RepackSpec::new(2, 2, format).shader(order));
             for spec in [DequantizeSpec::new(2, 2, format), DequantizeSpec::gather(2, 2, 2, format)]
             {
-                shaders.push(spec.shader(order));
-                shaders.push(spec.with_output(FloatType::F16).shader(order));
+                shaders.push(spec.shader(caps));
+                shaders.push(spec.clone().with_code_textures().shader(caps));
+                shaders.push(spec.with_output(FloatType::F16).shader(caps));
             }
         }
     }

@@ -7,7 +7,7 @@ use lowbit::format::WeightFormat;
 use lowbit::host::Host;
 use lowbit::io::save_tuning;
 use lowbit::ops::MatmulSpec;
-use lowbit::ops::matmul::{Measured, Tuning};
+use lowbit::ops::matmul::{Measured, Tuning, code_textures_pay};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -112,8 +112,10 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     let specs: Vec<MatmulSpec> = shapes
         .map(|(&Shape(m, n, k), &format)| {
             // A shape's parts are far below 2³².
-            MatmulSpec::new(m as u32, n as u32, k as u32, format)
-                .with_activations(args.activations.into())
+            let spec = MatmulSpec::new(m as u32, n as u32, k as u32, format);
+            let code_textures = code_textures_pay(&format, k as u32, host.kernels().caps());
+            let spec = MatmulSpec { code_textures, ..spec };
+            spec.with_activations(args.activations.into())
         })
         .collect();
     let bar = progress(0);

@@ -129,6 +129,7 @@ impl MakePlan {
                     wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size })
                 };
                 let (codes, side) = layout.bytes(block.rows.len());
+                let codes = block.codes.binding(codes);
                 let group = kernels.device().create_bind_group(&wgpu::BindGroupDescriptor {
                     label: Some("lowbit make"),
                     layout: &self.pipelines[0].1.layout,
@@ -138,7 +139,7 @@ impl MakePlan {
                         // Without a mask nothing reads it.
                         entry(2, mask.unwrap_or(source).binding()),
                         entry(3, scratch.as_entire_binding()),
-                        entry(4, part(&block.codes, 0, codes)),
+                        entry(4, codes.resource()),
                         entry(5, part(&block.side, 0, side)),
                         entry(6, status.as_entire_binding()),
                     ],
@@ -181,10 +182,10 @@ impl MakePlan {
         };
         for block in output.blocks() {
             // Both are written, so that one buffer cannot be the two.
-            if block.codes == block.side {
+            if *block.written_codes()? == block.side {
                 return Err(BindError::Aliased { role: Role::Weights });
             }
-            for buffer in [&block.codes, &block.side] {
+            for buffer in block.buffers() {
                 check(Role::Output, buffer.into(), MIN_WEIGHT_BYTES, 4)?;
                 if let Some((role, _)) = inputs().find(|(_, input)| *input == buffer) {
                     return Err(BindError::Aliased { role });

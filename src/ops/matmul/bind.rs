@@ -1,9 +1,8 @@
 use super::spec::extent;
 use super::{MatmulPlan, MatmulSpec, Params};
-use crate::format::DeviceLayout;
 use crate::gpu::BufferFill;
 use crate::ops::buffers::{Window, check, window_capacity};
-use crate::ops::weights::MIN_WEIGHT_BYTES;
+use crate::ops::weights::{CodesBinding, MIN_WEIGHT_BYTES};
 use crate::ops::{BindError, DeviceWeights, Role, RowBlock, SubBuffer};
 
 /// The buffers of one matmul.
@@ -110,8 +109,10 @@ impl MatmulPlan {
                     for block in blocks {
                         let slot = (segments.len() * slot * 4) as u64;
                         let windows = (x, y, bias.as_ref());
+                        let (codes, side) = layout.bytes(block.rows.len());
+                        let weights = (&block.codes.binding(codes), &block.side, side);
                         segments.push(Segment {
-                            group: self.bind_group(&uniforms, slot, (layout, block), windows),
+                            group: self.bind_group(&uniforms, slot, weights, windows),
                             rows: block.rows.len() as u32,
                             m0: span.m0,
                             m_cap: span.m_cap,
@@ -129,6 +130,8 @@ impl MatmulPlan {
         let spec = &self.spec;
         let weights = args.weights;
         weights.check(spec.weights, (spec.n, spec.k), self.kernels.caps().row_order)?;
+        // It follows from the spec and the device, so every regime's is the same.
+        weights.check_textures(self.regimes[0].choice.texture_width)?;
         if spec.bias != args.bias.is_some() {
             return Err(BindError::Bias { planned: spec.bias });
         }
@@ -141,8 +144,10 @@ impl MatmulPlan {
         let limit = self.kernels.caps().max_binding;
         for block in weights.blocks() {
             let (codes, side) = weights.layout().bytes(block.rows.len());
-            for (buffer, need) in [(&block.codes, codes), (&block.side, side)] {
+            for buffer in block.buffers() {
                 check(Role::Weights, buffer.into(), MIN_WEIGHT_BYTES, 4)?;
+            }
+            for need in [codes, side] {
                 // Only a caller's own blocks, or those of another device, can be so large.
                 if need > limit {
                     return Err(BindError::BlockTooLarge { need, limit });
@@ -150,7 +155,7 @@ impl MatmulPlan {
             }
         }
         let output = args.output.buffer;
-        let weight_buffers = weights.blocks().iter().flat_map(|b| [&b.codes, &b.side]);
+        let weight_buffers = weights.blocks().iter().flat_map(RowBlock::buffers);
         let inputs = weight_buffers.map(|b| (Role::Weights, b));
         let inputs = inputs.chain([(Role::Activations, args.activations.buffer)]);
         let mut inputs = inputs.chain(args.bias.map(|b| (Role::Bias, b.buffer)));
@@ -266,7 +271,7 @@ impl MatmulPlan {
         &self,
         uniforms: &wgpu::Buffer,
         slot: u64,
-        (layout, block): (&DeviceLayout, &RowBlock),
+        (codes, side, side_bytes): (&CodesBinding<'_>, &wgpu::Buffer, u64),
         (x, y, bias): (&Window<'_>, &Window<'_>, Option<&Window<'_>>),
     ) -> wgpu::BindGroup {
         let uniform = |buffer, offset, size| {
@@ -274,17 +279,14 @@ impl MatmulPlan {
             wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size })
         };
         let digit = || uniform(self.kernels.m_table(), 0, 16);
-        // A caller's buffers may be larger than a binding.
-        let (codes, side) = layout.bytes(block.rows.len());
-        let whole = |buffer, bytes: u64| uniform(buffer, 0, bytes.max(MIN_WEIGHT_BYTES));
         let entry = |binding, resource| wgpu::BindGroupEntry { binding, resource };
         let mut entries = vec![
             entry(0, uniform(uniforms, slot, size_of::<Params>() as u64)),
             entry(1, digit()),
             entry(2, digit()),
             entry(3, x.binding()),
-            entry(4, whole(&block.codes, codes)),
-            entry(5, whole(&block.side, side)),
+            entry(4, codes.resource()),
+            entry(5, uniform(side, 0, side_bytes.max(MIN_WEIGHT_BYTES))),
             entry(7, y.binding()),
         ];
         entries.extend(bias.map(|bias| entry(6, bias.binding())));

@@ -10,7 +10,10 @@ mod spec;
 mod tuning;
 
 pub use bind::{BoundMatmul, MatmulArgs, RecordError};
-pub use choice::{Decoder, KernelChoice, Scaling, Schedule, UnknownSchedule, XLoad, select};
+pub(crate) use choice::texture_width;
+pub use choice::{
+    Decoder, KernelChoice, Scaling, Schedule, UnknownSchedule, XLoad, code_textures_pay, select,
+};
 pub(crate) use plan::regimes;
 pub use plan::{MatmulPlan, Regime, Select};
 pub use spec::{MatmulSpec, PlanError};

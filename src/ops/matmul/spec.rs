@@ -1,6 +1,6 @@
 use crate::format::{FormatError, WeightFormat};
 use crate::gpu::DeviceError;
-use crate::ops::{FloatType, Role};
+use crate::ops::{DeviceWeights, FloatType, Role};
 
 /// The largest m that two digits of the table of row counts carry.
 const MAX_M: u32 = (1 << 20) - 1;
@@ -44,6 +44,10 @@ pub struct MatmulSpec {
     /// Whether f32 X may start at any element. Otherwise, where K and the strides are
     /// multiples of 4, X is loaded 16 bytes at a time and must start at a multiple of 16.
     pub any_x_offset: bool,
+    /// Whether codes are read out of textures, where the device and the format have them
+    /// ([`code_textures_pay`](super::code_textures_pay)): the weights must then come from
+    /// [`DeviceWeights::with_textures`](crate::ops::DeviceWeights::with_textures).
+    pub code_textures: bool,
 }
 
 /// Why no plan can be made.
@@ -121,7 +125,17 @@ impl MatmulSpec {
             y_stride: n,
             y_batch_stride: n.saturating_mul(max_m),
             any_x_offset: false,
+            code_textures: false,
         }
+    }
+
+    /// As [`new`](Self::new), of the shape and format of these weights, out of their textures
+    /// where they have them.
+    pub fn of(max_m: u32, weights: &DeviceWeights) -> Self {
+        // Weights on a device are below 2³¹ each way.
+        let (n, k) = (weights.n() as u32, weights.k() as u32);
+        let code_textures = weights.has_textures();
+        Self { code_textures, ..Self::new(max_m, n, k, weights.format()) }
     }
 
     /// The same with another type of X; sets packed strides.
@@ -167,6 +181,12 @@ impl MatmulSpec {
     /// The same for X that may start at any element.
     pub fn with_any_x_offset(mut self) -> Self {
         self.any_x_offset = true;
+        self
+    }
+
+    /// The same for weights that have textures.
+    pub fn with_code_textures(mut self) -> Self {
+        self.code_textures = true;
         self
     }
 

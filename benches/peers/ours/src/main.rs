@@ -28,9 +28,9 @@ fn prepare(host: &Rc<Host>, case: &Case) -> Result<(Ready, Run), Box<dyn Error>>
         Activations::Int8 => return Err("lowbit has no int8 activations yet".into()),
     };
     let format: WeightFormat = case.format.parse()?;
-    let (m, n, k) = (u32::try_from(case.m)?, u32::try_from(case.n)?, u32::try_from(case.k)?);
+    let m = u32::try_from(case.m)?;
     let weights = host.compress(&uniform(case.n * case.k, 1), case.n, case.k, &format)?;
-    let spec = MatmulSpec::new(m, n, k, format).with_activations(float);
+    let spec = MatmulSpec::of(m, &weights).with_activations(float);
     let plan = block_on(MatmulPlan::new(host.kernels(), &spec, Select::Auto))?;
     let input = host.storage(&words)?;
     let output = host.zeros(spec.y_bytes(m))?;

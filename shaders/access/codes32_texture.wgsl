@@ -1,0 +1,12 @@
+// Codes of W out of a texture, 32 bytes as two texels.
+// Requires: access/texel. Provides: Words8, load32. Twins: access/codes32_u32,
+// access/codes32_u64.
+
+struct Words8 {
+    a: vec4<u32>,
+    b: vec4<u32>,
+}
+
+fn load32(at: u32) -> Words8 {
+    return Words8(texel(2u * at), texel(2u * at + 1u));
+}

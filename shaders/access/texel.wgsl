@@ -1,0 +1,10 @@
+// Codes of W in a texture: texel i, of 16 bytes, lies i % TEXTURE_WIDTH to the right.
+// Requires: const TEXTURE_WIDTH, a power of two. Provides: codes, texel.
+// Why a texture: software adapters gather texels by vectors, each whole and of all lanes, but
+// words of a buffer component by component and lane by lane.
+
+@group(0) @binding(4) var codes: texture_storage_2d<rgba32uint, read>;
+
+fn texel(at: u32) -> vec4<u32> {
+    return textureLoad(codes, vec2<u32>(at % TEXTURE_WIDTH, at / TEXTURE_WIDTH));
+}
