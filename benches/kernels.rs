@@ -85,7 +85,7 @@ fn dequantize(c: &mut Criterion, host: &Host) {
     group.throughput(Throughput::Bytes(4 * (n * k) as u64));
     for format in formats() {
         let weights = host.compress(&w, n, k, &format).expect("finite weights");
-        let spec = DequantizeSpec::new(n as u32, k as u32, format);
+        let spec = DequantizeSpec::of(&weights);
         let plan = block_on(DequantizePlan::new(host.kernels(), &spec)).expect("plan");
         let output = host.zeros(spec.output_bytes(spec.rows())).expect("output");
         let args = DequantizeArgs { weights: &weights, indices: None, output: (&output).into() };

@@ -949,7 +949,8 @@ fn check_dequantize(host: &Host, weights: &DeviceWeights, packed: &PackedWeights
         let half = spec.output == FloatType::F16;
         let stride =
             if half { (k as u32).next_multiple_of(2) + 2 * stride } else { k as u32 + stride };
-        let spec = spec.with_stride(stride);
+        let code_textures = weights.has_textures();
+        let spec = DequantizeSpec { code_textures, ..spec.with_stride(stride) };
         let row_words = if half { stride / 2 } else { stride } as usize;
         // The list stands behind a word that is no index of it.
         let list = spec.gather.map(|_| host.storage(&[&[0], &indices[..]].concat()).unwrap());

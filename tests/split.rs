@@ -98,8 +98,8 @@ struct Ran {
 }
 
 fn run(host: &Host, job: &Job) -> Ran {
-    let spec = &job.spec;
     let weights = host.upload(&job.packed).unwrap();
+    let spec = &MatmulSpec { code_textures: weights.has_textures(), ..job.spec.clone() };
     assert_eq!(host.download(&weights).unwrap(), job.packed);
     let plan =
         block_on(MatmulPlan::new(host.kernels(), spec, Select::Pinned(job.schedule))).unwrap();

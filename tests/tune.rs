@@ -69,7 +69,6 @@ fn what_is_measured_is_chosen() {
 fn every_tuned_schedule_computes_the_same() {
     let Some(host) = common::host() else { return };
     let m = 9;
-    let spec = MatmulSpec::new(m, N, K, WeightFormat::f32());
     let small = |i: u32| ((i * 37 + 11) % 13) as f32 - 6.0;
     let w: Vec<f32> = (0..N * K).map(small).collect();
     let x: Vec<f32> = (0..m * K).map(|i| small(i * 5 + 1)).collect();
@@ -80,6 +79,7 @@ fn every_tuned_schedule_computes_the_same() {
         }
     }
     let weights = host.compress(&w, N as usize, K as usize, &WeightFormat::f32()).unwrap();
+    let spec = MatmulSpec::of(m, &weights);
     let x = host.storage(bytemuck::cast_slice(&x)).unwrap();
     for schedule in candidates(&spec, host.kernels().caps(), m) {
         let entries = vec![(Problem::new(&spec, m), schedule)];
