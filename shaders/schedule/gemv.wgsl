@@ -98,9 +98,10 @@ fn schedule(tile: u32, local: u32, ids: vec3<u32>) {
         return;
     }
     let batch = tile / (n_tiles * m_tiles);
-    let row0 = tile / n_tiles % m_tiles * M_TILE;
+    // Neighbouring workgroups take the same rows of W, which come from memory once.
+    let row0 = tile % m_tiles * M_TILE;
     let lane = local % LANES;
-    let n = tile % n_tiles * columns + local / LANES * 4u;
+    let n = tile / m_tiles % n_tiles * columns + local / LANES * 4u;
     // Rows past the end, of W and of X, read the last one; nothing is stored for them.
     let last = p.rows - 1u;
     let r0 = row_at(min(n, last));

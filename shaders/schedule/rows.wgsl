@@ -111,8 +111,9 @@ fn schedule(tile: u32, local: u32, lane: u32) {
         return;
     }
     let batch = tile / (n_tiles * m_tiles);
-    let row = tile / n_tiles % m_tiles * M_TILE;
-    let n = (tile % n_tiles * WORKGROUP + local) * 2u;
+    // Neighbouring workgroups take the same rows of W, which come from memory once.
+    let row = tile % m_tiles * M_TILE;
+    let n = (tile / m_tiles % n_tiles * WORKGROUP + local) * 2u;
     // As with rows of X.
     let last = p.rows - 1u;
     let r0 = row_at(min(n, last));

@@ -32,8 +32,9 @@ fn main(
         return;
     }
     let batch = tile / (n_tiles * m_tiles);
-    let row0 = tile / n_tiles % m_tiles * TILE_M;
-    let n0 = tile % n_tiles * TILE_N;
+    // Neighbouring workgroups take the same rows of W, which come from memory once.
+    let row0 = tile % m_tiles * TILE_M;
+    let n0 = tile / m_tiles % n_tiles * TILE_N;
     let x_at = p.x_offset + batch * p.x_batch;
     // This thread's rows THREAD_M · tm… of the tile and its columns 2 · tn and 32 + 2 · tn, each
     // with the next one.

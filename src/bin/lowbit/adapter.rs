@@ -1,6 +1,8 @@
 //! Finding adapters and choosing one by name.
 
 use crate::error::CliError;
+use clap::ValueEnum;
+use lowbit::host::{Host, HostError};
 use wgpu::{Backend, DeviceType};
 
 /// The `--adapter` option of commands that run on one adapter.
@@ -18,6 +20,58 @@ impl AdapterArg {
         let all = enumerate()?;
         let chosen = matching(&all, self.adapter.as_deref())?;
         chosen.first().map(|&adapter| adapter.clone()).ok_or_else(none_found)
+    }
+}
+
+/// The `--without` option of commands that run kernels.
+#[derive(clap::Args)]
+pub struct WithoutArg {
+    /// Do without something that the adapter has, separated by commas
+    #[arg(long, value_name = "FEATURE", value_delimiter = ',')]
+    without: Vec<Feature>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Feature {
+    /// Subgroups.
+    Subgroups,
+    /// 64-bit integers.
+    Int64,
+    /// f16 values converted by the device's own operation.
+    Halves,
+    /// Codes read out of textures.
+    Textures,
+}
+
+impl std::fmt::Display for WithoutArg {
+    /// The option as it is typed, after a space; nothing where it was not given.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (i, feature) in self.without.iter().enumerate() {
+            f.write_str(if i == 0 { " --without " } else { "," })?;
+            f.write_str(feature.to_possible_value().as_ref().map_or("", |v| v.get_name()))?;
+        }
+        Ok(())
+    }
+}
+
+impl WithoutArg {
+    /// A device of the adapter whose kernels do without.
+    pub fn host(&self, adapter: &wgpu::Adapter) -> Result<Host, HostError> {
+        let host = Host::with_adapter(adapter)?;
+        if self.without.is_empty() {
+            return Ok(host);
+        }
+        let mut caps = host.kernels().caps().clone();
+        for feature in &self.without {
+            match feature {
+                Feature::Subgroups => (caps.subgroup, caps.subgroups) = (0, false),
+                Feature::Int64 => caps.int64 = false,
+                Feature::Halves => caps.exact_halves = false,
+                Feature::Textures => caps.texture_extent = 0,
+            }
+        }
+        let (device, queue) = (host.device().clone(), host.queue().clone());
+        Host::with_caps(adapter.get_info(), device, queue, &caps)
     }
 }
 

@@ -1,11 +1,10 @@
 use crate::Outcome;
-use crate::adapter::AdapterArg;
+use crate::adapter::{AdapterArg, WithoutArg};
 use crate::error::{CliError, printable, warn};
 use crate::plot::Plot;
 use crate::report::{JsonArg, Report, progress, right, table, text};
 use lowbit::conformance::{Limits, Op, Timing, limits, time};
 use lowbit::format::WeightFormat;
-use lowbit::host::Host;
 use lowbit::io::load_tuning;
 use lowbit::ops::matmul::TuningKey;
 use lowbit::ops::{FloatType, Schedule, Select};
@@ -50,6 +49,8 @@ pub struct Args {
     plot: Option<PathBuf>,
     #[command(flatten)]
     adapter: AdapterArg,
+    #[command(flatten)]
+    without: WithoutArg,
     #[command(flatten)]
     json: JsonArg,
 }
@@ -119,7 +120,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     let adapter = args.adapter.choose()?;
     let info = adapter.get_info();
     let failed = |what: &str| CliError::new(format!("{what} on {}", printable(&info.name)));
-    let host = Host::with_adapter(&adapter).map_err(|e| failed("no device").because(e))?;
+    let host = args.without.host(&adapter).map_err(|e| failed("no device").because(e))?;
     let how = args.tuning.as_ref().map_or(Select::Auto, |path| {
         let tuning = load_tuning(path, &TuningKey::new(&info), host.kernels().caps());
         tuning.map_or_else(

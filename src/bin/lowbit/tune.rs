@@ -1,10 +1,9 @@
 use crate::Outcome;
-use crate::adapter::AdapterArg;
+use crate::adapter::{AdapterArg, WithoutArg};
 use crate::bench::{Activations, Shape};
 use crate::error::{CliError, printable};
 use crate::report::{JsonArg, Report, count, progress, right, table, text};
 use lowbit::format::WeightFormat;
-use lowbit::host::Host;
 use lowbit::io::save_tuning;
 use lowbit::ops::MatmulSpec;
 use lowbit::ops::matmul::{Measured, Tuning, code_textures_pay};
@@ -37,6 +36,8 @@ pub struct Args {
     output: Option<PathBuf>,
     #[command(flatten)]
     adapter: AdapterArg,
+    #[command(flatten)]
+    without: WithoutArg,
     #[command(flatten)]
     json: JsonArg,
 }
@@ -107,7 +108,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     let adapter = args.adapter.choose()?;
     let info = adapter.get_info();
     let failed = |what: &str| CliError::new(format!("{what} on {}", printable(&info.name)));
-    let host = Host::with_adapter(&adapter).map_err(|e| failed("no device").because(e))?;
+    let host = args.without.host(&adapter).map_err(|e| failed("no device").because(e))?;
     let shapes = args.shape.iter().flat_map(|shape| args.format.iter().map(move |f| (shape, f)));
     let specs: Vec<MatmulSpec> = shapes
         .map(|(&Shape(m, n, k), &format)| {

@@ -1,9 +1,8 @@
 use crate::Outcome;
-use crate::adapter::{AdapterArg, enumerate, matching};
+use crate::adapter::{AdapterArg, WithoutArg, enumerate, matching};
 use crate::error::{CliError, printable};
 use crate::report::{JsonArg, Report, progress, right, table, text};
 use lowbit::conformance::{self, AdapterReport, Case, CaseReport, ErrorOverBound, Extent, Status};
-use lowbit::host::Host;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -23,6 +22,8 @@ pub struct Args {
     /// Only cases whose id holds this text
     #[arg(long, value_name = "ID")]
     case: Option<String>,
+    #[command(flatten)]
+    without: WithoutArg,
     #[command(flatten)]
     json: JsonArg,
 }
@@ -51,8 +52,8 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     let mut out = conformance::Report { adapters: Vec::new() };
     let mut page = String::new();
     for adapter in chosen {
-        let (adapter, seconds) = verify(adapter, &cases)?;
-        page.push_str(&describe(&adapter, seconds));
+        let (adapter, seconds) = verify(adapter, &args.without, &cases)?;
+        page.push_str(&describe(&adapter, &args.without, seconds));
         out.adapters.push(adapter);
     }
     report.finish(&page, &out)?;
@@ -60,12 +61,16 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     Ok(if failed { Outcome::FoundWrong } else { Outcome::Fine })
 }
 
-fn verify(adapter: &wgpu::Adapter, cases: &[Case]) -> Result<(AdapterReport, f64), CliError> {
+fn verify(
+    adapter: &wgpu::Adapter,
+    without: &WithoutArg,
+    cases: &[Case],
+) -> Result<(AdapterReport, f64), CliError> {
     let info = adapter.get_info();
     let start = Instant::now();
     // The oracle and software adapters are bound by the CPU: a device a core.
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(4));
-    let hosts = (0..threads).map(|_| Host::with_adapter(adapter)).collect::<Result<Vec<_>, _>>();
+    let hosts = (0..threads).map(|_| without.host(adapter)).collect::<Result<Vec<_>, _>>();
     let hosts = hosts.map_err(|error| {
         CliError::new(format!("cannot use {}", printable(&info.name))).because(error)
     })?;
@@ -97,7 +102,7 @@ struct Row<'a> {
     kernels: std::collections::BTreeSet<&'a str>,
 }
 
-fn describe(adapter: &AdapterReport, seconds: f64) -> String {
+fn describe(adapter: &AdapterReport, without: &WithoutArg, seconds: f64) -> String {
     let mut rows: BTreeMap<(&str, &str, &str), Row> = BTreeMap::new();
     for case in &adapter.cases {
         let row = rows.entry((case.op, case.weights, case.sparsity)).or_default();
@@ -133,7 +138,7 @@ fn describe(adapter: &AdapterReport, seconds: f64) -> String {
     for case in adapter.cases.iter().filter(|case| case.status == Status::Fail).take(LISTED) {
         let reason = case.reason.as_deref().unwrap_or("no reason given");
         page.push_str(&format!(
-            "FAIL {} [{}]\n  {}\n  repeat: lowbit verify --case '{}'\n",
+            "FAIL {} [{}]\n  {}\n  repeat: lowbit verify --case '{}'{without}\n",
             case.id,
             case.kernel,
             printable(reason),

@@ -332,14 +332,14 @@ pub fn select(spec: &MatmulSpec, caps: &Caps, m: u32) -> Schedule {
 }
 
 /// Whether [`DeviceWeights::with_textures`](crate::ops::DeviceWeights::with_textures) makes
-/// matmuls faster: on devices with a [`Caps::texture_extent`], for blocks of 32 columns that
-/// take at least 32 bytes: at one row of X int8 takes a quarter less time, f32 two thirds. The
-/// codes take their memory twice then.
+/// matmuls faster: on devices with a [`Caps::texture_extent`], wherever kernels can read the
+/// codes from textures. Blocks of 32 columns take at least 16 bytes then, and scales align with
+/// them. docs/performance.md has figures.
 pub fn code_textures_pay(format: &WeightFormat, k: u32, caps: &Caps) -> bool {
-    Decoder::of(format).block_bytes() >= 32 && texture_width(format, k, caps) > 0
+    texture_width(format, k, caps) > 0
 }
 
-/// Texels in a row of a texture of such codes, if kernels can read them from one.
+/// Texels in a row of a texture of such codes; 0 if kernels cannot read them from one.
 pub(crate) fn texture_width(format: &WeightFormat, k: u32, caps: &Caps) -> u32 {
     match Decoder::of(format).block_bytes() >= 16 && scaling(format, k) != Scaling::General {
         true => caps.texture_width(),
