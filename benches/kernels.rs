@@ -5,7 +5,6 @@
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use lowbit::conformance::{Extent, Op, table};
 use lowbit::format::{PackedWeights, WeightFormat};
-use lowbit::gpu::Kernels;
 use lowbit::host::Host;
 use lowbit::ops::{
     DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, MakeArgs, MakePlan, MakeSpec,
@@ -115,36 +114,11 @@ fn repack(c: &mut Criterion, host: &Host) {
     group.finish();
 }
 
-/// Encoding alone, 100 matmuls a pass: nothing is submitted.
-fn recording(c: &mut Criterion, host: &Host) {
-    let (n, k, m) = (64usize, 64usize, 8u32);
-    let format = "int4-g32-asym".parse().expect("a format");
-    let weights = host.compress(&weights(n, k), n, k, &format).expect("finite weights");
-    let spec = MatmulSpec::of(m, &weights);
-    let plan = block_on(MatmulPlan::new(host.kernels(), &spec, Select::Auto)).expect("plan");
-    let x = host.zeros(spec.x_bytes(m)).expect("X");
-    let y = host.zeros(spec.y_bytes(m)).expect("Y");
-    let args =
-        MatmulArgs { activations: (&x).into(), weights: &weights, bias: None, output: (&y).into() };
-    let bound = block_on(plan.bind(args)).expect("bind");
-    let mut group = c.benchmark_group("recording");
-    group.throughput(Throughput::Elements(100));
-    group.bench_function("100 matmuls", |b| {
-        b.iter(|| {
-            let mut encoder = host.device().create_command_encoder(&Default::default());
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            for i in 0..100 {
-                bound.record(&mut pass, 1 + i % m).expect("m is in range");
-            }
-        });
-    });
-    group.finish();
-}
-
-/// All pipelines of a small encoder's matmuls (MiniLM's shapes, up to 128 rows), on fresh kernels:
-/// as the driver compiles them, and with its pipeline cache of an earlier build. Mesa keeps a
-/// cache of its own on disk: `MESA_SHADER_CACHE_DISABLE=true` shows the first without it.
-fn plans(c: &mut Criterion, host: &Host) {
+/// All matmuls of a small encoder (MiniLM's shapes, up to 128 rows) on fresh kernels, planned,
+/// bound and run once in each regime, since some drivers compile at the first dispatch: as the
+/// driver compiles them, and with its pipeline cache of an earlier build. Mesa keeps a cache of
+/// its own on disk: `MESA_SHADER_CACHE_DISABLE=true` shows both without it.
+fn plans(c: &mut Criterion) {
     let mut group = c.benchmark_group("plan/MiniLM");
     let cache = tempfile::tempdir().expect("a folder");
     // As `Host::new` asks for it.
@@ -156,33 +130,71 @@ fn plans(c: &mut Criterion, host: &Host) {
         .expect("the adapter that the host has");
     for format in ["f16", "int8-channel", "int4-g64-asym", "2:4+int8-channel"] {
         let format = format.parse().expect("a format");
-        let build = |kernels: &Kernels| {
-            for (n, k) in [(384, 384), (1536, 384), (384, 1536)] {
-                let spec = MatmulSpec::new(128, n, k, format).with_bias();
-                block_on(MatmulPlan::new(kernels, &spec, Select::Auto)).expect("plan");
-            }
-        };
         group.bench_function(format!("{format}, compiled"), |b| {
-            b.iter(|| {
-                let kernels = block_on(Kernels::new(host.device(), host.kernels().caps()));
-                build(&kernels.expect("kernels"));
-            });
+            b.iter_batched(
+                || Matrices::new(Host::with_adapter(&adapter).expect("a host"), format),
+                |matrices| matrices.run(),
+                BatchSize::PerIteration,
+            );
         });
-        let first = Host::with_pipelines_in(&adapter, cache.path()).expect("a host");
-        build(first.kernels());
-        if !first.save_pipelines(cache.path()).expect("a file") {
+        // SAFETY: the folder is fresh, and this process's own.
+        let cached = || unsafe { Host::with_pipelines_in(&adapter, cache.path()) };
+        let first = Matrices::new(cached().expect("a host"), format);
+        first.run();
+        if !first.host.save_pipelines(cache.path()).expect("a file") {
             eprintln!("SKIPPED: the adapter has no pipeline cache");
             continue;
         }
         group.bench_function(format!("{format}, cached"), |b| {
             b.iter_batched(
-                || Host::with_pipelines_in(&adapter, cache.path()).expect("a host"),
-                |host| build(host.kernels()),
+                || Matrices::new(cached().expect("a host"), format),
+                |matrices| matrices.run(),
                 BatchSize::PerIteration,
             );
         });
     }
     group.finish();
+}
+
+/// The matrices of a small encoder's layer on a device of their own.
+struct Matrices {
+    host: Host,
+    weights: Vec<DeviceWeights>,
+    x: wgpu::Buffer,
+    y: wgpu::Buffer,
+    bias: wgpu::Buffer,
+}
+
+impl Matrices {
+    fn new(host: Host, format: WeightFormat) -> Self {
+        let shapes = [(384, 384), (1536, 384), (384, 1536)];
+        let upload = |(n, k)| {
+            let packed = PackedWeights::quantize(&weights(n, k), n, k, &format);
+            host.upload(&packed.expect("finite weights")).expect("weights")
+        };
+        let [x, y, bias] = [128 * 1536 * 4, 128 * 1536 * 4, 1536 * 4]
+            .map(|bytes| host.zeros(bytes).expect("a buffer"));
+        Self { weights: shapes.map(upload).into(), host, x, y, bias }
+    }
+
+    fn run(&self) {
+        for weights in &self.weights {
+            let spec = MatmulSpec::of(128, weights).with_bias();
+            let plan = block_on(MatmulPlan::new(self.host.kernels(), &spec, Select::Auto));
+            let bound = block_on(plan.expect("plan").bind(MatmulArgs {
+                activations: (&self.x).into(),
+                weights,
+                bias: Some((&self.bias).into()),
+                output: (&self.y).into(),
+            }))
+            .expect("bind");
+            for m in [1, 8, 64, 128] {
+                self.host
+                    .submit(|pass| bound.record(pass, m).expect("m is in range"))
+                    .expect("run");
+            }
+        }
+    }
 }
 
 fn all(c: &mut Criterion) {
@@ -200,8 +212,7 @@ fn all(c: &mut Criterion) {
     make(c, &host);
     dequantize(c, &host);
     repack(c, &host);
-    recording(c, &host);
-    plans(c, &host);
+    plans(c);
 }
 
 criterion_group! {

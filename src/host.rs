@@ -146,13 +146,19 @@ impl Host {
     ///
     /// # Errors
     /// [`HostError::NoDevice`], [`HostError::Device`].
-    pub fn with_pipelines_in(adapter: &wgpu::Adapter, folder: &Path) -> Result<Self, HostError> {
+    ///
+    /// # Safety
+    /// Drivers run what the files hold: only the user, and nobody else, may write in `folder`.
+    pub unsafe fn with_pipelines_in(
+        adapter: &wgpu::Adapter,
+        folder: &Path,
+    ) -> Result<Self, HostError> {
         let mut host = Self::with_adapter(adapter)?;
         let data = host.pipeline_file(folder).and_then(|path| pipeline_file::read(&path));
         let (device, caps) = (host.device().clone(), host.kernels.caps().clone());
         let lost = host.kernels.lost_flag().clone();
-        // SAFETY: a checksum says that the data is what `save_pipelines` wrote, which is what
-        // a driver returned.
+        // SAFETY: `save_pipelines` wrote it, which writes what a driver returned: nobody else
+        // does, the caller says, and a checksum says that it is whole.
         let kernels = unsafe { Kernels::with_pipeline_cache(&device, &caps, data.as_deref()) };
         host.kernels = block_on(kernels)?.with_lost_flag(lost);
         Ok(host)
@@ -241,14 +247,18 @@ impl Host {
         self.settled(self.run(DeviceWeights::upload(&self.kernels, packed))?)
     }
 
-    /// With textures where those pay and hold the codes.
+    /// With textures where those pay, hold the codes, and find memory: for a moment the codes
+    /// are there twice.
     fn settled(&self, weights: DeviceWeights) -> Result<DeviceWeights, HostError> {
         let k = to_u32("k", weights.k())?;
         if !code_textures_pay(&weights.format(), k, self.kernels.caps()) {
             return Ok(weights);
         }
         self.textured(&weights).or_else(|error| match error {
-            HostError::Weights(WeightsError::Texture { .. }) => Ok(weights),
+            HostError::Weights(
+                WeightsError::Texture { .. }
+                | WeightsError::Device(DeviceError::OutOfMemory { .. }),
+            ) => Ok(weights),
             error => Err(error),
         })
     }

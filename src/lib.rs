@@ -35,3 +35,6 @@ pub mod ops;
 pub mod reference;
 
 pub use wgpu;
+
+/// The version of this crate, as in its manifest.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -96,7 +96,7 @@ fn faults(kernel: &Kernel, stats: &Stats) -> Vec<String> {
 }
 
 #[test]
-fn kernels_on_amd() {
+fn isa_kernels_on_amd() {
     let start = Instant::now();
     let families = families();
     // Navi31: every two properties that occur together. Elsewhere the number of lanes that
@@ -140,7 +140,7 @@ fn kernels_on_amd() {
 /// The enumeration misses no shader that other tests know and a GPU is given: CPU adapters
 /// have rows in panels, make weights from 64-bit words, and take more rows of X at a time.
 #[test]
-fn every_shader_is_enumerated() {
+fn isa_every_shader_is_enumerated() {
     let known: HashSet<_> = isa::kernels().iter().map(Kernel::shader).collect();
     let limits: HashSet<_> = lowbit::conformance::limit_shaders().into_iter().collect();
     for shader in common::all_shaders() {
@@ -154,7 +154,7 @@ fn every_shader_is_enumerated() {
 
 /// A driver that cannot be used is an error that says so, whatever the process did.
 #[test]
-fn failures_are_told() {
+fn isa_failures_are_told() {
     let kernels = vec![isa::kernels()[0].name().to_string()];
     let manifest = PathBuf::from("no/such/icd.json");
     let job = Job { family: Family::Navi21, manifest, kernels, listings: false };
@@ -165,7 +165,7 @@ fn failures_are_told() {
 
 /// The command: a table, and JSON with the derived bounds of every format.
 #[test]
-fn the_command_prints_a_roofline() {
+fn isa_the_command_prints_a_roofline() {
     let run = |args: &[&str]| Command::new(PROGRAM).arg("isa").args(args).output().unwrap();
     let refused = run(&["--kernel", "no_such_kernel*"]);
     assert_eq!(refused.status.code(), Some(2));

@@ -73,9 +73,9 @@ fn textures_change_no_bit() {
                 let plain = block_on(DeviceWeights::upload(host.kernels(), &packed)).unwrap();
                 let textured = host.textured(&plain).unwrap();
                 assert_eq!(host.download(&textured).unwrap(), packed);
-                assert!(
-                    textured.device_bytes() - plain.device_bytes() < blocks.max(9) as u64 * 2048
-                );
+                // A last row of texels a block, at most.
+                let most = 16 * 128 * textured.blocks().len() as u64;
+                assert!(textured.device_bytes() - plain.device_bytes() < most);
                 blocks = blocks.max(textured.blocks().len());
                 for (m, schedule) in schedules {
                     let want = multiply(&host, &plain, m, schedule);

@@ -1,5 +1,5 @@
 // The entry point of schedules that need no lane number.
-// Requires: schedule/rows_m1 or schedule/rows_m4; const WORKGROUP. Provides: main.
+// Requires: schedule/rows_m1 or schedule/rows; const WORKGROUP. Provides: main.
 // Twin: lib/entry_subgroup.
 
 @compute @workgroup_size(WORKGROUP)

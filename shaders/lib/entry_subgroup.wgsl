@@ -1,5 +1,5 @@
 // The entry point of schedules that may pass registers round a subgroup.
-// Requires: schedule/rows_m1 or schedule/rows_m4; const WORKGROUP. Provides: main.
+// Requires: schedule/rows_m1 or schedule/rows; const WORKGROUP. Provides: main.
 // Twin: lib/entry_plain.
 
 @compute @workgroup_size(WORKGROUP)

@@ -147,7 +147,9 @@ fn pinned(extent: Extent, cases: &mut Vec<Case>) {
                             .or_else(|| format(element, granularity, sparse));
                         let Some(format) = format else { continue };
                         let values = Values::ALL[turn % Values::ALL.len()];
-                        let m = [1, 5, 3, 6, 17, 13, 37, 40, 70, 1, 6][j % 11];
+                        // A tile and part of one; of kernels for one row, a row or two.
+                        let tile = schedule.tile().0 as usize;
+                        let m = if tile == 1 { 1 + turn % 2 } else { tile + 1 + turn % (tile - 1) };
                         let types = (FLOATS[turn / 2 % 2], FLOATS[turn / 3 % 2]);
                         let mut case = Case::matmul(format, types, (m, 70, k), values);
                         case.schedule = Some(schedule);

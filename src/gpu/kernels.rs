@@ -279,7 +279,7 @@ impl Kernels {
         Ok(())
     }
 
-    /// A new buffer of at least 16 bytes, in an error scope.
+    /// A new buffer of at least 32 bytes, in an error scope.
     pub(crate) async fn buffer(
         &self,
         label: &str,

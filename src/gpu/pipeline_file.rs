@@ -1,14 +1,23 @@
 //! The driver's compiled code in a file: `MAGIC`, a checksum, the data. A file that is not
 //! whole, or that something else wrote, counts as none.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 const MAGIC: &[u8; 8] = b"lowbitP1";
 
+/// Far more than all kernels of this crate compile to.
+const MOST: u64 = 256 << 20;
+
 /// The data of a file that [`write`] wrote.
 pub(crate) fn read(path: &Path) -> Option<Vec<u8>> {
-    let bytes = std::fs::read(path).ok()?;
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).ok()?;
+    file.take(MOST + 1).read_to_end(&mut bytes).ok()?;
+    if bytes.len() as u64 > MOST {
+        return None;
+    }
     let rest = bytes.strip_prefix(MAGIC)?;
     let (sum, data) = rest.split_at_checked(8)?;
     (sum == checksum(data).to_le_bytes()).then(|| data.to_vec())
@@ -19,7 +28,9 @@ pub(crate) fn write(path: &Path, data: &[u8]) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    let part = path.with_extension(format!("{}.part", std::process::id()));
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let part = path.with_extension(format!("{}-{number}.part", std::process::id()));
     let written = std::fs::File::create(&part).and_then(|mut file| {
         file.write_all(MAGIC)?;
         file.write_all(&checksum(data).to_le_bytes())?;

@@ -1,6 +1,6 @@
 use super::{Host, HostError, to_u32};
 use crate::gpu::DeviceError;
-use crate::ops::matmul::{Measured, Problem, Tuning, candidates, regimes, texture_width};
+use crate::ops::matmul::{Measured, Problem, Tuning, candidates, regimes};
 use crate::ops::{
     BoundMatmul, DeviceWeights, FloatType, MatmulArgs, MatmulPlan, MatmulSpec, PlanError, Schedule,
     Select,
@@ -174,12 +174,7 @@ impl Data {
         let (n, k) = (spec.n as usize, spec.k as usize);
         let allocate = || {
             let weights = host.run(DeviceWeights::allocate(host.kernels(), spec.weights, n, k))?;
-            match spec.code_textures
-                && texture_width(&spec.weights, spec.k, host.kernels().caps()) > 0
-            {
-                true => host.textured(&weights),
-                false => Ok(weights),
-            }
+            if spec.code_textures { host.settled(weights) } else { Ok(weights) }
         };
         let mut weights = vec![allocate()?];
         let copies = (COLD / weights[0].device_bytes().max(1)).clamp(1, 16);
@@ -200,6 +195,9 @@ impl Data {
         spec: &MatmulSpec,
         schedule: Schedule,
     ) -> Result<Vec<BoundMatmul>, HostError> {
+        // Codes that no texture holds stay in buffers.
+        let code_textures = self.weights[0].has_textures();
+        let spec = &MatmulSpec { code_textures, ..spec.clone() };
         let plan = host.run(MatmulPlan::new(host.kernels(), spec, Select::Pinned(schedule)))?;
         let bind = |weights| {
             host.run(plan.bind(MatmulArgs {

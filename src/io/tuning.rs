@@ -75,6 +75,7 @@ struct Entry {
     sparse: bool,
     scaling: String,
     asymmetric: bool,
+    textures: bool,
     activations: String,
     m: u32,
     n: u32,
@@ -119,6 +120,7 @@ pub fn save_tuning(path: impl AsRef<Path>, tuning: &Tuning) -> Result<(), IoErro
         sparse: problem.decoder.sparse,
         scaling: name(problem.scaling).into(),
         asymmetric: problem.asymmetric,
+        textures: problem.textures,
         activations: problem.activations.name().into(),
         m: problem.m,
         n: problem.n,
@@ -178,6 +180,7 @@ fn read_entry(entry: &Entry, caps: &Caps) -> Result<(Problem, Schedule), (&'stat
         },
         scaling: scaling.ok_or_else(|| unknown("an unknown scaling", &entry.scaling))?.0,
         asymmetric: entry.asymmetric,
+        textures: entry.textures,
         activations: activations
             .ok_or_else(|| unknown("unknown activations", &entry.activations))?,
         m: entry.m,

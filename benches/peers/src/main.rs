@@ -35,6 +35,9 @@ struct Args {
     /// Two shapes, three rounds: to see that everything runs
     #[arg(long, conflicts_with_all = ["shapes", "rounds"])]
     quick: bool,
+    /// Print ratios to the fastest peer as a Markdown table too
+    #[arg(long)]
+    markdown: bool,
     /// Where the rows go [default: peers.json in the target folder]
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -90,6 +93,9 @@ fn run(args: Args) -> Result<(), String> {
     let where_to = rows.first().map(|row| format!("{}, {}", row.adapter, row.driver));
     println!("{} – medians of {rounds}", where_to.unwrap_or_default());
     print!("{}\n{}", report::table(&rows), report::summary(&rows));
+    if args.markdown {
+        println!("{}", report::markdown(&rows));
+    }
     println!("{}", json.display());
     Ok(())
 }

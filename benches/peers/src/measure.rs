@@ -176,10 +176,11 @@ pub fn measure(plan: &Plan, shape: Shape, bar: &ProgressBar) -> Result<Vec<Row>,
         return Err(why.unwrap_or_else(|| "no format was asked for".into()));
     }
     for session in sessions.iter_mut().filter(|session| session.peer.device == Device::Gpu) {
-        if session.hello.adapter.is_some() && session.hello.adapter != ours.hello.adapter {
-            let name = |hello: &Hello| hello.adapter.clone().unwrap_or_default();
-            let (theirs, ours) = (name(&session.hello), name(&ours.hello));
-            session.refuse(&format!("it ran on {theirs}, lowbit on {ours}"));
+        let facts = |hello: &Hello| [hello.adapter.clone(), hello.driver.clone()];
+        let (theirs, own) = (facts(&session.hello), facts(&ours.hello));
+        let differ = theirs.iter().zip(&own).find(|(a, b)| a.is_some() && b.is_some() && a != b);
+        if let Some((Some(theirs), Some(own))) = differ {
+            session.refuse(&format!("it ran on {theirs}, lowbit on {own}"));
         }
     }
     bar.inc(1);

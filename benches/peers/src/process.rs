@@ -97,6 +97,8 @@ impl Process {
 
     /// What the process ended with.
     fn obituary(&mut self) -> String {
+        // It may live on without a stdout.
+        let _ = self.child.kill();
         let status = self.child.wait().map_or_else(|e| e.to_string(), |s| s.to_string());
         // Its stderr may still be on the way.
         std::thread::sleep(Duration::from_millis(100));
@@ -144,8 +146,8 @@ fn command(peer: &Peer, folders: &Folders) -> Result<Command, String> {
 fn listen(stdout: impl Read + Send + 'static) -> Receiver<Reply> {
     let (send, receive) = mpsc::channel();
     std::thread::spawn(move || {
-        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            if let Ok(reply) = serde_json::from_str(&line)
+        for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
+            if let Ok(reply) = serde_json::from_slice(&line)
                 && send.send(reply).is_err()
             {
                 break;

@@ -1,6 +1,7 @@
 //! Rows as a table, as JSON, and what they say against the goals.
 
 use crate::catalog::{Device, Format, Shape};
+use clap::ValueEnum;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 use protocol::Activations;
 use serde::Serialize;
@@ -95,8 +96,9 @@ const GOALS: [(Activations, bool, f64); 4] = [
     (Activations::Int8, true, 6.0),
     (Activations::Int8, false, 3.0),
 ];
-/// 2:4 against its dense twin at M = 1, and against numr's.
+/// 2:4 against its dense twin at M = 1, and against numr's; int4 against lowbit's own floats.
 const SPARSE: f64 = 1.3;
+const NARROW: f64 = 1.0;
 const NUMR: f64 = 10.0;
 
 /// A ratio and what it is of.
@@ -115,13 +117,25 @@ pub fn summary(rows: &[Row]) -> String {
         let rows: Vec<&Row> = rows.iter().filter(|row| (row.m == 1) == vector).collect();
         let what =
             format!("{} activations, M {}", name(activations), if vector { "= 1" } else { "≥ 8" });
-        verdict(&mut text, &what, goal, against_fastest(&rows, activations));
+        let rivals = against_fastest(&rows, activations);
+        verdict(&mut text, &what, goal, rivals.iter().map(Rival::ratio).collect());
     }
-    for (sparse, dense) in [(Format::SparseF32, Format::F32), (Format::SparseF16, Format::F16)] {
-        let pairs = rows.iter().filter(|row| row.is_own() && row.m == 1 && row.format == sparse);
+    let own = || rows.iter().filter(|row| row.is_own() && row.m == 1);
+    let floats = [Format::F16, Format::F32].map(Format::lowbit);
+    let int4 = own().filter(|row| row.format.class() == "4-bit");
+    let int4 = int4.filter(|row| floats.contains(&row.peer_format));
+    let what = "int4 beside lowbit's f16 and f32, M = 1";
+    verdict(&mut text, what, NARROW, int4.filter_map(ratio).collect());
+    for (sparse, dense, goal) in [
+        (Format::SparseF32, Format::F32, SPARSE),
+        (Format::SparseF16, Format::F16, SPARSE),
+        (Format::SparseInt8, Format::Int8Channel, NARROW),
+        (Format::SparseInt4, Format::Int4G128, NARROW),
+    ] {
+        let pairs = own().filter(|row| row.format == sparse);
         let pairs = pairs.filter(|row| row.peer_format == dense.lowbit());
         let what = format!("{} beside lowbit's dense {}, M = 1", sparse.name(), dense.name());
-        verdict(&mut text, &what, SPARSE, pairs.filter_map(ratio).collect());
+        verdict(&mut text, &what, goal, pairs.filter_map(ratio).collect());
     }
     let numr = rows.iter().filter(|row| row.peer == "numr" && row.format == Format::SparseF32);
     verdict(&mut text, "2:4-f32 beside numr's", NUMR, numr.filter_map(ratio).collect());
@@ -137,14 +151,67 @@ fn described(row: &Row, peer_ms: f64, ours_ms: f64) -> String {
     format!("{format} {shape}: {} {} {peer_ms:.2} ms, ours {ours_ms:.2}", row.peer, row.peer_format)
 }
 
+/// One of lowbit's times, and the fastest peer of its classes.
+struct Rival<'a> {
+    own: &'a Row,
+    ours_ms: f64,
+    rival: &'a Row,
+    peer_ms: f64,
+}
+
+impl Rival<'_> {
+    fn ratio(&self) -> Ratio {
+        let named = Row { format: self.own.format, ..self.rival.clone() };
+        let of = described(&named, self.peer_ms, self.ours_ms);
+        Ratio { value: self.peer_ms / self.ours_ms, of }
+    }
+}
+
+/// Ratios to the fastest peer, with f32 activations, as Markdown: formats by shapes.
+pub fn markdown(rows: &[Row]) -> String {
+    let rows: Vec<&Row> = rows.iter().collect();
+    let rivals = against_fastest(&rows, Activations::F32);
+    let (mut shapes, mut formats): (Vec<Shape>, Vec<Format>) = (Vec::new(), Vec::new());
+    for Rival { own, .. } in &rivals {
+        if !shapes.contains(&own.shape()) {
+            shapes.push(own.shape());
+        }
+        if !formats.contains(&own.format) {
+            formats.push(own.format);
+        }
+    }
+    formats.sort_by_key(|format| Format::value_variants().iter().position(|f| f == format));
+    let mut text = String::from("| W |");
+    for shape in &shapes {
+        let _ = write!(text, " {shape} |");
+    }
+    text.push_str("\n|---|");
+    text.push_str(&"---|".repeat(shapes.len()));
+    for format in formats {
+        let _ = write!(text, "\n| {} |", format.name());
+        for shape in &shapes {
+            let cell = rivals.iter().find(|r| r.own.format == format && r.own.shape() == *shape);
+            let _ = match cell {
+                Some(Rival { ours_ms, rival, peer_ms, .. }) => {
+                    let ratio = peer_ms / ours_ms;
+                    write!(text, " {ratio:.1} × ({ours_ms:.1}; {} {peer_ms:.0}) |", rival.peer)
+                }
+                None => write!(text, " – |"),
+            };
+        }
+    }
+    text.push('\n');
+    text
+}
+
 /// For each format and shape that lowbit was timed with, the fastest peer of its classes.
-fn against_fastest(rows: &[&Row], activations: Activations) -> Vec<Ratio> {
+fn against_fastest<'a>(rows: &[&'a Row], activations: Activations) -> Vec<Rival<'a>> {
     let competes = |peer: Activations| match activations {
         Activations::F32 => peer != Activations::Int8,
         other => peer == other,
     };
     let mut seen = Vec::new();
-    let mut ratios = Vec::new();
+    let mut fastest = Vec::new();
     for own in rows.iter().filter(|row| row.activations == activations) {
         let Some(ours_ms) = own.ours_ms else { continue };
         if seen.contains(&(own.format, own.shape())) {
@@ -160,12 +227,10 @@ fn against_fastest(rows: &[&Row], activations: Activations) -> Vec<Ratio> {
         });
         let timed = rivals.filter_map(|row| Some((row.peer_ms?, row)));
         if let Some((peer_ms, rival)) = timed.min_by(|a, b| a.0.total_cmp(&b.0)) {
-            let named = Row { format: own.format, ..(**rival).clone() };
-            ratios
-                .push(Ratio { value: peer_ms / ours_ms, of: described(&named, peer_ms, ours_ms) });
+            fastest.push(Rival { own, ours_ms, rival, peer_ms });
         }
     }
-    ratios
+    fastest
 }
 
 fn verdict(text: &mut String, what: &str, goal: f64, ratios: Vec<Ratio>) {
@@ -221,8 +286,11 @@ mod tests {
         ];
         let rows: Vec<_> = rows.iter().collect();
         let ratios = against_fastest(&rows, Activations::F32);
-        let values: Vec<_> = ratios.iter().map(|ratio| ratio.value).collect();
+        let values: Vec<_> = ratios.iter().map(|rival| rival.ratio().value).collect();
         assert_eq!(values, [2.0, 2.5, 1.0]);
+        let rows: Vec<Row> = rows.into_iter().cloned().collect();
+        let table = markdown(&rows);
+        assert!(table.contains("| int4-g32 | 2.0 × (5.0; fast 10) |"), "{table}");
     }
 
     #[test]

@@ -55,6 +55,11 @@ impl std::fmt::Display for WithoutArg {
 }
 
 impl WithoutArg {
+    /// Whether nothing is left out.
+    pub fn is_empty(&self) -> bool {
+        self.without.is_empty()
+    }
+
     /// A device of the adapter whose kernels do without.
     pub fn host(&self, adapter: &wgpu::Adapter) -> Result<Host, HostError> {
         let host = Host::with_adapter(adapter)?;

@@ -104,6 +104,10 @@ fn row(measured: &Measured) -> Row {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<Outcome, CliError> {
+    if args.output.is_some() && !args.without.is_empty() {
+        return Err(CliError::new("what is measured --without something is not to be kept")
+            .hint("a file of it would hold for the whole adapter; leave -o or --without away"));
+    }
     let report = Report::open(&args.json)?;
     let adapter = args.adapter.choose()?;
     let info = adapter.get_info();

@@ -341,10 +341,12 @@ pub fn code_textures_pay(format: &WeightFormat, k: u32, caps: &Caps) -> bool {
 
 /// Texels in a row of a texture of such codes; 0 if kernels cannot read them from one.
 pub(crate) fn texture_width(format: &WeightFormat, k: u32, caps: &Caps) -> u32 {
-    match Decoder::of(format).block_bytes() >= 16 && scaling(format, k) != Scaling::General {
-        true => caps.texture_width(),
-        false => 0,
-    }
+    if in_textures(format, k) { caps.texture_width() } else { 0 }
+}
+
+/// Whether kernels can read such codes from textures, where there are any.
+pub(super) fn in_textures(format: &WeightFormat, k: u32) -> bool {
+    Decoder::of(format).block_bytes() >= 16 && scaling(format, k) != Scaling::General
 }
 
 /// Rows of W below which more lanes share a row: teams of 32 lanes that make four columns each

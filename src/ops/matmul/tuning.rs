@@ -1,4 +1,4 @@
-use super::choice::scaling;
+use super::choice::{in_textures, scaling};
 use super::plan::regime_of;
 use super::{Decoder, MatmulSpec, Scaling, Schedule, select};
 use crate::gpu::Caps;
@@ -27,7 +27,7 @@ impl TuningKey {
             adapter: format!("{} [{:04x}:{:04x}]", info.name, info.vendor, info.device),
             backend: info.backend.to_string(),
             driver: format!("{} {}", info.driver, info.driver_info).trim().to_string(),
-            version: env!("CARGO_PKG_VERSION").into(),
+            version: crate::VERSION.into(),
         }
     }
 }
@@ -41,6 +41,8 @@ pub struct Problem {
     pub scaling: Scaling,
     /// Whether zero points are stored.
     pub asymmetric: bool,
+    /// Whether codes come out of textures.
+    pub textures: bool,
     /// The type of X.
     pub activations: FloatType,
     /// Rows of X; what is measured for one number holds for its regime.
@@ -58,6 +60,7 @@ impl Problem {
             decoder: Decoder::of(&spec.weights),
             scaling: scaling(&spec.weights, spec.k),
             asymmetric: !spec.weights.is_symmetric(),
+            textures: spec.code_textures && in_textures(&spec.weights, spec.k),
             activations: spec.activations,
             m,
             n: spec.n,
@@ -68,7 +71,7 @@ impl Problem {
     /// How far another problem's measurement is from this one; `None` where it says nothing:
     /// other kernels, another regime of m, or N or K more than twice or less than half.
     fn distance(&self, other: &Self) -> Option<f64> {
-        let kernels = |p: &Self| (p.decoder, p.scaling, p.asymmetric, p.activations);
+        let kernels = |p: &Self| (p.decoder, p.scaling, p.asymmetric, p.textures, p.activations);
         let twice = |a: u32, b: u32| u64::from(a.max(b)) <= 2 * u64::from(a.min(b));
         let near = kernels(self) == kernels(other)
             && regime_of(self.m) == regime_of(other.m)

@@ -13,7 +13,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let host = Rc::new(Host::new()?);
     let info = host.adapter_info();
     let hello = Hello {
-        version: env!("CARGO_PKG_VERSION").into(),
+        version: lowbit::VERSION.into(),
         adapter: Some(info.name.clone()),
         driver: Some(format!("{} {}", info.driver, info.driver_info).trim().into()),
     };
@@ -21,10 +21,14 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn prepare(host: &Rc<Host>, case: &Case) -> Result<(Ready, Run), Box<dyn Error>> {
-    let x = uniform(case.m * case.k, 2);
+    let mut x = uniform(case.m * case.k, 2);
     let (float, words) = match case.activations {
         Activations::F32 => (FloatType::F32, x.iter().map(|x| x.to_bits()).collect()),
-        Activations::F16 => (FloatType::F16, halves(&x)),
+        Activations::F16 => {
+            let words = halves(&x);
+            x.iter_mut().for_each(|x| *x = half::f16::from_f32(*x).to_f32());
+            (FloatType::F16, words)
+        }
         Activations::Int8 => return Err("lowbit has no int8 activations yet".into()),
     };
     let format: WeightFormat = case.format.parse()?;
@@ -55,7 +59,8 @@ fn prepare(host: &Rc<Host>, case: &Case) -> Result<(Ready, Run), Box<dyn Error>>
         host.read(&output, 0, case.m * case.n)?.into_iter().map(f32::from_bits).collect();
     let stored = reference::dequantize_f64(&host.download(&weights)?)?;
     let stored: Vec<f32> = stored.into_iter().map(|w| w as f32).collect();
-    check(case, &x, &stored, &y)?;
+    // Sums are f32 whatever X is.
+    check(&Case { activations: Activations::F32, ..case.clone() }, &x, &stored, &y)?;
     let kernel = Some(plan.kernel(m).name());
     Ok((Ready { kernel, activations: case.activations }, run))
 }

@@ -1,0 +1,54 @@
+//! The driver's compiled code, kept over runs: whole files are used, others ignored.
+
+mod common;
+
+use lowbit::host::Host;
+use std::path::Path;
+
+fn product(host: &Host) -> Vec<f32> {
+    let format = "int8-g32".parse().unwrap();
+    let w: Vec<f32> = (0..64 * 96).map(|i| (i % 31) as f32 - 15.0).collect();
+    let weights = host.compress(&w, 64, 96, &format).unwrap();
+    host.matmul(&[1.0; 96], 1, &weights, None).unwrap()
+}
+
+fn host_in(folder: &Path) -> Host {
+    let adapter = pollster::block_on(wgpu::Instance::default().request_adapter(
+        &wgpu::RequestAdapterOptions {
+            power_preference: wgpu::PowerPreference::HighPerformance,
+            ..Default::default()
+        },
+    ));
+    // SAFETY: the folder is this test's own, and holds what a driver returned or what the test
+    // has cut short, which a checksum notices.
+    unsafe { Host::with_pipelines_in(&adapter.unwrap(), folder) }.unwrap()
+}
+
+#[test]
+fn compiled_code_is_kept() {
+    let Some(plain) = common::host() else { return };
+    let want = product(&plain);
+    let folder = tempfile::tempdir().unwrap();
+    let first = host_in(folder.path());
+    assert_eq!(product(&first), want);
+    if !first.save_pipelines(folder.path()).unwrap() {
+        eprintln!("SKIPPED: {} has no pipeline cache", first.adapter_info().name);
+        return;
+    }
+    let files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+    let [Ok(file)] = &files[..] else { panic!("{files:?}") };
+    let whole = std::fs::read(file.path()).unwrap();
+    // Magic and checksum are not all.
+    assert!(whole.len() > 64, "{} bytes", whole.len());
+
+    let second = host_in(folder.path());
+    assert_eq!(product(&second), want);
+    assert!(second.save_pipelines(folder.path()).unwrap());
+
+    for bad in [&whole[..whole.len() / 2], b"", b"lowbitP1"] {
+        std::fs::write(file.path(), bad).unwrap();
+        assert_eq!(product(&host_in(folder.path())), want);
+    }
+    // A host that was not made with a folder has nothing to keep.
+    assert!(!plain.save_pipelines(folder.path()).unwrap());
+}
