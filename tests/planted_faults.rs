@@ -32,9 +32,9 @@ const FAULTS: [Fault; 9] = [
         name: "f16 accumulation",
         format: "int8-g64",
         replace: (
-            "part = sums + part * scales4(r0, r1, r2, r3, run.index);",
-            "part = sums + part * scales4(r0, r1, r2, r3, run.index);
-             part.x = half_to_f32(f32_to_half(part.x));",
+            "sums += part * scales4(r0, r1, r2, r3, run.index);",
+            "sums += part * scales4(r0, r1, r2, r3, run.index);
+             sums.x = half_to_f32(f32_to_half(sums.x));",
         ),
     },
     Fault {

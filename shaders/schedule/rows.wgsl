@@ -128,11 +128,13 @@ fn schedule(tile: u32, local: u32, lane: u32) {
     let zero = Sums(vec4<f32>(0.0), vec4<f32>(0.0));
     let zeros = Tile(zero, zero, zero, zero);
     var sums = zeros;
+    var part = zeros; // of a run
     var z = run_zeros(r0, r1, 0u);
     var run = Run(0u, 0u);
     for (var b = 0u; b < steps; b += 1u) {
-        if (GROUPED) {
+        if (GROUPED && run.place == 0u) {
             z = run_zeros(r0, r1, run.index);
+            part = zeros;
         }
         let x0 = load_part4(rows0, b, lane);
         var x1 = x0;
@@ -144,10 +146,6 @@ fn schedule(tile: u32, local: u32, lane: u32) {
         if (M_TILE == 16u) {
             x2 = load_part4(rows2, b, lane);
             x3 = load_part4(rows3, b, lane);
-        }
-        var part = sums;
-        if (GROUPED) {
-            part = zeros;
         }
         var w = load_blocks(r0, r1, b, 0u);
         part = quad_step(part, x0, x1, x2, x3, 0u, z, w);
@@ -170,13 +168,15 @@ fn schedule(tile: u32, local: u32, lane: u32) {
             part = quad_step(part, x0, x1, x2, x3, 7u, z, w);
         }
         if (GROUPED) {
-            part = scaled(sums, part, run_scales(r0, r1, run.index));
-            run = next_step(run);
+            let next = next_step(run);
+            if (next.place == 0u || b + 1u == steps) {
+                sums = scaled(sums, part, run_scales(r0, r1, run.index));
+            }
+            run = next;
         }
-        sums = part;
     }
     if (!GROUPED) {
-        sums = scaled(zeros, sums, run_scales(r0, r1, 0u));
+        sums = scaled(zeros, part, run_scales(r0, r1, 0u));
     }
     let column = p.n0 + n;
     let y_at = p.y_offset + batch * p.y_batch;

@@ -54,17 +54,15 @@ fn schedule(tile: u32, local: u32, lane: u32) {
     let steps = p.blocks * (32u / STEP);
 
     var sums = vec4<f32>(0.0);
+    var part = vec4<f32>(0.0); // of a run
     var z = zeros4(r0, r1, r2, r3, 0u);
     var run = Run(0u, 0u);
     for (var b = 0u; b < steps; b += 1u) {
-        if (GROUPED) {
+        if (GROUPED && run.place == 0u) {
             z = zeros4(r0, r1, r2, r3, run.index);
-        }
-        let x = load_part(x_at, b, lane);
-        var part = sums;
-        if (GROUPED) {
             part = vec4<f32>(0.0);
         }
+        let x = load_part(x_at, b, lane);
         var w = load_blocks(r0, r1, b, 0u);
         var v = w;
         if (COLUMNS == 4u) {
@@ -99,13 +97,15 @@ fn schedule(tile: u32, local: u32, lane: u32) {
             part = quad_step(part, x, 7u, z, w, v);
         }
         if (GROUPED) {
-            part = sums + part * scales4(r0, r1, r2, r3, run.index);
-            run = next_step(run);
+            let next = next_step(run);
+            if (next.place == 0u || b + 1u == steps) {
+                sums += part * scales4(r0, r1, r2, r3, run.index);
+            }
+            run = next;
         }
-        sums = part;
     }
     if (!GROUPED) {
-        sums *= scales4(r0, r1, r2, r3, 0u);
+        sums = part * scales4(r0, r1, r2, r3, 0u);
     }
     let end = p.n0 + p.rows;
     let column = p.n0 + n;
