@@ -16,11 +16,13 @@
 //! Asymmetric int8 is the field's 0…255 stored minus 128, since WGSL's packed
 //! dot product has no mixed signs.
 
+mod activations;
 mod device;
 mod geometry;
 mod packed;
 mod sparsity;
 
+pub use activations::{ActivationError, ActivationFormat, ActivationGranularity, ActivationLayout};
 pub use device::{BLOCK_K, DeviceImage, DeviceLayout, RowOrder};
 pub use geometry::{Geometry, Sizes};
 pub use packed::{PackedWeights, Scales};

@@ -1,5 +1,6 @@
 use crate::conformance::formats;
 use crate::gpu::{AdapterClass, Caps, Shader};
+use crate::ops::activations::every_spec;
 use crate::ops::make::{MakeAccess, MakeKernel};
 use crate::ops::matmul::{KernelChoice, Scaling, Schedule};
 use crate::ops::{DequantizeSpec, FloatType, MatmulSpec, RepackSpec};
@@ -194,6 +195,9 @@ pub fn kernels() -> Vec<Kernel> {
                 push(Kernel::other(spec.clone().with_output(output).shader(&caps)));
             }
         }
+    }
+    for shader in every_spec().iter().flat_map(|spec| spec.shaders(&caps)) {
+        push(Kernel::other(shader));
     }
     kernels
 }

@@ -4,6 +4,7 @@
 //! *plan* holds compiled pipelines; *binding* checks buffers and makes bind groups;
 //! *recording* writes commands and neither allocates, compiles, waits nor fails.
 
+pub mod activations;
 mod buffers;
 pub mod dequantize;
 pub mod make;
@@ -11,6 +12,7 @@ pub mod matmul;
 pub mod repack;
 mod weights;
 
+pub use activations::{BoundQuantize, QuantizeArgs, QuantizePlan, QuantizeSpec};
 pub use buffers::{BindError, FloatType, Role, SubBuffer};
 pub use dequantize::{BoundDequantize, DequantizeArgs, DequantizePlan, DequantizeSpec};
 pub use make::{BoundMake, MakeArgs, MakeError, MakePlan, MakeSpec, MaskSource, SourceRows};

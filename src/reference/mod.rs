@@ -32,6 +32,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod activations;
 mod binary16;
 mod bound;
 mod exact;
@@ -42,6 +43,7 @@ mod one_hot;
 mod row;
 mod sweep;
 
+pub use activations::check_activations;
 pub use binary16::{f16_to_f64, f64_to_f16};
 pub use bound::{ETA, MAX_ROUNDINGS, UNIT, gamma};
 pub use exact::{Exact, Inexact, exact_limit, matmul_exact};

@@ -3,6 +3,7 @@
 
 use lowbit::format::{Element, Granularity, RowOrder, ScaleType, WeightFormat};
 use lowbit::gpu::{AdapterClass, Caps, Shader};
+use lowbit::ops::activations::every_spec;
 use lowbit::ops::make::{MakeAccess, MakeKernel};
 use lowbit::ops::matmul::{KernelChoice, MatmulSpec, Schedule};
 use lowbit::ops::{DequantizeSpec, FloatType, RepackSpec};
@@ -94,6 +95,9 @@ pub fn all_shaders() -> Vec<Shader> {
     shaders.extend(experimental_choices().iter().map(KernelChoice::shader));
     #[cfg(feature = "conformance")]
     shaders.extend(lowbit::conformance::limit_shaders());
+    for caps in [&all_caps()[0], &all_caps()[3]] {
+        shaders.extend(every_spec().iter().flat_map(|spec| spec.shaders(caps)));
+    }
     for format in all_formats() {
         for caps in [&all_caps()[0], &all_caps()[3]] {
             let order = caps.row_order;

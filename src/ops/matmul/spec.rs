@@ -1,4 +1,4 @@
-use crate::format::{FormatError, WeightFormat};
+use crate::format::{ActivationError, ActivationFormat, FormatError, WeightFormat};
 use crate::gpu::DeviceError;
 use crate::ops::{DeviceWeights, FloatType, Role};
 
@@ -102,6 +102,15 @@ pub enum PlanError {
         need: u32,
         /// How much there is.
         have: u32,
+    },
+    /// Activations that cannot be quantized so.
+    #[error(transparent)]
+    Activations(#[from] ActivationError),
+    /// One scale and zero point for activations that have many.
+    #[error("one scale and zero point are given for {format} activations; int8-tensor takes them")]
+    GivenScale {
+        /// The format.
+        format: ActivationFormat,
     },
     /// The device said no.
     #[error(transparent)]

@@ -1,0 +1,121 @@
+// What the kernels that quantize activations share: parameters, and a block of 32 columns.
+//
+// Requires: an X fragment (load_x4); consts ASYMMETRIC, M_TABLE.
+// Provides: p, row_count, Range, wider, Scheme, scheme, put_block, put_scheme, and the bindings
+// but X and `ranges`.
+//
+//   symmetric    s = absmax/127,     z = 0,                                 c = rne(x/s)
+//   asymmetric   s = (max−min)/255,  z = clamp(rne(−min/s), 0, 255) − 128,  c = rne(x/s) + z
+//
+// min ≤ 0 ≤ max; codes are clamped to −127…127 or −128…127. A range of zeros, or one whose scale
+// would be subnormal, gets s = 1 and codes of zero; one with NaN or an infinity s = NaN, so that
+// whatever is multiplied with it is NaN too.
+//
+// Memory, in u32 words:
+//   x        [m, k], x_stride elements apart from x_offset on
+//   y        [m, row_words]: codes, scales, zero points, sums (format::ActivationLayout)
+//
+// The float path of NUMERICS.md: division may be off by 2.5 ulp, so a code near a tie may be
+// either neighbour.
+
+struct Params {
+    k: u32,
+    blocks: u32,
+    group_blocks: u32,
+    groups: u32,
+    x_offset: u32,
+    x_stride: u32,
+    row_words: u32,
+    scale_at: u32,
+    zero_at: u32,
+    sum_at: u32,
+    y_offset: u32,
+    m0: u32,
+    m_cap: u32,
+    range_at: u32, // words before what `ranges` holds
+    pad0: u32,
+    pad1: u32,
+}
+
+struct Digit {
+    value: u32,
+    pad0: u32,
+    pad1: u32,
+    pad2: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<uniform> m_low: Digit;
+@group(0) @binding(2) var<uniform> m_high: Digit;
+@group(0) @binding(5) var<storage, read_write> y: array<u32>;
+
+// The largest of x and of −x, at least 0, and whether all are finite.
+struct Range {
+    high: f32,
+    low: f32,
+    bad: bool,
+}
+
+struct Scheme {
+    scale_bits: u32,
+    inverse: f32,
+    zero: i32,
+}
+
+const QUADS = 8u;
+
+fn row_count() -> u32 {
+    return min(m_high.value * M_TABLE + m_low.value - p.m0, p.m_cap);
+}
+
+fn wider(range: Range, x_at: u32, b: u32) -> Range {
+    var out = range;
+    for (var q = 0u; q < QUADS; q += 1u) {
+        let x = load_x4(x_at, 32u * b + 4u * q);
+        let high = max(x, vec4<f32>(0.0));
+        let low = max(-x, vec4<f32>(0.0));
+        out.high = max(out.high, max(max(high.x, high.y), max(high.z, high.w)));
+        out.low = max(out.low, max(max(low.x, low.y), max(low.z, low.w)));
+        // `max` may drop a NaN: its bits do not lie.
+        let bits = bitcast<vec4<u32>>(x) & vec4<u32>(0x7f800000u);
+        out.bad = out.bad || any(bits == vec4<u32>(0x7f800000u));
+    }
+    return out;
+}
+
+fn scheme(range: Range) -> Scheme {
+    if (range.bad) {
+        return Scheme(0x7fc00000u, 0.0, 0);
+    }
+    var scale = max(range.high, range.low) / 127.0;
+    if (ASYMMETRIC) {
+        // Each by itself: their sum may overflow.
+        scale = range.high / 255.0 + range.low / 255.0;
+    }
+    if (scale < 1.1754944e-38) {
+        return Scheme(0x3f800000u, 0.0, 0);
+    }
+    let zero = select(0, i32(clamp(round(range.low / scale), 0.0, 255.0)) - 128, ASYMMETRIC);
+    return Scheme(bitcast<u32>(scale), 1.0 / scale, zero);
+}
+
+// Writes the codes of a block and their sum.
+fn put_block(x_at: u32, y_at: u32, b: u32, s: Scheme) {
+    let least = vec4<f32>(select(-127.0, -128.0, ASYMMETRIC));
+    var sum = 0;
+    for (var q = 0u; q < QUADS; q += 1u) {
+        let column = 32u * b + 4u * q;
+        let x = load_x4(x_at, column);
+        let c = clamp(round(x * s.inverse) + f32(s.zero), least, vec4<f32>(127.0));
+        let columns = vec4<u32>(column, column + 1u, column + 2u, column + 3u);
+        let codes = select(vec4<i32>(0), vec4<i32>(c), columns < vec4<u32>(p.k));
+        sum += codes.x + codes.y + codes.z + codes.w;
+        y[y_at + 8u * b + q] = pack4xI8(codes);
+    }
+    y[y_at + p.sum_at + b] = bitcast<u32>(sum);
+}
+
+fn put_scheme(y_at: u32, group: u32, s: Scheme) {
+    y[y_at + p.scale_at + group] = s.scale_bits;
+    y[y_at + p.zero_at + group] = bitcast<u32>(s.zero);
+}

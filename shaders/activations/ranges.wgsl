@@ -1,0 +1,28 @@
+// The range of all of X: the bits of the largest x and of the largest −x, at least 0, and whether
+// any is NaN or infinite.
+// Requires: activations/code; const WORKGROUP. Provides: main, a workgroup a row.
+// The bits of positive floats are in the order of the floats, so that atomics on them give the
+// largest, in any order.
+
+@group(0) @binding(4) var<storage, read_write> ranges: array<atomic<u32>>;
+
+@compute @workgroup_size(WORKGROUP)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) count: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let row = group.x + count.x * (group.y + count.y * group.z);
+    if (row >= row_count()) {
+        return;
+    }
+    var range = Range(0.0, 0.0, false);
+    for (var b = local; b < p.blocks; b += WORKGROUP) {
+        range = wider(range, p.x_offset + row * p.x_stride, b);
+    }
+    atomicMax(&ranges[0], bitcast<u32>(range.high));
+    atomicMax(&ranges[1], bitcast<u32>(range.low));
+    if (range.bad) {
+        atomicMax(&ranges[2], 1u);
+    }
+}

@@ -1,0 +1,206 @@
+use super::BLOCK_K;
+use std::num::NonZeroU32;
+
+/// What shares one scale (and zero point) of quantized activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ActivationGranularity {
+    /// All of X.
+    Tensor,
+    /// A row of X: a token.
+    Token,
+    /// So many consecutive columns of a row, a multiple of 32.
+    Group(NonZeroU32),
+}
+
+/// How activations become 8-bit codes: `x ≈ (c − z) · s`.
+///
+/// | | codes `c` | scale | zero point |
+/// |---|---|---|---|
+/// | symmetric | −127…127 | absmax/127 | 0 |
+/// | asymmetric | −128…127 | (max−min)/255, the range widened to hold 0 | clamp(rne(−min/s), 0, 255) − 128 |
+///
+/// Codes are `clamp(rne(x/s) + z)`. A range of zeros gets s = 1 and codes of zero. Names are
+/// `int8-token`, `int8-tensor-asym`, `int8-g128`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ActivationFormat {
+    granularity: ActivationGranularity,
+    symmetric: bool,
+}
+
+impl ActivationFormat {
+    /// Symmetric codes.
+    pub const fn int8(granularity: ActivationGranularity) -> Self {
+        Self { granularity, symmetric: true }
+    }
+
+    /// The same with zero points.
+    #[must_use]
+    pub const fn asymmetric(self) -> Self {
+        Self { symmetric: false, ..self }
+    }
+
+    /// What shares a scale.
+    pub const fn granularity(&self) -> ActivationGranularity {
+        self.granularity
+    }
+
+    /// Whether the zero point is 0.
+    pub const fn is_symmetric(&self) -> bool {
+        self.symmetric
+    }
+
+    /// The layout of rows of `k` columns.
+    ///
+    /// # Errors
+    /// [`ActivationError`]: a group that is no multiple of 32, or rows that overflow.
+    pub fn layout(&self, k: usize) -> Result<ActivationLayout, ActivationError> {
+        let blocks = k.div_ceil(BLOCK_K);
+        let group_blocks = match self.granularity {
+            ActivationGranularity::Group(g) if !(g.get() as usize).is_multiple_of(BLOCK_K) => {
+                return Err(ActivationError::Group { group: g.get() });
+            }
+            ActivationGranularity::Group(g) => (g.get() as usize / BLOCK_K).min(blocks.max(1)),
+            _ => blocks.max(1),
+        };
+        let groups = blocks.div_ceil(group_blocks);
+        let scale_at = blocks.checked_mul(BLOCK_K / 4);
+        let words = scale_at.and_then(|codes| codes.checked_add(2 * groups)?.checked_add(blocks));
+        let row_words = words.and_then(|words| words.checked_next_multiple_of(4));
+        match (scale_at, row_words) {
+            (Some(scale_at), Some(row_words)) if row_words <= i32::MAX as usize => {
+                let zero_at = scale_at + groups;
+                let sum_at = zero_at + groups;
+                Ok(ActivationLayout {
+                    k,
+                    blocks,
+                    group_blocks,
+                    groups,
+                    scale_at,
+                    zero_at,
+                    sum_at,
+                    row_words,
+                })
+            }
+            _ => Err(ActivationError::TooLarge { k }),
+        }
+    }
+}
+
+/// Why activations have no layout.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ActivationError {
+    /// Kernels scale blocks of 32 columns.
+    #[error("groups of {group} activations: they must be a multiple of 32")]
+    Group {
+        /// The group size.
+        group: u32,
+    },
+    /// Rows longer than an index.
+    #[error("rows of {k} activations exceed what kernels index")]
+    TooLarge {
+        /// Columns.
+        k: usize,
+    },
+    /// A name that no format has.
+    #[error(
+        "there is no activation format `{0}`; there are int8-token, int8-tensor and int8-g128, with -asym"
+    )]
+    Unknown(String),
+}
+
+/// Where the parts of a row of quantized activations lie, in u32 words: codes, four a word and
+/// low byte first, in whole blocks of 32 columns; scales, f32; zero points, i32; and for each
+/// block the sum of its 32 codes, i32. Codes past the last column are 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct ActivationLayout {
+    /// Columns.
+    pub k: usize,
+    /// Blocks of 32 columns.
+    pub blocks: usize,
+    /// Blocks that share a scale.
+    pub group_blocks: usize,
+    /// Scales a row.
+    pub groups: usize,
+    /// First word of the scales.
+    pub scale_at: usize,
+    /// First word of the zero points.
+    pub zero_at: usize,
+    /// First word of the sums of codes.
+    pub sum_at: usize,
+    /// Words from one row to the next, a multiple of 4.
+    pub row_words: usize,
+}
+
+impl std::fmt::Display for ActivationFormat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.granularity {
+            ActivationGranularity::Tensor => f.write_str("int8-tensor")?,
+            ActivationGranularity::Token => f.write_str("int8-token")?,
+            ActivationGranularity::Group(g) => write!(f, "int8-g{g}")?,
+        }
+        f.write_str(if self.symmetric { "" } else { "-asym" })
+    }
+}
+
+impl std::str::FromStr for ActivationFormat {
+    type Err = ActivationError;
+
+    fn from_str(text: &str) -> Result<Self, ActivationError> {
+        let unknown = || ActivationError::Unknown(text.into());
+        let (name, symmetric) = match text.strip_suffix("-asym") {
+            Some(name) => (name, false),
+            None => (text, true),
+        };
+        let granularity = match name.strip_prefix("int8-") {
+            Some("tensor") => ActivationGranularity::Tensor,
+            Some("token") => ActivationGranularity::Token,
+            Some(group) => {
+                let size = group.strip_prefix('g').and_then(|size| size.parse().ok());
+                ActivationGranularity::Group(size.ok_or_else(unknown)?)
+            }
+            None => return Err(unknown()),
+        };
+        let format = Self { granularity, symmetric };
+        // No leading zeros or signs.
+        if format.to_string() == text { Ok(format) } else { Err(unknown()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back() {
+        for name in ["int8-token", "int8-tensor-asym", "int8-g32", "int8-g128-asym"] {
+            assert_eq!(name.parse::<ActivationFormat>().unwrap().to_string(), name);
+        }
+        for bad in
+            ["", "int8", "int8-g", "int8-g0", "int8-g032", "int4-token", "int8-token-asym-asym"]
+        {
+            assert!(bad.parse::<ActivationFormat>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn parts_do_not_overlap() {
+        for name in ["int8-token", "int8-tensor", "int8-g32-asym", "int8-g64", "int8-g4096"] {
+            let format: ActivationFormat = name.parse().unwrap();
+            for k in [0, 1, 31, 32, 33, 64, 100, 4096] {
+                let l = format.layout(k).unwrap();
+                assert_eq!(l.blocks, k.div_ceil(32));
+                assert!(l.groups * l.group_blocks >= l.blocks && l.groups <= l.blocks.max(1));
+                assert_eq!((l.scale_at, l.zero_at), (8 * l.blocks, 8 * l.blocks + l.groups));
+                assert_eq!(l.sum_at, l.zero_at + l.groups);
+                assert!(l.row_words >= l.sum_at + l.blocks && l.row_words % 4 == 0);
+            }
+        }
+        let odd: ActivationFormat = "int8-g48".parse().unwrap();
+        assert_eq!(odd.layout(96), Err(ActivationError::Group { group: 48 }));
+        let token: ActivationFormat = "int8-token".parse().unwrap();
+        assert!(token.layout(usize::MAX).is_err() && token.layout(1 << 34).is_err());
+    }
+}

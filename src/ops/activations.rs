@@ -1,0 +1,508 @@
+//! 8-bit activations from f32 or f16: codes, scales, zero points and the sums of codes that
+//! integer matmuls fold zero points with.
+//!
+//! `x ≈ (c − z) · s`; see [`ActivationFormat`]. Ranges come from X itself (dynamic) or from a
+//! calibration (static: [`QuantizeSpec::with_given_scale`]). The arithmetic is floating point, so
+//! a code next to a tie may be either neighbour, and a scale a few ulp off:
+//! [`reference::check_activations`](crate::reference::check_activations) has the contract.
+
+use super::buffers::{Window, check, window_capacity};
+use super::matmul::RecordError;
+use super::{BindError, FloatType, PlanError, Role, SubBuffer};
+use crate::format::{ActivationFormat, ActivationGranularity, ActivationLayout, BLOCK_K};
+use crate::gpu::{
+    AdapterClass, Binding, BufferFill, Caps, Const, Kernels, M_TABLE, Pipeline, Shader, fragment,
+};
+use std::sync::Arc;
+
+/// The largest m that two digits of the table of row counts carry.
+const MAX_M: u32 = (1 << 20) - 1;
+
+/// What is to be quantized.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct QuantizeSpec {
+    /// Rows of X at most.
+    pub max_m: u32,
+    /// Columns of X.
+    pub k: u32,
+    /// What they become.
+    pub format: ActivationFormat,
+    /// The type of X.
+    pub activations: FloatType,
+    /// Elements from one row of X to the next.
+    pub x_stride: u32,
+    /// Whether scale and zero point are given, as of a calibration, and not taken from X. Only
+    /// for [`ActivationGranularity::Tensor`].
+    pub given: bool,
+}
+
+impl QuantizeSpec {
+    /// Packed f32 rows, with ranges taken from X.
+    pub fn new(max_m: u32, k: u32, format: ActivationFormat) -> Self {
+        let (activations, x_stride) = (FloatType::F32, k);
+        Self { max_m, k, format, activations, x_stride, given: false }
+    }
+
+    /// The same with another type of X; sets a packed stride, even for f16.
+    pub fn with_activations(mut self, activations: FloatType) -> Self {
+        self.activations = activations;
+        self.x_stride = match activations {
+            FloatType::F32 => self.k,
+            FloatType::F16 => self.k.saturating_add(self.k % 2),
+        };
+        self
+    }
+
+    /// The same with another stride, in elements.
+    pub fn with_stride(mut self, stride: u32) -> Self {
+        self.x_stride = stride;
+        self
+    }
+
+    /// The same by a scale and a zero point that are given.
+    pub fn with_given_scale(mut self) -> Self {
+        self.given = true;
+        self
+    }
+
+    /// The layout of the output.
+    ///
+    /// # Errors
+    /// [`PlanError::Activations`].
+    pub fn layout(&self) -> Result<ActivationLayout, PlanError> {
+        Ok(self.format.layout(self.k as usize)?)
+    }
+
+    /// Bytes of X from its start that a run with `m` rows reads.
+    pub fn x_bytes(&self, m: u32) -> u64 {
+        if m == 0 || self.k == 0 {
+            return 0;
+        }
+        (u64::from(m - 1) * u64::from(self.x_stride) + u64::from(self.k))
+            .saturating_mul(self.activations.bytes())
+    }
+
+    /// Refuses what no plan can serve.
+    ///
+    /// # Errors
+    /// [`PlanError`]: a bad format, a dimension too large, a stride too short or, for f16, odd.
+    pub fn check(&self) -> Result<(), PlanError> {
+        self.layout()?;
+        for (name, value, limit) in [("max_m", self.max_m, MAX_M), ("k", self.k, i32::MAX as u32)] {
+            if value > limit {
+                return Err(PlanError::TooLarge { name, value, limit });
+            }
+        }
+        if self.given && self.format.granularity() != ActivationGranularity::Tensor {
+            return Err(PlanError::GivenScale { format: self.format });
+        }
+        let (role, stride) = (Role::Activations, self.x_stride);
+        if self.max_m > 1 && stride < self.k {
+            return Err(PlanError::Stride { role, stride, need: self.k.into() });
+        }
+        if self.max_m > 1 && self.activations == FloatType::F16 && stride % 2 == 1 {
+            return Err(PlanError::OddStride { role, stride });
+        }
+        Ok(())
+    }
+
+    /// The kernels, in the order they run: fragments, constants and bindings.
+    pub fn shaders(&self, caps: &Caps) -> Vec<Shader> {
+        match (self.format.granularity(), self.given) {
+            (ActivationGranularity::Tensor, false) => {
+                vec![reset(), self.shader(caps, "ranges"), self.shader(caps, "quantize")]
+            }
+            _ => vec![self.shader(caps, "quantize")],
+        }
+    }
+
+    fn quads(&self) -> bool {
+        self.activations == FloatType::F32
+            && self.k.is_multiple_of(4)
+            && self.x_stride.is_multiple_of(4)
+    }
+
+    /// What the offset of X must be a multiple of, in bytes.
+    fn x_align(&self) -> u64 {
+        if self.quads() { 16 } else { 4 }
+    }
+
+    fn shader(&self, caps: &Caps, kernel: &str) -> Shader {
+        let wide = caps.int64 && caps.class == AdapterClass::Cpu;
+        let ragged = !self.k.is_multiple_of(BLOCK_K as u32);
+        let (access, suffix) = match (self.activations, self.quads()) {
+            (FloatType::F16, _) => ("access/x_f16", ".xf16"),
+            (FloatType::F32, true) if wide => ("access/x_f32x4_u64", ".u64"),
+            (FloatType::F32, true) => ("access/x_f32x4", ""),
+            (FloatType::F32, false) => ("access/x_f32", ".x1"),
+        };
+        let mut consts = vec![
+            ("M_TABLE", Const::U32(M_TABLE)),
+            ("WORKGROUP", Const::U32(WORKGROUP)),
+            ("ASYMMETRIC", Const::Bool(!self.format.is_symmetric())),
+        ];
+        let mut name = format!("activations_{kernel}.int8{suffix}");
+        if matches!(access, "access/x_f16" | "access/x_f32x4") {
+            consts.push(("RAGGED", Const::Bool(ragged)));
+            name.push_str(if ragged { ".tail" } else { "" });
+        }
+        let native = caps.exact_halves && self.activations == FloatType::F16;
+        name.push_str(if native { ".half" } else { "" });
+        name.push_str(if self.format.is_symmetric() { "" } else { ".asym" });
+        let last = match kernel {
+            "ranges" => "activations/ranges",
+            _ => {
+                let (scope, suffix) = match (self.format.granularity(), self.given) {
+                    (ActivationGranularity::Token, _) => (0, ".token"),
+                    (ActivationGranularity::Group(_), _) => (1, ".group"),
+                    (ActivationGranularity::Tensor, false) => (2, ".tensor"),
+                    (ActivationGranularity::Tensor, true) => (3, ".given"),
+                };
+                consts.push(("SCOPE", Const::U32(scope)));
+                name.push_str(suffix);
+                "activations/quantize"
+            }
+        };
+        let halves = if native { "lib/half_pair_native" } else { "lib/half_pair" };
+        let written = last == "activations/ranges";
+        Shader {
+            name,
+            consts,
+            fragments: ["lib/half", halves, access, "activations/code", last]
+                .map(fragment)
+                .to_vec(),
+            bindings: vec![
+                Binding::Uniform(size_of::<Params>() as u32),
+                Binding::DynamicUniform(16),
+                Binding::DynamicUniform(16),
+                Binding::Read,
+                if written { Binding::Write } else { Binding::Read },
+                Binding::Write,
+            ],
+        }
+    }
+}
+
+/// Specs that between them have every kernel, for tests and [`isa`](crate::isa).
+#[doc(hidden)]
+pub fn every_spec() -> Vec<QuantizeSpec> {
+    let group = ActivationGranularity::Group(std::num::NonZeroU32::MIN.saturating_add(31));
+    let mut specs = Vec::new();
+    for granularity in [ActivationGranularity::Token, group, ActivationGranularity::Tensor] {
+        let format = ActivationFormat::int8(granularity);
+        for format in [format, format.asymmetric()] {
+            // Whole blocks, quads, pairs, neither.
+            for k in [64, 68, 66, 67] {
+                for float in [FloatType::F32, FloatType::F16] {
+                    let spec = QuantizeSpec::new(2, k, format).with_activations(float);
+                    if granularity == ActivationGranularity::Tensor {
+                        specs.push(spec.clone().with_given_scale());
+                    }
+                    specs.push(spec);
+                }
+            }
+        }
+    }
+    specs
+}
+
+/// Lanes that share a row.
+const WORKGROUP: u32 = 64;
+
+fn reset() -> Shader {
+    let mut bindings = vec![Binding::Absent; 4];
+    bindings.push(Binding::Write);
+    Shader {
+        name: "activations_reset".into(),
+        consts: Vec::new(),
+        fragments: vec![fragment("activations/reset")],
+        bindings,
+    }
+}
+
+/// Mirror of `Params` in `shaders/activations/code.wgsl`; a test compares the two.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    k: u32,
+    blocks: u32,
+    group_blocks: u32,
+    groups: u32,
+    x_offset: u32,
+    x_stride: u32,
+    row_words: u32,
+    scale_at: u32,
+    zero_at: u32,
+    sum_at: u32,
+    y_offset: u32,
+    m0: u32,
+    m_cap: u32,
+    range_at: u32,
+    pad: [u32; 2],
+}
+
+/// Names and offsets of the parameters, for the test against naga's reflection.
+#[doc(hidden)]
+pub fn params_layout() -> (usize, Vec<(&'static str, usize)>) {
+    use std::mem::offset_of;
+    let pad = offset_of!(Params, pad);
+    let fields = vec![
+        ("k", offset_of!(Params, k)),
+        ("blocks", offset_of!(Params, blocks)),
+        ("group_blocks", offset_of!(Params, group_blocks)),
+        ("groups", offset_of!(Params, groups)),
+        ("x_offset", offset_of!(Params, x_offset)),
+        ("x_stride", offset_of!(Params, x_stride)),
+        ("row_words", offset_of!(Params, row_words)),
+        ("scale_at", offset_of!(Params, scale_at)),
+        ("zero_at", offset_of!(Params, zero_at)),
+        ("sum_at", offset_of!(Params, sum_at)),
+        ("y_offset", offset_of!(Params, y_offset)),
+        ("m0", offset_of!(Params, m0)),
+        ("m_cap", offset_of!(Params, m_cap)),
+        ("range_at", offset_of!(Params, range_at)),
+        ("pad0", pad),
+        ("pad1", pad + 4),
+    ];
+    (size_of::<Params>(), fields)
+}
+
+/// The compiled kernels for one [`QuantizeSpec`]. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct QuantizePlan {
+    kernels: Kernels,
+    spec: QuantizeSpec,
+    layout: ActivationLayout,
+    pipelines: Vec<Arc<Pipeline>>,
+}
+
+/// The buffers of one quantization.
+#[derive(Clone, Copy, Debug)]
+pub struct QuantizeArgs<'a> {
+    /// X.
+    pub activations: SubBuffer<'a>,
+    /// Where the spec says so: a scale, f32, positive and normal, and a zero point, i32 within
+    /// the codes.
+    pub given: Option<SubBuffer<'a>>,
+    /// `[max_m, row_words]` words ([`ActivationLayout`]), from a multiple of 16 bytes on.
+    pub output: SubBuffer<'a>,
+}
+
+/// A plan with its buffers: records any m up to the plan's maximum.
+#[derive(Clone, Debug)]
+pub struct BoundQuantize {
+    plan: QuantizePlan,
+    /// Of each kernel that takes rows, a bind group a span.
+    segments: Vec<Segment>,
+    reset: Option<wgpu::BindGroup>,
+}
+
+#[derive(Clone, Debug)]
+struct Segment {
+    groups: Vec<wgpu::BindGroup>,
+    m0: u32,
+    m_cap: u32,
+}
+
+impl QuantizePlan {
+    /// Checks a spec and compiles the kernels that are not cached.
+    ///
+    /// # Errors
+    /// [`PlanError`].
+    pub async fn new(kernels: &Kernels, spec: &QuantizeSpec) -> Result<Self, PlanError> {
+        spec.check()?;
+        let shaders = spec.shaders(kernels.caps());
+        kernels.prepare(&shaders).await?;
+        let mut pipelines = Vec::with_capacity(shaders.len());
+        for shader in &shaders {
+            pipelines.push(kernels.pipeline(shader).await?);
+        }
+        let (kernels, layout) = (kernels.clone(), spec.layout()?);
+        Ok(Self { kernels, spec: spec.clone(), layout, pipelines })
+    }
+
+    /// What the plan is for.
+    pub fn spec(&self) -> &QuantizeSpec {
+        &self.spec
+    }
+
+    /// The layout of the output.
+    pub fn layout(&self) -> &ActivationLayout {
+        &self.layout
+    }
+
+    /// Bytes of output that `m` rows take.
+    pub fn output_bytes(&self, m: u32) -> u64 {
+        u64::from(m) * self.layout.row_words as u64 * 4
+    }
+
+    /// Checks the buffers and makes bind groups, one small uniform buffer and, where all of X
+    /// shares a range, a scratch buffer for it. Data that exceed a binding are split.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub async fn bind(&self, args: QuantizeArgs<'_>) -> Result<BoundQuantize, BindError> {
+        let (spec, layout, caps) = (&self.spec, &self.layout, self.kernels.caps());
+        self.check_args(&args)?;
+        let spans = self.spans()?;
+        let given = args.given.map(|given| Window::new(caps, given.buffer, given.offset, 8));
+        let slot = size_of::<Params>().next_multiple_of(caps.uniform_align as usize);
+        let mut words = vec![0u32; spans.len() * slot / 4];
+        let mut windows = Vec::with_capacity(spans.len());
+        for (index, &(m0, m_cap)) in spans.iter().enumerate() {
+            let row = u64::from(spec.x_stride) * spec.activations.bytes();
+            let start = args.activations.offset + u64::from(m0) * row;
+            let x = Window::new(caps, args.activations.buffer, start, spec.x_bytes(m_cap));
+            let start = args.output.offset + self.output_bytes(m0);
+            let y = Window::new(caps, args.output.buffer, start, self.output_bytes(m_cap));
+            if caps.fold(m_cap.into()).is_none() {
+                let (groups, limit) = (m_cap.into(), caps.max_groups);
+                return Err(BindError::GridTooLarge { groups, limit });
+            }
+            let params = Params {
+                k: spec.k,
+                blocks: layout.blocks as u32,
+                group_blocks: layout.group_blocks as u32,
+                groups: layout.groups as u32,
+                x_offset: (x.skip / spec.activations.bytes()) as u32,
+                x_stride: spec.x_stride,
+                row_words: layout.row_words as u32,
+                scale_at: layout.scale_at as u32,
+                zero_at: layout.zero_at as u32,
+                sum_at: layout.sum_at as u32,
+                y_offset: (y.skip / 4) as u32,
+                m0,
+                m_cap,
+                range_at: given.map_or(0, |given| (given.skip / 4) as u32),
+                pad: [0; 2],
+            };
+            words[index * slot / 4..][..size_of::<Params>() / 4]
+                .copy_from_slice(bytemuck::cast_slice(&[params]));
+            windows.push((x, y));
+        }
+        let (usage, fill) = (wgpu::BufferUsages::UNIFORM, BufferFill::Words(&words));
+        let uniforms = self.kernels.buffer("lowbit activation params", usage, fill).await?;
+        let storage = wgpu::BufferUsages::STORAGE;
+        let scratch =
+            self.kernels.buffer("lowbit activation range", storage, BufferFill::Zeros(32)).await?;
+        let ranges = given.map_or(scratch.as_entire_binding(), |given| given.binding());
+        let by_rows = match self.pipelines.len() {
+            1 => &self.pipelines[..],
+            _ => &self.pipelines[1..],
+        };
+        let make = || {
+            let device = self.kernels.device();
+            let entry = |binding, resource| wgpu::BindGroupEntry { binding, resource };
+            let uniform = |buffer, offset: usize, size: u64| {
+                let (offset, size) = (offset as u64, wgpu::BufferSize::new(size));
+                wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size })
+            };
+            let mut segments = Vec::with_capacity(spans.len());
+            for (index, (&(m0, m_cap), (x, y))) in spans.iter().zip(&windows).enumerate() {
+                let group = |pipeline: &Arc<Pipeline>| {
+                    device.create_bind_group(&wgpu::BindGroupDescriptor {
+                        label: Some("lowbit quantize activations"),
+                        layout: &pipeline.layout,
+                        entries: &[
+                            entry(0, uniform(&uniforms, index * slot, size_of::<Params>() as u64)),
+                            entry(1, uniform(self.kernels.m_table(), 0, 16)),
+                            entry(2, uniform(self.kernels.m_table(), 0, 16)),
+                            entry(3, x.binding()),
+                            entry(4, ranges.clone()),
+                            entry(5, y.binding()),
+                        ],
+                    })
+                };
+                segments.push(Segment { groups: by_rows.iter().map(group).collect(), m0, m_cap });
+            }
+            let reset = (self.pipelines.len() > 1).then(|| {
+                device.create_bind_group(&wgpu::BindGroupDescriptor {
+                    label: Some("lowbit quantize activations"),
+                    layout: &self.pipelines[0].layout,
+                    entries: &[entry(4, scratch.as_entire_binding())],
+                })
+            });
+            (segments, reset)
+        };
+        let (segments, reset) = self.kernels.guarded("bind groups of activations", make).await?;
+        Ok(BoundQuantize { plan: self.clone(), segments, reset })
+    }
+
+    fn check_args(&self, args: &QuantizeArgs<'_>) -> Result<(), BindError> {
+        let spec = &self.spec;
+        let x = args.activations;
+        check(Role::Activations, x, spec.x_bytes(spec.max_m), spec.x_align())?;
+        check(Role::Output, args.output, self.output_bytes(spec.max_m), 16)?;
+        if args.given.is_some() != spec.given {
+            return Err(BindError::Part { role: Role::Scales, planned: spec.given });
+        }
+        if let Some(given) = args.given {
+            check(Role::Scales, given, 8, 4)?;
+        }
+        let inputs = [(Role::Activations, Some(x)), (Role::Scales, args.given)];
+        let aliased =
+            inputs.into_iter().find(|(_, at)| at.is_some_and(|at| at.buffer == args.output.buffer));
+        match aliased {
+            Some((role, _)) => Err(BindError::Aliased { role }),
+            None => Ok(()),
+        }
+    }
+
+    /// First row and rows of each dispatch, so that X and the output fit their bindings.
+    fn spans(&self) -> Result<Vec<(u32, u32)>, BindError> {
+        let spec = &self.spec;
+        if spec.max_m == 0 || spec.k == 0 {
+            return Ok(Vec::new());
+        }
+        let limit = window_capacity(self.kernels.caps());
+        let mut rows = u64::from(spec.max_m);
+        let x_row = u64::from(spec.x_stride) * spec.activations.bytes();
+        for (role, one, stride) in [
+            (Role::Activations, spec.x_bytes(1), x_row),
+            (Role::Output, self.output_bytes(1), self.output_bytes(1)),
+        ] {
+            let rest = limit.checked_sub(one);
+            let rest = rest.ok_or(BindError::RowTooLarge { role, need: one, limit })?;
+            rows = rows.min(rest / stride.max(1) + 1);
+        }
+        let starts = (0..spec.max_m).step_by(rows as usize);
+        Ok(starts.map(|m0| (m0, (rows as u32).min(spec.max_m - m0))).collect())
+    }
+}
+
+impl BoundQuantize {
+    /// The plan it was bound from.
+    pub fn plan(&self) -> &QuantizePlan {
+        &self.plan
+    }
+
+    /// Records the quantization of the first `m` rows. Sets the pass's pipeline and bind group
+    /// 0. Allocates nothing, waits for nothing.
+    ///
+    /// # Errors
+    /// [`RecordError::MTooLarge`]; then nothing is recorded.
+    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, m: u32) -> Result<(), RecordError> {
+        let QuantizePlan { kernels, spec, pipelines, .. } = &self.plan;
+        if m > spec.max_m {
+            return Err(RecordError::MTooLarge { m, max_m: spec.max_m });
+        }
+        let mut by_rows = &pipelines[..];
+        if let Some(reset) = &self.reset {
+            pass.set_pipeline(&pipelines[0].pipeline);
+            pass.set_bind_group(0, reset, &[]);
+            pass.dispatch_workgroups(1, 1, 1);
+            by_rows = &pipelines[1..];
+        }
+        for (index, pipeline) in by_rows.iter().enumerate() {
+            pass.set_pipeline(&pipeline.pipeline);
+            for segment in self.segments.iter().filter(|segment| segment.m0 < m) {
+                let rows = (m - segment.m0).min(segment.m_cap);
+                // `bind` has checked the largest grid, and smaller ones fold as well.
+                let [x, y, z] = kernels.caps().fold(rows.into()).unwrap_or_default();
+                pass.set_bind_group(0, &segment.groups[index], &kernels.m_offsets(m));
+                pass.dispatch_workgroups(x, y, z);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,287 @@
+//! Quantized activations on the device, against their definition.
+
+mod common;
+
+use half::f16;
+use lowbit::format::{ActivationFormat, ActivationLayout};
+use lowbit::gpu::Caps;
+use lowbit::host::Host;
+use lowbit::ops::activations::{every_spec, params_layout};
+use lowbit::ops::{
+    BindError, FloatType, PlanError, QuantizeArgs, QuantizePlan, QuantizeSpec, Role, SubBuffer,
+};
+use lowbit::reference::check_activations;
+use pollster::block_on;
+
+const HOLE: u32 = 0x7fc5_7fc5;
+const FORMATS: [&str; 8] = [
+    "int8-token",
+    "int8-token-asym",
+    "int8-tensor",
+    "int8-tensor-asym",
+    "int8-g32",
+    "int8-g32-asym",
+    "int8-g64-asym",
+    "int8-g128",
+];
+
+/// Where X and the output start: no multiple of a binding's alignment.
+const X_AT: u64 = 32;
+const Y_AT: u64 = 48;
+
+struct Job {
+    spec: QuantizeSpec,
+    m: u32,
+    /// `[m, k]`.
+    x: Vec<f32>,
+    given: Option<(f32, i32)>,
+}
+
+impl Job {
+    fn new(format: &str, float: FloatType, (m, k): (u32, u32), gap: u32, x: Vec<f32>) -> Self {
+        let spec = QuantizeSpec::new(m + 2, k, format.parse().unwrap()).with_activations(float);
+        let stride = spec.x_stride + gap;
+        let round = |x: f32| match float {
+            FloatType::F16 => f16::from_f32(x).to_f32(),
+            _ => x,
+        };
+        let x = x.into_iter().map(round).collect();
+        Self { spec: spec.with_stride(stride), m, x, given: None }
+    }
+
+    /// Words of the output's rows; everything around X is NaN, and around the output as it was.
+    fn run(&self, host: &Host) -> Vec<u32> {
+        let spec = &self.spec;
+        let plan = block_on(QuantizePlan::new(host.kernels(), spec)).unwrap();
+        let bytes = spec.activations.bytes();
+        let elements = (X_AT + spec.x_bytes(spec.max_m)) / bytes + 16;
+        let mut values = vec![f32::NAN; elements as usize];
+        for (row, x) in self.x.chunks(spec.k.max(1) as usize).enumerate() {
+            let at = (X_AT / bytes) as usize + row * spec.x_stride as usize;
+            values[at..at + x.len()].copy_from_slice(x);
+        }
+        let words: Vec<u32> = match spec.activations {
+            FloatType::F16 => values
+                .chunks(2)
+                .map(|pair| {
+                    let half = |x: f32| u32::from(f16::from_f32(x).to_bits());
+                    half(pair[0]) | half(*pair.get(1).unwrap_or(&0.0)) << 16
+                })
+                .collect(),
+            _ => values.iter().map(|x| x.to_bits()).collect(),
+        };
+        let x = host.storage(&words).unwrap();
+        let count = ((Y_AT + plan.output_bytes(spec.max_m)) / 4 + 9) as usize;
+        let y = host.storage(&vec![HOLE; count]).unwrap();
+        let given = self.given.map(|(scale, zero)| {
+            host.storage(&[HOLE, scale.to_bits(), zero as u32, HOLE]).unwrap()
+        });
+        let bound = block_on(plan.bind(QuantizeArgs {
+            activations: SubBuffer { buffer: &x, offset: X_AT },
+            given: given.as_ref().map(|buffer| SubBuffer { buffer, offset: 4 }),
+            output: SubBuffer { buffer: &y, offset: Y_AT },
+        }))
+        .unwrap();
+        host.submit(|pass| bound.record(pass, self.m).unwrap()).unwrap();
+        let got = host.read(&y, 0, count).unwrap();
+        let (first, rows) = ((Y_AT / 4) as usize, (plan.output_bytes(self.m) / 4) as usize);
+        let layout = plan.layout();
+        // A row's last words pad it to quads, and nobody writes them.
+        let mut out = got[first..first + rows].to_vec();
+        for row in out.chunks_mut(layout.row_words.max(1)) {
+            let used = layout.sum_at + layout.blocks;
+            assert!(row[used..].iter().all(|&w| w == HOLE), "{spec:?}: padding was written");
+        }
+        let around = got[..first].iter().chain(&got[first + rows..]);
+        assert!(around.clone().all(|&w| w == HOLE), "{spec:?}: something else was written");
+        if spec.k == 0 {
+            out.clear();
+        }
+        out
+    }
+
+    fn check(&self, host: &Host) {
+        let layout = self.spec.layout().unwrap();
+        let words = self.run(host);
+        let fault = check_activations(self.spec.format, &layout, &self.x, self.given, &words);
+        assert_eq!(fault.unwrap(), None, "{:?}, m = {}", self.spec, self.m);
+    }
+}
+
+fn hosts() -> Vec<Host> {
+    let Some(host) = common::host() else { return Vec::new() };
+    // Without what a small device lacks, and with bindings that split rows.
+    let mut caps = host.kernels().caps().clone();
+    (caps.int64, caps.subgroup, caps.exact_halves) = (false, 0, false);
+    (caps.max_binding, caps.max_groups) = (16 << 10, 3);
+    let (info, device) = (host.adapter_info().clone(), host.device().clone());
+    let plain = Host::with_caps(info, device, host.queue().clone(), &caps).unwrap();
+    vec![host, plain]
+}
+
+/// Bell-shaped rows, of very different sizes.
+fn normal(m: u32, k: u32, seed: u64) -> Vec<f32> {
+    let mut random = common::Random(seed);
+    let mut bell = || (0..4).map(|_| random.float()).sum::<f32>();
+    (0..m * k).map(|i| bell() * [1.0, 1e-3, 300.0][(i / k.max(1)) as usize % 3]).collect()
+}
+
+#[test]
+fn codes_are_within_their_contract() {
+    for host in hosts() {
+        for (i, format) in FORMATS.into_iter().enumerate() {
+            for (j, (m, k)) in
+                [(0, 8), (3, 0), (1, 1), (2, 31), (3, 32), (5, 33), (7, 100), (4, 384), (2, 2080)]
+                    .into_iter()
+                    .enumerate()
+            {
+                for float in [FloatType::F32, FloatType::F16] {
+                    let gap = [0, 4, 6][(i + j) % 3];
+                    Job::new(format, float, (m, k), gap, normal(m, k, j as u64)).check(&host);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn ranges_that_are_odd() {
+    for host in hosts() {
+        for format in FORMATS {
+            let k = 96;
+            let row = |fill: fn(u32) -> f32| (0..k).map(fill).collect::<Vec<f32>>();
+            let rows = [
+                row(|_| 0.0),
+                row(|i| if i % 2 == 0 { 0.0 } else { -0.0 }),
+                row(|_| 7.0),
+                row(|i| -1.0 - i as f32),
+                row(|i| if i == 95 { f32::MAX } else { -f32::MAX }),
+                row(|i| if i == 0 { f32::MIN_POSITIVE } else { 0.0 }),
+                row(f32::from_bits),
+                row(|i| 1e-30 * i as f32),
+                // Ties: halves of a step.
+                row(|i| if i == 0 { 127.0 } else { i as f32 - 48.5 }),
+            ];
+            for x in &rows {
+                Job::new(format, FloatType::F32, (1, k), 0, x.clone()).check(&host);
+            }
+            let all: Vec<f32> = rows.concat();
+            Job::new(format, FloatType::F32, (rows.len() as u32, k), 4, all).check(&host);
+            // What is not finite shows, in the last column too.
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                for at in [0, 40, 95] {
+                    let mut x = normal(2, k, 3);
+                    x[k as usize + at] = bad;
+                    let job = Job::new(format, FloatType::F32, (2, k), 0, x);
+                    job.check(&host);
+                    let layout = job.spec.layout().unwrap();
+                    let words = job.run(&host);
+                    let scales = &words[layout.row_words + layout.scale_at..][..layout.groups];
+                    assert!(scales.iter().any(|&s| f32::from_bits(s).is_nan()), "{format} {bad}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn given_scales_are_taken() {
+    for host in hosts() {
+        for (format, zero) in [("int8-tensor", 0), ("int8-tensor-asym", -17)] {
+            for scale in [0.01, 1.0, 1e-3] {
+                let mut job = Job::new(format, FloatType::F32, (5, 100), 4, normal(5, 100, 9));
+                job.spec = job.spec.with_given_scale();
+                job.given = Some((scale, zero));
+                job.check(&host);
+            }
+        }
+    }
+}
+
+/// A check that cannot fail shows nothing.
+#[test]
+fn faults_are_found() {
+    let Some(host) = common::host() else { return };
+    for format in FORMATS {
+        let job = Job::new(format, FloatType::F32, (3, 100), 0, normal(3, 100, 5));
+        let layout = job.spec.layout().unwrap();
+        let words = job.run(&host);
+        let fault = |change: &dyn Fn(&mut Vec<u32>, &ActivationLayout)| {
+            let mut words = words.clone();
+            change(&mut words, &layout);
+            let format: ActivationFormat = format.parse().unwrap();
+            check_activations(format, &layout, &job.x, None, &words).unwrap()
+        };
+        assert_eq!(fault(&|_, _| ()), None);
+        let row = layout.row_words;
+        assert!(fault(&|w, _| w[row + 3] ^= 0x0200_0000).is_some(), "a code");
+        assert!(fault(&|w, l| w[row + l.sum_at] += 1).is_some(), "a sum");
+        assert!(fault(&|w, l| w[row + l.scale_at] += 16).is_some(), "a scale");
+        assert!(fault(&|w, l| w[row + l.zero_at] = w[row + l.zero_at].wrapping_add(2)).is_some());
+        assert!(fault(&|w, _| w[row + 25] |= 1).is_some(), "padding");
+    }
+}
+
+#[test]
+fn what_cannot_be_is_refused() {
+    let format = |name: &str| name.parse::<ActivationFormat>().unwrap();
+    let check = |spec: QuantizeSpec| spec.check().unwrap_err();
+    let error = check(QuantizeSpec::new(1, 64, format("int8-g48")));
+    assert!(error.to_string().contains("multiple of 32"), "{error}");
+    let token = QuantizeSpec::new(2, 64, format("int8-token"));
+    let stride = PlanError::Stride { role: Role::Activations, stride: 63, need: 64 };
+    assert_eq!(check(token.clone().with_stride(63)), stride);
+    let odd = token.clone().with_activations(FloatType::F16).with_stride(65);
+    assert!(matches!(check(odd), PlanError::OddStride { stride: 65, .. }));
+    let given = check(token.clone().with_given_scale());
+    assert_eq!(given, PlanError::GivenScale { format: format("int8-token") });
+    assert!(matches!(
+        check(QuantizeSpec { max_m: 1 << 20, ..token.clone() }),
+        PlanError::TooLarge { .. }
+    ));
+    assert!(QuantizeSpec { k: u32::MAX, ..token.clone() }.check().is_err());
+
+    let Some(host) = common::host() else { return };
+    let plan = block_on(QuantizePlan::new(host.kernels(), &token)).unwrap();
+    let (x, y) = (host.zeros(512).unwrap(), host.zeros(plan.output_bytes(2)).unwrap());
+    let small = host.zeros(64).unwrap();
+    let at = |buffer, offset| SubBuffer { buffer, offset };
+    let bind = |activations, given, output| {
+        block_on(plan.bind(QuantizeArgs { activations, given, output })).map(drop)
+    };
+    assert_eq!(bind(at(&x, 0), None, at(&y, 0)), Ok(()));
+    let part = BindError::Part { role: Role::Scales, planned: false };
+    assert_eq!(bind(at(&x, 0), Some(at(&x, 0)), at(&y, 0)), Err(part));
+    let aliased = BindError::Aliased { role: Role::Activations };
+    assert_eq!(bind(at(&x, 0), None, at(&x, 0)).unwrap_err(), aliased);
+    assert!(matches!(bind(at(&small, 0), None, at(&y, 0)), Err(BindError::TooSmall { .. })));
+    assert!(matches!(bind(at(&x, 0), None, at(&small, 0)), Err(BindError::TooSmall { .. })));
+    assert!(matches!(bind(at(&x, 4), None, at(&y, 0)), Err(BindError::Misaligned { .. })));
+    assert!(matches!(bind(at(&x, 0), None, at(&y, 4)), Err(BindError::Misaligned { .. })));
+    let bound = block_on(plan.bind(QuantizeArgs {
+        activations: at(&x, 0),
+        given: None,
+        output: at(&y, 0),
+    }));
+    let bound = bound.unwrap();
+    host.submit(|pass| assert!(bound.record(pass, 3).is_err())).unwrap();
+}
+
+#[test]
+fn every_kernel_validates() {
+    let limits = wgpu::Limits::defaults();
+    let gpu = Caps::from_limits(lowbit::gpu::AdapterClass::Gpu, &limits);
+    let cpu = Caps::from_limits(lowbit::gpu::AdapterClass::Cpu, &limits);
+    let cpu = Caps { int64: true, exact_halves: true, ..cpu };
+    let mut seen = std::collections::HashSet::new();
+    for caps in [gpu, cpu] {
+        for shader in every_spec().iter().flat_map(|spec| spec.shaders(&caps)) {
+            let module = common::validate(&shader);
+            if shader.bindings.len() > 5 {
+                common::assert_mirrors(&module, "Params", &params_layout());
+            }
+            seen.insert(shader.name);
+        }
+    }
+    assert!(seen.len() >= 40, "{}", seen.len());
+}
