@@ -3,7 +3,7 @@
 use super::data::{self, Random};
 use super::{Case, Op, Values};
 use crate::format::{PackedWeights, WeightFormat};
-use crate::gpu::{Binding, Const, Kernels, Pipeline, Shader, fragment};
+use crate::gpu::{Binding, CODE_TEXTURE, Const, Kernels, Pipeline, Shader, fragment};
 use crate::host::{Host, HostError};
 use crate::ops::{
     BoundMatmul, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, FloatType,
@@ -25,14 +25,17 @@ pub struct Limits {
     pub read_runs_bytes_per_second: f64,
     /// Bytes read a second where neighbouring lanes read neighbouring words.
     pub read_coalesced_bytes_per_second: f64,
+    /// Bytes read a second out of a texture; 0 where codes do not lie in textures.
+    pub read_texture_bytes_per_second: f64,
     /// Bytes a second read and written, both counted, where a kernel copies.
     pub copy_bytes_per_second: f64,
 }
 
 impl Limits {
-    /// The better of the two ways to read.
+    /// The best of the ways to read.
     pub fn read_bytes_per_second(&self) -> f64 {
-        self.read_runs_bytes_per_second.max(self.read_coalesced_bytes_per_second)
+        let buffers = self.read_runs_bytes_per_second.max(self.read_coalesced_bytes_per_second);
+        buffers.max(self.read_texture_bytes_per_second)
     }
 }
 
@@ -81,25 +84,71 @@ const COLD: u64 = 64 << 20;
 const SAMPLES: usize = 7;
 const SECONDS: f64 = 1.0;
 
+/// What one of the small kernels measures.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Limit {
+    Fma,
+    Dot,
+    ReadRuns,
+    ReadCoalesced,
+    ReadTexture(u32),
+    Copy,
+}
+
+impl Limit {
+    /// Texels in a row of the texture, where one is to be read.
+    fn all(texture_width: u32) -> Vec<Self> {
+        let mut all = vec![Self::Fma, Self::Dot, Self::ReadRuns, Self::ReadCoalesced, Self::Copy];
+        if texture_width > 0 {
+            all.push(Self::ReadTexture(texture_width));
+        }
+        all
+    }
+
+    fn shader(self) -> Shader {
+        let (rounds, run) = (("ROUNDS", Const::U32(ROUNDS)), ("RUN", Const::U32(RUN)));
+        let contiguous = |yes| ("CONTIGUOUS", Const::Bool(yes));
+        let (name, fragments, consts) = match self {
+            Self::Fma => ("limit_fma", vec!["limits/fma"], vec![rounds]),
+            Self::Dot => ("limit_dot", vec!["limits/dot"], vec![rounds]),
+            Self::ReadRuns => ("limit_read_runs", vec!["limits/read"], vec![run, contiguous(true)]),
+            Self::ReadCoalesced => {
+                ("limit_read_coalesced", vec!["limits/read"], vec![run, contiguous(false)])
+            }
+            Self::ReadTexture(width) => {
+                let consts = vec![run, ("TEXTURE_WIDTH", Const::U32(width))];
+                ("limit_read_texture", vec!["access/texel", "limits/read_texture"], consts)
+            }
+            Self::Copy => ("limit_copy", vec!["limits/copy"], vec![run]),
+        };
+        Shader {
+            name: name.into(),
+            consts,
+            fragments: fragments.into_iter().map(fragment).collect(),
+            bindings: match self {
+                Self::ReadTexture(_) => {
+                    let absent = Binding::Absent;
+                    vec![absent, Binding::Write, absent, absent, Binding::Texture]
+                }
+                _ => vec![Binding::Read, Binding::Write],
+            },
+        }
+    }
+
+    /// Operations, or bytes, of so many workgroups.
+    fn work(self, groups: u64) -> u64 {
+        match self {
+            Self::Fma => groups * 64 * u64::from(ROUNDS) * 64,
+            Self::Dot => groups * 64 * u64::from(ROUNDS) * 32,
+            Self::Copy => 2 * groups * READ_GROUP,
+            _ => groups * READ_GROUP,
+        }
+    }
+}
+
 /// The shaders of [`limits`].
 pub fn limit_shaders() -> Vec<Shader> {
-    let shader = |name: &str, file: &'static str, consts| Shader {
-        name: name.into(),
-        consts,
-        fragments: vec![fragment(file)],
-        bindings: vec![Binding::Read, Binding::Write],
-    };
-    let read = |name, contiguous| {
-        let consts = vec![("RUN", Const::U32(RUN)), ("CONTIGUOUS", Const::Bool(contiguous))];
-        shader(name, "limits/read", consts)
-    };
-    vec![
-        shader("limit_fma", "limits/fma", vec![("ROUNDS", Const::U32(ROUNDS))]),
-        read("limit_read_runs", true),
-        read("limit_read_coalesced", false),
-        shader("limit_dot", "limits/dot", vec![("ROUNDS", Const::U32(ROUNDS))]),
-        shader("limit_copy", "limits/copy", vec![("RUN", Const::U32(RUN))]),
-    ]
+    Limit::all(2048).into_iter().map(Limit::shader).collect()
 }
 
 const ROUNDS: u32 = 4096;
@@ -117,32 +166,57 @@ pub fn limits(host: &Host) -> Result<Limits, HostError> {
     let source = host.zeros(u64::from(groups) * READ_GROUP)?;
     host.queue().write_buffer(&source, 0, bytemuck::cast_slice(&[1.000_000_1f32; 4]));
     let sink = host.zeros(u64::from(groups) * READ_GROUP)?;
-    let mut rates = Vec::new();
-    for shader in limit_shaders() {
+    let caps = host.kernels().caps();
+    let texels = u64::from(groups) * READ_GROUP / 16;
+    let height = texels.div_ceil(caps.texture_width().max(1).into());
+    // Stated limits may be too small for so many bytes.
+    let width = if height > caps.texture_extent.into() { 0 } else { caps.texture_width() };
+    let texels = match width {
+        0 => None,
+        width => Some(block_on(host.kernels().guarded("a texture", || {
+            let texture = host.device().create_texture(&wgpu::TextureDescriptor {
+                label: Some("lowbit limit"),
+                size: wgpu::Extent3d { width, height: height as u32, depth_or_array_layers: 1 },
+                mip_level_count: 1,
+                sample_count: 1,
+                dimension: wgpu::TextureDimension::D2,
+                format: CODE_TEXTURE,
+                usage: wgpu::TextureUsages::STORAGE_BINDING,
+                view_formats: &[],
+            });
+            texture.create_view(&Default::default())
+        }))?),
+    };
+    let rate = |limit: Limit| {
+        if !Limit::all(width).contains(&limit) {
+            return Ok(0.0);
+        }
+        let shader = limit.shader();
         let pipeline = block_on(host.kernels().pipeline(&shader))?;
+        let resource = |binding| match (binding, &texels) {
+            (1, _) => sink.as_entire_binding(),
+            (4, Some(texels)) => wgpu::BindingResource::TextureView(texels),
+            _ => source.as_entire_binding(),
+        };
+        let bindings = shader.bindings.iter().zip(0..).filter(|(b, _)| **b != Binding::Absent);
+        let entries: Vec<_> = bindings
+            .map(|(_, binding)| wgpu::BindGroupEntry { binding, resource: resource(binding) })
+            .collect();
         let group = host.device().create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some(&shader.name),
             layout: &pipeline.layout,
-            entries: &[
-                wgpu::BindGroupEntry { binding: 0, resource: source.as_entire_binding() },
-                wgpu::BindGroupEntry { binding: 1, resource: sink.as_entire_binding() },
-            ],
+            entries: &entries,
         });
         let (ms, _) = median(host, |pass| dispatch(pass, &pipeline, &group, groups))?;
-        let work = match rates.len() {
-            0 => u64::from(groups) * 64 * u64::from(ROUNDS) * 64,
-            3 => u64::from(groups) * 64 * u64::from(ROUNDS) * 32,
-            4 => 2 * u64::from(groups) * READ_GROUP,
-            _ => u64::from(groups) * READ_GROUP,
-        };
-        rates.push(work as f64 / ms * 1e3);
-    }
+        Ok::<f64, HostError>(limit.work(groups.into()) as f64 / ms * 1e3)
+    };
     Ok(Limits {
-        operations_per_second: rates[0],
-        read_runs_bytes_per_second: rates[1],
-        read_coalesced_bytes_per_second: rates[2],
-        dot_operations_per_second: rates[3],
-        copy_bytes_per_second: rates[4],
+        operations_per_second: rate(Limit::Fma)?,
+        dot_operations_per_second: rate(Limit::Dot)?,
+        read_runs_bytes_per_second: rate(Limit::ReadRuns)?,
+        read_coalesced_bytes_per_second: rate(Limit::ReadCoalesced)?,
+        read_texture_bytes_per_second: rate(Limit::ReadTexture(width))?,
+        copy_bytes_per_second: rate(Limit::Copy)?,
     })
 }
 

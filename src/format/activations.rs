@@ -195,7 +195,7 @@ mod tests {
                 assert!(l.groups * l.group_blocks >= l.blocks && l.groups <= l.blocks.max(1));
                 assert_eq!((l.scale_at, l.zero_at), (8 * l.blocks, 8 * l.blocks + l.groups));
                 assert_eq!(l.sum_at, l.zero_at + l.groups);
-                assert!(l.row_words >= l.sum_at + l.blocks && l.row_words % 4 == 0);
+                assert!(l.row_words >= l.sum_at + l.blocks && l.row_words.is_multiple_of(4));
             }
         }
         let odd: ActivationFormat = "int8-g48".parse().unwrap();

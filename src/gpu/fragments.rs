@@ -81,6 +81,7 @@ pub const FRAGMENTS: &[Fragment] = &[
     file("limits/part_constant", include_str!("../../shaders/limits/part_constant.wgsl")),
     file("limits/read", include_str!("../../shaders/limits/read.wgsl")),
     file("limits/x_constant", include_str!("../../shaders/limits/x_constant.wgsl")),
+    file("limits/read_texture", include_str!("../../shaders/limits/read_texture.wgsl")),
     file("quantize/block", include_str!("../../shaders/quantize/block.wgsl")),
     file("quantize/block_codes", include_str!("../../shaders/quantize/block_codes.wgsl")),
     file("quantize/block_ranges", include_str!("../../shaders/quantize/block_ranges.wgsl")),

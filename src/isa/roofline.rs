@@ -31,6 +31,9 @@ pub struct Roof {
     pub memory_us: f64,
     /// Microseconds to issue the main loop's vector operations, one a lane and clock.
     pub valu_us: f64,
+    /// Whether the loop has no branches; else every one counts as taken, and `valu_us` is the
+    /// most that it can be.
+    pub exact: bool,
     /// The larger of the two.
     pub bound: Bound,
     /// `memory / max(memory, valu)`: the most of the memory's bandwidth that it can reach.
@@ -44,7 +47,7 @@ pub struct Roof {
 /// `memory = (n · (codes + side data of a row) + X + Y) / bandwidth`,
 /// `valu = ⌈m / x_rows⌉ · n · 32⌈k/32⌉ · cycles a weight / (units · 64 · clock)`.
 ///
-/// None for a kernel whose main loop was not found, or cannot be counted to the end.
+/// None for a kernel whose main loop was not found, or has loops in it.
 ///
 /// # Errors
 /// [`FormatError`] for weights that do not exist.
@@ -55,7 +58,8 @@ pub fn roof(
     m: u32,
     peaks: &Peaks,
 ) -> Result<Option<Roof>, FormatError> {
-    let Some(per_weight) = stats.per_weight.filter(|p| p.exact) else { return Ok(None) };
+    let whole = stats.main_loop.as_ref().is_none_or(|main| main.inner_loops == 0);
+    let Some(per_weight) = stats.per_weight.filter(|_| whole) else { return Ok(None) };
     let layout = DeviceLayout::new(spec.weights, spec.n as usize, spec.k as usize, RowOrder::Rows)?;
     let row_bytes = 4.0 * (layout.code_words + layout.side_words) as f64;
     let bytes = f64::from(spec.n) * row_bytes + (spec.x_bytes(m) + spec.y_bytes(m)) as f64;
@@ -73,6 +77,7 @@ pub fn roof(
         shape: [m, spec.n, spec.k],
         memory_us,
         valu_us,
+        exact: per_weight.exact,
         bound: if memory_us >= valu_us { Bound::Memory } else { Bound::Valu },
         share_of_memory: memory_us / most,
         share_of_valu: valu_us / most,

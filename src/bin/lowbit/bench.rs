@@ -216,7 +216,7 @@ fn page(bench: &Bench) -> String {
     }
     format!(
         "{} ({}, {})\nlimits measured in this run: {} Gop/s f32, {} Gop/s int8 dot, reads of {} GB/s in\n\
-         runs and {} coalesced, copies of {} (read and written)\n{}",
+         runs, {} coalesced, {} out of a texture, copies of {} (read and written)\n{}",
         bench.adapter,
         bench.driver,
         bench.backend,
@@ -224,6 +224,7 @@ fn page(bench: &Bench) -> String {
         giga(bench.limits.dot_operations_per_second),
         giga(bench.limits.read_runs_bytes_per_second),
         giga(bench.limits.read_coalesced_bytes_per_second),
+        giga(bench.limits.read_texture_bytes_per_second),
         giga(bench.limits.copy_bytes_per_second),
         text(&rows)
     )

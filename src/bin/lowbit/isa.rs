@@ -10,6 +10,7 @@ use lowbit::isa::{self, Bound, Family, IsaError, Job, Kernel, Roof, Stats, Step}
 use lowbit::ops::MatmulSpec;
 use lowbit::ops::matmul::{KernelChoice, select};
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// What AMD's compiler makes of the kernels, without a GPU
@@ -129,8 +130,18 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         }
     }
     let kernels: Vec<Stats> = compiled.into_iter().map(|(stats, _)| stats).collect();
-    let roofline = if args.roofline { roofline(&products, &kernels)? } else { Vec::new() };
+    let (mut roofline, mut left_out) = (Vec::new(), BTreeSet::new());
+    if args.roofline {
+        (roofline, left_out) = self::roofline(&products, &kernels)?;
+    }
     page.push_str(&if args.roofline { roofs(&roofline) } else { rows(&kernels) });
+    if !left_out.is_empty() {
+        let names: Vec<_> = left_out.iter().map(String::as_str).collect();
+        page.push_str(&format!(
+            "not derived, since their loops hold loops: {}\n",
+            names.join(", ")
+        ));
+    }
     let source = "compiled by RADV on null hardware; times derived from published peaks";
     report.finish(&page, &Page { source, kernels, roofline })?;
     Ok(Outcome::Fine)
@@ -150,8 +161,12 @@ fn products(args: &Args) -> Vec<Product> {
         .collect()
 }
 
-fn roofline(products: &[Product], kernels: &[Stats]) -> Result<Vec<Roof>, CliError> {
-    let mut roofs = Vec::new();
+/// The bounds, and the kernels whose loops hold loops, so that nothing is derived.
+fn roofline(
+    products: &[Product],
+    kernels: &[Stats],
+) -> Result<(Vec<Roof>, BTreeSet<String>), CliError> {
+    let (mut roofs, mut left_out) = (Vec::new(), BTreeSet::new());
     for product in products {
         let name = product.choice.name();
         for stats in kernels.iter().filter(|stats| stats.kernel == name) {
@@ -159,10 +174,13 @@ fn roofline(products: &[Product], kernels: &[Stats]) -> Result<Vec<Roof>, CliErr
             let choice = &product.choice;
             let step = Step::new(choice);
             let roof = isa::roof(stats, step.x_rows, &product.spec, product.m, &peaks);
-            roofs.extend(roof.map_err(|e| CliError::new("no such weights").because(e))?);
+            match roof.map_err(|e| CliError::new("no such weights").because(e))? {
+                Some(roof) => roofs.push(roof),
+                None => drop(left_out.insert(name.clone())),
+            }
         }
     }
-    Ok(roofs)
+    Ok((roofs, left_out))
 }
 
 fn rows(kernels: &[Stats]) -> String {
@@ -227,7 +245,7 @@ fn roofs(roofs: &[Roof]) -> String {
             right(roof.shape[0]),
             roof.gpu.into(),
             right(format!("{:.1}", roof.memory_us)),
-            right(format!("{:.1}", roof.valu_us)),
+            right(format!("{}{:.1}", if roof.exact { "" } else { "≤ " }, roof.valu_us)),
             bound.into(),
             right(format!("{:.0} %", 100.0 * roof.share_of_memory)),
             right(format!("{:.0} %", 100.0 * roof.share_of_valu)),
@@ -236,7 +254,8 @@ fn roofs(roofs: &[Roof]) -> String {
     }
     format!(
         "{}derived, not measured: M×{SIDE}×{SIDE}, published peaks, vector operations issued \
-         one a lane and clock\n",
+         one a lane and clock;\n\
+         ≤: the loop branches, and every branch counts as taken\n",
         text(&page)
     )
 }
