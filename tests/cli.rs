@@ -492,13 +492,22 @@ fn tuning_is_measured_stored_and_used() {
     assert!(!stderr(&lowbit(&args)).contains("warning: "));
     assert!(kernel(&scratch).starts_with(other), "{other}: {}", kernel(&scratch));
 
-    // A stale one is named, and everything goes on without.
-    fs::write(scratch.path("tuning"), text.replace("version\": \"", "version\": \"9")).unwrap();
+    // A stale one and a torn one are named, and everything goes on without.
+    let stale = text.replace("version\": \"", "version\": \"9");
+    for bad in [stale.as_str(), &text[..text.len() / 2]] {
+        fs::write(scratch.path("tuning"), bad).unwrap();
+        let output = lowbit(&args);
+        assert_eq!(output.status.code(), Some(0));
+        let message = stderr(&output);
+        assert!(message.contains("warning: the tuning in `") && message.contains("is ignored"));
+        assert!(kernel(&scratch).starts_with(rows[1]["selected"].as_str().unwrap()));
+    }
+
+    // What was measured without something is not kept.
+    let args = ["tune", "--shape", "1x8x8", "--without", "textures", "-o", &file];
     let output = lowbit(&args);
-    assert_eq!(output.status.code(), Some(0));
-    let message = stderr(&output);
-    assert!(message.contains("warning: the tuning in `") && message.contains("is ignored"));
-    assert!(kernel(&scratch).starts_with(rows[1]["selected"].as_str().unwrap()));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("is not to be kept"), "{}", stderr(&output));
 }
 
 #[test]

@@ -8,8 +8,9 @@ use lowbit::format::{FormatError, RowOrder, WeightFormat};
 use lowbit::gpu::{AdapterClass, Caps, DeviceError, Kernels};
 use lowbit::ops::matmul::RecordError;
 use lowbit::ops::{
-    BindError, BoundMatmul, DeviceWeights, FloatType, MatmulArgs, MatmulPlan, MatmulSpec,
-    PlanError, Role, RowBlock, Schedule, Select, SubBuffer, WeightsError,
+    BindError, BoundMatmul, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights,
+    FloatType, MakeArgs, MakePlan, MakeSpec, MatmulArgs, MatmulPlan, MatmulSpec, PlanError, Role,
+    RowBlock, Schedule, Select, SourceRows, SubBuffer, WeightsError,
 };
 use pollster::block_on;
 use proptest::prelude::*;
@@ -445,7 +446,17 @@ fn weights_of_another_plan_are_refused() {
     let activations = (&x).into();
     let args = MatmulArgs { activations, weights: &weights, bias: None, output: (&y).into() };
     let got = block_on(plan.bind(args)).map(drop);
-    assert_eq!(got, Err(BindError::BlockTooLarge { need: 300 * 32, limit: 4096 }));
+    let too_large = Err(BindError::BlockTooLarge { need: 300 * 32, limit: 4096 });
+    assert_eq!(got, too_large);
+    let spec = DequantizeSpec::new(300, 64, int4());
+    let plan = block_on(DequantizePlan::new(&small, &spec)).unwrap();
+    let args = DequantizeArgs { weights: &weights, indices: None, output: (&y).into() };
+    assert_eq!(block_on(plan.bind(args)).map(drop), too_large);
+    let plan = block_on(MakePlan::new(&small, &MakeSpec::new(300, 64, int4()))).unwrap();
+    let w = noop.buffer(300 * 64 * 4);
+    let source = [SourceRows { at: (&w).into(), rows: 300 }];
+    let args = MakeArgs { source: &source, mask: None, output: &weights };
+    assert_eq!(block_on(plan.bind(args)).map(drop), too_large);
     noop.assert_quiet();
 }
 

@@ -8,7 +8,7 @@ use super::buffers::{Window, check, window_capacity};
 use super::make::{constants, kernel_name};
 use super::matmul::{RecordError, texture_width};
 use super::weights::MIN_WEIGHT_BYTES;
-use super::{BindError, DeviceWeights, FloatType, PlanError, Role, SubBuffer};
+use super::{BindError, DeviceWeights, FloatType, PlanError, Role, RowBlock, SubBuffer};
 use crate::format::WeightFormat;
 use crate::gpu::{Binding, BufferFill, Caps, Const, Kernels, M_TABLE, Pipeline, Shader, fragment};
 use std::sync::Arc;
@@ -435,15 +435,12 @@ impl DequantizePlan {
                 return Err(BindError::Aliased { role: Role::Indices });
             }
         }
-        for block in weights.blocks() {
-            for buffer in block.buffers() {
-                check(Role::Weights, buffer.into(), MIN_WEIGHT_BYTES, 4)?;
-                if buffer == args.output.buffer {
-                    return Err(BindError::Aliased { role: Role::Weights });
-                }
-            }
+        weights.check_buffers(Role::Weights, self.kernels.caps())?;
+        let mut buffers = weights.blocks().iter().flat_map(RowBlock::buffers);
+        match buffers.any(|buffer| buffer == args.output.buffer) {
+            true => Err(BindError::Aliased { role: Role::Weights }),
+            false => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -289,15 +289,7 @@ impl RepackPlan {
                 false => Ok(Some(part)),
             }
         };
-        for block in output.blocks() {
-            // Both are written, so that one buffer cannot be the two.
-            if *block.written_codes()? == block.side {
-                return Err(BindError::Aliased { role: Role::Weights });
-            }
-            for buffer in block.buffers() {
-                check(Role::Output, buffer.into(), MIN_WEIGHT_BYTES, 4)?;
-            }
-        }
+        output.check_written(self.kernels.caps())?;
         let integers = format.element().is_integer();
         Ok([
             part(Role::Weights, Some(args.codes), true, 4, geometry.code_words as u64)?,

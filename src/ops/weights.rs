@@ -1,7 +1,8 @@
 //! Compressed weights in device memory.
 
-use super::BindError;
+use super::buffers::check;
 use super::matmul::texture_width;
+use super::{BindError, Role};
 use crate::format::{
     DeviceImage, DeviceLayout, FormatError, PackedWeights, RowOrder, Sizes, WeightFormat,
 };
@@ -102,11 +103,6 @@ impl RowBlock {
     /// Its buffers: side data, and codes unless those are in a texture.
     pub fn buffers(&self) -> impl Iterator<Item = &wgpu::Buffer> {
         self.codes.buffer().into_iter().chain([&self.side])
-    }
-
-    /// The buffer of codes that a kernel is to write.
-    pub(crate) fn written_codes(&self) -> Result<&wgpu::Buffer, BindError> {
-        self.codes.buffer().ok_or(BindError::TexturesWritten)
     }
 }
 
@@ -373,6 +369,34 @@ impl DeviceWeights {
     /// Texels in a row of the textures; 0 where there are none.
     fn texture_width(&self) -> u32 {
         self.blocks.first().map_or(0, |block| block.codes.texture_width())
+    }
+
+    /// Refuses buffers that no kernel can bind.
+    pub(crate) fn check_buffers(&self, role: Role, caps: &Caps) -> Result<(), BindError> {
+        let limit = caps.max_binding;
+        for block in &self.blocks {
+            for buffer in block.buffers() {
+                check(role, buffer.into(), MIN_WEIGHT_BYTES, 4)?;
+            }
+            let (codes, side) = self.layout.bytes(block.rows.len());
+            let codes = block.codes.buffer().map_or(0, |_| codes);
+            // Only a caller's own blocks, or those of another device, can be so large.
+            if let Some(need) = [codes, side].into_iter().find(|&need| need > limit) {
+                return Err(BindError::BlockTooLarge { need, limit });
+            }
+        }
+        Ok(())
+    }
+
+    /// The same of weights that kernels write: codes and side data apart, in buffers.
+    pub(crate) fn check_written(&self, caps: &Caps) -> Result<(), BindError> {
+        for block in &self.blocks {
+            let codes = block.codes.buffer().ok_or(BindError::TexturesWritten)?;
+            if *codes == block.side {
+                return Err(BindError::Aliased { role: Role::Weights });
+            }
+        }
+        self.check_buffers(Role::Output, caps)
     }
 
     /// Refuses weights whose codes are not where a plan reads them. Empty ones are anywhere.

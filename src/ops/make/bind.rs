@@ -176,23 +176,14 @@ impl MakePlan {
         if let Some(mask) = args.mask {
             check(Role::Mask, mask, (n * output.layout().blocks * 4) as u64, 4)?;
         }
-        let inputs = || {
-            let source = args.source.iter().map(|s| (Role::Weights, s.at.buffer));
-            source.chain(args.mask.map(|mask| (Role::Mask, mask.buffer)))
-        };
-        for block in output.blocks() {
-            // Both are written, so that one buffer cannot be the two.
-            if *block.written_codes()? == block.side {
-                return Err(BindError::Aliased { role: Role::Weights });
-            }
-            for buffer in block.buffers() {
-                check(Role::Output, buffer.into(), MIN_WEIGHT_BYTES, 4)?;
-                if let Some((role, _)) = inputs().find(|(_, input)| *input == buffer) {
-                    return Err(BindError::Aliased { role });
-                }
-            }
+        output.check_written(self.kernels.caps())?;
+        let written: Vec<_> = output.blocks().iter().flat_map(RowBlock::buffers).collect();
+        let source = args.source.iter().map(|s| (Role::Weights, s.at.buffer));
+        let mut inputs = source.chain(args.mask.map(|mask| (Role::Mask, mask.buffer)));
+        match inputs.find(|(_, input)| written.contains(input)) {
+            Some((role, _)) => Err(BindError::Aliased { role }),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Chunks: cut where a source or a block of weights ends, and where a binding is full.

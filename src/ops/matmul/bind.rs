@@ -141,19 +141,7 @@ impl MatmulPlan {
         if let Some(bias) = args.bias {
             check(Role::Bias, bias, u64::from(spec.n) * 4, 4)?;
         }
-        let limit = self.kernels.caps().max_binding;
-        for block in weights.blocks() {
-            let (codes, side) = weights.layout().bytes(block.rows.len());
-            for buffer in block.buffers() {
-                check(Role::Weights, buffer.into(), MIN_WEIGHT_BYTES, 4)?;
-            }
-            for need in [codes, side] {
-                // Only a caller's own blocks, or those of another device, can be so large.
-                if need > limit {
-                    return Err(BindError::BlockTooLarge { need, limit });
-                }
-            }
-        }
+        weights.check_buffers(Role::Weights, self.kernels.caps())?;
         let output = args.output.buffer;
         let weight_buffers = weights.blocks().iter().flat_map(RowBlock::buffers);
         let inputs = weight_buffers.map(|b| (Role::Weights, b));
