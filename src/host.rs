@@ -17,7 +17,10 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+mod probe;
 mod tune;
+
+pub use probe::probe_shader;
 
 /// Why a host call failed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -110,7 +113,8 @@ impl Host {
         Self::with_adapter(&adapter.map_err(|error| HostError::NoAdapter(error.to_string()))?)
     }
 
-    /// A device of this adapter, with all limits it has and timestamps where it has them.
+    /// A device of this adapter, with all limits it has and timestamps where it has them. On a GPU
+    /// [`exact_halves`](Self::exact_halves) is asked once.
     ///
     /// # Errors
     /// [`HostError::NoDevice`].
@@ -136,7 +140,7 @@ impl Host {
             ..Default::default()
         }))
         .map_err(|error| no_device(error.to_string()))?;
-        Self::with_device(info, device, queue, &limits)
+        Self::with_device(info, device, queue, &limits)?.probed()
     }
 
     /// As [`with_adapter`](Self::with_adapter), with the driver's compiled code of earlier

@@ -41,7 +41,9 @@ pub struct Caps {
     pub matrix: u32,
     /// Shaders may use 64-bit integers.
     pub int64: bool,
-    /// `unpack2x16float` keeps f16 subnormals, which WGSL lets a device flush.
+    /// `unpack2x16float` keeps f16 subnormals, which WGSL lets a device flush. Known of Mesa's
+    /// software drivers; of others [`Host::exact_halves`](crate::host::Host::exact_halves) finds
+    /// out.
     pub exact_halves: bool,
     /// The order in which rows of weights are laid out for this device.
     pub row_order: RowOrder,

@@ -1,5 +1,6 @@
 use crate::conformance::formats;
 use crate::gpu::{AdapterClass, Caps, Shader};
+use crate::host::probe_shader;
 use crate::ops::activations::every_spec;
 use crate::ops::make::{MakeAccess, MakeKernel};
 use crate::ops::matmul::{KernelChoice, Scaling, Schedule};
@@ -161,6 +162,7 @@ pub fn kernels() -> Vec<Kernel> {
     let floats = [FloatType::F32, FloatType::F16];
     let plain = Caps::from_limits(AdapterClass::Gpu, &wgpu::Limits::defaults());
     let caps = Caps { subgroups: true, ..plain.clone() };
+    let halves = Caps { exact_halves: true, ..plain.clone() };
     for format in formats([32, 6]) {
         for k in COLUMNS {
             // Some are of CPU adapters alone.
@@ -175,7 +177,7 @@ pub fn kernels() -> Vec<Kernel> {
                                 .with_activations(activations)
                                 .with_output(output);
                             (spec.bias, spec.any_x_offset) = (bias, any_x_offset);
-                            for caps in [&plain, &caps] {
+                            for caps in [&plain, &caps, &halves] {
                                 push(Kernel::matmul(KernelChoice::new(&spec, schedule, caps)));
                             }
                         }
@@ -196,8 +198,11 @@ pub fn kernels() -> Vec<Kernel> {
             }
         }
     }
-    for shader in every_spec().iter().flat_map(|spec| spec.shaders(&caps)) {
-        push(Kernel::other(shader));
+    push(Kernel::other(probe_shader()));
+    for caps in [&caps, &halves] {
+        for shader in every_spec().iter().flat_map(|spec| spec.shaders(caps)) {
+            push(Kernel::other(shader));
+        }
     }
     kernels
 }

@@ -95,6 +95,7 @@ pub fn all_shaders() -> Vec<Shader> {
     shaders.extend(experimental_choices().iter().map(KernelChoice::shader));
     #[cfg(feature = "conformance")]
     shaders.extend(lowbit::conformance::limit_shaders());
+    shaders.push(lowbit::host::probe_shader());
     for caps in [&all_caps()[0], &all_caps()[3]] {
         shaders.extend(every_spec().iter().flat_map(|spec| spec.shaders(caps)));
     }

@@ -1,0 +1,61 @@
+use super::{Host, HostError};
+use crate::gpu::{AdapterClass, Binding, Caps, Shader, fragment};
+use pollster::block_on;
+
+/// Pairs of halves: every half once.
+const PAIRS: u32 = 1 << 15;
+
+/// The shader of [`Host::exact_halves`].
+#[doc(hidden)]
+pub fn probe_shader() -> Shader {
+    Shader {
+        name: "probe_halves".into(),
+        consts: Vec::new(),
+        fragments: ["lib/half", "lib/half_pair_native", "probe/halves"].map(fragment).to_vec(),
+        bindings: vec![Binding::Read, Binding::Write],
+    }
+}
+
+impl Host {
+    /// Whether the device converts all 65,536 halves exactly, as one small dispatch finds out:
+    /// then kernels may use its conversion, which on GPUs takes a tenth of the operations that
+    /// integer arithmetic does ([`Caps::exact_halves`]). An engine that makes its own [`Caps`]
+    /// can ask once and keep the answer for the adapter and driver.
+    ///
+    /// # Errors
+    /// [`HostError::Device`], [`HostError::Timeout`], [`HostError::ReadBack`].
+    pub fn exact_halves(&self) -> Result<bool, HostError> {
+        let shader = probe_shader();
+        let pipeline = self.run(self.kernels.pipeline(&shader))?;
+        let pairs: Vec<u32> = (0..PAIRS).map(|i| (2 * i) | ((2 * i + 1) << 16)).collect();
+        let (halves, wrong) = (self.storage(&pairs)?, self.zeros(4)?);
+        let group = self.run(self.kernels.guarded("a probe's bind group", || {
+            self.device().create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some("lowbit probe"),
+                layout: &pipeline.layout,
+                entries: &[
+                    wgpu::BindGroupEntry { binding: 0, resource: halves.as_entire_binding() },
+                    wgpu::BindGroupEntry { binding: 1, resource: wrong.as_entire_binding() },
+                ],
+            })
+        }))?;
+        self.submit(|pass| {
+            pass.set_pipeline(&pipeline.pipeline);
+            pass.set_bind_group(0, &group, &[]);
+            pass.dispatch_workgroups(PAIRS / 64, 1, 1);
+        })?;
+        Ok(self.read(&wrong, 0, 1)? == [0])
+    }
+
+    /// The same device with what a probe shows of it, where that is not known and matters.
+    pub(super) fn probed(self) -> Result<Self, HostError> {
+        let caps = self.kernels.caps();
+        if caps.class != AdapterClass::Gpu || caps.exact_halves || !self.exact_halves()? {
+            return Ok(self);
+        }
+        let caps = Caps { exact_halves: true, ..caps.clone() };
+        let (device, lost) = (self.device().clone(), self.kernels.lost_flag().clone());
+        let kernels = block_on(crate::gpu::Kernels::new(&device, &caps))?.with_lost_flag(lost);
+        Ok(Self { kernels, ..self })
+    }
+}
