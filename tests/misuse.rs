@@ -450,10 +450,10 @@ fn weights_of_another_plan_are_refused() {
     assert_eq!(got, too_large);
     let spec = DequantizeSpec::new(300, 64, int4());
     let plan = block_on(DequantizePlan::new(&small, &spec)).unwrap();
-    let args = DequantizeArgs { weights: &weights, indices: None, output: (&y).into() };
+    let w = noop.buffer(300 * 64 * 4);
+    let args = DequantizeArgs { weights: &weights, indices: None, output: (&w).into() };
     assert_eq!(block_on(plan.bind(args)).map(drop), too_large);
     let plan = block_on(MakePlan::new(&small, &MakeSpec::new(300, 64, int4()))).unwrap();
-    let w = noop.buffer(300 * 64 * 4);
     let source = [SourceRows { at: (&w).into(), rows: 300 }];
     let args = MakeArgs { source: &source, mask: None, output: &weights };
     assert_eq!(block_on(plan.bind(args)).map(drop), too_large);
