@@ -21,6 +21,8 @@ mod probe;
 mod tune;
 
 pub use probe::probe_shader;
+#[cfg(feature = "conformance")]
+pub(crate) use tune::COLD;
 
 /// Why a host call failed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

@@ -4,7 +4,7 @@ use super::data::{self, Random};
 use super::{Case, Op, Values};
 use crate::format::{PackedWeights, WeightFormat};
 use crate::gpu::{Binding, CODE_TEXTURE, Const, Kernels, Pipeline, Shader, fragment};
-use crate::host::{Host, HostError};
+use crate::host::{COLD, Host, HostError};
 use crate::ops::{
     BoundMatmul, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, FloatType,
     KernelChoice, MakeArgs, MakePlan, MakeSpec, MatmulArgs, MatmulPlan, MatmulSpec, Select,
@@ -75,10 +75,6 @@ pub struct Timing {
     /// bytes over reads for a matmul, over copies for the others.
     pub share_of_limit: f64,
 }
-
-/// Bytes of weights that are gone through before any is read again, so that they come from
-/// memory and not from a cache.
-const COLD: u64 = 64 << 20;
 
 /// Fewest samples of a median, and seconds after which more are not taken.
 const SAMPLES: usize = 7;

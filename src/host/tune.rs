@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 /// Bytes of weights that are gone through before any is read again, so that they come from
 /// memory and not from a cache.
-const COLD: u64 = 64 << 20;
+pub(crate) const COLD: u64 = 64 << 20;
 
 /// Rows of X of a first look. Unsuitable schedules are slower by any factor, and nothing
 /// ends a submission before its time.
