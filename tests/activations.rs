@@ -250,7 +250,7 @@ fn what_cannot_be_is_refused() {
         block_on(plan.bind(QuantizeArgs { activations, given, output })).map(drop)
     };
     assert_eq!(bind(at(&x, 0), None, at(&y, 0)), Ok(()));
-    let part = BindError::Part { role: Role::Scales, planned: false };
+    let part = BindError::GivenScale { planned: false };
     assert_eq!(bind(at(&x, 0), Some(at(&x, 0)), at(&y, 0)), Err(part));
     let aliased = BindError::Aliased { role: Role::Activations };
     assert_eq!(bind(at(&x, 0), None, at(&x, 0)).unwrap_err(), aliased);

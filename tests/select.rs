@@ -146,7 +146,7 @@ Adreno 640: Gpu, 0 lanes
 browser's minimum: Gpu, 0 lanes
   all formats: 1 gemv_m1_l32, 2–8 gemv_m4_l32, 16–64 tiled_32x64, 128–4096 tiled_64x64
 downlevel: Gpu, 0 lanes
-  all formats: refused (schedule rows_m1_n2 does not apply: it needs 5 storage buffers, the device has 4)
+  all formats: refused (schedule rows_m1_n2 does not apply: storage buffers: 5 asked for, 4 at most)
 lavapipe: Cpu, 8 lanes, int64, textures
   f32 f16 int16-channel int8-channel int4-g64-asym 2:4+f16 2:4+int8-channel 2:4+int4-g64-asym: 1 rows_m1_n4, 2–4096 rows_m4_n2
   int8-g48: 1 rows_m1_n2, 2–4096 rows_m4_n2

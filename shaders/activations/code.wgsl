@@ -15,7 +15,7 @@
 //   x        [m, k], x_stride elements apart from x_offset on
 //   y        [m, row_words]: codes, scales, zero points, sums (format::ActivationLayout)
 //
-// The float path of NUMERICS.md: division may be off by 2.5 ulp, so a code near a tie may be
+// This is float arithmetic: division may be off by 2.5 ulp, so a code near a tie may be
 // either neighbour.
 
 struct Params {

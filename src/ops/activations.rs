@@ -279,9 +279,10 @@ pub struct QuantizePlan {
 /// The buffers of one quantization.
 #[derive(Clone, Copy, Debug)]
 pub struct QuantizeArgs<'a> {
-    /// X.
+    /// X; f32 rows whose length and stride are multiples of 4 start at a multiple of 16 bytes,
+    /// others at one of 4.
     pub activations: SubBuffer<'a>,
-    /// Where the spec says so: a scale, f32, positive and normal, and a zero point, i32 within
+    /// Where the spec says so (NaN in X then becomes any code): a scale, f32, positive and normal, and a zero point, i32 within
     /// the codes.
     pub given: Option<SubBuffer<'a>>,
     /// `[max_m, row_words]` words ([`ActivationLayout`]), from a multiple of 16 bytes on.
@@ -336,8 +337,8 @@ impl QuantizePlan {
         u64::from(m) * self.layout.row_words as u64 * 4
     }
 
-    /// Checks the buffers and makes bind groups, one small uniform buffer and, where all of X
-    /// shares a range, a scratch buffer for it. Data that exceed a binding are split.
+    /// Checks the buffers and makes bind groups, one small uniform buffer and 32 bytes of scratch
+    /// for a range. Data that exceed a binding are split.
     ///
     /// # Errors
     /// [`BindError`].
@@ -434,7 +435,7 @@ impl QuantizePlan {
         check(Role::Activations, x, spec.x_bytes(spec.max_m), spec.x_align())?;
         check(Role::Output, args.output, self.output_bytes(spec.max_m), 16)?;
         if args.given.is_some() != spec.given {
-            return Err(BindError::Part { role: Role::Scales, planned: spec.given });
+            return Err(BindError::GivenScale { planned: spec.given });
         }
         if let Some(given) = args.given {
             check(Role::Scales, given, 8, 4)?;

@@ -160,6 +160,12 @@ pub enum BindError {
         /// Whether the format has it.
         planned: bool,
     },
+    /// A scale and zero point where the plan takes them from X, or none where it wants them.
+    #[error("the plan {}", if *.planned { "wants a scale and a zero point" } else { "takes its scales from X, and none that are given" })]
+    GivenScale {
+        /// Whether the plan wants them.
+        planned: bool,
+    },
     /// Uncompressed rows that do not add up to the matrix.
     #[error("{have} rows of uncompressed weights given where the plan needs {need}")]
     Rows {

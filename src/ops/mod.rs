@@ -2,7 +2,8 @@
 //!
 //! A *spec* says what is wanted and is checked; a *choice* is the kernel, plain data; a
 //! *plan* holds compiled pipelines; *binding* checks buffers and makes bind groups;
-//! *recording* writes commands and neither allocates, compiles, waits nor fails.
+//! *recording* writes commands and neither allocates, compiles nor waits; more rows than were
+//! planned is all that it refuses.
 
 pub mod activations;
 mod buffers;

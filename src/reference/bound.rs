@@ -31,7 +31,7 @@
 //! |ŷ − y| ≤ γ_R · S,   S = Σ|x||w| + |b|,   γ_R = R·u / (1 − R·u)
 //! ```
 //!
-//! for any tree, order and width, split-K included. NUMERICS.md has K + 2 for R.
+//! for any tree, order and width, split-K included. The usual statement has K + 2 for R.
 //!
 //! Zero point folded: s·(Σcx − z·Σx) has one subtraction more on each way where it is
 //! done inside a block: R + 1. A kernel that adds s·Σcx and −(s·z)·Σx to its accumulator
@@ -46,7 +46,7 @@
 //! ```
 //!
 //! with c and z as stored. Per weight, c·s − (z·s) then ·x, is 3 roundings: covered.
-//! NUMERICS.md has K + 3, which blocks of one term (g = 1, or 2:4 and g < 4) exceed.
+//! The usual statement has K + 3, which blocks of one term (g = 1, or 2:4 and g < 4) exceed.
 //!
 //! # Absolute part
 //!
@@ -64,7 +64,7 @@
 //! A = Σ(|w| + 3·max(1, s)) + Σ|x| + 3
 //! ```
 //!
-//! NUMERICS.md has 2·max(1, s) and G, which is right for one block a group, but not where
+//! The usual statement has 2·max(1, s) and G, which is right for one block a group, but not where
 //! a group is scaled in several pieces: with s < 1 and pieces of one weight, a weight
 //! costs s + 2.
 //!

@@ -135,11 +135,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         .measure(&specs, args.budget, next)
         .map_err(|error| failed("cannot measure").because(error))?;
     bar.finish_and_clear();
-    if let Some(path) = &args.output {
-        let tuning = Tuning::of(&info, &measured);
-        save_tuning(path, &tuning)
-            .map_err(|error| CliError::new("cannot write the tuning").because(error))?;
-    }
+    let tuning = Tuning::of(&info, &measured);
     let json = Json {
         adapter: info.name,
         backend: info.backend.to_string(),
@@ -147,7 +143,16 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         budget_seconds: args.budget.as_secs_f64(),
         rows: measured.iter().map(row).collect(),
     };
+    // The table first: it cost the time, whatever becomes of the file.
     report.finish(&page(&json), &json)?;
+    if let Some(path) = &args.output {
+        if tuning.entries.is_empty() {
+            return Err(CliError::new("nothing was measured, so the tuning is not written")
+                .hint("give more --budget"));
+        }
+        save_tuning(path, &tuning)
+            .map_err(|error| CliError::new("cannot write the tuning").because(error))?;
+    }
     Ok(Outcome::Fine)
 }
 

@@ -170,7 +170,7 @@ impl std::fmt::Display for Schedule {
 
 /// A name that no schedule has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is no schedule `{0}`")]
+#[error("there is no schedule `{0}`; names are like gemv_m4_l32, rows_m4_n2, tiled_64x64")]
 pub struct UnknownSchedule(pub String);
 
 /// What [`Display`](std::fmt::Display) writes, and nothing else. Whether a device can run

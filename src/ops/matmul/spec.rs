@@ -92,7 +92,7 @@ pub enum PlanError {
         stride: u32,
     },
     /// A pinned schedule does not apply here.
-    #[error("schedule {schedule} does not apply: it needs {need} {what}, the device has {have}")]
+    #[error("schedule {schedule} does not apply: {what}: {need} asked for, {have} at most")]
     NotApplicable {
         /// The schedule.
         schedule: String,
