@@ -87,7 +87,8 @@ impl Kernels {
     /// count as the device's.
     ///
     /// # Errors
-    /// [`DeviceError`] where the table of row counts, 1024 times the alignment of uniforms, cannot be allocated.
+    /// [`DeviceError`] where the table of row counts, 1024 times the alignment of uniforms,
+    /// cannot be allocated.
     pub async fn new(device: &wgpu::Device, caps: &Caps) -> Result<Self, DeviceError> {
         let caps = caps.within(&device.limits(), device.features());
         let lost = LostFlag::default();

@@ -50,7 +50,9 @@ impl Host {
     /// The same device with what a probe shows of it, where that is not known and matters.
     pub(super) fn probed(self) -> Result<Self, HostError> {
         let caps = self.kernels.caps();
-        if caps.class != AdapterClass::Gpu || caps.exact_halves || !self.exact_halves()? {
+        // A device too small for the probe works without what it would show.
+        let asked = caps.class == AdapterClass::Gpu && !caps.exact_halves;
+        if !asked || !matches!(self.exact_halves(), Ok(true)) {
             return Ok(self);
         }
         let caps = Caps { exact_halves: true, ..caps.clone() };
