@@ -1,7 +1,7 @@
 // What the kernels that quantize activations share: parameters, and a block of 32 columns.
 //
-// Requires: an X fragment (load_x4); consts ASYMMETRIC, M_TABLE.
-// Provides: p, row_count, Range, wider, Scheme, scheme, put_block, put_scheme, and the bindings
+// Requires: lib/dispatch, an X fragment (load_x4); const ASYMMETRIC.
+// Provides: p, row_count, Range, range_of, Scheme, scheme, put_block, put_scheme, and the bindings
 // but X and `ranges`.
 //
 //   symmetric    s = absmax/127,     z = 0,                                 c = rne(x/s)
@@ -37,16 +37,7 @@ struct Params {
     pad1: u32,
 }
 
-struct Digit {
-    value: u32,
-    pad0: u32,
-    pad1: u32,
-    pad2: u32,
-}
-
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<uniform> m_low: Digit;
-@group(0) @binding(2) var<uniform> m_high: Digit;
 @group(0) @binding(5) var<storage, read_write> y: array<u32>;
 
 // The largest of x and of −x, at least 0, and whether all are finite.
@@ -65,7 +56,7 @@ struct Scheme {
 const QUADS = 8u;
 
 fn row_count() -> u32 {
-    return min(m_high.value * M_TABLE + m_low.value - p.m0, p.m_cap);
+    return min(recorded_count() - p.m0, p.m_cap);
 }
 
 fn wider(range: Range, x_at: u32, b: u32) -> Range {
@@ -81,6 +72,15 @@ fn wider(range: Range, x_at: u32, b: u32) -> Range {
         out.bad = out.bad || any(bits == vec4<u32>(0x7f800000u));
     }
     return out;
+}
+
+// Of every `step`th block from `first` on, below `end`.
+fn range_of(x_at: u32, first: u32, end: u32, step: u32) -> Range {
+    var range = Range(0.0, 0.0, false);
+    for (var b = first; b < end; b += step) {
+        range = wider(range, x_at, b);
+    }
+    return range;
 }
 
 fn scheme(range: Range) -> Scheme {

@@ -42,7 +42,7 @@ fn main(
     @builtin(num_workgroups) count: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let row = group.x + count.x * (group.y + count.y * group.z);
+    let row = workgroup_index(group, count);
     if (row >= row_count()) {
         return;
     }
@@ -52,11 +52,7 @@ fn main(
         for (var g = local; g < p.groups; g += WORKGROUP) {
             let first = g * p.group_blocks;
             let end = min(first + p.group_blocks, p.blocks);
-            var range = Range(0.0, 0.0, false);
-            for (var b = first; b < end; b += 1u) {
-                range = wider(range, x_at, b);
-            }
-            let s = scheme(range);
+            let s = scheme(range_of(x_at, first, end, 1u));
             put_scheme(y_at, g, s);
             for (var b = first; b < end; b += 1u) {
                 put_block(x_at, y_at, b, s);
@@ -66,11 +62,7 @@ fn main(
     }
     var s: Scheme;
     if (SCOPE == 0u) {
-        var range = Range(0.0, 0.0, false);
-        for (var b = local; b < p.blocks; b += WORKGROUP) {
-            range = wider(range, x_at, b);
-        }
-        s = scheme(shared_range(range, local));
+        s = scheme(shared_range(range_of(x_at, local, p.blocks, WORKGROUP), local));
     } else {
         s = given();
     }

@@ -12,14 +12,11 @@ fn main(
     @builtin(num_workgroups) count: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let row = group.x + count.x * (group.y + count.y * group.z);
+    let row = workgroup_index(group, count);
     if (row >= row_count()) {
         return;
     }
-    var range = Range(0.0, 0.0, false);
-    for (var b = local; b < p.blocks; b += WORKGROUP) {
-        range = wider(range, p.x_offset + row * p.x_stride, b);
-    }
+    let range = range_of(p.x_offset + row * p.x_stride, local, p.blocks, WORKGROUP);
     atomicMax(&ranges[0], bitcast<u32>(range.high));
     atomicMax(&ranges[1], bitcast<u32>(range.low));
     if (range.bad) {

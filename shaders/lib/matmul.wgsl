@@ -1,7 +1,6 @@
 // Parameters of Y = X · Wᵀ (+ bias) and where m comes from.
-// Requires: const PANEL. Provides: Params, p, row_count, Row, row_at, block_at,
-// workgroup_index.
-// Bindings: 0 params, 1 and 2 the digits of m, 6 bias (lib/bias); 3 is X, 4 codes,
+// Requires: lib/dispatch; const PANEL. Provides: Params, p, row_count, Row, row_at, block_at.
+// Bindings: 0 params, 1 and 2 the digits of m (lib/dispatch), 6 bias (lib/bias); 3 is X, 4 codes,
 // 5 side and 7 Y (the access fragments').
 
 struct Params {
@@ -27,20 +26,11 @@ struct Params {
     pad: u32,
 }
 
-struct Digit {
-    value: u32,
-    pad0: u32,
-    pad1: u32,
-    pad2: u32,
-}
-
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<uniform> m_low: Digit;
-@group(0) @binding(2) var<uniform> m_high: Digit;
 
 // Rows of X that this segment multiplies; the host records it only where there are any.
 fn row_count() -> u32 {
-    return min(m_high.value * M_TABLE + m_low.value - p.m0, p.m_cap);
+    return min(recorded_count() - p.m0, p.m_cap);
 }
 
 // Where a row of W begins: its first block of codes, in blocks, and the first word of its
@@ -59,9 +49,4 @@ fn row_at(row: u32) -> Row {
 
 fn block_at(row: Row, b: u32) -> u32 {
     return row.codes + b * PANEL;
-}
-
-// Grids longer than one dimension allows are folded into three.
-fn workgroup_index(group: vec3<u32>, count: vec3<u32>) -> u32 {
-    return group.x + count.x * (group.y + count.y * group.z);
 }

@@ -1,8 +1,8 @@
 // Rows of a compressed matrix as f32 or f16, all of them or those an index list names.
 //
-// Requires: lib/panel, lib/panel_codes, access/words_u32 or access/words_texture,
+// Requires: lib/dispatch, lib/panel, lib/panel_codes, access/words_u32 or access/words_texture,
 // quantize/record, sparse/metadata, lib/half; constants
-// ELEMENT_BITS, IS_FLOAT, SPARSE, INDEXED, OUTPUT_F16, M_TABLE.
+// ELEMENT_BITS, IS_FLOAT, SPARSE, INDEXED, OUTPUT_F16.
 // Provides: `main`, one invocation an output word: rows·(k words, or ⌈k/2⌉ of halves).
 //
 //   value = f32(c − z) · s, one multiply; floats are copied or widened exactly; a pruned
@@ -41,16 +41,7 @@ struct DequantizeParams {
     pad: u32,
 }
 
-struct Digit {
-    value: u32,
-    pad0: u32,
-    pad1: u32,
-    pad2: u32,
-}
-
 @group(0) @binding(0) var<uniform> params: DequantizeParams;
-@group(0) @binding(1) var<uniform> count_low: Digit;
-@group(0) @binding(2) var<uniform> count_high: Digit;
 @group(0) @binding(3) var<storage, read> indices: array<u32>;
 @group(0) @binding(5) var<storage, read> side: array<u32>;
 @group(0) @binding(6) var<storage, read_write> output: array<u32>;
@@ -59,8 +50,7 @@ fn row_count() -> u32 {
     if (!INDEXED) {
         return params.out_rows;
     }
-    let count = count_high.value * M_TABLE + count_low.value;
-    return min(count - params.first_out, params.out_rows);
+    return min(recorded_count() - params.first_out, params.out_rows);
 }
 
 // Where a column's code stands in its row, or 0xffffffff if it is pruned.
@@ -122,8 +112,7 @@ fn main(
     @builtin(num_workgroups) group_count: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let workgroup = group_id.x + group_count.x * (group_id.y + group_count.y * group_id.z);
-    let id = workgroup * 64u + lane;
+    let id = workgroup_index(group_id, group_count) * 64u + lane;
     let words = select(params.k, (params.k + 1u) / 2u, OUTPUT_F16);
     if (id >= row_count() * words) {
         return;

@@ -55,6 +55,7 @@ pub const FRAGMENTS: &[Fragment] = &[
     file("decode/two_four", include_str!("../../shaders/decode/two_four.wgsl")),
     file("decode/two_four_load", include_str!("../../shaders/decode/two_four_load.wgsl")),
     file("lib/bias", include_str!("../../shaders/lib/bias.wgsl")),
+    file("lib/dispatch", include_str!("../../shaders/lib/dispatch.wgsl")),
     file("lib/entry_plain", include_str!("../../shaders/lib/entry_plain.wgsl")),
     file("lib/entry_subgroup", include_str!("../../shaders/lib/entry_subgroup.wgsl")),
     file("lib/half", include_str!("../../shaders/lib/half.wgsl")),

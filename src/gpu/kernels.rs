@@ -6,6 +6,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 /// Entries of the table of row counts; see [`Kernels::m_offsets`].
 pub(crate) const M_TABLE: u32 = 1024;
 
+/// The largest count that two digits of that table carry.
+pub(crate) const MAX_COUNT: u32 = M_TABLE * M_TABLE - 1;
+
 /// The format of [`Binding::Texture`].
 pub(crate) const CODE_TEXTURE: wgpu::TextureFormat = wgpu::TextureFormat::Rgba32Uint;
 

@@ -11,5 +11,5 @@ pub use caps::{AdapterClass, Caps};
 pub use compose::{Binding, Const, Fragment, Shader, Wgsl};
 pub use fragments::FRAGMENTS;
 pub(crate) use fragments::fragment;
-pub(crate) use kernels::{BufferFill, CODE_TEXTURE, M_TABLE};
+pub(crate) use kernels::{BufferFill, CODE_TEXTURE, M_TABLE, MAX_COUNT};
 pub use kernels::{DeviceError, Kernels, LostFlag, Pipeline};

@@ -11,12 +11,10 @@ use super::matmul::RecordError;
 use super::{BindError, FloatType, PlanError, Role, SubBuffer};
 use crate::format::{ActivationFormat, ActivationGranularity, ActivationLayout, BLOCK_K};
 use crate::gpu::{
-    AdapterClass, Binding, BufferFill, Caps, Const, Kernels, M_TABLE, Pipeline, Shader, fragment,
+    AdapterClass, Binding, BufferFill, Caps, Const, Kernels, M_TABLE, MAX_COUNT, Pipeline, Shader,
+    fragment,
 };
 use std::sync::Arc;
-
-/// The largest m that two digits of the table of row counts carry.
-const MAX_M: u32 = (1 << 20) - 1;
 
 /// What is to be quantized.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -88,7 +86,9 @@ impl QuantizeSpec {
     /// [`PlanError`]: a bad format, a dimension too large, a stride too short or, for f16, odd.
     pub fn check(&self) -> Result<(), PlanError> {
         self.layout()?;
-        for (name, value, limit) in [("max_m", self.max_m, MAX_M), ("k", self.k, i32::MAX as u32)] {
+        for (name, value, limit) in
+            [("max_m", self.max_m, MAX_COUNT), ("k", self.k, i32::MAX as u32)]
+        {
             if value > limit {
                 return Err(PlanError::TooLarge { name, value, limit });
             }
@@ -168,7 +168,7 @@ impl QuantizeSpec {
         Shader {
             name,
             consts,
-            fragments: ["lib/half", halves, access, "activations/code", last]
+            fragments: ["lib/dispatch", "lib/half", halves, access, "activations/code", last]
                 .map(fragment)
                 .to_vec(),
             bindings: vec![

@@ -10,11 +10,10 @@ use super::matmul::{RecordError, texture_width};
 use super::weights::MIN_WEIGHT_BYTES;
 use super::{BindError, DeviceWeights, FloatType, PlanError, Role, RowBlock, SubBuffer};
 use crate::format::WeightFormat;
-use crate::gpu::{Binding, BufferFill, Caps, Const, Kernels, M_TABLE, Pipeline, Shader, fragment};
+use crate::gpu::{
+    Binding, BufferFill, Caps, Const, Kernels, M_TABLE, MAX_COUNT, Pipeline, Shader, fragment,
+};
 use std::sync::Arc;
-
-/// The most rows that one gather makes: what two digits of the table of counts carry.
-const MAX_ROWS: u32 = (1 << 20) - 1;
 
 /// What is to be dequantized.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -110,7 +109,7 @@ impl DequantizeSpec {
         let limits = [
             ("n", self.n, i32::MAX as u32),
             ("k", self.k, i32::MAX as u32),
-            ("rows", self.gather.unwrap_or(0), MAX_ROWS),
+            ("rows", self.gather.unwrap_or(0), MAX_COUNT),
         ];
         for (name, value, limit) in limits {
             if value > limit {
@@ -147,7 +146,7 @@ impl DequantizeSpec {
         consts.push(("PANEL", Const::U32(caps.row_order.panel())));
         let mut name = kernel_name("dequantize", &consts);
         consts.push(("M_TABLE", Const::U32(M_TABLE)));
-        let mut fragments = vec!["lib/half", "lib/panel", "lib/panel_codes"];
+        let mut fragments = vec!["lib/dispatch", "lib/half", "lib/panel", "lib/panel_codes"];
         let width = self.texture_width(caps);
         if width > 0 {
             name.push_str(".texture");

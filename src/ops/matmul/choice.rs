@@ -492,7 +492,7 @@ impl KernelChoice {
         };
         let general = self.scaling == Scaling::General;
         let sides = self.wide && self.order == RowOrder::Panels && !general;
-        let mut fragments = vec!["lib/matmul", "lib/half"];
+        let mut fragments = vec!["lib/dispatch", "lib/matmul", "lib/half"];
         fragments.push(if self.native_half { "lib/half_pair_native" } else { "lib/half_pair" });
         fragments.push(if general { "lib/quad" } else { "lib/quads" });
         fragments.push(if sides { "access/side_u64" } else { "access/side_u32" });

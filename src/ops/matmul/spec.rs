@@ -1,9 +1,6 @@
 use crate::format::{ActivationError, ActivationFormat, FormatError, WeightFormat};
-use crate::gpu::DeviceError;
+use crate::gpu::{DeviceError, MAX_COUNT};
 use crate::ops::{DeviceWeights, FloatType, Role};
-
-/// The largest m that two digits of the table of row counts carry.
-const MAX_M: u32 = (1 << 20) - 1;
 
 /// What is to be multiplied. Strides are in elements and default to packed rows (f16 rows
 /// padded to even).
@@ -219,7 +216,7 @@ impl MatmulSpec {
     pub fn check(&self) -> Result<(), PlanError> {
         self.weights.geometry(self.n as usize, self.k as usize)?;
         let limits = [
-            ("max_m", self.max_m, MAX_M),
+            ("max_m", self.max_m, MAX_COUNT),
             ("n", self.n, i32::MAX as u32),
             ("k", self.k, i32::MAX as u32),
             ("batch", self.batch, u16::MAX.into()),
