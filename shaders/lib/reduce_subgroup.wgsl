@@ -1,13 +1,13 @@
 // Sums over a whole workgroup: within each subgroup in registers, then over the subgroups.
-// Requires: consts WORKGROUP, M_TILE; LANES is WORKGROUP. Provides: put_sum, finish_sums,
+// Requires: Sum (a vector of four); consts WORKGROUP, M_TILE; LANES is WORKGROUP. Provides: put_sum, finish_sums,
 // whole_sum, main. Workgroup memory: WORKGROUP · M_TILE · 16 bytes, since a subgroup may be as
 // small as one lane. Twin: lib/reduce_tree.
 // Why: one barrier where a tree has one for each halving. No size of subgroups is assumed.
 
-var<workgroup> partial: array<vec4<f32>, WORKGROUP * M_TILE>;
+var<workgroup> partial: array<Sum, WORKGROUP * M_TILE>;
 
 // ids: the subgroup, how many there are, the lane in it.
-fn put_sum(i: u32, sum: vec4<f32>, local: u32, ids: vec3<u32>) {
+fn put_sum(i: u32, sum: Sum, local: u32, ids: vec3<u32>) {
     let whole = subgroupAdd(sum);
     if (ids.z == 0u) {
         partial[i * WORKGROUP + ids.x] = whole;
@@ -19,7 +19,7 @@ fn finish_sums(local: u32, ids: vec3<u32>) {
 }
 
 // For the first lane of the workgroup.
-fn whole_sum(i: u32, local: u32, ids: vec3<u32>) -> vec4<f32> {
+fn whole_sum(i: u32, local: u32, ids: vec3<u32>) -> Sum {
     var sum = partial[i * WORKGROUP];
     for (var s = 1u; s < ids.y; s += 1u) {
         sum += partial[i * WORKGROUP + s];

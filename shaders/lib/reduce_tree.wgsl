@@ -1,10 +1,10 @@
 // Sums over the LANES lanes of a team, by a tree in workgroup memory.
-// Requires: consts WORKGROUP, LANES, M_TILE. Provides: put_sum, finish_sums, whole_sum, main.
+// Requires: Sum (a vector of four); consts WORKGROUP, LANES, M_TILE. Provides: put_sum, finish_sums, whole_sum, main.
 // Workgroup memory: WORKGROUP · M_TILE · 16 bytes. Twin: lib/reduce_subgroup.
 
-var<workgroup> partial: array<vec4<f32>, WORKGROUP * M_TILE>;
+var<workgroup> partial: array<Sum, WORKGROUP * M_TILE>;
 
-fn put_sum(i: u32, sum: vec4<f32>, local: u32, ids: vec3<u32>) {
+fn put_sum(i: u32, sum: Sum, local: u32, ids: vec3<u32>) {
     partial[i * WORKGROUP + local] = sum;
 }
 
@@ -21,7 +21,7 @@ fn finish_sums(local: u32, ids: vec3<u32>) {
 }
 
 // For the first lane of a team.
-fn whole_sum(i: u32, local: u32, ids: vec3<u32>) -> vec4<f32> {
+fn whole_sum(i: u32, local: u32, ids: vec3<u32>) -> Sum {
     return partial[i * WORKGROUP + local];
 }
 

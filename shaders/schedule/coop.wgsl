@@ -99,7 +99,7 @@ fn main(
         if (row0 + row < m && index < tiles) {
             let y_at = p.y_offset + batch * p.y_batch + (row0 + row) * p.y_stride;
             let sum = vec2<f32>(y_tile[row * TILE + pair], y_tile[row * TILE + pair + 1u]);
-            store_y2(y_at, column, end, sum + bias2(column, end));
+            store_y2(y_at, column, end, activate(sum + bias2(column, end)));
         }
     }
 }

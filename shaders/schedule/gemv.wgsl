@@ -1,12 +1,15 @@
 // Few rows of X: LANES lanes split K, a team of them makes 4 columns of Y for M_TILE rows.
-// Requires: lib/quads or lib/quad, a reduce fragment, access, decode and scale fragments;
+// Requires: lib/quads or lib/quad, a reduce fragment, access, decode and scale fragments, an
+// activation function;
 // consts WORKGROUP, LANES, M_TILE, TRIP (blocks of one trip: 2 only where p.blocks is even).
-// Provides: schedule, trip_block. Workgroup memory: WORKGROUP · M_TILE · 16 bytes.
+// Provides: schedule, trip_block, Sum. Workgroup memory: WORKGROUP · M_TILE · 16 bytes.
 // Why: neighbouring lanes read neighbouring blocks of one row, so that loads of W
 // coalesce; four rows of W share each load of X; a scale is applied once a block, and each
 // quad is decoded where it is used: whole blocks of four rows took 250 registers.
 
-var<private> sums: array<vec4<f32>, M_TILE>;
+alias Sum = vec4<f32>;
+
+var<private> sums: array<Sum, M_TILE>;
 var<private> parts: array<vec4<f32>, M_TILE>;
 var<private> x_rows: array<u32, M_TILE>;
 var<private> trip_block: u32;
@@ -142,8 +145,8 @@ fn schedule(tile: u32, local: u32, ids: vec3<u32>) {
             let y_at = p.y_offset + batch * p.y_batch + (row0 + i) * p.y_stride;
             let end = p.n0 + p.rows;
             let column = p.n0 + n;
-            store_y2(y_at, column, end, sum.xy + bias2(column, end));
-            store_y2(y_at, column + 2u, end, sum.zw + bias2(column + 2u, end));
+            store_y2(y_at, column, end, activate(sum.xy + bias2(column, end)));
+            store_y2(y_at, column + 2u, end, activate(sum.zw + bias2(column + 2u, end)));
         }
     }
 }

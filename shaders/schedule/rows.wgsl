@@ -1,6 +1,6 @@
 // Several rows of X: a lane owns two neighbouring columns of Y for M_TILE rows of X.
 // Requires: lib/quads or lib/quad, lib/run, a part fragment, access, decode and scale
-// fragments; consts WORKGROUP, M_TILE (4, 8 or 16). Provides: schedule. No workgroup memory, no
+// fragments, an activation function; consts WORKGROUP, M_TILE (4, 8 or 16). Provides: schedule. No workgroup memory, no
 // barrier.
 // Why: as schedule/rows_m1, and each weight is loaded and decoded once for M_TILE rows of X.
 // These are taken by fours, column by column, so that eight independent sums stay in
@@ -98,7 +98,7 @@ fn store4(y_at: u32, row: u32, m: u32, column: u32, sums: Sums) {
     let end = p.n0 + p.rows;
     let bias = bias2(column, end);
     for (var i = 0u; i < 4u && row + i < m; i += 1u) {
-        let y = vec2<f32>(sums.a[i], sums.b[i]) + bias;
+        let y = activate(vec2<f32>(sums.a[i], sums.b[i]) + bias);
         store_y2(y_at + (row + i) * p.y_stride, column, end, y);
     }
 }

@@ -1,6 +1,6 @@
 // One row of X: a lane owns COLUMNS neighbouring columns of Y and walks K alone.
 // Requires: lib/quads or lib/quad, lib/run, a part fragment, access, decode and scale
-// fragments; consts WORKGROUP, COLUMNS (2 or 4). Provides: schedule. No workgroup memory, no
+// fragments, an activation function; consts WORKGROUP, COLUMNS (2 or 4). Provides: schedule. No workgroup memory, no
 // barrier.
 // Why: on software adapters every load costs a lane's turn, wherever it reads. So a step of
 // X serves several rows of W, and each quad is decoded, and wide ones are loaded, where they
@@ -110,8 +110,8 @@ fn schedule(tile: u32, local: u32, lane: u32) {
     let end = p.n0 + p.rows;
     let column = p.n0 + n;
     let y_at = p.y_offset + batch * p.y_batch + x_row * p.y_stride;
-    store_y2(y_at, column, end, sums.xy + bias2(column, end));
+    store_y2(y_at, column, end, activate(sums.xy + bias2(column, end)));
     if (COLUMNS == 4u) {
-        store_y2(y_at, column + 2u, end, sums.zw + bias2(column + 2u, end));
+        store_y2(y_at, column + 2u, end, activate(sums.zw + bias2(column + 2u, end)));
     }
 }

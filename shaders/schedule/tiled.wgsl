@@ -1,5 +1,5 @@
 // Many rows of X: a workgroup of 128 makes TILE_M × 64 of Y, TILE_M/8 × 4 a thread.
-// Requires: lib/quads or lib/quad, access, decode and scale fragments; const TILE_M (32 or 64).
+// Requires: lib/quads or lib/quad, access, decode and scale fragments, an activation function; const TILE_M (32 or 64).
 // Provides: main. Workgroup memory: 8 quads · (TILE_M + 64) · 16 bytes: 12 KiB, or all of the
 // 16 KiB that every device has. K advances a block of 32 a step.
 // Why: each weight is decoded once for TILE_M rows, each x once for 64 columns. Half the
@@ -108,8 +108,8 @@ fn main(
         let row = row0 + THREAD_M * tm + i;
         if (row < m) {
             let y_at = p.y_offset + batch * p.y_batch + row * p.y_stride;
-            store_y2(y_at, column, end, sums[i].xy + low);
-            store_y2(y_at, column + 32u, end, sums[i].zw + high);
+            store_y2(y_at, column, end, activate(sums[i].xy + low));
+            store_y2(y_at, column + 32u, end, activate(sums[i].zw + high));
         }
     }
 }

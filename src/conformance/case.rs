@@ -1,5 +1,5 @@
-use crate::format::WeightFormat;
-use crate::ops::{FloatType, Schedule};
+use crate::format::{ActivationFormat, ActivationFunction, WeightFormat};
+use crate::ops::{FloatType, Output, Schedule};
 
 /// What a case checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -7,6 +7,8 @@ use crate::ops::{FloatType, Schedule};
 pub enum Op {
     /// `Y = X · Wᵀ (+ bias)`.
     Matmul,
+    /// The same with quantized X: exact sums bit for bit, then results.
+    IntegerMatmul,
     /// Prune, ranges, scales and codes on the device, against the host bit for bit.
     Compress,
     /// Packed weights back to floats.
@@ -20,6 +22,7 @@ impl Op {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Matmul => "matmul",
+            Self::IntegerMatmul => "int-matmul",
             Self::Compress => "compress",
             Self::Dequantize => "dequantize",
             Self::Gather => "gather",
@@ -69,6 +72,15 @@ impl Values {
     }
 }
 
+/// What a matmul of quantized X takes and gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Quantized {
+    /// What X is.
+    pub format: ActivationFormat,
+    /// What Y is.
+    pub output: Output,
+}
+
 /// One row of the table.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Case {
@@ -76,10 +88,14 @@ pub struct Case {
     pub op: Op,
     /// The format of W.
     pub format: WeightFormat,
-    /// The type of X.
+    /// The type of X, where it is floats.
     pub activations: FloatType,
-    /// The type of Y.
+    /// The type of Y, where X is floats.
     pub output: FloatType,
+    /// X and Y, where X is quantized.
+    pub quantized: Option<Quantized>,
+    /// What a matmul applies to its sums.
+    pub function: ActivationFunction,
     /// Rows of X, or rows gathered.
     pub m: usize,
     /// Rows of W.
@@ -115,6 +131,8 @@ impl Case {
             format,
             activations,
             output,
+            quantized: None,
+            function: ActivationFunction::Identity,
             m,
             n,
             k,
@@ -126,19 +144,46 @@ impl Case {
         }
     }
 
+    /// A matmul of quantized X.
+    pub fn integer(
+        format: WeightFormat,
+        quantized: Quantized,
+        shape: (usize, usize, usize),
+        values: Values,
+    ) -> Self {
+        let floats = (FloatType::F32, FloatType::F32);
+        let quantized = Some(quantized);
+        Self { op: Op::IntegerMatmul, quantized, ..Self::matmul(format, floats, shape, values) }
+    }
+
+    /// What X is, for people.
+    pub fn activations_name(&self) -> String {
+        let float = || self.activations.name().to_string();
+        self.quantized.map_or_else(float, |quantized| quantized.format.to_string())
+    }
+
+    /// What Y is, for people.
+    pub fn output_name(&self) -> String {
+        let float = || self.output.name().to_string();
+        self.quantized.map_or_else(float, |quantized| quantized.output.to_string())
+    }
+
     /// A name that says everything: `lowbit verify --case` repeats it.
     pub fn id(&self) -> String {
         let mut id = format!(
             "{}/{}/{}-{}/m{}n{}k{}/{}",
             self.op.name(),
             self.format,
-            self.activations.name(),
-            self.output.name(),
+            self.activations_name(),
+            self.output_name(),
             self.m,
             self.n,
             self.k,
             self.values.name()
         );
+        if self.function != ActivationFunction::Identity {
+            id.push_str(&format!("/{}", self.function.name()));
+        }
         if self.bias {
             id.push_str("/bias");
         }

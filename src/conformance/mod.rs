@@ -9,6 +9,7 @@
 mod case;
 mod covering;
 mod data;
+mod integer;
 mod matmul;
 mod report;
 mod run;
@@ -16,7 +17,7 @@ mod speed;
 mod table;
 mod weights;
 
-pub use case::{Case, Op, Values};
+pub use case::{Case, Op, Quantized, Values};
 pub use report::{AdapterReport, CaseReport, ErrorOverBound, Report, Status};
 pub use run::run;
 pub use speed::{Limits, Timing, limit_shaders, limits, time, unpack_shader};

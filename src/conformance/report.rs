@@ -66,9 +66,9 @@ pub struct CaseReport {
     /// `dense` or `2:4`.
     pub sparsity: &'static str,
     /// The type of X.
-    pub activations: &'static str,
+    pub activations: String,
     /// The type of Y.
-    pub output: &'static str,
+    pub output: String,
     /// Rows of X.
     pub m: usize,
     /// Rows of W.
@@ -137,8 +137,11 @@ impl CaseReport {
             group: group(&case.format),
             symmetric: case.format.is_symmetric(),
             sparsity: case.format.sparsity().name(),
-            activations: if case.op == Op::Matmul { case.activations.name() } else { "f32" },
-            output: case.output.name(),
+            activations: match case.op {
+                Op::Matmul | Op::IntegerMatmul => case.activations_name(),
+                _ => "f32".into(),
+            },
+            output: case.output_name(),
             m: case.m,
             n: case.n,
             k: case.k,

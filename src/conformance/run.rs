@@ -1,6 +1,6 @@
 use super::case::Op;
 use super::report::{Outcome, Trouble};
-use super::{Case, CaseReport, matmul, weights};
+use super::{Case, CaseReport, integer, matmul, weights};
 use crate::host::Host;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -45,9 +45,10 @@ fn cost(case: &Case) -> u64 {
 }
 
 fn run_one(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
-    match case.op {
-        Op::Matmul => matmul::run(host, case),
-        Op::Compress => Ok(weights::compress(host, case)?),
-        Op::Dequantize | Op::Gather => Ok(weights::rows(host, case)?),
+    match (case.op, &case.quantized) {
+        (Op::IntegerMatmul, Some(quantized)) => integer::run(host, case, quantized),
+        (Op::Matmul | Op::IntegerMatmul, _) => matmul::run(host, case),
+        (Op::Compress, _) => Ok(weights::compress(host, case)?),
+        (Op::Dequantize | Op::Gather, _) => Ok(weights::rows(host, case)?),
     }
 }

@@ -2,13 +2,13 @@
 
 use super::data::{self, Random};
 use super::{Case, Op, Values};
-use crate::format::{PackedWeights, WeightFormat};
+use crate::format::{ActivationFormat, PackedWeights, WeightFormat};
 use crate::gpu::{Binding, CODE_TEXTURE, Const, Kernels, Pipeline, Shader, fragment};
 use crate::host::{COLD, Host, HostError};
 use crate::ops::{
-    BoundMatmul, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, FloatType,
-    KernelChoice, MakeArgs, MakePlan, MakeSpec, MatmulArgs, MatmulPlan, MatmulSpec, Select,
-    SourceRows,
+    Activations, BoundMatmul, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights,
+    FloatType, KernelChoice, MakeArgs, MakePlan, MakeSpec, MatmulArgs, MatmulPlan, MatmulSpec,
+    QuantizeArgs, QuantizePlan, QuantizeSpec, Select, SourceRows,
 };
 use pollster::block_on;
 use serde::Serialize;
@@ -46,8 +46,8 @@ pub struct Timing {
     pub op: &'static str,
     /// The weights' format.
     pub weights: String,
-    /// The type of X.
-    pub activations: &'static str,
+    /// What X is: f32, f16 or the format that it is quantized to within the time.
+    pub activations: String,
     /// Rows of X; 0 where there is none.
     pub m: usize,
     /// Rows of W.
@@ -63,6 +63,9 @@ pub struct Timing {
     /// Milliseconds of the same kernel without X and scales: it reads, unpacks and multiplies
     /// the weights. Only for a matmul.
     pub unpack_ms: Option<f64>,
+    /// Milliseconds that quantizing X takes of `ms`, measured apart. Only for a matmul of quantized
+    /// X, whose ranges are taken from f32 X each time.
+    pub quantize_ms: Option<f64>,
     /// Milliseconds of the same on the host ([`PackedWeights::quantize`], on all processors
     /// with the feature `rayon`): the median of three. Only for compress.
     pub host_ms: Option<f64>,
@@ -270,18 +273,29 @@ pub fn time(
     how: &Select,
     op: Op,
     format: WeightFormat,
-    activations: FloatType,
+    activations: Activations,
     (m, n, k): (usize, usize, usize),
 ) -> Result<Timing, HostError> {
-    let case = Case::matmul(format, (activations, FloatType::F32), (m, n, k), Values::Normal);
+    let floats = (FloatType::F32, FloatType::F32);
+    let case = Case::matmul(format, floats, (m, n, k), Values::Normal);
     let w = data::values(Values::Normal, n.saturating_mul(k), &mut Random::new(case.seed()));
     let weights = host.compress(&w, n, k, &format)?;
     let stored = weights.sizes().total() as f64;
-    let (mut unpack_ms, mut host_ms) = (None, None);
+    let (mut unpack_ms, mut quantize_ms, mut host_ms) = (None, None, None);
     let (kernel, (ms, gpu_ms), bytes, operations) = match op {
-        Op::Matmul => {
-            let (kernel, ms, unpack) = matmul(host, how, &weights, activations, m)?;
-            unpack_ms = Some(unpack);
+        Op::Matmul | Op::IntegerMatmul => {
+            let (kernel, ms) = match activations {
+                Activations::Float(float) => {
+                    let (kernel, ms, unpack) = matmul(host, how, &weights, float, m)?;
+                    unpack_ms = Some(unpack);
+                    (kernel, ms)
+                }
+                Activations::Int8(format) => {
+                    let (kernel, ms, quantize) = integer_matmul(host, how, &weights, format, m)?;
+                    quantize_ms = Some(quantize);
+                    (kernel, ms)
+                }
+            };
             (kernel, ms, stored, 2.0 * m as f64 * n as f64 * k as f64)
         }
         Op::Compress => {
@@ -295,15 +309,19 @@ pub fn time(
         }
     };
     let rate = match op {
-        Op::Matmul => limits.read_bytes_per_second(),
+        Op::Matmul | Op::IntegerMatmul => limits.read_bytes_per_second(),
         _ => limits.copy_bytes_per_second,
     };
-    let floor = (operations / limits.operations_per_second).max(bytes / rate);
+    let operations_limit = match activations {
+        Activations::Float(_) => limits.operations_per_second,
+        Activations::Int8(_) => limits.dot_operations_per_second,
+    };
+    let floor = (operations / operations_limit).max(bytes / rate);
     let seconds = ms / 1e3;
     Ok(Timing {
         op: op.name(),
         weights: format.to_string(),
-        activations: activations.name(),
+        activations: activations.to_string(),
         m: if op == Op::Matmul { m } else { 0 },
         n,
         k,
@@ -311,6 +329,7 @@ pub fn time(
         ms,
         gpu_ms,
         unpack_ms,
+        quantize_ms,
         host_ms,
         operations_per_second: operations / seconds,
         weight_bytes_per_second: bytes / seconds,
@@ -356,14 +375,7 @@ fn matmul(
     };
     let x = host.storage(&words)?;
     let y = host.zeros(spec.y_bytes(m))?;
-    // Copies, so that weights that fit a cache are not timed out of it, where they are gone
-    // through once or twice; for more rows of X they come out of it in any case.
-    let copies = if m <= 8 { (COLD / weights.device_bytes().max(1)).clamp(1, 16) } else { 1 };
-    let packed = host.download(weights)?;
-    let mut sets = vec![weights.clone()];
-    for _ in 1..copies {
-        sets.push(host.upload(&packed)?);
-    }
+    let sets = copies(host, weights, m)?;
     let bind_all = |plan: &MatmulPlan| {
         let bind = |weights| {
             let (activations, output) = ((&x).into(), (&y).into());
@@ -380,7 +392,8 @@ fn matmul(
             // That `m` is not too large has just been shown.
             bound.iter().for_each(|bound| drop(bound.record(pass, m)));
         })?;
-        Ok::<_, HostError>((wall / copies as f64, gpu.map(|ms| ms / copies as f64)))
+        let copies = sets.len() as f64;
+        Ok::<_, HostError>((wall / copies, gpu.map(|ms| ms / copies)))
     };
     let ms = record(&bound)?;
     // The same plan with another kernel in its place, and kernels of its own to hold it.
@@ -389,6 +402,58 @@ fn matmul(
     block_on(stripped.plant(&choice.shader(), &unpack_shader(&choice).compose().source))?;
     let plan = block_on(MatmulPlan::new(&stripped, &spec, Select::Pinned(choice.schedule)))?;
     Ok((choice.name(), ms, record(&bind_all(&plan)?)?.0))
+}
+
+/// Copies, so that weights that fit a cache are not timed out of it, where they are gone through
+/// once or twice; for more rows of X they come out of it in any case.
+fn copies(host: &Host, weights: &DeviceWeights, m: u32) -> Result<Vec<DeviceWeights>, HostError> {
+    let copies = if m <= 8 { (COLD / weights.device_bytes().max(1)).clamp(1, 16) } else { 1 };
+    let packed = host.download(weights)?;
+    let mut sets = vec![weights.clone()];
+    for _ in 1..copies {
+        sets.push(host.upload(&packed)?);
+    }
+    Ok(sets)
+}
+
+/// The kernel, what quantizing X and multiplying take, and what of it quantizing takes.
+fn integer_matmul(
+    host: &Host,
+    how: &Select,
+    weights: &DeviceWeights,
+    format: ActivationFormat,
+    m: usize,
+) -> Result<(String, Milliseconds, f64), HostError> {
+    let m = m as u32;
+    let spec = MatmulSpec::of(m, weights).with_activations(Activations::Int8(format));
+    let plan = block_on(MatmulPlan::new(host.kernels(), &spec, how.clone()))?;
+    let quantize = QuantizeSpec::new(m, spec.k, format);
+    let quantize = block_on(QuantizePlan::new(host.kernels(), &quantize))?;
+    let elements = m as usize * spec.k as usize;
+    let x = data::values(Values::Normal, elements, &mut Random::new(7));
+    let x = host.storage(bytemuck::cast_slice(&x))?;
+    let codes = host.zeros(quantize.output_bytes(m))?;
+    let y = host.zeros(spec.y_bytes(m))?;
+    let args = QuantizeArgs { activations: (&x).into(), given: None, output: (&codes).into() };
+    let quantize = block_on(quantize.bind(args))?;
+    let sets = copies(host, weights, m)?;
+    let bind = |weights| {
+        let (activations, output) = ((&codes).into(), (&y).into());
+        block_on(plan.bind(MatmulArgs { activations, weights, bias: None, output }))
+    };
+    let bound = sets.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
+    let mut recorded = Ok(());
+    host.submit(|pass| recorded = quantize.record(pass, m).and(bound[0].record(pass, m)))?;
+    recorded?;
+    let (wall, gpu) = median(host, |pass| {
+        // That `m` is not too large has just been shown.
+        for bound in &bound {
+            drop(quantize.record(pass, m).and(bound.record(pass, m)));
+        }
+    })?;
+    let (alone, _) = median(host, |pass| drop(quantize.record(pass, m)))?;
+    let copies = sets.len() as f64;
+    Ok((plan.kernel(m).name(), (wall / copies, gpu.map(|ms| ms / copies)), alone))
 }
 
 /// Milliseconds of the host's own way to make weights, the median of three; none where it

@@ -1,8 +1,11 @@
 use super::covering::triples;
-use super::{Case, Op, Values};
-use crate::format::{Element, Granularity, ScaleType, WeightFormat};
+use super::{Case, Op, Quantized, Values};
+use crate::format::{
+    ActivationFormat, ActivationFunction, ActivationGranularity, Element, Granularity, ScaleType,
+    WeightFormat,
+};
 use crate::ops::matmul::Decoder;
-use crate::ops::{FloatType, Schedule};
+use crate::ops::{FloatType, Output, Schedule};
 use std::num::NonZeroU32;
 
 /// How much of the table.
@@ -83,6 +86,7 @@ pub fn table(extent: Extent) -> Vec<Case> {
     small(extent, &mut cases);
     pinned(extent, &mut cases);
     textures(extent, &mut cases);
+    integers(extent, &mut cases);
     if extent == Extent::Full {
         large(&mut cases);
     }
@@ -154,6 +158,10 @@ fn pinned(extent: Extent, cases: &mut Vec<Case>) {
                         let mut case = Case::matmul(format, types, (m, 70, k), values);
                         case.schedule = Some(schedule);
                         (case.bias, case.strided) = (turn % 5 < 2, turn.is_multiple_of(3));
+                        if turn % 4 == 3 {
+                            let functions = ActivationFunction::ALL;
+                            case.function = functions[turn / 4 % functions.len()];
+                        }
                         cases.push(case);
                     }
                 }
@@ -185,6 +193,95 @@ fn textures(extent: Extent, cases: &mut Vec<Case>) {
             case.textures = true;
             cases.push(case);
         }
+    }
+}
+
+/// Quantized X: every decoder of integers, every way that groups of W and of X meet, with every
+/// schedule; outputs and functions in turn. And K next to where sums would wrap.
+fn integers(extent: Extent, cases: &mut Vec<Case>) {
+    let granularities = [Granularity::Channel, group(64), group(96), group(160)];
+    let mut kind = 0usize;
+    for element in [Element::Int8, Element::Int4] {
+        for index in 0..8 {
+            for (a, granularity) in granularities.into_iter().enumerate() {
+                let Some(format) = format(element, granularity, index) else { continue };
+                for (b, x) in int8_formats().into_iter().enumerate() {
+                    kind += 1;
+                    // Quick: each pair of granularities, the rest in turn.
+                    if extent == Extent::Quick && (index + a + b) % 8 != 0 {
+                        continue;
+                    }
+                    let shape = INTEGER_SHAPES[kind % INTEGER_SHAPES.len()];
+                    let all = Schedule::integer(shape.1 as u32);
+                    let schedule = all[kind % all.len()];
+                    let tile = schedule.tile().0 as usize;
+                    let m = if tile == 1 { 1 + kind % 2 } else { tile + 1 + kind % (tile - 1) };
+                    let values = Values::ALL[kind % Values::ALL.len()];
+                    for pinned in [Some(schedule), None] {
+                        if pinned.is_none() && (extent == Extent::Quick || kind % 3 != 0) {
+                            continue;
+                        }
+                        let turn = kind + kind / 7;
+                        let quantized = Quantized { format: x, output: integer_output(turn) };
+                        let shape = (m, shape.0, shape.1);
+                        let mut case = Case::integer(format, quantized, shape, values);
+                        case.schedule = pinned;
+                        (case.bias, case.strided) = (turn % 5 < 2, turn.is_multiple_of(3));
+                        case.function =
+                            ActivationFunction::ALL[turn / 2 % ActivationFunction::ALL.len()];
+                        case.textures = turn % 4 == 1;
+                        cases.push(case);
+                    }
+                }
+            }
+        }
+    }
+    // Sums of 2¹⁵ products of 255 · 255, and one block more.
+    for (i, k) in [32_768, 32_800].into_iter().enumerate() {
+        for (j, x) in int8_formats().into_iter().enumerate() {
+            for schedule in Schedule::integer(k as u32) {
+                if extent == Extent::Quick && (i + j) % 5 != 0 {
+                    continue;
+                }
+                let Some(format) = format(Element::Int8, Granularity::Channel, 2) else { continue };
+                let quantized = Quantized { format: x, output: Output::Float(FloatType::F32) };
+                let mut case = Case::integer(format, quantized, (3, 5, k), Values::Extreme);
+                case.schedule = Some(schedule);
+                cases.push(case);
+            }
+        }
+    }
+}
+
+/// Rows and columns of W.
+const INTEGER_SHAPES: [(usize, usize); 7] =
+    [(70, 1), (5, 200), (33, 320), (70, 385), (0, 8), (130, 2080), (8, 0)];
+
+fn int8_formats() -> [ActivationFormat; 6] {
+    let granularity = |g| match group(g) {
+        Granularity::Group(g) => ActivationGranularity::Group(g),
+        _ => ActivationGranularity::Token,
+    };
+    let token = ActivationFormat::int8(ActivationGranularity::Token);
+    let tensor = ActivationFormat::int8(ActivationGranularity::Tensor);
+    let grouped = ActivationFormat::int8(granularity(64));
+    [
+        token,
+        token.asymmetric(),
+        tensor.asymmetric(),
+        grouped,
+        grouped.asymmetric(),
+        ActivationFormat::int8(granularity(96)).asymmetric(),
+    ]
+}
+
+fn integer_output(turn: usize) -> Output {
+    let tensor = ActivationFormat::int8(ActivationGranularity::Tensor);
+    match turn % 4 {
+        0 => Output::Float(FloatType::F32),
+        1 => Output::Float(FloatType::F16),
+        2 => Output::Int8(tensor),
+        _ => Output::Int8(tensor.asymmetric()),
     }
 }
 

@@ -18,12 +18,14 @@
 
 mod activations;
 mod device;
+mod function;
 mod geometry;
 mod packed;
 mod sparsity;
 
 pub use activations::{ActivationError, ActivationFormat, ActivationGranularity, ActivationLayout};
 pub use device::{BLOCK_K, DeviceImage, DeviceLayout, RowOrder};
+pub use function::ActivationFunction;
 pub use geometry::{Geometry, Sizes};
 pub use packed::{PackedWeights, Scales};
 pub use sparsity::{BitMask, EnumerativeMask, META_FILL, Mask24};

@@ -45,6 +45,10 @@ pub struct Caps {
     /// software drivers; of others [`Host::exact_halves`](crate::host::Host::exact_halves) finds
     /// out.
     pub exact_halves: bool,
+    /// `dot4I8Packed` is one of the device's own operations, as far as the backend tells; where it
+    /// is not, kernels multiply bytes in f32. Vulkan, Direct3D 12 and browsers are believed to
+    /// have it; Metal and OpenGL have no such operation.
+    pub packed_dot: bool,
     /// The order in which rows of weights are laid out for this device.
     pub row_order: RowOrder,
     /// Width and height of the largest 2D texture, where kernels load long codes faster out of
@@ -74,6 +78,10 @@ impl Caps {
             int64: features.contains(wgpu::Features::SHADER_INT64),
             // It converts by the CPU's own instruction, or by integer arithmetic.
             exact_halves: info.driver == "llvmpipe",
+            packed_dot: matches!(
+                info.backend,
+                wgpu::Backend::Vulkan | wgpu::Backend::Dx12 | wgpu::Backend::BrowserWebGpu
+            ),
             // It gathers texels of all lanes at once, words of a buffer lane by lane.
             texture_extent: match (info.driver.as_str(), info.backend) {
                 ("llvmpipe", wgpu::Backend::Vulkan) => limits.max_texture_dimension_2d,
@@ -130,6 +138,7 @@ impl Caps {
             matrix: 0,
             int64: false,
             exact_halves: false,
+            packed_dot: false,
             row_order: match class {
                 AdapterClass::Gpu => RowOrder::Rows,
                 AdapterClass::Cpu => RowOrder::Panels,
@@ -179,6 +188,7 @@ impl Caps {
             },
             int64: self.int64 && features.contains(wgpu::Features::SHADER_INT64),
             exact_halves: self.exact_halves,
+            packed_dot: self.packed_dot,
             row_order: self.row_order,
             texture_extent: match limits.max_storage_textures_per_shader_stage {
                 0 => 0,
@@ -222,6 +232,7 @@ mod tests {
             matrix: 16,
             int64: true,
             exact_halves: false,
+            packed_dot: false,
             row_order: RowOrder::Panels,
             texture_extent: u32::MAX,
         };

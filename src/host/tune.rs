@@ -1,6 +1,6 @@
 use super::{Host, HostError, to_u32};
 use crate::gpu::DeviceError;
-use crate::ops::matmul::{Measured, Problem, Tuning, candidates, regimes};
+use crate::ops::matmul::{Activations, Measured, Problem, Tuning, candidates, regimes};
 use crate::ops::{
     BoundMatmul, DeviceWeights, FloatType, MatmulArgs, MatmulPlan, MatmulSpec, PlanError, Schedule,
     Select,
@@ -168,8 +168,10 @@ impl Data {
     fn new(host: &Host, spec: &MatmulSpec) -> Result<Self, HostError> {
         let words = to_u32("words of X", (spec.x_bytes(spec.max_m).div_ceil(4)) as usize)?;
         let one = match spec.activations {
-            FloatType::F32 => 0x3f80_0000,
-            FloatType::F16 => 0x3c00_3c00,
+            Activations::Float(FloatType::F32) => 0x3f80_0000,
+            Activations::Float(_) => 0x3c00_3c00,
+            // Codes of 1, and what they make of scales, zero points and sums is as good.
+            Activations::Int8(_) => 0x0101_0101,
         };
         let (n, k) = (spec.n as usize, spec.k as usize);
         let allocate = || {

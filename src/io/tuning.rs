@@ -3,7 +3,6 @@
 use super::{IoError, write_atomic};
 use crate::format::Element;
 use crate::gpu::Caps;
-use crate::ops::FloatType;
 use crate::ops::matmul::{Decoder, Problem, Scaling, Schedule, Tuning, TuningKey, applies};
 use serde::{Deserialize, Serialize};
 use std::io::Read;
@@ -121,7 +120,7 @@ pub fn save_tuning(path: impl AsRef<Path>, tuning: &Tuning) -> Result<(), IoErro
         scaling: name(problem.scaling).into(),
         asymmetric: problem.asymmetric,
         textures: problem.textures,
-        activations: problem.activations.name().into(),
+        activations: problem.activations.to_string(),
         m: problem.m,
         n: problem.n,
         k: problem.k,
@@ -171,8 +170,6 @@ fn read_entry(entry: &Entry, caps: &Caps) -> Result<(Problem, Schedule), (&'stat
     let unknown = |what, value: &str| (what, value.to_string());
     let element = Element::ALL.into_iter().find(|element| element.name() == entry.weights);
     let scaling = SCALINGS.iter().find(|(_, name)| *name == entry.scaling);
-    let floats = [FloatType::F32, FloatType::F16];
-    let activations = floats.into_iter().find(|float| float.name() == entry.activations);
     let problem = Problem {
         decoder: Decoder {
             element: element.ok_or_else(|| unknown("unknown weights", &entry.weights))?,
@@ -181,8 +178,8 @@ fn read_entry(entry: &Entry, caps: &Caps) -> Result<(Problem, Schedule), (&'stat
         scaling: scaling.ok_or_else(|| unknown("an unknown scaling", &entry.scaling))?.0,
         asymmetric: entry.asymmetric,
         textures: entry.textures,
-        activations: activations
-            .ok_or_else(|| unknown("unknown activations", &entry.activations))?,
+        activations: (entry.activations.parse())
+            .map_err(|_| unknown("unknown activations", &entry.activations))?,
         m: entry.m,
         n: entry.n,
         k: entry.k,
@@ -193,7 +190,7 @@ fn read_entry(entry: &Entry, caps: &Caps) -> Result<(Problem, Schedule), (&'stat
     }
     let schedule: Schedule =
         entry.schedule.parse().map_err(|_| unknown("an unknown schedule", &entry.schedule))?;
-    if !applies(schedule, entry.k, caps) {
+    if !applies(schedule, problem.activations, entry.k, caps) {
         return Err(unknown("a schedule that does not apply,", &entry.schedule));
     }
     Ok((problem, schedule))
@@ -204,6 +201,7 @@ mod tests {
     use super::*;
     use crate::format::{Granularity, WeightFormat};
     use crate::gpu::AdapterClass;
+    use crate::ops::FloatType;
     use crate::ops::MatmulSpec;
 
     fn caps() -> Caps {

@@ -58,6 +58,12 @@ impl Step {
                     code_load: code_load.map(|width| if choice.pair { 16 } else { width }),
                 }
             }
+            Schedule::IntGemv { m_tile, .. } | Schedule::IntRows { m_tile } => Self {
+                weights: f64::from(4 * columns),
+                x_rows: m_tile,
+                code_bytes: 4 * code_bytes,
+                code_load,
+            },
             Schedule::Rows { m_tile, n_tile } => Self {
                 weights: f64::from(n_tile * columns),
                 x_rows: m_tile,
@@ -65,7 +71,7 @@ impl Step {
                 code_load,
             },
             // 64 of 128 lanes load a row of 32 columns each.
-            Schedule::Tiled { m_tile } => {
+            Schedule::Tiled { m_tile } | Schedule::IntTiled { m_tile } => {
                 let code_bytes = code_bytes * 32 / columns;
                 Self { weights: 16.0, x_rows: m_tile, code_bytes, code_load }
             }

@@ -101,7 +101,7 @@ impl QuantizeSpec {
             return Err(PlanError::Stride { role, stride, need: self.k.into() });
         }
         if self.max_m > 1 && self.activations == FloatType::F16 && stride % 2 == 1 {
-            return Err(PlanError::OddStride { role, stride });
+            return Err(PlanError::OddStride { role, stride, multiple: 2 });
         }
         Ok(())
     }

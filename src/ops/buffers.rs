@@ -1,5 +1,6 @@
 //! What ops check of the caller's buffers.
 
+use crate::format::ActivationFormat;
 use crate::gpu::{Caps, DeviceError};
 
 /// The type of activations and outputs.
@@ -165,6 +166,24 @@ pub enum BindError {
     GivenScale {
         /// Whether the plan wants them.
         planned: bool,
+    },
+    /// A scale of Y where none is wanted, or none where one is.
+    #[error("{}", if *.planned { "a quantized output needs its scale: bind with `bind_scaled`" } else { "only a quantized output takes a scale: bind with `bind`" })]
+    OutputScale {
+        /// Whether the plan wants one.
+        planned: bool,
+    },
+    /// A scale or zero point that cannot be.
+    #[error(
+        "an {format} output cannot have scale {scale} and zero point {zero_point}: scales are normal and positive, zero points −128…127, or 0 where symmetric"
+    )]
+    BadOutputScale {
+        /// The scale.
+        scale: f32,
+        /// The zero point.
+        zero_point: i32,
+        /// The format of Y.
+        format: ActivationFormat,
     },
     /// Uncompressed rows that do not add up to the matrix.
     #[error("{have} rows of uncompressed weights given where the plan needs {need}")]

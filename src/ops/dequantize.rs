@@ -121,7 +121,7 @@ impl DequantizeSpec {
             return Err(PlanError::Stride { role, stride, need: self.k.into() });
         }
         if self.rows() > 1 && self.output == FloatType::F16 && stride % 2 == 1 {
-            return Err(PlanError::OddStride { role, stride });
+            return Err(PlanError::OddStride { role, stride, multiple: 2 });
         }
         Ok(())
     }

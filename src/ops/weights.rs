@@ -197,7 +197,7 @@ impl DeviceWeights {
     /// last block hold a multiple of 64 rows where that many fit, else whole panels.
     ///
     /// # Errors
-    /// [`WeightsError`] where the format is bad, or not even two rows fit.
+    /// [`WeightsError`] where the format is bad, or not even four rows fit.
     pub fn split(
         caps: &Caps,
         format: WeightFormat,
@@ -205,7 +205,8 @@ impl DeviceWeights {
         k: usize,
     ) -> Result<(DeviceLayout, Vec<Range<usize>>), WeightsError> {
         let layout = indexable(format, n, k, caps.row_order)?;
-        let panel = caps.row_order.panel().max(2) as usize;
+        // A lane may own four neighbouring columns of Y.
+        let panel = caps.row_order.panel().max(4) as usize;
         let row = 4 * (layout.code_words.max(layout.side_words) as u64).max(1);
         let limit = caps.max_binding.min(caps.max_buffer);
         let fit = usize::try_from(limit / row).unwrap_or(usize::MAX);

@@ -8,7 +8,7 @@ const SCALE: f64 = 6.0 / (1 << 23) as f64;
 
 /// How far beyond a half a code may be rounded from: `x / s` is at most 255 and goes through a
 /// reciprocal and a product, 3.5 ulp together.
-const TIE: f64 = 0.5 + 255.0 * 4.0 / (1 << 23) as f64;
+pub(super) const TIE: f64 = 0.5 + 255.0 * 4.0 / (1 << 23) as f64;
 
 /// Scales below the smallest normal may be flushed: then s = 1 and codes are of zero.
 const SMALLEST: f64 = f32::MIN_POSITIVE as f64;

@@ -41,6 +41,8 @@ enum Feature {
     Halves,
     /// Codes read out of textures.
     Textures,
+    /// Products of four bytes by the device's own operation.
+    Dot,
 }
 
 impl std::fmt::Display for WithoutArg {
@@ -73,6 +75,7 @@ impl WithoutArg {
                 Feature::Int64 => caps.int64 = false,
                 Feature::Halves => caps.exact_halves = false,
                 Feature::Textures => caps.texture_extent = 0,
+                Feature::Dot => caps.packed_dot = false,
             }
         }
         let (device, queue) = (host.device().clone(), host.queue().clone());

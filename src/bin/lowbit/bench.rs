@@ -7,7 +7,7 @@ use lowbit::conformance::{Limits, Op, Timing, limits, time};
 use lowbit::format::WeightFormat;
 use lowbit::io::load_tuning;
 use lowbit::ops::matmul::TuningKey;
-use lowbit::ops::{FloatType, Schedule, Select};
+use lowbit::ops::{Activations, Schedule, Select};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub struct Args {
         "2:4+f16", "2:4+int8-channel", "2:4+int4-g64-asym",
     ])]
     format: Vec<WeightFormat>,
-    /// The type of X: f32 or f16
+    /// What X is: f32, f16, or what f32 X is quantized to first, as in int8-token, int8-g128-asym
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     activations: Activations,
     /// Choose kernels by this file of `lowbit tune`; ignored with a warning where it is of
@@ -60,21 +60,6 @@ enum OpArg {
     Matmul,
     Compress,
     Dequantize,
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-pub enum Activations {
-    F32,
-    F16,
-}
-
-impl From<Activations> for FloatType {
-    fn from(activations: Activations) -> Self {
-        match activations {
-            Activations::F32 => Self::F32,
-            Activations::F16 => Self::F16,
-        }
-    }
 }
 
 /// Rows of X, rows of W, columns.
@@ -152,8 +137,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
                 args.format.iter().flat_map(|&format| hows.iter().map(move |h| (format, h)));
             for (format, how) in cases {
                 bar.set_message(format!("{} {format} {m}×{n}×{k}", op.name()));
-                let activations = args.activations.into();
-                let row = time(&host, &limits, how, op, format, activations, (m, n, k));
+                let row = time(&host, &limits, how, op, format, args.activations, (m, n, k));
                 rows.push(row.map_err(|e| {
                     failed(&format!("cannot time {} {format} {m}×{n}×{k}", op.name())).because(e)
                 })?);
@@ -181,6 +165,8 @@ fn page(bench: &Bench) -> String {
         |rate: f64| if rate == 0.0 { "–".to_string() } else { format!("{:.2}", rate / 1e9) };
     // Making weights multiplies nothing, and a matmul has no way on the host.
     let makes = bench.rows.iter().any(|row| row.host_ms.is_some());
+    // Quantizing X stands where integer products have no kernel without X to compare with.
+    let quantizes = bench.rows.iter().any(|row| row.quantize_ms.is_some());
     let header = [
         "op and weights",
         "M×N×K",
@@ -188,7 +174,7 @@ fn page(bench: &Bench) -> String {
         "GPU ms",
         if makes { "host ms" } else { "Gop/s" },
         "of limit",
-        "of unpack",
+        if quantizes { "quantize" } else { "of unpack" },
         "kernel",
     ];
     let mut rows = table(&header, true);
@@ -210,7 +196,11 @@ fn page(bench: &Bench) -> String {
                 None => giga(row.operations_per_second),
             }),
             right(format!("{:.0} %", 100.0 * row.share_of_limit)),
-            right(row.unpack_ms.map_or("–".into(), |ms| format!("{:.0} %", 100.0 * ms / row.ms))),
+            right(
+                row.unpack_ms
+                    .or(row.quantize_ms)
+                    .map_or("–".into(), |ms| format!("{:.0} %", 100.0 * ms / row.ms)),
+            ),
             kernel.into(),
         ]);
     }

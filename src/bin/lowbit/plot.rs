@@ -115,7 +115,7 @@ mod tests {
         Timing {
             op: "matmul",
             weights: weights.into(),
-            activations: "f32",
+            activations: "f32".into(),
             m,
             n: 64,
             k: 32,
@@ -123,6 +123,7 @@ mod tests {
             ms,
             gpu_ms: None,
             unpack_ms: None,
+            quantize_ms: None,
             host_ms: None,
             operations_per_second: 1.0,
             weight_bytes_per_second: 1.0,

@@ -1,12 +1,12 @@
 use crate::Outcome;
 use crate::adapter::{AdapterArg, WithoutArg};
-use crate::bench::{Activations, Shape};
+use crate::bench::Shape;
 use crate::error::{CliError, printable};
 use crate::report::{JsonArg, Report, count, progress, right, table, text};
 use lowbit::format::WeightFormat;
 use lowbit::io::save_tuning;
-use lowbit::ops::MatmulSpec;
 use lowbit::ops::matmul::{Measured, Tuning, code_textures_pay};
+use lowbit::ops::{Activations, MatmulSpec};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -61,7 +61,7 @@ struct Json {
 #[derive(Serialize)]
 struct Row {
     weights: String,
-    activations: &'static str,
+    activations: String,
     m: u32,
     n: u32,
     k: u32,
@@ -91,7 +91,7 @@ fn row(measured: &Measured) -> Row {
     });
     Row {
         weights: measured.spec.weights.to_string(),
-        activations: problem.activations.name(),
+        activations: problem.activations.to_string(),
         m: problem.m,
         n: problem.n,
         k: problem.k,
@@ -120,7 +120,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
             let spec = MatmulSpec::new(m as u32, n as u32, k as u32, format);
             let code_textures = code_textures_pay(&format, k as u32, host.kernels().caps());
             let spec = MatmulSpec { code_textures, ..spec };
-            spec.with_activations(args.activations.into())
+            spec.with_activations(args.activations)
         })
         .collect();
     let bar = progress(0);

@@ -1,5 +1,5 @@
 use super::spec::extent;
-use super::{MatmulPlan, MatmulSpec, Params};
+use super::{MatmulPlan, MatmulSpec, Output, Params};
 use crate::gpu::BufferFill;
 use crate::ops::buffers::{Window, check, window_capacity};
 use crate::ops::weights::{CodesBinding, MIN_WEIGHT_BYTES};
@@ -18,6 +18,15 @@ pub struct MatmulArgs<'a> {
     pub output: SubBuffer<'a>,
 }
 
+/// The scale and zero point that a quantized Y is stored with: `y ≈ (c − zero_point) · scale`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct OutputScale {
+    /// Finite and at least the smallest normal f32.
+    pub scale: f32,
+    /// −128…127, and 0 where the format is symmetric.
+    pub zero_point: i32,
+}
+
 /// A plan with its buffers: records any m up to the plan's maximum.
 #[derive(Clone, Debug)]
 pub struct BoundMatmul {
@@ -32,6 +41,7 @@ struct Segment {
     rows: u32,
     m0: u32,
     m_cap: u32,
+    batch0: u32,
     batch: u32,
 }
 
@@ -67,8 +77,29 @@ impl MatmulPlan {
     /// # Errors
     /// [`BindError`].
     pub async fn bind(&self, args: MatmulArgs<'_>) -> Result<BoundMatmul, BindError> {
+        self.bind_with(args, None).await
+    }
+
+    /// The same for an [`Output::Int8`], which is stored by a scale known before.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub async fn bind_scaled(
+        &self,
+        args: MatmulArgs<'_>,
+        scale: OutputScale,
+    ) -> Result<BoundMatmul, BindError> {
+        self.bind_with(args, Some(scale)).await
+    }
+
+    async fn bind_with(
+        &self,
+        args: MatmulArgs<'_>,
+        scale: Option<OutputScale>,
+    ) -> Result<BoundMatmul, BindError> {
         let spec = &self.spec;
         self.check_args(&args)?;
+        self.check_scale(scale)?;
         let mut segments = Vec::new();
         if spec.max_m == 0 || spec.n == 0 || spec.batch == 0 {
             return Ok(BoundMatmul { plan: self.clone(), segments });
@@ -85,12 +116,17 @@ impl MatmulPlan {
             .map(|bias| Window::new(caps, bias.buffer, bias.offset, u64::from(spec.n) * 4));
         for (i, (span, (x, y))) in spans.iter().zip(&windows).enumerate() {
             for (j, block) in blocks.iter().enumerate() {
-                let params = self.params(args.weights, block, span, x, y, bias.as_ref());
+                let params = self.params(args.weights, block, span, x, y, bias.as_ref(), scale);
                 let at = (i * blocks.len() + j) * slot;
                 words[at..][..size_of::<Params>() / 4]
                     .copy_from_slice(bytemuck::cast_slice(&[params]));
-                for regime in self.regimes.iter() {
-                    let groups = regime.choice.groups(span.m_cap, params.rows, span.batch);
+                let by_rows = u64::from(span.m_cap) * u64::from(span.batch);
+                let all = self
+                    .regimes
+                    .iter()
+                    .map(|regime| regime.choice.groups(span.m_cap, params.rows, span.batch));
+                let sums = self.sums.is_some().then_some(by_rows);
+                for groups in all.chain(sums) {
                     if caps.fold(groups).is_none() {
                         return Err(BindError::GridTooLarge { groups, limit: caps.max_groups });
                     }
@@ -116,6 +152,7 @@ impl MatmulPlan {
                             rows: block.rows.len() as u32,
                             m0: span.m0,
                             m_cap: span.m_cap,
+                            batch0: span.batch0,
                             batch: span.batch,
                         });
                     }
@@ -137,7 +174,8 @@ impl MatmulPlan {
         }
         let align = self.regimes.iter().map(|r| r.choice.x_align()).max().unwrap_or(4);
         check(Role::Activations, args.activations, spec.x_bytes(spec.max_m), align)?;
-        check(Role::Output, args.output, spec.y_bytes(spec.max_m), 4)?;
+        let y_align = if matches!(spec.output, Output::Int8(_)) { 16 } else { 4 };
+        check(Role::Output, args.output, spec.y_bytes(spec.max_m), y_align)?;
         if let Some(bias) = args.bias {
             check(Role::Bias, bias, u64::from(spec.n) * 4, 4)?;
         }
@@ -153,6 +191,23 @@ impl MatmulPlan {
         }
     }
 
+    fn check_scale(&self, scale: Option<OutputScale>) -> Result<(), BindError> {
+        let (format, scale) = match (self.spec.output, scale) {
+            (Output::Int8(format), Some(scale)) => (format, scale),
+            (Output::Int8(_), None) => return Err(BindError::OutputScale { planned: true }),
+            (_, Some(_)) => return Err(BindError::OutputScale { planned: false }),
+            (_, None) => return Ok(()),
+        };
+        let OutputScale { scale, zero_point } = scale;
+        let zeros = if format.is_symmetric() { 0..=0 } else { -128..=127 };
+        if !(scale.is_normal() && scale > 0.0 && (1.0 / scale).is_finite())
+            || !zeros.contains(&zero_point)
+        {
+            return Err(BindError::BadOutputScale { scale, zero_point, format });
+        }
+        Ok(())
+    }
+
     /// As few spans as bindings allow: of whole batches, or of rows of one batch.
     fn spans(&self, blocks: usize, slot: usize) -> Result<Vec<Span>, BindError> {
         let spec = &self.spec;
@@ -164,8 +219,8 @@ impl MatmulPlan {
         }
         let MatmulSpec { x_stride, x_batch_stride, y_stride, y_batch_stride, .. } = *spec;
         let sides = [
-            (Role::Activations, spec.k, x_stride, x_batch_stride, spec.activations.bytes()),
-            (Role::Output, spec.n, y_stride, y_batch_stride, spec.output.bytes()),
+            (Role::Activations, spec.x_row(), x_stride, x_batch_stride, spec.activations.unit()),
+            (Role::Output, spec.y_row(), y_stride, y_batch_stride, spec.output.unit()),
         ];
         let fit =
             |rest: u64, stride: u32, bytes: u64| rest / (u64::from(stride) * bytes).max(1) + 1;
@@ -215,8 +270,14 @@ impl MatmulPlan {
             };
         let MatmulSpec { x_batch_stride, x_stride, y_batch_stride, y_stride, .. } = *spec;
         (
-            window(args.activations, x_batch_stride, x_stride, spec.k, spec.activations.bytes()),
-            window(args.output, y_batch_stride, y_stride, spec.n, spec.output.bytes()),
+            window(
+                args.activations,
+                x_batch_stride,
+                x_stride,
+                spec.x_row(),
+                spec.activations.unit(),
+            ),
+            window(args.output, y_batch_stride, y_stride, spec.y_row(), spec.output.unit()),
         )
     }
 
@@ -228,9 +289,18 @@ impl MatmulPlan {
         x: &Window<'_>,
         y: &Window<'_>,
         bias: Option<&Window<'_>>,
+        scale: Option<OutputScale>,
     ) -> Params {
         let spec = &self.spec;
         let layout = weights.layout();
+        let piece = spec.piece_blocks();
+        let (x_group, x_scale_at, x_zero_at, x_sum_at) = match spec.x_layout() {
+            Some(x) => (x.group_blocks, x.scale_at, x.zero_at, x.sum_at),
+            None => (0, 0, 0, 0),
+        };
+        // A row of X is below 2³¹ words.
+        let [x_group, x_scale_at, x_zero_at, x_sum_at] =
+            [x_group, x_scale_at, x_zero_at, x_sum_at].map(|at| at as u32);
         Params {
             n0: block.rows.start as u32,
             rows: block.rows.len() as u32,
@@ -241,17 +311,27 @@ impl MatmulPlan {
             side_stride: layout.side_words as u32,
             scale_at: layout.scale_at as u32,
             zero_at: layout.zero_at as u32,
-            x_offset: (x.skip / spec.activations.bytes()) as u32,
+            x_offset: (x.skip / spec.activations.unit()) as u32,
             x_stride: spec.x_stride,
             x_batch: spec.x_batch_stride,
-            y_offset: (y.skip / spec.output.bytes()) as u32,
+            y_offset: (y.skip / spec.output.unit()) as u32,
             y_stride: spec.y_stride,
             y_batch: spec.y_batch_stride,
             batch: span.batch,
             m0: span.m0,
             m_cap: span.m_cap,
             bias_offset: bias.map_or(0, |b| (b.skip / 4) as u32),
-            pad: 0,
+            y_piece: spec.n,
+            piece,
+            w_pieces: spec.w_group_blocks() / piece,
+            x_pieces: x_group / piece,
+            x_scale_at,
+            x_zero_at,
+            x_sum_at,
+            out_scale: scale.map_or(1.0, |scale| scale.scale),
+            out_inverse: scale.map_or(1.0, |scale| 1.0 / scale.scale),
+            out_zero: scale.map_or(0, |scale| scale.zero_point),
+            pad: [0; 2],
         }
     }
 
@@ -277,6 +357,7 @@ impl MatmulPlan {
             entry(5, uniform(side, 0, side_bytes.max(MIN_WEIGHT_BYTES))),
             entry(7, y.binding()),
         ];
+        let bias = bias.filter(|_| spec_adds_bias(&self.spec));
         entries.extend(bias.map(|bias| entry(6, bias.binding())));
         self.kernels.device().create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some("lowbit matmul"),
@@ -284,6 +365,11 @@ impl MatmulPlan {
             entries: &entries,
         })
     }
+}
+
+/// Exact sums take none.
+fn spec_adds_bias(spec: &MatmulSpec) -> bool {
+    spec.output != Output::Accumulators
 }
 
 impl BoundMatmul {
@@ -317,6 +403,22 @@ impl BoundMatmul {
             let [x, y, z] = kernels.caps().fold(groups).unwrap_or_default();
             pass.set_bind_group(0, &segment.group, &kernels.m_offsets(m));
             pass.dispatch_workgroups(x, y, z);
+        }
+        if let Some(sums) = &self.plan.sums {
+            pass.set_pipeline(&sums.pipeline);
+            // Once for all blocks of rows of W: those of a span stand together.
+            let mut done = None;
+            for segment in self.segments.iter().filter(|segment| segment.m0 < m) {
+                let span = Some((segment.m0, segment.batch0));
+                if std::mem::replace(&mut done, span) == span {
+                    continue;
+                }
+                let rows = (m - segment.m0).min(segment.m_cap);
+                let groups = u64::from(rows) * u64::from(segment.batch);
+                let [x, y, z] = kernels.caps().fold(groups).unwrap_or_default();
+                pass.set_bind_group(0, &segment.group, &kernels.m_offsets(m));
+                pass.dispatch_workgroups(x, y, z);
+            }
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
-use super::{MatmulSpec, Params, PlanError};
-use crate::format::{BLOCK_K, Element, Granularity, RowOrder, ScaleType, WeightFormat};
+use super::{Activations, Integer, MatmulSpec, Output, Params, PlanError};
+use crate::format::{
+    ActivationFunction, BLOCK_K, Element, Granularity, RowOrder, ScaleType, WeightFormat,
+};
 use crate::gpu::{AdapterClass, Binding, Caps, Const, M_TABLE, Shader, fragment};
 use crate::ops::FloatType;
 
@@ -23,6 +25,23 @@ pub enum Schedule {
     },
     /// A workgroup makes a tile of `m_tile` × 64 through workgroup memory.
     Tiled {
+        /// 32 or 64.
+        m_tile: u32,
+    },
+    /// Of quantized X: a lane owns 4 columns of Y for `m_tile` rows of X.
+    IntRows {
+        /// 1 or 4.
+        m_tile: u32,
+    },
+    /// Of quantized X: `lanes` lanes split K, for `m_tile` rows of X at a time.
+    IntGemv {
+        /// A power of two up to 256.
+        lanes: u32,
+        /// 1 to 8.
+        m_tile: u32,
+    },
+    /// Of quantized X: a workgroup makes a tile of `m_tile` × 64 through workgroup memory.
+    IntTiled {
         /// 32 or 64.
         m_tile: u32,
     },
@@ -63,6 +82,37 @@ impl Schedule {
         all
     }
 
+    /// The same for quantized X.
+    pub fn integer(k: u32) -> Vec<Self> {
+        let (lanes, most) = gemv_lanes(k);
+        let mut all = vec![
+            Self::IntGemv { lanes, m_tile: 1 },
+            Self::IntGemv { lanes, m_tile: 4 },
+            Self::IntRows { m_tile: 1 },
+            Self::IntRows { m_tile: 4 },
+            Self::IntTiled { m_tile: 32 },
+            Self::IntTiled { m_tile: 64 },
+        ];
+        if most > lanes {
+            all.push(Self::IntGemv { lanes: most, m_tile: 1 });
+            all.push(Self::IntGemv { lanes: most, m_tile: 4 });
+        }
+        all
+    }
+
+    /// Those of [`all`](Self::all) or [`integer`](Self::integer) that multiply such X.
+    pub fn for_activations(activations: Activations, k: u32) -> Vec<Self> {
+        match activations {
+            Activations::Float(_) => Self::all(k),
+            Activations::Int8(_) => Self::integer(k),
+        }
+    }
+
+    /// Whether it is for quantized X.
+    pub const fn is_integer(&self) -> bool {
+        matches!(self, Self::IntRows { .. } | Self::IntGemv { .. } | Self::IntTiled { .. })
+    }
+
     /// Schedules that only a caller can pin.
     pub fn experimental() -> [Self; 2] {
         [Self::Coop { size: 16 }, Self::Coop { size: 8 }]
@@ -72,10 +122,10 @@ impl Schedule {
     pub fn workgroup(&self) -> u32 {
         match *self {
             // One wave of 32 where it can be: AMD's issues two operations at once then.
-            Self::Gemv { lanes, .. } => lanes.max(GEMV_WORKGROUP),
+            Self::Gemv { lanes, .. } | Self::IntGemv { lanes, .. } => lanes.max(GEMV_WORKGROUP),
             // Few, so that even 384 columns occupy every core.
-            Self::Rows { .. } => 32,
-            Self::Tiled { .. } => 128,
+            Self::Rows { .. } | Self::IntRows { .. } => 32,
+            Self::Tiled { .. } | Self::IntTiled { .. } => 128,
             Self::Coop { .. } => 32,
         }
     }
@@ -83,9 +133,12 @@ impl Schedule {
     /// Bytes of workgroup memory.
     pub fn workgroup_memory(&self) -> u32 {
         match *self {
-            Self::Gemv { m_tile, .. } => m_tile.saturating_mul(self.workgroup().saturating_mul(16)),
-            Self::Rows { .. } => 0,
+            Self::Gemv { m_tile, .. } | Self::IntGemv { m_tile, .. } => {
+                m_tile.saturating_mul(self.workgroup().saturating_mul(16))
+            }
+            Self::Rows { .. } | Self::IntRows { .. } => 0,
             Self::Tiled { m_tile } => m_tile.saturating_add(64).saturating_mul(8 * 16),
+            Self::IntTiled { m_tile } => m_tile.saturating_add(64).saturating_mul(8 * 4),
             // Rows of 40 elements of 2 or 4 bytes, of X and W, and f32 results.
             Self::Coop { size: 16 } => 2 * 32 * 40 * 2 + 32 * 32 * 4,
             Self::Coop { .. } => 2 * 16 * 40 * 4 + 16 * 16 * 4,
@@ -95,9 +148,12 @@ impl Schedule {
     /// Rows and columns of Y that one workgroup makes.
     pub fn tile(&self) -> (u32, u32) {
         match *self {
-            Self::Gemv { lanes, m_tile } => (m_tile, 4 * (self.workgroup() / lanes.max(1))),
+            Self::Gemv { lanes, m_tile } | Self::IntGemv { lanes, m_tile } => {
+                (m_tile, 4 * (self.workgroup() / lanes.max(1)))
+            }
+            Self::IntRows { m_tile } => (m_tile, 4 * self.workgroup()),
             Self::Rows { m_tile, n_tile } => (m_tile, n_tile.saturating_mul(self.workgroup())),
-            Self::Tiled { m_tile } => (m_tile, 64),
+            Self::Tiled { m_tile } | Self::IntTiled { m_tile } => (m_tile, 64),
             Self::Coop { size } => (size.saturating_mul(2), size.saturating_mul(2)),
         }
     }
@@ -110,12 +166,12 @@ impl Schedule {
         let refuse = |what, need, have| {
             Err(PlanError::NotApplicable { schedule: self.to_string(), what, need, have })
         };
-        if let Self::Gemv { lanes, .. } = *self
+        if let Self::Gemv { lanes, .. } | Self::IntGemv { lanes, .. } = *self
             && !(lanes.is_power_of_two() && lanes <= 256)
         {
             return refuse("lanes (a power of two up to 256)", lanes, 256);
         }
-        if let Self::Gemv { m_tile, .. } = *self
+        if let Self::Gemv { m_tile, .. } | Self::IntGemv { m_tile, .. } = *self
             && !(1..=8).contains(&m_tile)
         {
             return refuse("rows at a time (1 to 8)", m_tile, 8);
@@ -132,7 +188,12 @@ impl Schedule {
                 return refuse("columns a lane (2, or 4 for one row)", n_tile, 4);
             }
         }
-        if let Self::Tiled { m_tile } = *self
+        if let Self::IntRows { m_tile } = *self
+            && !matches!(m_tile, 1 | 4)
+        {
+            return refuse("rows at a time (1 or 4)", m_tile, 4);
+        }
+        if let Self::Tiled { m_tile } | Self::IntTiled { m_tile } = *self
             && !matches!(m_tile, 32 | 64)
         {
             return refuse("rows of a tile (32 or 64)", m_tile, 64);
@@ -163,6 +224,9 @@ impl std::fmt::Display for Schedule {
             Self::Gemv { lanes, m_tile } => write!(f, "gemv_m{m_tile}_l{lanes}"),
             Self::Rows { m_tile, n_tile } => write!(f, "rows_m{m_tile}_n{n_tile}"),
             Self::Tiled { m_tile } => write!(f, "tiled_{m_tile}x64"),
+            Self::IntRows { m_tile } => write!(f, "int_rows_m{m_tile}"),
+            Self::IntGemv { lanes, m_tile } => write!(f, "int_gemv_m{m_tile}_l{lanes}"),
+            Self::IntTiled { m_tile } => write!(f, "int_tiled_{m_tile}x64"),
             Self::Coop { size } => write!(f, "coop_{size}"),
         }
     }
@@ -170,7 +234,9 @@ impl std::fmt::Display for Schedule {
 
 /// A name that no schedule has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is no schedule `{0}`; names are like gemv_m4_l32, rows_m4_n2, tiled_64x64")]
+#[error(
+    "there is no schedule `{0}`; names are like gemv_m4_l32, rows_m4_n2, tiled_64x64, int_rows_m4"
+)]
 pub struct UnknownSchedule(pub String);
 
 /// What [`Display`](std::fmt::Display) writes, and nothing else. Whether a device can run
@@ -184,6 +250,9 @@ impl std::str::FromStr for Schedule {
             ("gemv_m#_l#", &[m_tile, lanes]) => Self::Gemv { lanes, m_tile },
             ("rows_m#_n#", &[m_tile, n_tile]) => Self::Rows { m_tile, n_tile },
             ("tiled_#x#", &[m_tile, 64]) => Self::Tiled { m_tile },
+            ("int_rows_m#", &[m_tile]) => Self::IntRows { m_tile },
+            ("int_gemv_m#_l#", &[m_tile, lanes]) => Self::IntGemv { lanes, m_tile },
+            ("int_tiled_#x#", &[m_tile, 64]) => Self::IntTiled { m_tile },
             ("coop_#", &[size]) => Self::Coop { size },
             _ => return Err(UnknownSchedule(text.into())),
         };
@@ -261,6 +330,22 @@ pub enum XLoad {
     F32x4,
     /// f16 in pairs.
     F16,
+    /// Rows of 8-bit codes.
+    Int8,
+}
+
+/// How Y is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum YStore {
+    /// As floats.
+    Float(FloatType),
+    /// As 8-bit codes, with a zero point or without.
+    Int8 {
+        /// Whether the zero point may be other than 0.
+        zeros: bool,
+    },
+    /// As exact sums, added to what is there.
+    Accumulators,
 }
 
 /// A kernel, as plain data: it gives the shader's constants and fragments, the grid and
@@ -279,8 +364,12 @@ pub struct KernelChoice {
     pub scale_type: ScaleType,
     /// How X is loaded.
     pub x: XLoad,
-    /// The type of Y.
-    pub y: FloatType,
+    /// How Y is stored.
+    pub y: YStore,
+    /// What is applied to sums, after the bias.
+    pub function: ActivationFunction,
+    /// What integer products need, where X is quantized.
+    pub integer: Option<Integer>,
     /// Whether a bias is added.
     pub bias: bool,
     /// How rows of W lie in memory.
@@ -314,7 +403,14 @@ pub fn select(spec: &MatmulSpec, caps: &Caps, m: u32) -> Schedule {
         true => 0,
         false => Decoder::of(&spec.weights).block_bytes(),
     };
+    let integer = spec.activations.int8().is_some();
     let wanted = match (caps.class, m) {
+        (AdapterClass::Cpu, 0..=1) if integer => Schedule::IntRows { m_tile: 1 },
+        (AdapterClass::Cpu, _) if integer => Schedule::IntRows { m_tile: 4 },
+        (AdapterClass::Gpu, 0..=1) if integer => Schedule::IntGemv { lanes, m_tile: 1 },
+        (AdapterClass::Gpu, 2..=8) if integer => Schedule::IntGemv { lanes, m_tile: 4 },
+        (AdapterClass::Gpu, 9..=64) if integer => Schedule::IntTiled { m_tile: 32 },
+        (AdapterClass::Gpu, _) if integer => Schedule::IntTiled { m_tile: 64 },
         // More columns share more loads of X, but longer codes of many rows spill.
         (AdapterClass::Cpu, 0..=1) if bytes <= 16 => Schedule::Rows { m_tile: 1, n_tile: 4 },
         (AdapterClass::Cpu, 0..=1) => Schedule::Rows { m_tile: 1, n_tile: 2 },
@@ -328,7 +424,11 @@ pub fn select(spec: &MatmulSpec, caps: &Caps, m: u32) -> Schedule {
         (AdapterClass::Gpu, _) => Schedule::Tiled { m_tile: 64 },
     };
     // The smallest schedule runs wherever anything does.
-    if wanted.check(caps).is_ok() { wanted } else { Schedule::Rows { m_tile: 1, n_tile: 2 } }
+    match (wanted.check(caps), integer) {
+        (Ok(()), _) => wanted,
+        (Err(_), false) => Schedule::Rows { m_tile: 1, n_tile: 2 },
+        (Err(_), true) => Schedule::IntRows { m_tile: 1 },
+    }
 }
 
 /// Whether [`DeviceWeights::with_textures`](crate::ops::DeviceWeights::with_textures) makes
@@ -365,19 +465,26 @@ impl KernelChoice {
     pub fn new(spec: &MatmulSpec, schedule: Schedule, caps: &Caps) -> Self {
         let scaling = match (scaling(&spec.weights, spec.k), schedule) {
             // Only these have a kernel of its own for it.
-            (Scaling::Row, Schedule::Rows { .. }) => Scaling::Row,
+            (Scaling::Row, Schedule::Rows { .. } | Schedule::IntRows { .. }) => Scaling::Row,
             (Scaling::Row, _) => Scaling::Aligned,
             (scaling, _) => scaling,
         };
         let decoder = Decoder::of(&spec.weights);
-        let wide = matches!(schedule, Schedule::Rows { .. }) && caps.int64;
+        let by_rows = matches!(schedule, Schedule::Rows { .. } | Schedule::IntRows { .. });
+        let wide = by_rows && caps.int64;
         let gemv = matches!(schedule, Schedule::Gemv { .. });
         let vec4 = |v: u32| v.is_multiple_of(4);
         let aligned = vec4(spec.k) && vec4(spec.x_stride) && vec4(spec.x_batch_stride);
         let x = match spec.activations {
-            FloatType::F16 => XLoad::F16,
-            FloatType::F32 if aligned && !spec.any_x_offset => XLoad::F32x4,
-            FloatType::F32 => XLoad::F32,
+            Activations::Int8(_) => XLoad::Int8,
+            Activations::Float(FloatType::F16) => XLoad::F16,
+            Activations::Float(_) if aligned && !spec.any_x_offset => XLoad::F32x4,
+            Activations::Float(_) => XLoad::F32,
+        };
+        let y = match spec.output {
+            Output::Float(float) => YStore::Float(float),
+            Output::Int8(format) => YStore::Int8 { zeros: !format.is_symmetric() },
+            Output::Accumulators => YStore::Accumulators,
         };
         Self {
             schedule,
@@ -386,21 +493,21 @@ impl KernelChoice {
             asymmetric: !spec.weights.is_symmetric(),
             scale_type: spec.weights.scale_type(),
             x,
-            y: spec.output,
+            y,
             bias: spec.bias,
+            function: spec.function,
+            integer: Integer::of(spec, caps),
             order: caps.row_order,
             // Only where lanes want the same X, and a step has quads to share.
-            subgroup: match (schedule, caps.subgroup) {
-                (Schedule::Rows { .. }, 4 | 8 | 16 | 32 | 64) if scaling != Scaling::General => {
-                    caps.subgroup
-                }
+            subgroup: match caps.subgroup {
+                4 | 8 | 16 | 32 | 64 if by_rows && scaling != Scaling::General => caps.subgroup,
                 _ => 0,
             },
             native_half: caps.exact_halves
-                && (spec.activations == FloatType::F16 || spec.weights.element() == Element::F16),
+                && (x == XLoad::F16 || spec.weights.element() == Element::F16),
             wide,
             ragged: match x {
-                XLoad::F32 => false,
+                XLoad::F32 | XLoad::Int8 => false,
                 XLoad::F32x4 => !wide && !spec.k.is_multiple_of(BLOCK_K as u32),
                 XLoad::F16 => !spec.k.is_multiple_of(BLOCK_K as u32),
             },
@@ -411,7 +518,9 @@ impl KernelChoice {
                 && caps.row_order == RowOrder::Rows
                 && spec.k.div_ceil(BLOCK_K as u32).is_multiple_of(2),
             subgroup_sum: match schedule {
-                Schedule::Gemv { lanes, .. } => caps.subgroups && lanes == schedule.workgroup(),
+                Schedule::Gemv { lanes, .. } | Schedule::IntGemv { lanes, .. } => {
+                    caps.subgroups && lanes == schedule.workgroup()
+                }
                 _ => false,
             },
             texture_width: match spec.code_textures {
@@ -436,8 +545,15 @@ impl KernelChoice {
         add(self.decoder.element.is_integer() && self.scale_type == ScaleType::F16, "f16s");
         add(self.x == XLoad::F16, "xf16");
         add(self.x == XLoad::F32, "x1");
-        add(self.y == FloatType::F16, "yf16");
+        if let Some(integer) = &self.integer {
+            add(true, &self.integer_name(integer));
+        }
+        add(self.y == YStore::Float(FloatType::F16), "yf16");
+        add(self.y == YStore::Int8 { zeros: false }, "yint8");
+        add(self.y == YStore::Int8 { zeros: true }, "yint8asym");
+        add(self.y == YStore::Accumulators, "sums");
         add(self.bias, "bias");
+        add(self.function != ActivationFunction::Identity, self.function.name());
         add(self.order == RowOrder::Panels, "panels");
         add(self.subgroup > 0, &format!("sub{}", self.subgroup));
         add(self.wide, "u64");
@@ -449,9 +565,18 @@ impl KernelChoice {
         name
     }
 
+    /// Blocks of 32 columns in the parts of K that a kernel of integer products scales apart: a
+    /// piece, or a block where lanes split pieces.
+    pub fn part_blocks(&self, spec: &MatmulSpec) -> u32 {
+        match (self.schedule, self.integer) {
+            (Schedule::IntGemv { .. }, Some(Integer { whole: false, .. })) => 1,
+            _ => spec.piece_blocks(),
+        }
+    }
+
     /// The alignment that this kernel needs of X's offset, in bytes.
     pub fn x_align(&self) -> u64 {
-        if self.x == XLoad::F32x4 { 16 } else { 4 }
+        if matches!(self.x, XLoad::F32x4 | XLoad::Int8) { 16 } else { 4 }
     }
 
     /// Workgroups for `m` rows of X, `rows` rows of W and a batch.
@@ -488,33 +613,61 @@ impl KernelChoice {
                 consts.push(("TILE_M", Const::U32(m_tile)));
                 "schedule/tiled"
             }
+            Schedule::IntRows { m_tile } => {
+                consts.push(("WORKGROUP", Const::U32(self.schedule.workgroup())));
+                consts.push(("M_TILE", Const::U32(m_tile)));
+                "schedule/int_rows"
+            }
+            Schedule::IntGemv { lanes, m_tile } => {
+                consts.push(("WORKGROUP", Const::U32(self.schedule.workgroup())));
+                consts.push(("LANES", Const::U32(lanes)));
+                consts.push(("M_TILE", Const::U32(m_tile)));
+                "schedule/int_gemv"
+            }
+            Schedule::IntTiled { m_tile } => {
+                consts.push(("TILE_M", Const::U32(m_tile)));
+                "schedule/int_tiled"
+            }
             Schedule::Coop { .. } => "schedule/coop",
         };
+        let integer = self.integer.is_some();
         let general = self.scaling == Scaling::General;
         let sides = self.wide && self.order == RowOrder::Panels && !general;
         let mut fragments = vec!["lib/dispatch", "lib/matmul", "lib/half"];
-        fragments.push(if self.native_half { "lib/half_pair_native" } else { "lib/half_pair" });
-        fragments.push(if general { "lib/quad" } else { "lib/quads" });
+        if !integer {
+            fragments.push(match self.native_half {
+                true => "lib/half_pair_native",
+                false => "lib/half_pair",
+            });
+            fragments.push(if general { "lib/quad" } else { "lib/quads" });
+        }
         fragments.push(if sides { "access/side_u64" } else { "access/side_u32" });
         if self.x == XLoad::F16 || self.x == XLoad::F32x4 && !self.wide {
             consts.push(("RAGGED", Const::Bool(self.ragged)));
         }
-        fragments.push(match self.x {
-            XLoad::F32 => "access/x_f32",
-            XLoad::F32x4 if self.wide => "access/x_f32x4_u64",
-            XLoad::F32x4 => "access/x_f32x4",
-            XLoad::F16 => "access/x_f16",
-        });
-        fragments.push(match self.y {
-            FloatType::F32 => "access/y_f32",
-            FloatType::F16 => "access/y_f16",
-        });
-        fragments.push(if self.bias { "lib/bias" } else { "lib/no_bias" });
+        match self.x {
+            XLoad::F32 => fragments.push("access/x_f32"),
+            XLoad::F32x4 if self.wide => fragments.push("access/x_f32x4_u64"),
+            XLoad::F32x4 => fragments.push("access/x_f32x4"),
+            XLoad::F16 => fragments.push("access/x_f16"),
+            XLoad::Int8 => {}
+        }
+        match self.y {
+            YStore::Float(FloatType::F32) => fragments.push("access/y_f32"),
+            YStore::Float(FloatType::F16) => fragments.push("access/y_f16"),
+            YStore::Int8 { .. } | YStore::Accumulators => {}
+        }
+        if self.y != YStore::Accumulators {
+            fragments.push(function_fragment(self.function));
+        }
+        if self.y != YStore::Accumulators {
+            fragments.push(if self.bias { "lib/bias" } else { "lib/no_bias" });
+        }
         let mut decoder = self.decoder.fragment_name();
         let dense_int8 = decoder == "decode/int8";
         if self.pair {
             decoder.push_str("_pair");
-        } else if dense_int8 && !matches!(self.schedule, Schedule::Rows { .. }) {
+        } else if dense_int8 && !integer && !matches!(self.schedule, Schedule::Rows { .. }) {
             decoder.push_str("_offset");
         }
         let codes = format!(
@@ -548,7 +701,11 @@ impl KernelChoice {
         if self.decoder.sparse {
             fragments.push("decode/scatter");
         }
-        if self.scaling != Scaling::None {
+        if let Some(integer) = &self.integer {
+            let (more_consts, more) = self.integer_fragments(integer);
+            consts.extend(more_consts);
+            fragments.extend(more);
+        } else if self.scaling != Scaling::None {
             let element = self.decoder.element;
             let zero = if element == Element::Int4 { 8 } else { 0 };
             consts.push(("F16_SCALES", Const::Bool(self.scale_type == ScaleType::F16)));
@@ -557,24 +714,32 @@ impl KernelChoice {
             consts.push(("ZERO", Const::U32(zero)));
             fragments.push("scale/side");
         }
-        fragments.push(match self.scaling {
-            Scaling::None => "scale/none",
-            Scaling::Row | Scaling::Aligned => "scale/aligned",
-            Scaling::General => "scale/general",
-        });
-        if let Schedule::Rows { .. } = self.schedule {
+        if !integer {
+            fragments.push(match self.scaling {
+                Scaling::None => "scale/none",
+                Scaling::Row | Scaling::Aligned => "scale/aligned",
+                Scaling::General => "scale/general",
+            });
+        }
+        if let Schedule::Rows { .. } | Schedule::IntRows { .. } = self.schedule {
             let shared = self.subgroup > 0;
             if shared {
                 consts.push(("SUBGROUP", Const::U32(self.subgroup)));
             }
-            consts.push(("GROUPED", Const::Bool(self.scaling == Scaling::Aligned)));
-            fragments.push("lib/run");
-            fragments.push(if shared { "lib/part_shared" } else { "lib/part_direct" });
+            if !integer {
+                consts.push(("GROUPED", Const::Bool(self.scaling == Scaling::Aligned)));
+                fragments.push(if shared { "lib/part_shared" } else { "lib/part_direct" });
+            }
             fragments.push(if shared { "lib/entry_subgroup" } else { "lib/entry_plain" });
         }
         match self.schedule {
-            Schedule::Gemv { .. } if self.subgroup_sum => fragments.push("lib/reduce_subgroup"),
-            Schedule::Gemv { .. } => fragments.push("lib/reduce_tree"),
+            Schedule::Rows { .. } | Schedule::IntRows { .. } | Schedule::IntTiled { .. } => {
+                fragments.push("lib/run");
+            }
+            Schedule::Gemv { .. } | Schedule::IntGemv { .. } if self.subgroup_sum => {
+                fragments.push("lib/reduce_subgroup");
+            }
+            Schedule::Gemv { .. } | Schedule::IntGemv { .. } => fragments.push("lib/reduce_tree"),
             Schedule::Coop { size: 16 } => fragments.push("lib/matrix16"),
             Schedule::Coop { .. } => fragments.push("lib/matrix8"),
             _ => {}
@@ -591,10 +756,24 @@ impl KernelChoice {
                 Binding::Read,
                 if self.texture_width > 0 { Binding::Texture } else { Binding::Read },
                 Binding::Read,
-                if self.bias { Binding::Read } else { Binding::Absent },
+                if self.bias && self.y != YStore::Accumulators {
+                    Binding::Read
+                } else {
+                    Binding::Absent
+                },
                 Binding::Write,
             ],
         }
+    }
+}
+
+fn function_fragment(function: ActivationFunction) -> &'static str {
+    match function {
+        ActivationFunction::Identity => "function/identity",
+        ActivationFunction::Relu => "function/relu",
+        ActivationFunction::Gelu => "function/gelu",
+        ActivationFunction::GeluTanh => "function/gelu_tanh",
+        ActivationFunction::Silu => "function/silu",
     }
 }
 

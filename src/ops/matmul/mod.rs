@@ -1,22 +1,28 @@
-//! `Y = X · Wᵀ (+ bias)` with compressed `W`.
+//! `Y = f(X · Wᵀ (+ bias))` with compressed `W`.
 //!
-//! X is `[batch, m, K]`, W `[N, K]` shared by the batch, Y `[batch, m, N]`; sums are f32.
-//! The error bound is that of [`reference`](crate::reference).
+//! X is `[batch, m, K]`, W `[N, K]` shared by the batch, Y `[batch, m, N]`; f is an
+//! [`ActivationFunction`](crate::format::ActivationFunction), usually the identity. Where X is
+//! floats, sums are f32. Where X is [quantized](crate::ops::activations), products and their sums
+//! are integers, and exact, over every *piece* of K in which scales do not change; pieces are
+//! scaled and added in f32. The error bounds are those of [`reference`](crate::reference).
 
 mod bind;
 mod choice;
+mod integer;
 mod plan;
 mod spec;
 mod tuning;
 
-pub use bind::{BoundMatmul, MatmulArgs, RecordError};
+pub use bind::{BoundMatmul, MatmulArgs, OutputScale, RecordError};
 pub(crate) use choice::texture_width;
 pub use choice::{
-    Decoder, KernelChoice, Scaling, Schedule, UnknownSchedule, XLoad, code_textures_pay, select,
+    Decoder, KernelChoice, Scaling, Schedule, UnknownSchedule, XLoad, YStore, code_textures_pay,
+    select,
 };
+pub use integer::{Groups, Integer};
 pub(crate) use plan::regimes;
 pub use plan::{MatmulPlan, Regime, Select};
-pub use spec::{MatmulSpec, PlanError};
+pub use spec::{Activations, MatmulSpec, Output, PlanError};
 pub use tuning::{Measured, Problem, Tuning, TuningKey, applies, candidates};
 
 use bytemuck::{Pod, Zeroable};
@@ -44,7 +50,17 @@ pub(crate) struct Params {
     pub m0: u32,
     pub m_cap: u32,
     pub bias_offset: u32,
-    pub pad: u32,
+    pub y_piece: u32,
+    pub piece: u32,
+    pub w_pieces: u32,
+    pub x_pieces: u32,
+    pub x_scale_at: u32,
+    pub x_zero_at: u32,
+    pub x_sum_at: u32,
+    pub out_scale: f32,
+    pub out_inverse: f32,
+    pub out_zero: i32,
+    pub pad: [u32; 2],
 }
 
 /// Names and offsets of [`Params`], for the test against naga's reflection.
@@ -71,7 +87,18 @@ pub fn params_layout() -> (usize, Vec<(&'static str, usize)>) {
         ("m0", offset_of!(Params, m0)),
         ("m_cap", offset_of!(Params, m_cap)),
         ("bias_offset", offset_of!(Params, bias_offset)),
-        ("pad", offset_of!(Params, pad)),
+        ("y_piece", offset_of!(Params, y_piece)),
+        ("piece", offset_of!(Params, piece)),
+        ("w_pieces", offset_of!(Params, w_pieces)),
+        ("x_pieces", offset_of!(Params, x_pieces)),
+        ("x_scale_at", offset_of!(Params, x_scale_at)),
+        ("x_zero_at", offset_of!(Params, x_zero_at)),
+        ("x_sum_at", offset_of!(Params, x_sum_at)),
+        ("out_scale", offset_of!(Params, out_scale)),
+        ("out_inverse", offset_of!(Params, out_inverse)),
+        ("out_zero", offset_of!(Params, out_zero)),
+        ("pad0", offset_of!(Params, pad)),
+        ("pad1", offset_of!(Params, pad) + 4),
     ];
     (size_of::<Params>(), fields)
 }

@@ -1,5 +1,5 @@
-use super::{KernelChoice, MatmulSpec, PlanError, Schedule, Tuning, select};
-use crate::gpu::{Kernels, Pipeline};
+use super::{KernelChoice, MatmulSpec, Output, PlanError, Schedule, Tuning, select};
+use crate::gpu::{Binding, Const, Kernels, M_TABLE, Pipeline, Shader, fragment};
 use std::sync::Arc;
 
 /// How a plan comes by its kernels.
@@ -45,6 +45,8 @@ pub struct MatmulPlan {
     pub(super) kernels: Kernels,
     pub(super) spec: MatmulSpec,
     pub(super) regimes: Arc<[Regime]>,
+    /// What completes the rows of a quantized Y.
+    pub(super) sums: Option<Arc<Pipeline>>,
 }
 
 impl MatmulPlan {
@@ -63,6 +65,10 @@ impl MatmulPlan {
                 Select::Tuned(tuning) => tuning.select(spec, kernels.caps(), up_to),
             };
             schedule.check(kernels.caps())?;
+            if schedule.is_integer() != spec.activations.int8().is_some() {
+                let (schedule, activations) = (schedule.to_string(), spec.activations);
+                return Err(PlanError::WrongSchedule { schedule, activations });
+            }
             let choice = KernelChoice::new(spec, schedule, kernels.caps());
             match chosen.last_mut() {
                 Some((last, same)) if *same == choice => *last = up_to,
@@ -70,14 +76,21 @@ impl MatmulPlan {
             }
         }
         let shaders: Vec<_> = chosen.iter().map(|(_, choice)| choice.shader()).collect();
+        let sums = matches!(spec.output, Output::Int8(_))
+            .then(|| sums_shader(shaders[0].bindings.clone()));
+        let shaders: Vec<_> = shaders.into_iter().chain(sums.clone()).collect();
         kernels.prepare(&shaders).await?;
         let mut regimes = Vec::with_capacity(chosen.len());
         for ((up_to, choice), shader) in chosen.into_iter().zip(&shaders) {
             let pipeline = kernels.pipeline(shader).await?;
             regimes.push(Regime { up_to, choice, pipeline });
         }
+        let sums = match &sums {
+            Some(shader) => Some(kernels.pipeline(shader).await?),
+            None => None,
+        };
         let (kernels, spec) = (kernels.clone(), spec.clone());
-        Ok(Self { kernels, spec, regimes: regimes.into() })
+        Ok(Self { kernels, spec, regimes: regimes.into(), sums })
     }
 
     /// What the plan is for.
@@ -99,5 +112,20 @@ impl MatmulPlan {
     pub(super) fn regime(&self, m: u32) -> &Regime {
         let at = self.regimes.iter().position(|r| m <= r.up_to);
         &self.regimes[at.unwrap_or(self.regimes.len() - 1)]
+    }
+}
+
+/// The kernel that completes rows of a quantized Y. Its bindings are those of the matmul, whose bind
+/// groups it takes.
+pub(crate) fn sums_shader(bindings: Vec<Binding>) -> Shader {
+    Shader {
+        name: "activations_sums".into(),
+        consts: vec![
+            ("M_TABLE", Const::U32(M_TABLE)),
+            ("PANEL", Const::U32(1)),
+            ("WORKGROUP", Const::U32(64)),
+        ],
+        fragments: ["lib/dispatch", "lib/matmul", "activations/sums"].map(fragment).to_vec(),
+        bindings,
     }
 }

@@ -1,9 +1,113 @@
-use crate::format::{ActivationError, ActivationFormat, FormatError, WeightFormat};
+use super::choice::{Scaling, scaling};
+use crate::format::{
+    ActivationError, ActivationFormat, ActivationFunction, ActivationGranularity, ActivationLayout,
+    BLOCK_K, Element, FormatError, Granularity, WeightFormat,
+};
 use crate::gpu::{DeviceError, MAX_COUNT};
 use crate::ops::{DeviceWeights, FloatType, Role};
 
-/// What is to be multiplied. Strides are in elements and default to packed rows (f16 rows
-/// padded to even).
+/// What X is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Activations {
+    /// Floats.
+    Float(FloatType),
+    /// 8-bit codes, as a [`QuantizePlan`](crate::ops::QuantizePlan) writes them: rows of u32 words
+    /// by [`ActivationFormat::layout`]. W is then int8 or int4, its groups multiples of 32.
+    Int8(ActivationFormat),
+}
+
+/// What Y is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Output {
+    /// Floats.
+    Float(FloatType),
+    /// 8-bit codes by one scale and zero point that are known before
+    /// ([`MatmulArgs::output_scale`](super::MatmulArgs::output_scale)), in rows that the next
+    /// matmul takes for its X: of an `int8-tensor` format. Only of quantized X. A NaN becomes
+    /// some code.
+    Int8(ActivationFormat),
+    /// For tests: the exact sums `Σ (cx − zx)(cw − zw)` over each piece of K
+    /// ([`MatmulSpec::piece_blocks`]), i32 `[batch, m, pieces, N]`, *added* to what Y holds. Only
+    /// of quantized X.
+    Accumulators,
+}
+
+impl From<FloatType> for Activations {
+    fn from(float: FloatType) -> Self {
+        Self::Float(float)
+    }
+}
+
+impl From<FloatType> for Output {
+    fn from(float: FloatType) -> Self {
+        Self::Float(float)
+    }
+}
+
+impl Activations {
+    /// Bytes of what strides and offsets count: an element, or a word of a row of codes.
+    pub const fn unit(self) -> u64 {
+        match self {
+            Self::Float(float) => float.bytes(),
+            Self::Int8(_) => 4,
+        }
+    }
+
+    /// The format, where X is quantized.
+    pub const fn int8(self) -> Option<ActivationFormat> {
+        match self {
+            Self::Float(_) => None,
+            Self::Int8(format) => Some(format),
+        }
+    }
+}
+
+impl Output {
+    /// Bytes of what strides and offsets count: an element, or a word of a row of codes.
+    pub const fn unit(self) -> u64 {
+        match self {
+            Self::Float(float) => float.bytes(),
+            Self::Int8(_) | Self::Accumulators => 4,
+        }
+    }
+}
+
+impl std::fmt::Display for Activations {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Float(float) => f.write_str(float.name()),
+            Self::Int8(format) => format.fmt(f),
+        }
+    }
+}
+
+/// What [`Display`](std::fmt::Display) writes: f32, f16 or the name of an [`ActivationFormat`].
+impl std::str::FromStr for Activations {
+    type Err = ActivationError;
+
+    fn from_str(text: &str) -> Result<Self, ActivationError> {
+        match [FloatType::F32, FloatType::F16].into_iter().find(|float| float.name() == text) {
+            Some(float) => Ok(Self::Float(float)),
+            None => Ok(Self::Int8(text.parse()?)),
+        }
+    }
+}
+
+impl std::fmt::Display for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Float(float) => f.write_str(float.name()),
+            Self::Int8(format) => format.fmt(f),
+            Self::Accumulators => f.write_str("accumulators"),
+        }
+    }
+}
+
+/// Blocks of 32 columns whose products an i32 holds: 2¹⁵ · 255 · 255 < 2³¹.
+const MAX_PIECE: u32 = 1024;
+
+/// What is to be multiplied. Strides are in elements (words, where X or Y is quantized) and default
+/// to packed rows (f16 rows padded to even).
 ///
 /// ```
 /// use lowbit::format::{Granularity, WeightFormat};
@@ -22,10 +126,12 @@ pub struct MatmulSpec {
     pub k: u32,
     /// The format of W.
     pub weights: WeightFormat,
-    /// The type of X.
-    pub activations: FloatType,
-    /// The type of Y.
-    pub output: FloatType,
+    /// What X is.
+    pub activations: Activations,
+    /// What Y is.
+    pub output: Output,
+    /// What is applied to sums, after the bias.
+    pub function: ActivationFunction,
     /// Whether an f32 bias `[N]` is added.
     pub bias: bool,
     /// Independent X and Y that share W.
@@ -80,13 +186,38 @@ pub enum PlanError {
         /// Elements needed.
         need: u64,
     },
-    /// f16 rows must start at even elements.
-    #[error("a stride of {stride} f16 elements of {role} is odd; pad rows to even")]
+    /// Rows of f16 must start at even elements, quantized ones at multiples of four words.
+    #[error("a stride of {stride} of {role} is no multiple of {multiple}; pad rows")]
     OddStride {
         /// X or Y.
         role: Role,
-        /// Elements given.
+        /// Elements or words given.
         stride: u32,
+        /// What it must be a multiple of.
+        multiple: u32,
+    },
+    /// A pinned schedule for other X.
+    #[error("schedule {schedule} does not multiply {activations} activations")]
+    WrongSchedule {
+        /// The schedule.
+        schedule: String,
+        /// What X is.
+        activations: Activations,
+    },
+    /// Weights that integer products have no kernel for.
+    #[error(
+        "int8 activations multiply int8 and int4 weights with groups of a multiple of 32, not {format}; \
+         take float activations"
+    )]
+    IntegerWeights {
+        /// The format.
+        format: WeightFormat,
+    },
+    /// A quantized output of float activations.
+    #[error("output {output} is of quantized activations only; ask for f32 or f16")]
+    IntegerOutput {
+        /// What was asked for.
+        output: Output,
     },
     /// A pinned schedule does not apply here.
     #[error("schedule {schedule} does not apply: {what}: {need} asked for, {have} at most")]
@@ -122,8 +253,9 @@ impl MatmulSpec {
             n,
             k,
             weights,
-            activations: FloatType::F32,
-            output: FloatType::F32,
+            activations: FloatType::F32.into(),
+            output: FloatType::F32.into(),
+            function: ActivationFunction::Identity,
             bias: false,
             batch: 1,
             x_stride: k,
@@ -144,18 +276,25 @@ impl MatmulSpec {
         Self { code_textures, ..Self::new(max_m, n, k, weights.format()) }
     }
 
-    /// The same with another type of X; sets packed strides.
-    pub fn with_activations(mut self, activations: FloatType) -> Self {
-        self.activations = activations;
-        self.x_stride = packed_row(self.k, activations);
+    /// The same with another X; sets packed strides.
+    pub fn with_activations(mut self, activations: impl Into<Activations>) -> Self {
+        self.activations = activations.into();
+        self.x_stride = match self.activations {
+            Activations::Float(float) => packed_row(self.k, float),
+            Activations::Int8(format) => row_words(format, self.k),
+        };
         self.x_batch_stride = self.x_stride.saturating_mul(self.max_m);
         self
     }
 
-    /// The same with another type of Y; sets packed strides.
-    pub fn with_output(mut self, output: FloatType) -> Self {
-        self.output = output;
-        self.y_stride = packed_row(self.n, output);
+    /// The same with another Y; sets packed strides.
+    pub fn with_output(mut self, output: impl Into<Output>) -> Self {
+        self.output = output.into();
+        self.y_stride = match self.output {
+            Output::Float(float) => packed_row(self.n, float),
+            Output::Int8(format) => row_words(format, self.n),
+            Output::Accumulators => self.n.saturating_mul(self.pieces()),
+        };
         self.y_batch_stride = self.y_stride.saturating_mul(self.max_m);
         self
     }
@@ -163,6 +302,12 @@ impl MatmulSpec {
     /// The same with a bias.
     pub fn with_bias(mut self) -> Self {
         self.bias = true;
+        self
+    }
+
+    /// The same with an activation function.
+    pub fn with_function(mut self, function: ActivationFunction) -> Self {
+        self.function = function;
         self
     }
 
@@ -198,14 +343,61 @@ impl MatmulSpec {
 
     /// Bytes of X from its start that a run with `m` rows reads.
     pub fn x_bytes(&self, m: u32) -> u64 {
-        extent(self.batch, m, self.x_batch_stride, self.x_stride, self.k)
-            .saturating_mul(self.activations.bytes())
+        extent(self.batch, m, self.x_batch_stride, self.x_stride, self.x_row())
+            .saturating_mul(self.activations.unit())
     }
 
     /// Bytes of Y from its start that a run with `m` rows writes.
     pub fn y_bytes(&self, m: u32) -> u64 {
-        extent(self.batch, m, self.y_batch_stride, self.y_stride, self.n)
-            .saturating_mul(self.output.bytes())
+        extent(self.batch, m, self.y_batch_stride, self.y_stride, self.y_row())
+            .saturating_mul(self.output.unit())
+    }
+
+    /// Elements, or words, that a row of X spans.
+    pub fn x_row(&self) -> u32 {
+        self.activations.int8().map_or(self.k, |format| row_words(format, self.k))
+    }
+
+    /// Elements, or words, that a row of Y spans.
+    pub fn y_row(&self) -> u32 {
+        match self.output {
+            Output::Float(_) => self.n,
+            Output::Int8(format) => row_words(format, self.n),
+            Output::Accumulators => self.n.saturating_mul(self.pieces()),
+        }
+    }
+
+    /// The layout of rows of X, where it is quantized.
+    pub fn x_layout(&self) -> Option<ActivationLayout> {
+        self.activations.int8()?.layout(self.k as usize).ok()
+    }
+
+    /// Blocks of 32 columns of W that share a scale; all, where groups are no multiples of 32.
+    pub(super) fn w_group_blocks(&self) -> u32 {
+        match self.weights.granularity() {
+            Granularity::Group(g) if g.get() < self.k => (g.get() / BLOCK_K as u32).max(1),
+            _ => self.k.div_ceil(BLOCK_K as u32).max(1),
+        }
+    }
+
+    /// Blocks of 32 columns in a *piece* of K: the largest number, of at most 1024, that groups of
+    /// both W and quantized X are whole multiples of. Within a piece, sums of products are exact
+    /// in i32.
+    pub fn piece_blocks(&self) -> u32 {
+        let blocks = self.k.div_ceil(BLOCK_K as u32).max(1);
+        let x = self.x_layout().map_or(blocks, |layout| layout.group_blocks as u32);
+        let shared = match (self.w_group_blocks(), x) {
+            (w, x) if w == blocks && x == blocks => return blocks.min(MAX_PIECE),
+            (w, x) if w == blocks => x,
+            (w, x) if x == blocks => w,
+            (w, x) => gcd(w, x),
+        };
+        (1..=shared.min(MAX_PIECE)).rev().find(|piece| shared % piece == 0).unwrap_or(1)
+    }
+
+    /// Pieces of K.
+    pub fn pieces(&self) -> u32 {
+        self.k.div_ceil(BLOCK_K as u32).div_ceil(self.piece_blocks())
     }
 
     /// Refuses what no plan can serve.
@@ -226,11 +418,22 @@ impl MatmulSpec {
                 return Err(PlanError::TooLarge { name, value, limit });
             }
         }
+        self.check_integers()?;
+        let multiple = |float| if float == FloatType::F16 { 2 } else { 1 };
+        let x_multiple = match self.activations {
+            Activations::Float(float) => multiple(float),
+            Activations::Int8(_) => 4,
+        };
+        let y_multiple = match self.output {
+            Output::Float(float) => multiple(float),
+            Output::Int8(_) => 4,
+            Output::Accumulators => 1,
+        };
         let sides = [
-            (Role::Activations, self.activations, self.k, self.x_stride, self.x_batch_stride),
-            (Role::Output, self.output, self.n, self.y_stride, self.y_batch_stride),
+            (Role::Activations, x_multiple, self.x_row(), self.x_stride, self.x_batch_stride),
+            (Role::Output, y_multiple, self.y_row(), self.y_stride, self.y_batch_stride),
         ];
-        for (role, float, columns, row, batch) in sides {
+        for (role, multiple, columns, row, batch) in sides {
             if self.max_m > 1 && row < columns {
                 return Err(PlanError::Stride { role, stride: row, need: columns.into() });
             }
@@ -242,13 +445,53 @@ impl MatmulSpec {
             }
             let odd = [(row, self.max_m), (batch, self.batch)]
                 .into_iter()
-                .find(|&(stride, count)| count > 1 && stride % 2 == 1);
-            if let (FloatType::F16, Some((stride, _))) = (float, odd) {
-                return Err(PlanError::OddStride { role, stride });
+                .find(|&(stride, count)| count > 1 && stride % multiple != 0);
+            if let Some((stride, _)) = odd {
+                return Err(PlanError::OddStride { role, stride, multiple });
             }
         }
         Ok(())
     }
+
+    fn check_integers(&self) -> Result<(), PlanError> {
+        let Activations::Int8(format) = self.activations else {
+            return match self.output {
+                Output::Float(_) => Ok(()),
+                output => Err(PlanError::IntegerOutput { output }),
+            };
+        };
+        format.layout(self.k as usize)?;
+        let element = self.weights.element();
+        if !matches!(element, Element::Int8 | Element::Int4)
+            || scaling(&self.weights, self.k) == Scaling::General
+        {
+            return Err(PlanError::IntegerWeights { format: self.weights });
+        }
+        if let Output::Int8(format) = self.output {
+            format.layout(self.n as usize)?;
+            if format.granularity() != ActivationGranularity::Tensor {
+                return Err(PlanError::GivenScale { format });
+            }
+        }
+        if self.output == Output::Accumulators {
+            let need = u64::from(self.n) * u64::from(self.pieces());
+            if need > i32::MAX as u64 {
+                let (name, value, limit) = ("n · pieces", u32::MAX, i32::MAX as u32);
+                return Err(PlanError::TooLarge { name, value, limit });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Words of a row of codes; too many to be planned with where that overflows.
+fn row_words(format: ActivationFormat, columns: u32) -> u32 {
+    let layout = format.layout(columns as usize);
+    layout.map_or(u32::MAX, |layout| u32::try_from(layout.row_words).unwrap_or(u32::MAX))
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 fn packed_row(columns: u32, float: FloatType) -> u32 {

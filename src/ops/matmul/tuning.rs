@@ -1,8 +1,7 @@
 use super::choice::{in_textures, scaling};
 use super::plan::regime_of;
-use super::{Decoder, MatmulSpec, Scaling, Schedule, select};
+use super::{Activations, Decoder, MatmulSpec, Scaling, Schedule, select};
 use crate::gpu::Caps;
-use crate::ops::FloatType;
 use std::cmp::Reverse;
 use std::time::Duration;
 
@@ -43,8 +42,8 @@ pub struct Problem {
     pub asymmetric: bool,
     /// Whether codes come out of textures.
     pub textures: bool,
-    /// The type of X.
-    pub activations: FloatType,
+    /// What X is.
+    pub activations: Activations,
     /// Rows of X; what is measured for one number holds for its regime.
     pub m: u32,
     /// Rows of W.
@@ -112,16 +111,16 @@ impl Tuning {
         let problem = Problem::new(spec, m);
         let near = self.entries.iter().filter_map(|(other, schedule)| {
             let distance = problem.distance(other)?;
-            applies(*schedule, spec.k, caps).then_some((distance, *schedule))
+            applies(*schedule, spec.activations, spec.k, caps).then_some((distance, *schedule))
         });
         let nearest = near.min_by(|a, b| a.0.total_cmp(&b.0));
         nearest.map_or_else(|| select(spec, caps, m), |(_, schedule)| schedule)
     }
 }
 
-/// Whether a schedule is one that `verify` runs for K columns, and the device can run it.
-pub fn applies(schedule: Schedule, k: u32, caps: &Caps) -> bool {
-    schedule.check(caps).is_ok() && Schedule::all(k).contains(&schedule)
+/// Whether a schedule is one that `verify` runs for such X of K columns, and the device can run it.
+pub fn applies(schedule: Schedule, activations: Activations, k: u32, caps: &Caps) -> bool {
+    schedule.check(caps).is_ok() && Schedule::for_activations(activations, k).contains(&schedule)
 }
 
 /// Every schedule that applies, the likeliest first: what [`select`] would choose, then
@@ -129,8 +128,8 @@ pub fn applies(schedule: Schedule, k: u32, caps: &Caps) -> bool {
 /// budget that ends early has measured what matters most.
 pub fn candidates(spec: &MatmulSpec, caps: &Caps, m: u32) -> Vec<Schedule> {
     let selected = select(spec, caps, m);
-    let mut all = Schedule::all(spec.k);
-    all.retain(|schedule| applies(*schedule, spec.k, caps));
+    let mut all = Schedule::for_activations(spec.activations, spec.k);
+    all.retain(|schedule| applies(*schedule, spec.activations, spec.k, caps));
     all.sort_by_key(|schedule| {
         let rows = schedule.tile().0.max(1);
         let computed = u64::from(m).next_multiple_of(rows.into());
@@ -290,7 +289,7 @@ mod tests {
                 // Two are of CPU adapters alone.
                 let others = if class == AdapterClass::Gpu { 2 } else { 0 };
                 assert_eq!(all.len() + others, Schedule::all(640).len());
-                assert!(all.iter().all(|s| applies(*s, 640, &caps)));
+                assert!(all.iter().all(|s| applies(*s, spec(64, 640).activations, 640, &caps)));
             }
         }
         let small = Caps { max_invocations: 64, ..caps() };

@@ -1,0 +1,15 @@
+// X as 8-bit codes in rows of words (format::ActivationLayout), 16 bytes a load; offset and strides
+// are multiples of 4 words.
+// Requires: nothing. Provides: x_quad, x_at. Twin: access/x_int8_u64.
+
+@group(0) @binding(3) var<storage, read> x: array<vec4<u32>>;
+
+// Words 4i to 4i + 3 of the row that starts at word row_at.
+fn x_quad(row_at: u32, i: u32) -> vec4<u32> {
+    return x[(row_at >> 2u) + i];
+}
+
+// Word i of that row.
+fn x_at(row_at: u32, i: u32) -> u32 {
+    return x[(row_at + i) >> 2u][i & 3u];
+}

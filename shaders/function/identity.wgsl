@@ -1,0 +1,6 @@
+// No activation function.
+// Requires: nothing. Provides: activate.
+
+fn activate(v: vec2<f32>) -> vec2<f32> {
+    return v;
+}

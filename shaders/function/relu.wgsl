@@ -1,0 +1,7 @@
+// max(v, 0).
+// Requires: nothing. Provides: activate.
+// A select, not max, which may drop a NaN.
+
+fn activate(v: vec2<f32>) -> vec2<f32> {
+    return select(v, vec2<f32>(0.0), v < vec2<f32>(0.0));
+}

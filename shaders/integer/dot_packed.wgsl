@@ -1,0 +1,9 @@
+// Products of four bytes by the device's own operation.
+// Requires: nothing. Provides: dots. Twin: integer/dot_float.
+
+// Of four columns' quads with one quad of X, as signed bytes.
+fn dots(w: vec4<u32>, x: u32) -> vec4<i32> {
+    return vec4<i32>(
+        dot4I8Packed(w.x, x), dot4I8Packed(w.y, x), dot4I8Packed(w.z, x), dot4I8Packed(w.w, x),
+    );
+}

@@ -1,0 +1,21 @@
+// Four columns of a row of Y as codes, with a scale and a zero point known before: what the next
+// integer matmul takes for X, once activations/sums has added what else its rows hold.
+// Requires: lib/matmul, a bias fragment, an activation function; const Y_ZEROS. Provides: finish;
+// Y. Twins: integer/finish, integer/counted.
+// `column` is a multiple of 4: an invocation owns the word.
+
+@group(0) @binding(7) var<storage, read_write> y: array<u32>;
+
+fn finish(y_at: u32, column: u32, v: vec4<f32>) {
+    let end = p.n0 + p.rows;
+    if (column >= end) {
+        return;
+    }
+    let low = activate(v.xy + bias2(column, end));
+    let high = activate(v.zw + bias2(column + 2u, end));
+    let least = vec4<f32>(select(-127.0, -128.0, Y_ZEROS));
+    let real = round(vec4<f32>(low, high) * p.out_inverse) + f32(p.out_zero);
+    let codes = vec4<i32>(clamp(real, least, vec4<f32>(127.0)));
+    let columns = vec4<u32>(column, column + 1u, column + 2u, column + 3u);
+    y[y_at + (column >> 2u)] = pack4xI8(select(vec4<i32>(0), codes, columns < vec4<u32>(end)));
+}

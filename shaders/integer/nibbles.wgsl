@@ -1,0 +1,15 @@
+// Four of eight nibbles as signed bytes.
+// Requires: const W_ZEROS. Provides: nibbles, SHIFT.
+// Codes with zero points stay 0…15. Those without are stored as q + 8: with the top bit turned, a
+// nibble in the upper half of a byte is 16q, which needs no zero point; sums of products are
+// shifted back by SHIFT, exactly.
+
+const SHIFT = select(4u, 0u, W_ZEROS);
+
+fn nibbles(word: u32, high: u32) -> u32 {
+    if (W_ZEROS) {
+        return (word >> (4u * high)) & 0x0f0f0f0fu;
+    }
+    let signed = word ^ 0x88888888u;
+    return (signed << (4u - 4u * high)) & 0xf0f0f0f0u;
+}

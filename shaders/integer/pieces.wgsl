@@ -1,0 +1,77 @@
+// Pieces of K within which sums of products are exact integers and scales do not change: the
+// groups of W and of X are whole numbers of them, and a piece has 1024 blocks at most, since
+// 32768 · 255 · 255 < 2³¹.
+// Requires: lib/matmul, scale/side; consts W_GROUPS, X_GROUPS (0: one group a row, 1: each piece is
+// one, 2: groups of several pieces), W_ZEROS, X_ZEROS; SHIFT. Provides: run_steps, w_group,
+// x_group, fold, Columns4, columns_at, scales4, zeros4, fills4.
+
+const ONES = 0x01010101u;
+
+// Four rows of W: neighbouring columns of Y.
+struct Columns4 {
+    r0: Row,
+    r1: Row,
+    r2: Row,
+    r3: Row,
+}
+
+// From row n on. Rows past the end read the last one; nothing is stored for them.
+fn columns_at(n: u32) -> Columns4 {
+    let rows = min(vec4<u32>(n, n + 1u, n + 2u, n + 3u), vec4<u32>(p.rows - 1u));
+    return Columns4(row_at(rows.x), row_at(rows.y), row_at(rows.z), row_at(rows.w));
+}
+
+fn run_steps() -> u32 {
+    return p.piece;
+}
+
+fn group_of(piece: u32, kind: u32, pieces: u32) -> u32 {
+    if (kind == 2u) {
+        return piece / pieces;
+    }
+    return select(0u, piece, kind == 1u);
+}
+
+fn w_group(piece: u32) -> u32 {
+    return group_of(piece, W_GROUPS, p.w_pieces);
+}
+
+fn x_group(piece: u32) -> u32 {
+    return group_of(piece, X_GROUPS, p.x_pieces);
+}
+
+fn scales4(rows: Columns4, piece: u32) -> vec4<f32> {
+    let g = w_group(piece);
+    return vec4<f32>(scales_of(rows.r0, rows.r1, g), scales_of(rows.r2, rows.r3, g));
+}
+
+fn zeros4(rows: Columns4, piece: u32) -> vec4<i32> {
+    if (!W_ZEROS) {
+        return vec4<i32>(0);
+    }
+    let g = w_group(piece);
+    return vec4<i32>(vec4<f32>(zeros_of(rows.r0, rows.r1, g), zeros_of(rows.r2, rows.r3, g)));
+}
+
+// A zero point in every byte.
+fn fills4(zeros: vec4<i32>) -> vec4<u32> {
+    return (bitcast<vec4<u32>>(zeros) & vec4<u32>(0xffu)) * ONES;
+}
+
+// Σ (cx − zx) · (cw − zw) from Σ cx · cw, Σ cx and Σ cw of so many columns; what wraps comes back.
+// Past the end of K, cx is 0 and cw is zw, which adds nothing.
+fn fold(
+    products: vec4<i32>, zw: vec4<i32>, sx: i32, zx: i32, sw: vec4<i32>, columns: u32,
+) -> vec4<i32> {
+    var sum = products;
+    if (W_ZEROS) {
+        sum -= zw * sx;
+    }
+    if (X_ZEROS) {
+        sum -= sw * zx;
+    }
+    if (W_ZEROS && X_ZEROS) {
+        sum += zw * (zx * i32(columns));
+    }
+    return sum >> vec4<u32>(SHIFT);
+}

@@ -1,0 +1,12 @@
+// A lane's share of a row that is one piece: integers, added over lanes as such.
+// Requires: add_piece. Provides: Sum, add_block, finished. Twin: integer/sums_each.
+
+alias Sum = vec4<i32>;
+
+fn add_block(sum: Sum, t: vec4<i32>, sw: vec4<f32>, sx: f32, spot: Spot) -> Sum {
+    return sum + t;
+}
+
+fn finished(sum: Sum, sw: vec4<f32>, sx: f32, spot: Spot) -> vec4<f32> {
+    return add_piece(vec4<f32>(0.0), sum, sw, sx, spot);
+}

@@ -1,0 +1,106 @@
+// Integer products for few rows of X: LANES lanes split K, a team of them makes 4 columns of Y for
+// M_TILE rows.
+// Requires: integer/pieces, integer/sums, integer/x_side, integer decoders, dots, finish, a reduce
+// fragment; consts WORKGROUP, LANES, M_TILE. Provides: schedule. Workgroup memory:
+// WORKGROUP · M_TILE · 16 bytes.
+// Why: as schedule/gemv.
+
+var<private> sums: array<Sum, M_TILE>;
+var<private> x_rows: array<u32, M_TILE>;
+
+// `y_at` is of the first of `live` rows.
+fn block_step(b: u32, piece: u32, rows: Columns4, y_at: u32, column: u32, live: u32) {
+    let zw = zeros4(rows, piece);
+    let fill = fills4(zw);
+    let w0 = load_block(rows.r0, b, 0u);
+    let w1 = load_block(rows.r1, b, 0u);
+    let w2 = load_block(rows.r2, b, 0u);
+    let w3 = load_block(rows.r3, b, 0u);
+    var products: array<vec4<i32>, M_TILE>;
+    var codes = vec4<i32>(0);
+    for (var half = 0u; half < 2u; half += 1u) {
+        var x: array<vec4<u32>, M_TILE>;
+        for (var r = 0u; r < M_TILE; r += 1u) {
+            x[r] = x_quad(x_rows[r], 2u * b + half);
+        }
+        for (var j = 0u; j < 4u; j += 1u) {
+            let i = 4u * half + j;
+            let quads = vec4<u32>(
+                quad_word(w0, i, fill.x), quad_word(w1, i, fill.y),
+                quad_word(w2, i, fill.z), quad_word(w3, i, fill.w),
+            );
+            for (var r = 0u; r < M_TILE; r += 1u) {
+                products[r] += dots(quads, x[r][j]);
+            }
+            if (X_ZEROS) {
+                codes += dots(quads, ONES);
+            }
+        }
+    }
+    let sw = scales4(rows, piece);
+    let group = x_group(piece);
+    for (var r = 0u; r < M_TILE; r += 1u) {
+        var sum = 0;
+        if (W_ZEROS) {
+            sum = x_sum(x_rows[r], b);
+        }
+        let t = fold(products[r], zw, sum, x_zero(x_rows[r], group), codes, 32u);
+        let spot = Spot(y_at + r * p.y_stride, piece, column, r < live);
+        sums[r] = add_block(sums[r], t, sw, x_scale(x_rows[r], group), spot);
+    }
+}
+
+fn schedule(tile: u32, local: u32, ids: vec3<u32>) {
+    let m = row_count();
+    let columns = 4u * (WORKGROUP / LANES);
+    let n_tiles = (p.rows + columns - 1u) / columns;
+    let m_tiles = (m + M_TILE - 1u) / M_TILE;
+    if (tile >= n_tiles * m_tiles * p.batch) {
+        return;
+    }
+    let batch = tile / (n_tiles * m_tiles);
+    // Neighbouring workgroups take the same rows of W, which come from memory once.
+    let row0 = tile % m_tiles * M_TILE;
+    let lane = local % LANES;
+    let n = tile / m_tiles % n_tiles * columns + local / LANES * 4u;
+    let rows = columns_at(n);
+    let column = p.n0 + n;
+    let y_at = p.y_offset + batch * p.y_batch + row0 * p.y_stride;
+    // Rows past the end read the last one; nothing is stored for them.
+    for (var i = 0u; i < M_TILE; i += 1u) {
+        x_rows[i] = p.x_offset + batch * p.x_batch + min(row0 + i, m - 1u) * p.x_stride;
+        sums[i] = Sum();
+    }
+    // As in schedule/gemv: the piece of a block and the block's place in it go along.
+    let size = run_steps();
+    let far_pieces = LANES / size;
+    let far_places = LANES % size;
+    var piece = lane / size;
+    var place = lane % size;
+    for (var b = lane; b < p.blocks; b += LANES) {
+        block_step(b, piece, rows, y_at, column, m - row0);
+        piece += far_pieces;
+        place += far_places;
+        if (place >= size) {
+            place -= size;
+            piece += 1u;
+        }
+    }
+    for (var i = 0u; i < M_TILE; i += 1u) {
+        put_sum(i, sums[i], local, ids);
+    }
+    finish_sums(local, ids);
+    if (lane == 0u) {
+        let sw = scales4(rows, 0u);
+        for (var i = 0u; i < M_TILE && row0 + i < m; i += 1u) {
+            let at = y_at + i * p.y_stride;
+            // Where K is 0, X has no scale.
+            var sum = vec4<f32>(0.0);
+            if (p.blocks > 0u) {
+                let spot = Spot(at, 0u, column, true);
+                sum = finished(whole_sum(i, local, ids), sw, x_scale(x_rows[i], 0u), spot);
+            }
+            finish(at, column, sum);
+        }
+    }
+}

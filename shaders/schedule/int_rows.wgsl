@@ -1,0 +1,150 @@
+// Integer products on lanes that own columns: four neighbouring columns of Y a lane, for M_TILE
+// rows of X.
+// Requires: lib/run, integer/pieces, a part fragment and integer decoders, dots, add_piece, finish;
+// consts WORKGROUP, M_TILE (1 or 4). Provides: schedule. No workgroup memory, no barrier.
+// Why: as schedule/rows_m1. Sums of a piece stay integers; floats are touched at its end only.
+
+struct Products {
+    r0: vec4<i32>, // a row of X each, a component a column
+    r1: vec4<i32>,
+    r2: vec4<i32>,
+    r3: vec4<i32>,
+    w: vec4<i32>, // sums of codes of W, where X has zero points
+}
+
+struct Sums {
+    r0: vec4<f32>,
+    r1: vec4<f32>,
+    r2: vec4<f32>,
+    r3: vec4<f32>,
+}
+
+struct Blocks4 {
+    a: Blocks,
+    b: Blocks,
+}
+
+fn quad_step(sums: Products, x: XPart, i: u32, w: Blocks4, fill: vec4<u32>) -> Products {
+    let quads = vec4<u32>(
+        quad_word(w.a.a, i, fill.x), quad_word(w.a.b, i, fill.y),
+        quad_word(w.b.a, i, fill.z), quad_word(w.b.b, i, fill.w),
+    );
+    var out = sums;
+    out.r0 += dots(quads, x_word(x, 0u, i));
+    if (M_TILE == 4u) {
+        out.r1 += dots(quads, x_word(x, 1u, i));
+        out.r2 += dots(quads, x_word(x, 2u, i));
+        out.r3 += dots(quads, x_word(x, 3u, i));
+    }
+    if (X_ZEROS) {
+        out.w += dots(quads, ONES);
+    }
+    return out;
+}
+
+fn x_scales(rows: vec4<u32>, group: u32) -> vec4<f32> {
+    var s = vec4<f32>(x_scale(rows.x, group));
+    if (M_TILE == 4u) {
+        s.y = x_scale(rows.y, group);
+        s.z = x_scale(rows.z, group);
+        s.w = x_scale(rows.w, group);
+    }
+    return s;
+}
+
+fn x_zeros(rows: vec4<u32>, group: u32) -> vec4<i32> {
+    var z = vec4<i32>(x_zero(rows.x, group));
+    if (M_TILE == 4u) {
+        z.y = x_zero(rows.y, group);
+        z.z = x_zero(rows.z, group);
+        z.w = x_zero(rows.w, group);
+    }
+    return z;
+}
+
+fn schedule(tile: u32, local: u32, lane: u32) {
+    let m = row_count();
+    let n_tiles = (p.rows + 4u * WORKGROUP - 1u) / (4u * WORKGROUP);
+    let m_tiles = (m + M_TILE - 1u) / M_TILE;
+    if (tile >= n_tiles * m_tiles * p.batch) {
+        return;
+    }
+    let batch = tile / (n_tiles * m_tiles);
+    // Neighbouring workgroups take the same rows of W, which come from memory once.
+    let row = tile % m_tiles * M_TILE;
+    let n = (tile / m_tiles % n_tiles * WORKGROUP + local) * 4u;
+    let w_rows = columns_at(n);
+    // As with rows of W.
+    let x_rows = p.x_offset + batch * p.x_batch
+        + min(vec4<u32>(row, row + 1u, row + 2u, row + 3u), vec4<u32>(m - 1u)) * p.x_stride;
+    let column = p.n0 + n;
+    let y_at = p.y_offset + batch * p.y_batch + row * p.y_stride;
+
+    var sums = Sums();
+    var products = Products();
+    var codes = XSum(); // sums of codes of X, where W has zero points
+    var zw = zeros4(w_rows, 0u);
+    var fill = fills4(zw);
+    var sx = x_scales(x_rows, 0u);
+    var zx = x_zeros(x_rows, 0u);
+    var run = Run(0u, 0u);
+    for (var b = 0u; b < p.blocks; b += 1u) {
+        if (W_GROUPS != 0u && run.place == 0u) {
+            zw = zeros4(w_rows, run.index);
+            fill = fills4(zw);
+        }
+        let x = load_part(x_rows, b, lane);
+        let w = Blocks4(
+            load_blocks(w_rows.r0, w_rows.r1, b, 0u), load_blocks(w_rows.r2, w_rows.r3, b, 0u),
+        );
+        products = quad_step(products, x, 0u, w, fill);
+        products = quad_step(products, x, 1u, w, fill);
+        products = quad_step(products, x, 2u, w, fill);
+        products = quad_step(products, x, 3u, w, fill);
+        products = quad_step(products, x, 4u, w, fill);
+        products = quad_step(products, x, 5u, w, fill);
+        products = quad_step(products, x, 6u, w, fill);
+        products = quad_step(products, x, 7u, w, fill);
+        codes += part_sum(x);
+        let next = next_step(run);
+        if (next.place == 0u || b + 1u == p.blocks) {
+            if (X_GROUPS != 0u) {
+                sx = x_scales(x_rows, x_group(run.index));
+                zx = x_zeros(x_rows, x_group(run.index));
+            }
+            let sw = scales4(w_rows, run.index);
+            let columns = 32u * (run.place + 1u);
+            let t0 = fold(products.r0, zw, sum_of(codes, 0u), zx.x, products.w, columns);
+            sums.r0 = add_piece(sums.r0, t0, sw, sx.x, Spot(y_at, run.index, column, true));
+            if (M_TILE == 4u) {
+                let t1 = fold(products.r1, zw, sum_of(codes, 1u), zx.y, products.w, columns);
+                let t2 = fold(products.r2, zw, sum_of(codes, 2u), zx.z, products.w, columns);
+                let t3 = fold(products.r3, zw, sum_of(codes, 3u), zx.w, products.w, columns);
+                let y1 = y_at + p.y_stride;
+                let y2 = y1 + p.y_stride;
+                let y3 = y2 + p.y_stride;
+                let spot1 = Spot(y1, run.index, column, row + 1u < m);
+                let spot2 = Spot(y2, run.index, column, row + 2u < m);
+                let spot3 = Spot(y3, run.index, column, row + 3u < m);
+                sums.r1 = add_piece(sums.r1, t1, sw, sx.y, spot1);
+                sums.r2 = add_piece(sums.r2, t2, sw, sx.z, spot2);
+                sums.r3 = add_piece(sums.r3, t3, sw, sx.w, spot3);
+            }
+            products = Products();
+            codes = XSum();
+        }
+        run = next;
+    }
+    finish(y_at, column, sums.r0);
+    if (M_TILE == 4u) {
+        if (row + 1u < m) {
+            finish(y_at + p.y_stride, column, sums.r1);
+        }
+        if (row + 2u < m) {
+            finish(y_at + 2u * p.y_stride, column, sums.r2);
+        }
+        if (row + 3u < m) {
+            finish(y_at + 3u * p.y_stride, column, sums.r3);
+        }
+    }
+}

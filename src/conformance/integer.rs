@@ -1,0 +1,274 @@
+//! Matmuls of quantized X: exact sums bit for bit, then results.
+
+use super::Case;
+use super::case::Quantized;
+use super::data::{self, Random};
+use super::matmul::{SENTINEL, how, put_bits, take};
+use super::report::{ErrorOverBound, Outcome, Trouble};
+use crate::format::{ActivationFormat, ActivationLayout};
+use crate::host::Host;
+use crate::ops::{
+    self, DeviceWeights, FloatType, MatmulArgs, MatmulPlan, MatmulSpec, OutputScale, PlanError,
+    SubBuffer,
+};
+use crate::reference::{self, Expected, IntegerCase};
+use pollster::block_on;
+
+/// What Y is quantized with, where it is.
+const OUTPUT: OutputScale = OutputScale { scale: 0.375, zero_point: 5 };
+
+pub(super) fn run(host: &Host, case: &Case, quantized: &Quantized) -> Result<Outcome, Trouble> {
+    let text = |e: &dyn std::error::Error| e.to_string();
+    let mut random = Random::new(case.seed());
+    let packed = data::weights(case, &mut random).map_err(|e| text(&e))?;
+    let weights = data::upload(host, case, &packed)?;
+    let layout = quantized.format.layout(case.k).map_err(|e| text(&e))?;
+    let batch = if case.strided { 2 } else { 1 };
+    let x = codes(case, quantized, &layout, batch * case.m, &mut random);
+    let bias: Vec<f32> = (0..case.n).map(|i| (i % 17) as f32 - 8.0).collect();
+    let bias = case.bias.then_some(bias.as_slice());
+    let reference =
+        IntegerCase { x: &x, m: batch * case.m, layout: &layout, weights: &packed, bias };
+
+    // The same kernel twice: its exact sums, then what it makes of them.
+    let sums = spec(case, quantized, ops::Output::Accumulators);
+    let plan = plan(host, case, &sums)?;
+    let piece = sums.piece_blocks() as usize;
+    let want = reference::integer_accumulators(&reference, piece).map_err(|e| text(&e))?;
+    let y = multiply(host, case, &plan, &weights, &x, None)?;
+    let wrong = y.iter().zip(&want).position(|(&got, &want)| i64::from(got as i32) != want);
+    let mut fault = wrong.map(|at| {
+        let (got, want) = (y[at] as i32, want[at]);
+        format!("sums of pieces: number {at} of [m, pieces, n] is {got}, must be {want}")
+    });
+
+    let spec = spec(case, quantized, quantized.output);
+    let plan = self::plan(host, case, &spec)?;
+    let choice = plan.kernel(case.m as u32);
+    let parts = choice.part_blocks(&spec) as usize;
+    let expected = reference::integer_matmul(&reference, parts).map_err(|e| text(&e))?;
+    let y = multiply(host, case, &plan, &weights, &x, bias)?;
+    let (worst, wrong) = match quantized.output {
+        ops::Output::Int8(_) => (0.0, judge_codes(case, quantized, &expected, &y)),
+        _ => judge(case, &expected, &y, quantized.output),
+    };
+    fault = fault.or(wrong);
+    let error_over_bound = ErrorOverBound::Ratio(if fault.is_some() { f64::MAX } else { worst });
+    Ok(Outcome { kernel: choice.name(), error_over_bound, fault })
+}
+
+fn plan(host: &Host, case: &Case, spec: &MatmulSpec) -> Result<MatmulPlan, Trouble> {
+    block_on(MatmulPlan::new(host.kernels(), spec, how(case))).map_err(|error| match error {
+        PlanError::NotApplicable { .. } => Trouble::NotHere(error.to_string()),
+        error => Trouble::Failed(error.to_string()),
+    })
+}
+
+fn spec(case: &Case, quantized: &Quantized, output: ops::Output) -> MatmulSpec {
+    let (m, n, k) = (case.m as u32, case.n as u32, case.k as u32);
+    let batch = if case.strided { 2 } else { 1 };
+    // A plan for more rows than are recorded.
+    let rows = if case.strided { m + 3 } else { m };
+    let mut spec = MatmulSpec::new(rows, n, k, case.format)
+        .with_batch(batch)
+        .with_activations(ops::Activations::Int8(quantized.format))
+        .with_output(output)
+        .with_function(case.function);
+    if case.strided {
+        let (x_row, y_row) = (spec.x_stride + 4, spec.y_stride + 4);
+        spec = spec.with_x_strides(x_row, x_row * rows + 8).with_y_strides(y_row, y_row * rows + 4);
+    }
+    spec.bias = case.bias;
+    spec.code_textures = case.textures;
+    spec
+}
+
+/// Rows of X as any calibration or device might leave them: all codes, far-apart scales, zero
+/// points of their own a group where there are any.
+fn codes(
+    case: &Case,
+    quantized: &Quantized,
+    layout: &ActivationLayout,
+    rows: usize,
+    random: &mut Random,
+) -> Vec<u32> {
+    let symmetric = quantized.format.is_symmetric();
+    let mut all = vec![0u32; rows * layout.row_words];
+    for row in all.chunks_mut(layout.row_words.max(1)) {
+        for column in 0..layout.k {
+            let code = match case.values {
+                super::Values::Extreme => [-127i8, 127][random.below(2) as usize],
+                super::Values::SignedZeros if random.below(2) == 0 => 0,
+                _ if symmetric => (random.below(255) as i64 - 127) as i8,
+                _ => (random.below(256) as i64 - 128) as i8,
+            };
+            row[column / 4] |= u32::from(code as u8) << (8 * (column % 4));
+        }
+        for group in 0..layout.groups {
+            let scale = (1.0 + random.below(1000) as f32 / 997.0) / 64.0;
+            row[layout.scale_at + group] = scale.to_bits();
+            let zero = match (symmetric, case.values) {
+                (true, _) => 0,
+                (_, super::Values::Extreme) => [-128, 127][random.below(2) as usize],
+                _ => random.below(256) as i64 - 128,
+            };
+            row[layout.zero_at + group] = zero as i32 as u32;
+        }
+        for block in 0..layout.blocks {
+            let codes = (0..8).flat_map(|word| row[8 * block + word].to_le_bytes());
+            let sum: i32 = codes.map(|code| i32::from(code as i8)).sum();
+            row[layout.sum_at + block] = sum as u32;
+        }
+    }
+    all
+}
+
+/// The words of Y's rows, after checking that nothing else was written. Where Y is f16, one a word.
+fn multiply(
+    host: &Host,
+    case: &Case,
+    plan: &MatmulPlan,
+    weights: &DeviceWeights,
+    x: &[u32],
+    bias: Option<&[f32]>,
+) -> Result<Vec<u32>, String> {
+    let text = |e: &dyn std::error::Error| e.to_string();
+    let spec = plan.spec();
+    let row_words = spec.x_row() as usize;
+    let rows = |batch_stride: u32, stride: u32, offset: usize| {
+        let by_batch = move |b: usize| b * batch_stride as usize;
+        (0..spec.batch as usize).flat_map(move |b| {
+            (0..case.m).map(move |row| offset + by_batch(b) + row * stride as usize)
+        })
+    };
+    let (x_offset, y_offset) = if case.strided { (8, 12) } else { (0, 0) };
+    let x_len = x_offset + (spec.x_bytes(spec.max_m) / 4) as usize;
+    let mut x_words = vec![SENTINEL; x_len + 8];
+    // Rows of no columns lie nowhere.
+    let x_rows = rows(spec.x_batch_stride, spec.x_stride, x_offset).filter(|_| row_words > 0);
+    for (source, at) in x_rows.enumerate() {
+        x_words[at..at + row_words].copy_from_slice(&x[source * row_words..][..row_words]);
+    }
+    let unit = spec.output.unit();
+    let float = if unit == 2 { FloatType::F16 } else { FloatType::F32 };
+    let y_len = y_offset as u64 + spec.y_bytes(spec.max_m) / unit;
+    let adds = spec.output == ops::Output::Accumulators;
+    let mut around = vec![SENTINEL; (y_len * unit).div_ceil(4) as usize + 8];
+    let columns = spec.y_row() as usize;
+    let adds = adds && columns > 0;
+    for at in rows(spec.y_batch_stride, spec.y_stride, y_offset).filter(|_| adds) {
+        around[at..at + columns].fill(0);
+    }
+    let x = host.storage(&x_words).map_err(|e| text(&e))?;
+    let y = host.storage(&around).map_err(|e| text(&e))?;
+    let zeros = vec![0.0; case.n];
+    let bias = spec.bias.then(|| bias.unwrap_or(&zeros));
+    let bias = bias.map(|bias| host.storage(bytemuck::cast_slice(bias))).transpose();
+    let bias = bias.map_err(|e| text(&e))?;
+    let args = MatmulArgs {
+        activations: SubBuffer { buffer: &x, offset: 4 * x_offset as u64 },
+        weights,
+        bias: bias.as_ref().map(Into::into),
+        output: SubBuffer { buffer: &y, offset: y_offset as u64 * unit },
+    };
+    let bound = match spec.output {
+        ops::Output::Int8(format) => block_on(plan.bind_scaled(args, scale_of(format))),
+        _ => block_on(plan.bind(args)),
+    };
+    let bound = bound.map_err(|e| text(&e))?;
+    let mut recorded = Ok(());
+    host.submit(|pass| recorded = bound.record(pass, case.m as u32)).map_err(|e| text(&e))?;
+    recorded.map_err(|e| text(&e))?;
+    let got = host.read(&y, 0, around.len()).map_err(|e| text(&e))?;
+    let mut out = Vec::new();
+    for at in rows(spec.y_batch_stride, spec.y_stride, y_offset) {
+        for column in 0..columns {
+            let (bits, _) = take(&got, float, at + column);
+            put_bits(&mut around, float, at + column, bits);
+            out.push(bits);
+        }
+    }
+    match got.iter().zip(&around).position(|(got, want)| got != want) {
+        Some(word) => {
+            Err(format!("word {word} of Y was written, and lies between or past its rows"))
+        }
+        None => Ok(out),
+    }
+}
+
+fn scale_of(format: ActivationFormat) -> OutputScale {
+    let zero_point = if format.is_symmetric() { 0 } else { OUTPUT.zero_point };
+    OutputScale { zero_point, ..OUTPUT }
+}
+
+fn judge(
+    case: &Case,
+    expected: &[Expected],
+    y: &[u32],
+    output: ops::Output,
+) -> (f64, Option<String>) {
+    let half = output == ops::Output::Float(FloatType::F16);
+    let (float, kind) = match half {
+        true => (FloatType::F16, reference::Output::F16),
+        false => (FloatType::F32, reference::Output::F32),
+    };
+    let mut worst = 0.0f64;
+    for (at, (&bits, want)) in y.iter().zip(expected).enumerate() {
+        let (_, got) = take(&[bits], float, 0);
+        let want = want.after(case.function, kind);
+        let verdict = reference::check(&want, got);
+        worst = worst.max(verdict.error_over_bound);
+        if !verdict.passes() {
+            let (row, column) = (at / case.n, at % case.n);
+            let Expected { value, bound, .. } = want;
+            let text = format!("y[{row}, {column}] is {got}, must be {value} ± {bound:.3e}");
+            return (worst, Some(text));
+        }
+    }
+    (worst, None)
+}
+
+fn judge_codes(
+    case: &Case,
+    quantized: &Quantized,
+    expected: &[Expected],
+    y: &[u32],
+) -> Option<String> {
+    let ops::Output::Int8(format) = quantized.output else { return None };
+    let layout = format.layout(case.n).ok()?;
+    let OutputScale { scale, zero_point } = scale_of(format);
+    for (row, words) in y.chunks(layout.row_words.max(1)).enumerate() {
+        if case.n == 0 {
+            break;
+        }
+        let code = |column: usize| words[column / 4].to_le_bytes()[column % 4] as i8;
+        for column in 0..case.n {
+            let want = expected[row * case.n + column].after(case.function, reference::Output::F32);
+            let symmetric = format.is_symmetric();
+            if let Some(off) =
+                reference::check_code(&want, scale, zero_point, symmetric, code(column))
+            {
+                let (got, value) = (code(column), want.value);
+                return Some(format!("y[{row}, {column}] is code {got} for {value}, off by {off}"));
+            }
+        }
+        if (case.n..32 * layout.blocks).any(|column| code(column) != 0) {
+            return Some(format!("row {row}: codes past the last column are not 0"));
+        }
+        for block in 0..layout.blocks {
+            let sum: i32 = (32 * block..32 * block + 32).map(|c| i32::from(code(c))).sum();
+            if words[layout.sum_at + block] as i32 != sum {
+                return Some(format!("row {row}: the sum of block {block} is wrong"));
+            }
+        }
+        let side = (words[layout.scale_at], words[layout.zero_at] as i32);
+        if side != (scale.to_bits(), zero_point) {
+            return Some(format!("row {row}: scale and zero point are {side:?}"));
+        }
+        let used = layout.sum_at + layout.blocks;
+        if words[used..].iter().any(|&word| word != SENTINEL) {
+            return Some(format!("row {row}: padding was written"));
+        }
+    }
+    None
+}

@@ -1,0 +1,140 @@
+//! Kernels for quantized X: which fragments of `shaders/integer/` they are made of.
+
+use super::choice::{KernelChoice, Schedule, YStore};
+use super::{Activations, MatmulSpec};
+use crate::format::{Element, ScaleType};
+use crate::gpu::{Caps, Const};
+
+/// How many pieces of K a group has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Groups {
+    /// One group a row.
+    One,
+    /// Each piece is a group.
+    Each,
+    /// Groups of several pieces.
+    Several,
+}
+
+/// What a kernel of integer products is made of, beside what all kernels are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Integer {
+    /// The groups of W.
+    pub w_groups: Groups,
+    /// The groups of X.
+    pub x_groups: Groups,
+    /// Whether X has zero points.
+    pub x_zeros: bool,
+    /// Whether K is a single piece.
+    pub whole: bool,
+    /// Whether products of four bytes are made by the device's own operation, or else in f32.
+    pub packed_dot: bool,
+}
+
+impl Groups {
+    fn of(piece: u32, group: u32, blocks: u32) -> Self {
+        match group {
+            group if group >= blocks => Self::One,
+            group if group == piece => Self::Each,
+            _ => Self::Several,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::One => "row",
+            Self::Each => "group",
+            Self::Several => "groups",
+        }
+    }
+}
+
+impl Integer {
+    /// For a spec; `None` where X is floats.
+    pub(super) fn of(spec: &MatmulSpec, caps: &Caps) -> Option<Self> {
+        let Activations::Int8(format) = spec.activations else { return None };
+        let blocks = spec.k.div_ceil(32).max(1);
+        let piece = spec.piece_blocks();
+        let x_group = spec.x_layout().map_or(blocks, |layout| layout.group_blocks as u32);
+        Some(Self {
+            w_groups: Groups::of(piece, spec.w_group_blocks(), blocks),
+            x_groups: Groups::of(piece, x_group, blocks),
+            x_zeros: !format.is_symmetric(),
+            whole: spec.pieces() <= 1,
+            packed_dot: caps.packed_dot,
+        })
+    }
+}
+
+impl KernelChoice {
+    /// Parts of the kernel's name.
+    pub(super) fn integer_name(&self, integer: &Integer) -> String {
+        let mut name = format!("xint8{}", if integer.x_zeros { "asym" } else { "" });
+        for (side, groups) in [("w", integer.w_groups), ("x", integer.x_groups)] {
+            name += &format!(".{side}{}", groups.name());
+        }
+        name += if integer.whole { "" } else { ".pieces" };
+        name += if integer.packed_dot { "" } else { ".fdot" };
+        name
+    }
+
+    /// Fragments and constants that only kernels of integer products have.
+    pub(super) fn integer_fragments(
+        &self,
+        integer: &Integer,
+    ) -> (Vec<(&'static str, Const)>, Vec<&'static str>) {
+        let (mut consts, mut fragments) = (Vec::new(), Vec::new());
+        let element = self.decoder.element;
+        consts.push(("W_ZEROS", Const::Bool(self.asymmetric)));
+        consts.push(("X_ZEROS", Const::Bool(integer.x_zeros)));
+        consts.push(("W_GROUPS", Const::U32(integer.w_groups as u32)));
+        consts.push(("X_GROUPS", Const::U32(integer.x_groups as u32)));
+        // Where zero points are not stored, codes are read as signed: there is none.
+        consts.push(("F16_SCALES", Const::Bool(self.scale_type == ScaleType::F16)));
+        consts.push(("ASYMMETRIC", Const::Bool(self.asymmetric)));
+        consts.push(("SIGNED_ZERO", Const::Bool(element == Element::Int8)));
+        consts.push(("ZERO", Const::U32(0)));
+        fragments.push("scale/side");
+        fragments.push(if self.wide { "access/x_int8_u64" } else { "access/x_int8" });
+        fragments.push("integer/x_side");
+        fragments.push("integer/pieces");
+        fragments.push(match element {
+            Element::Int4 => "integer/nibbles",
+            _ => "integer/bytes",
+        });
+        fragments.push(match (element, self.decoder.sparse) {
+            (Element::Int4, false) => "integer/int4",
+            (Element::Int4, true) => "integer/int4_24",
+            (_, false) => "integer/int8",
+            (_, true) => "integer/int8_24",
+        });
+        if self.decoder.sparse {
+            fragments.push("integer/two_four");
+        }
+        fragments.push(match integer.packed_dot {
+            true => "integer/dot_packed",
+            false => "integer/dot_float",
+        });
+        match self.y {
+            YStore::Float(_) => fragments.extend(["integer/scaled", "integer/finish"]),
+            YStore::Int8 { zeros } => {
+                consts.push(("Y_ZEROS", Const::Bool(zeros)));
+                fragments.extend(["integer/scaled", "integer/finish_int8"]);
+            }
+            YStore::Accumulators => fragments.push("integer/counted"),
+        }
+        if let Schedule::IntRows { .. } = self.schedule {
+            fragments.push(match self.subgroup {
+                0 => "integer/part_direct",
+                _ => "integer/part_shared",
+            });
+        }
+        if let Schedule::IntGemv { .. } = self.schedule {
+            fragments.push(match integer.whole {
+                true => "integer/sums_whole",
+                false => "integer/sums_each",
+            });
+        }
+        (consts, fragments)
+    }
+}
