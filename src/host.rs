@@ -18,9 +18,11 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 mod probe;
+mod quantized;
 mod tune;
 
 pub use probe::probe_shader;
+pub use quantized::Quantization;
 #[cfg(feature = "conformance")]
 pub(crate) use tune::COLD;
 
@@ -443,16 +445,8 @@ impl Host {
         weights: &DeviceWeights,
         bias: Option<&[f32]>,
     ) -> Result<Vec<f32>, HostError> {
-        let (n, k) = (weights.n(), weights.k());
-        let need = m.saturating_mul(k);
-        if x.len() != need {
-            return Err(HostError::WrongLength { what: "X", need, have: x.len() });
-        }
-        if let Some(bias) = bias
-            && bias.len() != n
-        {
-            return Err(HostError::WrongLength { what: "the bias", need: n, have: bias.len() });
-        }
+        self.check_lengths(x, m, weights, bias)?;
+        let n = weights.n();
         let mut spec = MatmulSpec::of(to_u32("m", m)?, weights);
         if bias.is_some() {
             spec = spec.with_bias();
@@ -472,6 +466,26 @@ impl Host {
         recorded?;
         let words = self.read(&output, 0, m * n)?;
         Ok(words.into_iter().map(f32::from_bits).collect())
+    }
+
+    fn check_lengths(
+        &self,
+        x: &[f32],
+        m: usize,
+        weights: &DeviceWeights,
+        bias: Option<&[f32]>,
+    ) -> Result<(), HostError> {
+        let (n, k) = (weights.n(), weights.k());
+        let need = m.saturating_mul(k);
+        if x.len() != need {
+            return Err(HostError::WrongLength { what: "X", need, have: x.len() });
+        }
+        if let Some(bias) = bias
+            && bias.len() != n
+        {
+            return Err(HostError::WrongLength { what: "the bias", need: n, have: bias.len() });
+        }
+        Ok(())
     }
 
     /// A storage buffer that holds these words.

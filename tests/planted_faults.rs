@@ -3,11 +3,11 @@
 
 mod common;
 
-use lowbit::conformance::{Case, Status, Values, run};
+use lowbit::conformance::{Case, Quantized, Status, Values, run};
 use lowbit::format::WeightFormat;
 use lowbit::host::Host;
-use lowbit::ops::FloatType;
 use lowbit::ops::matmul::{KernelChoice, MatmulSpec, Schedule};
+use lowbit::ops::{Activations, FloatType, Output};
 use pollster::block_on;
 
 struct Fault {
@@ -93,6 +93,123 @@ fn case(format: WeightFormat) -> Case {
     (case.bias, case.strided) = (false, false);
     case.schedule = Some(Schedule::Rows { m_tile: 1, n_tile: 2 });
     case
+}
+
+/// Of matmuls of quantized X: format of W, X, Y, what is replaced.
+const INTEGER_FAULTS: [(&str, &str, &str, &str, (&str, &str)); 11] = [
+    (
+        "a dropped zero point of W",
+        "int8-g64-asym",
+        "int8-token",
+        "f32",
+        ("sum -= zw * sx;", "sum -= select(zw * sx, vec4<i32>(0), zw == vec4<i32>(zw.x));"),
+    ),
+    (
+        "a zero point of X off by one",
+        "int8-channel",
+        "int8-token-asym",
+        "f32",
+        ("sum -= sw * zx;", "sum -= sw * (zx + 1);"),
+    ),
+    (
+        "columns of a piece that are miscounted",
+        "int8-g64-asym",
+        "int8-g64-asym",
+        "f32",
+        ("32u * (run.place + 1u)", "32u * run.place + 31u"),
+    ),
+    (
+        "a skipped tail of K",
+        "int8-channel",
+        "int8-token",
+        "f32",
+        ("b < p.blocks; b", "b + 1u < p.blocks; b"),
+    ),
+    ("swapped nibbles", "int4-g64", "int8-token", "f32", ("(4u - 4u * high)", "(4u * high)")),
+    (
+        "one nibble left unsigned",
+        "int4-g64",
+        "int8-token",
+        "f32",
+        ("word ^ 0x88888888u", "word ^ 0x88888880u"),
+    ),
+    (
+        "a scale of the neighbouring group of X",
+        "int8-channel",
+        "int8-g64",
+        "f32",
+        ("p.x_scale_at + group", "p.x_scale_at + group + select(0u, 1u, group == 8u)"),
+    ),
+    (
+        "a scale of W that is applied too late",
+        "int8-g64",
+        "int8-g128",
+        "f32",
+        (
+            "sums.r0 = add_piece(sums.r0, t0, sw,",
+            "sums.r0 = add_piece(sums.r0, t0, scales4(w_rows, max(run.index, 1u) - 1u),",
+        ),
+    ),
+    (
+        "dropped columns that hold 0, not the zero point",
+        "2:4+int8-g64-asym",
+        "int8-token",
+        "f32",
+        ("return fill ^ (", "return (fill & 0xffffff00u) ^ ("),
+    ),
+    (
+        "metadata of the neighbouring quad",
+        "2:4+int4-g64",
+        "int8-token",
+        "f32",
+        ("block.meta_word, 4u * i, 2u", "block.meta_word, 4u * (i ^ 1u), 2u"),
+    ),
+    (
+        "codes of Y that are cut off, not rounded",
+        "int8-g64",
+        "int8-token",
+        "int8-tensor",
+        ("round(vec4<f32>(low, high)", "floor(vec4<f32>(low, high)"),
+    ),
+];
+
+#[test]
+fn each_fault_of_integer_products_is_caught() {
+    let Some(host) = common::host() else { return };
+    let hosts = [host];
+    for (name, format, x, y, (from, to)) in INTEGER_FAULTS {
+        let output = match y {
+            "f32" => Output::Float(FloatType::F32),
+            y => Output::Int8(y.parse().unwrap()),
+        };
+        let quantized = Quantized { format: x.parse().unwrap(), output };
+        let format: WeightFormat = format.parse().unwrap();
+        let mut case = Case::integer(format, quantized, (1, 8, 4096), Values::Normal);
+        (case.bias, case.strided) = (false, false);
+        let schedule = Schedule::IntRows { m_tile: 1 };
+        case.schedule = Some(schedule);
+        let sound = &run(&hosts, std::slice::from_ref(&case), &|_| ())[0];
+        assert_eq!(sound.status, Status::Pass, "{name}: {:?}", sound.reason);
+
+        // Both kernels of the case, on a device of its own.
+        let faulty = [Host::new().unwrap()];
+        let mut planted = 0;
+        for output in [Output::Accumulators, output] {
+            let spec = MatmulSpec::new(1, 8, 4096, format)
+                .with_activations(Activations::Int8(quantized.format))
+                .with_output(output);
+            let caps = faulty[0].kernels().caps();
+            let shader = KernelChoice::new(&spec, schedule, caps).shader();
+            let text = shader.compose().source;
+            assert!(text.matches(from).count() <= 1, "{name}: the shader has changed");
+            planted += text.matches(from).count();
+            block_on(faulty[0].kernels().plant(&shader, &text.replace(from, to))).unwrap();
+        }
+        assert!(planted > 0, "{name}: the shader has changed");
+        let report = &run(&faulty, std::slice::from_ref(&case), &|_| ())[0];
+        assert_eq!(report.status, Status::Fail, "{name} was not caught");
+        eprintln!("caught: {name:45} {}", report.reason.as_deref().unwrap_or(""));
+    }
 }
 
 #[test]

@@ -5,17 +5,16 @@ use super::case::Quantized;
 use super::data::{self, Random};
 use super::matmul::{SENTINEL, how, put_bits, take};
 use super::report::{ErrorOverBound, Outcome, Trouble};
-use crate::format::{ActivationFormat, ActivationLayout};
+use crate::format::{ActivationFormat, ActivationLayout, StaticScale};
 use crate::host::Host;
 use crate::ops::{
-    self, DeviceWeights, FloatType, MatmulArgs, MatmulPlan, MatmulSpec, OutputScale, PlanError,
-    SubBuffer,
+    self, DeviceWeights, FloatType, MatmulArgs, MatmulPlan, MatmulSpec, PlanError, SubBuffer,
 };
 use crate::reference::{self, Expected, IntegerCase};
 use pollster::block_on;
 
 /// What Y is quantized with, where it is.
-const OUTPUT: OutputScale = OutputScale { scale: 0.375, zero_point: 5 };
+const OUTPUT: StaticScale = StaticScale { scale: 0.375, zero_point: 5 };
 
 pub(super) fn run(host: &Host, case: &Case, quantized: &Quantized) -> Result<Outcome, Trouble> {
     let text = |e: &dyn std::error::Error| e.to_string();
@@ -196,9 +195,9 @@ fn multiply(
     }
 }
 
-fn scale_of(format: ActivationFormat) -> OutputScale {
+fn scale_of(format: ActivationFormat) -> StaticScale {
     let zero_point = if format.is_symmetric() { 0 } else { OUTPUT.zero_point };
-    OutputScale { zero_point, ..OUTPUT }
+    StaticScale { zero_point, ..OUTPUT }
 }
 
 fn judge(
@@ -236,7 +235,7 @@ fn judge_codes(
 ) -> Option<String> {
     let ops::Output::Int8(format) = quantized.output else { return None };
     let layout = format.layout(case.n).ok()?;
-    let OutputScale { scale, zero_point } = scale_of(format);
+    let StaticScale { scale, zero_point } = scale_of(format);
     for (row, words) in y.chunks(layout.row_words.max(1)).enumerate() {
         if case.n == 0 {
             break;

@@ -88,8 +88,34 @@ impl ActivationFormat {
     }
 }
 
+/// A scale and a zero point for all of X, fixed ahead on calibration data: `x ≈ (c − z) · s`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StaticScale {
+    /// s: positive and a normal f32, and so is 1/s.
+    pub scale: f32,
+    /// z: −128…127, and 0 where the format is symmetric.
+    pub zero_point: i32,
+}
+
+impl StaticScale {
+    /// Refuses what no kernel quantizes by.
+    ///
+    /// # Errors
+    /// [`ActivationError::Static`].
+    pub fn check(&self, format: ActivationFormat) -> Result<(), ActivationError> {
+        let Self { scale, zero_point } = *self;
+        let zeros = if format.is_symmetric() { 0..=0 } else { -128..=127 };
+        let kept = scale > 0.0 && scale.is_normal() && (1.0 / scale).is_normal();
+        if kept && zeros.contains(&zero_point) {
+            Ok(())
+        } else {
+            Err(ActivationError::Static { scale, zero_point, format })
+        }
+    }
+}
+
 /// Why activations have no layout.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ActivationError {
     /// Kernels scale blocks of 32 columns.
@@ -103,6 +129,18 @@ pub enum ActivationError {
     TooLarge {
         /// Columns.
         k: usize,
+    },
+    /// A scale or zero point that cannot be.
+    #[error(
+        "scale {scale} and zero point {zero_point} are none of {format}: scales are normal, positive and have an inverse; zero points are −128…127, or 0 where symmetric"
+    )]
+    Static {
+        /// The scale.
+        scale: f32,
+        /// The zero point.
+        zero_point: i32,
+        /// The format.
+        format: ActivationFormat,
     },
     /// A name that no format has.
     #[error(

@@ -23,7 +23,9 @@ mod geometry;
 mod packed;
 mod sparsity;
 
-pub use activations::{ActivationError, ActivationFormat, ActivationGranularity, ActivationLayout};
+pub use activations::{
+    ActivationError, ActivationFormat, ActivationGranularity, ActivationLayout, StaticScale,
+};
 pub use device::{BLOCK_K, DeviceImage, DeviceLayout, RowOrder};
 pub use function::ActivationFunction;
 pub use geometry::{Geometry, Sizes};

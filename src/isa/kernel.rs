@@ -1,9 +1,10 @@
 use crate::conformance::formats;
-use crate::gpu::{AdapterClass, Caps, Shader};
+use crate::format::{ActivationFunction, Granularity, WeightFormat};
+use crate::gpu::{AdapterClass, Binding, Caps, Shader};
 use crate::host::probe_shader;
 use crate::ops::activations::every_spec;
 use crate::ops::make::{MakeAccess, MakeKernel};
-use crate::ops::matmul::{KernelChoice, Scaling, Schedule};
+use crate::ops::matmul::{KernelChoice, Scaling, Schedule, integer_specs, sums_shader};
 use crate::ops::{DequantizeSpec, FloatType, MatmulSpec, RepackSpec};
 use std::collections::HashSet;
 
@@ -204,6 +205,26 @@ pub fn kernels() -> Vec<Kernel> {
             }
         }
     }
+    let dots = Caps { packed_dot: true, ..caps.clone() };
+    for k in COLUMNS {
+        for spec in integer_specs(k) {
+            let schedules = Schedule::integer(k).into_iter().filter(|s| s.check(&plain).is_ok());
+            for schedule in schedules {
+                for caps in [&plain, &dots] {
+                    push(Kernel::matmul(KernelChoice::new(&spec, schedule, caps)));
+                }
+            }
+        }
+    }
+    // Functions change what is stored and nothing else.
+    for function in ActivationFunction::ALL {
+        let spec = MatmulSpec::new(8, 8, 4096, WeightFormat::int8(Granularity::Channel));
+        let spec = spec.with_function(function);
+        for schedule in Schedule::all(4096).into_iter().filter(|s| s.check(&plain).is_ok()) {
+            push(Kernel::matmul(KernelChoice::new(&spec, schedule, &plain)));
+        }
+    }
+    push(Kernel::other(sums_shader(every_binding(&plain))));
     push(Kernel::other(probe_shader()));
     for caps in [&caps, &halves] {
         for shader in every_spec().iter().flat_map(|spec| spec.shaders(caps)) {
@@ -215,12 +236,12 @@ pub fn kernels() -> Vec<Kernel> {
 
 /// Of these kernels every one that is no matmul, and so many others that every two properties
 /// that occur together do: schedule, decoder with scaling, zero points, type of scales, X, Y,
-/// bias, tail with pairs and subgroups.
+/// bias, tail with pairs and subgroups, what integer products need, activation function.
 pub fn covering(kernels: Vec<Kernel>) -> Vec<Kernel> {
     let mut missing: HashSet<_> = kernels.iter().flat_map(pairs).collect();
     let mut chosen = vec![false; kernels.len()];
     // Greedy by threshold: first those that bring many pairs.
-    for least in (1..=28).rev() {
+    for least in (1..=45).rev() {
         for (kernel, chosen) in kernels.iter().zip(&mut chosen) {
             if *chosen {
                 continue;
@@ -253,6 +274,8 @@ fn pairs(kernel: &Kernel) -> Vec<Pair> {
         format!("{:?}", c.y),
         c.bias.to_string(),
         format!("{} {} {}", c.ragged, c.pair, c.subgroup_sum),
+        format!("{:?}", c.integer),
+        c.function.name().to_string(),
     ];
     let properties: Vec<_> = properties.into_iter().enumerate().collect();
     let mut pairs = Vec::new();
@@ -260,6 +283,12 @@ fn pairs(kernel: &Kernel) -> Vec<Pair> {
         pairs.extend(properties[i + 1..].iter().map(|b| [a.clone(), b.clone()]));
     }
     pairs
+}
+
+/// What a matmul of quantized X binds.
+fn every_binding(caps: &Caps) -> Vec<Binding> {
+    let spec = integer_specs(64).swap_remove(0);
+    KernelChoice::new(&spec, Schedule::IntRows { m_tile: 1 }, caps).shader().bindings
 }
 
 #[cfg(test)]

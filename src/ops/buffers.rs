@@ -1,6 +1,6 @@
 //! What ops check of the caller's buffers.
 
-use crate::format::ActivationFormat;
+use crate::format::ActivationError;
 use crate::gpu::{Caps, DeviceError};
 
 /// The type of activations and outputs.
@@ -174,17 +174,8 @@ pub enum BindError {
         planned: bool,
     },
     /// A scale or zero point that cannot be.
-    #[error(
-        "an {format} output cannot have scale {scale} and zero point {zero_point}: scales are normal and positive, zero points −128…127, or 0 where symmetric"
-    )]
-    BadOutputScale {
-        /// The scale.
-        scale: f32,
-        /// The zero point.
-        zero_point: i32,
-        /// The format of Y.
-        format: ActivationFormat,
-    },
+    #[error(transparent)]
+    Activations(#[from] ActivationError),
     /// Uncompressed rows that do not add up to the matrix.
     #[error("{have} rows of uncompressed weights given where the plan needs {need}")]
     Rows {

@@ -18,8 +18,8 @@ pub use buffers::{BindError, FloatType, Role, SubBuffer};
 pub use dequantize::{BoundDequantize, DequantizeArgs, DequantizePlan, DequantizeSpec};
 pub use make::{BoundMake, MakeArgs, MakeError, MakePlan, MakeSpec, MaskSource, SourceRows};
 pub use matmul::{
-    Activations, BoundMatmul, KernelChoice, MatmulArgs, MatmulPlan, MatmulSpec, Output,
-    OutputScale, PlanError, Schedule, Select,
+    Activations, BoundMatmul, KernelChoice, MatmulArgs, MatmulPlan, MatmulSpec, Output, PlanError,
+    Schedule, Select,
 };
 pub use repack::{BoundRepack, RepackArgs, RepackPlan, RepackSpec};
 pub use weights::{Codes, DeviceWeights, RowBlock, WeightsError};

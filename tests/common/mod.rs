@@ -1,11 +1,11 @@
 //! What several tests need: every choice there is, naga, adapters.
 #![allow(dead_code)]
 
-use lowbit::format::{Element, Granularity, RowOrder, ScaleType, WeightFormat};
+use lowbit::format::{ActivationFunction, Element, Granularity, RowOrder, ScaleType, WeightFormat};
 use lowbit::gpu::{AdapterClass, Caps, Shader};
 use lowbit::ops::activations::every_spec;
 use lowbit::ops::make::{MakeAccess, MakeKernel};
-use lowbit::ops::matmul::{KernelChoice, MatmulSpec, Schedule};
+use lowbit::ops::matmul::{KernelChoice, MatmulSpec, Schedule, integer_specs, sums_shader};
 use lowbit::ops::{DequantizeSpec, FloatType, RepackSpec};
 
 /// Every format that exists, with groups that scales align with and groups that they do not.
@@ -60,6 +60,33 @@ pub fn all_choices() -> impl Iterator<Item = KernelChoice> {
     })
 }
 
+/// Every matmul kernel of quantized X, and every activation function with every schedule.
+pub fn integer_choices() -> Vec<KernelChoice> {
+    let mut choices = Vec::new();
+    // K and the way to multiply in turn: they meet every decoder, but not every pair of groups.
+    for (turn, k) in [8, 100, 4096, 40_000].into_iter().enumerate() {
+        for (i, mut spec) in integer_specs(k).into_iter().enumerate() {
+            if (i + i / 4) % 4 != turn {
+                continue;
+            }
+            for caps in all_caps() {
+                spec.code_textures = caps.texture_extent > 0;
+                let caps = Caps { packed_dot: i / 16 % 2 == 0, ..caps };
+                let all = Schedule::integer(k).into_iter();
+                choices.extend(all.map(|s| KernelChoice::new(&spec, s, &caps)));
+            }
+        }
+    }
+    let format = WeightFormat::int8(Granularity::Channel);
+    for function in ActivationFunction::ALL {
+        let spec = MatmulSpec::new(8, 8, 100, format).with_function(function);
+        for schedule in Schedule::all(100).into_iter().chain(Schedule::experimental()) {
+            choices.push(KernelChoice::new(&spec, schedule, &all_caps()[0]));
+        }
+    }
+    choices
+}
+
 /// Every format with every schedule that only a caller can pin.
 pub fn experimental_choices() -> Vec<KernelChoice> {
     let caps = &all_caps()[0];
@@ -93,6 +120,9 @@ pub fn all_caps() -> Vec<Caps> {
 pub fn all_shaders() -> Vec<Shader> {
     let mut shaders: Vec<_> = all_choices().map(|choice| choice.shader()).collect();
     shaders.extend(experimental_choices().iter().map(KernelChoice::shader));
+    let integers = integer_choices();
+    shaders.extend(integers.iter().map(KernelChoice::shader));
+    shaders.extend(integers.first().map(|choice| sums_shader(choice.shader().bindings)));
     #[cfg(feature = "conformance")]
     shaders.extend(lowbit::conformance::limit_shaders());
     shaders.push(lowbit::host::probe_shader());

@@ -1,5 +1,6 @@
 use super::spec::extent;
 use super::{MatmulPlan, MatmulSpec, Output, Params};
+use crate::format::StaticScale;
 use crate::gpu::BufferFill;
 use crate::ops::buffers::{Window, check, window_capacity};
 use crate::ops::weights::{CodesBinding, MIN_WEIGHT_BYTES};
@@ -16,15 +17,6 @@ pub struct MatmulArgs<'a> {
     pub bias: Option<SubBuffer<'a>>,
     /// Y.
     pub output: SubBuffer<'a>,
-}
-
-/// The scale and zero point that a quantized Y is stored with: `y ≈ (c − zero_point) · scale`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct OutputScale {
-    /// Finite and at least the smallest normal f32.
-    pub scale: f32,
-    /// −128…127, and 0 where the format is symmetric.
-    pub zero_point: i32,
 }
 
 /// A plan with its buffers: records any m up to the plan's maximum.
@@ -87,7 +79,7 @@ impl MatmulPlan {
     pub async fn bind_scaled(
         &self,
         args: MatmulArgs<'_>,
-        scale: OutputScale,
+        scale: StaticScale,
     ) -> Result<BoundMatmul, BindError> {
         self.bind_with(args, Some(scale)).await
     }
@@ -95,7 +87,7 @@ impl MatmulPlan {
     async fn bind_with(
         &self,
         args: MatmulArgs<'_>,
-        scale: Option<OutputScale>,
+        scale: Option<StaticScale>,
     ) -> Result<BoundMatmul, BindError> {
         let spec = &self.spec;
         self.check_args(&args)?;
@@ -191,20 +183,14 @@ impl MatmulPlan {
         }
     }
 
-    fn check_scale(&self, scale: Option<OutputScale>) -> Result<(), BindError> {
+    fn check_scale(&self, scale: Option<StaticScale>) -> Result<(), BindError> {
         let (format, scale) = match (self.spec.output, scale) {
             (Output::Int8(format), Some(scale)) => (format, scale),
             (Output::Int8(_), None) => return Err(BindError::OutputScale { planned: true }),
             (_, Some(_)) => return Err(BindError::OutputScale { planned: false }),
             (_, None) => return Ok(()),
         };
-        let OutputScale { scale, zero_point } = scale;
-        let zeros = if format.is_symmetric() { 0..=0 } else { -128..=127 };
-        if !(scale.is_normal() && scale > 0.0 && (1.0 / scale).is_finite())
-            || !zeros.contains(&zero_point)
-        {
-            return Err(BindError::BadOutputScale { scale, zero_point, format });
-        }
+        scale.check(format)?;
         Ok(())
     }
 
@@ -289,7 +275,7 @@ impl MatmulPlan {
         x: &Window<'_>,
         y: &Window<'_>,
         bias: Option<&Window<'_>>,
-        scale: Option<OutputScale>,
+        scale: Option<StaticScale>,
     ) -> Params {
         let spec = &self.spec;
         let layout = weights.layout();

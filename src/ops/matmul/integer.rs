@@ -1,9 +1,14 @@
 //! Kernels for quantized X: which fragments of `shaders/integer/` they are made of.
 
 use super::choice::{KernelChoice, Schedule, YStore};
-use super::{Activations, MatmulSpec};
-use crate::format::{Element, ScaleType};
+use super::{Activations, MatmulSpec, Output};
+use crate::format::{
+    ActivationFormat, ActivationFunction, ActivationGranularity, BLOCK_K, Element, Granularity,
+    ScaleType, WeightFormat,
+};
 use crate::gpu::{Caps, Const};
+use crate::ops::FloatType;
+use std::num::NonZeroU32;
 
 /// How many pieces of K a group has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -137,4 +142,45 @@ impl KernelChoice {
         }
         (consts, fragments)
     }
+}
+
+/// Specs of K columns that between them have every fragment of integer products with every decoder
+/// and every way that groups meet; outputs, functions and bias in turn. For tests and
+/// [`isa`](crate::isa).
+#[doc(hidden)]
+pub fn integer_specs(k: u32) -> Vec<MatmulSpec> {
+    let size = |blocks: u32| NonZeroU32::MIN.saturating_add(blocks * BLOCK_K as u32 - 1);
+    let group = |blocks| Granularity::Group(size(blocks));
+    let token = ActivationFormat::int8(ActivationGranularity::Token);
+    let grouped = ActivationFormat::int8(ActivationGranularity::Group(size(2)));
+    let tensor = ActivationFormat::int8(ActivationGranularity::Tensor);
+    let outputs = [
+        Output::Float(FloatType::F32),
+        Output::Float(FloatType::F16),
+        Output::Int8(tensor),
+        Output::Int8(tensor.asymmetric()),
+        Output::Accumulators,
+    ];
+    let functions = ActivationFunction::ALL;
+    let mut specs = Vec::new();
+    for element in [WeightFormat::int8, WeightFormat::int4] {
+        for granularity in [Granularity::Channel, group(1), group(2), group(3)] {
+            for index in 0..8 {
+                let format = element(granularity);
+                let format = if index & 1 == 0 { format } else { format.two_four() };
+                let format = if index & 2 == 0 { format } else { format.asymmetric() };
+                let scales = if index & 4 == 0 { ScaleType::F32 } else { ScaleType::F16 };
+                for x in [token, token.asymmetric(), grouped, grouped.asymmetric()] {
+                    let turn = specs.len() + specs.len() / outputs.len();
+                    let mut spec = MatmulSpec::new(8, 8, k, format.with_scales(scales))
+                        .with_activations(Activations::Int8(x))
+                        .with_output(outputs[turn % outputs.len()])
+                        .with_function(functions[turn / 2 % functions.len()]);
+                    spec.bias = turn.is_multiple_of(3);
+                    specs.push(spec);
+                }
+            }
+        }
+    }
+    specs
 }

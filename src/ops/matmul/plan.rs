@@ -117,7 +117,8 @@ impl MatmulPlan {
 
 /// The kernel that completes rows of a quantized Y. Its bindings are those of the matmul, whose bind
 /// groups it takes.
-pub(crate) fn sums_shader(bindings: Vec<Binding>) -> Shader {
+#[doc(hidden)]
+pub fn sums_shader(bindings: Vec<Binding>) -> Shader {
     Shader {
         name: "activations_sums".into(),
         consts: vec![

@@ -1,0 +1,88 @@
+use super::{Host, HostError, to_u32};
+use crate::format::{ActivationFormat, ActivationFunction, ActivationGranularity, StaticScale};
+use crate::ops::{
+    Activations, DeviceWeights, MatmulArgs, MatmulPlan, MatmulSpec, QuantizeArgs, QuantizePlan,
+    QuantizeSpec, Select,
+};
+
+/// How X comes to be 8-bit codes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Quantization {
+    /// With ranges taken from X itself, each time.
+    Dynamic(ActivationFormat),
+    /// By a scale and zero point fixed ahead: `int8-tensor`, with a zero point `int8-tensor-asym`.
+    Static(StaticScale),
+}
+
+impl Quantization {
+    /// The format of the codes.
+    pub fn format(&self) -> ActivationFormat {
+        let tensor = ActivationFormat::int8(ActivationGranularity::Tensor);
+        match self {
+            Self::Dynamic(format) => *format,
+            Self::Static(StaticScale { zero_point: 0, .. }) => tensor,
+            Self::Static(_) => tensor.asymmetric(),
+        }
+    }
+}
+
+impl Host {
+    /// `Y = f(X · Wᵀ (+ bias))` with X quantized to 8 bits first, so that products are integers: X
+    /// `[m, K]` and Y `[m, N]` row-major f32. W is int8 or int4, 2:4 or not, its groups multiples
+    /// of 32.
+    ///
+    /// A row of X with NaN or an infinity gives NaN, where ranges come from X.
+    ///
+    /// # Errors
+    /// [`HostError`]: wrong lengths, weights that integer products do not take, or what the device
+    /// refuses.
+    pub fn quantized_matmul(
+        &self,
+        x: &[f32],
+        m: usize,
+        weights: &DeviceWeights,
+        bias: Option<&[f32]>,
+        quantization: Quantization,
+        function: ActivationFunction,
+    ) -> Result<Vec<f32>, HostError> {
+        let (n, k) = (weights.n(), weights.k());
+        self.check_lengths(x, m, weights, bias)?;
+        let format = quantization.format();
+        let rows = to_u32("m", m)?;
+        let mut spec = MatmulSpec::of(rows, weights)
+            .with_activations(Activations::Int8(format))
+            .with_function(function);
+        spec.bias = bias.is_some();
+        let mut quantize = QuantizeSpec::new(rows, to_u32("k", k)?, format);
+        let given = match quantization {
+            Quantization::Dynamic(_) => None,
+            Quantization::Static(scale) => {
+                scale.check(format).map_err(crate::ops::PlanError::from)?;
+                quantize = quantize.with_given_scale();
+                Some(self.storage(&[scale.scale.to_bits(), scale.zero_point as u32])?)
+            }
+        };
+        let plan = self.run(MatmulPlan::new(&self.kernels, &spec, Select::Auto))?;
+        let quantize = self.run(QuantizePlan::new(&self.kernels, &quantize))?;
+        let source = self.storage(bytemuck::cast_slice(x))?;
+        let codes = self.zeros(quantize.output_bytes(rows))?;
+        let bias = bias.map(|bias| self.storage(bytemuck::cast_slice(bias))).transpose()?;
+        let output = self.zeros(spec.y_bytes(rows))?;
+        let quantize = self.run(quantize.bind(QuantizeArgs {
+            activations: (&source).into(),
+            given: given.as_ref().map(Into::into),
+            output: (&codes).into(),
+        }))?;
+        let bound = self.run(plan.bind(MatmulArgs {
+            activations: (&codes).into(),
+            weights,
+            bias: bias.as_ref().map(Into::into),
+            output: (&output).into(),
+        }))?;
+        let mut recorded = Ok(());
+        self.submit(|pass| recorded = quantize.record(pass, rows).and(bound.record(pass, rows)))?;
+        recorded?;
+        let words = self.read(&output, 0, m * n)?;
+        Ok(words.into_iter().map(f32::from_bits).collect())
+    }
+}
