@@ -59,9 +59,9 @@ fn floats() -> impl Strategy<Value = f32> {
 }
 
 /// What does not depend on cuts.
-fn lasting(statistics: &Statistics) -> Vec<(u32, u32, &Histogram)> {
+fn lasting(statistics: &Statistics) -> Vec<(u32, u32, Histogram)> {
     let channels = statistics.channels().iter();
-    channels.map(|c| (c.min().to_bits(), c.max().to_bits(), c.histogram())).collect()
+    channels.map(|c| (c.min().to_bits(), c.max().to_bits(), c.histogram().clone())).collect()
 }
 
 proptest! {
@@ -437,10 +437,7 @@ fn what_cannot_be_is_refused() {
         assert_eq!(bad(observer().with_bins(bins)), CalibrateError::Bins { bins });
     }
     for momentum in [0.0, -0.1, 1.5, f64::NAN] {
-        assert!(matches!(
-            bad(observer().with_momentum(momentum)),
-            CalibrateError::Momentum { .. }
-        ));
+        assert!(matches!(bad(observer().with_momentum(momentum)), CalibrateError::Momentum { .. }));
     }
     let mut statistics = Statistics::new(observer()).unwrap();
     let layer = || "layer".to_string();
@@ -482,9 +479,16 @@ fn methods_have_names() {
     for name in ["minmax", "average", "percentile-99.99", "tails-50", "mse", "entropy"] {
         assert_eq!(name.parse::<Method>().unwrap().to_string(), name);
     }
-    for bad in
-        ["", "max", "percentile", "percentile-0", "percentile-101", "tails-NaN", "mse-1", "tails-+5"]
-    {
+    for bad in [
+        "",
+        "max",
+        "percentile",
+        "percentile-0",
+        "percentile-101",
+        "tails-NaN",
+        "mse-1",
+        "tails-+5",
+    ] {
         assert!(bad.parse::<Method>().is_err(), "{bad}");
     }
 }
@@ -574,7 +578,9 @@ fn files_that_cannot_be_are_refused() {
     of_calibration("zero", json!(200));
     let message = |change: &dyn Fn(&mut Value)| changed(change).unwrap_err().to_string();
     assert!(message(&|file| file["version"] = json!(2)).contains("version is 2"));
-    assert!(message(&|file| drop(file.as_object_mut().unwrap().remove("version"))).contains("version"));
+    assert!(
+        message(&|file| drop(file.as_object_mut().unwrap().remove("version"))).contains("version")
+    );
     let lacks = |file: &mut Value| {
         let statistics = file["layers"]["a"]["statistics"].as_object_mut().unwrap();
         statistics.remove("abs_sum");
@@ -588,7 +594,8 @@ fn files_that_cannot_be_are_refused() {
         "method":"mse","min":0,"max":0,"scale":1,"zero":0}},"a":{"calibration":{"format":
         "int8-tensor","method":"mse","min":0,"max":0,"scale":1,"zero":0}}}}"#;
     assert!(matches!(Ranges::from_json(twice), Err(BadRanges::Duplicate(name)) if name == "a"));
-    for garbage in ["", "{}", "[]", "null", "\0", "{\"version\":1}", "{\"version\":1,\"layers\":[]}"]
+    for garbage in
+        ["", "{}", "[]", "null", "\0", "{\"version\":1}", "{\"version\":1,\"layers\":[]}"]
     {
         assert!(matches!(Ranges::from_json(garbage.as_bytes()), Err(BadRanges::Json(_))));
     }

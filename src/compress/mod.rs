@@ -37,6 +37,7 @@ mod prune;
 mod quantize;
 mod range;
 mod rows;
+pub mod smooth;
 
 pub use error::CompressError;
 pub use prune::{compress24, expand24, prune_magnitude};

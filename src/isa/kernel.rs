@@ -1,10 +1,10 @@
 use crate::conformance::formats;
 use crate::gpu::{AdapterClass, Caps, Shader};
 use crate::host::probe_shader;
-use crate::ops::activations::every_spec;
 use crate::ops::make::{MakeAccess, MakeKernel};
 use crate::ops::matmul::{KernelChoice, Scaling, Schedule};
 use crate::ops::{DequantizeSpec, FloatType, MatmulSpec, RepackSpec};
+use crate::ops::{activations, observe};
 use std::collections::HashSet;
 
 /// A kernel of the crate.
@@ -200,9 +200,9 @@ pub fn kernels() -> Vec<Kernel> {
     }
     push(Kernel::other(probe_shader()));
     for caps in [&caps, &halves] {
-        for shader in every_spec().iter().flat_map(|spec| spec.shaders(caps)) {
-            push(Kernel::other(shader));
-        }
+        let quantize = activations::every_spec().into_iter().flat_map(|spec| spec.shaders(caps));
+        let observe = observe::every_spec().into_iter().flat_map(|spec| spec.shaders(caps));
+        quantize.chain(observe).for_each(|shader| push(Kernel::other(shader)));
     }
     kernels
 }

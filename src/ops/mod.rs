@@ -10,6 +10,7 @@ mod buffers;
 pub mod dequantize;
 pub mod make;
 pub mod matmul;
+pub mod observe;
 pub mod repack;
 mod weights;
 
@@ -20,5 +21,6 @@ pub use make::{BoundMake, MakeArgs, MakeError, MakePlan, MakeSpec, MaskSource, S
 pub use matmul::{
     BoundMatmul, KernelChoice, MatmulArgs, MatmulPlan, MatmulSpec, PlanError, Schedule, Select,
 };
+pub use observe::{BoundObserve, ObserveArgs, ObserveError, ObservePlan, ObserveSpec};
 pub use repack::{BoundRepack, RepackArgs, RepackPlan, RepackSpec};
 pub use weights::{Codes, DeviceWeights, RowBlock, WeightsError};

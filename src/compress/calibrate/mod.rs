@@ -438,10 +438,9 @@ impl Statistics {
 
     /// Counts batches that are not finite.
     fn refuse(&mut self, batches: u64, new: Fault) -> Result<(), CalibrateError> {
-        let mut fault = self.fault.unwrap_or(Fault {
-            first: NotFinite { nan: 0, infinite: 0, ..new.first },
-            ..new
-        });
+        let mut fault = self
+            .fault
+            .unwrap_or(Fault { first: NotFinite { nan: 0, infinite: 0, ..new.first }, ..new });
         let nan = fault.first.nan.checked_add(new.first.nan);
         let infinite = fault.first.infinite.checked_add(new.first.infinite);
         let refused = self.refused.checked_add(batches);

@@ -31,7 +31,7 @@ impl ActivationRange {
     }
 
     /// The range of finite values, widened to hold 0.
-    pub(super) fn of(min: f32, max: f32) -> Self {
+    pub(crate) fn of(min: f32, max: f32) -> Self {
         Self { min: min.min(0.0) + 0.0, max: max.max(0.0) + 0.0 }
     }
 
