@@ -150,7 +150,7 @@ fn odd_numbers_count_as_on_the_host() {
     for host in hosts() {
         let k = 68;
         let row = |fill: fn(u32) -> f32| (0..k).map(fill).collect::<Vec<f32>>();
-        let tiny = f32::MIN_POSITIVE;
+        const TINY: f32 = f32::MIN_POSITIVE;
         let rows = [
             row(|_| 0.0),
             row(|_| -0.0),
@@ -158,7 +158,7 @@ fn odd_numbers_count_as_on_the_host() {
             row(|i| if i % 2 == 0 { f32::MAX } else { -f32::MAX }),
             row(|i| f32::from_bits(i * 250_000)),
             row(|i| -f32::from_bits(i * 250_000)),
-            row(|i| if i == 67 { tiny } else { -tiny.next_down() }),
+            row(|i| if i == 67 { TINY } else { -TINY.next_down() }),
             // Edges of bins, and what lies beside them.
             row(|i| (i as f32 - 30.0) / 4.0),
             row(|i| ((i as f32 - 30.0) / 4.0).next_up()),

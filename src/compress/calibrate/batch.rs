@@ -48,6 +48,14 @@ impl ChannelBatch {
         self.abs_units as f64 * f64::from(self.exponent() as i32 - 150).exp2()
     }
 
+    /// Whether it can be of so many values.
+    pub(super) fn holds(&self, values: Option<u64>) -> bool {
+        let finite = self.min <= self.max && self.min.is_finite() && self.max.is_finite();
+        let add = |sum: u64, count: &u64| sum.checked_add(*count);
+        let all = self.histogram.counts().iter().try_fold(0, add);
+        finite && (self.histogram.bins() == 0 || all == values)
+    }
+
     fn widen(&mut self, x: f32) {
         // Neither zero of +0 and −0 but +0.
         let x = flushed(x) + 0.0;

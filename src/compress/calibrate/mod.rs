@@ -284,6 +284,11 @@ impl Statistics {
         if batch.channels.len() != self.channels.len() || !batch.channels.iter().all(bins) {
             return Err(self.mismatch("number of ranges or bins"));
         }
+        let values = batch.rows.checked_mul(per_row(&self.observer));
+        let counted = |channel: &ChannelBatch| channel.holds(values);
+        if !batch.channels.iter().all(counted) {
+            return Err(self.mismatch("number of values"));
+        }
         self.add_rows(batch.rows, 1)?;
         for (channel, new) in self.channels.iter_mut().zip(&batch.channels) {
             let ends = Ends { min: new.min, max: new.max };

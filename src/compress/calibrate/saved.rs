@@ -10,7 +10,7 @@ use serde::{Deserialize as DeriveDeserialize, Serialize};
 /// The version that is written, and the only one that is read.
 const VERSION: u32 = 1;
 
-/// By columns: one item a range. The last field names are those of the file.
+/// The fields of the file; a list has one item a range.
 #[derive(Serialize, Default)]
 pub(super) struct Saved {
     version: u32,
@@ -252,15 +252,13 @@ impl Saved {
         }
         let mut channels = Vec::with_capacity(need);
         for at in 0..need {
-            let channel = ChannelStatistics {
-                ends: Ends { min: self.min[at], max: self.max[at] },
-                first: Ends { min: self.first_min[at], max: self.first_max[at] },
-                average: Ends { min: self.average_min[at], max: self.average_max[at] },
-                abs_sum: self.abs_sum[at],
-                histogram: self.histogram(at, observer.bins, values)?,
-            };
-            check_numbers(&channel, self.batches == 0)?;
-            channels.push(channel);
+            let ends = Ends { min: self.min[at], max: self.max[at] };
+            let first = Ends { min: self.first_min[at], max: self.first_max[at] };
+            let average = Ends { min: self.average_min[at], max: self.average_max[at] };
+            let abs_sum = self.abs_sum[at];
+            check_numbers(ends, first, average, abs_sum, self.batches == 0)?;
+            let histogram = self.histogram(at, observer.bins, values)?;
+            channels.push(ChannelStatistics { ends, first, average, abs_sum, histogram });
         }
         Ok(channels)
     }
@@ -279,7 +277,8 @@ impl Saved {
             Ok(histogram) => {
                 let (min, max) = (exponent_of(self.min[at]), exponent_of(self.max[at]));
                 let top = if bins == 0 { 1 } else { min.max(max) };
-                match histogram.top() == top {
+                // Wider bins than values ask for may have been given.
+                match histogram.top() >= top {
                     true => Ok(histogram),
                     false => bad("width_exponent", format!("{width} does not suit min and max")),
                 }
@@ -289,8 +288,13 @@ impl Saved {
     }
 }
 
-fn check_numbers(channel: &ChannelStatistics, empty: bool) -> Result<(), BadField> {
-    let ChannelStatistics { ends, first, average, abs_sum, .. } = *channel;
+fn check_numbers(
+    ends: Ends<f32>,
+    first: Ends<f32>,
+    average: Ends<f64>,
+    abs_sum: f64,
+    empty: bool,
+) -> Result<(), BadField> {
     for (field, value) in [
         ("min", f64::from(ends.min)),
         ("max", f64::from(ends.max)),
