@@ -568,7 +568,8 @@ fn files_that_cannot_be_are_refused() {
         ("average_min", json!([2.0, -2.0])),
         ("average_max", json!([1.0])),
         ("abs_sum", json!([1.5, -1.0])),
-        ("width_exponent", json!([0, 1])),
+        // Too narrow for a maximum of 1; wider is as good as any.
+        ("width_exponent", json!([-1, 1])),
         ("width_exponent", json!([i32::MIN, 1])),
         ("counts", json!([[0, 0, 1, 1]])),
         ("counts", json!([[0, 0, 1, 1], [0, 1, 1]])),
@@ -639,6 +640,19 @@ fn files_are_written_and_read() {
     std::fs::File::create(&path).unwrap().set_len((1 << 30) + 1).unwrap();
     assert!(matches!(Ranges::read(&path).unwrap_err().why, BadRanges::TooLarge(_)));
     assert!(matches!(Ranges::read(directory.path()).unwrap_err().why, BadRanges::Unreadable(_)));
+
+    // Bins wider than values ask for come back too, and take what is fed further.
+    let observer = Observer::tensor("wide", 1).with_bins(4);
+    let mut batch = Batch::of(&observer, &[1.0]).unwrap();
+    let counts = vec![0, 0, 0, 0, 1, 0, 0, 0];
+    batch.channels[0].histogram = Histogram::from_counts(7, counts).unwrap();
+    let mut wide = Statistics::new(observer).unwrap();
+    wide.fold(&batch).unwrap();
+    let mut file = Ranges::default();
+    file.insert(wide.clone());
+    assert_eq!(Ranges::from_json(&file.to_json().unwrap()).unwrap(), file);
+    wide.observe(&[-300.0]).unwrap();
+    assert_eq!(wide.channels()[0].histogram().counts(), [0, 1, 0, 0, 1, 0, 0, 0]);
 
     // A layer's statistics give any method and format, a calibration its own.
     let format = "int8-tensor".parse().unwrap();

@@ -95,8 +95,9 @@ fn factors_are_their_formula() {
             assert!((f64::from(*s) - want).abs() <= want / (1 << 24) as f64 * 1.001, "{s} {want}");
         }
         for (s, t) in factors.iter().zip(smooth::factors(&x, &w, alpha, true).unwrap()) {
-            let ratio = f64::from(t) / f64::from(*s);
-            assert!(t.log2().fract() == 0.0 && (0.7071..1.4143).contains(&ratio), "{s} {t}");
+            // Half a doubling off at most, and s was rounded.
+            let off = (f64::from(t) / f64::from(*s)).log2().abs();
+            assert!(t.to_bits() & 0x7f_ffff == 0 && off <= 0.5 + 1e-6, "{s} {t}");
         }
     }
     // What is dead in X or in W stays alone.
