@@ -3,13 +3,14 @@
 //! This is the only module that submits, polls and waits. An engine that has a device uses
 //! [`gpu`](crate::gpu) and [`ops`](crate::ops) instead.
 
+use crate::compress::calibrate::CalibrateError;
 use crate::format::{DeviceImage, FormatError, PackedWeights, Scales, WeightFormat};
 use crate::gpu::{BufferFill, Caps, DeviceError, Kernels, pipeline_file};
 use crate::ops::matmul::{RecordError, code_textures_pay};
 use crate::ops::{
     BindError, Codes, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, MakeArgs,
-    MakeError, MakePlan, MakeSpec, MatmulArgs, MatmulPlan, MatmulSpec, PlanError, RepackArgs,
-    RepackPlan, RepackSpec, Select, SourceRows, SubBuffer, WeightsError,
+    MakeError, MakePlan, MakeSpec, MatmulArgs, MatmulPlan, MatmulSpec, ObserveError, PlanError,
+    RepackArgs, RepackPlan, RepackSpec, Select, SourceRows, SubBuffer, WeightsError,
 };
 use pollster::block_on;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+mod observe;
 mod probe;
 mod quantized;
 mod tune;
@@ -78,6 +80,12 @@ pub enum HostError {
     /// Weights that cannot be quantized, with row and column.
     #[error(transparent)]
     Make(#[from] MakeError),
+    /// Activations that cannot be observed.
+    #[error(transparent)]
+    Calibrate(#[from] CalibrateError),
+    /// The same on the device.
+    #[error(transparent)]
+    Observe(#[from] ObserveError),
     /// No plan.
     #[error(transparent)]
     Plan(#[from] PlanError),

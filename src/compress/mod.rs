@@ -31,11 +31,13 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod calibrate;
 mod error;
 mod prune;
 mod quantize;
 mod range;
 mod rows;
+pub mod smooth;
 
 pub use error::CompressError;
 pub use prune::{compress24, expand24, prune_magnitude};

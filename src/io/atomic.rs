@@ -1,6 +1,6 @@
 use super::IoError;
 use std::fs;
-use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
@@ -107,6 +107,17 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<(), IoError>
         source,
     })?;
     file.commit()
+}
+
+/// A whole regular file, or `None` where it holds more than `most` bytes.
+pub(super) fn read_limited(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
+    // Not to wait for a pipe, nor to read a device without end.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    Ok((bytes.len() as u64 <= most).then_some(bytes))
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ mod error;
 mod header;
 mod model;
 mod parts;
+mod ranges;
 mod tuning;
 mod writer;
 
@@ -30,9 +31,12 @@ pub use atomic::{AtomicFile, write_atomic};
 pub use error::IoError;
 pub use model::{ModelFile, Tensor, read_compressed};
 pub use parts::{CompressedInfo, matrix_shape};
+pub use ranges::{BadRanges, LayerRanges, Ranges, RangesError};
 pub use safetensors::Dtype;
 pub use tuning::{BadTuning, TuningIgnored, load_tuning, save_tuning};
 pub use writer::{Content, Entry, ModelWriter, write_model};
+
+use atomic::read_limited;
 
 #[cfg(test)]
 mod tests;

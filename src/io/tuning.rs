@@ -1,11 +1,10 @@
 //! Measured schedules in a file, so that they are measured once.
 
-use super::{IoError, write_atomic};
+use super::{IoError, read_limited, write_atomic};
 use crate::format::Element;
 use crate::gpu::Caps;
 use crate::ops::matmul::{Decoder, Problem, Scaling, Schedule, Tuning, TuningKey, applies};
 use serde::{Deserialize, Serialize};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Why a tuning file is ignored. Whoever loads one shows this as a warning and goes on
@@ -137,15 +136,7 @@ pub fn save_tuning(path: impl AsRef<Path>, tuning: &Tuning) -> Result<(), IoErro
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, BadTuning> {
-    // Not to wait for a pipe, nor to read a device without end.
-    let unreadable = BadTuning::Unreadable;
-    if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
-        return Err(unreadable(std::io::Error::other("it is not a regular file")));
-    }
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    let mut text = Vec::new();
-    file.take(MOST + 1).read_to_end(&mut text).map_err(unreadable)?;
-    if text.len() as u64 > MOST { Err(BadTuning::TooLarge(MOST)) } else { Ok(text) }
+    read_limited(path, MOST).map_err(BadTuning::Unreadable)?.ok_or(BadTuning::TooLarge(MOST))
 }
 
 fn parse(text: &[u8], key: &TuningKey, caps: &Caps) -> Result<Tuning, BadTuning> {

@@ -2,10 +2,10 @@ use crate::conformance::formats;
 use crate::format::{ActivationFunction, Granularity, WeightFormat};
 use crate::gpu::{AdapterClass, Binding, Caps, Shader};
 use crate::host::probe_shader;
-use crate::ops::activations::every_spec;
 use crate::ops::make::{MakeAccess, MakeKernel};
 use crate::ops::matmul::{KernelChoice, Scaling, Schedule, integer_specs, sums_shader};
 use crate::ops::{DequantizeSpec, FloatType, MatmulSpec, RepackSpec};
+use crate::ops::{activations, observe};
 use std::collections::HashSet;
 
 /// A kernel of the crate.
@@ -227,9 +227,9 @@ pub fn kernels() -> Vec<Kernel> {
     push(Kernel::other(sums_shader(every_binding(&plain))));
     push(Kernel::other(probe_shader()));
     for caps in [&caps, &halves] {
-        for shader in every_spec().iter().flat_map(|spec| spec.shaders(caps)) {
-            push(Kernel::other(shader));
-        }
+        let quantize = activations::every_spec().into_iter().flat_map(|spec| spec.shaders(caps));
+        let observe = observe::every_spec().into_iter().flat_map(|spec| spec.shaders(caps));
+        quantize.chain(observe).for_each(|shader| push(Kernel::other(shader)));
     }
     kernels
 }

@@ -123,11 +123,12 @@ impl QuantizeSpec {
     }
 
     /// What the offset of X must be a multiple of, in bytes.
-    fn x_align(&self) -> u64 {
+    pub(super) fn x_align(&self) -> u64 {
         if self.quads() { 16 } else { 4 }
     }
 
-    fn shader(&self, caps: &Caps, kernel: &str) -> Shader {
+    /// How rows of X are loaded: fragments, the constants they need, and what names them.
+    pub(super) fn loads(&self, caps: &Caps) -> Loads {
         let wide = caps.int64 && caps.class == AdapterClass::Cpu;
         let ragged = !self.k.is_multiple_of(BLOCK_K as u32);
         let (access, suffix) = match (self.activations, self.quads()) {
@@ -136,18 +137,25 @@ impl QuantizeSpec {
             (FloatType::F32, true) => ("access/x_f32x4", ""),
             (FloatType::F32, false) => ("access/x_f32", ".x1"),
         };
-        let mut consts = vec![
-            ("M_TABLE", Const::U32(M_TABLE)),
-            ("WORKGROUP", Const::U32(WORKGROUP)),
-            ("ASYMMETRIC", Const::Bool(!self.format.is_symmetric())),
-        ];
-        let mut name = format!("activations_{kernel}.int8{suffix}");
-        if matches!(access, "access/x_f16" | "access/x_f32x4") {
+        let mut consts = vec![("M_TABLE", Const::U32(M_TABLE))];
+        let mut suffix = suffix.to_string();
+        if matches!(access, "access/x_f32x4" | "access/x_f16") {
             consts.push(("RAGGED", Const::Bool(ragged)));
-            name.push_str(if ragged { ".tail" } else { "" });
+            suffix.push_str(if ragged { ".tail" } else { "" });
         }
         let native = caps.exact_halves && self.activations == FloatType::F16;
-        name.push_str(if native { ".half" } else { "" });
+        suffix.push_str(if native { ".half" } else { "" });
+        let halves = if native { "lib/half_pair_native" } else { "lib/half_pair" };
+        Loads { fragments: ["lib/dispatch", "lib/half", halves, access], consts, suffix }
+    }
+
+    fn shader(&self, caps: &Caps, kernel: &str) -> Shader {
+        let Loads { fragments, mut consts, suffix } = self.loads(caps);
+        consts.extend([
+            ("WORKGROUP", Const::U32(WORKGROUP)),
+            ("ASYMMETRIC", Const::Bool(!self.format.is_symmetric())),
+        ]);
+        let mut name = format!("activations_{kernel}.int8{suffix}");
         name.push_str(if self.format.is_symmetric() { "" } else { ".asym" });
         let last = match kernel {
             "ranges" => "activations/ranges",
@@ -163,14 +171,15 @@ impl QuantizeSpec {
                 "activations/quantize"
             }
         };
-        let halves = if native { "lib/half_pair_native" } else { "lib/half_pair" };
         let written = last == "activations/ranges";
         Shader {
             name,
             consts,
-            fragments: ["lib/dispatch", "lib/half", halves, access, "activations/code", last]
+            fragments: fragments
+                .into_iter()
+                .chain(["activations/code", last])
                 .map(fragment)
-                .to_vec(),
+                .collect(),
             bindings: vec![
                 Binding::Uniform(size_of::<Params>() as u32),
                 Binding::DynamicUniform(16),
@@ -181,6 +190,13 @@ impl QuantizeSpec {
             ],
         }
     }
+}
+
+/// See [`QuantizeSpec::loads`].
+pub(super) struct Loads {
+    pub fragments: [&'static str; 4],
+    pub consts: Vec<(&'static str, Const)>,
+    pub suffix: String,
 }
 
 /// Specs that between them have every kernel, for tests and [`isa`](crate::isa).

@@ -10,6 +10,7 @@ mod buffers;
 pub mod dequantize;
 pub mod make;
 pub mod matmul;
+pub mod observe;
 pub mod repack;
 mod weights;
 
@@ -21,5 +22,6 @@ pub use matmul::{
     Activations, BoundMatmul, KernelChoice, MatmulArgs, MatmulPlan, MatmulSpec, Output, PlanError,
     Schedule, Select,
 };
+pub use observe::{BoundObserve, ObserveArgs, ObserveError, ObservePlan, ObserveSpec};
 pub use repack::{BoundRepack, RepackArgs, RepackPlan, RepackSpec};
 pub use weights::{Codes, DeviceWeights, RowBlock, WeightsError};

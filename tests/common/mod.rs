@@ -3,10 +3,9 @@
 
 use lowbit::format::{ActivationFunction, Element, Granularity, RowOrder, ScaleType, WeightFormat};
 use lowbit::gpu::{AdapterClass, Caps, Shader};
-use lowbit::ops::activations::every_spec;
 use lowbit::ops::make::{MakeAccess, MakeKernel};
 use lowbit::ops::matmul::{KernelChoice, MatmulSpec, Schedule, integer_specs, sums_shader};
-use lowbit::ops::{DequantizeSpec, FloatType, RepackSpec};
+use lowbit::ops::{DequantizeSpec, FloatType, RepackSpec, activations, observe};
 
 /// Every format that exists, with groups that scales align with and groups that they do not.
 pub fn all_formats() -> Vec<WeightFormat> {
@@ -127,7 +126,8 @@ pub fn all_shaders() -> Vec<Shader> {
     shaders.extend(lowbit::conformance::limit_shaders());
     shaders.push(lowbit::host::probe_shader());
     for caps in [&all_caps()[0], &all_caps()[3]] {
-        shaders.extend(every_spec().iter().flat_map(|spec| spec.shaders(caps)));
+        shaders.extend(activations::every_spec().iter().flat_map(|spec| spec.shaders(caps)));
+        shaders.extend(observe::every_spec().iter().flat_map(|spec| spec.shaders(caps)));
     }
     for format in all_formats() {
         for caps in [&all_caps()[0], &all_caps()[3]] {
