@@ -19,6 +19,7 @@
 //! allocates no more than a small multiple of the file's size.
 
 mod atomic;
+mod bytes;
 mod error;
 mod header;
 mod model;
