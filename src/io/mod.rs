@@ -23,6 +23,8 @@ mod bytes;
 mod error;
 mod header;
 mod model;
+#[cfg(feature = "onnx")]
+pub mod onnx;
 mod parts;
 mod tuning;
 mod writer;
