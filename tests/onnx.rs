@@ -1140,13 +1140,8 @@ fn a_real_model() -> Result<(), Error> {
             (codes.len(), scales.len(), weight.format.to_string().as_str()),
             (n * k, n, "int8-channel")
         );
-        for row in 0..n {
-            assert_eq!(
-                own.scale(row, 0).to_bits(),
-                u32::from_le_bytes(scales[row]),
-                "{}",
-                weight.name
-            );
+        for (row, &scale) in scales.iter().enumerate() {
+            assert_eq!(own.scale(row, 0).to_bits(), u32::from_le_bytes(scale), "{}", weight.name);
             for column in 0..k {
                 let at = if weight.op == "MatMul" { column * n + row } else { row * k + column };
                 assert!(

@@ -251,7 +251,7 @@ impl Plan {
                 let code = self.codes.code(sources, row, column);
                 let code = self.turned(code, scale(row, geometry.group_of(column))) as u32;
                 let code = code & (u32::MAX >> (32 - bits));
-                words[column / per] |= code << (column % per) as u32 * bits;
+                words[column / per] |= code << ((column % per) as u32 * bits);
             }
         }
         let zeros = if self.format.is_symmetric() {
