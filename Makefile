@@ -38,8 +38,9 @@ peers: setup ## lowbit beside ONNX Runtime, ggml, web-rwkv and others; ARGS=--qu
 setup: ## a Vulkan driver, if there is none
 	@scripts/setup-vulkan.sh
 
-model: ## MiniLM into data/minilm, verified
-	@scripts/fetch-model.sh
+model: ## MiniLM into data/minilm, and as int8 ONNX into data/minilm-int8, verified
+	@scripts/fetch-model.sh minilm
+	@scripts/fetch-model.sh minilm-int8 || echo "SKIPPED: no minilm-int8: the import of a real ONNX file is not tested" >&2
 
 mesa: ## Mesa 25 into target/mesa25, which compiles for AMD GPUs
 	@scripts/setup-mesa25.sh || echo "SKIPPED: no Mesa 25: nothing is compiled for navi and gfx12" >&2

@@ -19,9 +19,12 @@
 //! allocates no more than a small multiple of the file's size.
 
 mod atomic;
+mod bytes;
 mod error;
 mod header;
 mod model;
+#[cfg(feature = "onnx")]
+pub mod onnx;
 mod parts;
 mod ranges;
 mod tuning;

@@ -1,3 +1,4 @@
+use super::bytes::FileBytes;
 use super::header::{self, Pairs};
 use super::parts::{Part, RawInfo, TENSORS_KEY, VERSION, VERSION_KEY};
 use super::{CompressedInfo, IoError};
@@ -5,8 +6,6 @@ use crate::format::{Geometry, PackedWeights, ScaleType, Scales};
 use half::{bf16, f16};
 use safetensors::Dtype;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
@@ -55,22 +54,6 @@ fn decode<T, const SIZE: usize>(bytes: &[u8], element: impl Fn([u8; SIZE]) -> T)
         .collect()
 }
 
-/// A file's bytes, mapped or read.
-enum Bytes {
-    Mapped(memmap2::Mmap),
-    Read(Vec<u8>),
-}
-
-impl std::ops::Deref for Bytes {
-    type Target = [u8];
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Mapped(map) => map,
-            Self::Read(bytes) => bytes,
-        }
-    }
-}
-
 struct Place {
     dtype: Dtype,
     shape: Vec<usize>,
@@ -79,7 +62,7 @@ struct Place {
 
 /// An open safetensors file, with or without compressed weights.
 pub struct ModelFile {
-    bytes: Bytes,
+    bytes: FileBytes,
     tensors: BTreeMap<String, Place>,
     metadata: BTreeMap<String, String>,
     compressed: BTreeMap<String, CompressedInfo>,
@@ -108,24 +91,7 @@ impl ModelFile {
     /// of compressed weights that is not valid. The parts of compressed weights are
     /// checked where they are read.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, IoError> {
-        let path = path.as_ref();
-        let error = |doing| move |source| IoError::Io { doing, path: path.to_owned(), source };
-        let mut file = File::open(path).map_err(error("open"))?;
-        let regular = file.metadata().map_err(error("open"))?.is_file();
-        let bytes = if regular {
-            // SAFETY: the map is private to this value, read-only, and lives as long as
-            // the slices made of it. What the language cannot rule out is another process
-            // that changes or truncates the file meanwhile; `open` documents that it must
-            // not, as every user of mapped model files does. The header is copied out of
-            // the map before it is read, so that a later change to the bytes alters values
-            // only, never a bound.
-            Bytes::Mapped(unsafe { memmap2::Mmap::map(&file) }.map_err(error("map"))?)
-        } else {
-            let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes).map_err(error("read"))?;
-            Bytes::Read(bytes)
-        };
-        Self::new(bytes)
+        Self::new(FileBytes::open(path.as_ref())?)
     }
 
     /// The same over bytes in memory.
@@ -133,10 +99,12 @@ impl ModelFile {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, IoError> {
-        Self::new(Bytes::Read(bytes))
+        Self::new(FileBytes::Read(bytes))
     }
 
-    fn new(bytes: Bytes) -> Result<Self, IoError> {
+    fn new(bytes: FileBytes) -> Result<Self, IoError> {
+        // The header is copied out of the map before it is read, so that a change to the file
+        // meanwhile alters values only, never a bound.
         let header = header::parse(&bytes)?;
         let mut metadata = header.metadata;
         let tensors: BTreeMap<String, Place> = header

@@ -2,13 +2,14 @@
 
 use crate::error::{CliError, printable};
 use crate::report::{self, JsonArg, Report};
-use crate::{Outcome, files};
+use crate::{Outcome, files, import};
 use lowbit::io::ModelFile;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// List the tensors of a safetensors file, compressed or not.
+/// List the tensors of a safetensors file, compressed or not, or what `lowbit import`
+/// would make of an ONNX file.
 #[derive(clap::Args)]
 pub struct Args {
     /// The file
@@ -129,10 +130,23 @@ fn text(rows: &[Row], totals: &Totals) -> String {
     text
 }
 
+fn inspect_onnx(args: &Args) -> Result<Outcome, CliError> {
+    let model = import::open(&args.file)?;
+    let report = Report::open(&args.json)?;
+    let listing = import::Listing::new(&args.file, None, &model).map_err(|error| {
+        CliError::new(format!("cannot list `{}`", args.file.display())).because(error)
+    })?;
+    report.finish(&listing.text(), &listing)?;
+    Ok(Outcome::Fine)
+}
+
 /// Lists a file.
 pub fn run(args: &Args) -> Result<Outcome, CliError> {
     let json_path = args.json.json.as_deref();
     files::refuse_same(&files::named(&[("FILE", Some(&args.file)), ("--json", json_path)]))?;
+    if import::is_onnx(&args.file) {
+        return inspect_onnx(args);
+    }
     let model = files::open(&args.file)?;
     let report = Report::open(&args.json)?;
     let tensors = rows(&model).map_err(|error| {

@@ -7,6 +7,7 @@ mod compress;
 mod decompress;
 mod error;
 mod files;
+mod import;
 mod inspect;
 mod isa;
 mod plot;
@@ -33,6 +34,7 @@ struct Cli {
 enum Command {
     Adapters(adapters::Args),
     Compress(compress::Args),
+    Import(import::Args),
     Inspect(inspect::Args),
     Decompress(decompress::Args),
     Verify(verify::Args),
@@ -53,6 +55,7 @@ fn run(command: &Command) -> Result<Outcome, CliError> {
     match command {
         Command::Adapters(args) => adapters::run(args),
         Command::Compress(args) => compress::run(args),
+        Command::Import(args) => import::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Decompress(args) => decompress::run(args),
         Command::Verify(args) => verify::run(args),

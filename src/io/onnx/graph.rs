@@ -1,0 +1,165 @@
+//! The graph: tensors, nodes, who makes a value and who takes it.
+
+use super::source::{Files, Kind, Source};
+use super::{LeftOut, OnnxError, decode, proto};
+use prost::bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// More than any model has; keeps what a small file can make of memory small.
+const LIMIT: usize = 1 << 20;
+
+pub(super) struct Graph {
+    pub sources: Vec<Source>,
+    by_name: BTreeMap<String, usize>,
+    pub nodes: Vec<proto::Node>,
+    makers: BTreeMap<String, usize>,
+    takers: BTreeMap<String, Vec<usize>>,
+}
+
+impl Graph {
+    /// Reads a model; what it holds outside of the graph's nodes and tensors is listed.
+    pub fn read(bytes: Bytes, files: &mut Files) -> Result<(Self, Vec<LeftOut>), OnnxError> {
+        let mut model: proto::Model = decode("model", bytes)?;
+        let (Some(graph), true) = (model.graph.pop(), model.graph.is_empty()) else {
+            // The last one is popped.
+            let have = if model.graph.is_empty() { 0 } else { model.graph.len() + 1 };
+            return Err(OnnxError::Graphs { have });
+        };
+        let graph: proto::Graph = decode("graph", graph)?;
+        for (what, have) in [("nodes", graph.node.len()), ("initializers", graph.initializer.len())]
+        {
+            if have > LIMIT {
+                return Err(OnnxError::TooMany { what, have, limit: LIMIT });
+            }
+        }
+        let mut left_out = Vec::new();
+        for function in model.functions {
+            let function: proto::Function = decode("function", function)?;
+            left_out.push(LeftOut::new(function.name, "function", "functions are not read"));
+        }
+        for sparse in graph.sparse_initializer {
+            let sparse: proto::SparseTensor = decode("sparse tensor", sparse)?;
+            let values: proto::Tensor = decode("tensor", sparse.values)?;
+            let why = "sparse initializers are not read";
+            left_out.push(LeftOut::new(values.name, "sparse initializer", why));
+        }
+        let mut read = Self {
+            sources: Vec::new(),
+            by_name: BTreeMap::new(),
+            nodes: Vec::new(),
+            makers: BTreeMap::new(),
+            takers: BTreeMap::new(),
+        };
+        for tensor in graph.initializer {
+            read.add(Source::read(tensor, files)?)?;
+        }
+        for node in graph.node {
+            let node: proto::Node = decode("node", node)?;
+            if node.domain.is_empty() && node.op_type == "Constant" {
+                read.add_constant(&node, files)?;
+            }
+            let index = read.nodes.len();
+            // An empty name is an optional input or output that is absent.
+            for output in node.output.iter().filter(|name| !name.is_empty()) {
+                if read.makers.insert(output.clone(), index).is_some() {
+                    return Err(OnnxError::DuplicateName { name: output.clone() });
+                }
+            }
+            for input in node.input.iter().filter(|name| !name.is_empty()) {
+                read.takers.entry(input.clone()).or_default().push(index);
+            }
+            read.nodes.push(node);
+        }
+        Ok((read, left_out))
+    }
+
+    fn add(&mut self, source: Source) -> Result<(), OnnxError> {
+        let name = source.name.clone();
+        match self.by_name.insert(name.clone(), self.sources.len()) {
+            Some(_) => Err(OnnxError::DuplicateName { name }),
+            None => {
+                self.sources.push(source);
+                Ok(())
+            }
+        }
+    }
+
+    fn add_constant(&mut self, node: &proto::Node, files: &mut Files) -> Result<(), OnnxError> {
+        let value = node.attribute.iter().find(|attribute| attribute.name == "value");
+        if let (Some(tensor), Some(name)) = (value.and_then(|v| v.t.clone()), node.output.first()) {
+            let source = Source::read(tensor, files)?;
+            self.add(Source { name: name.clone(), constant: true, ..source })?;
+        }
+        Ok(())
+    }
+
+    /// The tensor of a name.
+    pub fn source(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
+
+    /// The node that makes a value.
+    pub fn maker(&self, name: &str) -> Option<usize> {
+        self.makers.get(name).copied()
+    }
+
+    /// The nodes that take a value.
+    pub fn takers(&self, name: &str) -> &[usize] {
+        self.takers.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// The node that alone takes a node's first output, if it is a `op` of the standard.
+    pub fn only_taker(&self, node: usize, op: &str) -> Option<usize> {
+        let [taker] = self.takers(self.output(node)?) else { return None };
+        let next = &self.nodes[*taker];
+        (next.domain.is_empty() && next.op_type == op).then_some(*taker)
+    }
+
+    /// A node's first output.
+    pub fn output(&self, node: usize) -> Option<&str> {
+        self.nodes[node].output.first().map(String::as_str)
+    }
+
+    /// A node's input, or `None` where it is absent.
+    pub fn input(&self, node: usize, index: usize) -> Option<&str> {
+        let name = self.nodes[node].input.get(index)?;
+        (!name.is_empty()).then_some(name.as_str())
+    }
+
+    /// Tensors of types that nothing can be done with, `parts` of weights apart.
+    pub fn unreadable(&self, parts: &BTreeSet<usize>) -> impl Iterator<Item = LeftOut> {
+        let lost = |&(index, source): &(usize, &Source)| {
+            !matches!(source.kind, Kind::Plain(_)) && !parts.contains(&index)
+        };
+        self.sources.iter().enumerate().filter(lost).map(|(_, source)| {
+            let why = format!("elements of {} cannot be copied", source.kind);
+            LeftOut::new(source.name.clone(), "initializer", why)
+        })
+    }
+}
+
+impl proto::Node {
+    fn attribute(&self, name: &str) -> Option<&proto::Attribute> {
+        self.attribute.iter().find(|attribute| attribute.name == name)
+    }
+
+    /// An integer attribute, or its default.
+    pub fn int(&self, name: &str, default: i64) -> i64 {
+        self.attribute(name).and_then(|attribute| attribute.i).unwrap_or(default)
+    }
+
+    /// A float attribute; 1 where it is absent.
+    pub fn factor(&self, name: &str) -> f32 {
+        self.attribute(name).and_then(|attribute| attribute.f).unwrap_or(1.0)
+    }
+
+    /// A list of integers.
+    pub fn ints(&self, name: &str) -> &[i64] {
+        self.attribute(name).map_or(&[], |attribute| &attribute.ints)
+    }
+
+    /// Whether it has a graph of its own.
+    pub fn has_graph(&self) -> bool {
+        self.attribute.iter().any(|a| a.g.is_some() || !a.graphs.is_empty())
+    }
+}
