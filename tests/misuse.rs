@@ -166,7 +166,7 @@ fn specs_are_refused() {
     let f16 = ok.with_activations(FloatType::F16).with_output(FloatType::F16).with_batch(2);
     assert_eq!(f16.check(), Ok(()));
     let odd = |spec: MatmulSpec| match spec.check().unwrap_err() {
-        PlanError::OddStride { role, stride } => (role, stride),
+        PlanError::OddStride { role, stride, .. } => (role, stride),
         other => panic!("{other}"),
     };
     assert_eq!(odd(f16.clone().with_x_strides(11, 60)), (Role::Activations, 11));

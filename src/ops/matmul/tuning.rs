@@ -186,6 +186,7 @@ impl Measured {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::FloatType;
     use crate::format::{Granularity, WeightFormat};
     use crate::gpu::AdapterClass;
 
