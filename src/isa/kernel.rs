@@ -2,6 +2,7 @@ use crate::conformance::formats;
 use crate::gpu::{AdapterClass, Caps, Shader};
 use crate::host::probe_shader;
 use crate::ops::activations::every_spec;
+use crate::ops::fake_quant;
 use crate::ops::make::{MakeAccess, MakeKernel};
 use crate::ops::matmul::{KernelChoice, Scaling, Schedule};
 use crate::ops::{DequantizeSpec, FloatType, MatmulSpec, RepackSpec};
@@ -202,6 +203,10 @@ pub fn kernels() -> Vec<Kernel> {
     for caps in [&caps, &halves] {
         for shader in every_spec().iter().flat_map(|spec| spec.shaders(caps)) {
             push(Kernel::other(shader));
+        }
+        for spec in fake_quant::every_spec() {
+            let shaders = spec.forward_shaders(caps).into_iter();
+            shaders.chain(spec.backward_shaders(caps)).for_each(|s| push(Kernel::other(s)));
         }
     }
     kernels

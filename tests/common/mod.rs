@@ -4,6 +4,7 @@
 use lowbit::format::{Element, Granularity, RowOrder, ScaleType, WeightFormat};
 use lowbit::gpu::{AdapterClass, Caps, Shader};
 use lowbit::ops::activations::every_spec;
+use lowbit::ops::fake_quant;
 use lowbit::ops::make::{MakeAccess, MakeKernel};
 use lowbit::ops::matmul::{KernelChoice, MatmulSpec, Schedule};
 use lowbit::ops::{DequantizeSpec, FloatType, RepackSpec};
@@ -98,6 +99,10 @@ pub fn all_shaders() -> Vec<Shader> {
     shaders.push(lowbit::host::probe_shader());
     for caps in [&all_caps()[0], &all_caps()[3]] {
         shaders.extend(every_spec().iter().flat_map(|spec| spec.shaders(caps)));
+        for spec in fake_quant::every_spec() {
+            shaders.extend(spec.forward_shaders(caps));
+            shaders.extend(spec.backward_shaders(caps));
+        }
     }
     for format in all_formats() {
         for caps in [&all_caps()[0], &all_caps()[3]] {
