@@ -994,9 +994,8 @@ impl FakeQuantPlan {
             let (role, need) = (part.role, part.one);
             let rest = limit.checked_sub(need);
             let rest = rest.ok_or(BindError::RowTooLarge { role, need, limit })?;
-            if part.row > 0 {
-                rows = rows.min(rest / part.row + 1);
-            }
+            // A tensor's scale is no row of its own.
+            rows = rest.checked_div(part.row).map_or(rows, |more| rows.min(more + 1));
         }
         let starts = (0..max_m).step_by(rows as usize);
         Ok(starts.map(|m0| (m0, (rows as u32).min(max_m - m0))).collect())

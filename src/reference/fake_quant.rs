@@ -190,7 +190,7 @@ impl FakeQuantCase<'_> {
     }
 
     fn check_lengths(&self) -> Result<(), ReferenceError> {
-        let rows = if self.k == 0 { 0 } else { self.x.len() / self.k };
+        let rows = self.x.len().checked_div(self.k).unwrap_or(0);
         check_length("x", rows * self.k, self.x.len())?;
         let groups = match self.format.granularity() {
             Granularity::Tensor => 1,
@@ -431,7 +431,6 @@ pub fn check_fake_ranges(case: &FakeQuantCase<'_>) -> Result<Option<String>, Ref
                 steps.min(self::steps(case.format)) + qmin
             };
             let right = [1.0 - DIVISION, 1.0 + DIVISION].into_iter().any(|off| at(off) == zero);
-            // Of a flushed range −min/s is below ½ with s = 1.
             if !right {
                 return Ok(Some(format!("group {group}: zero point {zero}, not {}", at(1.0))));
             }
