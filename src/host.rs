@@ -8,9 +8,10 @@ use crate::format::{DeviceImage, FormatError, PackedWeights, Scales, WeightForma
 use crate::gpu::{BufferFill, Caps, DeviceError, Kernels, pipeline_file};
 use crate::ops::matmul::{RecordError, code_textures_pay};
 use crate::ops::{
-    BindError, Codes, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, MakeArgs,
-    MakeError, MakePlan, MakeSpec, MatmulArgs, MatmulPlan, MatmulSpec, ObserveError, PlanError,
-    RepackArgs, RepackPlan, RepackSpec, Select, SourceRows, SubBuffer, WeightsError,
+    BindError, Codes, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights,
+    FakeQuantError, MakeArgs, MakeError, MakePlan, MakeSpec, MatmulArgs, MatmulPlan, MatmulSpec,
+    ObserveError, PlanError, RepackArgs, RepackPlan, RepackSpec, Select, SourceRows, SubBuffer,
+    WeightsError,
 };
 use pollster::block_on;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -18,11 +19,13 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+mod fake_quant;
 mod observe;
 mod probe;
 mod quantized;
 mod tune;
 
+pub use fake_quant::{FakeQuantGradients, FakeQuantized};
 pub use probe::probe_shader;
 pub use quantized::Quantization;
 #[cfg(feature = "conformance")]
@@ -89,6 +92,9 @@ pub enum HostError {
     /// No plan.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// No plan of fake quantization.
+    #[error(transparent)]
+    FakeQuant(#[from] FakeQuantError),
     /// No binding.
     #[error(transparent)]
     Bind(#[from] BindError),

@@ -258,6 +258,7 @@ fn stated_limits_never_exceed_the_device() {
             matrix: 16,
             int64: true,
             exact_halves: false,
+            packed_dot: false,
             row_order: RowOrder::Rows,
             texture_extent: u32::MAX,
         }

@@ -5,7 +5,7 @@ use crate::host::probe_shader;
 use crate::ops::make::{MakeAccess, MakeKernel};
 use crate::ops::matmul::{KernelChoice, Scaling, Schedule, integer_specs, sums_shader};
 use crate::ops::{DequantizeSpec, FloatType, MatmulSpec, RepackSpec};
-use crate::ops::{activations, observe};
+use crate::ops::{activations, fake_quant, observe};
 use std::collections::HashSet;
 
 /// A kernel of the crate.
@@ -230,6 +230,10 @@ pub fn kernels() -> Vec<Kernel> {
         let quantize = activations::every_spec().into_iter().flat_map(|spec| spec.shaders(caps));
         let observe = observe::every_spec().into_iter().flat_map(|spec| spec.shaders(caps));
         quantize.chain(observe).for_each(|shader| push(Kernel::other(shader)));
+        for spec in fake_quant::every_spec() {
+            let shaders = spec.forward_shaders(caps).into_iter();
+            shaders.chain(spec.backward_shaders(caps)).for_each(|s| push(Kernel::other(s)));
+        }
     }
     kernels
 }

@@ -62,6 +62,12 @@ pub enum Role {
     Scales,
     /// Canonical zero points.
     Zeros,
+    /// The gradient of Y.
+    OutputGradient,
+    /// Where gradients of scales go.
+    ScaleGradients,
+    /// Where gradients of zero points go.
+    ZeroGradients,
 }
 
 impl std::fmt::Display for Role {
@@ -77,6 +83,9 @@ impl std::fmt::Display for Role {
             Self::Mask => "mask",
             Self::Scales => "scales",
             Self::Zeros => "zero points",
+            Self::OutputGradient => "gradient of the output",
+            Self::ScaleGradients => "gradients of scales",
+            Self::ZeroGradients => "gradients of zero points",
         })
     }
 }

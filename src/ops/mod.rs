@@ -8,6 +8,7 @@
 pub mod activations;
 mod buffers;
 pub mod dequantize;
+pub mod fake_quant;
 pub mod make;
 pub mod matmul;
 pub mod observe;
@@ -17,6 +18,10 @@ mod weights;
 pub use activations::{BoundQuantize, QuantizeArgs, QuantizePlan, QuantizeSpec};
 pub use buffers::{BindError, FloatType, Role, SubBuffer};
 pub use dequantize::{BoundDequantize, DequantizeArgs, DequantizePlan, DequantizeSpec};
+pub use fake_quant::{
+    BoundFakeQuant, BoundFakeQuantBackward, FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantError,
+    FakeQuantPlan, FakeQuantSpec,
+};
 pub use make::{BoundMake, MakeArgs, MakeError, MakePlan, MakeSpec, MaskSource, SourceRows};
 pub use matmul::{
     Activations, BoundMatmul, KernelChoice, MatmulArgs, MatmulPlan, MatmulSpec, Output, PlanError,

@@ -37,6 +37,7 @@ mod binary16;
 mod bound;
 mod exact;
 mod expected;
+mod fake_quant;
 mod function;
 mod gather;
 mod integer;
@@ -50,6 +51,10 @@ pub use binary16::{f16_to_f64, f64_to_f16};
 pub use bound::{ETA, MAX_ROUNDINGS, UNIT, gamma};
 pub use exact::{Exact, Inexact, exact_limit, matmul_exact};
 pub use expected::{Expected, Output, Verdict, check};
+pub use fake_quant::{
+    FakeQuantCase, FakeQuantGradients, check_fake_gradients, check_fake_quantize,
+    check_fake_ranges, check_fake_straight_through, fake_quantize, fake_quantize_gradients,
+};
 pub use function::apply;
 pub use gather::{dequantize, dequantize_f64, gather};
 pub use integer::{IntegerCase, check_code, integer_accumulators, integer_matmul};

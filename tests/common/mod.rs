@@ -5,7 +5,7 @@ use lowbit::format::{ActivationFunction, Element, Granularity, RowOrder, ScaleTy
 use lowbit::gpu::{AdapterClass, Caps, Shader};
 use lowbit::ops::make::{MakeAccess, MakeKernel};
 use lowbit::ops::matmul::{KernelChoice, MatmulSpec, Schedule, integer_specs, sums_shader};
-use lowbit::ops::{DequantizeSpec, FloatType, RepackSpec, activations, observe};
+use lowbit::ops::{DequantizeSpec, FloatType, RepackSpec, activations, fake_quant, observe};
 
 /// Every format that exists, with groups that scales align with and groups that they do not.
 pub fn all_formats() -> Vec<WeightFormat> {
@@ -128,6 +128,10 @@ pub fn all_shaders() -> Vec<Shader> {
     for caps in [&all_caps()[0], &all_caps()[3]] {
         shaders.extend(activations::every_spec().iter().flat_map(|spec| spec.shaders(caps)));
         shaders.extend(observe::every_spec().iter().flat_map(|spec| spec.shaders(caps)));
+        for spec in fake_quant::every_spec() {
+            shaders.extend(spec.forward_shaders(caps));
+            shaders.extend(spec.backward_shaders(caps));
+        }
     }
     for format in all_formats() {
         for caps in [&all_caps()[0], &all_caps()[3]] {

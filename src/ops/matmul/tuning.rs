@@ -186,9 +186,9 @@ impl Measured {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::FloatType;
     use crate::format::{Granularity, WeightFormat};
     use crate::gpu::AdapterClass;
+    use crate::ops::FloatType;
 
     const ROWS: Schedule = Schedule::Rows { m_tile: 1, n_tile: 2 };
 

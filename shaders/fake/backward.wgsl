@@ -1,0 +1,41 @@
+// Gradients where a row, or all of X, shares a scale: dx, and partial sums for fake/sums.
+// Requires: fake/gradient; consts WORKGROUP, LEARNED. Provides: main.
+//
+// One scale for all of X: `workers` workgroups share all units and leave a partial sum each. One a
+// row: a workgroup, and a partial sum, a piece. Without LEARNED there is dx alone, of any groups.
+
+@group(0) @binding(5) var<storage, read> scales: array<u32>;
+@group(0) @binding(6) var<storage, read> zeros: array<u32>;
+@group(0) @binding(8) var<storage, read_write> scale_partials: array<u32>;
+@group(0) @binding(9) var<storage, read_write> outside_partials: array<f32>;
+
+@compute @workgroup_size(WORKGROUP)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) count: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let worker = workgroup_index(group, count);
+    let units = row_count() * p.pieces;
+    // Of a tensor each worker leaves a sum, of nothing too.
+    if (worker >= select(units, p.workers, LEARNED && p.scale_stride == 0u)) {
+        return;
+    }
+    var sums = Sums(0.0, 0.0, 0u);
+    for (var unit = worker; unit < units; unit += p.workers) {
+        let first = (unit % p.pieces) * p.piece;
+        let end = min(first + p.piece, p.k);
+        for (var c = first + 4u * local; c < end; c += 4u * WORKGROUP) {
+            let columns = vec4<u32>(c, c + 1u, c + 2u, c + 3u);
+            sums = merged(sums, take(unit / p.pieces, c, columns < vec4<u32>(end), true));
+        }
+    }
+    if (!LEARNED) {
+        return;
+    }
+    sums = team_sums(sums, WORKGROUP, local);
+    if (local == 0u) {
+        scale_partials[p.partial_at + worker] = bitcast<u32>(sums.scale) | sums.broken;
+        outside_partials[p.partial_at + worker] = sums.outside;
+    }
+}

@@ -1,0 +1,8 @@
+// The gradient of Y as f32 where k, offset and stride are multiples of 4: 16-byte loads.
+// Requires: fake/code. Provides: load_dy4, for columns below k.
+
+@group(0) @binding(4) var<storage, read> dy_in: array<vec4<f32>>;
+
+fn load_dy4(row_at: u32, k: u32) -> vec4<f32> {
+    return dy_in[(row_at + k) >> 2u];
+}

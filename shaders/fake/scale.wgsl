@@ -1,0 +1,14 @@
+// The scale and zero point of all of X, from its range.
+// Requires: fake/range. Provides: main, one invocation.
+// Leaves the range empty for the next recording, as it was made: no dispatch only clears it.
+
+@group(0) @binding(4) var<storage, read_write> ranges: array<u32>;
+@group(0) @binding(5) var<storage, read_write> scales: array<u32>;
+@group(0) @binding(6) var<storage, read_write> zeros: array<u32>;
+
+@compute @workgroup_size(1)
+fn main() {
+    put_scheme(0u, Range(ranges[0], ranges[1]));
+    ranges[0] = 0u;
+    ranges[1] = 0u;
+}
