@@ -375,8 +375,8 @@ fn odd_data_has_a_range() {
         let ranges = of(x).ranges(method, symmetric).unwrap();
         let scheme = ranges[0].scheme(symmetric);
         assert!(scheme.scale.is_normal() && scheme.scale > 0.0, "{method} {x:?}");
-        assert!((-128..128).contains(&scheme.zero) && (!symmetric || scheme.zero == 0));
-        (scheme.scale, scheme.zero)
+        assert!((-128..128).contains(&scheme.zero_point) && (!symmetric || scheme.zero_point == 0));
+        (scheme.scale, scheme.zero_point)
     };
     let tiny = f32::MIN_POSITIVE;
     for method in METHODS {

@@ -11,7 +11,8 @@ use half::f16;
 use lowbit::format::{PackedWeights, RowOrder, WeightFormat};
 use lowbit::host::Host;
 use lowbit::ops::{
-    DeviceWeights, FloatType, MatmulArgs, MatmulPlan, MatmulSpec, Schedule, Select, SubBuffer,
+    Activations, DeviceWeights, FloatType, MatmulArgs, MatmulPlan, MatmulSpec, Output, Schedule,
+    Select, SubBuffer,
 };
 use pollster::block_on;
 
@@ -64,7 +65,7 @@ impl Job {
         let mut random = Random(seed);
         let words = (X_OFFSET + spec.x_bytes(spec.max_m)).div_ceil(4);
         let x = (0..words).map(|_| match spec.activations {
-            FloatType::F32 => random.float().to_bits(),
+            Activations::Float(FloatType::F32) => random.float().to_bits(),
             _ => {
                 let [low, high] =
                     [(); 2].map(|()| u32::from(f16::from_f32(random.float()).to_bits()));
@@ -83,7 +84,7 @@ impl Job {
 
     fn name(&self) -> String {
         let MatmulSpec { weights, activations, output, max_m, n, batch, .. } = &self.spec;
-        let (x, y) = (activations.name(), output.name());
+        let (x, y) = (activations, output);
         format!("{weights} {} {x}→{y} {max_m}×{n}×{batch}", self.schedule)
     }
 }
@@ -124,7 +125,7 @@ fn run(host: &Host, job: &Job) -> Ran {
     let y = y.map(|(y, _)| y);
     for (y, m) in y.iter().zip([job.m, spec.max_m]) {
         let written = match spec.output {
-            FloatType::F32 => y.iter().filter(|&&w| w != SENTINEL).count(),
+            Output::Float(FloatType::F32) => y.iter().filter(|&&w| w != SENTINEL).count(),
             _ => y.iter().flat_map(|w| [w & 0xffff, w >> 16]).filter(|&h| h != 0x7fc5).count(),
         };
         assert_eq!(written, (spec.batch * m * spec.n) as usize, "{}", job.name());
@@ -147,7 +148,7 @@ fn jobs() -> Vec<Job> {
     }
     for x in types {
         for y in types {
-            let with = |job: &&Job| (job.spec.activations, job.spec.output) == (x, y);
+            let with = |job: &&Job| (job.spec.activations, job.spec.output) == (x.into(), y.into());
             assert!(jobs.iter().filter(with).count() >= 3, "{x:?} {y:?}");
         }
     }

@@ -31,10 +31,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use super::calibrate::{ActivationRange, ActivationScheme};
+use super::calibrate::ActivationRange;
 use super::rows::each_row;
 use super::{CompressError, flushed, quantize};
-use crate::format::{Granularity, WeightFormat};
+use crate::format::{Granularity, StaticScale, WeightFormat};
 
 /// Weights `[rows, K]`, row-major, of a linear layer.
 #[derive(Clone, Copy, Debug)]
@@ -305,7 +305,7 @@ impl Layer<'_> {
         let k = self.k;
         let absmax = smoothed_absmax(&self.x_absmax, factors)?;
         let range = ActivationRange::of(-absmax, absmax);
-        let ActivationScheme { scale, .. } = range.scheme(true);
+        let StaticScale { scale, .. } = range.scheme(true);
         let code = |x: f32, s: f32| (flushed(x / s) / scale).round_ties_even().clamp(-127.0, 127.0);
         let mut x = vec![0i16; self.x.len()];
         each_row(&mut x, k, |row, codes| {

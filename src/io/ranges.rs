@@ -3,9 +3,9 @@
 use super::header::{Pairs, unique};
 use super::{IoError, write_atomic};
 use crate::compress::calibrate::{
-    ActivationRange, ActivationScheme, CalibrateError, Calibration, Method, Statistics,
+    ActivationRange, CalibrateError, Calibration, Method, Statistics,
 };
-use crate::format::ActivationFormat;
+use crate::format::{ActivationFormat, StaticScale};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -245,7 +245,7 @@ struct Version {
 
 impl From<&Calibration> for RawCalibration {
     fn from(made: &Calibration) -> Self {
-        let ActivationScheme { scale, zero } = made.scheme();
+        let StaticScale { scale, zero_point: zero } = made.scheme();
         Self {
             format: made.format().to_string(),
             method: made.method().to_string(),
@@ -267,7 +267,7 @@ impl RawCalibration {
         let range = range.map_err(|error| ("min", error.to_string()))?;
         let made = Calibration::new(format, method, range);
         let made = made.map_err(|error| ("format", error.to_string()))?;
-        let ActivationScheme { scale, zero } = made.scheme();
+        let StaticScale { scale, zero_point: zero } = made.scheme();
         if self.scale.to_bits() != scale.to_bits() {
             return Err(("scale", format!("{} where the range gives {scale}", self.scale)));
         }

@@ -33,7 +33,7 @@ pub use batch::{Batch, ChannelBatch, NotFinite};
 pub use error::CalibrateError;
 pub use histogram::Histogram;
 pub use method::Method;
-pub use range::{ActivationRange, ActivationScheme, Calibration};
+pub use range::{ActivationRange, Calibration};
 
 use super::rows::each_row;
 use crate::format::ActivationFormat;

@@ -1,20 +1,11 @@
 use super::{CalibrateError, Method};
-use crate::format::{ActivationFormat, ActivationGranularity};
+use crate::format::{ActivationFormat, ActivationGranularity, StaticScale};
 
 /// The range of activations that codes are to cover; it holds 0. In the units of X.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ActivationRange {
     min: f32,
     max: f32,
-}
-
-/// How codes stand for values: `x ≈ (c − z) · s`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ActivationScheme {
-    /// The scale: positive and normal.
-    pub scale: f32,
-    /// The zero point, −128…127.
-    pub zero: i32,
 }
 
 impl ActivationRange {
@@ -70,19 +61,19 @@ impl ActivationRange {
     ///
     /// A range of zeros, and one whose scale would be subnormal, gets s = 1 and z = 0. Differences
     /// are taken in f64, so that no range overflows.
-    pub fn scheme(&self, symmetric: bool) -> ActivationScheme {
+    pub fn scheme(&self, symmetric: bool) -> StaticScale {
         let scale = match symmetric {
             true => self.absmax() / 127.0,
             false => ((f64::from(self.max) - f64::from(self.min)) / 255.0) as f32,
         };
         if scale < f32::MIN_POSITIVE {
-            return ActivationScheme { scale: 1.0, zero: 0 };
+            return StaticScale { scale: 1.0, zero_point: 0 };
         }
-        let zero = match symmetric {
+        let zero_point = match symmetric {
             true => 0,
             false => (-self.min / scale).round_ties_even().clamp(0.0, 255.0) as i32 - 128,
         };
-        ActivationScheme { scale, zero }
+        StaticScale { scale, zero_point }
     }
 }
 
@@ -92,7 +83,7 @@ pub struct Calibration {
     format: ActivationFormat,
     method: Method,
     range: ActivationRange,
-    scheme: ActivationScheme,
+    scheme: StaticScale,
 }
 
 impl Calibration {
@@ -127,7 +118,7 @@ impl Calibration {
     }
 
     /// Scale and zero point.
-    pub fn scheme(&self) -> ActivationScheme {
+    pub fn scheme(&self) -> StaticScale {
         self.scheme
     }
 }
