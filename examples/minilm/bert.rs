@@ -176,6 +176,22 @@ impl Encoder {
         })
     }
 
+    /// The layers that have the same input as this one, itself among them: query, key and value.
+    pub fn sharing(&self, dense: &Dense) -> Vec<&Dense> {
+        let first = match dense.index % 6 {
+            0..3 => dense.index / 6 * 6..dense.index / 6 * 6 + 3,
+            _ => dense.index..dense.index + 1,
+        };
+        self.linears().filter(|other| first.contains(&other.index)).collect()
+    }
+
+    /// Value projection and output projection of each attention: what lies between them is linear
+    /// in every channel of the value.
+    #[allow(dead_code, reason = "a test plants outliers there")]
+    pub fn values_and_outputs(&mut self) -> impl Iterator<Item = (&mut Dense, &mut Dense)> {
+        self.layers.iter_mut().map(|layer| (&mut layer.value, &mut layer.attention_out))
+    }
+
     /// The embedding of a text, of length 1: the mean over its tokens, `[CLS]` and
     /// `[SEP]` among them.
     pub fn embed(&self, text: &str, linear: &Linear) -> Result<Vec<f32>, Error> {
