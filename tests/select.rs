@@ -5,10 +5,10 @@
 //! 2 GiB on Linux except NVIDIA's, the smallest of three workgroup counts, 4 to 64 lanes for
 //! all of Metal. Alignments and sizes vary by driver version and do not enter the choice.
 
-use lowbit::format::WeightFormat;
+use lowbit::format::{ActivationFormat, ActivationGranularity, WeightFormat};
 use lowbit::gpu::{AdapterClass, Caps};
-use lowbit::ops::MatmulSpec;
 use lowbit::ops::matmul::{KernelChoice, Schedule, candidates, code_textures_pay, select};
+use lowbit::ops::{Activations, FloatType, MatmulSpec};
 use wgpu::{Backend, DeviceType, Features, Limits};
 
 struct Device {
@@ -158,10 +158,14 @@ llvmpipe: Cpu, 8 lanes, int64
 
 /// The choices for every m, runs of the same one together.
 fn choices(caps: &Caps, format: &str) -> String {
+    choices_of(caps, format, FloatType::F32.into())
+}
+
+fn choices_of(caps: &Caps, format: &str, activations: Activations) -> String {
     let format: WeightFormat = format.parse().unwrap();
     let mut runs: Vec<(u32, u32, Schedule)> = Vec::new();
     for m in M {
-        let mut spec = MatmulSpec::new(m, 4096, 4096, format);
+        let mut spec = MatmulSpec::new(m, 4096, 4096, format).with_activations(activations);
         spec.code_textures = code_textures_pay(&format, 4096, caps);
         let schedule = select(&spec, caps, m);
         if let Err(error) = schedule.check(caps) {
@@ -207,6 +211,37 @@ fn the_table_of_choices() {
         }
     }
     assert_eq!(table, EXPECTED, "`select` now chooses:\n{table}");
+}
+
+/// The same for quantized X: schedules of integer products, and whether bytes are multiplied by the
+/// device's own operation.
+const INTEGERS: &str = "
+GeForce RTX 3080: packed dot: 1 int_gemv_m1_l32, 2–8 int_gemv_m4_l32, 16–64 int_tiled_32x64, 128–4096 int_tiled_64x64
+Radeon RX 6800: packed dot: 1 int_gemv_m1_l32, 2–8 int_gemv_m4_l32, 16–64 int_tiled_32x64, 128–4096 int_tiled_64x64
+Radeon RX 7900 XTX: packed dot: 1 int_gemv_m1_l32, 2–8 int_gemv_m4_l32, 16–64 int_tiled_32x64, 128–4096 int_tiled_64x64
+Arc A770: packed dot: 1 int_gemv_m1_l32, 2–8 int_gemv_m4_l32, 16–64 int_tiled_32x64, 128–4096 int_tiled_64x64
+Apple M2: dot in f32: 1 int_gemv_m1_l32, 2–8 int_gemv_m4_l32, 16–64 int_tiled_32x64, 128–4096 int_tiled_64x64
+Adreno 640: packed dot: 1 int_gemv_m1_l32, 2–8 int_gemv_m4_l32, 16–64 int_tiled_32x64, 128–4096 int_tiled_64x64
+browser's minimum: packed dot: 1 int_gemv_m1_l32, 2–8 int_gemv_m4_l32, 16–64 int_tiled_32x64, 128–4096 int_tiled_64x64
+downlevel: packed dot: refused (schedule int_rows_m1 does not apply: storage buffers: 5 asked for, 4 at most)
+lavapipe: packed dot: 1 int_rows_m1, 2–4096 int_rows_m4
+llvmpipe: dot in f32: 1 int_rows_m1, 2–4096 int_rows_m4
+";
+
+#[test]
+fn the_table_of_integer_choices() {
+    let token = ActivationFormat::int8(ActivationGranularity::Token);
+    let mut table = String::from("\n");
+    for device in devices() {
+        let caps = device.caps();
+        // No format of W changes the schedule.
+        let all = ["int8-channel", "int4-g64-asym", "2:4+int4-g64-asym"]
+            .map(|format| choices_of(&caps, format, Activations::Int8(token)));
+        assert!(all.iter().all(|choices| *choices == all[0]), "{}: {all:?}", device.name);
+        let dot = if caps.packed_dot { "packed dot" } else { "dot in f32" };
+        table += &format!("{}: {dot}: {}\n", device.name, all[0]);
+    }
+    assert_eq!(table, INTEGERS, "`select` now chooses:\n{table}");
 }
 
 /// For every K that gives other schedules: what is chosen fits the device, by its limits

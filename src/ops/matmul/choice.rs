@@ -393,7 +393,8 @@ pub struct KernelChoice {
 /// The schedule for `m` rows: a pure function of the spec and the device's facts.
 ///
 /// On CPU-type adapters lanes own rows of W; on GPUs lanes split K for few rows of X and
-/// tiles share loads for many.
+/// tiles share loads for many. Quantized X has schedules of its own, by the same rules; that kernels
+/// multiply bytes by the device's own operation or in f32 goes by [`Caps::packed_dot`].
 pub fn select(spec: &MatmulSpec, caps: &Caps, m: u32) -> Schedule {
     // More lanes share a row where rows are too few to occupy a GPU.
     let (fewest, most) = gemv_lanes(spec.k);
