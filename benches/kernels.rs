@@ -1,14 +1,18 @@
-//! Kernels on the best adapter: matmul by regime and format, making weights, undoing them.
+//! Kernels on the best adapter: matmul by regime and format, of floats and of X that is quantized
+//! on the way, making weights, undoing them, and what takes X alone.
 //! Whole submissions, the wait counted in; `lowbit bench` sets them beside the adapter's
 //! limits.
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use lowbit::compress::calibrate::Observer;
 use lowbit::conformance::{Extent, Op, table};
-use lowbit::format::{PackedWeights, WeightFormat};
+use lowbit::format::{ActivationFormat, PackedWeights, WeightFormat};
 use lowbit::host::Host;
 use lowbit::ops::{
-    DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, MakeArgs, MakePlan, MakeSpec,
-    MatmulArgs, MatmulPlan, MatmulSpec, Select, SourceRows,
+    Activations, BoundQuantize, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights,
+    FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantPlan, FakeQuantSpec, MakeArgs, MakePlan,
+    MakeSpec, MatmulArgs, MatmulPlan, MatmulSpec, ObserveArgs, ObservePlan, ObserveSpec,
+    QuantizeArgs, QuantizePlan, QuantizeSpec, Select, SourceRows,
 };
 use pollster::block_on;
 use std::collections::BTreeSet;
@@ -54,6 +58,139 @@ fn matmul(c: &mut Criterion, host: &Host) {
         }
         group.finish();
     }
+}
+
+/// X to codes, bound to buffers of its own; and the codes.
+fn quantizing(
+    host: &Host,
+    x: &wgpu::Buffer,
+    (m, k): (u32, u32),
+    format: ActivationFormat,
+) -> (BoundQuantize, wgpu::Buffer) {
+    let spec = QuantizeSpec::new(m, k, format);
+    let plan = block_on(QuantizePlan::new(host.kernels(), &spec)).expect("plan");
+    let codes = host.zeros(plan.output_bytes(m)).expect("codes");
+    let args = QuantizeArgs { activations: x.into(), given: None, output: (&codes).into() };
+    (block_on(plan.bind(args)).expect("bind"), codes)
+}
+
+fn activation_formats() -> impl Iterator<Item = ActivationFormat> {
+    let names = ["int8-token", "int8-token-asym", "int8-tensor", "int8-g128"];
+    names.into_iter().map(|name| name.parse().expect("a format"))
+}
+
+/// Products of integers, with X quantized in the same submission.
+fn integer_matmul(c: &mut Criterion, host: &Host) {
+    let (n, k) = (1024usize, 1024usize);
+    let w = weights(n, k);
+    for m in [1u32, 7, 33, 128] {
+        let mut group = c.benchmark_group(format!("int-matmul/m{m}n{n}k{k}"));
+        group.throughput(Throughput::Elements(2 * u64::from(m) * (n * k) as u64));
+        let x = host.storage(bytemuck::cast_slice(&weights(m as usize, k))).expect("X");
+        for format in ["int8-channel", "int4-g64", "2:4+int8-channel", "2:4+int4-g64"] {
+            let format: WeightFormat = format.parse().expect("a format");
+            let weights = host.compress(&w, n, k, &format).expect("finite weights");
+            for activations in activation_formats() {
+                let spec =
+                    MatmulSpec::of(m, &weights).with_activations(Activations::Int8(activations));
+                let plan =
+                    block_on(MatmulPlan::new(host.kernels(), &spec, Select::Auto)).expect("plan");
+                let (quantize, codes) = quantizing(host, &x, (m, k as u32), activations);
+                let y = host.zeros(spec.y_bytes(m)).expect("Y");
+                let bound = block_on(plan.bind(MatmulArgs {
+                    activations: (&codes).into(),
+                    weights: &weights,
+                    bias: None,
+                    output: (&y).into(),
+                }))
+                .expect("bind");
+                let schedule = plan.kernel(m).schedule.to_string();
+                let id = BenchmarkId::new(schedule, format!("{format}, {activations}"));
+                group.bench_function(id, |b| {
+                    b.iter(|| {
+                        let record = |pass: &mut wgpu::ComputePass<'_>| {
+                            drop(quantize.record(pass, m).and(bound.record(pass, m)));
+                        };
+                        host.submit(record).expect("run");
+                    });
+                });
+            }
+        }
+        group.finish();
+    }
+}
+
+/// X to codes, X observed, and both passes of X fake-quantized.
+fn of_x(c: &mut Criterion, host: &Host) {
+    let (m, k) = (128u32, 1024u32);
+    let shape = format!("m{m}k{k}");
+    let values = weights(m as usize, k as usize);
+    let x = host.storage(bytemuck::cast_slice(&values)).expect("X");
+    let bytes = Throughput::Bytes(4 * u64::from(m * k));
+
+    let mut group = c.benchmark_group(format!("quantize/{shape}"));
+    group.throughput(bytes.clone());
+    for format in activation_formats() {
+        let (bound, _codes) = quantizing(host, &x, (m, k), format);
+        group.bench_function(format.to_string(), |b| {
+            b.iter(|| host.submit(|pass| drop(bound.record(pass, m))).expect("run"));
+        });
+    }
+    group.finish();
+
+    let mut group = c.benchmark_group(format!("observe/{shape}"));
+    group.throughput(bytes.clone());
+    let columns = k as usize;
+    for observer in [Observer::tensor("tensor", columns), Observer::channels("channels", columns)] {
+        let spec = ObserveSpec::of(&observer, m).expect("a spec");
+        let plan = block_on(ObservePlan::new(host.kernels(), &spec)).expect("plan");
+        let output = host.zeros(4 * spec.words()).expect("an observation");
+        let args = ObserveArgs { activations: (&x).into(), output: (&output).into() };
+        let bound = block_on(plan.bind(args)).expect("bind");
+        group.bench_function(observer.layer(), |b| {
+            b.iter(|| host.submit(|pass| drop(bound.record(pass, m))).expect("run"));
+        });
+    }
+    group.finish();
+
+    let mut group = c.benchmark_group(format!("fake-quant/{shape}"));
+    group.throughput(bytes);
+    let [y, dx] = [(); 2].map(|()| host.zeros(4 * u64::from(m * k)).expect("a matrix"));
+    for format in ["int8-tensor-asym", "int8-channel", "int4-g64-asym"] {
+        let format: WeightFormat = format.parse().expect("a format");
+        let spec = FakeQuantSpec::new(m, k, format).with_given_scales().with_gradient_scale();
+        let plan = block_on(FakeQuantPlan::new(host.kernels(), &spec)).expect("plan");
+        let groups = spec.scales(m);
+        let scales = vec![0.02f32; groups as usize];
+        let scales = host.storage(bytemuck::cast_slice(&scales)).expect("scales");
+        let zeros = host.zeros(4 * groups).expect("zero points");
+        let [ds, dz] = [(); 2].map(|()| host.zeros(4 * groups).expect("gradients"));
+        let asymmetric = !format.is_symmetric();
+        let forward = block_on(plan.bind(FakeQuantArgs {
+            input: (&x).into(),
+            scales: (&scales).into(),
+            zeros: asymmetric.then(|| (&zeros).into()),
+            output: (&y).into(),
+        }))
+        .expect("bind");
+        let backward = block_on(plan.bind_backward(FakeQuantBackwardArgs {
+            input: (&x).into(),
+            scales: (&scales).into(),
+            zeros: asymmetric.then(|| (&zeros).into()),
+            output_gradient: (&y).into(),
+            input_gradient: (&dx).into(),
+            scale_gradients: Some((&ds).into()),
+            zero_gradients: asymmetric.then(|| (&dz).into()),
+        }))
+        .expect("bind");
+        group.bench_function(format!("{format}, forward"), |b| {
+            b.iter(|| host.submit(|pass| drop(forward.record(pass, m))).expect("run"));
+        });
+        group.bench_function(format!("{format}, backward"), |b| {
+            b.iter(|| host.submit(|pass| drop(backward.record(pass, m))).expect("run"));
+        });
+    }
+    group.finish();
 }
 
 fn make(c: &mut Criterion, host: &Host) {
@@ -209,6 +346,8 @@ fn all(c: &mut Criterion) {
     let info = host.adapter_info();
     eprintln!("on {} ({} {})", info.name, info.driver, info.driver_info);
     matmul(c, &host);
+    integer_matmul(c, &host);
+    of_x(c, &host);
     make(c, &host);
     dequantize(c, &host);
     repack(c, &host);

@@ -104,7 +104,7 @@ impl Job {
         let layout = self.spec.layout().unwrap();
         let words = self.run(host);
         let fault = check_activations(self.spec.format, &layout, &self.x, self.given, &words);
-        assert_eq!(fault.unwrap(), None, "{:?}, m = {}", self.spec, self.m);
+        assert_eq!(fault.unwrap().fault, None, "{:?}, m = {}", self.spec, self.m);
     }
 }
 
@@ -210,7 +210,7 @@ fn faults_are_found() {
             let mut words = words.clone();
             change(&mut words, &layout);
             let format: ActivationFormat = format.parse().unwrap();
-            check_activations(format, &layout, &job.x, None, &words).unwrap()
+            check_activations(format, &layout, &job.x, None, &words).unwrap().fault
         };
         assert_eq!(fault(&|_, _| ()), None);
         let row = layout.row_words;

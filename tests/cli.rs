@@ -451,6 +451,74 @@ fn verify_repeats_one_case_and_writes_json() {
     assert_eq!(none.status.code(), Some(2));
 }
 
+/// Ops on X alone: one by its id, although others go on from it, and names that no pipe tears.
+#[test]
+fn verify_covers_what_takes_x() {
+    if !gpu() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let json = scratch.text("json");
+    let run = |case: &str| {
+        let page = fine(&["verify", "--case", case, "--json", &json]);
+        let cases = scratch.json("json")["adapters"][0]["cases"].as_array().unwrap().clone();
+        (page, cases)
+    };
+    for (case, weights, kernel) in [
+        ("quantize/f32-int8-tensor/m4k64/normal", "none", "activations_quantize.int8"),
+        ("observe/f16-channel-bins16/m300k66/tiny", "none", "observe_histogram.xf16"),
+        ("fake-quant/int4-g6-asym/f16-f32/m5k33/normal/lsq", "int4", "fake_forward.any"),
+    ] {
+        let all = run(case).1;
+        let id = all[0]["id"].as_str().unwrap().to_owned();
+        let (page, cases) = run(&id);
+        assert_eq!((cases.len(), &cases[0]["status"]), (1, &"pass".into()), "{id}");
+        assert_eq!((&cases[0]["weights"], &cases[0]["n"]), (&weights.into(), &0.into()));
+        let name = cases[0]["kernel"].as_str().unwrap();
+        assert!(name.starts_with(kernel) && page.lines().any(|l| l.ends_with(name)), "{page}");
+    }
+}
+
+/// Two passes of fake quantization, one row of the others; what cannot be is refused.
+#[test]
+fn bench_measures_what_takes_x() {
+    if !gpu() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let json = scratch.text("json");
+    let rows = |args: &[&str]| {
+        fine(&[&["bench", "--shape", "2x4x64", "--json", &json], args].concat());
+        let rows = scratch.json("json")["rows"].as_array().unwrap().clone();
+        let name = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
+        for row in &rows {
+            assert_eq!((&row["m"], &row["n"], &row["k"]), (&2.into(), &0.into(), &64.into()));
+            assert!(row["share_of_limit"].as_f64().unwrap() > 0.0);
+        }
+        rows.iter().map(|row| (name(row, "op"), name(row, "weights"))).collect::<Vec<_>>()
+    };
+    let pair = |op: &str, what: &str| (op.to_owned(), what.to_owned());
+    assert_eq!(
+        rows(&["--op", "quantize", "--op", "observe"]),
+        [
+            pair("quantize", "int8-token"),
+            pair("observe", "tensor-bins2048"),
+            pair("observe", "channel-bins512")
+        ]
+    );
+    assert_eq!(
+        rows(&["--op", "fake-quant", "--format", "int4-g32-asym", "--activations", "f16"]),
+        [pair("fake-quant", "int4-g32-asym"), pair("fake-quant backward", "int4-g32-asym")]
+    );
+    for bad in [
+        &["--op", "quantize", "--activations", "f16"],
+        &["--op", "observe", "--activations", "int8-token"],
+        &["--op", "fake-quant", "--format", "2:4+int8-channel"],
+    ] {
+        assert_eq!(lowbit(&[&["bench"], &bad[..]].concat()).status.code(), Some(2), "{bad:?}");
+    }
+}
+
 #[test]
 fn tuning_is_measured_stored_and_used() {
     if !gpu() {

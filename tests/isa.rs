@@ -76,7 +76,8 @@ fn faults(kernel: &Kernel, stats: &Stats) -> Vec<String> {
         return faults;
     };
     let loads = &main.counts.code_loads;
-    if let (Schedule::Gemv { .. }, Some(width)) = (choice.schedule, step.code_load) {
+    let wide = choice.schedule.is_integer() || matches!(choice.schedule, Schedule::Gemv { .. });
+    if let (true, Some(width)) = (wide, step.code_load) {
         check(loads.0.keys().eq([&width]), format!("codes by {:?}, not {width} bytes", loads.0));
     }
     // Two ways to tell the weights of a trip: bytes of codes loaded, and the schedule's
@@ -86,10 +87,15 @@ fn faults(kernel: &Kernel, stats: &Stats) -> Vec<String> {
     check(whole, format!("{} bytes of codes a trip, {} a step", loads.bytes(), step.code_bytes));
     // A third: each weight is multiplied with each row of X. (Mesa 22 leaves loops of constant
     // length as they are, and in a loop not counted to the end some products are missing.)
-    if !kernel.integer_dot() && !kernel.matrix() && main.inner_loops == 0 {
-        let kept = if choice.decoder.sparse { 0.5 } else { 1.0 };
-        let least = unrolled as f64 * step.weights * f64::from(step.x_rows) * kept;
-        let products = main.counts.products;
+    if !kernel.matrix() && main.inner_loops == 0 {
+        let all = unrolled as f64 * step.weights * f64::from(step.x_rows);
+        // A dot product is of four; what 2:4 leaves out is there again.
+        let dots = kernel.integer_dot() && stats.family.integer_dot();
+        let (least, products) = match (kernel.integer_dot(), choice.decoder.sparse) {
+            (true, _) if !dots => (0.0, 0),
+            (true, _) => (all, 4 * main.counts.dot4),
+            (false, sparse) => (if sparse { 0.5 * all } else { all }, main.counts.products),
+        };
         check(products as f64 >= least, format!("{products} products a trip of {least}"));
     }
     faults
@@ -103,7 +109,11 @@ fn isa_kernels_on_amd() {
     // share a row, which makes few loops differ, is left out.
     let kernels = isa::covering(isa::kernels());
     let usual = |kernel: &Kernel| {
-        schedule(kernel).is_none_or(|s| !matches!(s, Schedule::Gemv { lanes, .. } if lanes != 32))
+        let lanes = schedule(kernel).and_then(|schedule| match schedule {
+            Schedule::Gemv { lanes, .. } | Schedule::IntGemv { lanes, .. } => Some(lanes),
+            _ => None,
+        });
+        lanes.is_none_or(|lanes| lanes == 32)
     };
     let fewer = isa::covering(isa::kernels().into_iter().filter(usual).collect());
     let mut jobs = Vec::new();

@@ -3,11 +3,13 @@
 
 mod common;
 
-use lowbit::conformance::{Case, Quantized, Status, Values, run};
-use lowbit::format::WeightFormat;
+use lowbit::compress::calibrate::Axis;
+use lowbit::conformance::{Case, FakeScales, Op, Quantized, Status, Values, run};
+use lowbit::format::{ActivationFormat, WeightFormat};
+use lowbit::gpu::Shader;
 use lowbit::host::Host;
 use lowbit::ops::matmul::{KernelChoice, MatmulSpec, Schedule};
-use lowbit::ops::{Activations, FloatType, Output};
+use lowbit::ops::{Activations, FakeQuantSpec, FloatType, ObserveSpec, Output, QuantizeSpec};
 use pollster::block_on;
 
 struct Fault {
@@ -95,8 +97,13 @@ fn case(format: WeightFormat) -> Case {
     case
 }
 
-/// Of matmuls of quantized X: format of W, X, Y, what is replaced.
-const INTEGER_FAULTS: [(&str, &str, &str, &str, (&str, &str)); 11] = [
+/// What is replaced in a shader, and by what.
+type Replace = (&'static str, &'static str);
+
+/// Of matmuls of quantized X: a name, the formats of W, X and Y.
+type IntegerFault = (&'static str, &'static str, &'static str, &'static str, Replace);
+
+const INTEGER_FAULTS: [IntegerFault; 11] = [
     (
         "a dropped zero point of W",
         "int8-g64-asym",
@@ -241,5 +248,130 @@ fn each_fault_is_caught() {
         let by = ["values: y[", "one-hot: y[", "pattern (a), integers: y["];
         assert!(by.iter().any(|by| reason.starts_with(by)), "{}: {reason}", fault.name);
         eprintln!("caught: {:45} {}", fault.name, report.reason.as_deref().unwrap_or(""));
+    }
+}
+
+/// Of ops on X alone: the case, the kernel by the start of its name, what is replaced.
+fn faults_of_x() -> Vec<(&'static str, Case, &'static str, Replace)> {
+    let f32s = (FloatType::F32, FloatType::F32);
+    let case = |op, format, shape, values| {
+        let case = Case::of_x(op, format, f32s, shape, values);
+        Case { strided: false, ..case }
+    };
+    let quantize = |format: &str, values| {
+        let format: ActivationFormat = format.parse().unwrap();
+        let op = Op::Quantize { format, given: false };
+        case(op, WeightFormat::f32(), (5, 100), values)
+    };
+    let observe = |axis, bins| {
+        case(Op::Observe { axis, bins }, WeightFormat::f32(), (300, 66), Values::Normal)
+    };
+    let fake = |format: &str, from| {
+        case(Op::FakeQuant(from), format.parse().unwrap(), (5, 100), Values::Normal)
+    };
+    let (normal, not_finite) = (Values::Normal, Values::NotFinite);
+    vec![
+        (
+            "a sum of codes that leaves out the last column",
+            quantize("int8-token", normal),
+            "activations_quantize",
+            (
+                "sum += codes.x + codes.y + codes.z + codes.w;",
+                "let kept = select(vec4<i32>(0), codes, columns + vec4<u32>(1u) < vec4<u32>(p.k));
+                 sum += kept.x + kept.y + kept.z + kept.w;",
+            ),
+        ),
+        (
+            "codes past the last column",
+            quantize("int8-g32-asym", normal),
+            "activations_quantize",
+            ("select(vec4<i32>(0), vec4<i32>(c), columns < vec4<u32>(p.k))", "vec4<i32>(c)"),
+        ),
+        (
+            "codes that are cut off, not rounded",
+            quantize("int8-tensor", normal),
+            "activations_quantize",
+            ("round(x * s.inverse)", "trunc(x * s.inverse)"),
+        ),
+        (
+            "a range of one sign",
+            quantize("int8-token-asym", normal),
+            "activations_quantize",
+            ("range.high / 255.0 + range.low / 255.0", "2.0 * range.high / 255.0"),
+        ),
+        (
+            "a NaN that does not show",
+            quantize("int8-tensor-asym", not_finite),
+            "activations_quantize",
+            ("if (range.bad)", "if (false)"),
+        ),
+        (
+            "a carry that is lost",
+            observe(Axis::Tensor, 64),
+            "observe_histogram",
+            ("before + value < before", "false"),
+        ),
+        (
+            "negative bins that are one off",
+            observe(Axis::Channel, 16),
+            "observe_histogram",
+            ("above - vec4<u32>(1u) - bin", "above - bin"),
+        ),
+        (
+            "a row of a tile that is not ranged",
+            observe(Axis::Channel, 0),
+            "observe_ranges",
+            ("row < tile.end; row", "row + 1u < tile.end; row"),
+        ),
+        (
+            "a zero point that is kept",
+            fake("int8-tensor-asym", FakeScales::Given),
+            "fake_forward",
+            ("(q - s.zero)", "q"),
+        ),
+        (
+            "a skipped last column",
+            fake("int8-channel", FakeScales::Dynamic),
+            "fake_dynamic",
+            ("4u * q < to_column", "4u * q + 4u < to_column"),
+        ),
+        (
+            "no gradient scale",
+            fake("int8-g32", FakeScales::Lsq),
+            "fake_groups",
+            ("if (p.gain > 0.0)", "if (false)"),
+        ),
+    ]
+}
+
+#[test]
+fn each_fault_of_what_takes_x_is_caught() {
+    let Some(host) = common::host() else { return };
+    let hosts = [host];
+    for (name, case, kernel, (from, to)) in faults_of_x() {
+        let sound = &run(&hosts, std::slice::from_ref(&case), &|_| ())[0];
+        assert_eq!(sound.status, Status::Pass, "{name}: {:?}", sound.reason);
+        // A device of its own: the kernel cache is the fault's.
+        let faulty = [Host::new().unwrap()];
+        let (m, k) = (case.m as u32, case.k as u32);
+        let caps = faulty[0].kernels().caps();
+        let shaders: Vec<Shader> = match case.op {
+            Op::Quantize { format, .. } => QuantizeSpec::new(m, k, format).shaders(caps),
+            Op::Observe { axis, bins } => ObserveSpec::new(m, k, axis, bins).shaders(caps),
+            Op::FakeQuant(from) => {
+                let mut spec = FakeQuantSpec::new(m, k, case.format);
+                spec.given = from != FakeScales::Dynamic;
+                let forward = spec.forward_shaders(caps).into_iter();
+                forward.chain(spec.backward_shaders(caps)).collect()
+            }
+            op => panic!("{op:?}"),
+        };
+        let shader = shaders.iter().find(|shader| shader.name.starts_with(kernel)).unwrap();
+        let text = shader.compose().source;
+        assert_eq!(text.matches(from).count(), 1, "{name}: the shader has changed");
+        block_on(faulty[0].kernels().plant(shader, &text.replace(from, to))).unwrap();
+        let report = &run(&faulty, std::slice::from_ref(&case), &|_| ())[0];
+        assert_eq!(report.status, Status::Fail, "{name} was not caught");
+        eprintln!("caught: {name:45} {}", report.reason.as_deref().unwrap_or(""));
     }
 }

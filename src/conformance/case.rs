@@ -1,20 +1,37 @@
+use crate::compress::calibrate::Axis;
 use crate::format::{ActivationFormat, ActivationFunction, WeightFormat};
 use crate::ops::{FloatType, Output, Schedule};
 
-/// What a case checks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// What a case checks, with what only such cases have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Op {
     /// `Y = X · Wᵀ (+ bias)`.
     Matmul,
     /// The same with quantized X: exact sums bit for bit, then results.
-    IntegerMatmul,
+    IntegerMatmul(Quantized),
     /// Prune, ranges, scales and codes on the device, against the host bit for bit.
     Compress,
     /// Packed weights back to floats.
     Dequantize,
     /// Rows of packed weights by index, as floats.
     Gather,
+    /// X to 8-bit codes, with scales of its own or one that is given.
+    Quantize {
+        /// What X becomes.
+        format: ActivationFormat,
+        /// Whether scale and zero point are given.
+        given: bool,
+    },
+    /// Ranges, sums and histograms of X, against the host bit for bit.
+    Observe {
+        /// What has a range of its own.
+        axis: Axis,
+        /// Bins on either side of 0.
+        bins: u32,
+    },
+    /// X quantized and dequantized at once by the case's format, and the gradients of that.
+    FakeQuant(FakeScales),
 }
 
 impl Op {
@@ -22,10 +39,43 @@ impl Op {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Matmul => "matmul",
-            Self::IntegerMatmul => "int-matmul",
+            Self::IntegerMatmul(_) => "int-matmul",
             Self::Compress => "compress",
             Self::Dequantize => "dequantize",
             Self::Gather => "gather",
+            Self::Quantize { .. } => "quantize",
+            Self::Observe { .. } => "observe",
+            Self::FakeQuant(_) => "fake-quant",
+        }
+    }
+
+    /// Whether there are weights, and not X alone.
+    pub const fn has_weights(&self) -> bool {
+        !matches!(self, Self::Quantize { .. } | Self::Observe { .. } | Self::FakeQuant(_))
+    }
+}
+
+/// Where the scales of a fake quantization come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FakeScales {
+    /// Ranges of X.
+    Dynamic,
+    /// The caller, who gets their gradients.
+    Given,
+    /// The same, with LSQ's gradient scale.
+    Lsq,
+}
+
+impl FakeScales {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Dynamic, Self::Given, Self::Lsq];
+
+    /// The name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Dynamic => "dynamic",
+            Self::Given => "given",
+            Self::Lsq => "lsq",
         }
     }
 }
@@ -46,10 +96,14 @@ pub enum Values {
     Extreme,
     /// Halves of what becomes one step, so that rounding meets ties.
     Ties,
+    /// Subnormals and what is not much larger, so that scales are flushed or nearly.
+    Tiny,
+    /// A NaN and two infinities among others.
+    NotFinite,
 }
 
 impl Values {
-    /// All patterns.
+    /// The patterns that weights can have.
     pub const ALL: [Self; 6] = [
         Self::Normal,
         Self::Outliers,
@@ -58,6 +112,9 @@ impl Values {
         Self::Extreme,
         Self::Ties,
     ];
+
+    /// The others, which X alone can have.
+    pub const ODD: [Self; 2] = [Self::Tiny, Self::NotFinite];
 
     /// The pattern's name.
     pub const fn name(self) -> &'static str {
@@ -68,6 +125,8 @@ impl Values {
             Self::DeadGroups => "dead-groups",
             Self::Extreme => "extreme",
             Self::Ties => "ties",
+            Self::Tiny => "tiny",
+            Self::NotFinite => "not-finite",
         }
     }
 }
@@ -86,21 +145,19 @@ pub struct Quantized {
 pub struct Case {
     /// What it checks.
     pub op: Op,
-    /// The format of W.
+    /// The format of W, or that X is fake-quantized by; f32 where there is neither.
     pub format: WeightFormat,
     /// The type of X, where it is floats.
     pub activations: FloatType,
-    /// The type of Y, where X is floats.
+    /// The type of Y, where that is floats.
     pub output: FloatType,
-    /// X and Y, where X is quantized.
-    pub quantized: Option<Quantized>,
     /// What a matmul applies to its sums.
     pub function: ActivationFunction,
     /// Rows of X, or rows gathered.
     pub m: usize,
-    /// Rows of W.
+    /// Rows of W; 0 where there is none.
     pub n: usize,
-    /// Columns of W.
+    /// Columns of W and X.
     pub k: usize,
     /// What the numbers are like.
     pub values: Values,
@@ -131,7 +188,6 @@ impl Case {
             format,
             activations,
             output,
-            quantized: None,
             function: ActivationFunction::Identity,
             m,
             n,
@@ -152,35 +208,56 @@ impl Case {
         values: Values,
     ) -> Self {
         let floats = (FloatType::F32, FloatType::F32);
-        let quantized = Some(quantized);
-        Self { op: Op::IntegerMatmul, quantized, ..Self::matmul(format, floats, shape, values) }
+        let op = Op::IntegerMatmul(quantized);
+        Self { op, ..Self::matmul(format, floats, shape, values) }
+    }
+
+    /// What takes X alone: quantize, observe or, with a format, fake-quant.
+    pub fn of_x(
+        op: Op,
+        format: WeightFormat,
+        types: (FloatType, FloatType),
+        (m, k): (usize, usize),
+        values: Values,
+    ) -> Self {
+        let strided = (m + k) % 3 != 0;
+        Self { op, bias: false, strided, ..Self::matmul(format, types, (m, 0, k), values) }
     }
 
     /// What X is, for people.
     pub fn activations_name(&self) -> String {
-        let float = || self.activations.name().to_string();
-        self.quantized.map_or_else(float, |quantized| quantized.format.to_string())
+        match self.op {
+            Op::IntegerMatmul(quantized) => quantized.format.to_string(),
+            _ => self.activations.name().to_string(),
+        }
     }
 
     /// What Y is, for people.
     pub fn output_name(&self) -> String {
-        let float = || self.output.name().to_string();
-        self.quantized.map_or_else(float, |quantized| quantized.output.to_string())
+        match self.op {
+            Op::IntegerMatmul(quantized) => quantized.output.to_string(),
+            Op::Quantize { format, .. } => format.to_string(),
+            Op::Observe { axis, bins } => format!("{}-bins{bins}", axis_name(axis)),
+            _ => self.output.name().to_string(),
+        }
     }
 
     /// A name that says everything: `lowbit verify --case` repeats it.
     pub fn id(&self) -> String {
-        let mut id = format!(
-            "{}/{}/{}-{}/m{}n{}k{}/{}",
-            self.op.name(),
-            self.format,
-            self.activations_name(),
-            self.output_name(),
-            self.m,
-            self.n,
-            self.k,
-            self.values.name()
-        );
+        let mut id = format!("{}/", self.op.name());
+        if self.op.has_weights() || matches!(self.op, Op::FakeQuant(_)) {
+            id.push_str(&format!("{}/", self.format));
+        }
+        id.push_str(&format!("{}-{}/m{}", self.activations_name(), self.output_name(), self.m));
+        if self.op.has_weights() {
+            id.push_str(&format!("n{}", self.n));
+        }
+        id.push_str(&format!("k{}/{}", self.k, self.values.name()));
+        match self.op {
+            Op::Quantize { given: true, .. } => id.push_str("/given"),
+            Op::FakeQuant(scales) => id.push_str(&format!("/{}", scales.name())),
+            _ => {}
+        }
         if self.function != ActivationFunction::Identity {
             id.push_str(&format!("/{}", self.function.name()));
         }
@@ -204,5 +281,13 @@ impl Case {
         self.id().bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         })
+    }
+}
+
+/// The axis, for people.
+pub(super) fn axis_name(axis: Axis) -> &'static str {
+    match axis {
+        Axis::Tensor => "tensor",
+        Axis::Channel => "channel",
     }
 }

@@ -55,9 +55,42 @@ pub(super) fn values(pattern: Values, count: usize, random: &mut Random) -> Vec<
                 // Steps of 2⁻⁷ · ½: where the range is ±127 steps, every other one is a tie.
                 Values::Ties if i % 16 == 0 => 127.0 / 128.0,
                 Values::Ties => (random.below(509) as f32 - 254.0) / 256.0,
+                // Biased exponents from 0 to 7: of 127 steps or 255 of them one is subnormal.
+                Values::Tiny => f32::from_bits(random.below(1 << 26) as u32).copysign(v),
+                Values::NotFinite if i == count / 3 => f32::NAN,
+                Values::NotFinite if i == count / 2 => f32::INFINITY,
+                Values::NotFinite if i + 1 == count => f32::NEG_INFINITY,
+                Values::NotFinite => v,
             }
         })
         .collect()
+}
+
+/// Rows `[m, k]` of X as a pattern has them and the type of X holds them, of sizes that differ by
+/// powers of two, so that a scale of another row shows. Of normal rows the range hangs on the last
+/// column.
+pub(super) fn rows(case: &Case, random: &mut Random) -> Vec<f32> {
+    let mut x = values(case.values, case.m * case.k, random);
+    if case.values == Values::Normal {
+        x.chunks_mut(case.k.max(1))
+            .filter_map(|row| row.last_mut())
+            .for_each(|v| *v = 4f32.copysign(*v));
+    }
+    let sized = x.into_iter().enumerate().map(|(at, v)| v * size(at / case.k));
+    sized.map(|v| rounded(case.activations, v)).collect()
+}
+
+/// How large a row of [`rows`] is.
+pub(super) fn size(row: usize) -> f32 {
+    [1.0, 1.0 / 64.0, 16.0][row % 3]
+}
+
+/// As a type holds it.
+pub(super) fn rounded(float: FloatType, value: f32) -> f32 {
+    match float {
+        FloatType::F32 => value,
+        FloatType::F16 => f16::from_f32(value).to_f32(),
+    }
 }
 
 /// Activations of `count` elements as the kernel sees them: f16 ones rounded.
@@ -70,7 +103,7 @@ pub(super) fn activations(case: &Case, count: usize, random: &mut Random) -> Vec
     };
     let mut x = values(pattern, count, random);
     if case.activations == FloatType::F16 {
-        x.iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32());
+        x.iter_mut().for_each(|v| *v = rounded(FloatType::F16, *v));
     }
     x
 }

@@ -253,7 +253,7 @@ fn rows(
     })
 }
 
-fn put(words: &mut [u32], float: FloatType, at: usize, value: f32) {
+pub(super) fn put(words: &mut [u32], float: FloatType, at: usize, value: f32) {
     let bits = match float {
         FloatType::F32 => value.to_bits(),
         FloatType::F16 => u32::from(f16::from_f32(value).to_bits()),

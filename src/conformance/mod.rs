@@ -3,21 +3,25 @@
 //! Every matmul case runs three times on the device: its value pattern against the f64
 //! oracle and the bound of [`reference`](crate::reference); pattern (a), integers and
 //! powers of two, which must come out bit for bit; pattern (b), one-hot rows, which show
-//! each weight alone. Making weights must equal the host bit for bit. Outputs start as
-//! NaN, with sentinels around every row.
+//! each weight alone. Making weights must equal the host bit for bit, and so must observations.
+//! Outputs start as NaN, with sentinels around every row.
 
 mod case;
 mod covering;
 mod data;
+mod fake;
 mod integer;
 mod matmul;
+mod observe;
+mod quantize;
 mod report;
+mod rows;
 mod run;
 mod speed;
 mod table;
 mod weights;
 
-pub use case::{Case, Op, Quantized, Values};
+pub use case::{Case, FakeScales, Op, Quantized, Values};
 pub use report::{AdapterReport, CaseReport, ErrorOverBound, Report, Status};
 pub use run::run;
 pub use speed::{Limits, Timing, limit_shaders, limits, time, unpack_shader};

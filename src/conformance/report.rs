@@ -1,5 +1,6 @@
+use super::case::axis_name;
 use super::{Case, Op};
-use crate::format::{Granularity, WeightFormat};
+use crate::format::{ActivationGranularity, Granularity, WeightFormat};
 use serde::Serialize;
 
 /// What `verify` writes as JSON.
@@ -57,9 +58,10 @@ pub struct CaseReport {
     pub id: String,
     /// The op.
     pub op: &'static str,
-    /// f32, f16, int16, int8 or int4.
+    /// f32, f16, int16, int8 or int4: what W is stored as, or X is fake-quantized to; `none` where
+    /// there is neither.
     pub weights: &'static str,
-    /// `"tensor"`, `"channel"` or a group size.
+    /// `"tensor"`, `"channel"`, `"token"` or a group size.
     pub group: serde_group::Group,
     /// Whether there are no stored zero points.
     pub symmetric: bool,
@@ -86,11 +88,11 @@ pub struct CaseReport {
     pub reason: Option<String>,
 }
 
-/// The three ways to name a granularity in JSON.
+/// The ways to name a granularity in JSON.
 pub mod serde_group {
     use serde::Serialize;
 
-    /// `"tensor"`, `"channel"` or a number.
+    /// `"tensor"`, `"channel"`, `"token"` or a number.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
     #[serde(untagged)]
     pub enum Group {
@@ -101,17 +103,34 @@ pub mod serde_group {
     }
 }
 
-fn group(format: &WeightFormat) -> serde_group::Group {
-    match format.granularity() {
+/// Weights, group and symmetry: of W, or of what X becomes.
+fn scheme(case: &Case) -> (&'static str, serde_group::Group, bool) {
+    let of_weights = |format: &WeightFormat| match format.granularity() {
         Granularity::Tensor => serde_group::Group::Named("tensor"),
         Granularity::Channel => serde_group::Group::Named("channel"),
         Granularity::Group(g) => serde_group::Group::Size(g.get()),
+    };
+    match case.op {
+        Op::Quantize { format, .. } => {
+            let group = match format.granularity() {
+                ActivationGranularity::Tensor => serde_group::Group::Named("tensor"),
+                ActivationGranularity::Token => serde_group::Group::Named("token"),
+                ActivationGranularity::Group(g) => serde_group::Group::Size(g.get()),
+            };
+            ("none", group, format.is_symmetric())
+        }
+        Op::Observe { axis, .. } => ("none", serde_group::Group::Named(axis_name(axis)), true),
+        _ => {
+            let format = &case.format;
+            (format.element().name(), of_weights(format), format.is_symmetric())
+        }
     }
 }
 
 impl CaseReport {
     pub(super) fn new(case: &Case, outcome: Result<Outcome, Trouble>) -> Self {
         let broken = ErrorOverBound::Ratio(f64::MAX);
+        let (weights, group, symmetric) = scheme(case);
         let pinned = case.schedule.map(|schedule| schedule.to_string()).unwrap_or_default();
         let (kernel, error_over_bound, status, reason) = match outcome {
             Ok(Outcome { kernel, error_over_bound, fault: None }) => {
@@ -133,13 +152,13 @@ impl CaseReport {
         Self {
             id: case.id(),
             op: case.op.name(),
-            weights: case.format.element().name(),
-            group: group(&case.format),
-            symmetric: case.format.is_symmetric(),
+            weights,
+            group,
+            symmetric,
             sparsity: case.format.sparsity().name(),
             activations: match case.op {
-                Op::Matmul | Op::IntegerMatmul => case.activations_name(),
-                _ => "f32".into(),
+                Op::Compress | Op::Dequantize | Op::Gather => "f32".into(),
+                _ => case.activations_name(),
             },
             output: case.output_name(),
             m: case.m,

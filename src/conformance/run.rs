@@ -1,6 +1,6 @@
 use super::case::Op;
 use super::report::{Outcome, Trouble};
-use super::{Case, CaseReport, integer, matmul, weights};
+use super::{Case, CaseReport, fake, integer, matmul, observe, quantize, weights};
 use crate::host::Host;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -13,7 +13,9 @@ use std::sync::{Mutex, PoisonError};
 pub fn run(hosts: &[Host], cases: &[Case], done: &(dyn Fn(&CaseReport) + Sync)) -> Vec<CaseReport> {
     let mut groups: HashMap<_, Vec<usize>> = HashMap::new();
     for (index, case) in cases.iter().enumerate() {
-        groups.entry(case.format).or_default().push(index);
+        // Ops on X alone share no kernel with those on weights.
+        let alone = (!case.op.has_weights()).then(|| case.op.name());
+        groups.entry((alone, case.format)).or_default().push(index);
     }
     let mut groups: Vec<_> = groups.into_values().collect();
     // Longest first, so that no thread is left with a long one at the end.
@@ -41,14 +43,17 @@ pub fn run(hosts: &[Host], cases: &[Case], done: &(dyn Fn(&CaseReport) + Sync)) 
 
 fn cost(case: &Case) -> u64 {
     // About what compiling a kernel costs, in products.
-    3_000_000 + (case.m * case.n * case.k) as u64
+    3_000_000 + (case.m * case.n.max(1) * case.k) as u64
 }
 
 fn run_one(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
-    match (case.op, &case.quantized) {
-        (Op::IntegerMatmul, Some(quantized)) => integer::run(host, case, quantized),
-        (Op::Matmul | Op::IntegerMatmul, _) => matmul::run(host, case),
-        (Op::Compress, _) => Ok(weights::compress(host, case)?),
-        (Op::Dequantize | Op::Gather, _) => Ok(weights::rows(host, case)?),
+    match case.op {
+        Op::Matmul => matmul::run(host, case),
+        Op::IntegerMatmul(quantized) => integer::run(host, case, &quantized),
+        Op::Compress => Ok(weights::compress(host, case)?),
+        Op::Dequantize | Op::Gather => Ok(weights::rows(host, case)?),
+        Op::Quantize { format, given } => Ok(quantize::run(host, case, format, given)?),
+        Op::Observe { axis, bins } => Ok(observe::run(host, case, axis, bins)?),
+        Op::FakeQuant(from) => Ok(fake::run(host, case, from)?),
     }
 }

@@ -1,5 +1,6 @@
 //! How fast kernels are, beside what the same adapter can do at most in the same run.
 
+use super::case::{FakeScales, axis_name};
 use super::data::{self, Random};
 use super::{Case, Op, Values};
 use crate::format::{ActivationFormat, PackedWeights, WeightFormat};
@@ -7,8 +8,9 @@ use crate::gpu::{Binding, CODE_TEXTURE, Const, Kernels, Pipeline, Shader, fragme
 use crate::host::{COLD, Host, HostError};
 use crate::ops::{
     Activations, BoundMatmul, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights,
-    FloatType, KernelChoice, MakeArgs, MakePlan, MakeSpec, MatmulArgs, MatmulPlan, MatmulSpec,
-    QuantizeArgs, QuantizePlan, QuantizeSpec, Select, SourceRows,
+    FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantPlan, FakeQuantSpec, FloatType, KernelChoice,
+    MakeArgs, MakePlan, MakeSpec, MatmulArgs, MatmulPlan, MatmulSpec, ObserveArgs, ObservePlan,
+    ObserveSpec, QuantizeArgs, QuantizePlan, QuantizeSpec, Select, SourceRows,
 };
 use pollster::block_on;
 use serde::Serialize;
@@ -44,15 +46,15 @@ impl Limits {
 pub struct Timing {
     /// The op.
     pub op: &'static str,
-    /// The weights' format.
+    /// The weights' format; of ops on X alone what X becomes, or what is observed of it.
     pub weights: String,
     /// What X is: f32, f16 or the format that it is quantized to within the time.
     pub activations: String,
     /// Rows of X; 0 where there is none.
     pub m: usize,
-    /// Rows of W.
+    /// Rows of W; 0 where there is none.
     pub n: usize,
-    /// Columns of W.
+    /// Columns of W and X.
     pub k: usize,
     /// The kernel.
     pub kernel: String,
@@ -71,11 +73,11 @@ pub struct Timing {
     pub host_ms: Option<f64>,
     /// 2·M·N·K a second; 0 for ops that do not multiply.
     pub operations_per_second: f64,
-    /// Bytes of W a second: as stored for a matmul; for compress and dequantize what is read
-    /// and what is written, one of them f32.
+    /// Bytes of W a second: as stored for a matmul; for the others what is read and what is
+    /// written, each once.
     pub weight_bytes_per_second: f64,
     /// The larger of operations and bytes over the adapter's limits, as a share of the time:
-    /// bytes over reads for a matmul, over copies for the others.
+    /// bytes over reads for a matmul and an observation, over copies for the others.
     pub share_of_limit: f64,
 }
 
@@ -263,7 +265,7 @@ fn median(
 }
 
 /// Measures one op at one format and shape, `m` rows of X; a matmul's kernel is chosen as
-/// `how` says.
+/// `how` says. Fake quantization has two results: its passes.
 ///
 /// # Errors
 /// [`HostError`].
@@ -275,7 +277,14 @@ pub fn time(
     format: WeightFormat,
     activations: Activations,
     (m, n, k): (usize, usize, usize),
-) -> Result<Timing, HostError> {
+) -> Result<Vec<Timing>, HostError> {
+    if !op.has_weights() {
+        let float = match activations {
+            Activations::Float(float) => float,
+            Activations::Int8(_) => FloatType::F32,
+        };
+        return time_x(host, limits, op, format, float, (m, k));
+    }
     let floats = (FloatType::F32, FloatType::F32);
     let case = Case::matmul(format, floats, (m, n, k), Values::Normal);
     let w = data::values(Values::Normal, n.saturating_mul(k), &mut Random::new(case.seed()));
@@ -283,7 +292,7 @@ pub fn time(
     let stored = weights.sizes().total() as f64;
     let (mut unpack_ms, mut quantize_ms, mut host_ms) = (None, None, None);
     let (kernel, (ms, gpu_ms), bytes, operations) = match op {
-        Op::Matmul | Op::IntegerMatmul => {
+        Op::Matmul | Op::IntegerMatmul(_) => {
             let (kernel, ms) = match activations {
                 Activations::Float(float) => {
                     let (kernel, ms, unpack) = matmul(host, how, &weights, float, m)?;
@@ -303,13 +312,13 @@ pub fn time(
             host_ms = on_host(&w, n, k, &format);
             (kernel, ms, 4.0 * w.len() as f64 + stored, 0.0)
         }
-        Op::Dequantize | Op::Gather => {
+        _ => {
             let (kernel, ms) = dequantize(host, &weights)?;
             (kernel, ms, 4.0 * w.len() as f64 + stored, 0.0)
         }
     };
     let rate = match op {
-        Op::Matmul | Op::IntegerMatmul => limits.read_bytes_per_second(),
+        Op::Matmul | Op::IntegerMatmul(_) => limits.read_bytes_per_second(),
         _ => limits.copy_bytes_per_second,
     };
     let operations_limit = match activations {
@@ -318,7 +327,7 @@ pub fn time(
     };
     let floor = (operations / operations_limit).max(bytes / rate);
     let seconds = ms / 1e3;
-    Ok(Timing {
+    Ok(vec![Timing {
         op: op.name(),
         weights: format.to_string(),
         activations: activations.to_string(),
@@ -334,7 +343,152 @@ pub fn time(
         operations_per_second: operations / seconds,
         weight_bytes_per_second: bytes / seconds,
         share_of_limit: floor / seconds,
-    })
+    }])
+}
+
+/// Measures an op on X alone.
+fn time_x(
+    host: &Host,
+    limits: &Limits,
+    op: Op,
+    format: WeightFormat,
+    float: FloatType,
+    (m, k): (usize, usize),
+) -> Result<Vec<Timing>, HostError> {
+    // `m` and `k` of a matrix that is not there yet: plans refuse what is too large.
+    let shape = (u32::try_from(m).unwrap_or(u32::MAX), u32::try_from(k).unwrap_or(u32::MAX));
+    let (copy, read) = (limits.copy_bytes_per_second, limits.read_bytes_per_second());
+    let (what, rate, timed) = match op {
+        Op::Quantize { format, .. } => {
+            (format.to_string(), copy, vec![quantize(host, format, float, shape)?])
+        }
+        Op::Observe { axis, bins } => {
+            let spec = ObserveSpec::new(shape.0, shape.1, axis, bins).with_activations(float);
+            (format!("{}-bins{bins}", axis_name(axis)), read, vec![observe(host, &spec)?])
+        }
+        _ => {
+            let mut spec = FakeQuantSpec::new(shape.0, shape.1, format).with_types(float, float);
+            spec.given = op != Op::FakeQuant(FakeScales::Dynamic);
+            spec.gradient_scale = op == Op::FakeQuant(FakeScales::Lsq);
+            (format.to_string(), copy, fake_quant(host, &spec)?.into())
+        }
+    };
+    let row = |(op, kernel, (ms, gpu_ms), bytes): OfX| Timing {
+        op,
+        weights: what.clone(),
+        activations: float.name().to_string(),
+        m,
+        n: 0,
+        k,
+        kernel,
+        ms,
+        gpu_ms,
+        unpack_ms: None,
+        quantize_ms: None,
+        host_ms: None,
+        operations_per_second: 0.0,
+        weight_bytes_per_second: bytes as f64 / ms * 1e3,
+        share_of_limit: bytes as f64 / rate / ms * 1e3,
+    };
+    Ok(timed.into_iter().map(row).collect())
+}
+
+/// What was timed, its kernel, its time, and the bytes that it must move.
+type OfX = (&'static str, String, Milliseconds, u64);
+
+/// A buffer of numbers about 1.
+fn floats(host: &Host, float: FloatType, bytes: u64) -> Result<wgpu::Buffer, HostError> {
+    let count = (bytes / float.bytes()) as usize;
+    let x = data::values(Values::Normal, count.next_multiple_of(2), &mut Random::new(7));
+    match float {
+        FloatType::F32 => host.storage(bytemuck::cast_slice(&x)),
+        FloatType::F16 => {
+            let halves: Vec<_> = x.iter().map(|&v| half::f16::from_f32(v)).collect();
+            host.storage(&bytemuck::pod_collect_to_vec::<_, u32>(&halves))
+        }
+    }
+}
+
+fn quantize(
+    host: &Host,
+    format: ActivationFormat,
+    float: FloatType,
+    (m, k): (u32, u32),
+) -> Result<OfX, HostError> {
+    let spec = QuantizeSpec::new(m, k, format).with_activations(float);
+    let plan = block_on(QuantizePlan::new(host.kernels(), &spec))?;
+    let x = floats(host, float, spec.x_bytes(m))?;
+    let output = host.zeros(plan.output_bytes(m))?;
+    let args = QuantizeArgs { activations: (&x).into(), given: None, output: (&output).into() };
+    let bound = block_on(plan.bind(args))?;
+    let mut recorded = Ok(());
+    host.submit(|pass| recorded = bound.record(pass, m))?;
+    recorded?;
+    let ms = median(host, |pass| drop(bound.record(pass, m)))?;
+    let kernel = last(spec.shaders(host.kernels().caps()));
+    Ok(("quantize", kernel, ms, spec.x_bytes(m) + plan.output_bytes(m)))
+}
+
+fn observe(host: &Host, spec: &ObserveSpec) -> Result<OfX, HostError> {
+    let m = spec.max_m;
+    let plan = block_on(ObservePlan::new(host.kernels(), spec))?;
+    let x = floats(host, spec.activations, spec.x_bytes(m))?;
+    let output = host.zeros(4 * spec.words())?;
+    let args = ObserveArgs { activations: (&x).into(), output: (&output).into() };
+    let bound = block_on(plan.bind(args))?;
+    let mut recorded = Ok(());
+    host.submit(|pass| recorded = bound.record(pass, m))?;
+    recorded?;
+    let ms = median(host, |pass| drop(bound.record(pass, m)))?;
+    Ok(("observe", last(spec.shaders(host.kernels().caps())), ms, spec.x_bytes(m)))
+}
+
+/// Forward and backward.
+fn fake_quant(host: &Host, spec: &FakeQuantSpec) -> Result<[OfX; 2], HostError> {
+    let m = spec.max_m;
+    let plan = block_on(FakeQuantPlan::new(host.kernels(), spec))?;
+    let x = floats(host, spec.input, spec.x_bytes(m))?;
+    let dy = floats(host, spec.output, spec.y_bytes(m))?;
+    let (y, dx) = (host.zeros(spec.y_bytes(m))?, host.zeros(spec.x_bytes(m))?);
+    let groups = spec.scales(m);
+    // Most of X is inside.
+    let (low, high) = spec.codes();
+    let side = |value: f32| host.storage(&vec![value.to_bits(); groups as usize]);
+    let scales = side(4.0 / (high - low).max(1) as f32)?;
+    let zeros = side((low + high) as f32 / 2.0)?;
+    let (ds, dz) = (host.zeros(4 * groups)?, host.zeros(4 * groups)?);
+    let asymmetric = !spec.format.is_symmetric();
+    let forward = block_on(plan.bind(FakeQuantArgs {
+        input: (&x).into(),
+        scales: (&scales).into(),
+        zeros: asymmetric.then(|| (&zeros).into()),
+        output: (&y).into(),
+    }))?;
+    let backward = block_on(plan.bind_backward(FakeQuantBackwardArgs {
+        input: (&x).into(),
+        scales: (&scales).into(),
+        zeros: asymmetric.then(|| (&zeros).into()),
+        output_gradient: (&dy).into(),
+        input_gradient: (&dx).into(),
+        scale_gradients: spec.given.then(|| (&ds).into()),
+        zero_gradients: (spec.given && asymmetric).then(|| (&dz).into()),
+    }))?;
+    let mut recorded = Ok(());
+    host.submit(|pass| recorded = forward.record(pass, m).and(backward.record(pass, m)))?;
+    recorded?;
+    let (caps, side) = (host.kernels().caps(), if asymmetric { 8 } else { 4 } * groups);
+    let (x, y) = (spec.x_bytes(m), spec.y_bytes(m));
+    let ms = median(host, |pass| drop(forward.record(pass, m)))?;
+    let first = ("fake-quant", last(spec.forward_shaders(caps)), ms, x + y + side);
+    let ms = median(host, |pass| drop(backward.record(pass, m)))?;
+    let kernel = spec.backward_shaders(caps).into_iter().next().map(|shader| shader.name);
+    let gradients = if spec.given { side } else { 0 };
+    let moved = 2 * x + y + side + gradients;
+    Ok([first, ("fake-quant backward", kernel.unwrap_or_default(), ms, moved)])
+}
+
+fn last(mut shaders: Vec<Shader>) -> String {
+    shaders.pop().map(|shader| shader.name).unwrap_or_default()
 }
 
 /// Wall time, and the device's own.
@@ -366,14 +520,7 @@ fn matmul(
     let m = m as u32;
     let spec = MatmulSpec::of(m, weights).with_activations(activations);
     let plan = block_on(MatmulPlan::new(host.kernels(), &spec, how.clone()))?;
-    let elements = (spec.x_bytes(m) / activations.bytes()) as usize;
-    let x = data::values(Values::Normal, elements.next_multiple_of(2), &mut Random::new(7));
-    let halves: Vec<half::f16> = x.iter().map(|&v| half::f16::from_f32(v)).collect();
-    let words: Vec<u32> = match activations {
-        FloatType::F32 => bytemuck::cast_slice(&x).to_vec(),
-        FloatType::F16 => bytemuck::pod_collect_to_vec(&halves),
-    };
-    let x = host.storage(&words)?;
+    let x = floats(host, activations, spec.x_bytes(m))?;
     let y = host.zeros(spec.y_bytes(m))?;
     let sets = copies(host, weights, m)?;
     let bind_all = |plan: &MatmulPlan| {
@@ -429,9 +576,7 @@ fn integer_matmul(
     let plan = block_on(MatmulPlan::new(host.kernels(), &spec, how.clone()))?;
     let quantize = QuantizeSpec::new(m, spec.k, format);
     let quantize = block_on(QuantizePlan::new(host.kernels(), &quantize))?;
-    let elements = m as usize * spec.k as usize;
-    let x = data::values(Values::Normal, elements, &mut Random::new(7));
-    let x = host.storage(bytemuck::cast_slice(&x))?;
+    let x = floats(host, FloatType::F32, quantize.spec().x_bytes(m))?;
     let codes = host.zeros(quantize.output_bytes(m))?;
     let y = host.zeros(spec.y_bytes(m))?;
     let args = QuantizeArgs { activations: (&x).into(), given: None, output: (&codes).into() };
@@ -483,8 +628,7 @@ fn make(
     let rows = [SourceRows { at: (&source).into(), rows: n }];
     let bound = block_on(plan.bind(MakeArgs { source: &rows, mask: None, output: &output }))?;
     let ms = median(host, |pass| bound.record(pass))?;
-    let last = plan.shaders().pop().map(|shader| shader.name);
-    Ok((last.unwrap_or_default(), ms))
+    Ok((last(plan.shaders()), ms))
 }
 
 fn dequantize(host: &Host, weights: &DeviceWeights) -> Result<(String, Milliseconds), HostError> {

@@ -1,5 +1,6 @@
 use super::covering::triples;
-use super::{Case, Op, Quantized, Values};
+use super::{Case, FakeScales, Op, Quantized, Values};
+use crate::compress::calibrate::Axis;
 use crate::format::{
     ActivationFormat, ActivationFunction, ActivationGranularity, Element, Granularity, ScaleType,
     WeightFormat,
@@ -80,7 +81,8 @@ fn format(element: Element, granularity: Granularity, index: usize) -> Option<We
 /// Small: the full product of formats, types of X and Y, regimes of m and shapes up to 72;
 /// value patterns and scale types in turn. Pinned: every schedule with every decoder and scaling. Large: a
 /// covering of strength 3 over elements, granularities, symmetry, scale type and sparsity,
-/// types, m, N, K and value patterns. Then the kernels that make and undo weights.
+/// types, m, N, K and value patterns. Then the kernels that make and undo weights, and those that
+/// take X alone.
 pub fn table(extent: Extent) -> Vec<Case> {
     let mut cases = Vec::new();
     small(extent, &mut cases);
@@ -91,6 +93,9 @@ pub fn table(extent: Extent) -> Vec<Case> {
         large(&mut cases);
     }
     making(extent, &mut cases);
+    quantizing(extent, &mut cases);
+    observing(extent, &mut cases);
+    fake_quantizing(extent, &mut cases);
     cases
 }
 
@@ -219,7 +224,8 @@ fn integers(extent: Extent, cases: &mut Vec<Case>) {
                     let m = if tile == 1 { 1 + kind % 2 } else { tile + 1 + kind % (tile - 1) };
                     let values = Values::ALL[kind % Values::ALL.len()];
                     for pinned in [Some(schedule), None] {
-                        if pinned.is_none() && (extent == Extent::Quick || kind % 3 != 0) {
+                        if pinned.is_none() && (extent == Extent::Quick || !kind.is_multiple_of(3))
+                        {
                             continue;
                         }
                         let turn = kind + kind / 7;
@@ -258,21 +264,21 @@ fn integers(extent: Extent, cases: &mut Vec<Case>) {
 const INTEGER_SHAPES: [(usize, usize); 7] =
     [(70, 1), (5, 200), (33, 320), (70, 385), (0, 8), (130, 2080), (8, 0)];
 
+fn activation_group(g: u32) -> ActivationGranularity {
+    ActivationGranularity::Group(NonZeroU32::new(g).unwrap_or(NonZeroU32::MIN))
+}
+
 fn int8_formats() -> [ActivationFormat; 6] {
-    let granularity = |g| match group(g) {
-        Granularity::Group(g) => ActivationGranularity::Group(g),
-        _ => ActivationGranularity::Token,
-    };
     let token = ActivationFormat::int8(ActivationGranularity::Token);
     let tensor = ActivationFormat::int8(ActivationGranularity::Tensor);
-    let grouped = ActivationFormat::int8(granularity(64));
+    let grouped = ActivationFormat::int8(activation_group(64));
     [
         token,
         token.asymmetric(),
         tensor.asymmetric(),
         grouped,
         grouped.asymmetric(),
-        ActivationFormat::int8(granularity(96)).asymmetric(),
+        ActivationFormat::int8(activation_group(96)).asymmetric(),
     ]
 }
 
@@ -332,6 +338,95 @@ fn making(extent: Extent, cases: &mut Vec<Case>) {
     }
 }
 
+/// Rows and columns of X: empty, single, less than a block, whole blocks and ragged ones, whole
+/// quads, pairs and neither, several trips of a workgroup.
+const X_SHAPES: [(usize, usize); 9] =
+    [(0, 8), (3, 0), (1, 1), (2, 31), (4, 64), (5, 33), (7, 100), (4, 386), (2, 2080)];
+
+/// The patterns of X.
+fn x_values() -> impl Iterator<Item = Values> + Clone {
+    Values::ALL.into_iter().chain(Values::ODD)
+}
+
+/// X to codes: every format, type and shape, by ranges of X and by a scale that is given, of every
+/// pattern.
+fn quantizing(extent: Extent, cases: &mut Vec<Case>) {
+    let tensor = ActivationFormat::int8(ActivationGranularity::Tensor);
+    let block = ActivationFormat::int8(activation_group(32));
+    let dynamic = int8_formats().into_iter().chain([tensor, block, block.asymmetric()]);
+    let given = [tensor, tensor.asymmetric()].into_iter().map(|format| (format, true));
+    let kinds = dynamic.map(|format| (format, false)).chain(given);
+    for (i, (format, given)) in kinds.enumerate() {
+        for (j, activations) in FLOATS.into_iter().enumerate() {
+            for (a, shape) in X_SHAPES.into_iter().enumerate() {
+                for (b, values) in x_values().enumerate() {
+                    // Quick: a shape and a pattern each, in turn.
+                    let turn = i + 4 * j;
+                    if extent == Extent::Quick && ((2 + turn) % 9 != a || turn % 8 != b) {
+                        continue;
+                    }
+                    let (op, types) = (Op::Quantize { format, given }, (activations, FLOATS[0]));
+                    cases.push(Case::of_x(op, WeightFormat::f32(), types, shape, values));
+                }
+            }
+        }
+    }
+}
+
+/// Observations: both axes with many bins, few and none, of every type, shape and pattern; and rows
+/// of more than one tile.
+fn observing(extent: Extent, cases: &mut Vec<Case>) {
+    let kinds = [(Axis::Tensor, 2048), (Axis::Channel, 16), (Axis::Tensor, 0), (Axis::Channel, 1)];
+    for (i, (axis, bins)) in kinds.into_iter().enumerate() {
+        for (j, activations) in FLOATS.into_iter().enumerate() {
+            for (a, shape) in X_SHAPES.into_iter().chain([(300, 66)]).enumerate() {
+                for (b, values) in x_values().enumerate() {
+                    // Quick: two shapes and patterns each, in turn.
+                    let turn = 2 * i + j;
+                    let quick = a % 5 == turn % 5 && (turn + a) % 8 == b;
+                    if extent == Extent::Quick && !quick {
+                        continue;
+                    }
+                    let (op, types) = (Op::Observe { axis, bins }, (activations, FLOATS[0]));
+                    cases.push(Case::of_x(op, WeightFormat::f32(), types, shape, values));
+                }
+            }
+        }
+    }
+}
+
+/// Fake quantization: every format of dense integers, source of scales, pair of types and shape, and
+/// rows longer than one workgroup sums, of every pattern; types of scales in turn.
+fn fake_quantizing(extent: Extent, cases: &mut Vec<Case>) {
+    let integers = |f: &WeightFormat| f.element().is_integer() && !f.is_sparse();
+    let formats = formats([32, 6]).into_iter().filter(integers);
+    let formats = formats.filter(|format| format.scale_type() == ScaleType::F32);
+    for (i, format) in formats.enumerate() {
+        for (j, from) in FakeScales::ALL.into_iter().enumerate() {
+            for (l, types) in FLOATS.into_iter().flat_map(|x| FLOATS.map(|y| (x, y))).enumerate() {
+                for (a, shape) in X_SHAPES.into_iter().chain([(2, 8193)]).enumerate() {
+                    for (b, values) in x_values().enumerate() {
+                        // Quick: types, a shape and a pattern each, in turn.
+                        let turn = i + j + l;
+                        let quick = (i / 3 + j) % 4 == l && (2 + turn) % 10 == a;
+                        if extent == Extent::Quick && !(quick && (turn / 2 + a) % 8 == b) {
+                            continue;
+                        }
+                        // Long rows of one pattern: the oracle takes its time.
+                        if shape.1 > 8192 && b != turn % 8 {
+                            continue;
+                        }
+                        let other = format.with_scales(ScaleType::F16);
+                        let f16_scales = (turn + a + b) % 2 == 1 && other.check().is_ok();
+                        let format = if f16_scales { other } else { format };
+                        cases.push(Case::of_x(Op::FakeQuant(from), format, types, shape, values));
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -360,6 +455,21 @@ mod tests {
                     }
                 }
             }
+        }
+        for extent in [Extent::Full, Extent::Quick] {
+            let cases = table(extent);
+            let of_x: Vec<_> = cases.iter().filter(|c| !c.op.has_weights()).collect();
+            for pattern in x_values() {
+                let quantizes = |c: &&&Case| matches!(c.op, Op::Quantize { .. });
+                let observes = |c: &&&Case| matches!(c.op, Op::Observe { .. });
+                let fakes = |c: &&&Case| matches!(c.op, Op::FakeQuant(_));
+                let ops: [&dyn Fn(&&&Case) -> bool; 3] = [&quantizes, &observes, &fakes];
+                for op in ops {
+                    assert!(of_x.iter().filter(op).any(|c| c.values == pattern), "{pattern:?}");
+                }
+            }
+            let kinds: HashSet<_> = of_x.iter().map(|c| (c.op, c.activations)).collect();
+            assert_eq!(kinds.len(), 2 * (11 + 4 + 3));
         }
         let pinned: HashSet<_> = full.iter().filter_map(|c| c.schedule).collect();
         let lanes = |wanted| {

@@ -205,12 +205,13 @@ pub fn kernels() -> Vec<Kernel> {
             }
         }
     }
-    let dots = Caps { packed_dot: true, ..caps.clone() };
-    for k in COLUMNS {
+    let dots = [&plain, &caps].map(|caps| Caps { packed_dot: true, ..caps.clone() });
+    // And rows longer than sums of one piece may be.
+    for k in COLUMNS.into_iter().chain([40_000]) {
         for spec in integer_specs(k) {
             let schedules = Schedule::integer(k).into_iter().filter(|s| s.check(&plain).is_ok());
             for schedule in schedules {
-                for caps in [&plain, &dots] {
+                for caps in [&plain, &caps, &dots[0], &dots[1]] {
                     push(Kernel::matmul(KernelChoice::new(&spec, schedule, caps)));
                 }
             }
@@ -240,12 +241,13 @@ pub fn kernels() -> Vec<Kernel> {
 
 /// Of these kernels every one that is no matmul, and so many others that every two properties
 /// that occur together do: schedule, decoder with scaling, zero points, type of scales, X, Y,
-/// bias, tail with pairs and subgroups, what integer products need, activation function.
+/// bias, tail with pairs and subgroups, activation function; of integer products how groups meet,
+/// zero points of X and how they multiply.
 pub fn covering(kernels: Vec<Kernel>) -> Vec<Kernel> {
     let mut missing: HashSet<_> = kernels.iter().flat_map(pairs).collect();
     let mut chosen = vec![false; kernels.len()];
     // Greedy by threshold: first those that bring many pairs.
-    for least in (1..=45).rev() {
+    for least in (1..=55).rev() {
         for (kernel, chosen) in kernels.iter().zip(&mut chosen) {
             if *chosen {
                 continue;
@@ -278,7 +280,8 @@ fn pairs(kernel: &Kernel) -> Vec<Pair> {
         format!("{:?}", c.y),
         c.bias.to_string(),
         format!("{} {} {}", c.ragged, c.pair, c.subgroup_sum),
-        format!("{:?}", c.integer),
+        format!("{:?}", c.integer.map(|i| (i.w_groups, i.x_groups, i.whole))),
+        format!("{:?}", c.integer.map(|i| (i.x_zeros, i.packed_dot))),
         c.function.name().to_string(),
     ];
     let properties: Vec<_> = properties.into_iter().enumerate().collect();

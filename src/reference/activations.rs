@@ -1,6 +1,6 @@
 //! What quantized activations must be, from the definition and in f64.
 
-use super::{ReferenceError, check_length};
+use super::{Judgement, ReferenceError, check_length};
 use crate::format::{ActivationFormat, ActivationGranularity, ActivationLayout};
 
 /// Relative errors of a scale: two divisions of 2.5 ulp and a sum of one, of 2⁻²³ each at most.
@@ -14,13 +14,13 @@ pub(super) const TIE: f64 = 0.5 + 255.0 * 4.0 / (1 << 23) as f64;
 const SMALLEST: f64 = f32::MIN_POSITIVE as f64;
 
 /// Checks `[m, row_words]` words of quantized activations against the X they come from, row-major
-/// `[m, k]`; `given` is the scale and the zero point of a calibration. What the first fault is,
-/// or `None`.
+/// `[m, k]`; `given` is the scale and the zero point of a calibration.
 ///
 /// - A scale is within 6 · 2⁻²³ of absmax/127 or (max−min)/255. Where that is not a normal
 ///   number, s = 1, z = 0 and all codes are 0. Where X is not finite, s is NaN.
 /// - A zero point is an integer next to −min/s, less 128.
-/// - A code is `clamp(x/s + z)` to within 0.5 + 2⁻¹³, with the s and z stored.
+/// - A code is `clamp(x/s + z)` to within 0.5 + 2⁻¹³, with the s and z stored; any where a NaN
+///   meets an s that is given.
 /// - Sums are exact; codes past column k are 0.
 ///
 /// # Errors
@@ -31,12 +31,13 @@ pub fn check_activations(
     x: &[f32],
     given: Option<(f32, i32)>,
     words: &[u32],
-) -> Result<Option<String>, ReferenceError> {
+) -> Result<Judgement, ReferenceError> {
     let m = words.len() / layout.row_words.max(1);
     check_length("words", m * layout.row_words, words.len())?;
     check_length("x", m * layout.k, x.len())?;
+    let mut judged = Judgement::default();
     if layout.k == 0 {
-        return Ok(None);
+        return Ok(judged);
     }
     for (row, (x_row, record)) in x.chunks(layout.k).zip(words.chunks(layout.row_words)).enumerate()
     {
@@ -50,14 +51,14 @@ pub fn check_activations(
             };
             let scale = f32::from_bits(record[layout.scale_at + group]);
             let zero = record[layout.zero_at + group] as i32;
-            let scheme = match given {
-                Some(given) => {
-                    ((scale, zero) != given).then(|| format!("{scale}, {zero} are not as given"))
-                }
-                None => check_scheme(format, shared, scale, zero),
-            };
-            if let Some(fault) = scheme {
-                return Ok(Some(format!("row {row}, group {group}: {fault}")));
+            match given {
+                Some(given) if (scale, zero) == given => {}
+                Some(_) => judged.refuse(format!("{scale}, {zero} are not as given")),
+                None => check_scheme(format, shared, scale, zero, &mut judged),
+            }
+            if let Some(fault) = judged.fault.take() {
+                judged.fault = Some(format!("row {row}, group {group}: {fault}"));
+                return Ok(judged);
             }
             if scale.is_nan() {
                 continue;
@@ -71,10 +72,13 @@ pub fn check_activations(
                     true => 0.0,
                     false => f64::from(x_row[column]) / f64::from(scale) + f64::from(zero),
                 };
-                if (f64::from(code) - real.clamp(least, 127.0)).abs() > TIE {
-                    return Ok(Some(format!(
-                        "row {row}, column {column}: code {code}, not {real}"
-                    )));
+                if real.is_nan() {
+                    continue;
+                }
+                let off = (f64::from(code) - real.clamp(least, 127.0)).abs();
+                let fault = || format!("row {row}, column {column}: code {code}, not {real}");
+                if !judged.see(off / TIE, fault) {
+                    return Ok(judged);
                 }
             }
         }
@@ -83,11 +87,12 @@ pub fn check_activations(
             let padding = codes.clone().skip((layout.k - 32 * block).min(32)).any(|code| code != 0);
             let sum = record[layout.sum_at + block] as i32;
             if padding || codes.map(i32::from).sum::<i32>() != sum {
-                return Ok(Some(format!("row {row}, block {block}: sum {sum} or its padding")));
+                judged.refuse(format!("row {row}, block {block}: sum {sum} or its padding"));
+                return Ok(judged);
             }
         }
     }
-    Ok(None)
+    Ok(judged)
 }
 
 fn code(record: &[u32], column: usize) -> i8 {
@@ -98,9 +103,18 @@ fn largest(x: &[f32]) -> f64 {
     x.iter().fold(0.0, |largest, x| f64::max(largest, f64::from(x.abs())))
 }
 
-fn check_scheme(format: ActivationFormat, x: &[f32], scale: f32, zero: i32) -> Option<String> {
+fn check_scheme(
+    format: ActivationFormat,
+    x: &[f32],
+    scale: f32,
+    zero: i32,
+    judged: &mut Judgement,
+) {
     if x.iter().any(|x| !x.is_finite()) {
-        return (!scale.is_nan()).then(|| format!("scale {scale} hides what is not finite"));
+        if !scale.is_nan() {
+            judged.refuse(format!("scale {scale} hides what is not finite"));
+        }
+        return;
     }
     let high = x.iter().fold(0.0, |high, &x| f64::max(high, x.into()));
     let low = x.iter().fold(0.0, |low, &x| f64::max(low, -f64::from(x)));
@@ -111,18 +125,20 @@ fn check_scheme(format: ActivationFormat, x: &[f32], scale: f32, zero: i32) -> O
     let flushed = (scale, zero) == (1.0, 0);
     // Parts of a sum are flushed apart: each of two may go.
     if want < 2.0 * SMALLEST && flushed {
-        return None;
+        return;
     }
     if want < (1.0 - SCALE) * SMALLEST {
-        return Some(format!("scale {scale}, zero point {zero} of a range of zeros"));
+        judged.refuse(format!("scale {scale}, zero point {zero} of a range of zeros"));
+        return;
     }
-    if (f64::from(scale) - want).abs() > SCALE * want {
-        return Some(format!("scale {scale}, not {want}"));
+    let off = (f64::from(scale) - want).abs() / (SCALE * want);
+    if !judged.see(off, || format!("scale {scale}, not {want}")) {
+        return;
     }
     let real = match format.is_symmetric() {
         true => 0.0,
         false => (low / f64::from(scale)).clamp(0.0, 255.0) - 128.0,
     };
-    let off = (f64::from(zero) - real).abs();
-    (off > TIE).then(|| format!("zero point {zero}, not {real}"))
+    let off = (f64::from(zero) - real).abs() / TIE;
+    judged.see(off, || format!("zero point {zero}, not {real}"));
 }

@@ -56,6 +56,43 @@ impl Verdict {
     }
 }
 
+/// How many results compare with what they must be.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[must_use]
+pub struct Judgement {
+    /// The first fault, if there is one.
+    pub fault: Option<String>,
+    /// The worst error as a fraction of its bound, of what came up to the first fault.
+    pub error_over_bound: f64,
+}
+
+impl Judgement {
+    /// Takes an error over its bound into account; `fault` says what is wrong where it is over 1.
+    pub(super) fn see(&mut self, error_over_bound: f64, fault: impl FnOnce() -> String) -> bool {
+        // NaN is no result either.
+        let fine = error_over_bound <= 1.0;
+        self.error_over_bound = match fine {
+            true => self.error_over_bound.max(error_over_bound),
+            false => f64::INFINITY,
+        };
+        if !fine {
+            self.fault = Some(fault());
+        }
+        fine
+    }
+
+    /// The same with a fault that has no size.
+    pub(super) fn refuse(&mut self, fault: String) {
+        self.see(f64::INFINITY, || fault);
+    }
+
+    /// Both, in order.
+    pub fn and(self, next: Self) -> Self {
+        let error_over_bound = self.error_over_bound.max(next.error_over_bound);
+        Self { fault: self.fault.or(next.fault), error_over_bound }
+    }
+}
+
 /// Judges one output, an f16 one widened to f32.
 pub fn check(expected: &Expected, got: f32) -> Verdict {
     let got = f64::from(got);

@@ -42,7 +42,8 @@
 
 use super::binary16::power_of_two;
 use super::{
-    ETA, Expected, Output, ReferenceError, UNIT, check, check_length, f16_to_f64, f64_to_f16, gamma,
+    ETA, Expected, Judgement, Output, ReferenceError, UNIT, check, check_length, f16_to_f64,
+    f64_to_f16, gamma,
 };
 use crate::format::{Element, Granularity, ScaleType, WeightFormat};
 
@@ -328,21 +329,23 @@ fn sums(
     Ok(all.iter().zip(&schemes).map(group).collect())
 }
 
-/// Whether one of the expected values is there; NaN where NaN is expected.
-fn is_right(expected: &[Expected], got: f32) -> bool {
-    expected.iter().any(|expected| match expected.value {
-        value if value.is_nan() => got.is_nan(),
-        value if value.is_infinite() => f64::from(got) == value,
+/// The error over the bound of the nearest of the expected values; NaN where NaN is expected.
+fn ratio(expected: &[Expected], got: f32) -> f64 {
+    let exact = |right| if right { 0.0 } else { f64::INFINITY };
+    let ratios = expected.iter().map(|expected| match expected.value {
+        value if value.is_nan() => exact(got.is_nan()),
+        value if value.is_infinite() => exact(f64::from(got) == value),
         // Beyond f32 the overflow is the device's.
         value if value.abs() * (1.0 + 4.0 * UNIT) >= f32::MAX.into() => {
             let limit = match expected.overflow {
                 true => 65504.0,
                 false => f64::from(f32::MAX) * (1.0 - 4.0 * UNIT),
             };
-            f64::from(got) * value.signum() >= limit
+            exact(f64::from(got) * value.signum() >= limit)
         }
-        _ => check(expected, got).passes(),
-    })
+        _ => check(expected, got).error_over_bound,
+    });
+    ratios.fold(f64::INFINITY, f64::min)
 }
 
 fn wrong(what: &str, case: &FakeQuantCase<'_>, at: usize, got: f32, of: &[Expected]) -> String {
@@ -351,8 +354,7 @@ fn wrong(what: &str, case: &FakeQuantCase<'_>, at: usize, got: f32, of: &[Expect
     format!("{what}: row {row}, column {column}: {got}, not {values:?} of x = {}", case.x[at])
 }
 
-/// Checks `[m, k]` fake-quantized values, written as `output`, f16 widened to f32: what the first
-/// fault is, or `None`. Next to a tie, x/s within 2.5 ulp of it, either code is right; a value is
+/// Checks `[m, k]` fake-quantized values, written as `output`, f16 widened to f32. Next to a tie, x/s within 2.5 ulp of it, either code is right; a value is
 /// within a rounding of (c − z)·s.
 ///
 /// # Errors
@@ -361,10 +363,11 @@ pub fn check_fake_quantize(
     case: &FakeQuantCase<'_>,
     output: Output,
     y: &[f32],
-) -> Result<Option<String>, ReferenceError> {
+) -> Result<Judgement, ReferenceError> {
     case.check_lengths()?;
     check_length("y", case.x.len(), y.len())?;
     let schemes = case.schemes();
+    let mut judged = Judgement::default();
     for (at, (&x, &got)) in case.x.iter().zip(y).enumerate() {
         let expected = match schemes[case.group_of(at)] {
             Some(scheme) if !x.is_nan() => scheme.candidates(flushed(x)).map(|point| {
@@ -374,21 +377,21 @@ pub fn check_fake_quantize(
             }),
             _ => [Expected { value: f64::NAN, bound: 0.0, overflow: false }; 2],
         };
-        if !is_right(&expected, got) {
-            return Ok(Some(wrong("y", case, at, got, &expected)));
+        if !judged.see(ratio(&expected, got), || wrong("y", case, at, got, &expected)) {
+            break;
         }
     }
-    Ok(None)
+    Ok(judged)
 }
 
-/// Checks scales and zero points that were taken from X: what the first fault is, or `None`.
+/// Checks scales and zero points that were taken from X.
 /// A scale is within 6 · 2⁻²³ of absmax/qmax or (max−min)/(qmax−qmin), as f16 where the format says
 /// so; 1 where that is no normal number; NaN where X is not finite. A zero point is of the scale
 /// that is stored.
 ///
 /// # Errors
 /// [`ReferenceError::WrongLength`].
-pub fn check_fake_ranges(case: &FakeQuantCase<'_>) -> Result<Option<String>, ReferenceError> {
+pub fn check_fake_ranges(case: &FakeQuantCase<'_>) -> Result<Judgement, ReferenceError> {
     case.check_lengths()?;
     let mut ranges = vec![(0.0f64, 0.0f64, true); case.scales.len()];
     for (at, &x) in case.x.iter().enumerate() {
@@ -397,6 +400,7 @@ pub fn check_fake_ranges(case: &FakeQuantCase<'_>) -> Result<Option<String>, Ref
         *low = low.max(-flushed(x));
         *finite &= x.is_finite();
     }
+    let mut judged = Judgement::default();
     for (group, &(high, low, finite)) in ranges.iter().enumerate() {
         let scale = case.scales[group];
         let want = match case.format.is_symmetric() {
@@ -406,7 +410,8 @@ pub fn check_fake_ranges(case: &FakeQuantCase<'_>) -> Result<Option<String>, Ref
         let fault = format!("group {group}: scale {scale}, not {want}");
         if !finite {
             if !scale.is_nan() {
-                return Ok(Some(format!("{fault}, hides what is not finite")));
+                judged.refuse(format!("{fault}, hides what is not finite"));
+                return Ok(judged);
             }
             continue;
         }
@@ -420,7 +425,8 @@ pub fn check_fake_ranges(case: &FakeQuantCase<'_>) -> Result<Option<String>, Ref
                 continue;
             }
             if want < (1.0 - SCALE) * ETA || !(least..=most).contains(&scale.into()) {
-                return Ok(Some(fault));
+                judged.refuse(fault);
+                return Ok(judged);
             }
         }
         if !case.format.is_symmetric() {
@@ -432,11 +438,12 @@ pub fn check_fake_ranges(case: &FakeQuantCase<'_>) -> Result<Option<String>, Ref
             };
             let right = [1.0 - DIVISION, 1.0 + DIVISION].into_iter().any(|off| at(off) == zero);
             if !right {
-                return Ok(Some(format!("group {group}: zero point {zero}, not {}", at(1.0))));
+                judged.refuse(format!("group {group}: zero point {zero}, not {}", at(1.0)));
+                return Ok(judged);
             }
         }
     }
-    Ok(None)
+    Ok(judged)
 }
 
 /// As its type holds it; for f16 at least the smallest normal one, infinite past the largest.
@@ -447,8 +454,7 @@ fn scale_near(format: &WeightFormat, scale: f64) -> f64 {
     }
 }
 
-/// Checks gradients, that of X written as `output`: what the first fault is, or `None`. The bounds
-/// are derived at the top of this file's source.
+/// Checks gradients, that of X written as `output`. The bounds are derived at the top of this file's source.
 ///
 /// # Errors
 /// [`ReferenceError::WrongLength`].
@@ -458,9 +464,10 @@ pub fn check_fake_gradients(
     gradient_scale: bool,
     output: Output,
     got: &FakeQuantGradients<f32>,
-) -> Result<Option<String>, ReferenceError> {
-    if let Some(fault) = check_fake_straight_through(case, dy, output, &got.x)? {
-        return Ok(Some(fault));
+) -> Result<Judgement, ReferenceError> {
+    let mut judged = check_fake_straight_through(case, dy, output, &got.x)?;
+    if judged.fault.is_some() {
+        return Ok(judged);
     }
     let groups = sums(case, dy, gradient_scale)?;
     check_length("gradients of scales", groups.len(), got.scales.len())?;
@@ -472,13 +479,13 @@ pub fn check_fake_gradients(
                 .into_iter()
                 .filter_map(|(what, pair)| Some((what, pair?)))
         {
-            if !is_right(&[want], got) {
-                let fault = format!("group {group}: gradient of the {what} is {got}, not {want:?}");
-                return Ok(Some(fault));
+            let fault = || format!("group {group}: gradient of the {what} is {got}, not {want:?}");
+            if !judged.see(ratio(&[want], got), fault) {
+                return Ok(judged);
             }
         }
     }
-    Ok(None)
+    Ok(judged)
 }
 
 /// Checks the gradient of X alone, written as `output`: dy inside, 0 outside.
@@ -490,11 +497,12 @@ pub fn check_fake_straight_through(
     dy: &[f32],
     output: Output,
     dx: &[f32],
-) -> Result<Option<String>, ReferenceError> {
+) -> Result<Judgement, ReferenceError> {
     case.check_lengths()?;
     check_length("dy", case.x.len(), dy.len())?;
     check_length("dx", case.x.len(), dx.len())?;
     let schemes = case.schemes();
+    let mut judged = Judgement::default();
     for (at, ((&x, &dy), &got)) in case.x.iter().zip(dy).zip(dx).enumerate() {
         let expected = match schemes[case.group_of(at)] {
             Some(scheme) if !x.is_nan() => scheme.candidates(flushed(x)).map(|point| {
@@ -506,11 +514,11 @@ pub fn check_fake_straight_through(
             }),
             _ => [Expected { value: f64::NAN, bound: 0.0, overflow: false }; 2],
         };
-        if !is_right(&expected, got) {
-            return Ok(Some(wrong("dx", case, at, got, &expected)));
+        if !judged.see(ratio(&expected, got), || wrong("dx", case, at, got, &expected)) {
+            break;
         }
     }
-    Ok(None)
+    Ok(judged)
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ pub use activations::check_activations;
 pub use binary16::{f16_to_f64, f64_to_f16};
 pub use bound::{ETA, MAX_ROUNDINGS, UNIT, gamma};
 pub use exact::{Exact, Inexact, exact_limit, matmul_exact};
-pub use expected::{Expected, Output, Verdict, check};
+pub use expected::{Expected, Judgement, Output, Verdict, check};
 pub use fake_quant::{
     FakeQuantCase, FakeQuantGradients, check_fake_gradients, check_fake_quantize,
     check_fake_ranges, check_fake_straight_through, fake_quantize, fake_quantize_gradients,

@@ -3,11 +3,13 @@ use crate::adapter::{AdapterArg, WithoutArg};
 use crate::error::{CliError, printable, warn};
 use crate::plot::Plot;
 use crate::report::{JsonArg, Report, progress, right, table, text};
-use lowbit::conformance::{Limits, Op, Timing, limits, time};
-use lowbit::format::WeightFormat;
+use clap::ValueEnum;
+use lowbit::compress::calibrate::Observer;
+use lowbit::conformance::{FakeScales, Limits, Op, Timing, limits, time};
+use lowbit::format::{ActivationFormat, ActivationGranularity, WeightFormat};
 use lowbit::io::load_tuning;
 use lowbit::ops::matmul::TuningKey;
-use lowbit::ops::{Activations, Schedule, Select};
+use lowbit::ops::{Activations, FakeQuantSpec, FloatType, Schedule, Select};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,24 +20,23 @@ use std::sync::Arc;
 /// time that the adapter's measured multiply-adds or reads (copies, for compress and
 /// dequantize) would take at least, as a share of the time taken; `of unpack` is the time of the
 /// same kernel without X and scales; `host ms` that of making the weights on the host.
-/// Up to eight rows of X, weights that fit a cache are copied so often that they come from memory.
+/// Up to eight rows of X, weights that fit a cache are copied so often that they come from memory;
+/// X may come out of a cache.
 #[derive(clap::Args)]
 pub struct Args {
-    /// matmul, compress or dequantize; may be given again
+    /// What to measure; may be given again. quantize, observe and fake-quant take X alone: M×K
     #[arg(long, value_name = "OP", default_value = "matmul")]
     op: Vec<OpArg>,
     /// Rows of X, rows of W, columns; may be given again
     #[arg(long, value_name = "MxNxK", default_values = ["1x4096x4096", "128x1024x1024"])]
     shape: Vec<Shape>,
-    /// Formats of W; may be given again
-    #[arg(long, value_name = "FORMAT", default_values = [
-        "f32", "f16", "int8-channel", "int8-g128", "int4-g128", "int4-g64-asym",
-        "2:4+f16", "2:4+int8-channel", "2:4+int4-g64-asym",
-    ])]
+    /// Formats of W, and of fake quantization; may be given again; nine usual ones without
+    #[arg(long, value_name = "FORMAT")]
     format: Vec<WeightFormat>,
-    /// What X is: f32, f16, or what f32 X is quantized to first, as in int8-token, int8-g128-asym
-    #[arg(long, value_name = "TYPE", default_value = "f32")]
-    activations: Activations,
+    /// What X is: f32, f16, or what f32 X is quantized to first, as in int8-token, int8-g128-asym;
+    /// without f32, and int8-token for quantize
+    #[arg(long, value_name = "TYPE")]
+    activations: Option<Activations>,
     /// Choose kernels by this file of `lowbit tune`; ignored with a warning where it is of
     /// another adapter, driver or version
     #[arg(long, value_name = "FILE")]
@@ -60,6 +61,99 @@ enum OpArg {
     Matmul,
     Compress,
     Dequantize,
+    Quantize,
+    Observe,
+    FakeQuant,
+}
+
+/// Formats that are measured where none is named.
+const FORMATS: [&str; 9] = [
+    "f32",
+    "f16",
+    "int8-channel",
+    "int8-g128",
+    "int4-g128",
+    "int4-g64-asym",
+    "2:4+f16",
+    "2:4+int8-channel",
+    "2:4+int4-g64-asym",
+];
+
+/// One row, or for fake quantization two: what is measured at every shape.
+struct Subject {
+    op: Op,
+    format: WeightFormat,
+    activations: Activations,
+    how: Select,
+    name: String,
+}
+
+/// What an op is measured for.
+fn subjects(args: &Args, op: OpArg, hows: &[Select]) -> Result<Vec<Subject>, CliError> {
+    let name = op.to_possible_value().map(|value| value.get_name().to_string());
+    let name = name.unwrap_or_default();
+    let usual = || FORMATS.iter().filter_map(|name| name.parse().ok()).collect();
+    let formats = if args.format.is_empty() { usual() } else { args.format.clone() };
+    let float = Activations::Float(FloatType::F32);
+    let activations = args.activations.unwrap_or(float);
+    let of_x = |op, what: String| Subject {
+        op,
+        format: WeightFormat::f32(),
+        activations,
+        how: Select::Auto,
+        name: format!("{name} {what}"),
+    };
+    let refused = |what: &str| Err(CliError::new(format!("{name} takes {what}")));
+    match (op, args.activations) {
+        (OpArg::Quantize, Some(Activations::Float(_))) => {
+            refused("f32 X to 8-bit codes: --activations int8-token, say")
+        }
+        (OpArg::Quantize, codes) => {
+            let format = match codes {
+                Some(Activations::Int8(format)) => format,
+                _ => ActivationFormat::int8(ActivationGranularity::Token),
+            };
+            let op = Op::Quantize { format, given: false };
+            Ok(vec![of_x(op, format.to_string())])
+        }
+        (OpArg::Observe | OpArg::FakeQuant, Some(Activations::Int8(_))) => {
+            refused("X as floats: --activations f32 or f16")
+        }
+        (OpArg::Observe, _) => {
+            // As calibration observes.
+            let kinds = [Observer::tensor("", 0), Observer::channels("", 0)];
+            let op = |o: &Observer| Op::Observe { axis: o.axis(), bins: o.bins() as u32 };
+            Ok(kinds.iter().map(|observer| of_x(op(observer), String::new())).collect())
+        }
+        (OpArg::FakeQuant, _) => {
+            let able = |format: &WeightFormat| FakeQuantSpec::new(1, 1, *format).check();
+            // A usual format may not be one; one that is named must be.
+            let mut formats: Vec<WeightFormat> = formats;
+            if args.format.is_empty() {
+                formats.retain(|format| able(format).is_ok());
+            }
+            if let Some(error) = formats.iter().find_map(|format| able(format).err()) {
+                return Err(CliError::new("cannot time fake-quant").because(error));
+            }
+            let op = Op::FakeQuant(FakeScales::Lsq);
+            let subject = |format: WeightFormat| Subject { format, ..of_x(op, format.to_string()) };
+            Ok(formats.into_iter().map(subject).collect())
+        }
+        (OpArg::Matmul | OpArg::Compress | OpArg::Dequantize, _) => {
+            let op = match op {
+                OpArg::Compress => Op::Compress,
+                OpArg::Dequantize => Op::Dequantize,
+                _ => Op::Matmul,
+            };
+            let subject = |format: WeightFormat, how: &Select| Subject {
+                format,
+                how: how.clone(),
+                ..of_x(op, format.to_string())
+            };
+            let pairs = formats.iter().flat_map(|&f| hows.iter().map(move |how| (f, how)));
+            Ok(pairs.map(|(format, how)| subject(format, how)).collect())
+        }
+    }
 }
 
 /// Rows of X, rows of W, columns.
@@ -120,29 +214,25 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         [] => vec![how],
         schedules => schedules.iter().map(|&schedule| Select::Pinned(schedule)).collect(),
     };
-    let count = args.op.len() * args.shape.len() * args.format.len() * hows.len();
+    let mut subjects = Vec::new();
+    for &op in &args.op {
+        subjects.push(self::subjects(args, op, &hows)?);
+    }
+    let count: usize = subjects.iter().map(|of_op| of_op.len() * args.shape.len()).sum();
     let bar = progress(1 + count);
     bar.set_message("the adapter's limits");
     let limits = limits(&host).map_err(|e| failed("cannot measure the limits").because(e))?;
     bar.inc(1);
     let mut rows = Vec::new();
-    for &op in &args.op {
-        let op = match op {
-            OpArg::Matmul => Op::Matmul,
-            OpArg::Compress => Op::Compress,
-            OpArg::Dequantize => Op::Dequantize,
-        };
-        for &Shape(m, n, k) in &args.shape {
-            let cases =
-                args.format.iter().flat_map(|&format| hows.iter().map(move |h| (format, h)));
-            for (format, how) in cases {
-                bar.set_message(format!("{} {format} {m}×{n}×{k}", op.name()));
-                let row = time(&host, &limits, how, op, format, args.activations, (m, n, k));
-                rows.push(row.map_err(|e| {
-                    failed(&format!("cannot time {} {format} {m}×{n}×{k}", op.name())).because(e)
-                })?);
-                bar.inc(1);
-            }
+    for of_op in &subjects {
+        let by_shape = args.shape.iter().flat_map(|shape| of_op.iter().map(move |s| (*shape, s)));
+        for (Shape(m, n, k), Subject { op, format, activations, how, name }) in by_shape {
+            bar.set_message(format!("{name} {m}×{n}×{k}"));
+            let timed = time(&host, &limits, how, *op, *format, *activations, (m, n, k));
+            rows.extend(
+                timed.map_err(|e| failed(&format!("cannot time {name} {m}×{n}×{k}")).because(e))?,
+            );
+            bar.inc(1);
         }
     }
     bar.finish_and_clear();
@@ -177,11 +267,12 @@ fn page(bench: &Bench) -> String {
         if quantizes { "quantize" } else { "of unpack" },
         "kernel",
     ];
-    let mut rows = table(&header, true);
+    let mut rows = table(&header, false);
     for row in &bench.rows {
-        let shape = match row.m {
-            0 => format!("{}×{}", row.n, row.k),
-            m => format!("{m}×{}×{}", row.n, row.k),
+        let shape = match (row.m, row.n) {
+            (0, n) => format!("{n}×{}", row.k),
+            (m, 0) => format!("{m}×{}", row.k),
+            (m, n) => format!("{m}×{n}×{}", row.k),
         };
         // The decoder repeats the format: the schedule is what one wants to see.
         let kernel = row.kernel.split('.').next().unwrap_or_default();

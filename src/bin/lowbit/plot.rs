@@ -38,7 +38,8 @@ impl Plot {
 type Curve = (String, Vec<(f64, f64)>);
 
 fn curves(rows: &[Timing]) -> Vec<Curve> {
-    let matmuls: Vec<_> = rows.iter().filter(|row| row.m > 0 && row.ms > 0.0).collect();
+    let matmuls: Vec<_> =
+        rows.iter().filter(|row| row.m > 0 && row.n > 0 && row.ms > 0.0).collect();
     let mut curves: Vec<Curve> = Vec::new();
     let problem = |row: &Timing| (row.weights.clone(), row.m, row.n, row.k);
     for row in &matmuls {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 
-/// Columns of a table where the terminal does not say.
+/// Columns of a table that is to fit, where nobody says how wide that is.
 const WIDTH: u16 = 80;
 
 /// The `--json` option of every command.
@@ -75,20 +75,25 @@ fn print(mut to: impl Write, bytes: &[u8]) -> Result<(), CliError> {
     }
 }
 
-/// An empty table. On a terminal it fits the terminal; in a pipe its lines stay whole,
-/// for `grep`, unless `fit` keeps them to 80 columns.
+/// An empty table. It is as wide as the terminal, or as `COLUMNS` says. Without either its lines
+/// stay whole, for `grep` and so that no name is torn, unless `fit` keeps them to 80 columns.
 pub fn table(header: &[&str], fit: bool) -> Table {
     let mut table = Table::new();
     let underline = LineStyle::none().fill('─').junction('─');
     table.load_style(TableStyle::new().header_separator(underline)).set_header(header);
     table.set_content_arrangement(ContentArrangement::Dynamic);
-    match (table.width(), fit) {
-        (Some(width), true) => table.set_width(width.min(WIDTH)),
-        (Some(_), false) => &mut table,
+    let said = std::env::var("COLUMNS").ok().and_then(|text| columns(&text));
+    match (table.width().or(said), fit) {
+        (Some(width), _) => table.set_width(width),
         (None, true) => table.set_width(WIDTH),
         (None, false) => table.set_content_arrangement(ContentArrangement::Disabled),
     };
     table
+}
+
+/// What `COLUMNS` says, if a table can be that narrow.
+fn columns(text: &str) -> Option<u16> {
+    text.parse().ok().filter(|&columns| columns >= 40)
 }
 
 /// A number's cell.
@@ -148,6 +153,12 @@ pub fn progress(steps: usize) -> ProgressBar {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn columns_are_a_width() {
+        assert_eq!(columns("132"), Some(132));
+        assert!(["", "x", "-1", "39", "99999999"].into_iter().all(|t| columns(t).is_none()));
+    }
 
     #[test]
     fn sizes_and_shapes() {

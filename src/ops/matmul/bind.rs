@@ -108,7 +108,7 @@ impl MatmulPlan {
             .map(|bias| Window::new(caps, bias.buffer, bias.offset, u64::from(spec.n) * 4));
         for (i, (span, (x, y))) in spans.iter().zip(&windows).enumerate() {
             for (j, block) in blocks.iter().enumerate() {
-                let params = self.params(args.weights, block, span, x, y, bias.as_ref(), scale);
+                let params = self.params(args.weights, block, span, (x, y, bias.as_ref()), scale);
                 let at = (i * blocks.len() + j) * slot;
                 words[at..][..size_of::<Params>() / 4]
                     .copy_from_slice(bytemuck::cast_slice(&[params]));
@@ -272,9 +272,7 @@ impl MatmulPlan {
         weights: &DeviceWeights,
         block: &RowBlock,
         span: &Span,
-        x: &Window<'_>,
-        y: &Window<'_>,
-        bias: Option<&Window<'_>>,
+        (x, y, bias): (&Window<'_>, &Window<'_>, Option<&Window<'_>>),
         scale: Option<StaticScale>,
     ) -> Params {
         let spec = &self.spec;

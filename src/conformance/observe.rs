@@ -1,0 +1,99 @@
+//! X observed for calibration: ranges, sums and histograms are the host's, bit for bit.
+
+use super::Case;
+use super::data::{self, Random};
+use super::matmul::SENTINEL;
+use super::report::{ErrorOverBound, Outcome};
+use super::rows::Rows;
+use crate::compress::calibrate::{Axis, Batch, Observer};
+use crate::host::Host;
+use crate::ops::{ObserveArgs, ObservePlan, ObserveSpec, SubBuffer};
+use pollster::block_on;
+
+/// Words before the observation of a strided case: no multiple of a binding's alignment.
+const BEFORE: usize = 5;
+
+pub(super) fn run(host: &Host, case: &Case, axis: Axis, bins: u32) -> Result<Outcome, String> {
+    let text = |e: &dyn std::error::Error| e.to_string();
+    let x = data::rows(case, &mut Random::new(case.seed()));
+    let spec = spec(case, axis, bins);
+    let plan = block_on(ObservePlan::new(host.kernels(), &spec)).map_err(|e| text(&e))?;
+    let offset = if case.strided { 8 } else { 0 };
+    let stride = spec.x_stride as usize;
+    let rows = Rows { float: case.activations, offset, stride, k: case.k };
+    let source = host.storage(&rows.lay(spec.max_m as usize, &x)).map_err(|e| text(&e))?;
+    let before = if case.strided { BEFORE } else { 0 };
+    let words = spec.words() as usize;
+    let count = before + words + 8;
+    let output = host.storage(&vec![SENTINEL; count]).map_err(|e| text(&e))?;
+    let bound = block_on(plan.bind(ObserveArgs {
+        activations: SubBuffer { buffer: &source, offset: rows.bytes() },
+        output: SubBuffer { buffer: &output, offset: 4 * before as u64 },
+    }))
+    .map_err(|e| text(&e))?;
+    let mut recorded = Ok(());
+    // Twice: what a recording finds there must not count. Of a strided case the first sees rows
+    // of sentinels too.
+    host.submit(|pass| {
+        let first = bound.record(pass, spec.max_m);
+        recorded = first.and(bound.record(pass, case.m as u32));
+    })
+    .map_err(|e| text(&e))?;
+    recorded.map_err(|e| text(&e))?;
+    let got = host.read(&output, 0, count).map_err(|e| text(&e))?;
+    let mut around = got[..before].iter().chain(&got[before + words..]);
+    let outside = around.any(|&word| word != SENTINEL);
+    let outside = outside.then(|| "words around the observation were written".to_string());
+    let got = plan.batch(case.m as u32, &got[before..][..words]).map_err(|e| text(&e))?;
+
+    let observer = match axis {
+        Axis::Tensor => Observer::tensor("x", case.k),
+        Axis::Channel => Observer::channels("x", case.k),
+    };
+    let want = Batch::of(&observer.with_bins(bins as usize), &x).map_err(|e| text(&e))?;
+    let kernel = spec.shaders(host.kernels().caps()).pop().map(|shader| shader.name);
+    Ok(Outcome {
+        kernel: kernel.unwrap_or_default(),
+        error_over_bound: ErrorOverBound::Exact("exact"),
+        fault: difference(&got, &want).or(outside),
+    })
+}
+
+fn spec(case: &Case, axis: Axis, bins: u32) -> ObserveSpec {
+    // A plan for more rows than are recorded.
+    let rows = case.m as u32 + if case.strided { 2 } else { 0 };
+    let spec = ObserveSpec::new(rows, case.k as u32, axis, bins);
+    let mut spec = spec.with_activations(case.activations);
+    if case.strided {
+        // Both ways to load rows of f32 whose length is a multiple of 4.
+        spec.x_stride += [4, 6][case.m % 2];
+    }
+    spec
+}
+
+/// Where an observation is not what the host's is; −0 is not 0 here.
+fn difference(got: &Batch, want: &Batch) -> Option<String> {
+    if (got.rows, got.not_finite) != (want.rows, want.not_finite) {
+        let ((rows, bad), (want_rows, want_bad)) =
+            ((got.rows, got.not_finite), (want.rows, want.not_finite));
+        return Some(format!("{rows} rows, {bad:?}; must be {want_rows}, {want_bad:?}"));
+    }
+    if got.channels.len() != want.channels.len() {
+        return Some(format!("{} channels of {}", got.channels.len(), want.channels.len()));
+    }
+    got.channels.iter().zip(&want.channels).enumerate().find_map(|(at, (got, want))| {
+        let ends = [got.min, got.max, want.min, want.max].map(f32::to_bits);
+        let what = if ends[..2] != ends[2..] {
+            format!("{}…{}, must be {}…{}", got.min, got.max, want.min, want.max)
+        } else if got.abs_units != want.abs_units {
+            format!("Σ|x| is {} units, must be {}", got.abs_units, want.abs_units)
+        } else if got.histogram != want.histogram {
+            let counts = got.histogram.counts().iter().zip(want.histogram.counts());
+            let bin = counts.clone().position(|(got, want)| got != want);
+            format!("the histogram differs, first in bin {bin:?}")
+        } else {
+            return None;
+        };
+        Some(format!("channel {at}: {what}"))
+    })
+}

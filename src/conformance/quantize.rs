@@ -1,0 +1,93 @@
+//! X as 8-bit codes: against the contract of the codes, scales, zero points and sums.
+
+use super::Case;
+use super::data::{self, Random};
+use super::matmul::SENTINEL;
+use super::report::{ErrorOverBound, Outcome};
+use super::rows::Rows;
+use crate::format::{ActivationFormat, ActivationLayout, StaticScale};
+use crate::host::Host;
+use crate::ops::{QuantizeArgs, QuantizePlan, QuantizeSpec, SubBuffer};
+use crate::reference;
+use pollster::block_on;
+
+/// A scale that rows of size 1 fill, and larger ones exceed.
+const GIVEN: StaticScale = StaticScale { scale: 0.03125, zero_point: -17 };
+
+/// Words before the codes of a strided case: no multiple of a binding's alignment.
+const BEFORE: usize = 12;
+
+pub(super) fn run(
+    host: &Host,
+    case: &Case,
+    format: ActivationFormat,
+    given: bool,
+) -> Result<Outcome, String> {
+    let text = |e: &dyn std::error::Error| e.to_string();
+    let x = data::rows(case, &mut Random::new(case.seed()));
+    let spec = spec(case, format, given);
+    let plan = block_on(QuantizePlan::new(host.kernels(), &spec)).map_err(|e| text(&e))?;
+    let layout = *plan.layout();
+    let zero_point = if format.is_symmetric() { 0 } else { GIVEN.zero_point };
+    let scale = given.then_some((GIVEN.scale, zero_point));
+
+    let offset = if case.strided { 8 } else { 0 };
+    let stride = spec.x_stride as usize;
+    let rows = Rows { float: case.activations, offset, stride, k: case.k };
+    let source = host.storage(&rows.lay(spec.max_m as usize, &x)).map_err(|e| text(&e))?;
+    let before = if case.strided { BEFORE } else { 0 };
+    let count = before + (plan.output_bytes(spec.max_m) / 4) as usize + 8;
+    let output = host.storage(&vec![SENTINEL; count]).map_err(|e| text(&e))?;
+    let side = scale.map(|(scale, zero)| [SENTINEL, scale.to_bits(), zero as u32, SENTINEL]);
+    let side = side.map(|words| host.storage(&words)).transpose().map_err(|e| text(&e))?;
+    let bound = block_on(plan.bind(QuantizeArgs {
+        activations: SubBuffer { buffer: &source, offset: rows.bytes() },
+        given: side.as_ref().map(|buffer| SubBuffer { buffer, offset: 4 }),
+        output: SubBuffer { buffer: &output, offset: 4 * before as u64 },
+    }))
+    .map_err(|e| text(&e))?;
+    let mut recorded = Ok(());
+    host.submit(|pass| recorded = bound.record(pass, case.m as u32)).map_err(|e| text(&e))?;
+    recorded.map_err(|e| text(&e))?;
+    let mut got = host.read(&output, 0, count).map_err(|e| text(&e))?;
+    let records = take(&mut got, before, case, &layout);
+
+    let judged = reference::check_activations(format, &layout, &x, scale, &records);
+    let judged = judged.map_err(|e| text(&e))?;
+    let written = got.iter().position(|&word| word != SENTINEL);
+    let outside = |word| format!("word {word} was written, and lies between or past the rows");
+    let kernel = spec.shaders(host.kernels().caps()).pop().map(|shader| shader.name);
+    Ok(Outcome {
+        kernel: kernel.unwrap_or_default(),
+        error_over_bound: ErrorOverBound::Ratio(judged.error_over_bound),
+        fault: judged.fault.or(written.map(outside)),
+    })
+}
+
+fn spec(case: &Case, format: ActivationFormat, given: bool) -> QuantizeSpec {
+    // A plan for more rows than are recorded.
+    let rows = case.m as u32 + if case.strided { 2 } else { 0 };
+    let mut spec =
+        QuantizeSpec::new(rows, case.k as u32, format).with_activations(case.activations);
+    if case.strided {
+        // Both ways to load rows of f32 whose length is a multiple of 4.
+        spec.x_stride += [4, 6][case.m % 2];
+    }
+    if given { spec.with_given_scale() } else { spec }
+}
+
+/// The words of the rows, with sentinels left in their place; those that pad a row stay.
+fn take(got: &mut [u32], before: usize, case: &Case, layout: &ActivationLayout) -> Vec<u32> {
+    if case.k == 0 {
+        return Vec::new();
+    }
+    let mut records = got[before..][..case.m * layout.row_words].to_vec();
+    let used = layout.sum_at + layout.blocks;
+    for row in 0..case.m {
+        let first = row * layout.row_words;
+        got[before + first..][..used].fill(SENTINEL);
+        // What the oracle does not read is judged where it is.
+        records[first + used..first + layout.row_words].fill(0);
+    }
+    records
+}
