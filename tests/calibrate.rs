@@ -7,7 +7,7 @@ use lowbit::compress::calibrate::{
     ActivationRange, Axis, Batch, CalibrateError, Calibration, Histogram, Method, Observer,
     Statistics,
 };
-use lowbit::io::{BadRanges, LayerRanges, Ranges};
+use lowbit::io::{BadRanges, LayerRanges, Ranges, Target};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -662,4 +662,47 @@ fn files_are_written_and_read() {
     assert_eq!(fixed.calibrate(Method::MinMax, format).unwrap(), made);
     assert!(fixed.calibrate(Method::MinMax, "int8-tensor-asym".parse().unwrap()).is_err());
     assert_eq!(of(&[1.0]).observer().axis(), Axis::Tensor);
+}
+
+/// What scales are for, and statistics by channels, beside the layers; without, files are as before.
+#[test]
+fn targets_and_channels_are_written_and_read() {
+    let mut ranges = Ranges::default();
+    ranges.insert(of(&[1.0, -2.0]));
+    let plain: Value = serde_json::from_slice(&ranges.to_json().unwrap()).unwrap();
+    assert_eq!(plain.as_object().unwrap().len(), 2, "{plain}");
+    let format = "int8-tensor-asym".parse().unwrap();
+    ranges.target = Some(Target { method: Method::Tails(99.5), format });
+    let mut channels = Statistics::new(Observer::channels("b", 2).with_bins(0)).unwrap();
+    channels.observe(&[1.0, -2.0, 0.5, 4.0]).unwrap();
+    ranges.insert_channels(channels);
+    let text = ranges.to_json().unwrap();
+    assert_eq!(Ranges::from_json(&text).unwrap(), ranges);
+
+    let changed = |change: &dyn Fn(&mut Value)| {
+        let mut value: Value = serde_json::from_slice(&text).unwrap();
+        change(&mut value);
+        Ranges::from_json(value.to_string().as_bytes())
+    };
+    assert_eq!(changed(&|_| ()).unwrap(), ranges);
+    for (field, bad) in [
+        ("format", "int8-token"),
+        ("format", "int8"),
+        ("method", "median"),
+        ("method", "tails-101"),
+    ] {
+        let wrong = changed(&|file| file["target"][field] = bad.into()).unwrap_err();
+        assert!(matches!(wrong, BadRanges::Target { field: f, .. } if f == field), "{wrong}");
+    }
+    let wrong = changed(&|file| file["target"]["more"] = 1.into());
+    assert!(matches!(wrong, Err(BadRanges::Json(_))));
+    let whole = |file: &mut Value| {
+        let layers = file["layers"].as_object().unwrap();
+        let (name, layer) = layers.iter().next().unwrap();
+        let (name, statistics) = (name.clone(), layer["statistics"].clone());
+        file["channels"][name] = statistics;
+    };
+    assert!(matches!(changed(&whole), Err(BadRanges::NotByChannels(_))));
+    let moved = |file: &mut Value| file["channels"]["c"] = file["channels"]["b"].clone();
+    assert!(matches!(changed(&moved), Err(BadRanges::OtherLayer { .. })));
 }

@@ -1,11 +1,24 @@
 //! The `lowbit` command, run as users run it.
 #![cfg(feature = "cli")]
 
+#[path = "../src/bin/lowbit/bert.rs"]
+mod bert;
+#[path = "common/tiny_bert.rs"]
+mod tiny_bert;
+
+use bert::{Dense, Encoder};
 use half::{bf16, f16};
+use lowbit::compress::calibrate::{Method, Observer, Statistics};
 use lowbit::compress::{dequantize, prune_magnitude, quantize, relative_error};
-use lowbit::format::WeightFormat;
-use lowbit::io::{Content, Dtype, ModelFile, read_compressed, write_model};
+use lowbit::format::{ActivationFunction, StaticScale, WeightFormat};
+use lowbit::host::{Host, Quantization};
+use lowbit::io::{
+    Content, Dtype, LayerActivations, LayerRanges, ModelFile, Ranges, Target, read_compressed,
+    write_model,
+};
+use lowbit::ops::DeviceWeights;
 use serde_json::Value;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
@@ -439,7 +452,9 @@ fn verify_repeats_one_case_and_writes_json() {
     assert_eq!((&adapter["failed"], &adapter["skipped"]), (&0.into(), &0.into()));
     assert!(!cases.is_empty());
     for case in cases {
-        assert_eq!((&case["op"], &case["weights"]), (&"matmul".into(), &"int8".into()));
+        // The text is in `int-matmul/int8-g64` too.
+        assert!(["matmul", "int-matmul"].iter().any(|op| case["op"] == *op), "{case}");
+        assert_eq!(case["weights"], "int8");
         assert_eq!((&case["group"], &case["sparsity"]), (&64.into(), &"dense".into()));
         assert_eq!(case["status"], "pass");
         assert!(case["symmetric"].is_boolean() && case["activations"].is_string());
@@ -592,4 +607,508 @@ fn bad_tuning_arguments_are_refused() {
         assert_eq!(output.status.code(), Some(2), "{bad:?}");
         assert_eq!(stdout(&output), "");
     }
+}
+
+/// A folder of a small encoder, and a text file of its sentences with blank lines between.
+fn encoder(scratch: &Scratch) -> (String, String) {
+    tiny_bert::write(&scratch.path("model"), &tiny_bert::tensors());
+    fs::write(scratch.path("text"), format!("\n{}\n \n", tiny_bert::TEXT.join("\n\n"))).unwrap();
+    (scratch.text("model"), scratch.text("text"))
+}
+
+/// The number that `--adapter` knows the adapter of [`Host::new`] by.
+fn adapter_of(host: &Host) -> String {
+    let output = lowbit(&["adapters", "--json", "-"]);
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let info = host.adapter_info();
+    let same = |adapter: &&Value| {
+        adapter["name"] == info.name.as_str()
+            && adapter["backend"] == info.backend.to_string()
+            && adapter["driver_info"] == info.driver_info.as_str()
+    };
+    json["adapters"].as_array().unwrap().iter().find(same).unwrap()["index"].to_string()
+}
+
+/// `Y = X · Wᵀ + b` of the encoder's weights as they are.
+fn in_f32(host: &Host, encoder: &Encoder) -> Vec<DeviceWeights> {
+    let upload = |dense: &Dense| {
+        host.compress(&dense.weight, dense.n, dense.k, &WeightFormat::f32()).unwrap()
+    };
+    encoder.linears().map(upload).collect()
+}
+
+/// What the file holds is what plain host code sees of the same f32 encoder, bit for bit.
+#[test]
+fn calibration_sees_what_the_layers_take() {
+    if !gpu() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let (model, text) = encoder(&scratch);
+    let host = Host::new().unwrap();
+    let encoder = Encoder::open(&scratch.path("model")).unwrap();
+    let weights = in_f32(&host, &encoder);
+    let name = |dense: &Dense| format!("{}.weight", dense.name);
+    let both = |dense: &Dense| {
+        let tensor = Statistics::new(Observer::tensor(name(dense), dense.k)).unwrap();
+        let channels = Observer::channels(name(dense), dense.k).with_bins(0);
+        (tensor, Statistics::new(channels).unwrap())
+    };
+    let seen: RefCell<Vec<_>> = RefCell::new(encoder.linears().map(both).collect());
+    for text in tiny_bert::TEXT {
+        let linear = |dense: &Dense, x: &[f32], m: usize| {
+            let (tensor, channels) = &mut seen.borrow_mut()[dense.index];
+            tensor.observe(x)?;
+            channels.observe(x)?;
+            Ok(host.matmul(x, m, &weights[dense.index], Some(&dense.bias))?)
+        };
+        encoder.embed(text, &linear).unwrap();
+    }
+    let seen = seen.into_inner();
+
+    let (file, json, adapter) = (scratch.text("ranges"), scratch.text("json"), adapter_of(&host));
+    let base = ["calibrate", &model, "--text", &text, "-o", &file, "--adapter", &adapter];
+    let base = [&base[..], &["--json", &json]].concat();
+    for (options, method, format) in [
+        (&[][..], "minmax", "int8-tensor"),
+        (&["--per-channel"], "minmax", "int8-tensor"),
+        (&["--activations", "int8-tensor-asym", "--method", "mse"], "mse", "int8-tensor-asym"),
+        (&["--method", "percentile-99.9"], "percentile-99.9", "int8-tensor"),
+    ] {
+        let table = fine(&[&base[..], options].concat());
+        assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
+        assert!(table.contains("encoder.layer.0.attention.self.query "), "{table}");
+        assert!(table.contains("5 lines"), "{table}");
+        let per_channel = options.contains(&"--per-channel");
+        let target = Target { method: method.parse().unwrap(), format: format.parse().unwrap() };
+        let mut want = Ranges { target: Some(target), ..Ranges::default() };
+        for (tensor, channels) in &seen {
+            want.insert(tensor.clone());
+            if per_channel {
+                want.insert_channels(channels.clone());
+            }
+        }
+        assert_eq!(Ranges::read(&file).unwrap(), want);
+        let report = scratch.json("json");
+        assert_eq!((&report["lines"], &report["per_channel"]), (&5.into(), &per_channel.into()));
+        assert_eq!((&report["method"], &report["format"]), (&method.into(), &format.into()));
+        let rows = report["layers"].as_array().unwrap();
+        assert_eq!(rows.len(), 6);
+        for row in rows {
+            let layer = &want.layers[row["name"].as_str().unwrap()];
+            let made = layer.calibrate(target.method, target.format).unwrap();
+            let StaticScale { scale, zero_point } = made.scheme();
+            assert_eq!(row["scale"].as_f64().unwrap() as f32, scale);
+            assert_eq!(row["zero_point"], zero_point);
+            assert_eq!(row["max"].as_f64().unwrap() as f32, made.range().max());
+        }
+    }
+}
+
+#[test]
+fn a_resumed_calibration_equals_one_run() {
+    if !gpu() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let (model, text) = encoder(&scratch);
+    let run = |output: &str, options: &[&str]| {
+        fine(&[&["calibrate", &model, "--text", &text, "-o", output], options].concat())
+    };
+    let (whole, part) = (scratch.text("whole"), scratch.text("part"));
+    // Averages depend on the order of what is seen.
+    let options = ["--per-channel", "--method", "average", "--activations", "int8-tensor-asym"];
+    run(&whole, &options);
+    run(&part, &[&options[..], &["--limit", "2"]].concat());
+    assert_ne!(fs::read(&whole).unwrap(), fs::read(&part).unwrap());
+    // Onto itself; method, format and channels are those of the file.
+    let table = run(&part, &["--resume", &part, "--skip", "2", "--limit", "1"]);
+    assert!(table.contains("1 line after 2 before"), "{table}");
+    run(&part, &["--resume", &part, "--skip", "3"]);
+    assert_eq!(fs::read(&whole).unwrap(), fs::read(&part).unwrap());
+    run(&part, &["--resume", &whole, "--method", "mse"]);
+    let target = Ranges::read(&part).unwrap().target.unwrap();
+    assert_eq!((target.method, target.format.is_symmetric()), (Method::Mse, false));
+}
+
+#[test]
+fn calibrations_that_cannot_be_are_refused() {
+    let scratch = Scratch::new();
+    let (model, text) = encoder(&scratch);
+    let output = scratch.text("ranges");
+    let run = |model: &str, text: &str, more: &[&str]| {
+        let message =
+            refused(&[&["calibrate", model, "--text", text, "-o", &output], more].concat());
+        assert!(!scratch.path("ranges").exists(), "{message}");
+        message
+    };
+    let says = |message: &str, parts: &[&str]| {
+        for part in parts {
+            assert!(message.contains(part), "no `{part}` in {message}");
+        }
+    };
+    says(&run(&model, &scratch.text("none"), &[]), &["cannot read", "none", "hint: "]);
+    for empty in ["", "\n \n\t\n"] {
+        fs::write(scratch.path("empty"), empty).unwrap();
+        let message = run(&model, &scratch.text("empty"), &[]);
+        says(&message, &["holds no text", "hint: a file with a sentence a line"]);
+    }
+    fs::write(scratch.path("bytes"), b"good\nb\xffd\n").unwrap();
+    says(&run(&model, &scratch.text("bytes"), &[]), &["line 2", "UTF-8", "hint: "]);
+    says(&run(&model, &text, &["--skip", "5"]), &["holds 5 lines", "--skip leaves out 5"]);
+    says(&run(&model, &text, &["--limit", "0"]), &["no lines", "hint: "]);
+    says(&run(&model, &text, &["--method", "median"]), &["median", "percentile-99.99"]);
+    says(&run(&model, &text, &["--activations", "int8-token"]), &["int8-token", "int8-tensor"]);
+    says(&run(&scratch.text("none"), &text, &[]), &["config.json", "hint: a folder of a BERT"]);
+    says(&run(&model, &text, &["--json", &text]), &["same file"]);
+    let message = refused(&["calibrate", &model, "--text", &text, "-o", &text]);
+    says(&message, &["--text and RANGES.json are the same file"]);
+    let nowhere = scratch.text("no/where");
+    says(&refused(&["calibrate", &model, "--text", &text, "-o", &nowhere]), &["cannot create"]);
+
+    // Files to go on from: damaged, of another model, of scales alone, without channels.
+    let resume = |contents: &[u8], more: &[&str]| {
+        fs::write(scratch.path("old"), contents).unwrap();
+        run(&model, &text, &[&["--resume", &scratch.text("old")], more].concat())
+    };
+    says(&resume(b"{", &[]), &["cannot go on", "hint: "]);
+    let query = "encoder.layer.0.attention.self.query.weight";
+    let seen = |name: &str, columns: usize| {
+        let mut seen = Statistics::new(Observer::tensor(name, columns)).unwrap();
+        seen.observe(&values(2 * columns)).unwrap();
+        seen
+    };
+    let file = |layers: &[Statistics]| {
+        let mut ranges = Ranges::default();
+        layers.iter().for_each(|layer| ranges.insert(layer.clone()));
+        ranges
+    };
+    let all = |columns: usize| {
+        let encoder = Encoder::open(&scratch.path("model")).unwrap();
+        let of = |dense: &Dense| {
+            seen(&format!("{}.weight", dense.name), if dense.k == 32 { columns } else { dense.k })
+        };
+        encoder.linears().map(of).collect::<Vec<_>>()
+    };
+    let json = |ranges: &Ranges| ranges.to_json().unwrap();
+    says(&resume(&json(&file(&[seen("other", 32)])), &[]), &["the model has no layer `other`"]);
+    says(&resume(&json(&file(&[seen(query, 32)])), &[]), &["self.key.weight` is not there"]);
+    says(&resume(&json(&file(&all(31))), &[]), &["another number of columns", query]);
+    says(&resume(&json(&file(&all(32))), &["--per-channel"]), &["no statistics by channels"]);
+    let mut unlike = all(32);
+    unlike[1].observe(&values(32)).unwrap();
+    says(&resume(&json(&file(&unlike)), &[]), &["have the same input", "key.weight"]);
+    let mut fixed = file(&all(32));
+    let LayerRanges::Statistics(first) = &fixed.layers[query] else { panic!("statistics") };
+    let made = first.calibrate(Method::MinMax, "int8-tensor".parse().unwrap()).unwrap();
+    fixed.layers.insert(query.to_owned(), LayerRanges::Calibration(made));
+    says(&resume(&json(&fixed), &[]), &[query, "no statistics"]);
+    let mut broken = all(32);
+    broken[0].observe(&[f32::NAN; 32]).unwrap();
+    says(&resume(&json(&file(&broken)), &[]), &[query, "not finite"]);
+}
+
+#[test]
+fn what_is_not_finite_is_named_by_line_and_layer() {
+    if !gpu() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let (model, text) = encoder(&scratch);
+    let with = |name: &str, at: usize, value: f32| {
+        let mut tensors = tiny_bert::tensors();
+        tensors.iter_mut().find(|tensor| tensor.0 == name).unwrap().2[at] = value;
+        tiny_bert::write(&scratch.path("model"), &tensors);
+        let output = scratch.text("ranges");
+        refused(&["calibrate", &model, "--text", &text, "-o", &output])
+    };
+    // "dog" first comes in the second sentence, which is line 4 of the file, as its second token.
+    let message = with("embeddings.word_embeddings.weight", 4 * tiny_bert::HIDDEN, f32::NAN);
+    for part in ["line 4 of", "self.query.weight", "32 NaN", "at token 1, channel 0", "hint: "] {
+        assert!(message.contains(part), "{message}");
+    }
+    let message = with("encoder.layer.0.output.dense.weight", 65, f32::INFINITY);
+    for part in ["encoder.layer.0.output.dense.weight", "row 1", "hint: weights must be finite"] {
+        assert!(message.contains(part), "{message}");
+    }
+    assert_eq!(scratch.names(), ["model", "text"]);
+}
+
+const MATRICES: &str = "encoder.*weight";
+
+/// Calibrates the small encoder by channels too.
+fn calibrated(scratch: &Scratch, options: &[&str]) -> (String, String) {
+    let (model, text) = encoder(scratch);
+    let ranges = scratch.text("ranges");
+    fine(&[&["calibrate", &model, "--text", &text, "-o", &ranges], options].concat());
+    (scratch.text("model/model.safetensors"), ranges)
+}
+
+/// Every way of saying what X becomes: stored, read back, listed.
+#[test]
+fn activations_are_stored_with_the_weights() {
+    if !gpu() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let (input, file) = calibrated(&scratch, &["--method", "mse"]);
+    let (output, json) = (scratch.text("out"), scratch.text("json"));
+    let layers = &Ranges::read(&file).unwrap().layers;
+    let compress = |scheme: &str, activations: &str| {
+        let base = ["compress", &input, "-o", &output, "--scheme", scheme, "--json", &json];
+        fine(&[&base[..], &["--tensors", MATRICES, "--activations", activations]].concat())
+    };
+    let fixed = |format: &str| {
+        let format = format.parse().unwrap();
+        move |name: &str| {
+            let made = layers[name].calibrate(Method::Mse, format).unwrap();
+            Quantization::Static(made.scheme())
+        }
+    };
+    let dynamic = |format: &str| {
+        let format = format.parse().unwrap();
+        move |_: &str| Quantization::Dynamic(format)
+    };
+    type Want<'a> = Box<dyn Fn(&str) -> Quantization + 'a>;
+    let given = format!("int8:static={file}");
+    let asymmetric = format!("int8-tensor-asym:static={file}");
+    let cases: [(&str, &str, Want<'_>); 5] = [
+        ("int8", "int8:dynamic", Box::new(dynamic("int8-token"))),
+        ("int4", "int8-g32-asym:dynamic", Box::new(dynamic("int8-g32-asym"))),
+        ("int8", "int8-tensor:dynamic", Box::new(dynamic("int8-tensor"))),
+        ("int8", &given, Box::new(fixed("int8-tensor"))),
+        ("int4", &asymmetric, Box::new(fixed("int8-tensor-asym"))),
+    ];
+    for (scheme, activations, want) in cases {
+        let page = compress(scheme, activations);
+        let model = ModelFile::open(&output).unwrap();
+        assert_eq!(model.compressed().len(), 6);
+        let listed = fine(&["inspect", &output, "--json", &scratch.text("listed")]);
+        let (compressed, inspected) = (scratch.json("json"), scratch.json("listed"));
+        for name in model.compressed().keys() {
+            let found = model.activations(name).unwrap().unwrap();
+            assert_eq!(found, LayerActivations { quantization: want(name), factors: None });
+            for report in [&compressed, &inspected] {
+                let rows = report["tensors"].as_array().unwrap();
+                let row = rows.iter().find(|row| row["name"] == name.as_str()).unwrap();
+                let row = &row["activations"];
+                let format = found.quantization.format().to_string();
+                assert_eq!((&row["format"], &row["smoothed"]), (&format.into(), &false.into()));
+                match found.quantization {
+                    Quantization::Dynamic(_) => {
+                        assert_eq!(row["scales"], "dynamic");
+                        assert!(row["scale"].is_null());
+                    }
+                    Quantization::Static(StaticScale { scale, zero_point }) => {
+                        assert_eq!(row["scales"], "static");
+                        assert_eq!(row["scale"].as_f64().unwrap() as f32, scale);
+                        assert_eq!(row["zero_point"], zero_point);
+                    }
+                }
+            }
+            let format = found.quantization.format().to_string();
+            assert!(page.contains(&format) && listed.contains(&format), "{page}{listed}");
+        }
+        // Weights are what they are without, and so is what comes back of them.
+        let weights = read_compressed(&model, "encoder.layer.0.output.dense.weight").unwrap();
+        let plain = ModelFile::open(&input).unwrap();
+        let w = plain.read_f32("encoder.layer.0.output.dense.weight").unwrap();
+        let format = weights.format();
+        assert_eq!(weights, quantize(&w, 32, 64, &format).unwrap());
+    }
+    // Plain files know of none.
+    fine(&["compress", &input, "-o", &output, "--scheme", "int8", "--tensors", MATRICES]);
+    let model = ModelFile::open(&output).unwrap();
+    for name in model.compressed().keys() {
+        assert_eq!(model.activations(name).unwrap(), None);
+    }
+    assert!(!fine(&["inspect", &output]).contains("activations"));
+}
+
+/// Smoothing keeps products, spends its factors where it says, and int8 loses less.
+#[test]
+fn smoothed_weights_keep_the_network() {
+    if !gpu() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let (input, file) = calibrated(&scratch, &["--per-channel"]);
+    let given = format!("int8:static={file}");
+    let dynamic = format!("int8:dynamic={file}");
+    let compress = |name: &str, options: &[&str]| {
+        let output = scratch.text(name);
+        let base = ["compress", &input, "-o", &output, "--scheme", "int8", "--tensors", MATRICES];
+        fine(&[&base[..], options].concat());
+        ModelFile::open(output).unwrap()
+    };
+    let plain = compress("plain", &["--activations", &given]);
+    let smooth = compress("smooth", &["--activations", &given, "--smooth", "--check"]);
+    let dynamic = compress("dynamic", &["--activations", &dynamic, "--smooth=0.5"]);
+    let original = ModelFile::open(&input).unwrap();
+    let ranges = Ranges::read(&file).unwrap();
+
+    let encoder = Encoder::open(&scratch.path("model")).unwrap();
+    let name = |part: &str| format!("encoder.layer.0.{part}.weight");
+    let factors = |part: &str| smooth.activations(&name(part)).unwrap().unwrap().factors;
+    let shared = factors("attention.self.query").unwrap();
+    assert_eq!(factors("attention.self.key").as_ref(), Some(&shared));
+    assert_eq!(factors("attention.self.value").as_ref(), Some(&shared));
+    assert_eq!(factors("attention.output.dense"), None);
+    assert!(factors("intermediate.dense").is_some() && factors("output.dense").is_some());
+    // The value's bias took what its rows took; nothing else that is no matrix changed.
+    let bias = "encoder.layer.0.attention.self.value.bias";
+    let (before, after) = (original.read_f32(bias).unwrap(), smooth.read_f32(bias).unwrap());
+    let folded: Vec<f32> = before.iter().zip(&after).map(|(b, a)| b / a).collect();
+    assert!(folded.iter().any(|s| *s != 1.0));
+    for tensor in smooth.plain().filter(|tensor| tensor.name != bias) {
+        assert_eq!(Some(tensor), original.tensor(tensor.name));
+    }
+    for dense in encoder.linears() {
+        let name = format!("{}.weight", dense.name);
+        let found = smooth.activations(&name).unwrap().unwrap();
+        let ones = vec![1.0; dense.k];
+        let s = match &found.factors {
+            Some(factors) => factors,
+            None => &folded,
+        };
+        assert!(s.iter().all(|s| s.to_bits() & 0x7f_ffff == 0), "powers of two");
+        // W is scaled by columns, and the value's by rows too.
+        let rows = if dense.name.ends_with("value") { &folded } else { &ones };
+        let scaled = dense.weight.iter().enumerate();
+        let scaled = scaled.map(|(i, w)| w * s[i % dense.k] / rows[i / dense.k % rows.len()]);
+        let format = "int8-channel".parse().unwrap();
+        let want = quantize(&scaled.collect::<Vec<_>>(), dense.n, dense.k, &format).unwrap();
+        assert!(read_compressed(&smooth, &name).unwrap() == want, "{name}");
+        // The scale is that of the largest smoothed channel.
+        let absmax = ranges.channels[&name].absmax().unwrap();
+        let most = absmax.iter().zip(s).map(|(x, s)| x / s).fold(0.0, f32::max);
+        let scale = StaticScale { scale: most / 127.0, zero_point: 0 };
+        assert_eq!(found.quantization, Quantization::Static(scale), "{name}");
+        // Dynamic scales share the factors.
+        let own = dynamic.activations(&name).unwrap().unwrap();
+        assert_eq!(own.factors, found.factors);
+        assert_eq!(own.quantization, Quantization::Dynamic("int8-token".parse().unwrap()));
+    }
+
+    // The encoder in W8A8, as an engine would run it.
+    let host = Host::new().unwrap();
+    let exact = in_f32(&host, &encoder);
+    let embed = |text: &str, model: Option<&ModelFile>| {
+        let linear = |dense: &Dense, x: &[f32], m: usize| {
+            let Some(model) = model else {
+                return Ok(host.matmul(x, m, &exact[dense.index], Some(&dense.bias))?);
+            };
+            let name = format!("{}.weight", dense.name);
+            let weights = host.upload(&read_compressed(model, &name)?)?;
+            let bias = model.read_f32(&format!("{}.bias", dense.name))?;
+            let LayerActivations { quantization, factors } = model.activations(&name)?.unwrap();
+            let factors = factors.unwrap_or_else(|| vec![1.0; dense.k]);
+            let x: Vec<f32> = x.iter().zip(factors.iter().cycle()).map(|(x, s)| x / s).collect();
+            let function = ActivationFunction::Identity;
+            Ok(host.quantized_matmul(&x, m, &weights, Some(&bias), quantization, function)?)
+        };
+        encoder.embed(text, &linear).unwrap()
+    };
+    let off = |model: &ModelFile| -> f64 {
+        let of = |text: &str| relative_error(&embed(text, None), &embed(text, Some(model)));
+        tiny_bert::TEXT.iter().map(|text| of(text)).sum()
+    };
+    let (without, with) = (off(&plain), off(&smooth));
+    assert!(with < without, "{with} is no less than {without}");
+
+    // Decompressed, columns have their own size again.
+    let back = scratch.text("back");
+    fine(&["decompress", &scratch.text("smooth"), "-o", &back]);
+    let back = ModelFile::open(&back).unwrap();
+    let query = name("attention.self.query");
+    let stored = dequantize(&read_compressed(&smooth, &query).unwrap());
+    let want: Vec<f32> = stored.iter().zip(shared.iter().cycle()).map(|(w, s)| w / s).collect();
+    assert_eq!(back.read_f32(&query).unwrap(), want);
+    let listed = fine(&["inspect", &scratch.text("smooth")]);
+    assert_eq!(listed.matches(", smoothed").count(), 5, "{listed}");
+}
+
+#[test]
+fn activations_that_cannot_be_are_refused() {
+    if !gpu() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let (input, file) = calibrated(&scratch, &[]);
+    let output = scratch.text("out");
+    let says = |options: &str, parts: &[&str]| {
+        let base = ["compress", &input, "-o", &output];
+        let message = refused(&[&base[..], &options.split(' ').collect::<Vec<_>>()].concat());
+        for part in parts {
+            assert!(message.contains(part), "no `{part}` in {message}");
+        }
+        assert!(!scratch.path("out").exists());
+    };
+    let matrices = format!("--tensors {MATRICES}");
+    let int8 = format!("--scheme int8 {matrices}");
+    let fixed = format!("--activations int8:static={file}");
+    says(&format!("{int8} --activations int8"), &["int8:static=RANGES.json"]);
+    says(&format!("{int8} --activations int8:static"), &["RANGES.json"]);
+    says(&format!("{int8} --activations int8-token:static=a"), &["int8-token", "int8-tensor"]);
+    says(
+        &format!("{int8} --activations int8-g48:dynamic"),
+        &["multiple of 32", "attention.output.dense"],
+    );
+    says(&format!("{int8} --smooth"), &["--activations"]);
+    says(&format!("{int8} --smooth=1.5 {fixed}"), &["from 0 to 1"]);
+    // Weights that integer products do not take, named, with what to do.
+    let first = "encoder.layer.0.attention.output.dense.weight` as ";
+    for scheme in ["f16", "int16", "int8 --group 8", "int4 --group 48 --sparsity 2:4"] {
+        let line = format!("--scheme {scheme} {matrices} --activations int8:dynamic");
+        let part = if scheme == "int4 --group 48 --sparsity 2:4" {
+            // Of 64 columns, where a group of 48 is no whole row.
+            "encoder.layer.0.output.dense.weight` as 2:4+int4-g48"
+        } else {
+            first
+        };
+        says(&line, &[part, "hint: --scheme int8 or int4, --group a multiple of 32"]);
+    }
+    // Embeddings are no linear layers.
+    says(
+        &format!("--scheme int8 {fixed}"),
+        &["no ranges of `embeddings.position_embeddings.weight`", "nearest name", "--tensors"],
+    );
+    says(&format!("{int8} {fixed} --smooth"), &["no ranges of the channels", "--per-channel"]);
+    says(&format!("{int8} --activations int8:dynamic --smooth"), &["--smooth", "RANGES.json"]);
+    says(&format!("{int8} --activations int8:static={input}"), &["same file"]);
+    let none = scratch.text("none");
+    says(&format!("{int8} --activations int8:static={none}"), &["none", "`lowbit calibrate`"]);
+
+    let rewrite = |change: &dyn Fn(&mut Ranges)| {
+        let mut ranges = Ranges::read(&file).unwrap();
+        change(&mut ranges);
+        ranges.write(scratch.path("changed")).unwrap();
+        format!("{int8} --activations int8:static={}", scratch.text("changed"))
+    };
+    let (query, key) =
+        ["query", "key"].map(|part| format!("encoder.layer.0.attention.self.{part}.weight")).into();
+    let line = rewrite(&|ranges| drop(ranges.layers.remove(&query)));
+    let near = format!("the nearest name there is `{key}`");
+    says(&line, &[&format!("no ranges of `{query}`"), &near]);
+    let line = rewrite(&|ranges| {
+        ranges.insert(Statistics::new(Observer::tensor(query.clone(), 31)).unwrap());
+    });
+    says(&line, &["31 columns", &query, "which has 32"]);
+    let line = rewrite(&|ranges| {
+        ranges.insert(Statistics::new(Observer::tensor(query.clone(), 32)).unwrap());
+    });
+    says(&line, &["no scale for the input of", &query, "have been observed", "hint: "]);
+}
+
+#[test]
+fn onnx_files_are_to_be_imported() {
+    let scratch = Scratch::new();
+    fs::write(scratch.path("model.onnx"), [8u8; 64]).unwrap();
+    let (input, output) = (scratch.text("model.onnx"), scratch.text("out"));
+    let compress = ["compress", &input, "-o", &output, "--scheme", "int8"];
+    for args in [&compress[..], &["decompress", &input, "-o", &output]] {
+        let message = refused(args);
+        assert!(message.contains("hint: `lowbit import`"), "{message}");
+    }
+    assert_eq!(scratch.names(), ["model.onnx"]);
 }

@@ -1,7 +1,7 @@
 //! The demo's encoder on the real model: `make model` fetches it. Without it the tests
 //! are skipped, unless `LOWBIT_REQUIRE_MODEL=1`.
 
-#[path = "../examples/minilm/bert.rs"]
+#[path = "../src/bin/lowbit/bert.rs"]
 mod bert;
 #[path = "../examples/minilm/recipes.rs"]
 mod recipes;

@@ -2,7 +2,7 @@
 //! (`tests/fixtures/onnx`), damaged, and a real one, which `make model` fetches; without
 //! it that test is skipped, unless `LOWBIT_REQUIRE_MODEL=1`.
 
-#[path = "../examples/minilm/bert.rs"]
+#[path = "../src/bin/lowbit/bert.rs"]
 mod bert;
 #[path = "../examples/minilm/sentences.rs"]
 #[allow(dead_code)] // the demo uses more of it

@@ -8,6 +8,7 @@
 //!
 //! Exit codes: 0, 1 (a cosine below its floor), 2 (no model, no adapter).
 
+#[path = "../../src/bin/lowbit/bert.rs"]
 mod bert;
 mod recipes;
 mod sentences;

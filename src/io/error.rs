@@ -1,4 +1,4 @@
-use crate::format::FormatError;
+use crate::format::{ActivationError, FormatError};
 use safetensors::Dtype;
 use std::path::PathBuf;
 
@@ -104,7 +104,7 @@ pub enum IoError {
         dtype: Dtype,
     },
     /// `lowbit.version` is not one that this crate reads.
-    #[error("the file's lowbit.version is `{version}`; this crate reads version 1")]
+    #[error("the file's lowbit.version is `{version}`; this crate reads versions 1 and 2")]
     UnsupportedVersion {
         /// What the file says.
         version: String,
@@ -175,6 +175,26 @@ pub enum IoError {
         name: String,
         /// The reason.
         source: FormatError,
+    },
+    /// What is said of the X of a compressed weight cannot be.
+    #[error("the activations of weight `{name}`")]
+    Activations {
+        /// The weight.
+        name: String,
+        /// The reason.
+        source: ActivationError,
+    },
+    /// A factor that nothing can be divided by.
+    #[error(
+        "the factor of column {column} of weight `{name}` is {factor}: it must be positive and normal"
+    )]
+    Factor {
+        /// The weight.
+        name: String,
+        /// The column.
+        column: usize,
+        /// Its factor.
+        factor: f32,
     },
     /// A name or metadata key that the file format or this crate keeps for itself.
     #[error("the name `{name}` is reserved")]

@@ -1,8 +1,11 @@
 use super::bytes::FileBytes;
 use super::header::{self, Pairs};
-use super::parts::{Part, RawInfo, TENSORS_KEY, VERSION, VERSION_KEY};
-use super::{CompressedInfo, IoError};
+use super::parts::{
+    Part, RawInfo, TENSORS_KEY, VERSION, VERSION_ACTIVATIONS, VERSION_KEY, factors_tensor,
+};
+use super::{CompressedInfo, IoError, LayerActivations};
 use crate::format::{Geometry, PackedWeights, ScaleType, Scales};
+use crate::host::Quantization;
 use half::{bf16, f16};
 use safetensors::Dtype;
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,6 +69,8 @@ pub struct ModelFile {
     tensors: BTreeMap<String, Place>,
     metadata: BTreeMap<String, String>,
     compressed: BTreeMap<String, CompressedInfo>,
+    /// Of compressed weights, and whether there are factors beside.
+    activations: BTreeMap<String, (Quantization, bool)>,
     /// Tensors that are parts of compressed weights.
     parts: BTreeSet<String>,
 }
@@ -116,7 +121,7 @@ impl ModelFile {
                 (name, Place { dtype: info.dtype, shape: info.shape, range })
             })
             .collect();
-        let compressed = take_index(&mut metadata)?;
+        let (compressed, activations) = take_index(&mut metadata)?;
         let mut parts = BTreeSet::new();
         for name in compressed.keys() {
             if tensors.contains_key(name) {
@@ -126,7 +131,9 @@ impl ModelFile {
                 Part::ALL.map(|p| p.tensor(name)).into_iter().filter(|p| tensors.contains_key(p)),
             );
         }
-        Ok(Self { bytes, tensors, metadata, compressed, parts })
+        let smoothed = activations.iter().filter(|(_, (_, smoothed))| *smoothed);
+        parts.extend(smoothed.map(|(name, _)| factors_tensor(name)));
+        Ok(Self { bytes, tensors, metadata, compressed, activations, parts })
     }
 
     /// Bytes of the whole file.
@@ -203,7 +210,45 @@ impl ModelFile {
                 (Some(_), Some(_)) => {}
             }
         }
+        if let Some(&(quantization, smoothed)) = self.activations.get(name) {
+            let format = quantization.format();
+            format
+                .layout(geometry.k)
+                .map_err(|source| IoError::Activations { name: name.to_owned(), source })?;
+            if smoothed {
+                self.check_factors(name, geometry.k)?;
+            }
+        }
         Ok(geometry)
+    }
+
+    fn check_factors(&self, name: &str, k: usize) -> Result<(), IoError> {
+        let tensor = factors_tensor(name);
+        let missing = || IoError::MissingPart { name: name.to_owned(), part: "factors" };
+        let place = self.tensors.get(&tensor).ok_or_else(missing)?;
+        if place.dtype != Dtype::F32 {
+            let (need, have) = (Dtype::F32, place.dtype);
+            return Err(IoError::WrongDtype { name: tensor, need, have });
+        }
+        if place.shape != [k] {
+            let (need, have) = (vec![k], place.shape.clone());
+            return Err(IoError::WrongShape { name: tensor, need, have });
+        }
+        Ok(())
+    }
+
+    /// How X of a compressed weight becomes 8-bit codes; `None` where the file does not say.
+    ///
+    /// # Errors
+    /// As [`check_compressed`](Self::check_compressed); [`IoError::Factor`] for factors that cannot
+    /// be.
+    pub fn activations(&self, name: &str) -> Result<Option<LayerActivations>, IoError> {
+        let k = self.check_compressed(name)?.k;
+        let Some(&(quantization, smoothed)) = self.activations.get(name) else { return Ok(None) };
+        let factors = smoothed.then(|| self.read_f32(&factors_tensor(name))).transpose()?;
+        let activations = LayerActivations { quantization, factors };
+        activations.check(name, k)?;
+        Ok(Some(activations))
     }
 
     /// The bytes of a part; none where it is absent, which is where it has no elements.
@@ -212,13 +257,13 @@ impl ModelFile {
     }
 }
 
+type Index = (BTreeMap<String, CompressedInfo>, BTreeMap<String, (Quantization, bool)>);
+
 /// Takes this crate's keys out of the metadata and reads the index.
-fn take_index(
-    metadata: &mut BTreeMap<String, String>,
-) -> Result<BTreeMap<String, CompressedInfo>, IoError> {
+fn take_index(metadata: &mut BTreeMap<String, String>) -> Result<Index, IoError> {
     let index = match (metadata.remove(VERSION_KEY), metadata.remove(TENSORS_KEY)) {
-        (None, None) => return Ok(BTreeMap::new()),
-        (Some(version), _) if version != VERSION => {
+        (None, None) => return Ok(Index::default()),
+        (Some(version), _) if version != VERSION && version != VERSION_ACTIVATIONS => {
             return Err(IoError::UnsupportedVersion { version });
         }
         (Some(_), Some(index)) => index,
@@ -227,14 +272,23 @@ fn take_index(
     };
     let Pairs(index): Pairs<RawInfo> = serde_json::from_str(&index)
         .map_err(|source| IoError::BadMetadata { key: TENSORS_KEY, source })?;
-    let index = index.into_iter().map(|(name, RawInfo { format, shape })| match format.parse() {
-        Ok(format) => Ok((name, CompressedInfo { format, shape })),
-        Err(source) => Err(IoError::Format { name, source }),
-    });
-    header::unique(index.collect::<Result<_, _>>()?)
+    let (mut compressed, mut activations) = Index::default();
+    for (name, RawInfo { format, shape, activations: raw }) in header::unique(index)? {
+        let format =
+            format.parse().map_err(|source| IoError::Format { name: name.clone(), source })?;
+        if let Some(raw) = raw {
+            let quantization = raw
+                .quantization()
+                .map_err(|source| IoError::Activations { name: name.clone(), source })?;
+            activations.insert(name.clone(), (quantization, raw.smoothed));
+        }
+        compressed.insert(name, CompressedInfo { format, shape });
+    }
+    Ok((compressed, activations))
 }
 
-/// Reads a compressed weight.
+/// Reads a compressed weight. Where its [`activations`](ModelFile::activations) have factors, its
+/// columns were multiplied with them.
 ///
 /// # Errors
 /// [`IoError`]: no such weight, a part that is missing, has the wrong type or shape or

@@ -1,4 +1,5 @@
 use super::IoError;
+use super::activations::RawActivations;
 use crate::format::{Geometry, Granularity, ScaleType, WeightFormat};
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
@@ -7,8 +8,15 @@ use serde::{Deserialize, Serialize};
 pub(super) const VERSION_KEY: &str = "lowbit.version";
 /// The metadata key of the index of compressed weights.
 pub(super) const TENSORS_KEY: &str = "lowbit.tensors";
-/// The version written and read.
+/// The version of files without activations.
 pub(super) const VERSION: &str = "1";
+/// The version of files with them.
+pub(super) const VERSION_ACTIVATIONS: &str = "2";
+
+/// The name of the tensor that holds a weight's factors of X.
+pub(super) fn factors_tensor(weight: &str) -> String {
+    format!("{weight}.factors")
+}
 
 /// One tensor of a compressed weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,4 +105,6 @@ impl CompressedInfo {
 pub(super) struct RawInfo {
     pub format: String,
     pub shape: Vec<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activations: Option<RawActivations>,
 }

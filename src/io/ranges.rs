@@ -3,9 +3,9 @@
 use super::header::{Pairs, unique};
 use super::{IoError, write_atomic};
 use crate::compress::calibrate::{
-    ActivationRange, CalibrateError, Calibration, Method, Statistics,
+    ActivationRange, Axis, CalibrateError, Calibration, Method, Statistics,
 };
-use crate::format::{ActivationFormat, StaticScale};
+use crate::format::{ActivationFormat, ActivationGranularity, StaticScale};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -50,18 +50,41 @@ impl LayerRanges {
 /// Ranges of activations by layer, as one JSON file:
 ///
 /// ```json
-/// {"version": 1, "layers": {
+/// {"version": 1, "target": {"format": "int8-tensor", "method": "minmax"}, "layers": {
 ///   "encoder.0.query": {"statistics": {"version": 1, "layer": "encoder.0.query", "…": 0}},
 ///   "encoder.0.value": {"calibration": {"format": "int8-tensor-asym", "method": "mse",
 ///                       "min": -1.5, "max": 2.0, "scale": 0.013725491, "zero": -19}}
+/// }, "channels": {
+///   "encoder.0.query": {"version": 1, "layer": "encoder.0.query", "axis": "channel", "…": 0}
 /// }}
 /// ```
 ///
-/// Numbers come back bit for bit.
+/// `target` and `channels` are absent where there are none. Numbers come back bit for bit.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Ranges {
     /// By the layers' names.
     pub layers: BTreeMap<String, LayerRanges>,
+    /// Statistics by channels of the same layers, which [`smooth`](crate::compress::smooth) goes by.
+    pub channels: BTreeMap<String, Statistics>,
+    /// What the statistics were taken for.
+    pub target: Option<Target>,
+}
+
+/// The static scales that statistics are meant for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Target {
+    /// How ranges are taken from what was observed.
+    pub method: Method,
+    /// The format of the codes, an `int8-tensor` one.
+    pub format: ActivationFormat,
+}
+
+impl Default for Target {
+    /// The whole range, in `int8-tensor`.
+    fn default() -> Self {
+        let format = ActivationFormat::int8(ActivationGranularity::Tensor);
+        Self { method: Method::MinMax, format }
+    }
 }
 
 /// Why a file of ranges cannot be read.
@@ -101,6 +124,17 @@ pub enum BadRanges {
         /// The layer that the statistics name.
         layer: String,
     },
+    /// Statistics of all of X among those by channels.
+    #[error("the statistics of `{0}` among the channels are of all of X")]
+    NotByChannels(String),
+    /// A format or method that cannot be.
+    #[error("target, field `{field}`: {why}")]
+    Target {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A calibration that cannot be.
     #[error("layer `{name}`, field `{field}`: {why}")]
     Calibration {
@@ -116,7 +150,18 @@ pub enum BadRanges {
 #[derive(Serialize)]
 struct Written<'a> {
     version: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<RawTarget>,
     layers: BTreeMap<&'a str, WrittenLayer<'a>>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    channels: &'a BTreeMap<String, Statistics>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTarget {
+    format: String,
+    method: String,
 }
 
 #[derive(Serialize)]
@@ -131,7 +176,14 @@ enum WrittenLayer<'a> {
 struct RawFile {
     #[serde(rename = "version")]
     _version: u32,
+    target: Option<RawTarget>,
     layers: Pairs<RawLayer>,
+    #[serde(default = "no_channels")]
+    channels: Pairs<Statistics>,
+}
+
+fn no_channels() -> Pairs<Statistics> {
+    Pairs(Vec::new())
 }
 
 #[derive(Deserialize)]
@@ -175,23 +227,29 @@ impl Ranges {
         if version != VERSION {
             return Err(BadRanges::Version(version));
         }
-        let RawFile { layers, .. } = serde_json::from_slice(text).map_err(BadRanges::Json)?;
-        let layers = unique(layers.0).map_err(|error| match error {
-            IoError::DuplicateName { name } => BadRanges::Duplicate(name),
-            other => BadRanges::Duplicate(other.to_string()),
-        })?;
-        let layers = layers.into_iter().map(|(name, raw)| match raw {
-            RawLayer::Statistics(statistics) if statistics.layer() != name => {
-                let layer = statistics.layer().into();
-                Err(BadRanges::OtherLayer { name, layer })
+        let RawFile { target, layers, channels, .. } =
+            serde_json::from_slice(text).map_err(BadRanges::Json)?;
+        let layers = once(layers)?.into_iter().map(|(name, raw)| match raw {
+            RawLayer::Statistics(statistics) => {
+                check_name(&name, &statistics)?;
+                Ok((name, LayerRanges::Statistics(statistics)))
             }
-            RawLayer::Statistics(statistics) => Ok((name, LayerRanges::Statistics(statistics))),
             RawLayer::Calibration(raw) => match raw.check() {
                 Ok(calibration) => Ok((name, LayerRanges::Calibration(calibration))),
                 Err((field, why)) => Err(BadRanges::Calibration { name, field, why }),
             },
         });
-        Ok(Self { layers: layers.collect::<Result<_, _>>()? })
+        let layers = layers.collect::<Result<_, _>>()?;
+        let channels = once(channels)?;
+        for (name, statistics) in &channels {
+            check_name(name, statistics)?;
+            if statistics.observer().axis() != Axis::Channel {
+                return Err(BadRanges::NotByChannels(name.clone()));
+            }
+        }
+        let target = target.map(|raw| raw.check()).transpose();
+        let target = target.map_err(|(field, why)| BadRanges::Target { field, why })?;
+        Ok(Self { layers, channels, target })
     }
 
     /// The file's text.
@@ -206,7 +264,12 @@ impl Ranges {
             };
             (name.as_str(), layer)
         });
-        let file = Written { version: VERSION, layers: layers.collect() };
+        let file = Written {
+            version: VERSION,
+            target: self.target.as_ref().map(RawTarget::from),
+            layers: layers.collect(),
+            channels: &self.channels,
+        };
         let mut text = serde_json::to_vec(&file).map_err(|error| IoError::Io {
             doing: "write",
             path: PathBuf::new(),
@@ -235,12 +298,52 @@ impl Ranges {
         let name = statistics.layer().to_string();
         self.layers.insert(name, LayerRanges::Statistics(Box::new(statistics)));
     }
+
+    /// Takes in statistics by channels beside those, in place of what was there.
+    pub fn insert_channels(&mut self, statistics: Statistics) {
+        self.channels.insert(statistics.layer().to_string(), statistics);
+    }
 }
 
 /// Skips all else.
 #[derive(Deserialize)]
 struct Version {
     version: u32,
+}
+
+/// Named values, each name once.
+fn once<V>(pairs: Pairs<V>) -> Result<BTreeMap<String, V>, BadRanges> {
+    unique(pairs.0).map_err(|error| match error {
+        IoError::DuplicateName { name } => BadRanges::Duplicate(name),
+        other => BadRanges::Duplicate(other.to_string()),
+    })
+}
+
+fn check_name(name: &str, statistics: &Statistics) -> Result<(), BadRanges> {
+    let layer = statistics.layer();
+    match layer == name {
+        true => Ok(()),
+        false => Err(BadRanges::OtherLayer { name: name.into(), layer: layer.into() }),
+    }
+}
+
+impl From<&Target> for RawTarget {
+    fn from(target: &Target) -> Self {
+        Self { format: target.format.to_string(), method: target.method.to_string() }
+    }
+}
+
+impl RawTarget {
+    fn check(&self) -> Result<Target, (&'static str, String)> {
+        let format = self.format.parse::<ActivationFormat>();
+        let format = format.map_err(|error| ("format", error.to_string()))?;
+        if format.granularity() != ActivationGranularity::Tensor {
+            return Err(("format", CalibrateError::NotStatic { format }.to_string()));
+        }
+        let method = self.method.parse::<Method>();
+        let method = method.map_err(|error| ("method", error.to_string()))?;
+        Ok(Target { method, format })
+    }
 }
 
 impl From<&Calibration> for RawCalibration {

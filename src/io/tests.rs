@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::format::{
-    Element, FormatError, Granularity, Mask24, PackedWeights, ScaleType, Scales, WeightFormat,
+    Element, FormatError, Granularity, Mask24, PackedWeights, ScaleType, Scales, StaticScale,
+    WeightFormat,
 };
+use crate::host::Quantization;
 use half::{bf16, f16};
 use safetensors::tensor::{SafeTensors, TensorView, serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -435,7 +437,7 @@ fn bad_indexes_are_refused() {
     fn open(version: Option<&str>, index: Option<&str>) -> IoError {
         ModelFile::from_bytes(foreign(&parts(), version, index)).map(|_| ()).unwrap_err()
     }
-    for version in ["0", "2", "1.0", "", "one"] {
+    for version in ["0", "3", "1.0", "", "one"] {
         let error = open(Some(version), Some(INDEX));
         assert!(matches!(error, IoError::UnsupportedVersion { version: v } if v == version));
         assert!(matches!(open(Some(version), None), IoError::UnsupportedVersion { .. }));
@@ -580,4 +582,123 @@ fn what_is_no_file_is_an_error() {
     let scratch = Scratch::new();
     assert!(matches!(ModelFile::open(scratch.path("none")), Err(IoError::Io { .. })));
     assert!(matches!(ModelFile::open(scratch.0.path()), Err(IoError::Io { .. })));
+}
+
+/// What the X of weights becomes, in any order among the parts.
+#[test]
+fn activations_are_read_back() {
+    let scratch = Scratch::new();
+    let path = scratch.path("file");
+    let packed = weights("int8-channel-asym", 2, 8);
+    let token = Quantization::Dynamic("int8-token".parse().unwrap());
+    let fixed = |scale, zero_point| Quantization::Static(StaticScale { scale, zero_point });
+    let factors: Vec<f32> = (0..8).map(|i| (i as f32).exp2() / 3.0).collect();
+    let layers: BTreeMap<String, LayerActivations> = [
+        ("a", token, None),
+        ("b", Quantization::Dynamic("int8-g32-asym".parse().unwrap()), Some(factors.clone())),
+        ("c", fixed(0.1, 0), None),
+        ("d", fixed(f32::MIN_POSITIVE * 4.0, -128), Some(factors)),
+    ]
+    .into_iter()
+    .map(|(name, quantization, factors)| {
+        (name.to_owned(), LayerActivations { quantization, factors })
+    })
+    .collect();
+    let info = CompressedInfo { format: packed.format(), shape: vec![2, 8] };
+    let entry = |name: &str| (name.to_owned(), Entry::Compressed(info.clone()));
+    let entries: BTreeMap<_, _> = ["a", "b", "c", "d", "e"].map(entry).into();
+    let create = |layers: &BTreeMap<_, _>| {
+        let none = BTreeMap::new();
+        ModelWriter::create_with_activations(&path, entries.clone(), layers.clone(), &none)
+    };
+    let mut writer = create(&layers).unwrap();
+    entries.keys().for_each(|name| writer.write_compressed(name, &packed).unwrap());
+    writer.finish().unwrap();
+    let file = ModelFile::open(&path).unwrap();
+    assert_eq!(file.plain().count(), 0);
+    for name in entries.keys() {
+        assert_eq!(file.activations(name).unwrap().as_ref(), layers.get(name), "{name}");
+        assert_eq!(read_compressed(&file, name).unwrap(), packed);
+    }
+    assert!(matches!(file.activations("none"), Err(IoError::NotFound { .. })));
+
+    // Who does not know of activations does not read the file.
+    let header = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
+    assert!(header.contains(r#""lowbit.version":"2""#), "{header}");
+    create(&BTreeMap::new()).unwrap();
+    let one = |name: &str, quantization, factors| {
+        let layers = [(name.to_owned(), LayerActivations { quantization, factors })].into();
+        create(&layers).map(|_| ()).unwrap_err()
+    };
+    assert!(matches!(one("none", token, None), IoError::NotFound { .. }));
+    assert!(matches!(one("a", fixed(0.0, 0), None), IoError::Activations { .. }));
+    assert!(matches!(one("a", token, Some(vec![1.0; 7])), IoError::WrongShape { .. }));
+    for factor in [0.0, -1.0, f32::NAN, f32::INFINITY, f32::MIN_POSITIVE / 2.0] {
+        let mut factors = vec![1.0; 8];
+        factors[5] = factor;
+        assert!(matches!(one("a", token, Some(factors)), IoError::Factor { column: 5, .. }));
+    }
+    let taken = [entry("a"), entry("a.factors")].into();
+    let layers =
+        [("a".to_owned(), LayerActivations { quantization: token, factors: Some(vec![1.0; 8]) })];
+    let none = BTreeMap::new();
+    let taken = ModelWriter::create_with_activations(&path, taken, layers.into(), &none);
+    assert!(matches!(taken.unwrap_err(), IoError::UnexpectedTensor { .. }));
+}
+
+#[test]
+fn bad_activations_are_refused() {
+    let with =
+        |activations: &str| INDEX.replace("}}", &format!(r#","activations":{activations}}}}}"#));
+    let open = |activations: &str, parts: &Parts| {
+        let file = foreign(parts, Some("2"), Some(&with(activations)));
+        ModelFile::from_bytes(file).and_then(|file| file.activations("w"))
+    };
+    let fine = open(r#"{"format":"int8-token"}"#, &parts()).unwrap().unwrap();
+    assert_eq!(fine.quantization, Quantization::Dynamic("int8-token".parse().unwrap()));
+    for bad in [
+        "{}",
+        "1",
+        r#"{"format":"int8-token","more":1}"#,
+        r#"{"format":"int8-tensor","static":{"scale":1.0}}"#,
+        r#"{"format":"int8-tensor","static":{"zero_point":1}}"#,
+        r#"{"format":"int8-tensor","static":{"scale":1.0,"zero_point":0,"more":1}}"#,
+        r#"{"format":"int8-tensor","static":{"scale":1.0,"zero_point":99999999999}}"#,
+    ] {
+        let error = open(bad, &parts()).unwrap_err();
+        assert!(matches!(error, IoError::BadMetadata { .. }), "{bad}: {error}");
+    }
+    for bad in [
+        r#"{"format":"int4-token"}"#,
+        r#"{"format":"int8-g48"}"#,
+        r#"{"format":"int8-token","static":{"scale":1.0,"zero_point":0}}"#,
+        r#"{"format":"int8-tensor","static":{"scale":1.0,"zero_point":1}}"#,
+        r#"{"format":"int8-tensor-asym","static":{"scale":1.0,"zero_point":128}}"#,
+        r#"{"format":"int8-tensor","static":{"scale":-1.0,"zero_point":0}}"#,
+        r#"{"format":"int8-tensor","static":{"scale":1e-40,"zero_point":0}}"#,
+        r#"{"format":"int8-tensor","static":{"scale":1e39,"zero_point":0}}"#,
+    ] {
+        let error = open(bad, &parts()).unwrap_err();
+        assert!(matches!(error, IoError::Activations { .. }), "{bad}: {error}");
+    }
+    let smoothed = r#"{"format":"int8-token","smoothed":true}"#;
+    let error = open(smoothed, &parts()).unwrap_err();
+    assert!(matches!(error, IoError::MissingPart { part: "factors", .. }));
+    let factors = |dtype, shape: Vec<usize>, value: f32| {
+        let mut parts = parts();
+        let bytes = [value; 8].into_iter().flat_map(f32::to_le_bytes).collect();
+        parts.push(("w.factors", dtype, shape, bytes));
+        parts
+    };
+    let fine = open(smoothed, &factors(Dtype::F32, vec![8], 2.0)).unwrap().unwrap();
+    assert_eq!(fine.factors, Some(vec![2.0; 8]));
+    let wrong = |dtype, shape, value| open(smoothed, &factors(dtype, shape, value)).unwrap_err();
+    assert!(matches!(wrong(Dtype::I32, vec![8], 2.0), IoError::WrongDtype { .. }));
+    assert!(matches!(wrong(Dtype::F32, vec![8, 1], 2.0), IoError::WrongShape { .. }));
+    assert!(matches!(wrong(Dtype::F32, vec![8], 0.0), IoError::Factor { column: 0, .. }));
+    // Without the word it is a tensor like others.
+    let file = foreign(&factors(Dtype::F32, vec![8], 2.0), Some("1"), Some(INDEX));
+    let file = ModelFile::from_bytes(file).unwrap();
+    assert_eq!(file.activations("w").unwrap(), None);
+    assert_eq!(file.plain().map(|tensor| tensor.name).collect::<Vec<_>>(), ["w.factors"]);
 }

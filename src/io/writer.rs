@@ -1,6 +1,8 @@
 use super::header::{LENGTH_BYTES, MAX_HEADER, METADATA};
-use super::parts::{Part, RawInfo, TENSORS_KEY, VERSION, VERSION_KEY};
-use super::{AtomicFile, CompressedInfo, IoError};
+use super::parts::{
+    Part, RawInfo, TENSORS_KEY, VERSION, VERSION_ACTIVATIONS, VERSION_KEY, factors_tensor,
+};
+use super::{AtomicFile, CompressedInfo, IoError, LayerActivations};
 use crate::format::{PackedWeights, Scales};
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
@@ -52,6 +54,7 @@ pub struct ModelWriter {
     file: AtomicFile,
     path: PathBuf,
     entries: BTreeMap<String, Entry>,
+    activations: BTreeMap<String, LayerActivations>,
     /// Byte ranges in the file of every tensor, parts of weights included.
     places: BTreeMap<String, TensorInfo>,
     data_start: u64,
@@ -69,12 +72,27 @@ impl ModelWriter {
         entries: BTreeMap<String, Entry>,
         metadata: &BTreeMap<String, String>,
     ) -> Result<Self, IoError> {
+        Self::create_with_activations(path, entries, BTreeMap::new(), metadata)
+    }
+
+    /// The same, with how X of some of the compressed weights becomes codes.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create); [`IoError::NotFound`] for activations of what is not declared as
+    /// a compressed weight, and as [`LayerActivations::check`].
+    pub fn create_with_activations(
+        path: impl AsRef<Path>,
+        entries: BTreeMap<String, Entry>,
+        activations: BTreeMap<String, LayerActivations>,
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<Self, IoError> {
         let mut places = lay_out(&entries)?;
-        let header = header_bytes(&entries, &mut places, metadata)?;
+        lay_out_factors(&entries, &activations, &mut places)?;
+        let header = header_bytes(&entries, &activations, &mut places, metadata)?;
         let path = path.as_ref().to_owned();
         let file = AtomicFile::create(&path)?;
         let data_start = (LENGTH_BYTES + header.len()) as u64;
-        let mut writer = Self { file, path, entries, places, data_start };
+        let mut writer = Self { file, path, entries, activations, places, data_start };
         writer.put(&(header.len() as u64).to_le_bytes())?;
         writer.put(&header)?;
         Ok(writer)
@@ -160,7 +178,15 @@ impl ModelWriter {
             }
         }
         self.seek(&Part::Zeros.tensor(name))?;
-        self.put(weights.zeros())
+        self.put(weights.zeros())?;
+        let activations = self.activations.remove(name);
+        if let Some(factors) = activations.and_then(|activations| activations.factors) {
+            self.seek(&factors_tensor(name))?;
+            for factor in factors {
+                self.put(&factor.to_le_bytes())?;
+            }
+        }
+        Ok(())
     }
 
     /// Checks that everything declared was written, and makes the file appear.
@@ -209,6 +235,30 @@ fn lay_out(entries: &BTreeMap<String, Entry>) -> Result<BTreeMap<String, TensorI
     Ok(places)
 }
 
+/// Adds the factors of X, and checks what is said of X.
+fn lay_out_factors(
+    entries: &BTreeMap<String, Entry>,
+    activations: &BTreeMap<String, LayerActivations>,
+    places: &mut BTreeMap<String, TensorInfo>,
+) -> Result<(), IoError> {
+    for (name, activations) in activations {
+        let Some(Entry::Compressed(info)) = entries.get(name) else {
+            let what = "compressed weight";
+            return Err(IoError::NotFound { what, name: name.clone() });
+        };
+        activations.check(name, info.geometry(name)?.k)?;
+        let Some(factors) = &activations.factors else { continue };
+        let shape = vec![factors.len()];
+        let place = TensorInfo { dtype: Dtype::F32, shape, data_offsets: (0, 0) };
+        let tensor = factors_tensor(name);
+        // A compressed weight of that name has no tensor of it, and is in the way all the same.
+        if entries.contains_key(&tensor) || places.insert(tensor.clone(), place).is_some() {
+            return Err(IoError::UnexpectedTensor { name: name.clone(), tensor });
+        }
+    }
+    Ok(())
+}
+
 /// One value of the header.
 #[derive(Serialize)]
 #[serde(untagged)]
@@ -220,6 +270,7 @@ enum HeaderValue<'a> {
 /// Gives every tensor its place and builds the header, padded to eight bytes.
 fn header_bytes(
     entries: &BTreeMap<String, Entry>,
+    activations: &BTreeMap<String, LayerActivations>,
     places: &mut BTreeMap<String, TensorInfo>,
     metadata: &BTreeMap<String, String>,
 ) -> Result<Vec<u8>, IoError> {
@@ -240,7 +291,7 @@ fn header_bytes(
         info.data_offsets = (at, end);
         at = end;
     }
-    let metadata = with_index(entries, metadata)?;
+    let metadata = with_index(entries, activations, metadata)?;
     let mut values: BTreeMap<&str, HeaderValue<'_>> =
         places.iter().map(|(name, info)| (name.as_str(), HeaderValue::Tensor(info))).collect();
     if !metadata.is_empty() {
@@ -257,6 +308,7 @@ fn header_bytes(
 /// The file's own metadata and this crate's index.
 fn with_index(
     entries: &BTreeMap<String, Entry>,
+    activations: &BTreeMap<String, LayerActivations>,
     metadata: &BTreeMap<String, String>,
 ) -> Result<BTreeMap<String, String>, IoError> {
     let mut metadata = metadata.clone();
@@ -270,7 +322,9 @@ fn with_index(
         .filter_map(|(name, entry)| match entry {
             Entry::Plain { .. } => None,
             Entry::Compressed(CompressedInfo { format, shape }) => {
-                let raw = RawInfo { format: format.to_string(), shape: shape.clone() };
+                let activations = activations.get(name).map(Into::into);
+                let (format, shape) = (format.to_string(), shape.clone());
+                let raw = RawInfo { format, shape, activations };
                 Some((name.as_str(), raw))
             }
         })
@@ -278,7 +332,8 @@ fn with_index(
     if !index.is_empty() {
         let index = serde_json::to_string(&index)
             .map_err(|source| IoError::BadMetadata { key: TENSORS_KEY, source })?;
-        metadata.insert(VERSION_KEY.to_owned(), VERSION.to_owned());
+        let version = if activations.is_empty() { VERSION } else { VERSION_ACTIVATIONS };
+        metadata.insert(VERSION_KEY.to_owned(), version.to_owned());
         metadata.insert(TENSORS_KEY.to_owned(), index);
     }
     Ok(metadata)

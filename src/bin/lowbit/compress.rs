@@ -1,9 +1,10 @@
 //! `lowbit compress`: the weights of a model file, compressed on the GPU.
 
+use crate::activations::{ActivationsArg, ActivationsJson, Plan};
 use crate::adapter::AdapterArg;
 use crate::error::{CliError, printable};
 use crate::report::{self, JsonArg, Report};
-use crate::{Outcome, files};
+use crate::{Outcome, files, smooth};
 use clap::ValueEnum;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use indicatif::ProgressBar;
@@ -34,6 +35,16 @@ pub struct Args {
     /// Compress only weights whose names match; may be given more than once
     #[arg(long, value_name = "GLOB", default_value = "*")]
     tensors: Vec<String>,
+    /// Store how the inputs of the weights become 8-bit codes: int8:dynamic for a scale a row made
+    /// at run time (or int8-g64:dynamic, int8-token-asym:dynamic), int8:static=RANGES.json for one
+    /// fixed by `lowbit calibrate`
+    #[arg(long, value_name = "FORMAT:dynamic|static=FILE")]
+    activations: Option<ActivationsArg>,
+    /// Move outliers of the inputs into the weights (SmoothQuant), by ranges of channels; more so
+    /// the larger ALPHA, 0 to 1, which is 0.5 unless given
+    #[arg(long, value_name = "ALPHA", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "0.5", value_parser = parse_alpha, requires = "activations")]
+    smooth: Option<f64>,
     /// Compare with the CPU code for code; write nothing and exit with 1 if they differ
     #[arg(long)]
     check: bool,
@@ -83,6 +94,11 @@ enum SparsityArg {
     #[value(name = "2:4")]
     TwoFour,
     Dense,
+}
+
+fn parse_alpha(text: &str) -> Result<f64, String> {
+    let alpha = text.parse().ok().filter(|alpha| (0.0..=1.0).contains(alpha));
+    alpha.ok_or_else(|| "a number from 0 to 1 is needed".to_owned())
 }
 
 fn parse_group(text: &str) -> Result<Granularity, String> {
@@ -145,6 +161,8 @@ struct Row {
     bits_per_weight: f64,
     /// `‖w − ŵ‖₂ / ‖w‖₂`, ŵ being what the file gives back.
     relative_error: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    activations: Option<ActivationsJson>,
     /// `equal`, or the first difference from the CPU; absent without `--check`.
     #[serde(skip_serializing_if = "Option::is_none")]
     check: Option<String>,
@@ -176,6 +194,9 @@ struct Json {
     /// Whether the output was written: not if a check failed.
     written: bool,
     format: String,
+    /// The α of `--smooth`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    smooth: Option<f64>,
     adapter: AdapterJson,
     tensors: Vec<Row>,
     totals: Totals,
@@ -186,6 +207,8 @@ struct Json {
 enum Failure {
     #[error(transparent)]
     Io(#[from] IoError),
+    #[error(transparent)]
+    Smooth(#[from] smooth::Failure),
     #[error("weight `{name}`")]
     Host { name: String, source: HostError },
 }
@@ -197,6 +220,7 @@ impl Failure {
             Self::Io(IoError::UnexpectedTensor { .. }) => {
                 "parts of a compressed weight take that name; leave the weight out with --tensors"
             }
+            Self::Smooth(_) => "a lower --smooth, or none; --tensors chooses weights",
             Self::Io(_) => "`lowbit inspect` lists what the file holds",
             Self::Host { source: HostError::Make(_), .. } => {
                 "--tensors chooses weights, --scheme and --scales another format"
@@ -291,6 +315,7 @@ fn compress_all(
     host: &Host,
     selected: &[Tensor<'_>],
     format: WeightFormat,
+    plan: &Plan,
     check: bool,
     writer: &mut ModelWriter,
     progress: &ProgressBar,
@@ -302,7 +327,10 @@ fn compress_all(
         progress.set_message(printable(name));
         let info = CompressedInfo { format, shape: tensor.shape.to_vec() };
         let geometry = info.geometry(name)?;
-        let w = tensor.to_f32()?;
+        let w = match &plan.smoothing {
+            Some(smoothing) => smoothing.weight(tensor)?,
+            None => tensor.to_f32()?,
+        };
         let packed = compress_on_gpu(host, name, &w, &geometry)?;
         let check = check.then(|| match quantize(&w, geometry.n, geometry.k, &format) {
             Ok(cpu) => first_difference(&packed, &cpu).unwrap_or_else(|| EQUAL.to_owned()),
@@ -320,6 +348,7 @@ fn compress_all(
             bytes_after: sizes.total(),
             bits_per_weight: sizes.bits_per_weight(),
             relative_error: error,
+            activations: plan.layers.get(name).map(Into::into),
             check,
         });
         progress.inc(1);
@@ -370,6 +399,10 @@ fn first_difference(gpu: &PackedWeights, cpu: &PackedWeights) -> Option<String> 
 fn text(json: &Json) -> String {
     let mut header = vec!["tensor", "from", "shape", "size", "bits/weight", "relative error"];
     let checked = json.tensors.iter().any(|row| row.check.is_some());
+    let activations = json.tensors.iter().any(|row| row.activations.is_some());
+    if activations {
+        header.push("activations");
+    }
     if checked {
         header.push("CPU");
     }
@@ -383,6 +416,9 @@ fn text(json: &Json) -> String {
             report::right(format!("{:.3}", row.bits_per_weight)),
             report::right(format!("{:.3e}", row.relative_error)),
         ];
+        if let Some(activations) = &row.activations {
+            cells.push(activations.to_string().into());
+        }
         if let Some(check) = &row.check {
             cells.push(check.into());
         }
@@ -426,6 +462,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     files::refuse_same(&files::named(&[
         ("IN", Some(&args.input)),
         ("OUT", Some(&args.output)),
+        ("--activations", args.activations.as_ref().and_then(ActivationsArg::ranges)),
         ("--json", args.json.json.as_deref()),
     ]))?;
     let model = files::open(&args.input)?;
@@ -434,22 +471,27 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         return Err(CliError::new(message).hint("`lowbit decompress` turns it back first"));
     }
     let selected = select(&model, &args.tensors)?;
+    let plan = match &args.activations {
+        Some(arg) => Plan::new(arg, args.smooth, &model, &selected, format)?,
+        None => Plan::default(),
+    };
     let report = Report::open(&args.json)?;
     let failed = |error: Failure| {
         let hint = error.hint();
         let message = format!("cannot compress `{}`", args.input.display());
         CliError::new(message).because(error).hint(hint)
     };
-    let mut writer =
-        ModelWriter::create(&args.output, entries(&model, &selected, format), model.metadata())
-            .map_err(|error| failed(error.into()))?;
+    let entries = entries(&model, &selected, format);
+    let (layers, metadata) = (plan.layers.clone(), model.metadata());
+    let mut writer = ModelWriter::create_with_activations(&args.output, entries, layers, metadata)
+        .map_err(|error| failed(error.into()))?;
     let adapter = args.adapter.choose()?;
     let host = Host::with_adapter(&adapter)
         .map_err(|error| CliError::new("cannot use the adapter").because(error))?;
 
     let progress = report::progress(selected.len());
     let (tensors, sums) =
-        compress_all(&host, &selected, format, args.check, &mut writer, &progress)
+        compress_all(&host, &selected, format, &plan, args.check, &mut writer, &progress)
             .map_err(failed)?;
     progress.finish_and_clear();
 
@@ -458,7 +500,11 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     let others: Vec<_> = model.tensors().filter(|tensor| !chosen.contains(tensor.name)).collect();
     if !wrong {
         for tensor in &others {
-            let written = writer.write_plain(tensor.name, tensor.bytes);
+            let bytes = match &plan.smoothing {
+                Some(smoothing) => smoothing.plain(tensor).map_err(|error| failed(error.into()))?,
+                None => tensor.bytes.into(),
+            };
+            let written = writer.write_plain(tensor.name, &bytes);
             written.map_err(|error| failed(error.into()))?;
         }
         writer.finish().map_err(|error| failed(error.into()))?;
@@ -471,6 +517,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         output: args.output.display().to_string(),
         written: !wrong,
         format: format.to_string(),
+        smooth: args.smooth,
         adapter: AdapterJson {
             name: info.name,
             driver: info.driver,

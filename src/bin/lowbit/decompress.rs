@@ -79,7 +79,11 @@ fn write(model: &ModelFile, writer: &mut ModelWriter) -> Result<usize, IoError> 
     }
     for name in model.compressed().keys() {
         progress.set_message(printable(name));
-        let values = dequantize(&read_compressed(model, name)?);
+        let mut values = dequantize(&read_compressed(model, name)?);
+        // Without codes of X there is nothing to smooth: the columns get their own size again.
+        if let Some(factors) = model.activations(name)?.and_then(|x| x.factors) {
+            values.iter_mut().zip(factors.iter().cycle()).for_each(|(w, s)| *w /= s);
+        }
         let bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
         writer.write_plain(name, &bytes)?;
         progress.inc(1);

@@ -1,6 +1,7 @@
 //! What the commands that read and write model files share.
 
 use crate::error::CliError;
+use crate::import;
 use lowbit::io::{IoError, ModelFile};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,9 @@ pub fn open(path: &Path) -> Result<ModelFile, CliError> {
         let hint = match error {
             IoError::Io { .. } => "is it a file that this user may read?",
             IoError::UnsupportedVersion { .. } => "a later lowbit wrote it: use that one",
+            _ if import::is_onnx(path) => {
+                "`lowbit import` makes a safetensors file of an ONNX file"
+            }
             _ => "a whole file in the safetensors format is needed",
         };
         CliError::new(format!("cannot read `{}`", path.display())).because(error).hint(hint)

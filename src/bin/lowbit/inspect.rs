@@ -1,5 +1,6 @@
 //! `lowbit inspect`: what a model file holds.
 
+use crate::activations::ActivationsJson;
 use crate::error::{CliError, printable};
 use crate::report::{self, JsonArg, Report};
 use crate::{Outcome, files, import};
@@ -28,6 +29,9 @@ struct Row {
     weights: usize,
     bytes: usize,
     bits_per_weight: f64,
+    /// How X of a compressed weight becomes codes, where the file says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    activations: Option<ActivationsJson>,
 }
 
 #[derive(Serialize)]
@@ -67,6 +71,7 @@ fn rows(model: &ModelFile) -> Result<Vec<Row>, lowbit::io::IoError> {
             weights: sizes.weights,
             bytes: sizes.total(),
             bits_per_weight: sizes.bits_per_weight(),
+            activations: model.activations(name)?.as_ref().map(Into::into),
         });
     }
     rows.extend(model.plain().map(|tensor| {
@@ -80,6 +85,7 @@ fn rows(model: &ModelFile) -> Result<Vec<Row>, lowbit::io::IoError> {
             weights,
             bytes,
             bits_per_weight: bits_per_weight(bytes, weights),
+            activations: None,
         }
     }));
     rows.sort_by(|a, b| a.name.cmp(&b.name));
@@ -104,15 +110,24 @@ fn totals(rows: &[Row], file_bytes: usize) -> Totals {
 }
 
 fn text(rows: &[Row], totals: &Totals) -> String {
-    let mut table = report::table(&["tensor", "format", "shape", "size", "bits/weight"], false);
+    let mut header = vec!["tensor", "format", "shape", "size", "bits/weight"];
+    let activations = rows.iter().any(|row| row.activations.is_some());
+    if activations {
+        header.push("activations");
+    }
+    let mut table = report::table(&header, false);
     for row in rows {
-        table.add_row([
+        let mut cells = vec![
             printable(&row.name).into(),
             row.format.clone().into(),
             report::shape(&row.shape).into(),
             report::right(report::bytes(row.bytes as u64)),
             report::right(format!("{:.3}", row.bits_per_weight)),
-        ]);
+        ];
+        if let Some(activations) = &row.activations {
+            cells.push(activations.to_string().into());
+        }
+        table.add_row(cells);
     }
     let mut text = report::text(&table);
     text.push_str(&format!(

@@ -1,8 +1,11 @@
 //! The `lowbit` command.
 
+mod activations;
 mod adapter;
 mod adapters;
 mod bench;
+mod bert;
+mod calibrate;
 mod compress;
 mod decompress;
 mod error;
@@ -12,6 +15,7 @@ mod inspect;
 mod isa;
 mod plot;
 mod report;
+mod smooth;
 mod tune;
 mod verify;
 
@@ -33,6 +37,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Adapters(adapters::Args),
+    Calibrate(calibrate::Args),
     Compress(compress::Args),
     Import(import::Args),
     Inspect(inspect::Args),
@@ -54,6 +59,7 @@ enum Outcome {
 fn run(command: &Command) -> Result<Outcome, CliError> {
     match command {
         Command::Adapters(args) => adapters::run(args),
+        Command::Calibrate(args) => calibrate::run(args),
         Command::Compress(args) => compress::run(args),
         Command::Import(args) => import::run(args),
         Command::Inspect(args) => inspect::run(args),

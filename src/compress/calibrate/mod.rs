@@ -215,6 +215,13 @@ impl Statistics {
         Ok(Self { observer, rows: 0, batches: 0, refused: 0, fault: None, channels })
     }
 
+    /// The same under the name of another layer: one that shares X with this one.
+    pub fn for_layer(&self, layer: impl Into<String>) -> Self {
+        let mut shared = self.clone();
+        shared.observer.layer = layer.into();
+        shared
+    }
+
     /// What is observed, and how.
     pub fn observer(&self) -> &Observer {
         &self.observer
@@ -238,6 +245,11 @@ impl Statistics {
     /// Batches that were refused because they were not finite.
     pub fn refused(&self) -> u64 {
         self.refused
+    }
+
+    /// Where the first value stood that was not finite, and how many there were.
+    pub fn not_finite(&self) -> Option<NotFinite> {
+        self.fault.map(|fault| fault.first)
     }
 
     /// Values that each range comes from.
