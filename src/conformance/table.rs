@@ -214,7 +214,7 @@ fn integers(extent: Extent, cases: &mut Vec<Case>) {
                     kind += 1;
                     // Half of the product; quick: one in eleven, which is prime to all that turns.
                     let one_in = if extent == Extent::Quick { 11 } else { 2 };
-                    if (index + a + b + kind / 7) % one_in != 0 {
+                    if !(index + a + b + kind / 7).is_multiple_of(one_in) {
                         continue;
                     }
                     let shape = INTEGER_SHAPES[kind % INTEGER_SHAPES.len()];

@@ -177,6 +177,7 @@ impl Encoder {
     }
 
     /// The layers that have the same input as this one, itself among them: query, key and value.
+    #[allow(dead_code, reason = "not all that include this file smooth")]
     pub fn sharing(&self, dense: &Dense) -> Vec<&Dense> {
         let first = match dense.index % 6 {
             0..3 => dense.index / 6 * 6..dense.index / 6 * 6 + 3,
