@@ -4,6 +4,7 @@
 mod common;
 
 use common::Random;
+use lowbit::conformance::{Case, Quantized, Status, Values, run};
 use lowbit::format::{
     ActivationFormat, ActivationFunction, ActivationGranularity, Granularity, PackedWeights,
     StaticScale, WeightFormat,
@@ -108,8 +109,9 @@ fn layers_chain_in_integers() {
             let (row, column) = (at / 70, at % 70);
             let code = between[row * l2.row_words + column / 4].to_le_bytes()[column % 4] as i8;
             let symmetric = hidden.is_symmetric();
-            let off = reference::check_code(&want, scale.scale, scale.zero_point, symmetric, code);
-            assert_eq!(off, None, "{first}: code {code} of {want:?}");
+            let verdict =
+                reference::check_code(&want, scale.scale, scale.zero_point, symmetric, code);
+            assert!(verdict.passes(), "{first}: code {code} of {want:?}");
         }
         let case = IntegerCase {
             x: &between[..m * l2.row_words],
@@ -289,4 +291,43 @@ fn functions_are_within_their_bound() {
         }
         eprintln!("{}: {worst:.3} of the bound", function.name());
     }
+}
+
+/// Weights, X and Y that exceed their bindings, and grids that exceed a dispatch: several blocks of
+/// rows of W, several spans of rows of X, and codes of Y completed once for each span.
+#[test]
+fn small_bindings_split_the_work() {
+    let Some(host) = common::host() else { return };
+    let mut caps = host.kernels().caps().clone();
+    (caps.max_binding, caps.max_groups) = (64 << 10, 5);
+    let (info, device) = (host.adapter_info().clone(), host.device().clone());
+    let host = Host::with_caps(info, device, host.queue().clone(), &caps).unwrap();
+    let (m, n, k) = (70, 300, 1030);
+    let mut cases = Vec::new();
+    for (i, format) in ["int8-g64-asym", "int4-channel", "2:4+int4-g32-asym"].iter().enumerate() {
+        let weights = upload(&host, &packed(n, k, format, 9));
+        assert!(weights.blocks().len() > 2, "{format} fits a binding");
+        let outputs = [
+            Output::Int8(TENSOR),
+            Output::Int8(TENSOR.asymmetric()),
+            Output::Float(FloatType::F16),
+        ];
+        for (j, output) in outputs.into_iter().enumerate() {
+            for schedule in Schedule::integer(k as u32) {
+                if (i + j + schedule.tile().0 as usize) % 3 != 0 && i > 0 {
+                    continue;
+                }
+                let format: WeightFormat = format.parse().unwrap();
+                let quantized = Quantized { format: TOKEN.asymmetric(), output };
+                let mut case = Case::integer(format, quantized, (m, n, k), Values::Normal);
+                (case.strided, case.bias, case.schedule) = (j != 1, true, Some(schedule));
+                cases.push(case);
+            }
+        }
+    }
+    let reports = run(&[host], &cases, &|_| ());
+    for report in &reports {
+        assert_eq!(report.status, Status::Pass, "{}: {:?}", report.id, report.reason);
+    }
+    assert!(reports.len() >= 40, "{}", reports.len());
 }

@@ -100,11 +100,12 @@ fn case(format: WeightFormat) -> Case {
 /// What is replaced in a shader, and by what.
 type Replace = (&'static str, &'static str);
 
-/// Of matmuls of quantized X: a name, the formats of W, X and Y.
-type IntegerFault = (&'static str, &'static str, &'static str, &'static str, Replace);
+/// Of matmuls of quantized X: a schedule, a name, the formats of W, X and Y.
+type IntegerFault = (&'static str, &'static str, &'static str, &'static str, &'static str, Replace);
 
-const INTEGER_FAULTS: [IntegerFault; 11] = [
+const INTEGER_FAULTS: [IntegerFault; 17] = [
     (
+        "int_rows_m1",
         "a dropped zero point of W",
         "int8-g64-asym",
         "int8-token",
@@ -112,6 +113,7 @@ const INTEGER_FAULTS: [IntegerFault; 11] = [
         ("sum -= zw * sx;", "sum -= select(zw * sx, vec4<i32>(0), zw == vec4<i32>(zw.x));"),
     ),
     (
+        "int_rows_m1",
         "a zero point of X off by one",
         "int8-channel",
         "int8-token-asym",
@@ -119,6 +121,7 @@ const INTEGER_FAULTS: [IntegerFault; 11] = [
         ("sum -= sw * zx;", "sum -= sw * (zx + 1);"),
     ),
     (
+        "int_rows_m1",
         "columns of a piece that are miscounted",
         "int8-g64-asym",
         "int8-g64-asym",
@@ -126,14 +129,23 @@ const INTEGER_FAULTS: [IntegerFault; 11] = [
         ("32u * (run.place + 1u)", "32u * run.place + 31u"),
     ),
     (
+        "int_rows_m1",
         "a skipped tail of K",
         "int8-channel",
         "int8-token",
         "f32",
         ("b < p.blocks; b", "b + 1u < p.blocks; b"),
     ),
-    ("swapped nibbles", "int4-g64", "int8-token", "f32", ("(4u - 4u * high)", "(4u * high)")),
     (
+        "int_rows_m1",
+        "swapped nibbles",
+        "int4-g64",
+        "int8-token",
+        "f32",
+        ("(4u - 4u * high)", "(4u * high)"),
+    ),
+    (
+        "int_rows_m1",
         "one nibble left unsigned",
         "int4-g64",
         "int8-token",
@@ -141,6 +153,7 @@ const INTEGER_FAULTS: [IntegerFault; 11] = [
         ("word ^ 0x88888888u", "word ^ 0x88888880u"),
     ),
     (
+        "int_rows_m1",
         "a scale of the neighbouring group of X",
         "int8-channel",
         "int8-g64",
@@ -148,6 +161,7 @@ const INTEGER_FAULTS: [IntegerFault; 11] = [
         ("p.x_scale_at + group", "p.x_scale_at + group + select(0u, 1u, group == 8u)"),
     ),
     (
+        "int_rows_m1",
         "a scale of W that is applied too late",
         "int8-g64",
         "int8-g128",
@@ -158,6 +172,7 @@ const INTEGER_FAULTS: [IntegerFault; 11] = [
         ),
     ),
     (
+        "int_rows_m1",
         "dropped columns that hold 0, not the zero point",
         "2:4+int8-g64-asym",
         "int8-token",
@@ -165,6 +180,7 @@ const INTEGER_FAULTS: [IntegerFault; 11] = [
         ("return fill ^ (", "return (fill & 0xffffff00u) ^ ("),
     ),
     (
+        "int_rows_m1",
         "metadata of the neighbouring quad",
         "2:4+int4-g64",
         "int8-token",
@@ -172,11 +188,60 @@ const INTEGER_FAULTS: [IntegerFault; 11] = [
         ("block.meta_word, 4u * i, 2u", "block.meta_word, 4u * (i ^ 1u), 2u"),
     ),
     (
+        "int_rows_m1",
         "codes of Y that are cut off, not rounded",
         "int8-g64",
         "int8-token",
         "int8-tensor",
         ("round(vec4<f32>(low, high)", "floor(vec4<f32>(low, high)"),
+    ),
+    (
+        "int_rows_m4",
+        "a row of X in the place of its neighbour",
+        "int8-channel",
+        "int8-token",
+        "f32",
+        ("dots(quads, x_word(x, 2u, i))", "dots(quads, x_word(x, 1u, i))"),
+    ),
+    (
+        "int_gemv_m1_l32",
+        "a lane's piece that does not go along",
+        "int8-g128",
+        "int8-token",
+        "f32",
+        ("piece += far_pieces;", "piece += far_pieces - select(0u, 1u, b == 37u);"),
+    ),
+    (
+        "int_gemv_m4_l32",
+        "a sum of codes of X of another block",
+        "int8-channel-asym",
+        "int8-token",
+        "f32",
+        ("sum = x_sum(x_rows[r], b);", "sum = x_sum(x_rows[r], max(b, 1u) - 1u);"),
+    ),
+    (
+        "int_tiled_32x64",
+        "sums of codes that are not reset at the end of a piece",
+        "int8-g64",
+        "int8-token-asym",
+        "f32",
+        ("w_codes = vec4<i32>(0);\n        }", "}"),
+    ),
+    (
+        "int_tiled_64x64",
+        "a quad of X in the place of its neighbour",
+        "int4-g64",
+        "int8-token",
+        "f32",
+        ("dots(q2, x.z)", "dots(q2, x.w)"),
+    ),
+    (
+        "int_tiled_64x64",
+        "a scale of X of the row after",
+        "int8-channel",
+        "int8-token",
+        "f32",
+        ("sw, x_scale(rows[i], g), spot)", "sw, x_scale(rows[(i + 1u) % THREAD_M], g), spot)"),
     ),
 ];
 
@@ -184,16 +249,17 @@ const INTEGER_FAULTS: [IntegerFault; 11] = [
 fn each_fault_of_integer_products_is_caught() {
     let Some(host) = common::host() else { return };
     let hosts = [host];
-    for (name, format, x, y, (from, to)) in INTEGER_FAULTS {
+    for (schedule, name, format, x, y, (from, to)) in INTEGER_FAULTS {
         let output = match y {
             "f32" => Output::Float(FloatType::F32),
             y => Output::Int8(y.parse().unwrap()),
         };
         let quantized = Quantized { format: x.parse().unwrap(), output };
         let format: WeightFormat = format.parse().unwrap();
-        let mut case = Case::integer(format, quantized, (1, 8, 4096), Values::Normal);
+        let schedule: Schedule = schedule.parse().unwrap();
+        let m = schedule.tile().0 as usize + 1;
+        let mut case = Case::integer(format, quantized, (m, 8, 4096), Values::Normal);
         (case.bias, case.strided) = (false, false);
-        let schedule = Schedule::IntRows { m_tile: 1 };
         case.schedule = Some(schedule);
         let sound = &run(&hosts, std::slice::from_ref(&case), &|_| ())[0];
         assert_eq!(sound.status, Status::Pass, "{name}: {:?}", sound.reason);
@@ -202,7 +268,7 @@ fn each_fault_of_integer_products_is_caught() {
         let faulty = [Host::new().unwrap()];
         let mut planted = 0;
         for output in [Output::Accumulators, output] {
-            let spec = MatmulSpec::new(1, 8, 4096, format)
+            let spec = MatmulSpec::new(m as u32, 8, 4096, format)
                 .with_activations(Activations::Int8(quantized.format))
                 .with_output(output);
             let caps = faulty[0].kernels().caps();

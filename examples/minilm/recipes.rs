@@ -51,9 +51,9 @@ pub fn recipes() -> Result<[Recipe; 11], Error> {
         recipe("2:4+int8", int8.two_four()),
         recipe("2:4+int4", int4.two_four()),
         Recipe { floor: Some(0.998), ..quantized("w8a8-dynamic", int8, Inputs::Dynamic) },
-        quantized("w8a8-static", int8, Inputs::Static),
-        quantized("w8a8-static-smooth", int8, Inputs::Smooth),
-        quantized("w4a8-dynamic", int4, Inputs::Dynamic),
+        Recipe { floor: Some(0.98), ..quantized("w8a8-static", int8, Inputs::Static) },
+        Recipe { floor: Some(0.98), ..quantized("w8a8-static-smooth", int8, Inputs::Smooth) },
+        Recipe { floor: Some(0.93), ..quantized("w4a8-dynamic", int4, Inputs::Dynamic) },
     ])
 }
 

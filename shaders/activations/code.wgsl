@@ -4,8 +4,8 @@
 // Provides: p, row_count, Range, range_of, Scheme, scheme, put_block, put_scheme, and the bindings
 // but X and `ranges`.
 //
-//   symmetric    s = absmax/127,     z = 0,                                 c = rne(x/s)
-//   asymmetric   s = (max−min)/255,  z = clamp(rne(−min/s), 0, 255) − 128,  c = rne(x/s) + z
+//   symmetric    s = absmax/127,     z = 0,                                 c = rne(x · (1/s))
+//   asymmetric   s = (max−min)/255,  z = clamp(rne(−min/s), 0, 255) − 128,  c = rne(x · (1/s)) + z
 //
 // min ≤ 0 ≤ max; codes are clamped to −127…127 or −128…127. A range of zeros, or one whose scale
 // would be subnormal, gets s = 1 and codes of zero; one with NaN or an infinity s = NaN, so that

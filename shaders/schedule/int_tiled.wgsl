@@ -3,16 +3,18 @@
 // Requires: lib/run, integer/pieces, integer/x_side, integer decoders, dots, add_piece, finish;
 // const TILE_M (32 or 64). Provides: main. Workgroup memory: 8 quads · (TILE_M + 64) · 4 bytes.
 // K advances a block of 32 a step.
-// Why: each code of W is unpacked once for TILE_M rows, each of X loaded once for 64 columns; two
-// loads from workgroup memory feed 16 dot products. Half the threads fetch W, a column each, while
-// the other half fetch X, a row each.
+// Why: each code of W is unpacked once for TILE_M rows, each of X loaded once for 64 columns; four
+// loads of W from workgroup memory and one of each row of X feed 16 dot products a row. Half the
+// threads fetch W, a column each, while the other half fetch X, a row each. A vector holds four
+// quads of one column or row, so that it is written whole, by one thread: writing a component may
+// touch all of a vector. Neighbouring threads read neighbouring vectors.
 
 const TILE_N = 64u;
 const THREAD_M = TILE_M / 8u;
 
-// By quads of columns; a component a column of W, or a row of X.
-var<workgroup> w_tile: array<array<vec4<u32>, 16>, 8>;
-var<workgroup> x_tile: array<array<array<vec4<u32>, THREAD_M / 4u>, 8>, 8>;
+// Quads 4h to 4h + 3: column 4t + c of W at 16c + t, row THREAD_M · t + i of X at 8i + t.
+var<workgroup> w_tile: array<array<vec4<u32>, TILE_N>, 2>;
+var<workgroup> x_tile: array<array<vec4<u32>, TILE_M>, 2>;
 
 @compute @workgroup_size(128)
 fn main(
@@ -59,31 +61,36 @@ fn main(
                 fill = (u32(i32(zero_of(w_row, w_group(run.index)))) & 0xffu) * ONES;
             }
             let block = load_block(w_row, b, 0u);
-            for (var q = 0u; q < 8u; q += 1u) {
-                w_tile[q][fetched / 4u][fetched % 4u] = quad_word(block, q, fill);
-            }
+            let slot = fetched % 4u * 16u + fetched / 4u;
+            w_tile[0u][slot] = vec4<u32>(
+                quad_word(block, 0u, fill), quad_word(block, 1u, fill),
+                quad_word(block, 2u, fill), quad_word(block, 3u, fill),
+            );
+            w_tile[1u][slot] = vec4<u32>(
+                quad_word(block, 4u, fill), quad_word(block, 5u, fill),
+                quad_word(block, 6u, fill), quad_word(block, 7u, fill),
+            );
         } else if (fetched < TILE_M) {
-            let low = x_quad(x_row, 2u * b);
-            let high = x_quad(x_row, 2u * b + 1u);
-            let at = fetched / THREAD_M;
-            let part = fetched % THREAD_M;
-            for (var q = 0u; q < 4u; q += 1u) {
-                x_tile[q][at][part / 4u][part % 4u] = low[q];
-                x_tile[q + 4u][at][part / 4u][part % 4u] = high[q];
-            }
+            let slot = fetched % THREAD_M * 8u + fetched / THREAD_M;
+            x_tile[0u][slot] = x_quad(x_row, 2u * b);
+            x_tile[1u][slot] = x_quad(x_row, 2u * b + 1u);
         }
         workgroupBarrier();
-        for (var q = 0u; q < 8u; q += 1u) {
-            let w = w_tile[q][tn];
-            for (var j = 0u; j < THREAD_M / 4u; j += 1u) {
-                let x = x_tile[q][tm][j];
-                products[4u * j] += dots(w, x.x);
-                products[4u * j + 1u] += dots(w, x.y);
-                products[4u * j + 2u] += dots(w, x.z);
-                products[4u * j + 3u] += dots(w, x.w);
+        for (var h = 0u; h < 2u; h += 1u) {
+            let w0 = w_tile[h][tn];
+            let w1 = w_tile[h][16u + tn];
+            let w2 = w_tile[h][32u + tn];
+            let w3 = w_tile[h][48u + tn];
+            let q0 = vec4<u32>(w0.x, w1.x, w2.x, w3.x);
+            let q1 = vec4<u32>(w0.y, w1.y, w2.y, w3.y);
+            let q2 = vec4<u32>(w0.z, w1.z, w2.z, w3.z);
+            let q3 = vec4<u32>(w0.w, w1.w, w2.w, w3.w);
+            for (var i = 0u; i < THREAD_M; i += 1u) {
+                let x = x_tile[h][8u * i + tm];
+                products[i] += dots(q0, x.x) + dots(q1, x.y) + dots(q2, x.z) + dots(q3, x.w);
             }
             if (X_ZEROS) {
-                w_codes += dots(w, ONES);
+                w_codes += dots(q0, ONES) + dots(q1, ONES) + dots(q2, ONES) + dots(q3, ONES);
             }
         }
         if (W_ZEROS) {

@@ -96,6 +96,9 @@ pub enum Values {
     Extreme,
     /// Halves of what becomes one step, so that rounding meets ties.
     Ties,
+    /// All the same and positive, or for quantized X all as far from the zero point as can be: sums
+    /// are as large as they get.
+    Constant,
     /// Subnormals and what is not much larger, so that scales are flushed or nearly.
     Tiny,
     /// A NaN and two infinities among others.
@@ -125,6 +128,7 @@ impl Values {
             Self::DeadGroups => "dead-groups",
             Self::Extreme => "extreme",
             Self::Ties => "ties",
+            Self::Constant => "constant",
             Self::Tiny => "tiny",
             Self::NotFinite => "not-finite",
         }

@@ -52,6 +52,7 @@ pub(super) fn values(pattern: Values, count: usize, random: &mut Random) -> Vec<
                 Values::DeadGroups if i / 48 % 2 == 1 => 0.0,
                 Values::DeadGroups => v,
                 Values::Extreme => [1.5, -1.5][random.below(2) as usize],
+                Values::Constant => 1.5,
                 // Steps of 2⁻⁷ · ½: where the range is ±127 steps, every other one is a tie.
                 Values::Ties if i % 16 == 0 => 127.0 / 128.0,
                 Values::Ties => (random.below(509) as f32 - 254.0) / 256.0,

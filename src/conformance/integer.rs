@@ -48,7 +48,7 @@ pub(super) fn run(host: &Host, case: &Case, quantized: &Quantized) -> Result<Out
     let expected = reference::integer_matmul(&reference, parts).map_err(|e| text(&e))?;
     let y = multiply(host, case, &plan, &weights, &x, bias)?;
     let (worst, wrong) = match quantized.output {
-        ops::Output::Int8(_) => (0.0, judge_codes(case, quantized, &expected, &y)),
+        ops::Output::Int8(_) => judge_codes(case, quantized, &expected, &y),
         _ => judge(case, &expected, &y, quantized.output),
     };
     fault = fault.or(wrong);
@@ -93,9 +93,13 @@ fn codes(
 ) -> Vec<u32> {
     let symmetric = quantized.format.is_symmetric();
     let mut all = vec![0u32; rows * layout.row_words];
-    for row in all.chunks_mut(layout.row_words.max(1)) {
+    for (index, row) in all.chunks_mut(layout.row_words.max(1)).enumerate() {
+        // Every other row lies on the other side of its zero point.
+        let far = if index % 2 == 0 { (127i8, -128i64) } else { (-128, 127) };
         for column in 0..layout.k {
             let code = match case.values {
+                super::Values::Constant if symmetric => far.0.max(-127),
+                super::Values::Constant => far.0,
                 super::Values::Extreme => [-127i8, 127][random.below(2) as usize],
                 super::Values::SignedZeros if random.below(2) == 0 => 0,
                 _ if symmetric => (random.below(255) as i64 - 127) as i8,
@@ -108,6 +112,7 @@ fn codes(
             row[layout.scale_at + group] = scale.to_bits();
             let zero = match (symmetric, case.values) {
                 (true, _) => 0,
+                (_, super::Values::Constant) => far.1,
                 (_, super::Values::Extreme) => [-128, 127][random.below(2) as usize],
                 _ => random.below(256) as i64 - 128,
             };
@@ -232,9 +237,10 @@ fn judge_codes(
     quantized: &Quantized,
     expected: &[Expected],
     y: &[u32],
-) -> Option<String> {
-    let ops::Output::Int8(format) = quantized.output else { return None };
-    let layout = format.layout(case.n).ok()?;
+) -> (f64, Option<String>) {
+    let mut worst = 0.0f64;
+    let ops::Output::Int8(format) = quantized.output else { return (worst, None) };
+    let Ok(layout) = format.layout(case.n) else { return (worst, None) };
     let StaticScale { scale, zero_point } = scale_of(format);
     for (row, words) in y.chunks(layout.row_words.max(1)).enumerate() {
         if case.n == 0 {
@@ -244,30 +250,31 @@ fn judge_codes(
         for column in 0..case.n {
             let want = expected[row * case.n + column].after(case.function, reference::Output::F32);
             let symmetric = format.is_symmetric();
-            if let Some(off) =
-                reference::check_code(&want, scale, zero_point, symmetric, code(column))
-            {
-                let (got, value) = (code(column), want.value);
-                return Some(format!("y[{row}, {column}] is code {got} for {value}, off by {off}"));
+            let verdict = reference::check_code(&want, scale, zero_point, symmetric, code(column));
+            worst = worst.max(verdict.error_over_bound);
+            if !verdict.passes() {
+                let (got, value, off) = (code(column), want.value, verdict.error);
+                let text = format!("y[{row}, {column}] is code {got} for {value}, off by {off}");
+                return (worst, Some(text));
             }
         }
         if (case.n..32 * layout.blocks).any(|column| code(column) != 0) {
-            return Some(format!("row {row}: codes past the last column are not 0"));
+            return (worst, Some(format!("row {row}: codes past the last column are not 0")));
         }
         for block in 0..layout.blocks {
             let sum: i32 = (32 * block..32 * block + 32).map(|c| i32::from(code(c))).sum();
             if words[layout.sum_at + block] as i32 != sum {
-                return Some(format!("row {row}: the sum of block {block} is wrong"));
+                return (worst, Some(format!("row {row}: the sum of block {block} is wrong")));
             }
         }
         let side = (words[layout.scale_at], words[layout.zero_at] as i32);
         if side != (scale.to_bits(), zero_point) {
-            return Some(format!("row {row}: scale and zero point are {side:?}"));
+            return (worst, Some(format!("row {row}: scale and zero point are {side:?}")));
         }
         let used = layout.sum_at + layout.blocks;
         if words[used..].iter().any(|&word| word != SENTINEL) {
-            return Some(format!("row {row}: padding was written"));
+            return (worst, Some(format!("row {row}: padding was written")));
         }
     }
-    None
+    (worst, None)
 }

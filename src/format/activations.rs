@@ -20,7 +20,7 @@ pub enum ActivationGranularity {
 /// | symmetric | −127…127 | absmax/127 | 0 |
 /// | asymmetric | −128…127 | (max−min)/255, the range widened to hold 0 | clamp(rne(−min/s), 0, 255) − 128 |
 ///
-/// Codes are `clamp(rne(x/s) + z)`. A range of zeros, and one whose scale would be subnormal, gets
+/// Codes are `clamp(rne(x · (1/s)) + z)`: a product with the reciprocal, as is usual at run time. A range of zeros, and one whose scale would be subnormal, gets
 /// s = 1, z = 0 and codes of 0; one with NaN or an infinity gets s = NaN, so that products with it
 /// are NaN too. Names are `int8-token`, `int8-tensor-asym`, `int8-g128`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -10,7 +10,8 @@ use crate::ops::{
 pub enum Quantization {
     /// With ranges taken from X itself, each time.
     Dynamic(ActivationFormat),
-    /// By a scale and zero point fixed ahead: `int8-tensor`, with a zero point `int8-tensor-asym`.
+    /// By a scale and zero point fixed ahead: `int8-tensor`, with a zero point `int8-tensor-asym`. A
+    /// zero point of 0 leaves code −128 unused. A NaN becomes some code: nothing of it is left.
     Static(StaticScale),
 }
 
@@ -31,7 +32,8 @@ impl Host {
     /// `[m, K]` and Y `[m, N]` row-major f32. W is int8 or int4, 2:4 or not, its groups multiples
     /// of 32.
     ///
-    /// A row of X with NaN or an infinity gives NaN, where ranges come from X.
+    /// A row of X with NaN or an infinity gives NaN where ranges come from X; by a static scale it does
+    /// not, and infinities saturate.
     ///
     /// # Errors
     /// [`HostError`]: wrong lengths, weights that integer products do not take, or what the device

@@ -170,8 +170,8 @@ impl Data {
         let one = match spec.activations {
             Activations::Float(FloatType::F32) => 0x3f80_0000,
             Activations::Float(_) => 0x3c00_3c00,
-            // Codes of 1, and what they make of scales, zero points and sums is as good.
-            Activations::Int8(_) => 0x0101_0101,
+            // Codes of 0 and 64, and 0.5 for a scale; zero points and sums of any size cost the same.
+            Activations::Int8(_) => 0x3f00_0000,
         };
         let (n, k) = (spec.n as usize, spec.k as usize);
         let allocate = || {

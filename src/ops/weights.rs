@@ -141,7 +141,7 @@ pub enum WeightsError {
     },
     /// Blocks that do not cover the rows in order, or break a row pair.
     #[error(
-        "row block {block} covers rows {have:?}; it must start at {start} and end at an even row or the last"
+        "row block {block} covers rows {have:?}; it must start at {start} and end at a multiple of 4 or the last row"
     )]
     Blocks {
         /// Which block.
@@ -286,7 +286,7 @@ impl DeviceWeights {
         let layout = indexable(format, n, k, order)?;
         let mut start = 0;
         for (block, b) in blocks.iter().enumerate() {
-            let whole = b.rows.end == n || b.rows.end.is_multiple_of(2);
+            let whole = b.rows.end == n || b.rows.end.is_multiple_of(4);
             if b.rows.start != start || b.rows.is_empty() || b.rows.end > n || !whole {
                 return Err(WeightsError::Blocks { block, have: b.rows.clone(), start });
             }

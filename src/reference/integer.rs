@@ -2,7 +2,7 @@
 
 use super::bound::{ETA, gamma};
 use super::row::{Weight, decode_row};
-use super::{Expected, Output, ReferenceError, check_length, room_for};
+use super::{Expected, Output, ReferenceError, Verdict, check_length, room_for};
 use crate::format::{ActivationLayout, PackedWeights};
 
 /// One matmul of quantized X: `Y = Σ s_x s_w Σ (c_x − z_x)(c_w − z_w) + b`.
@@ -26,8 +26,28 @@ impl IntegerCase<'_> {
         let need = self.m.checked_mul(self.layout.row_words).ok_or(too_large)?;
         check_length("x", need, self.x.len())?;
         check_length("columns of x", self.weights.k(), self.layout.k)?;
+        let ends = self.layout.sum_at.max(self.layout.zero_at.saturating_add(self.layout.groups));
+        check_length(
+            "words of a row of x",
+            self.layout.row_words.max(ends),
+            self.layout.row_words,
+        )?;
         if let Some(bias) = self.bias {
             check_length("bias", self.weights.n(), bias.len())?;
+        }
+        Ok(())
+    }
+
+    /// Parts of so many columns must not reach into two groups, of W or of X: a kernel that does so is
+    /// wrong, and its oracle must not be wrong with it.
+    fn check_parts(&self, part: usize) -> Result<(), ReferenceError> {
+        let k = self.weights.k();
+        for group in [self.weights.geometry().group_size, 32 * self.layout.group_blocks] {
+            if group < k && !group.is_multiple_of(part) {
+                let (role, index, limit) =
+                    ("columns of a part that is no whole share", part, group);
+                return Err(ReferenceError::OutOfRange { role, index, limit });
+            }
         }
         Ok(())
     }
@@ -64,6 +84,7 @@ pub fn integer_accumulators(
 ) -> Result<Vec<i64>, ReferenceError> {
     case.check()?;
     let (m, n, piece) = (case.m, case.weights.n(), 32 * piece_blocks.max(1));
+    case.check_parts(piece)?;
     let pieces = case.weights.k().div_ceil(piece);
     let mut sums = room_for(m * pieces, n)?;
     sums.resize(m * pieces * n, 0i64);
@@ -103,6 +124,7 @@ pub fn integer_matmul(
 ) -> Result<Vec<Expected>, ReferenceError> {
     case.check()?;
     let (m, n, part) = (case.m, case.weights.n(), 32 * part_blocks.max(1));
+    case.check_parts(part)?;
     let mut all = room_for(m, n)?;
     let mut kept = Vec::new();
     // By columns of Y, then transposed.
@@ -141,17 +163,17 @@ pub fn integer_matmul(
 }
 
 /// Checks a code that a result was stored as: `clamp(f/s + z)` of an f within its bound, to within
-/// 0.5 and what rounding of the quotient costs. What it is off by, or `None`.
+/// 0.5 and what rounding of the quotient costs, in codes.
 pub fn check_code(
     expected: &Expected,
     scale: f32,
     zero: i32,
     symmetric: bool,
     code: i8,
-) -> Option<f64> {
+) -> Verdict {
     let least = if symmetric { -127.0 } else { -128.0 };
     let real = (expected.value / f64::from(scale) + f64::from(zero)).clamp(least, 127.0);
     let tolerance = super::activations::TIE + expected.bound / f64::from(scale);
-    let off = (f64::from(code) - real).abs();
-    (off > tolerance).then_some(off)
+    let error = (f64::from(code) - real).abs();
+    Verdict { error, error_over_bound: error / tolerance }
 }

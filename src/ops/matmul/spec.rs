@@ -105,6 +105,7 @@ impl std::fmt::Display for Output {
 
 /// Blocks of 32 columns whose products an i32 holds: 2¹⁵ · 255 · 255 < 2³¹.
 const MAX_PIECE: u32 = 1024;
+const _: () = assert!(MAX_PIECE as u64 * BLOCK_K as u64 * 255 * 255 < 1 << 31);
 
 /// What is to be multiplied. Strides are in elements (words, where X or Y is quantized) and default
 /// to packed rows (f16 rows padded to even).
@@ -382,7 +383,7 @@ impl MatmulSpec {
 
     /// Blocks of 32 columns in a *piece* of K: the largest number, of at most 1024, that groups of
     /// both W and quantized X are whole multiples of. Within a piece, sums of products are exact
-    /// in i32.
+    /// in i32. Groups of a prime number of blocks above 1024 have pieces of one.
     pub fn piece_blocks(&self) -> u32 {
         let blocks = self.k.div_ceil(BLOCK_K as u32).max(1);
         let x = self.x_layout().map_or(blocks, |layout| layout.group_blocks as u32);
@@ -476,7 +477,8 @@ impl MatmulSpec {
         if self.output == Output::Accumulators {
             let need = u64::from(self.n) * u64::from(self.pieces());
             if need > i32::MAX as u64 {
-                let (name, value, limit) = ("n · pieces", u32::MAX, i32::MAX as u32);
+                let value = u32::try_from(need).unwrap_or(u32::MAX);
+                let (name, limit) = ("n · pieces", i32::MAX as u32);
                 return Err(PlanError::TooLarge { name, value, limit });
             }
         }
