@@ -942,7 +942,8 @@ fn smoothed_weights_keep_the_network() {
         ModelFile::open(output).unwrap()
     };
     let plain = compress("plain", &["--activations", &given]);
-    let smooth = compress("smooth", &["--activations", &given, "--smooth", "--check"]);
+    let smooth = compress("smooth", &["--activations", &given, "--smooth=0.5", "--check"]);
+    let best = compress("best", &["--activations", &given, "--smooth"]);
     let dynamic = compress("dynamic", &["--activations", &dynamic, "--smooth=0.5"]);
     let original = ModelFile::open(&input).unwrap();
     let ranges = Ranges::read(&file).unwrap();
@@ -1013,8 +1014,8 @@ fn smoothed_weights_keep_the_network() {
         let of = |text: &str| relative_error(&embed(text, None), &embed(text, Some(model)));
         tiny_bert::TEXT.iter().map(|text| of(text)).sum()
     };
-    let (without, with) = (off(&plain), off(&smooth));
-    assert!(with < without, "{with} is no less than {without}");
+    let (without, with, best) = (off(&plain), off(&smooth), off(&best));
+    assert!(with < without && best < without, "{with} and {best} are no less than {without}");
 
     // Decompressed, columns have their own size again.
     let back = scratch.text("back");

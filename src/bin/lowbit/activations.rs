@@ -70,10 +70,10 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Works out and checks what was asked for.
+    /// Works out and checks what was asked for; `smooth` with an α, or with the best of them.
     pub fn new(
         arg: &ActivationsArg,
-        alpha: Option<f64>,
+        smooth: Option<Option<f64>>,
         model: &ModelFile,
         selected: &[Tensor<'_>],
         format: WeightFormat,
@@ -82,7 +82,7 @@ impl Plan {
             check_integers(tensor, format, arg.format.unwrap_or(TOKEN))?;
         }
         let known = arg.ranges.as_deref().map(|path| Known::read(path, selected)).transpose()?;
-        let smoothing = match (alpha, &known) {
+        let smoothing = match (smooth, &known) {
             (None, _) => None,
             (Some(_), None) => {
                 let message = "--smooth goes by ranges of channels, and there is no file of them";

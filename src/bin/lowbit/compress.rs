@@ -41,10 +41,10 @@ pub struct Args {
     #[arg(long, value_name = "FORMAT:dynamic|static=FILE")]
     activations: Option<ActivationsArg>,
     /// Move outliers of the inputs into the weights (SmoothQuant), by ranges of channels; more so
-    /// the larger ALPHA, 0 to 1, which is 0.5 unless given
+    /// the larger ALPHA, 0 to 1, and without it as is best for each layer
     #[arg(long, value_name = "ALPHA", num_args = 0..=1, require_equals = true)]
-    #[arg(default_missing_value = "0.5", value_parser = parse_alpha, requires = "activations")]
-    smooth: Option<f64>,
+    #[arg(value_parser = parse_alpha, requires = "activations")]
+    smooth: Option<Option<f64>>,
     /// Compare with the CPU code for code; write nothing and exit with 1 if they differ
     #[arg(long)]
     check: bool,
@@ -194,9 +194,9 @@ struct Json {
     /// Whether the output was written: not if a check failed.
     written: bool,
     format: String,
-    /// The α of `--smooth`.
+    /// The α of `--smooth`; null where each layer has its own.
     #[serde(skip_serializing_if = "Option::is_none")]
-    smooth: Option<f64>,
+    smooth: Option<Option<f64>>,
     adapter: AdapterJson,
     tensors: Vec<Row>,
     totals: Totals,

@@ -12,6 +12,10 @@
 //!   one set for query, key and value, which take the same X. GELU stands between the two
 //!   feed-forward weights, and commutes with no factor.
 //!
+//! An α that suits one layer ruins another: where W varies more between channels than X does, X grows
+//! outliers that it had not. Unless one is given, each set of factors gets the α whose rounding errors
+//! should be the least, and none where that is without.
+//!
 //! Factors are powers of two: no product or quotient is rounded, and the f32 network is bit for bit
 //! the same as long as nothing leaves the normal numbers.
 
@@ -64,13 +68,13 @@ pub struct Smoothing {
 }
 
 impl Smoothing {
-    /// Factors of all the weights, `s_j = max|X_j|^α / max|W_j|^(1 − α)`; `channels` says of each
-    /// what is known of its X.
+    /// Factors of all the weights, `s_j = max|X_j|^α / max|W_j|^(1 − α)`, with the α that is given or
+    /// the best for each; `channels` says of each what is known of its X.
     pub fn new(
         model: &ModelFile,
         selected: &[Tensor<'_>],
         channels: &BTreeMap<&str, &Statistics>,
-        alpha: f64,
+        alpha: Option<f64>,
     ) -> Result<Self, Failure> {
         let mut smoothing = Self { weights: BTreeMap::new(), rows: BTreeMap::new() };
         let (outputs, others): (Vec<&Tensor<'_>>, _) =
@@ -99,7 +103,7 @@ impl Smoothing {
         &mut self,
         group: &[&Tensor<'_>],
         channels: &BTreeMap<&str, &Statistics>,
-        alpha: f64,
+        alpha: Option<f64>,
     ) -> Result<(), Failure> {
         let (Some(first), Some(k)) =
             (group.first(), group.first().and_then(|tensor| columns(tensor)))
@@ -107,21 +111,37 @@ impl Smoothing {
             return Ok(());
         };
         let failed = failed(first.name);
-        let (mut ranges, mut most) = (vec![ActivationRange::default(); k], vec![0.0f32; k]);
+        let mut x = Channels::new(k);
+        let (mut weights, mut most) = (Vec::new(), vec![0.0f32; k]);
         for tensor in group {
-            let weights = self.divided(tensor)?;
-            let rows = weights.len() / k.max(1);
-            let own = weight_absmax(k, &[Linear { weights: &weights, rows }]).map_err(&failed)?;
-            most.iter_mut().zip(own).for_each(|(most, own)| *most = most.max(own));
+            let own = self.divided(tensor)?;
+            let linear = [Linear { weights: &own, rows: own.len() / k.max(1) }];
+            let absmax = weight_absmax(k, &linear).map_err(&failed)?;
+            most.iter_mut().zip(absmax).for_each(|(most, own)| *most = most.max(own));
+            weights.push(own);
             if let Some(seen) = channels.get(tensor.name) {
-                let seen = seen.ranges(Method::MinMax, true)?;
-                ranges.iter_mut().zip(seen).for_each(|(range, seen)| *range = range.union(seen));
+                x.add(seen)?;
             }
         }
-        let absmax: Vec<f32> = ranges.iter().map(ActivationRange::absmax).collect();
-        let columns = factors(&absmax, &most, alpha, true).map_err(&failed)?;
+        let absmax: Vec<f32> = x.ranges.iter().map(ActivationRange::absmax).collect();
+        let at = |alpha| factors(&absmax, &most, alpha, true).map_err(&failed);
+        let columns = match alpha {
+            Some(alpha) => at(alpha)?,
+            None => {
+                let mut best = vec![1.0; k];
+                let mut least = x.rounding(&weights, &best);
+                for alpha in (0..=20).map(|step| f64::from(step) / 20.0) {
+                    let columns = at(alpha)?;
+                    let error = x.rounding(&weights, &columns);
+                    if error < least {
+                        (best, least) = (columns, error);
+                    }
+                }
+                best
+            }
+        };
         let (mut min, mut max) = (0.0f32, 0.0f32);
-        for (range, s) in ranges.iter().zip(&columns) {
+        for (range, s) in x.ranges.iter().zip(&columns) {
             (min, max) = (min.min(range.min() / s), max.max(range.max() / s));
         }
         let range = ActivationRange::new(min, max)?;
@@ -158,14 +178,72 @@ impl Smoothing {
         Ok(bias.into_iter().flat_map(f32::to_le_bytes).collect())
     }
 
-    /// What X of a weight is to be divided by; `None` where nothing is, or it is folded.
-    pub fn factors(&self, name: &str) -> Option<&[f32]> {
-        self.weights.get(name).filter(|weight| !weight.folded).map(|weight| &weight.columns[..])
+    /// A weight whose X is not as it was.
+    fn changed(&self, name: &str) -> Option<&Weight> {
+        self.weights.get(name).filter(|weight| weight.columns.iter().any(|&s| s != 1.0))
     }
 
-    /// The range of a weight's X, smoothed.
+    /// What X of a weight is to be divided by; `None` where nothing is, or it is folded.
+    pub fn factors(&self, name: &str) -> Option<&[f32]> {
+        self.changed(name).filter(|weight| !weight.folded).map(|weight| &weight.columns[..])
+    }
+
+    /// The range of a weight's X, where that is smoothed.
     pub fn range(&self, name: &str) -> Option<ActivationRange> {
-        self.weights.get(name).map(|weight| weight.range)
+        self.changed(name).map(|weight| weight.range)
+    }
+}
+
+/// What is known of the channels of one X.
+struct Channels {
+    ranges: Vec<ActivationRange>,
+    /// Mean |x|.
+    means: Vec<f64>,
+}
+
+impl Channels {
+    fn new(k: usize) -> Self {
+        Self { ranges: vec![ActivationRange::default(); k], means: vec![0.0; k] }
+    }
+
+    /// Takes in what was seen of it; of the same X several times that is always the same.
+    fn add(&mut self, seen: &Statistics) -> Result<(), CalibrateError> {
+        let rows = seen.rows() as f64;
+        let ranges = seen.ranges(Method::MinMax, true)?;
+        for (at, (range, channel)) in ranges.into_iter().zip(seen.channels()).enumerate() {
+            self.ranges[at] = self.ranges[at].union(range);
+            self.means[at] = self.means[at].max(channel.abs_sum() / rows);
+        }
+        Ok(())
+    }
+
+    /// The squared error that rounding adds to a row of Y, but for a constant factor, were W
+    /// symmetric int8 with a scale a row and X symmetric int8 with one scale: each code is off by a
+    /// step times what is evenly within ±½, independently, so
+    ///
+    /// ```text
+    /// step_x² · Σ (W_nj · s_j)²  +  Σ_n step_w,n² · Σ_j E[(X_j / s_j)²]
+    /// ```
+    ///
+    /// E[X²] is taken as (mean |X|)² · π/2, which it is of bell-shaped values.
+    fn rounding(&self, weights: &[Vec<f32>], factors: &[f32]) -> f64 {
+        let (mut step_x, mut power_x) = (0.0f64, 0.0);
+        for ((range, mean), &s) in self.ranges.iter().zip(&self.means).zip(factors) {
+            step_x = step_x.max(f64::from(range.absmax()) / f64::from(s));
+            power_x += std::f64::consts::FRAC_PI_2 * (mean / f64::from(s)).powi(2);
+        }
+        let (mut steps_w, mut power_w) = (0.0, 0.0);
+        for row in weights.iter().flat_map(|weights| weights.chunks_exact(factors.len().max(1))) {
+            let mut most = 0.0f64;
+            for (&w, &s) in row.iter().zip(factors) {
+                let w = f64::from(w) * f64::from(s);
+                most = most.max(w.abs());
+                power_w += w * w;
+            }
+            steps_w += most * most;
+        }
+        // Both have 127 steps to their largest value.
+        step_x * step_x * power_w + steps_w * power_x
     }
 }
 
@@ -236,7 +314,7 @@ mod tests {
             .collect();
         assert_eq!(selected.len(), 6);
 
-        let smoothing = Smoothing::new(&model, &selected, &channels, 0.5).unwrap();
+        let smoothing = Smoothing::new(&model, &selected, &channels, Some(0.5)).unwrap();
         let changed: Vec<_> = encoder
             .linears()
             .map(|dense| {
@@ -280,6 +358,29 @@ mod tests {
         for (dense, most) in encoder.linears().zip(most) {
             assert_eq!(smoothing.range(&weight(dense)).unwrap().absmax(), most, "{}", dense.name);
         }
+    }
+
+    /// Rounding errors by their formula, and the α with the least of them.
+    #[test]
+    fn the_best_alpha_is_taken() {
+        let ranges =
+            vec![ActivationRange::new(-1.0, 0.5).unwrap(), ActivationRange::new(0.0, 8.0).unwrap()];
+        let x = Channels { ranges, means: vec![0.5, 4.0] };
+        let weights = [vec![1.0, 0.25], vec![-2.0, 0.5]];
+        let want = |[s, t]: [f64; 2]| {
+            let step_x = (1.0 / s).max(8.0 / t);
+            let power_w = 5.0 * s * s + 0.3125 * t * t;
+            let (first, second) = (s.max(0.25 * t), (2.0 * s).max(0.5 * t));
+            let power_x = (0.25 / (s * s) + 16.0 / (t * t)) * std::f64::consts::FRAC_PI_2;
+            step_x * step_x * power_w + (first * first + second * second) * power_x
+        };
+        for [s, t] in [[1.0, 1.0], [0.5, 4.0], [1.0, 8.0]] {
+            // Every value is a short binary fraction but π/2: a few roundings of 2⁻⁵³.
+            let found = x.rounding(&weights, &[s as f32, t as f32]);
+            assert!((found - want([s, t])).abs() <= 1e-12 * found, "{found} {}", want([s, t]));
+        }
+        // The large channel of X meets small weights: dividing it loses less.
+        assert!(want([0.5, 4.0]) < want([1.0, 1.0]));
     }
 
     #[test]
