@@ -217,11 +217,12 @@ pub fn kernels() -> Vec<Kernel> {
             }
         }
     }
-    // Functions change what is stored and nothing else.
-    for function in ActivationFunction::ALL {
-        let spec = MatmulSpec::new(8, 8, 4096, WeightFormat::int8(Granularity::Channel));
+    // Functions change what is stored and nothing else: whole blocks and ragged ones will do.
+    for (function, k) in ActivationFunction::ALL.into_iter().flat_map(|f| [(f, 4096), (f, 100)]) {
+        let spec = MatmulSpec::new(8, 8, k, WeightFormat::int8(Granularity::Channel));
         let spec = spec.with_function(function);
-        for schedule in Schedule::all(4096).into_iter().filter(|s| s.check(&plain).is_ok()) {
+        let schedules = Schedule::all(k).into_iter().filter(|s| s.check(&plain).is_ok());
+        for schedule in schedules.chain(Schedule::experimental()) {
             push(Kernel::matmul(KernelChoice::new(&spec, schedule, &plain)));
         }
     }
