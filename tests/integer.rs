@@ -299,14 +299,14 @@ fn functions_are_within_their_bound() {
 fn small_bindings_split_the_work() {
     let Some(host) = common::host() else { return };
     let mut caps = host.kernels().caps().clone();
-    (caps.max_binding, caps.max_groups) = (64 << 10, 5);
+    (caps.max_binding, caps.max_groups) = (16 << 10, 7);
     let (info, device) = (host.adapter_info().clone(), host.device().clone());
     let host = Host::with_caps(info, device, host.queue().clone(), &caps).unwrap();
-    let (m, n, k) = (70, 300, 1030);
+    let (m, n, k) = (33, 150, 1030);
     let mut cases = Vec::new();
     for (i, format) in ["int8-g64-asym", "int4-channel", "2:4+int4-g32-asym"].iter().enumerate() {
         let weights = upload(&host, &packed(n, k, format, 9));
-        assert!(weights.blocks().len() > 2, "{format} fits a binding");
+        assert!(weights.blocks().len() > 1, "{format} fits a binding");
         let outputs = [
             Output::Int8(TENSOR),
             Output::Int8(TENSOR.asymmetric()),
@@ -314,7 +314,7 @@ fn small_bindings_split_the_work() {
         ];
         for (j, output) in outputs.into_iter().enumerate() {
             for schedule in Schedule::integer(k as u32) {
-                if (i + j + schedule.tile().0 as usize) % 3 != 0 && i > 0 {
+                if !(i + j + schedule.tile().0 as usize).is_multiple_of(3) {
                     continue;
                 }
                 let format: WeightFormat = format.parse().unwrap();
@@ -329,5 +329,5 @@ fn small_bindings_split_the_work() {
     for report in &reports {
         assert_eq!(report.status, Status::Pass, "{}: {:?}", report.id, report.reason);
     }
-    assert!(reports.len() >= 40, "{}", reports.len());
+    assert!(reports.len() >= 20, "{}", reports.len());
 }
