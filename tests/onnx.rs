@@ -11,8 +11,8 @@ mod sentences;
 use bert::{Dense, Encoder, Error};
 use half::f16;
 use lowbit::compress::dequantize;
-use lowbit::format::PackedWeights;
-use lowbit::host::Host;
+use lowbit::format::{ActivationFormat, ActivationFunction, ActivationGranularity, PackedWeights};
+use lowbit::host::{Host, Quantization};
 use lowbit::io::onnx::{OnnxError, OnnxFile, OnnxWeight};
 use lowbit::io::{Content, Dtype, ModelFile, read_compressed, write_model};
 use lowbit::ops::DeviceWeights;
@@ -1197,11 +1197,21 @@ fn a_real_model() -> Result<(), Error> {
         Ok(host.matmul(x, m, &uploaded[dense.index], Some(&dense.bias))?)
     };
     // Sums of the same products in another order.
-    let engines = [Engine {
-        name: "int8 weights, f32 activations",
-        floor: 0.999_999,
-        linear: Box::new(int8),
-    }];
+    let token = ActivationFormat::int8(ActivationGranularity::Token).asymmetric();
+    let w8a8 = |dense: &Dense, x: &[f32], m: usize| -> Result<Vec<f32>, Error> {
+        let (weights, bias) = (&uploaded[dense.index], Some(&dense.bias[..]));
+        let how = Quantization::Dynamic(token);
+        Ok(host.quantized_matmul(x, m, weights, bias, how, ActivationFunction::Identity)?)
+    };
+    let engines = [
+        Engine { name: "int8 weights, f32 activations", floor: 0.999_999, linear: Box::new(int8) },
+        // What the demo's recipe keeps of its f32 model.
+        Engine {
+            name: "int8 weights, int8 activations a token",
+            floor: 0.998,
+            linear: Box::new(w8a8),
+        },
+    ];
     let sentences = sentences()?;
     assert_eq!(sentences.len(), RUNTIME.len());
     for (sentence, runtime) in sentences.iter().zip(RUNTIME) {

@@ -285,7 +285,11 @@ impl MatmulSpec {
             Activations::Int8(format) => row_words(format, self.k),
         };
         self.x_batch_stride = self.x_stride.saturating_mul(self.max_m);
-        self
+        // Pieces depend on the groups of X.
+        match self.output {
+            Output::Accumulators => self.with_output(Output::Accumulators),
+            _ => self,
+        }
     }
 
     /// The same with another Y; sets packed strides.
