@@ -13,7 +13,7 @@
 //! | int4, asymmetric | 0…15 | (max−min)/15 | clamp(rne(−min/s), 0, 15) |
 //!
 //! Ranges are widened to hold 0. What shares a scale is the format's
-//! [`Granularity`](crate::format::Granularity): all of X, a row (a channel of weights, a token of
+//! [`Granularity`]: all of X, a row (a channel of weights, a token of
 //! activations), or so many consecutive columns of a row, of which the last group may have fewer.
 //! Scales and zero points are f32, `[m, G]` with `G = ⌈k/g⌉`, or one of each.
 //!

@@ -22,7 +22,7 @@ pub enum Output {
     /// Floats.
     Float(FloatType),
     /// 8-bit codes by one scale and zero point that are known before
-    /// ([`MatmulArgs::output_scale`](super::MatmulArgs::output_scale)), in rows that the next
+    /// ([`MatmulPlan::bind_scaled`](super::MatmulPlan::bind_scaled)), in rows that the next
     /// matmul takes for its X: of an `int8-tensor` format. Only of quantized X. A NaN becomes
     /// some code.
     Int8(ActivationFormat),
