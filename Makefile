@@ -8,7 +8,7 @@ LOWBIT = $${CARGO_TARGET_DIR:-target}/release/lowbit
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
 
-demo: setup model ## a real model in seven formats: sizes, what is lost, time
+demo: setup model ## a real model in eleven recipes: sizes, what is lost, time
 	cargo run --release --example minilm
 
 test: setup model mesa ## the whole suite, then every kernel on every adapter and vector width

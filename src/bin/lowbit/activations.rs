@@ -139,7 +139,7 @@ fn check_integers(
         );
         CliError::new(message).because(error).hint(
             "--scheme int8 or int4, --group a multiple of 32, `channel` or `tensor`; --tensors \
-             chooses other weights",
+             chooses other weights; without --activations X stays as it is",
         )
     })
 }

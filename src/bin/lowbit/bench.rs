@@ -9,7 +9,7 @@ use lowbit::conformance::{FakeScales, Limits, Op, Timing, limits, time};
 use lowbit::format::{ActivationFormat, ActivationGranularity, WeightFormat};
 use lowbit::io::load_tuning;
 use lowbit::ops::matmul::TuningKey;
-use lowbit::ops::{Activations, FakeQuantSpec, FloatType, Schedule, Select};
+use lowbit::ops::{Activations, FakeQuantSpec, FloatType, MatmulSpec, Schedule, Select};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -150,6 +150,27 @@ fn subjects(args: &Args, op: OpArg, hows: &[Select]) -> Result<Vec<Subject>, Cli
                 how: how.clone(),
                 ..of_x(op, format.to_string())
             };
+            let mut formats: Vec<WeightFormat> = formats;
+            if op == Op::Matmul {
+                // As above: before the adapter's limits are measured.
+                let able = |format: &WeightFormat| {
+                    args.shape.iter().try_for_each(|&Shape(m, n, k)| {
+                        MatmulSpec::new(m as u32, n as u32, k as u32, *format)
+                            .with_activations(activations)
+                            .check()
+                    })
+                };
+                if args.format.is_empty() {
+                    formats.retain(|format| able(format).is_ok());
+                }
+                if let Some(error) = formats.iter().find_map(|format| able(format).err()) {
+                    let error = CliError::new("cannot time matmul").because(error);
+                    return Err(match activations {
+                        Activations::Int8(_) => error.hint("--format int8-channel or int4-g128"),
+                        Activations::Float(_) => error,
+                    });
+                }
+            }
             let pairs = formats.iter().flat_map(|&f| hows.iter().map(move |how| (f, how)));
             Ok(pairs.map(|(format, how)| subject(format, how)).collect())
         }

@@ -38,7 +38,7 @@ pub struct Args {
     /// Store how the inputs of the weights become 8-bit codes: int8:dynamic for a scale a row made
     /// at run time (or int8-g64:dynamic, int8-token-asym:dynamic), int8:static=RANGES.json for one
     /// fixed by `lowbit calibrate`
-    #[arg(long, value_name = "FORMAT:dynamic|static=FILE")]
+    #[arg(long, value_name = "FORMAT:dynamic[=FILE]|static=FILE")]
     activations: Option<ActivationsArg>,
     /// Move outliers of the inputs into the weights (SmoothQuant), by ranges of channels; more so
     /// the larger ALPHA, 0 to 1, and without it as is best for each layer

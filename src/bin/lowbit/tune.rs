@@ -25,7 +25,7 @@ pub struct Args {
     /// Formats of W; may be given again
     #[arg(long, value_name = "FORMAT", default_values = ["int8-channel", "int4-g64-asym"])]
     format: Vec<WeightFormat>,
-    /// The type of X: f32 or f16
+    /// What X is: f32, f16, or codes as of int8-token, int8-g128-asym
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     activations: Activations,
     /// Seconds in all; what they do not suffice for stays as without tuning
