@@ -299,7 +299,7 @@ fn functions_are_within_their_bound() {
 fn small_bindings_split_the_work() {
     let Some(host) = common::host() else { return };
     let mut caps = host.kernels().caps().clone();
-    (caps.max_binding, caps.max_groups) = (16 << 10, 7);
+    (caps.max_binding, caps.max_groups) = (24 << 10, 7);
     let (info, device) = (host.adapter_info().clone(), host.device().clone());
     let host = Host::with_caps(info, device, host.queue().clone(), &caps).unwrap();
     let (m, n, k) = (33, 150, 1030);

@@ -103,9 +103,9 @@ impl std::fmt::Display for Output {
     }
 }
 
-/// Blocks of 32 columns whose products an i32 holds: 2¹⁵ · 255 · 255 < 2³¹.
-const MAX_PIECE: u32 = 1024;
-const _: () = assert!(MAX_PIECE as u64 * BLOCK_K as u64 * 255 * 255 < 1 << 31);
+/// Blocks of 32 columns whose products an i32 holds, a power of two: 2¹⁰, since
+/// 2¹⁵ · 255 · 255 < 2³¹.
+const MAX_PIECE: u32 = 1 << (i32::MAX as u32 / (255 * 255 * BLOCK_K as u32)).ilog2();
 
 /// What is to be multiplied. Strides are in elements (words, where X or Y is quantized) and default
 /// to packed rows (f16 rows padded to even).
