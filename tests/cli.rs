@@ -529,7 +529,7 @@ fn bench_measures_what_takes_x() {
         &["--op", "quantize", "--activations", "f16"],
         &["--op", "observe", "--activations", "int8-token"],
         &["--activations", "int8-token", "--format", "f32"],
-        &["--activations", "int8-token", "--format", "int8-g24", "--shape", "1x8x96"],
+        &["--activations", "int8-token", "--format", "int8-g24"],
         &["--op", "fake-quant", "--format", "2:4+int8-channel"],
     ] {
         assert_eq!(lowbit(&[&["bench"], &bad[..]].concat()).status.code(), Some(2), "{bad:?}");

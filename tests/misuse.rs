@@ -564,14 +564,13 @@ fn weights_are_refused() {
     let f32 = WeightFormat::f32();
     assert_eq!(split(f32, 9, 64).unwrap(), [0..4, 4..8, 8..9]);
     assert_eq!(split(f32, 0, 64).unwrap(), [] as [std::ops::Range<usize>; 0]);
-    // Blocks end at multiples of four rows, which a lane may own.
-    let row = |need| Err::<Vec<_>, _>(WeightsError::RowTooLarge { rows: 4, need, limit: 1024 });
-    assert_eq!(split(f32, 9, 128), row(4 * 128 * 4));
-    assert_eq!(split(f32, 9, 129), row(4 * 160 * 4));
+    assert_eq!(split(f32, 9, 128).unwrap().len(), 5);
+    let row = |need| Err::<Vec<_>, _>(WeightsError::RowTooLarge { rows: 2, need, limit: 1024 });
+    assert_eq!(split(f32, 9, 129), row(2 * 160 * 4));
     // Alone a row may fill the binding.
     assert_eq!(split(f32, 1, 256).unwrap(), std::slice::from_ref(&(0..1)));
-    assert_eq!(split(f32, 2, 256), row(4 * 256 * 4));
-    assert_eq!(split(f32, 1, 257), row(4 * 288 * 4));
+    assert_eq!(split(f32, 2, 256), row(2048));
+    assert_eq!(split(f32, 1, 257), row(2 * 288 * 4));
     let bad = WeightFormat::f32().asymmetric();
     assert!(matches!(split(bad, 1, 1), Err(WeightsError::Format(FormatError::NoAsymmetric(_)))));
     let overflow = split(f32, usize::MAX, usize::MAX);
@@ -579,13 +578,13 @@ fn weights_are_refused() {
     let large = 1 << 31;
     assert_eq!(split(f32, large, 1), Err(WeightsError::TooLarge { n: large, k: 1 }));
     assert_eq!(split(f32, 1, large), Err(WeightsError::TooLarge { n: 1, k: large }));
-    let endless = split(f32, large - 1, 64);
-    assert_eq!(endless, Err(WeightsError::TooManyBlocks { blocks: 1 << 29, limit: 1 << 20 }));
+    let endless = split(f32, large - 1, 128);
+    assert_eq!(endless, Err(WeightsError::TooManyBlocks { blocks: 1 << 30, limit: 1 << 20 }));
 
     let allocate = |n, k| block_on(DeviceWeights::allocate(&kernels, f32, n, k)).map(drop);
-    assert_eq!(allocate(9, 129), row(4 * 160 * 4).map(drop));
+    assert_eq!(allocate(9, 129), row(2 * 160 * 4).map(drop));
     let packed = common::random_weights(f32, 2, 256, 1);
-    assert_eq!(block_on(DeviceWeights::upload(&kernels, &packed)).map(drop), row(4096).map(drop));
+    assert_eq!(block_on(DeviceWeights::upload(&kernels, &packed)).map(drop), row(2048).map(drop));
 
     let buffers = |rows, bytes| {
         let buffer = || noop.buffer(bytes);
@@ -602,7 +601,6 @@ fn weights_are_refused() {
     assert_eq!(take(9, vec![block(2..9)]), out(0, 2..9, 0));
     assert_eq!(take(9, vec![block(0..4), block(3..9)]), out(1, 3..9, 4));
     assert_eq!(take(9, vec![block(0..3), block(3..9)]), out(0, 0..3, 0));
-    assert_eq!(take(9, vec![block(0..6), block(6..9)]), out(0, 0..6, 0));
     assert_eq!(take(9, vec![block(0..10)]), out(0, 0..10, 0));
     assert_eq!(take(9, vec![block(0..0), block(0..9)]), out(0, 0..0, 0));
     assert_eq!(take(9, vec![block(0..usize::MAX)]), out(0, 0..usize::MAX, 0));

@@ -182,6 +182,14 @@ pub enum BindError {
         /// Whether the plan wants one.
         planned: bool,
     },
+    /// Blocks of W that would share a word of quantized Y.
+    #[error(
+        "a quantized output needs blocks of W that end at a multiple of 4 rows, or at the last; one ends at {end}"
+    )]
+    RowBlock {
+        /// Where the block ends.
+        end: usize,
+    },
     /// A scale or zero point that cannot be.
     #[error(transparent)]
     Activations(#[from] ActivationError),

@@ -141,7 +141,7 @@ pub enum WeightsError {
     },
     /// Blocks that do not cover the rows in order, or break a row pair.
     #[error(
-        "row block {block} covers rows {have:?}; it must start at {start} and end at a multiple of 4 or the last row"
+        "row block {block} covers rows {have:?}; it must start at {start} and end at an even row or the last"
     )]
     Blocks {
         /// Which block.
@@ -197,7 +197,7 @@ impl DeviceWeights {
     /// last block hold a multiple of 64 rows where that many fit, else whole panels.
     ///
     /// # Errors
-    /// [`WeightsError`] where the format is bad, or not even four rows fit.
+    /// [`WeightsError`] where the format is bad, or not even two rows fit.
     pub fn split(
         caps: &Caps,
         format: WeightFormat,
@@ -205,8 +205,7 @@ impl DeviceWeights {
         k: usize,
     ) -> Result<(DeviceLayout, Vec<Range<usize>>), WeightsError> {
         let layout = indexable(format, n, k, caps.row_order)?;
-        // A lane may own four neighbouring columns of Y.
-        let panel = caps.row_order.panel().max(4) as usize;
+        let panel = caps.row_order.panel().max(2) as usize;
         let row = 4 * (layout.code_words.max(layout.side_words) as u64).max(1);
         let limit = caps.max_binding.min(caps.max_buffer);
         let fit = usize::try_from(limit / row).unwrap_or(usize::MAX);
@@ -286,7 +285,7 @@ impl DeviceWeights {
         let layout = indexable(format, n, k, order)?;
         let mut start = 0;
         for (block, b) in blocks.iter().enumerate() {
-            let whole = b.rows.end == n || b.rows.end.is_multiple_of(4);
+            let whole = b.rows.end == n || b.rows.end.is_multiple_of(2);
             if b.rows.start != start || b.rows.is_empty() || b.rows.end > n || !whole {
                 return Err(WeightsError::Blocks { block, have: b.rows.clone(), start });
             }

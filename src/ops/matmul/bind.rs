@@ -161,6 +161,12 @@ impl MatmulPlan {
         weights.check(spec.weights, (spec.n, spec.k), self.kernels.caps().row_order)?;
         // It follows from the spec and the device, so every regime's is the same.
         weights.check_textures(self.regimes[0].choice.texture_width)?;
+        // A lane packs four columns of Y into a word.
+        let mut ends = weights.blocks().iter().map(|block| block.rows.end);
+        let odd = ends.find(|&end| end != weights.n() && !end.is_multiple_of(4));
+        if let (Output::Int8(_), Some(end)) = (spec.output, odd) {
+            return Err(BindError::RowBlock { end });
+        }
         if spec.bias != args.bias.is_some() {
             return Err(BindError::Bias { planned: spec.bias });
         }
