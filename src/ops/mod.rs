@@ -13,6 +13,7 @@ pub mod make;
 pub mod matmul;
 pub mod observe;
 pub mod repack;
+mod slots;
 mod weights;
 
 pub use activations::{BoundQuantize, QuantizeArgs, QuantizePlan, QuantizeSpec};
