@@ -23,11 +23,13 @@ mod fake_quant;
 mod observe;
 mod probe;
 mod quantized;
+mod read_log;
 mod tune;
 
 pub use fake_quant::{FakeQuantGradients, FakeQuantized};
 pub use probe::probe_shader;
 pub use quantized::Quantization;
+use read_log::ReadLog;
 #[cfg(feature = "conformance")]
 pub(crate) use tune::COLD;
 
@@ -115,6 +117,7 @@ pub struct Host {
     info: wgpu::AdapterInfo,
     queue: wgpu::Queue,
     kernels: Kernels,
+    reads: ReadLog,
 }
 
 impl Host {
@@ -145,12 +148,26 @@ impl Host {
     /// # Errors
     /// [`HostError::NoDevice`], also for limits that the adapter does not have.
     pub fn with_limits(adapter: &wgpu::Adapter, limits: wgpu::Limits) -> Result<Self, HostError> {
+        Self::with_features(adapter, wgpu::Features::all(), limits)
+    }
+
+    /// The same with fewer features: of those that kernels and measurements use, the adapter's that
+    /// are among `features`.
+    ///
+    /// # Errors
+    /// As [`with_limits`](Self::with_limits).
+    pub fn with_features(
+        adapter: &wgpu::Adapter,
+        features: wgpu::Features,
+        limits: wgpu::Limits,
+    ) -> Result<Self, HostError> {
         let info = adapter.get_info();
         let no_device =
             |message: String| HostError::NoDevice { adapter: info.name.clone(), message };
         let (device, queue) = block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("lowbit host"),
             required_features: adapter.features()
+                & features
                 & (Caps::useful_features()
                     | wgpu::Features::TIMESTAMP_QUERY
                     | wgpu::Features::PIPELINE_CACHE),
@@ -230,14 +247,14 @@ impl Host {
         let kernels = block_on(Kernels::new(&device, caps))?;
         let lost = kernels.lost_flag().clone();
         device.set_device_lost_callback(move |_, message| lost.set(message));
-        Ok(Self { info, queue, kernels })
+        Ok(Self::with_kernels(info, queue, kernels))
     }
 
     /// The same with kernels that exist, say an engine's, which keep what is compiled here.
     /// The device's lost callback stays the engine's; it is to set
     /// [`Kernels::lost_flag`].
     pub fn with_kernels(info: wgpu::AdapterInfo, queue: wgpu::Queue, kernels: Kernels) -> Self {
-        Self { info, queue, kernels }
+        Self { info, queue, kernels, reads: ReadLog::default() }
     }
 
     /// The adapter.
@@ -690,7 +707,17 @@ impl Host {
             .get_mapped_range(..bytes)
             .map_err(|error| HostError::ReadBack(error.to_string()))?;
         // Not a cast: the view need not be aligned.
-        Ok(view.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+        let word = |b: &[u8]| u32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+        let words: Vec<u32> = view.chunks_exact(4).map(word).collect();
+        self.reads.add(&words);
+        Ok(words)
+    }
+
+    /// A checksum of all words that were read back since the last call, which is kept from the first
+    /// call on: the same where all results have the same bits. Reads of several threads mix.
+    #[doc(hidden)]
+    pub fn restart_read_checksum(&self) -> Option<u64> {
+        self.reads.restart()
     }
 }
 

@@ -7,12 +7,14 @@
 //! Outputs start as NaN, with sentinels around every row.
 
 mod case;
+mod compare;
 mod covering;
 mod data;
 mod fake;
 mod integer;
 mod matmul;
 mod observe;
+mod page;
 mod quantize;
 mod report;
 mod rows;
@@ -22,7 +24,9 @@ mod table;
 mod weights;
 
 pub use case::{Case, FakeScales, Op, Quantized, Values};
-pub use report::{AdapterReport, CaseReport, ErrorOverBound, Report, Status};
-pub use run::run;
+pub use compare::{Comparison, Difference, Kind, Side, compare};
+pub use page::{json_of, page};
+pub use report::{AdapterReport, CaseReport, ErrorOverBound, Report, Speed, Status};
+pub use run::{run, run_times};
 pub use speed::{Limits, Timing, limit_shaders, limits, time, unpack_shader};
 pub use table::{Extent, formats, table};

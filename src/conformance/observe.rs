@@ -54,7 +54,7 @@ pub(super) fn run(host: &Host, case: &Case, axis: Axis, bins: u32) -> Result<Out
     let kernel = spec.shaders(host.kernels().caps()).pop().map(|shader| shader.name);
     Ok(Outcome {
         kernel: kernel.unwrap_or_default(),
-        error_over_bound: ErrorOverBound::Exact("exact"),
+        error_over_bound: ErrorOverBound::Exact("exact".into()),
         fault: difference(&got, &want).or(outside),
     })
 }

@@ -11,6 +11,17 @@ use std::sync::{Mutex, PoisonError};
 ///
 /// A case that cannot run to its end, because the device was lost, say, has failed.
 pub fn run(hosts: &[Host], cases: &[Case], done: &(dyn Fn(&CaseReport) + Sync)) -> Vec<CaseReport> {
+    run_times(hosts, cases, 1, done)
+}
+
+/// The same with each case run so many times, at least once: results must have the same bits each
+/// time, or [`CaseReport::repeats`] says that they have not. The first run is what is judged.
+pub fn run_times(
+    hosts: &[Host],
+    cases: &[Case],
+    times: usize,
+    done: &(dyn Fn(&CaseReport) + Sync),
+) -> Vec<CaseReport> {
     let mut groups: HashMap<_, Vec<usize>> = HashMap::new();
     for (index, case) in cases.iter().enumerate() {
         // Ops on X alone share no kernel with those on weights.
@@ -28,7 +39,7 @@ pub fn run(hosts: &[Host], cases: &[Case], done: &(dyn Fn(&CaseReport) + Sync)) 
                 let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
                 while let Some(group) = next() {
                     for index in group {
-                        let report = CaseReport::new(&cases[index], run_one(host, &cases[index]));
+                        let report = report(host, &cases[index], times);
                         done(&report);
                         let mut reports = reports.lock().unwrap_or_else(PoisonError::into_inner);
                         reports[index] = Some(report);
@@ -39,6 +50,22 @@ pub fn run(hosts: &[Host], cases: &[Case], done: &(dyn Fn(&CaseReport) + Sync)) 
     });
     let reports = reports.into_inner().unwrap_or_else(PoisonError::into_inner);
     reports.into_iter().flatten().collect()
+}
+
+fn report(host: &Host, case: &Case, times: usize) -> CaseReport {
+    let run = || {
+        host.restart_read_checksum();
+        let outcome = run_one(host, case);
+        (outcome, host.restart_read_checksum())
+    };
+    let (outcome, bits) = run();
+    let ran = outcome.is_ok();
+    let mut report = CaseReport::new(case, outcome);
+    report.bits = bits.filter(|_| ran).map(|bits| format!("{bits:016x}"));
+    if ran && times > 1 {
+        report.repeats = Some((1..times).all(|_| run().1 == bits));
+    }
+    report
 }
 
 fn cost(case: &Case) -> u64 {

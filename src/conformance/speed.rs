@@ -13,11 +13,12 @@ use crate::ops::{
     ObserveSpec, QuantizeArgs, QuantizePlan, QuantizeSpec, Select, SourceRows,
 };
 use pollster::block_on;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::time::Instant;
 
 /// What an adapter can do at most, measured by small kernels of their own.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Limits {
     /// f32 operations a second; a multiply-add is two.
     pub operations_per_second: f64,
@@ -42,10 +43,10 @@ impl Limits {
 }
 
 /// One kernel's speed.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Timing {
     /// The op.
-    pub op: &'static str,
+    pub op: Cow<'static, str>,
     /// The weights' format; of ops on X alone what X becomes, or what is observed of it.
     pub weights: String,
     /// What X is: f32, f16 or the format that it is quantized to within the time.
@@ -328,7 +329,7 @@ pub fn time(
     let floor = (operations / operations_limit).max(bytes / rate);
     let seconds = ms / 1e3;
     Ok(vec![Timing {
-        op: op.name(),
+        op: op.name().into(),
         weights: format.to_string(),
         activations: activations.to_string(),
         m: if op == Op::Matmul { m } else { 0 },
@@ -374,7 +375,7 @@ fn time_x(
         }
     };
     let row = |(op, kernel, (ms, gpu_ms), bytes): OfX| Timing {
-        op,
+        op: op.into(),
         weights: what.clone(),
         activations: float.name().to_string(),
         m,

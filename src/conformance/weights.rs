@@ -62,7 +62,7 @@ pub(super) fn compress(host: &Host, case: &Case) -> Result<Outcome, String> {
     for (how, weights) in [("made", &output), ("repacked", &repacked)] {
         fault = fault.or(difference(host, weights, &expected)?.map(|at| format!("{how}: {at}")));
     }
-    Ok(Outcome { kernel, error_over_bound: ErrorOverBound::Exact("exact"), fault })
+    Ok(Outcome { kernel, error_over_bound: ErrorOverBound::Exact("exact".into()), fault })
 }
 
 /// Where weights differ from the host's.

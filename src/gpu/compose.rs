@@ -70,6 +70,12 @@ pub struct Wgsl {
 }
 
 impl Shader {
+    /// How many storage buffers it binds.
+    pub fn storage_buffers(&self) -> u32 {
+        let storage = |binding: &&Binding| matches!(binding, Binding::Read | Binding::Write);
+        self.bindings.iter().filter(storage).count() as u32
+    }
+
     /// Joins the constants and the fragments.
     pub fn compose(&self) -> Wgsl {
         let mut source = String::new();

@@ -27,6 +27,16 @@ pub enum DeviceError {
         /// The device's words.
         message: String,
     },
+    /// A kernel binds more storage buffers than the device has for it.
+    #[error("kernel {kernel} binds {need} storage buffers, the device allows {have} a stage")]
+    TooFewBuffers {
+        /// The kernel.
+        kernel: String,
+        /// Storage buffers that it binds.
+        need: u32,
+        /// The device's limit.
+        have: u32,
+    },
     /// The device refused what this crate checked beforehand: a defect of this crate or
     /// of the driver.
     #[error("the device refused {what}: {message}")]
@@ -191,6 +201,7 @@ impl Kernels {
         if let Some(pipeline) = self.cached(shader) {
             return Ok(pipeline);
         }
+        self.check_buffers(shader)?;
         // A lock is never held over an await; two callers may compile the same twice.
         self.finish(shader, self.start(shader)).await
     }
@@ -203,6 +214,7 @@ impl Kernels {
     pub async fn prepare(&self, shaders: &[Shader]) -> Result<(), DeviceError> {
         let mut wanted: Vec<&Shader> = Vec::new();
         for shader in shaders {
+            self.check_buffers(shader)?;
             if !wanted.contains(&shader) && self.cached(shader).is_none() {
                 wanted.push(shader);
             }
@@ -238,6 +250,14 @@ impl Kernels {
             self.pipeline(shader).await?;
         }
         Ok(())
+    }
+
+    fn check_buffers(&self, shader: &Shader) -> Result<(), DeviceError> {
+        let (need, have) = (shader.storage_buffers(), self.caps.max_storage_buffers);
+        match need > have {
+            true => Err(DeviceError::TooFewBuffers { kernel: shader.name.clone(), need, have }),
+            false => Ok(()),
+        }
     }
 
     fn cached(&self, shader: &Shader) -> Option<Arc<Pipeline>> {

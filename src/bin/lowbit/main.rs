@@ -6,6 +6,7 @@ mod adapters;
 mod bench;
 mod bert;
 mod calibrate;
+mod compare;
 mod compress;
 mod decompress;
 mod error;

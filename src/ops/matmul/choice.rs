@@ -209,7 +209,6 @@ impl Schedule {
         let needs = [
             ("invocations a workgroup", self.workgroup(), caps.max_invocations),
             ("bytes of workgroup memory", self.workgroup_memory(), caps.max_workgroup_memory),
-            ("storage buffers", 5, caps.max_storage_buffers),
         ];
         match needs.into_iter().find(|(_, need, have)| need > have) {
             Some((what, need, have)) => refuse(what, need, have),
