@@ -23,6 +23,10 @@ mod weights;
 
 pub use case::{Case, FakeScales, Op, Quantized, Values};
 pub use report::{AdapterReport, CaseReport, ErrorOverBound, Report, Status};
+#[cfg(not(target_arch = "wasm32"))]
 pub use run::run;
-pub use speed::{Limits, Timing, limit_shaders, limits, time, unpack_shader};
+pub use run::{groups, run_one};
+pub use speed::{Limits, Timing, limit_shaders, limits_async, time_async, unpack_shader};
+#[cfg(not(target_arch = "wasm32"))]
+pub use speed::{limits, time};
 pub use table::{Extent, formats, table};

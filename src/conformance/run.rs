@@ -3,6 +3,7 @@ use super::report::{Outcome, Trouble};
 use super::{Case, CaseReport, fake, integer, matmul, observe, quantize, weights};
 use crate::host::Host;
 use std::collections::HashMap;
+#[cfg(not(target_arch = "wasm32"))]
 use std::sync::{Mutex, PoisonError};
 
 /// Runs cases, a thread a host: several devices of one adapter share the work. Cases of one
@@ -10,17 +11,9 @@ use std::sync::{Mutex, PoisonError};
 /// case. Reports come in the order of the cases.
 ///
 /// A case that cannot run to its end, because the device was lost, say, has failed.
+#[cfg(not(target_arch = "wasm32"))]
 pub fn run(hosts: &[Host], cases: &[Case], done: &(dyn Fn(&CaseReport) + Sync)) -> Vec<CaseReport> {
-    let mut groups: HashMap<_, Vec<usize>> = HashMap::new();
-    for (index, case) in cases.iter().enumerate() {
-        // Ops on X alone share no kernel with those on weights.
-        let alone = (!case.op.has_weights()).then(|| case.op.name());
-        groups.entry((alone, case.format)).or_default().push(index);
-    }
-    let mut groups: Vec<_> = groups.into_values().collect();
-    // Longest first, so that no thread is left with a long one at the end.
-    groups.sort_by_key(|group| group.iter().map(|&i| cost(&cases[i])).sum::<u64>());
-    let queue = Mutex::new(groups);
+    let queue = Mutex::new(groups(cases));
     let reports: Mutex<Vec<Option<CaseReport>>> = Mutex::new(vec![None; cases.len()]);
     std::thread::scope(|scope| {
         for host in hosts {
@@ -28,7 +21,7 @@ pub fn run(hosts: &[Host], cases: &[Case], done: &(dyn Fn(&CaseReport) + Sync)) 
                 let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
                 while let Some(group) = next() {
                     for index in group {
-                        let report = CaseReport::new(&cases[index], run_one(host, &cases[index]));
+                        let report = pollster::block_on(run_one(host, &cases[index]));
                         done(&report);
                         let mut reports = reports.lock().unwrap_or_else(PoisonError::into_inner);
                         reports[index] = Some(report);
@@ -41,19 +34,39 @@ pub fn run(hosts: &[Host], cases: &[Case], done: &(dyn Fn(&CaseReport) + Sync)) 
     reports.into_iter().flatten().collect()
 }
 
+/// Indices of cases that share kernels, and so belong on one device; those that take longest last,
+/// to be popped first, so that no thread is left with a long one at the end.
+pub fn groups(cases: &[Case]) -> Vec<Vec<usize>> {
+    let mut groups: HashMap<_, Vec<usize>> = HashMap::new();
+    for (index, case) in cases.iter().enumerate() {
+        // Ops on X alone share no kernel with those on weights.
+        let alone = (!case.op.has_weights()).then(|| case.op.name());
+        groups.entry((alone, case.format)).or_default().push(index);
+    }
+    let mut groups: Vec<_> = groups.into_values().collect();
+    groups.sort_by_key(|group| group.iter().map(|&i| cost(&cases[i])).sum::<u64>());
+    groups
+}
+
 fn cost(case: &Case) -> u64 {
     // About what compiling a kernel costs, in products.
     3_000_000 + (case.m * case.n.max(1) * case.k) as u64
 }
 
-fn run_one(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
+/// Runs one case: what [`run`](fn@run) does with each, and what a browser calls, where nothing waits
+/// and there are no threads.
+pub async fn run_one(host: &Host, case: &Case) -> CaseReport {
+    CaseReport::new(case, outcome(host, case).await)
+}
+
+async fn outcome(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
     match case.op {
-        Op::Matmul => matmul::run(host, case),
-        Op::IntegerMatmul(quantized) => integer::run(host, case, &quantized),
-        Op::Compress => Ok(weights::compress(host, case)?),
-        Op::Dequantize | Op::Gather => Ok(weights::rows(host, case)?),
-        Op::Quantize { format, given } => Ok(quantize::run(host, case, format, given)?),
-        Op::Observe { axis, bins } => Ok(observe::run(host, case, axis, bins)?),
-        Op::FakeQuant(from) => Ok(fake::run(host, case, from)?),
+        Op::Matmul => matmul::run(host, case).await,
+        Op::IntegerMatmul(quantized) => integer::run(host, case, &quantized).await,
+        Op::Compress => Ok(weights::compress(host, case).await?),
+        Op::Dequantize | Op::Gather => Ok(weights::rows(host, case).await?),
+        Op::Quantize { format, given } => Ok(quantize::run(host, case, format, given).await?),
+        Op::Observe { axis, bins } => Ok(observe::run(host, case, axis, bins).await?),
+        Op::FakeQuant(from) => Ok(fake::run(host, case, from).await?),
     }
 }
