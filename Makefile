@@ -3,10 +3,10 @@ export XDG_RUNTIME_DIR ?= /tmp
 
 LOWBIT = $${CARGO_TARGET_DIR:-target}/release/lowbit
 
-.PHONY: help demo test bench isa peers setup model mesa
+.PHONY: help demo test bench isa peers setup model mesa web web-test
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
 demo: setup model ## a real model in eleven recipes: sizes, what is lost, time
 	cargo run --release --example minilm
@@ -34,6 +34,14 @@ peers: setup ## lowbit beside ONNX Runtime, ggml, web-rwkv and others; ARGS=--qu
 	@scripts/setup-mesa25.sh
 	@scripts/setup-peers.sh
 	. target/mesa25/env.sh && $(PEERS) $(ARGS)
+
+web: ## the table and a bench as a page for browsers, into target/web
+	@scripts/setup-web.sh
+	@scripts/build-web.sh
+
+web-test: web ## that page in headless Chromium, compared with a native run; SHOTS=FOLDER for pictures
+	cargo build --release
+	@scripts/web-test.sh $(SHOTS)
 
 setup: ## a Vulkan driver, if there is none
 	@scripts/setup-vulkan.sh

@@ -2,10 +2,16 @@
 //!
 //! This is the only module that submits, polls and waits. An engine that has a device uses
 //! [`gpu`](crate::gpu) and [`ops`](crate::ops) instead.
+//!
+//! Every call is there twice: `matmul` waits, `matmul_async` is to be awaited. In a browser, where
+//! nothing can wait, there are only the latter. Elsewhere their futures wait within a poll,
+//! so that any executor will do, and they are ready when first polled.
 
 use crate::compress::calibrate::CalibrateError;
 use crate::format::{DeviceImage, FormatError, PackedWeights, Scales, WeightFormat};
-use crate::gpu::{BufferFill, Caps, DeviceError, Kernels, pipeline_file};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::gpu::pipeline_file;
+use crate::gpu::{BufferFill, Caps, DeviceError, Kernels};
 use crate::ops::matmul::{RecordError, code_textures_pay};
 use crate::ops::{
     BindError, Codes, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights,
@@ -13,12 +19,19 @@ use crate::ops::{
     ObserveError, PlanError, RepackArgs, RepackPlan, RepackSpec, Select, SourceRows, SubBuffer,
     WeightsError,
 };
-use pollster::block_on;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+#[cfg(not(target_arch = "wasm32"))]
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use std::time::Instant;
+// That of the standard library panics in a browser.
+#[cfg(target_arch = "wasm32")]
+pub(crate) use web_time::Instant;
 
+mod answer;
+#[cfg(not(target_arch = "wasm32"))]
+mod blocking;
 mod fake_quant;
 mod observe;
 mod probe;
@@ -125,13 +138,16 @@ impl Host {
     ///
     /// # Errors
     /// [`HostError::NoAdapter`], [`HostError::NoDevice`].
-    pub fn new() -> Result<Self, HostError> {
+    pub async fn new_async() -> Result<Self, HostError> {
         let instance = wgpu::Instance::default();
-        let adapter = block_on(instance.request_adapter(&wgpu::RequestAdapterOptions {
-            power_preference: wgpu::PowerPreference::HighPerformance,
-            ..Default::default()
-        }));
-        Self::with_adapter(&adapter.map_err(|error| HostError::NoAdapter(error.to_string()))?)
+        let adapter = instance
+            .request_adapter(&wgpu::RequestAdapterOptions {
+                power_preference: wgpu::PowerPreference::HighPerformance,
+                ..Default::default()
+            })
+            .await;
+        Self::with_adapter_async(&adapter.map_err(|error| HostError::NoAdapter(error.to_string()))?)
+            .await
     }
 
     /// A device of this adapter, with all limits it has and timestamps where it has them. On a GPU
@@ -139,24 +155,27 @@ impl Host {
     ///
     /// # Errors
     /// [`HostError::NoDevice`].
-    pub fn with_adapter(adapter: &wgpu::Adapter) -> Result<Self, HostError> {
-        Self::with_limits(adapter, adapter.limits())
+    pub async fn with_adapter_async(adapter: &wgpu::Adapter) -> Result<Self, HostError> {
+        Self::with_limits_async(adapter, adapter.limits()).await
     }
 
     /// The same with lower limits.
     ///
     /// # Errors
     /// [`HostError::NoDevice`], also for limits that the adapter does not have.
-    pub fn with_limits(adapter: &wgpu::Adapter, limits: wgpu::Limits) -> Result<Self, HostError> {
-        Self::with_features(adapter, wgpu::Features::all(), limits)
+    pub async fn with_limits_async(
+        adapter: &wgpu::Adapter,
+        limits: wgpu::Limits,
+    ) -> Result<Self, HostError> {
+        Self::with_features_async(adapter, wgpu::Features::all(), limits).await
     }
 
     /// The same with fewer features: of those that kernels and measurements use, the adapter's that
     /// are among `features`.
     ///
     /// # Errors
-    /// As [`with_limits`](Self::with_limits).
-    pub fn with_features(
+    /// As [`with_limits_async`](Self::with_limits_async).
+    pub async fn with_features_async(
         adapter: &wgpu::Adapter,
         features: wgpu::Features,
         limits: wgpu::Limits,
@@ -164,18 +183,20 @@ impl Host {
         let info = adapter.get_info();
         let no_device =
             |message: String| HostError::NoDevice { adapter: info.name.clone(), message };
-        let (device, queue) = block_on(adapter.request_device(&wgpu::DeviceDescriptor {
-            label: Some("lowbit host"),
-            required_features: adapter.features()
-                & features
-                & (Caps::useful_features()
-                    | wgpu::Features::TIMESTAMP_QUERY
-                    | wgpu::Features::PIPELINE_CACHE),
-            required_limits: limits.clone(),
-            ..Default::default()
-        }))
-        .map_err(|error| no_device(error.to_string()))?;
-        Self::with_device(info, device, queue, &limits)?.probed()
+        let (device, queue) = adapter
+            .request_device(&wgpu::DeviceDescriptor {
+                label: Some("lowbit host"),
+                required_features: adapter.features()
+                    & features
+                    & (Caps::useful_features()
+                        | wgpu::Features::TIMESTAMP_QUERY
+                        | wgpu::Features::PIPELINE_CACHE),
+                required_limits: limits.clone(),
+                ..Default::default()
+            })
+            .await
+            .map_err(|error| no_device(error.to_string()))?;
+        Self::with_device_async(info, device, queue, &limits).await?.probed().await
     }
 
     /// As [`with_adapter`](Self::with_adapter), with the driver's compiled code of earlier
@@ -188,6 +209,7 @@ impl Host {
     ///
     /// # Safety
     /// Drivers run what the files hold: only the user, and nobody else, may write in `folder`.
+    #[cfg(not(target_arch = "wasm32"))]
     pub unsafe fn with_pipelines_in(
         adapter: &wgpu::Adapter,
         folder: &Path,
@@ -199,7 +221,7 @@ impl Host {
         // SAFETY: `save_pipelines` wrote it, which writes what a driver returned: nobody else
         // does, the caller says, and a checksum says that it is whole.
         let kernels = unsafe { Kernels::with_pipeline_cache(&device, &caps, data.as_deref()) };
-        host.kernels = block_on(kernels)?.with_lost_flag(lost);
+        host.kernels = pollster::block_on(kernels)?.with_lost_flag(lost);
         Ok(host)
     }
 
@@ -208,6 +230,7 @@ impl Host {
     ///
     /// # Errors
     /// Where the file cannot be written; an earlier one then stays.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn save_pipelines(&self, folder: &Path) -> std::io::Result<bool> {
         match (self.pipeline_file(folder), self.kernels.pipeline_cache_data()) {
             (Some(path), Some(data)) => pipeline_file::write(&path, &data).map(|()| true),
@@ -215,6 +238,7 @@ impl Host {
         }
     }
 
+    #[cfg(not(target_arch = "wasm32"))]
     fn pipeline_file(&self, folder: &Path) -> Option<PathBuf> {
         Some(folder.join(wgpu::util::pipeline_cache_key(&self.info)?))
     }
@@ -224,27 +248,27 @@ impl Host {
     ///
     /// # Errors
     /// [`HostError::Device`].
-    pub fn with_device(
+    pub async fn with_device_async(
         info: wgpu::AdapterInfo,
         device: wgpu::Device,
         queue: wgpu::Queue,
         limits: &wgpu::Limits,
     ) -> Result<Self, HostError> {
         let caps = Caps::new(&info, limits, device.features());
-        Self::with_caps(info, device, queue, &caps)
+        Self::with_caps_async(info, device, queue, &caps).await
     }
 
     /// The same with the facts that kernels are to go by, which may state lower limits.
     ///
     /// # Errors
     /// [`HostError::Device`].
-    pub fn with_caps(
+    pub async fn with_caps_async(
         info: wgpu::AdapterInfo,
         device: wgpu::Device,
         queue: wgpu::Queue,
         caps: &Caps,
     ) -> Result<Self, HostError> {
-        let kernels = block_on(Kernels::new(&device, caps))?;
+        let kernels = Kernels::new(&device, caps).await?;
         let lost = kernels.lost_flag().clone();
         device.set_device_lost_callback(move |_, message| lost.set(message));
         Ok(Self::with_kernels(info, queue, kernels))
@@ -282,18 +306,18 @@ impl Host {
     ///
     /// # Errors
     /// [`HostError::Weights`].
-    pub fn upload(&self, packed: &PackedWeights) -> Result<DeviceWeights, HostError> {
-        self.settled(self.run(DeviceWeights::upload(&self.kernels, packed))?)
+    pub async fn upload_async(&self, packed: &PackedWeights) -> Result<DeviceWeights, HostError> {
+        self.settled(self.run(DeviceWeights::upload(&self.kernels, packed)).await?).await
     }
 
     /// With textures where those pay, hold the codes, and find memory: for a moment the codes
     /// are there twice.
-    fn settled(&self, weights: DeviceWeights) -> Result<DeviceWeights, HostError> {
+    async fn settled(&self, weights: DeviceWeights) -> Result<DeviceWeights, HostError> {
         let k = to_u32("k", weights.k())?;
         if !code_textures_pay(&weights.format(), k, self.kernels.caps()) {
             return Ok(weights);
         }
-        self.textured(&weights).or_else(|error| match error {
+        self.textured_async(&weights).await.or_else(|error| match error {
             HostError::Weights(
                 WeightsError::Texture { .. }
                 | WeightsError::Device(DeviceError::OutOfMemory { .. }),
@@ -306,12 +330,15 @@ impl Host {
     ///
     /// # Errors
     /// [`HostError::Weights`], and what the device refuses.
-    pub fn textured(&self, weights: &DeviceWeights) -> Result<DeviceWeights, HostError> {
+    pub async fn textured_async(
+        &self,
+        weights: &DeviceWeights,
+    ) -> Result<DeviceWeights, HostError> {
         let mut encoder = self.device().create_command_encoder(&Default::default());
-        let weights = self.run(weights.with_textures(&self.kernels, &mut encoder))?;
+        let weights = self.run(weights.with_textures(&self.kernels, &mut encoder)).await?;
         let submit = || self.queue.submit([encoder.finish()]);
-        let index = self.run(self.kernels.guarded("a copy into textures", submit))?;
-        self.wait(index)?;
+        let index = self.run(self.kernels.guarded("a copy into textures", submit)).await?;
+        self.wait(index).await?;
         Ok(weights)
     }
 
@@ -319,37 +346,40 @@ impl Host {
     ///
     /// # Errors
     /// What the device refuses, a part of the weights larger than a buffer among it.
-    pub fn repack(&self, packed: &PackedWeights) -> Result<DeviceWeights, HostError> {
+    pub async fn repack_async(&self, packed: &PackedWeights) -> Result<DeviceWeights, HostError> {
         let (n, k, format) = (packed.n(), packed.k(), packed.format());
         let spec = RepackSpec::new(to_u32("n", n)?, to_u32("k", k)?, format);
-        let plan = self.run(RepackPlan::new(&self.kernels, &spec))?;
-        let output = self.run(DeviceWeights::allocate(&self.kernels, format, n, k))?;
-        let part = |bytes: &[u8]| {
+        let plan = self.run(RepackPlan::new(&self.kernels, &spec)).await?;
+        let output = self.run(DeviceWeights::allocate(&self.kernels, format, n, k)).await?;
+        let part = async |bytes: &[u8]| {
             // The last word is filled up with zeros.
             let mut words = vec![0u32; bytes.len().div_ceil(4)];
             bytemuck::cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
-            self.storage(&words)
+            self.storage_async(&words).await
         };
-        let there = |wanted: bool, bytes: &[u8]| wanted.then(|| part(bytes)).transpose();
-        let codes = self.storage(packed.codes())?;
-        let metadata = there(format.is_sparse(), bytemuck::cast_slice(packed.metadata()))?;
-        let scales = there(
-            format.element().is_integer(),
-            match packed.scales() {
-                Scales::F32(scales) => bytemuck::cast_slice(scales),
-                Scales::F16(scales) => bytemuck::cast_slice(scales),
-            },
-        )?;
-        let zeros = there(!format.is_symmetric(), packed.zeros())?;
-        let bound = self.run(plan.bind(RepackArgs {
-            codes: (&codes).into(),
-            metadata: metadata.as_ref().map(Into::into),
-            scales: scales.as_ref().map(Into::into),
-            zeros: zeros.as_ref().map(Into::into),
-            output: &output,
-        }))?;
-        self.submit(|pass| bound.record(pass))?;
-        self.settled(output)
+        let there = async |wanted: bool, bytes: &[u8]| match wanted {
+            true => part(bytes).await.map(Some),
+            false => Ok(None),
+        };
+        let codes = self.storage_async(packed.codes()).await?;
+        let metadata = there(format.is_sparse(), bytemuck::cast_slice(packed.metadata())).await?;
+        let scales = match packed.scales() {
+            Scales::F32(scales) => bytemuck::cast_slice(scales),
+            Scales::F16(scales) => bytemuck::cast_slice(scales),
+        };
+        let scales = there(format.element().is_integer(), scales).await?;
+        let zeros = there(!format.is_symmetric(), packed.zeros()).await?;
+        let bound = self
+            .run(plan.bind(RepackArgs {
+                codes: (&codes).into(),
+                metadata: metadata.as_ref().map(Into::into),
+                scales: scales.as_ref().map(Into::into),
+                zeros: zeros.as_ref().map(Into::into),
+                output: &output,
+            }))
+            .await?;
+        self.submit_async(|pass| bound.record(pass)).await?;
+        self.settled(output).await
     }
 
     /// Copies weights back and checks them.
@@ -357,25 +387,31 @@ impl Host {
     /// # Errors
     /// [`HostError::ReadBack`], [`HostError::Timeout`], and [`HostError::Format`] where the
     /// device returned what cannot be.
-    pub fn download(&self, weights: &DeviceWeights) -> Result<PackedWeights, HostError> {
+    pub async fn download_async(
+        &self,
+        weights: &DeviceWeights,
+    ) -> Result<PackedWeights, HostError> {
         let layout = weights.layout();
-        Ok(layout.unpack(&self.download_rows(weights)?)?)
+        Ok(layout.unpack(&self.download_rows_async(weights).await?)?)
     }
 
     /// Copies the kernel layout back, one row after the other whatever their order.
     ///
     /// # Errors
     /// [`HostError::ReadBack`], [`HostError::Timeout`].
-    pub fn download_rows(&self, weights: &DeviceWeights) -> Result<DeviceImage, HostError> {
+    pub async fn download_rows_async(
+        &self,
+        weights: &DeviceWeights,
+    ) -> Result<DeviceImage, HostError> {
         let layout = weights.layout();
         let mut image = DeviceImage { codes: Vec::new(), side: Vec::new() };
         for block in weights.blocks() {
             let (codes, side) = layout.words(block.rows.len());
             let codes = match &block.codes {
-                Codes::Buffer(buffer) => self.read(buffer, 0, codes)?,
-                Codes::Texture(texture) => self.read_texture(texture, codes)?,
+                Codes::Buffer(buffer) => self.read_async(buffer, 0, codes).await?,
+                Codes::Texture(texture) => self.read_texture(texture, codes).await?,
             };
-            let side = self.read(&block.side, 0, side)?;
+            let side = self.read_async(&block.side, 0, side).await?;
             let rows = layout.by_rows(&DeviceImage { codes, side }, block.rows.len())?;
             image.codes.extend(rows.codes);
             image.side.extend(rows.side);
@@ -390,7 +426,7 @@ impl Host {
     /// # Errors
     /// [`HostError::Make`] for weights that the format cannot hold (NaN, say), and what the
     /// device refuses.
-    pub fn compress(
+    pub async fn compress_async(
         &self,
         w: &[f32],
         n: usize,
@@ -402,66 +438,70 @@ impl Host {
             return Err(HostError::WrongLength { what: "W", need, have: w.len() });
         }
         let spec = MakeSpec::new(to_u32("n", n)?, to_u32("k", k)?, *format);
-        let plan = self.run(MakePlan::new(&self.kernels, &spec))?;
-        let output = self.run(DeviceWeights::allocate(&self.kernels, *format, n, k))?;
+        let plan = self.run(MakePlan::new(&self.kernels, &spec)).await?;
+        let output = self.run(DeviceWeights::allocate(&self.kernels, *format, n, k)).await?;
         // f32 rows may need more buffers than the compressed ones.
         let caps = self.kernels.caps();
         let fit = caps.max_binding.min(caps.max_buffer) / (4 * k.max(1)) as u64;
         let rows = usize::try_from(fit).unwrap_or(usize::MAX).clamp(1, n.max(1));
         let mut buffers = Vec::new();
         for chunk in w.chunks(rows.saturating_mul(k).max(1)) {
-            buffers.push((self.storage(bytemuck::cast_slice(chunk))?, chunk.len() / k));
+            buffers.push((self.storage_async(bytemuck::cast_slice(chunk)).await?, chunk.len() / k));
         }
         if buffers.is_empty() {
-            buffers.push((self.zeros(0)?, n));
+            buffers.push((self.zeros_async(0).await?, n));
         }
         let source: Vec<_> = buffers
             .iter()
             .map(|(buffer, rows)| SourceRows { at: buffer.into(), rows: *rows })
             .collect();
         let args = MakeArgs { source: &source, mask: None, output: &output };
-        let bound = self.run(plan.bind(args))?;
-        self.submit(|pass| bound.record(pass))?;
-        bound.check(&self.read(bound.status(), 0, bound.status_words())?)?;
-        self.settled(output)
+        let bound = self.run(plan.bind(args)).await?;
+        self.submit_async(|pass| bound.record(pass)).await?;
+        bound.check(&self.read_async(bound.status(), 0, bound.status_words()).await?)?;
+        self.settled(output).await
     }
 
     /// All weights as f32, `[N, K]`; pruned ones are 0.
     ///
     /// # Errors
     /// What the device refuses.
-    pub fn dequantize(&self, weights: &DeviceWeights) -> Result<Vec<f32>, HostError> {
-        self.rows(&DequantizeSpec::of(weights), weights, None)
+    pub async fn dequantize_async(&self, weights: &DeviceWeights) -> Result<Vec<f32>, HostError> {
+        self.rows(&DequantizeSpec::of(weights), weights, None).await
     }
 
     /// Rows of the weights as f32, `[rows.len(), K]`: a lookup in an embedding table.
     ///
     /// # Errors
     /// [`HostError::TooLarge`] for a row that is not below N, and what the device refuses.
-    pub fn gather(&self, weights: &DeviceWeights, rows: &[u32]) -> Result<Vec<f32>, HostError> {
+    pub async fn gather_async(
+        &self,
+        weights: &DeviceWeights,
+        rows: &[u32],
+    ) -> Result<Vec<f32>, HostError> {
         let n = to_u32("n", weights.n())?;
         if let Some(&row) = rows.iter().find(|&&row| row >= n) {
             let limit = weights.n().saturating_sub(1);
             return Err(HostError::TooLarge { what: "row", value: row as usize, limit });
         }
         let spec = DequantizeSpec::of(weights).with_gather(to_u32("rows", rows.len())?);
-        let indices = self.storage(rows)?;
-        self.rows(&spec, weights, Some((&indices).into()))
+        let indices = self.storage_async(rows).await?;
+        self.rows(&spec, weights, Some((&indices).into())).await
     }
 
-    fn rows(
+    async fn rows(
         &self,
         spec: &DequantizeSpec,
         weights: &DeviceWeights,
         indices: Option<SubBuffer<'_>>,
     ) -> Result<Vec<f32>, HostError> {
-        let plan = self.run(DequantizePlan::new(&self.kernels, spec))?;
+        let plan = self.run(DequantizePlan::new(&self.kernels, spec)).await?;
         let bytes = spec.output_bytes(spec.rows());
-        let output = self.zeros(bytes)?;
+        let output = self.zeros_async(bytes).await?;
         let args = DequantizeArgs { weights, indices, output: (&output).into() };
-        let bound = self.run(plan.bind(args))?;
-        self.submit(|pass| bound.record(pass))?;
-        let words = self.read(&output, 0, (bytes / 4) as usize)?;
+        let bound = self.run(plan.bind(args)).await?;
+        self.submit_async(|pass| bound.record(pass)).await?;
+        let words = self.read_async(&output, 0, (bytes / 4) as usize).await?;
         Ok(words.into_iter().map(f32::from_bits).collect())
     }
 
@@ -469,7 +509,7 @@ impl Host {
     ///
     /// # Errors
     /// [`HostError`]: wrong lengths, or what the device refuses.
-    pub fn matmul(
+    pub async fn matmul_async(
         &self,
         x: &[f32],
         m: usize,
@@ -482,20 +522,22 @@ impl Host {
         if bias.is_some() {
             spec = spec.with_bias();
         }
-        let plan = self.run(MatmulPlan::new(&self.kernels, &spec, Select::Auto))?;
-        let activations = self.storage(bytemuck::cast_slice(x))?;
-        let bias = bias.map(|bias| self.storage(bytemuck::cast_slice(bias))).transpose()?;
-        let output = self.zeros(spec.y_bytes(spec.max_m))?;
-        let bound = self.run(plan.bind(MatmulArgs {
-            activations: (&activations).into(),
-            weights,
-            bias: bias.as_ref().map(Into::into),
-            output: (&output).into(),
-        }))?;
+        let plan = self.run(MatmulPlan::new(&self.kernels, &spec, Select::Auto)).await?;
+        let activations = self.storage_async(bytemuck::cast_slice(x)).await?;
+        let bias = self.optional(bias).await?;
+        let output = self.zeros_async(spec.y_bytes(spec.max_m)).await?;
+        let bound = self
+            .run(plan.bind(MatmulArgs {
+                activations: (&activations).into(),
+                weights,
+                bias: bias.as_ref().map(Into::into),
+                output: (&output).into(),
+            }))
+            .await?;
         let mut recorded = Ok(());
-        self.submit(|pass| recorded = bound.record(pass, spec.max_m))?;
+        self.submit_async(|pass| recorded = bound.record(pass, spec.max_m)).await?;
         recorded?;
-        let words = self.read(&output, 0, m * n)?;
+        let words = self.read_async(&output, 0, m * n).await?;
         Ok(words.into_iter().map(f32::from_bits).collect())
     }
 
@@ -523,31 +565,47 @@ impl Host {
     ///
     /// # Errors
     /// [`HostError::Device`].
-    pub fn storage(&self, words: &[u32]) -> Result<wgpu::Buffer, HostError> {
-        self.run(self.kernels.buffer("lowbit host", USAGE, BufferFill::Words(words)))
+    pub async fn storage_async(&self, words: &[u32]) -> Result<wgpu::Buffer, HostError> {
+        self.run(self.kernels.buffer("lowbit host", USAGE, BufferFill::Words(words))).await
+    }
+
+    /// A buffer of what is there.
+    pub(crate) async fn optional(
+        &self,
+        values: Option<&[f32]>,
+    ) -> Result<Option<wgpu::Buffer>, HostError> {
+        match values {
+            Some(values) => self.storage_async(bytemuck::cast_slice(values)).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// A storage buffer of zeros.
     ///
     /// # Errors
     /// [`HostError::Device`].
-    pub fn zeros(&self, bytes: u64) -> Result<wgpu::Buffer, HostError> {
+    pub async fn zeros_async(&self, bytes: u64) -> Result<wgpu::Buffer, HostError> {
         let bytes = bytes.checked_next_multiple_of(4).unwrap_or(u64::MAX);
-        self.run(self.kernels.buffer("lowbit host", USAGE, BufferFill::Zeros(bytes)))
+        self.run(self.kernels.buffer("lowbit host", USAGE, BufferFill::Zeros(bytes))).await
     }
 
     /// Records one compute pass, submits it and waits for it.
     ///
     /// # Errors
     /// [`HostError::Device`] for whatever the device refuses, [`HostError::Timeout`].
-    pub fn submit(&self, record: impl FnOnce(&mut wgpu::ComputePass<'_>)) -> Result<(), HostError> {
+    pub async fn submit_async(
+        &self,
+        record: impl FnOnce(&mut wgpu::ComputePass<'_>),
+    ) -> Result<(), HostError> {
         let device = self.device();
-        let index = self.run(self.kernels.guarded("a submission", || {
-            let mut encoder = device.create_command_encoder(&Default::default());
-            record(&mut encoder.begin_compute_pass(&Default::default()));
-            self.queue.submit([encoder.finish()])
-        }))?;
-        self.wait(index)
+        let index = self
+            .run(self.kernels.guarded("a submission", || {
+                let mut encoder = device.create_command_encoder(&Default::default());
+                record(&mut encoder.begin_compute_pass(&Default::default()));
+                self.queue.submit([encoder.finish()])
+            }))
+            .await?;
+        self.wait(index).await
     }
 
     /// As [`submit`](Self::submit), and the milliseconds that the device says the pass took;
@@ -555,62 +613,64 @@ impl Host {
     ///
     /// # Errors
     /// As [`submit`](Self::submit), and [`HostError::ReadBack`].
-    pub fn submit_timed(
+    pub async fn submit_timed_async(
         &self,
         record: impl FnOnce(&mut wgpu::ComputePass<'_>),
     ) -> Result<Option<f64>, HostError> {
         let device = self.device();
         if !device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
-            self.submit(record)?;
+            self.submit_async(record).await?;
             return Ok(None);
         }
-        let (index, ticks) = self.run(self.kernels.guarded("a timed submission", || {
-            let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
-                label: Some("lowbit time"),
-                ty: wgpu::QueryType::Timestamp,
-                count: 2,
-            });
-            let ticks = device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("lowbit time"),
-                size: 16,
-                usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
-                mapped_at_creation: false,
-            });
-            let mut encoder = device.create_command_encoder(&Default::default());
-            let timestamp_writes = Some(wgpu::ComputePassTimestampWrites {
-                query_set: &queries,
-                beginning_of_pass_write_index: Some(0),
-                end_of_pass_write_index: Some(1),
-            });
-            let pass = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
-            record(&mut encoder.begin_compute_pass(&pass));
-            encoder.resolve_query_set(&queries, 0..2, &ticks, 0);
-            (self.queue.submit([encoder.finish()]), ticks)
-        }))?;
-        self.wait(index)?;
-        let words = self.read(&ticks, 0, 4)?;
+        let (index, ticks) = self
+            .run(self.kernels.guarded("a timed submission", || {
+                let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
+                    label: Some("lowbit time"),
+                    ty: wgpu::QueryType::Timestamp,
+                    count: 2,
+                });
+                let ticks = device.create_buffer(&wgpu::BufferDescriptor {
+                    label: Some("lowbit time"),
+                    size: 16,
+                    usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+                    mapped_at_creation: false,
+                });
+                let mut encoder = device.create_command_encoder(&Default::default());
+                let timestamp_writes = Some(wgpu::ComputePassTimestampWrites {
+                    query_set: &queries,
+                    beginning_of_pass_write_index: Some(0),
+                    end_of_pass_write_index: Some(1),
+                });
+                let pass = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
+                record(&mut encoder.begin_compute_pass(&pass));
+                encoder.resolve_query_set(&queries, 0..2, &ticks, 0);
+                (self.queue.submit([encoder.finish()]), ticks)
+            }))
+            .await?;
+        self.wait(index).await?;
+        let words = self.read_async(&ticks, 0, 4).await?;
         let tick = |i: usize| u64::from(words[2 * i]) | u64::from(words[2 * i + 1]) << 32;
         let period = f64::from(self.queue.get_timestamp_period());
         Ok(Some(tick(1).saturating_sub(tick(0)) as f64 * period / 1e6))
     }
 
     /// How long a submission takes, from recording to the end of waiting.
-    fn timed(
+    async fn timed(
         &self,
         record: impl FnOnce(&mut wgpu::ComputePass<'_>),
     ) -> Result<Duration, HostError> {
         let start = Instant::now();
-        self.submit(record)?;
+        self.submit_async(record).await?;
         Ok(start.elapsed())
     }
 
     /// Runs what makes device objects, and tells a lost device from other errors.
-    fn run<T, E: Into<HostError>>(
+    async fn run<T, E: Into<HostError>>(
         &self,
         make: impl Future<Output = Result<T, E>>,
     ) -> Result<T, HostError> {
         self.check()?;
-        block_on(make).map_err(|error| self.check().err().unwrap_or_else(|| error.into()))
+        make.await.map_err(|error| self.check().err().unwrap_or_else(|| error.into()))
     }
 
     /// An error once the device is lost: a destroyed device says so when it is polled.
@@ -632,7 +692,19 @@ impl Host {
         }
     }
 
-    fn wait(&self, index: wgpu::SubmissionIndex) -> Result<(), HostError> {
+    /// Waits for a submission; in a browser, whose own watchdog ends what takes too long, for all.
+    #[cfg(target_arch = "wasm32")]
+    async fn wait(&self, _: wgpu::SubmissionIndex) -> Result<(), HostError> {
+        let (done, answer) = answer::channel();
+        self.queue.on_submitted_work_done(move || done.send(()));
+        // Unanswered, it has gone with the device.
+        let answered = answer.wait(TIMEOUT).await;
+        self.check()?;
+        answered.ok_or_else(|| HostError::ReadBack("a submission was never answered".into()))
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    async fn wait(&self, index: wgpu::SubmissionIndex) -> Result<(), HostError> {
         let poll = wgpu::PollType::Wait { submission_index: Some(index), timeout: Some(TIMEOUT) };
         let polled = self.poll(poll);
         // A device lost while waiting explains whatever poll said.
@@ -645,29 +717,35 @@ impl Host {
     }
 
     /// Copies the first words of a texture of codes back.
-    fn read_texture(&self, texture: &wgpu::Texture, words: usize) -> Result<Vec<u32>, HostError> {
+    async fn read_texture(
+        &self,
+        texture: &wgpu::Texture,
+        words: usize,
+    ) -> Result<Vec<u32>, HostError> {
         let (width, height) = (texture.width(), texture.height());
-        let buffer = self.zeros(u64::from(width) * u64::from(height) * 16)?;
+        let buffer = self.zeros_async(u64::from(width) * u64::from(height) * 16).await?;
         let layout = wgpu::TexelCopyBufferLayout {
             offset: 0,
             bytes_per_row: Some(width * 16),
             rows_per_image: None,
         };
         let to = wgpu::TexelCopyBufferInfo { buffer: &buffer, layout };
-        let index = self.run(self.kernels.guarded("a copy out of a texture", || {
-            let mut encoder = self.device().create_command_encoder(&Default::default());
-            encoder.copy_texture_to_buffer(texture.as_image_copy(), to, texture.size());
-            self.queue.submit([encoder.finish()])
-        }))?;
-        self.wait(index)?;
-        self.read(&buffer, 0, words)
+        let index = self
+            .run(self.kernels.guarded("a copy out of a texture", || {
+                let mut encoder = self.device().create_command_encoder(&Default::default());
+                encoder.copy_texture_to_buffer(texture.as_image_copy(), to, texture.size());
+                self.queue.submit([encoder.finish()])
+            }))
+            .await?;
+        self.wait(index).await?;
+        self.read_async(&buffer, 0, words).await
     }
 
     /// Copies words back from a buffer with `COPY_SRC` usage.
     ///
     /// # Errors
     /// [`HostError::ReadBack`], [`HostError::Timeout`], [`HostError::Device`].
-    pub fn read(
+    pub async fn read_async(
         &self,
         buffer: &wgpu::Buffer,
         first: usize,
@@ -684,24 +762,30 @@ impl Host {
         }
         let bytes = 4 * words as u64;
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        let staging =
-            self.run(self.kernels.buffer("lowbit read back", usage, BufferFill::Zeros(bytes)))?;
+        let staging = self
+            .run(self.kernels.buffer("lowbit read back", usage, BufferFill::Zeros(bytes)))
+            .await?;
         let device = self.device();
-        let (send, receive) = mpsc::channel();
-        let index = self.run(self.kernels.guarded("a read back", || {
-            let mut encoder = device.create_command_encoder(&Default::default());
-            encoder.copy_buffer_to_buffer(buffer, 4 * first as u64, &staging, 0, bytes);
-            let index = self.queue.submit([encoder.finish()]);
-            // The receiver may be gone after an early error; nobody then wants the answer.
-            staging.map_async(wgpu::MapMode::Read, ..bytes, move |result| drop(send.send(result)));
-            index
-        }))?;
-        self.wait(index)?;
+        let (mapped, answer) = answer::channel();
+        let index = self
+            .run(self.kernels.guarded("a read back", || {
+                let mut encoder = device.create_command_encoder(&Default::default());
+                encoder.copy_buffer_to_buffer(buffer, 4 * first as u64, &staging, 0, bytes);
+                let index = self.queue.submit([encoder.finish()]);
+                staging.map_async(wgpu::MapMode::Read, ..bytes, move |result| mapped.send(result));
+                index
+            }))
+            .await?;
+        self.wait(index).await?;
         // Another thread's poll may have taken this callback and not have called it yet.
-        match receive.recv_timeout(TIMEOUT) {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(HostError::ReadBack(error.to_string())),
-            Err(_) => return Err(HostError::ReadBack("the mapping was never answered".into())),
+        match answer.wait(TIMEOUT).await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
+                // A browser answers so where the device was lost.
+                self.check()?;
+                return Err(HostError::ReadBack(error.to_string()));
+            }
+            None => return Err(HostError::ReadBack("the mapping was never answered".into())),
         }
         let view = staging
             .get_mapped_range(..bytes)

@@ -7,7 +7,6 @@ use crate::host::Host;
 use crate::ops::matmul::texture_width;
 use crate::ops::{DeviceWeights, FloatType};
 use half::f16;
-use pollster::block_on;
 
 /// SplitMix64 (Steele, Lea and Flood, 2014).
 pub(super) struct Random(u64);
@@ -147,12 +146,16 @@ pub(super) fn exact_weights(
 }
 
 /// Weights with their codes where the case wants them, whether that pays or not.
-pub fn upload(host: &Host, case: &Case, packed: &PackedWeights) -> Result<DeviceWeights, String> {
-    let weights = block_on(DeviceWeights::upload(host.kernels(), packed));
+pub async fn upload(
+    host: &Host,
+    case: &Case,
+    packed: &PackedWeights,
+) -> Result<DeviceWeights, String> {
+    let weights = DeviceWeights::upload(host.kernels(), packed).await;
     let weights = weights.map_err(|e| e.to_string())?;
     let width = texture_width(&case.format, case.k as u32, host.kernels().caps());
     match case.textures && width > 0 {
-        true => host.textured(&weights).map_err(|e| e.to_string()),
+        true => host.textured_async(&weights).await.map_err(|e| e.to_string()),
         false => Ok(weights),
     }
 }

@@ -11,7 +11,6 @@ use crate::ops::{
     FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantPlan, FakeQuantSpec, FloatType, SubBuffer,
 };
 use crate::reference::{self, FakeQuantCase, FakeQuantGradients, Output};
-use pollster::block_on;
 
 /// What a case quantizes, and by what.
 struct Job {
@@ -31,11 +30,11 @@ struct Results {
     gradients: FakeQuantGradients<f32>,
 }
 
-pub(super) fn run(host: &Host, case: &Case, from: FakeScales) -> Result<Outcome, String> {
+pub(super) async fn run(host: &Host, case: &Case, from: FakeScales) -> Result<Outcome, String> {
     let job = job(case, from);
-    let plan = block_on(FakeQuantPlan::new(host.kernels(), &job.spec));
+    let plan = FakeQuantPlan::new(host.kernels(), &job.spec).await;
     let plan = plan.map_err(|e| e.to_string())?;
-    let results = both_passes(host, case, &plan, &job)?;
+    let results = both_passes(host, case, &plan, &job).await?;
     let caps = host.kernels().caps();
     // The last of the forward pass: the backward one shares its name with a suffix.
     let kernel = job.spec.forward_shaders(caps).pop().map(|shader| shader.name);
@@ -82,7 +81,7 @@ fn job(case: &Case, from: FakeScales) -> Job {
 /// Words before the numbers in a buffer of scales or of what is like them, and after.
 const BEFORE: usize = 3;
 
-fn both_passes(
+async fn both_passes(
     host: &Host,
     case: &Case,
     plan: &FakeQuantPlan,
@@ -96,18 +95,21 @@ fn both_passes(
     };
     let (x, dy) = (rows(spec.input, spec.x_stride, 8), rows(spec.output, spec.y_stride, 16));
     let (y, dx) = (rows(spec.output, spec.y_stride, 6), rows(spec.input, spec.x_stride, 10));
-    let lay = |rows: &Rows, values: &[f32]| host.storage(&rows.lay(spec.max_m as usize, values));
-    let x_buffer = lay(&x, &job.x).map_err(|e| text(&e))?;
-    let dy_buffer = lay(&dy, &job.dy).map_err(|e| text(&e))?;
-    let y_buffer = lay(&y, &[]).map_err(|e| text(&e))?;
-    let dx_buffer = lay(&dx, &[]).map_err(|e| text(&e))?;
+    let lay = async |rows: &Rows, values: &[f32]| {
+        host.storage_async(&rows.lay(spec.max_m as usize, values)).await
+    };
+    let x_buffer = lay(&x, &job.x).await.map_err(|e| text(&e))?;
+    let dy_buffer = lay(&dy, &job.dy).await.map_err(|e| text(&e))?;
+    let y_buffer = lay(&y, &[]).await.map_err(|e| text(&e))?;
+    let dx_buffer = lay(&dx, &[]).await.map_err(|e| text(&e))?;
     let most = spec.scales(spec.max_m) as usize;
-    let side = |values: &[f32]| {
+    let side = async |values: &[f32]| {
         let mut words = vec![SENTINEL; most + 2 * BEFORE];
         words[BEFORE..][..values.len()].copy_from_slice(bytemuck::cast_slice(values));
-        host.storage(&words).map_err(|e| text(&e))
+        host.storage_async(&words).await.map_err(|e| text(&e))
     };
-    let (scales, zeros, ds, dz) = (side(&job.scales)?, side(&job.zeros)?, side(&[])?, side(&[])?);
+    let (scales, zeros) = (side(&job.scales).await?, side(&job.zeros).await?);
+    let (ds, dz) = (side(&[]).await?, side(&[]).await?);
     let asymmetric = !spec.format.is_symmetric();
     fn at<'a>(buffer: &'a wgpu::Buffer, rows: &Rows) -> SubBuffer<'a> {
         SubBuffer { buffer, offset: rows.bytes() }
@@ -115,32 +117,39 @@ fn both_passes(
     fn inner(buffer: &wgpu::Buffer) -> SubBuffer<'_> {
         SubBuffer { buffer, offset: 4 * BEFORE as u64 }
     }
-    let forward = block_on(plan.bind(FakeQuantArgs {
-        input: at(&x_buffer, &x),
-        scales: inner(&scales),
-        zeros: asymmetric.then(|| inner(&zeros)),
-        output: at(&y_buffer, &y),
-    }))
-    .map_err(|e| text(&e))?;
-    let backward = block_on(plan.bind_backward(FakeQuantBackwardArgs {
-        input: at(&x_buffer, &x),
-        scales: inner(&scales),
-        zeros: asymmetric.then(|| inner(&zeros)),
-        output_gradient: at(&dy_buffer, &dy),
-        input_gradient: at(&dx_buffer, &dx),
-        scale_gradients: spec.given.then(|| inner(&ds)),
-        zero_gradients: (spec.given && asymmetric).then(|| inner(&dz)),
-    }))
-    .map_err(|e| text(&e))?;
+    let forward = plan
+        .bind(FakeQuantArgs {
+            input: at(&x_buffer, &x),
+            scales: inner(&scales),
+            zeros: asymmetric.then(|| inner(&zeros)),
+            output: at(&y_buffer, &y),
+        })
+        .await
+        .map_err(|e| text(&e))?;
+    let backward = plan
+        .bind_backward(FakeQuantBackwardArgs {
+            input: at(&x_buffer, &x),
+            scales: inner(&scales),
+            zeros: asymmetric.then(|| inner(&zeros)),
+            output_gradient: at(&dy_buffer, &dy),
+            input_gradient: at(&dx_buffer, &dx),
+            scale_gradients: spec.given.then(|| inner(&ds)),
+            zero_gradients: (spec.given && asymmetric).then(|| inner(&dz)),
+        })
+        .await
+        .map_err(|e| text(&e))?;
     let mut recorded = Ok(());
-    host.submit(|pass| recorded = forward.record(pass, m).and(backward.record(pass, m)))
+    host.submit_async(|pass| recorded = forward.record(pass, m).and(backward.record(pass, m)))
+        .await
         .map_err(|e| text(&e))?;
     recorded.map_err(|e| text(&e))?;
 
     // Buffers may be larger than what was put into them.
-    let read = |buffer: &wgpu::Buffer, words| host.read(buffer, 0, words).map_err(|e| text(&e));
-    let numbers = |buffer: &wgpu::Buffer, count: usize| {
-        let words = read(buffer, most + 2 * BEFORE)?;
+    let read = async |buffer: &wgpu::Buffer, words| {
+        host.read_async(buffer, 0, words).await.map_err(|e| text(&e))
+    };
+    let numbers = async |buffer: &wgpu::Buffer, count: usize| {
+        let words = read(buffer, most + 2 * BEFORE).await?;
         let (inner, after) = words[BEFORE..].split_at(count);
         let mut around = words[..BEFORE].iter().chain(after);
         match around.any(|&word| word != SENTINEL) {
@@ -152,13 +161,13 @@ fn both_passes(
     let zero_count = if asymmetric { groups } else { 0 };
     let learned = |count| if spec.given { count } else { 0 };
     Ok(Results {
-        y: y.take(&read(&y_buffer, y.words(spec.max_m as usize))?, case.m)?,
-        scales: numbers(&scales, groups)?,
-        zeros: numbers(&zeros, zero_count)?,
+        y: y.take(&read(&y_buffer, y.words(spec.max_m as usize)).await?, case.m)?,
+        scales: numbers(&scales, groups).await?,
+        zeros: numbers(&zeros, zero_count).await?,
         gradients: FakeQuantGradients {
-            x: dx.take(&read(&dx_buffer, dx.words(spec.max_m as usize))?, case.m)?,
-            scales: numbers(&ds, learned(groups))?,
-            zeros: numbers(&dz, learned(zero_count))?,
+            x: dx.take(&read(&dx_buffer, dx.words(spec.max_m as usize)).await?, case.m)?,
+            scales: numbers(&ds, learned(groups)).await?,
+            zeros: numbers(&dz, learned(zero_count)).await?,
         },
     })
 }

@@ -11,16 +11,19 @@ use crate::ops::{
     self, DeviceWeights, FloatType, MatmulArgs, MatmulPlan, MatmulSpec, PlanError, SubBuffer,
 };
 use crate::reference::{self, Expected, IntegerCase};
-use pollster::block_on;
 
 /// What Y is quantized with, where it is.
 const OUTPUT: StaticScale = StaticScale { scale: 0.375, zero_point: 5 };
 
-pub(super) fn run(host: &Host, case: &Case, quantized: &Quantized) -> Result<Outcome, Trouble> {
+pub(super) async fn run(
+    host: &Host,
+    case: &Case,
+    quantized: &Quantized,
+) -> Result<Outcome, Trouble> {
     let text = |e: &dyn std::error::Error| e.to_string();
     let mut random = Random::new(case.seed());
     let packed = data::weights(case, &mut random).map_err(|e| text(&e))?;
-    let weights = data::upload(host, case, &packed)?;
+    let weights = data::upload(host, case, &packed).await?;
     let layout = quantized.format.layout(case.k).map_err(|e| text(&e))?;
     let batch = if case.strided { 2 } else { 1 };
     let x = codes(case, quantized, &layout, batch * case.m, &mut random);
@@ -31,10 +34,10 @@ pub(super) fn run(host: &Host, case: &Case, quantized: &Quantized) -> Result<Out
 
     // The same kernel twice: its exact sums, then what it makes of them.
     let sums = spec(case, quantized, ops::Output::Accumulators);
-    let plan = plan(host, case, &sums)?;
+    let plan = plan(host, case, &sums).await?;
     let piece = sums.piece_blocks() as usize;
     let want = reference::integer_accumulators(&reference, piece).map_err(|e| text(&e))?;
-    let y = multiply(host, case, &plan, &weights, &x, None)?;
+    let y = multiply(host, case, &plan, &weights, &x, None).await?;
     let wrong = y.iter().zip(&want).position(|(&got, &want)| i64::from(got as i32) != want);
     let mut fault = wrong.map(|at| {
         let (got, want) = (y[at] as i32, want[at]);
@@ -42,11 +45,11 @@ pub(super) fn run(host: &Host, case: &Case, quantized: &Quantized) -> Result<Out
     });
 
     let spec = spec(case, quantized, quantized.output);
-    let plan = self::plan(host, case, &spec)?;
+    let plan = self::plan(host, case, &spec).await?;
     let choice = plan.kernel(case.m as u32);
     let parts = choice.part_blocks(&spec) as usize;
     let expected = reference::integer_matmul(&reference, parts).map_err(|e| text(&e))?;
-    let y = multiply(host, case, &plan, &weights, &x, bias)?;
+    let y = multiply(host, case, &plan, &weights, &x, bias).await?;
     let (worst, wrong) = match quantized.output {
         ops::Output::Int8(_) => judge_codes(case, quantized, &expected, &y),
         _ => judge(case, &expected, &y, quantized.output),
@@ -56,8 +59,8 @@ pub(super) fn run(host: &Host, case: &Case, quantized: &Quantized) -> Result<Out
     Ok(Outcome { kernel: choice.name(), error_over_bound, fault })
 }
 
-fn plan(host: &Host, case: &Case, spec: &MatmulSpec) -> Result<MatmulPlan, Trouble> {
-    block_on(MatmulPlan::new(host.kernels(), spec, how(case))).map_err(|error| match error {
+async fn plan(host: &Host, case: &Case, spec: &MatmulSpec) -> Result<MatmulPlan, Trouble> {
+    MatmulPlan::new(host.kernels(), spec, how(case)).await.map_err(|error| match error {
         PlanError::NotApplicable { .. } => Trouble::NotHere(error.to_string()),
         error => Trouble::Failed(error.to_string()),
     })
@@ -128,7 +131,7 @@ fn codes(
 }
 
 /// The words of Y's rows, after checking that nothing else was written. Where Y is f16, one a word.
-fn multiply(
+async fn multiply(
     host: &Host,
     case: &Case,
     plan: &MatmulPlan,
@@ -163,12 +166,11 @@ fn multiply(
     for at in rows(spec.y_batch_stride, spec.y_stride, y_offset).filter(|_| adds) {
         around[at..at + columns].fill(0);
     }
-    let x = host.storage(&x_words).map_err(|e| text(&e))?;
-    let y = host.storage(&around).map_err(|e| text(&e))?;
+    let x = host.storage_async(&x_words).await.map_err(|e| text(&e))?;
+    let y = host.storage_async(&around).await.map_err(|e| text(&e))?;
     let zeros = vec![0.0; case.n];
     let bias = spec.bias.then(|| bias.unwrap_or(&zeros));
-    let bias = bias.map(|bias| host.storage(bytemuck::cast_slice(bias))).transpose();
-    let bias = bias.map_err(|e| text(&e))?;
+    let bias = host.optional(bias).await.map_err(|e| text(&e))?;
     let args = MatmulArgs {
         activations: SubBuffer { buffer: &x, offset: 4 * x_offset as u64 },
         weights,
@@ -176,14 +178,16 @@ fn multiply(
         output: SubBuffer { buffer: &y, offset: y_offset as u64 * unit },
     };
     let bound = match spec.output {
-        ops::Output::Int8(format) => block_on(plan.bind_scaled(args, scale_of(format))),
-        _ => block_on(plan.bind(args)),
+        ops::Output::Int8(format) => plan.bind_scaled(args, scale_of(format)).await,
+        _ => plan.bind(args).await,
     };
     let bound = bound.map_err(|e| text(&e))?;
     let mut recorded = Ok(());
-    host.submit(|pass| recorded = bound.record(pass, case.m as u32)).map_err(|e| text(&e))?;
+    host.submit_async(|pass| recorded = bound.record(pass, case.m as u32))
+        .await
+        .map_err(|e| text(&e))?;
     recorded.map_err(|e| text(&e))?;
-    let got = host.read(&y, 0, around.len()).map_err(|e| text(&e))?;
+    let got = host.read_async(&y, 0, around.len()).await.map_err(|e| text(&e))?;
     let mut out = Vec::new();
     for at in rows(spec.y_batch_stride, spec.y_stride, y_offset) {
         for column in 0..columns {

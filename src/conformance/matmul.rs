@@ -9,20 +9,19 @@ use crate::ops::matmul::RecordError;
 use crate::ops::{FloatType, MatmulArgs, MatmulPlan, MatmulSpec, PlanError, Select, SubBuffer};
 use crate::reference::{self, MatmulCase, Output};
 use half::f16;
-use pollster::block_on;
 
 /// What outputs hold before a run, and what lies around rows afterwards: a NaN that no
 /// arithmetic makes.
 pub(super) const SENTINEL: u32 = 0x7fc5_7fc5;
 
-pub(super) fn run(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
+pub(super) async fn run(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
     let mut random = Random::new(case.seed());
     let packed = data::weights(case, &mut random).map_err(|e| e.to_string())?;
     let batch = if case.strided { 2 } else { 1 };
     let x = data::activations(case, batch * case.m * case.k, &mut random);
     let bias: Vec<f32> = (0..case.n).map(|i| (i % 17) as f32 - 8.0).collect();
     let bias = case.bias.then_some(bias.as_slice());
-    let plan = block_on(MatmulPlan::new(host.kernels(), &spec(case), how(case)));
+    let plan = MatmulPlan::new(host.kernels(), &spec(case), how(case)).await;
     let plan = plan.map_err(|error| match error {
         PlanError::NotApplicable { .. } => Trouble::NotHere(error.to_string()),
         error => Trouble::Failed(error.to_string()),
@@ -55,7 +54,7 @@ pub(super) fn run(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
             expected.into_iter().map(|e| e.after(function, output)).collect()
         }
     };
-    let y = multiply(host, case, &plan, &packed, &x, bias)?;
+    let y = multiply(host, case, &plan, &packed, &x, bias).await?;
     let expected = reference::matmul(&reference(&packed, &x)).map_err(|e| e.to_string())?;
     judge(case, "values", &y, &after(expected), &mut worst, &mut outcome.fault);
 
@@ -75,7 +74,7 @@ pub(super) fn run(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
         for (row, &(column, value)) in hot.iter().enumerate() {
             x[row * case.k + column] = value;
         }
-        let y = multiply(host, case, &plan, &packed, &x, bias)?;
+        let y = multiply(host, case, &plan, &packed, &x, bias).await?;
         let expected = reference::one_hot(&packed, &hot, bias, kind, false);
         let expected = expected.map_err(|e| e.to_string())?;
         judge(case, "one-hot", &y, &after(expected), &mut worst, &mut outcome.fault);
@@ -95,7 +94,7 @@ pub(super) fn run(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
         let x: Vec<f32> = (0..batch * case.m * case.k)
             .map(|_| random.below(2 * limit + 1) as f32 - limit as f32)
             .collect();
-        let y = multiply(host, case, &plan, &exact, &x, bias)?;
+        let y = multiply(host, case, &plan, &exact, &x, bias).await?;
         let expected =
             reference::matmul_exact(&reference(&exact, &x)).map_err(|e| e.to_string())?;
         let wrong = y.iter().zip(&expected).position(|(&got, want)| match case.output {
@@ -183,7 +182,7 @@ fn spec(case: &Case) -> MatmulSpec {
 
 /// Runs the kernel and returns Y, `[batch · m, N]`, after checking that nothing else was
 /// written.
-fn multiply(
+async fn multiply(
     host: &Host,
     case: &Case,
     plan: &MatmulPlan,
@@ -192,7 +191,7 @@ fn multiply(
     bias: Option<&[f32]>,
 ) -> Result<Vec<f32>, String> {
     let spec = plan.spec();
-    let weights = data::upload(host, case, packed)?;
+    let weights = data::upload(host, case, packed).await?;
     let Gaps { x_offset, y_offset } = gaps(case);
     let (x_bytes, y_bytes) = (case.activations.bytes(), case.output.bytes());
     let words = |elements: u64, bytes: u64| (elements * bytes).div_ceil(4) as usize + 8;
@@ -207,21 +206,25 @@ fn multiply(
         }
     }
     let mut expected_words = vec![SENTINEL; words(y_len, y_bytes)];
-    let x_buffer = host.storage(&x_words).map_err(|e| e.to_string())?;
-    let y_buffer = host.storage(&expected_words).map_err(|e| e.to_string())?;
-    let bias = bias.map(|bias| host.storage(bytemuck::cast_slice(bias))).transpose();
-    let bias = bias.map_err(|e| e.to_string())?;
-    let bound = block_on(plan.bind(MatmulArgs {
-        activations: SubBuffer { buffer: &x_buffer, offset: u64::from(x_offset) * x_bytes },
-        weights: &weights,
-        bias: bias.as_ref().map(Into::into),
-        output: SubBuffer { buffer: &y_buffer, offset: u64::from(y_offset) * y_bytes },
-    }))
-    .map_err(|e| e.to_string())?;
+    let x_buffer = host.storage_async(&x_words).await.map_err(|e| e.to_string())?;
+    let y_buffer = host.storage_async(&expected_words).await.map_err(|e| e.to_string())?;
+    let bias = host.optional(bias).await.map_err(|e| e.to_string())?;
+    let bound = plan
+        .bind(MatmulArgs {
+            activations: SubBuffer { buffer: &x_buffer, offset: u64::from(x_offset) * x_bytes },
+            weights: &weights,
+            bias: bias.as_ref().map(Into::into),
+            output: SubBuffer { buffer: &y_buffer, offset: u64::from(y_offset) * y_bytes },
+        })
+        .await
+        .map_err(|e| e.to_string())?;
     let mut recorded: Result<(), RecordError> = Ok(());
-    host.submit(|pass| recorded = bound.record(pass, case.m as u32)).map_err(|e| e.to_string())?;
+    host.submit_async(|pass| recorded = bound.record(pass, case.m as u32))
+        .await
+        .map_err(|e| e.to_string())?;
     recorded.map_err(|e| e.to_string())?;
-    let got = host.read(&y_buffer, 0, expected_words.len()).map_err(|e| e.to_string())?;
+    let got =
+        host.read_async(&y_buffer, 0, expected_words.len()).await.map_err(|e| e.to_string())?;
     // Take the results out and put them where sentinels are expected, so that all that is
     // left must be equal.
     let mut y = Vec::with_capacity(case.m * case.n * spec.batch as usize);

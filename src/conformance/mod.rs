@@ -27,6 +27,10 @@ pub use case::{Case, FakeScales, Op, Quantized, Values};
 pub use compare::{Comparison, Difference, Kind, Side, compare};
 pub use page::{json_of, page};
 pub use report::{AdapterReport, CaseReport, ErrorOverBound, Report, Speed, Status};
+pub use run::{groups, run_one};
+#[cfg(not(target_arch = "wasm32"))]
 pub use run::{run, run_times};
-pub use speed::{Limits, Timing, limit_shaders, limits, time, unpack_shader};
+pub use speed::{Limits, Timing, limit_shaders, limits_async, time_async, unpack_shader};
+#[cfg(not(target_arch = "wasm32"))]
+pub use speed::{limits, time};
 pub use table::{Extent, formats, table};

@@ -8,39 +8,47 @@ use super::rows::Rows;
 use crate::compress::calibrate::{Axis, Batch, Observer};
 use crate::host::Host;
 use crate::ops::{ObserveArgs, ObservePlan, ObserveSpec, SubBuffer};
-use pollster::block_on;
 
 /// Words before the observation of a strided case: no multiple of a binding's alignment.
 const BEFORE: usize = 5;
 
-pub(super) fn run(host: &Host, case: &Case, axis: Axis, bins: u32) -> Result<Outcome, String> {
+pub(super) async fn run(
+    host: &Host,
+    case: &Case,
+    axis: Axis,
+    bins: u32,
+) -> Result<Outcome, String> {
     let text = |e: &dyn std::error::Error| e.to_string();
     let x = data::rows(case, &mut Random::new(case.seed()));
     let spec = spec(case, axis, bins);
-    let plan = block_on(ObservePlan::new(host.kernels(), &spec)).map_err(|e| text(&e))?;
+    let plan = ObservePlan::new(host.kernels(), &spec).await.map_err(|e| text(&e))?;
     let offset = if case.strided { 8 } else { 0 };
     let stride = spec.x_stride as usize;
     let rows = Rows { float: case.activations, offset, stride, k: case.k };
-    let source = host.storage(&rows.lay(spec.max_m as usize, &x)).map_err(|e| text(&e))?;
+    let source =
+        host.storage_async(&rows.lay(spec.max_m as usize, &x)).await.map_err(|e| text(&e))?;
     let before = if case.strided { BEFORE } else { 0 };
     let words = spec.words() as usize;
     let count = before + words + 8;
-    let output = host.storage(&vec![SENTINEL; count]).map_err(|e| text(&e))?;
-    let bound = block_on(plan.bind(ObserveArgs {
-        activations: SubBuffer { buffer: &source, offset: rows.bytes() },
-        output: SubBuffer { buffer: &output, offset: 4 * before as u64 },
-    }))
-    .map_err(|e| text(&e))?;
+    let output = host.storage_async(&vec![SENTINEL; count]).await.map_err(|e| text(&e))?;
+    let bound = plan
+        .bind(ObserveArgs {
+            activations: SubBuffer { buffer: &source, offset: rows.bytes() },
+            output: SubBuffer { buffer: &output, offset: 4 * before as u64 },
+        })
+        .await
+        .map_err(|e| text(&e))?;
     let mut recorded = Ok(());
     // Twice: what a recording finds there must not count. Of a strided case the first sees rows
     // of sentinels too.
-    host.submit(|pass| {
+    host.submit_async(|pass| {
         let first = bound.record(pass, spec.max_m);
         recorded = first.and(bound.record(pass, case.m as u32));
     })
+    .await
     .map_err(|e| text(&e))?;
     recorded.map_err(|e| text(&e))?;
-    let got = host.read(&output, 0, count).map_err(|e| text(&e))?;
+    let got = host.read_async(&output, 0, count).await.map_err(|e| text(&e))?;
     let mut around = got[..before].iter().chain(&got[before + words..]);
     let outside = around.any(|&word| word != SENTINEL);
     let outside = outside.then(|| "words around the observation were written".to_string());

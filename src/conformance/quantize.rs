@@ -9,7 +9,6 @@ use crate::format::{ActivationFormat, ActivationLayout, StaticScale};
 use crate::host::Host;
 use crate::ops::{QuantizeArgs, QuantizePlan, QuantizeSpec, SubBuffer};
 use crate::reference;
-use pollster::block_on;
 
 /// A scale that rows of size 1 fill, and larger ones exceed.
 const GIVEN: StaticScale = StaticScale { scale: 0.03125, zero_point: -17 };
@@ -17,7 +16,7 @@ const GIVEN: StaticScale = StaticScale { scale: 0.03125, zero_point: -17 };
 /// Words before the codes of a strided case: no multiple of a binding's alignment.
 const BEFORE: usize = 12;
 
-pub(super) fn run(
+pub(super) async fn run(
     host: &Host,
     case: &Case,
     format: ActivationFormat,
@@ -26,7 +25,7 @@ pub(super) fn run(
     let text = |e: &dyn std::error::Error| e.to_string();
     let x = data::rows(case, &mut Random::new(case.seed()));
     let spec = spec(case, format, given);
-    let plan = block_on(QuantizePlan::new(host.kernels(), &spec)).map_err(|e| text(&e))?;
+    let plan = QuantizePlan::new(host.kernels(), &spec).await.map_err(|e| text(&e))?;
     let layout = *plan.layout();
     let zero_point = if format.is_symmetric() { 0 } else { GIVEN.zero_point };
     let scale = given.then_some((GIVEN.scale, zero_point));
@@ -34,22 +33,30 @@ pub(super) fn run(
     let offset = if case.strided { 8 } else { 0 };
     let stride = spec.x_stride as usize;
     let rows = Rows { float: case.activations, offset, stride, k: case.k };
-    let source = host.storage(&rows.lay(spec.max_m as usize, &x)).map_err(|e| text(&e))?;
+    let source =
+        host.storage_async(&rows.lay(spec.max_m as usize, &x)).await.map_err(|e| text(&e))?;
     let before = if case.strided { BEFORE } else { 0 };
     let count = before + (plan.output_bytes(spec.max_m) / 4) as usize + 8;
-    let output = host.storage(&vec![SENTINEL; count]).map_err(|e| text(&e))?;
+    let output = host.storage_async(&vec![SENTINEL; count]).await.map_err(|e| text(&e))?;
     let side = scale.map(|(scale, zero)| [SENTINEL, scale.to_bits(), zero as u32, SENTINEL]);
-    let side = side.map(|words| host.storage(&words)).transpose().map_err(|e| text(&e))?;
-    let bound = block_on(plan.bind(QuantizeArgs {
-        activations: SubBuffer { buffer: &source, offset: rows.bytes() },
-        given: side.as_ref().map(|buffer| SubBuffer { buffer, offset: 4 }),
-        output: SubBuffer { buffer: &output, offset: 4 * before as u64 },
-    }))
-    .map_err(|e| text(&e))?;
+    let side = match side {
+        Some(words) => Some(host.storage_async(&words).await.map_err(|e| text(&e))?),
+        None => None,
+    };
+    let bound = plan
+        .bind(QuantizeArgs {
+            activations: SubBuffer { buffer: &source, offset: rows.bytes() },
+            given: side.as_ref().map(|buffer| SubBuffer { buffer, offset: 4 }),
+            output: SubBuffer { buffer: &output, offset: 4 * before as u64 },
+        })
+        .await
+        .map_err(|e| text(&e))?;
     let mut recorded = Ok(());
-    host.submit(|pass| recorded = bound.record(pass, case.m as u32)).map_err(|e| text(&e))?;
+    host.submit_async(|pass| recorded = bound.record(pass, case.m as u32))
+        .await
+        .map_err(|e| text(&e))?;
     recorded.map_err(|e| text(&e))?;
-    let mut got = host.read(&output, 0, count).map_err(|e| text(&e))?;
+    let mut got = host.read_async(&output, 0, count).await.map_err(|e| text(&e))?;
     let records = take(&mut got, before, case, &layout);
 
     let judged = reference::check_activations(format, &layout, &x, scale, &records);

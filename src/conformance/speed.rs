@@ -5,17 +5,15 @@ use super::data::{self, Random};
 use super::{Case, Op, Values};
 use crate::format::{ActivationFormat, PackedWeights, WeightFormat};
 use crate::gpu::{Binding, CODE_TEXTURE, Const, Kernels, Pipeline, Shader, fragment};
-use crate::host::{COLD, Host, HostError};
+use crate::host::{COLD, Host, HostError, Instant};
 use crate::ops::{
     Activations, BoundMatmul, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights,
     FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantPlan, FakeQuantSpec, FloatType, KernelChoice,
     MakeArgs, MakePlan, MakeSpec, MatmulArgs, MatmulPlan, MatmulSpec, ObserveArgs, ObservePlan,
     ObserveSpec, QuantizeArgs, QuantizePlan, QuantizeSpec, Select, SourceRows,
 };
-use pollster::block_on;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
-use std::time::Instant;
 
 /// What an adapter can do at most, measured by small kernels of their own.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -162,12 +160,21 @@ const READ_GROUP: u64 = 64 * RUN as u64 * 16;
 ///
 /// # Errors
 /// [`HostError`].
+#[cfg(not(target_arch = "wasm32"))]
 pub fn limits(host: &Host) -> Result<Limits, HostError> {
+    pollster::block_on(limits_async(host))
+}
+
+/// [`limits`], to be awaited.
+///
+/// # Errors
+/// The same.
+pub async fn limits_async(host: &Host) -> Result<Limits, HostError> {
     let bytes = COLD.min(host.kernels().caps().max_binding).min(host.kernels().caps().max_buffer);
     let groups = (bytes / READ_GROUP).clamp(1, 4096) as u32;
-    let source = host.zeros(u64::from(groups) * READ_GROUP)?;
+    let source = host.zeros_async(u64::from(groups) * READ_GROUP).await?;
     host.queue().write_buffer(&source, 0, bytemuck::cast_slice(&[1.000_000_1f32; 4]));
-    let sink = host.zeros(u64::from(groups) * READ_GROUP)?;
+    let sink = host.zeros_async(u64::from(groups) * READ_GROUP).await?;
     let caps = host.kernels().caps();
     let texels = u64::from(groups) * READ_GROUP / 16;
     let height = texels.div_ceil(caps.texture_width().max(1).into());
@@ -175,26 +182,34 @@ pub fn limits(host: &Host) -> Result<Limits, HostError> {
     let width = if height > caps.texture_extent.into() { 0 } else { caps.texture_width() };
     let texels = match width {
         0 => None,
-        width => Some(block_on(host.kernels().guarded("a texture", || {
-            let texture = host.device().create_texture(&wgpu::TextureDescriptor {
-                label: Some("lowbit limit"),
-                size: wgpu::Extent3d { width, height: height as u32, depth_or_array_layers: 1 },
-                mip_level_count: 1,
-                sample_count: 1,
-                dimension: wgpu::TextureDimension::D2,
-                format: CODE_TEXTURE,
-                usage: wgpu::TextureUsages::STORAGE_BINDING,
-                view_formats: &[],
-            });
-            texture.create_view(&Default::default())
-        }))?),
+        width => Some(
+            host.kernels()
+                .guarded("a texture", || {
+                    let texture = host.device().create_texture(&wgpu::TextureDescriptor {
+                        label: Some("lowbit limit"),
+                        size: wgpu::Extent3d {
+                            width,
+                            height: height as u32,
+                            depth_or_array_layers: 1,
+                        },
+                        mip_level_count: 1,
+                        sample_count: 1,
+                        dimension: wgpu::TextureDimension::D2,
+                        format: CODE_TEXTURE,
+                        usage: wgpu::TextureUsages::STORAGE_BINDING,
+                        view_formats: &[],
+                    });
+                    texture.create_view(&Default::default())
+                })
+                .await?,
+        ),
     };
-    let rate = |limit: Limit| {
+    let rate = async |limit: Limit| {
         if !Limit::all(width).contains(&limit) {
             return Ok(0.0);
         }
         let shader = limit.shader();
-        let pipeline = block_on(host.kernels().pipeline(&shader))?;
+        let pipeline = host.kernels().pipeline(&shader).await?;
         let resource = |binding| match (binding, &texels) {
             (1, _) => sink.as_entire_binding(),
             (4, Some(texels)) => wgpu::BindingResource::TextureView(texels),
@@ -209,16 +224,16 @@ pub fn limits(host: &Host) -> Result<Limits, HostError> {
             layout: &pipeline.layout,
             entries: &entries,
         });
-        let (ms, _) = median(host, |pass| dispatch(pass, &pipeline, &group, groups))?;
+        let (ms, _) = median(host, |pass| dispatch(pass, &pipeline, &group, groups)).await?;
         Ok::<f64, HostError>(limit.work(groups.into()) as f64 / ms * 1e3)
     };
     Ok(Limits {
-        operations_per_second: rate(Limit::Fma)?,
-        dot_operations_per_second: rate(Limit::Dot)?,
-        read_runs_bytes_per_second: rate(Limit::ReadRuns)?,
-        read_coalesced_bytes_per_second: rate(Limit::ReadCoalesced)?,
-        read_texture_bytes_per_second: rate(Limit::ReadTexture(width))?,
-        copy_bytes_per_second: rate(Limit::Copy)?,
+        operations_per_second: rate(Limit::Fma).await?,
+        dot_operations_per_second: rate(Limit::Dot).await?,
+        read_runs_bytes_per_second: rate(Limit::ReadRuns).await?,
+        read_coalesced_bytes_per_second: rate(Limit::ReadCoalesced).await?,
+        read_texture_bytes_per_second: rate(Limit::ReadTexture(width)).await?,
+        copy_bytes_per_second: rate(Limit::Copy).await?,
     })
 }
 
@@ -235,27 +250,27 @@ fn dispatch(
 
 /// Median milliseconds of one call of `record`, and the same by the device's clock. Warm-up
 /// apart; many calls a submission where they are short; the wait is inside.
-fn median(
+async fn median(
     host: &Host,
     record: impl Fn(&mut wgpu::ComputePass<'_>),
 ) -> Result<(f64, Option<f64>), HostError> {
-    let sample = |calls: usize| {
+    let sample = async |calls: usize| {
         let start = Instant::now();
-        host.submit(|pass| (0..calls).for_each(|_| record(pass)))?;
+        host.submit_async(|pass| (0..calls).for_each(|_| record(pass))).await?;
         Ok::<f64, HostError>(start.elapsed().as_secs_f64() * 1e3 / calls as f64)
     };
     // The first compiles; the second says how many calls fill 20 ms.
-    sample(1)?;
-    let calls = (20.0 / sample(1)?.max(0.01)).clamp(1.0, 256.0) as usize;
+    sample(1).await?;
+    let calls = (20.0 / sample(1).await?.max(0.01)).clamp(1.0, 256.0) as usize;
     let start = Instant::now();
     let mut samples = Vec::new();
     while samples.len() < SAMPLES || (samples.len() < 25 && start.elapsed().as_secs_f64() < SECONDS)
     {
-        samples.push(sample(calls)?);
+        samples.push(sample(calls).await?);
     }
     let mut on_device = Vec::new();
     for _ in 0..SAMPLES {
-        let timed = host.submit_timed(|pass| (0..calls).for_each(|_| record(pass)))?;
+        let timed = host.submit_timed_async(|pass| (0..calls).for_each(|_| record(pass))).await?;
         on_device.extend(timed.map(|ms| ms / calls as f64));
     }
     let middle = |mut samples: Vec<f64>| {
@@ -270,7 +285,24 @@ fn median(
 ///
 /// # Errors
 /// [`HostError`].
+#[cfg(not(target_arch = "wasm32"))]
 pub fn time(
+    host: &Host,
+    limits: &Limits,
+    how: &Select,
+    op: Op,
+    format: WeightFormat,
+    activations: Activations,
+    shape: (usize, usize, usize),
+) -> Result<Vec<Timing>, HostError> {
+    pollster::block_on(time_async(host, limits, how, op, format, activations, shape))
+}
+
+/// [`time`], to be awaited.
+///
+/// # Errors
+/// The same.
+pub async fn time_async(
     host: &Host,
     limits: &Limits,
     how: &Select,
@@ -284,24 +316,25 @@ pub fn time(
             Activations::Float(float) => float,
             Activations::Int8(_) => FloatType::F32,
         };
-        return time_x(host, limits, op, format, float, (m, k));
+        return time_x(host, limits, op, format, float, (m, k)).await;
     }
     let floats = (FloatType::F32, FloatType::F32);
     let case = Case::matmul(format, floats, (m, n, k), Values::Normal);
     let w = data::values(Values::Normal, n.saturating_mul(k), &mut Random::new(case.seed()));
-    let weights = host.compress(&w, n, k, &format)?;
+    let weights = host.compress_async(&w, n, k, &format).await?;
     let stored = weights.sizes().total() as f64;
     let (mut unpack_ms, mut quantize_ms, mut host_ms) = (None, None, None);
     let (kernel, (ms, gpu_ms), bytes, operations) = match op {
         Op::Matmul | Op::IntegerMatmul(_) => {
             let (kernel, ms) = match activations {
                 Activations::Float(float) => {
-                    let (kernel, ms, unpack) = matmul(host, how, &weights, float, m)?;
+                    let (kernel, ms, unpack) = matmul(host, how, &weights, float, m).await?;
                     unpack_ms = Some(unpack);
                     (kernel, ms)
                 }
                 Activations::Int8(format) => {
-                    let (kernel, ms, quantize) = integer_matmul(host, how, &weights, format, m)?;
+                    let (kernel, ms, quantize) =
+                        integer_matmul(host, how, &weights, format, m).await?;
                     quantize_ms = Some(quantize);
                     (kernel, ms)
                 }
@@ -309,12 +342,12 @@ pub fn time(
             (kernel, ms, stored, 2.0 * m as f64 * n as f64 * k as f64)
         }
         Op::Compress => {
-            let (kernel, ms) = make(host, &w, &weights)?;
+            let (kernel, ms) = make(host, &w, &weights).await?;
             host_ms = on_host(&w, n, k, &format);
             (kernel, ms, 4.0 * w.len() as f64 + stored, 0.0)
         }
         _ => {
-            let (kernel, ms) = dequantize(host, &weights)?;
+            let (kernel, ms) = dequantize(host, &weights).await?;
             (kernel, ms, 4.0 * w.len() as f64 + stored, 0.0)
         }
     };
@@ -348,7 +381,7 @@ pub fn time(
 }
 
 /// Measures an op on X alone.
-fn time_x(
+async fn time_x(
     host: &Host,
     limits: &Limits,
     op: Op,
@@ -361,17 +394,17 @@ fn time_x(
     let (copy, read) = (limits.copy_bytes_per_second, limits.read_bytes_per_second());
     let (what, rate, timed) = match op {
         Op::Quantize { format, .. } => {
-            (format.to_string(), copy, vec![quantize(host, format, float, shape)?])
+            (format.to_string(), copy, vec![quantize(host, format, float, shape).await?])
         }
         Op::Observe { axis, bins } => {
             let spec = ObserveSpec::new(shape.0, shape.1, axis, bins).with_activations(float);
-            (format!("{}-bins{bins}", axis_name(axis)), read, vec![observe(host, &spec)?])
+            (format!("{}-bins{bins}", axis_name(axis)), read, vec![observe(host, &spec).await?])
         }
         _ => {
             let mut spec = FakeQuantSpec::new(shape.0, shape.1, format).with_types(float, float);
             spec.given = op != Op::FakeQuant(FakeScales::Dynamic);
             spec.gradient_scale = op == Op::FakeQuant(FakeScales::Lsq);
-            (format.to_string(), copy, fake_quant(host, &spec)?.into())
+            (format.to_string(), copy, fake_quant(host, &spec).await?.into())
         }
     };
     let row = |(op, kernel, (ms, gpu_ms), bytes): OfX| Timing {
@@ -398,90 +431,96 @@ fn time_x(
 type OfX = (&'static str, String, Milliseconds, u64);
 
 /// A buffer of numbers about 1.
-fn floats(host: &Host, float: FloatType, bytes: u64) -> Result<wgpu::Buffer, HostError> {
+async fn floats(host: &Host, float: FloatType, bytes: u64) -> Result<wgpu::Buffer, HostError> {
     let count = (bytes / float.bytes()) as usize;
     let x = data::values(Values::Normal, count.next_multiple_of(2), &mut Random::new(7));
     match float {
-        FloatType::F32 => host.storage(bytemuck::cast_slice(&x)),
+        FloatType::F32 => host.storage_async(bytemuck::cast_slice(&x)).await,
         FloatType::F16 => {
             let halves: Vec<_> = x.iter().map(|&v| half::f16::from_f32(v)).collect();
-            host.storage(&bytemuck::pod_collect_to_vec::<_, u32>(&halves))
+            host.storage_async(&bytemuck::pod_collect_to_vec::<_, u32>(&halves)).await
         }
     }
 }
 
-fn quantize(
+async fn quantize(
     host: &Host,
     format: ActivationFormat,
     float: FloatType,
     (m, k): (u32, u32),
 ) -> Result<OfX, HostError> {
     let spec = QuantizeSpec::new(m, k, format).with_activations(float);
-    let plan = block_on(QuantizePlan::new(host.kernels(), &spec))?;
-    let x = floats(host, float, spec.x_bytes(m))?;
-    let output = host.zeros(plan.output_bytes(m))?;
+    let plan = QuantizePlan::new(host.kernels(), &spec).await?;
+    let x = floats(host, float, spec.x_bytes(m)).await?;
+    let output = host.zeros_async(plan.output_bytes(m)).await?;
     let args = QuantizeArgs { activations: (&x).into(), given: None, output: (&output).into() };
-    let bound = block_on(plan.bind(args))?;
+    let bound = plan.bind(args).await?;
     let mut recorded = Ok(());
-    host.submit(|pass| recorded = bound.record(pass, m))?;
+    host.submit_async(|pass| recorded = bound.record(pass, m)).await?;
     recorded?;
-    let ms = median(host, |pass| drop(bound.record(pass, m)))?;
+    let ms = median(host, |pass| drop(bound.record(pass, m))).await?;
     let kernel = last(spec.shaders(host.kernels().caps()));
     Ok(("quantize", kernel, ms, spec.x_bytes(m) + plan.output_bytes(m)))
 }
 
-fn observe(host: &Host, spec: &ObserveSpec) -> Result<OfX, HostError> {
+async fn observe(host: &Host, spec: &ObserveSpec) -> Result<OfX, HostError> {
     let m = spec.max_m;
-    let plan = block_on(ObservePlan::new(host.kernels(), spec))?;
-    let x = floats(host, spec.activations, spec.x_bytes(m))?;
-    let output = host.zeros(4 * spec.words())?;
+    let plan = ObservePlan::new(host.kernels(), spec).await?;
+    let x = floats(host, spec.activations, spec.x_bytes(m)).await?;
+    let output = host.zeros_async(4 * spec.words()).await?;
     let args = ObserveArgs { activations: (&x).into(), output: (&output).into() };
-    let bound = block_on(plan.bind(args))?;
+    let bound = plan.bind(args).await?;
     let mut recorded = Ok(());
-    host.submit(|pass| recorded = bound.record(pass, m))?;
+    host.submit_async(|pass| recorded = bound.record(pass, m)).await?;
     recorded?;
-    let ms = median(host, |pass| drop(bound.record(pass, m)))?;
+    let ms = median(host, |pass| drop(bound.record(pass, m))).await?;
     Ok(("observe", last(spec.shaders(host.kernels().caps())), ms, spec.x_bytes(m)))
 }
 
 /// Forward and backward.
-fn fake_quant(host: &Host, spec: &FakeQuantSpec) -> Result<[OfX; 2], HostError> {
+async fn fake_quant(host: &Host, spec: &FakeQuantSpec) -> Result<[OfX; 2], HostError> {
     let m = spec.max_m;
-    let plan = block_on(FakeQuantPlan::new(host.kernels(), spec))?;
-    let x = floats(host, spec.input, spec.x_bytes(m))?;
-    let dy = floats(host, spec.output, spec.y_bytes(m))?;
-    let (y, dx) = (host.zeros(spec.y_bytes(m))?, host.zeros(spec.x_bytes(m))?);
+    let plan = FakeQuantPlan::new(host.kernels(), spec).await?;
+    let x = floats(host, spec.input, spec.x_bytes(m)).await?;
+    let dy = floats(host, spec.output, spec.y_bytes(m)).await?;
+    let (y, dx) =
+        (host.zeros_async(spec.y_bytes(m)).await?, host.zeros_async(spec.x_bytes(m)).await?);
     let groups = spec.scales(m);
     // Most of X is inside.
     let (low, high) = spec.codes();
-    let side = |value: f32| host.storage(&vec![value.to_bits(); groups as usize]);
-    let scales = side(4.0 / (high - low).max(1) as f32)?;
-    let zeros = side((low + high) as f32 / 2.0)?;
-    let (ds, dz) = (host.zeros(4 * groups)?, host.zeros(4 * groups)?);
+    let side = async |value: f32| host.storage_async(&vec![value.to_bits(); groups as usize]).await;
+    let scales = side(4.0 / (high - low).max(1) as f32).await?;
+    let zeros = side((low + high) as f32 / 2.0).await?;
+    let (ds, dz) = (host.zeros_async(4 * groups).await?, host.zeros_async(4 * groups).await?);
     let asymmetric = !spec.format.is_symmetric();
-    let forward = block_on(plan.bind(FakeQuantArgs {
-        input: (&x).into(),
-        scales: (&scales).into(),
-        zeros: asymmetric.then(|| (&zeros).into()),
-        output: (&y).into(),
-    }))?;
-    let backward = block_on(plan.bind_backward(FakeQuantBackwardArgs {
-        input: (&x).into(),
-        scales: (&scales).into(),
-        zeros: asymmetric.then(|| (&zeros).into()),
-        output_gradient: (&dy).into(),
-        input_gradient: (&dx).into(),
-        scale_gradients: spec.given.then(|| (&ds).into()),
-        zero_gradients: (spec.given && asymmetric).then(|| (&dz).into()),
-    }))?;
+    let forward = plan
+        .bind(FakeQuantArgs {
+            input: (&x).into(),
+            scales: (&scales).into(),
+            zeros: asymmetric.then(|| (&zeros).into()),
+            output: (&y).into(),
+        })
+        .await?;
+    let backward = plan
+        .bind_backward(FakeQuantBackwardArgs {
+            input: (&x).into(),
+            scales: (&scales).into(),
+            zeros: asymmetric.then(|| (&zeros).into()),
+            output_gradient: (&dy).into(),
+            input_gradient: (&dx).into(),
+            scale_gradients: spec.given.then(|| (&ds).into()),
+            zero_gradients: (spec.given && asymmetric).then(|| (&dz).into()),
+        })
+        .await?;
     let mut recorded = Ok(());
-    host.submit(|pass| recorded = forward.record(pass, m).and(backward.record(pass, m)))?;
+    host.submit_async(|pass| recorded = forward.record(pass, m).and(backward.record(pass, m)))
+        .await?;
     recorded?;
     let (caps, side) = (host.kernels().caps(), if asymmetric { 8 } else { 4 } * groups);
     let (x, y) = (spec.x_bytes(m), spec.y_bytes(m));
-    let ms = median(host, |pass| drop(forward.record(pass, m)))?;
+    let ms = median(host, |pass| drop(forward.record(pass, m))).await?;
     let first = ("fake-quant", last(spec.forward_shaders(caps)), ms, x + y + side);
-    let ms = median(host, |pass| drop(backward.record(pass, m)))?;
+    let ms = median(host, |pass| drop(backward.record(pass, m))).await?;
     let kernel = spec.backward_shaders(caps).into_iter().next().map(|shader| shader.name);
     let gradients = if spec.given { side } else { 0 };
     let moved = 2 * x + y + side + gradients;
@@ -511,7 +550,7 @@ pub fn unpack_shader(choice: &KernelChoice) -> Shader {
     shader
 }
 
-fn matmul(
+async fn matmul(
     host: &Host,
     how: &Select,
     weights: &DeviceWeights,
@@ -520,52 +559,58 @@ fn matmul(
 ) -> Result<(String, Milliseconds, f64), HostError> {
     let m = m as u32;
     let spec = MatmulSpec::of(m, weights).with_activations(activations);
-    let plan = block_on(MatmulPlan::new(host.kernels(), &spec, how.clone()))?;
-    let x = floats(host, activations, spec.x_bytes(m))?;
-    let y = host.zeros(spec.y_bytes(m))?;
-    let sets = copies(host, weights, m)?;
-    let bind_all = |plan: &MatmulPlan| {
-        let bind = |weights| {
+    let plan = MatmulPlan::new(host.kernels(), &spec, how.clone()).await?;
+    let x = floats(host, activations, spec.x_bytes(m)).await?;
+    let y = host.zeros_async(spec.y_bytes(m)).await?;
+    let sets = copies(host, weights, m).await?;
+    let bind_all = async |plan: &MatmulPlan| {
+        let mut all = Vec::new();
+        for weights in &sets {
             let (activations, output) = ((&x).into(), (&y).into());
-            block_on(plan.bind(MatmulArgs { activations, weights, bias: None, output }))
-        };
-        sets.iter().map(bind).collect::<Result<Vec<_>, _>>()
+            all.push(plan.bind(MatmulArgs { activations, weights, bias: None, output }).await?);
+        }
+        Ok::<_, HostError>(all)
     };
-    let bound = bind_all(&plan)?;
+    let bound = bind_all(&plan).await?;
     let mut recorded = Ok(());
-    host.submit(|pass| recorded = bound[0].record(pass, m))?;
+    host.submit_async(|pass| recorded = bound[0].record(pass, m)).await?;
     recorded?;
-    let record = |bound: &[BoundMatmul]| {
+    let record = async |bound: &[BoundMatmul]| {
         let (wall, gpu) = median(host, |pass| {
             // That `m` is not too large has just been shown.
             bound.iter().for_each(|bound| drop(bound.record(pass, m)));
-        })?;
+        })
+        .await?;
         let copies = sets.len() as f64;
         Ok::<_, HostError>((wall / copies, gpu.map(|ms| ms / copies)))
     };
-    let ms = record(&bound)?;
+    let ms = record(&bound).await?;
     // The same plan with another kernel in its place, and kernels of its own to hold it.
     let choice = *plan.kernel(m);
-    let stripped = block_on(Kernels::new(host.device(), host.kernels().caps()))?;
-    block_on(stripped.plant(&choice.shader(), &unpack_shader(&choice).compose().source))?;
-    let plan = block_on(MatmulPlan::new(&stripped, &spec, Select::Pinned(choice.schedule)))?;
-    Ok((choice.name(), ms, record(&bind_all(&plan)?)?.0))
+    let stripped = Kernels::new(host.device(), host.kernels().caps()).await?;
+    stripped.plant(&choice.shader(), &unpack_shader(&choice).compose().source).await?;
+    let plan = MatmulPlan::new(&stripped, &spec, Select::Pinned(choice.schedule)).await?;
+    Ok((choice.name(), ms, record(&bind_all(&plan).await?).await?.0))
 }
 
 /// Copies, so that weights that fit a cache are not timed out of it, where they are gone through
 /// once or twice; for more rows of X they come out of it in any case.
-fn copies(host: &Host, weights: &DeviceWeights, m: u32) -> Result<Vec<DeviceWeights>, HostError> {
+async fn copies(
+    host: &Host,
+    weights: &DeviceWeights,
+    m: u32,
+) -> Result<Vec<DeviceWeights>, HostError> {
     let copies = if m <= 8 { (COLD / weights.device_bytes().max(1)).clamp(1, 16) } else { 1 };
-    let packed = host.download(weights)?;
+    let packed = host.download_async(weights).await?;
     let mut sets = vec![weights.clone()];
     for _ in 1..copies {
-        sets.push(host.upload(&packed)?);
+        sets.push(host.upload_async(&packed).await?);
     }
     Ok(sets)
 }
 
 /// The kernel, what quantizing X and multiplying take, and what of it quantizing takes.
-fn integer_matmul(
+async fn integer_matmul(
     host: &Host,
     how: &Select,
     weights: &DeviceWeights,
@@ -574,30 +619,32 @@ fn integer_matmul(
 ) -> Result<(String, Milliseconds, f64), HostError> {
     let m = m as u32;
     let spec = MatmulSpec::of(m, weights).with_activations(Activations::Int8(format));
-    let plan = block_on(MatmulPlan::new(host.kernels(), &spec, how.clone()))?;
+    let plan = MatmulPlan::new(host.kernels(), &spec, how.clone()).await?;
     let quantize = QuantizeSpec::new(m, spec.k, format);
-    let quantize = block_on(QuantizePlan::new(host.kernels(), &quantize))?;
-    let x = floats(host, FloatType::F32, quantize.spec().x_bytes(m))?;
-    let codes = host.zeros(quantize.output_bytes(m))?;
-    let y = host.zeros(spec.y_bytes(m))?;
+    let quantize = QuantizePlan::new(host.kernels(), &quantize).await?;
+    let x = floats(host, FloatType::F32, quantize.spec().x_bytes(m)).await?;
+    let codes = host.zeros_async(quantize.output_bytes(m)).await?;
+    let y = host.zeros_async(spec.y_bytes(m)).await?;
     let args = QuantizeArgs { activations: (&x).into(), given: None, output: (&codes).into() };
-    let quantize = block_on(quantize.bind(args))?;
-    let sets = copies(host, weights, m)?;
-    let bind = |weights| {
+    let quantize = quantize.bind(args).await?;
+    let sets = copies(host, weights, m).await?;
+    let mut bound = Vec::new();
+    for weights in &sets {
         let (activations, output) = ((&codes).into(), (&y).into());
-        block_on(plan.bind(MatmulArgs { activations, weights, bias: None, output }))
-    };
-    let bound = sets.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
+        bound.push(plan.bind(MatmulArgs { activations, weights, bias: None, output }).await?);
+    }
     let mut recorded = Ok(());
-    host.submit(|pass| recorded = quantize.record(pass, m).and(bound[0].record(pass, m)))?;
+    host.submit_async(|pass| recorded = quantize.record(pass, m).and(bound[0].record(pass, m)))
+        .await?;
     recorded?;
     let (wall, gpu) = median(host, |pass| {
         // That `m` is not too large has just been shown.
         for bound in &bound {
             drop(quantize.record(pass, m).and(bound.record(pass, m)));
         }
-    })?;
-    let (alone, _) = median(host, |pass| drop(quantize.record(pass, m)))?;
+    })
+    .await?;
+    let (alone, _) = median(host, |pass| drop(quantize.record(pass, m))).await?;
     let copies = sets.len() as f64;
     Ok((plan.kernel(m).name(), (wall / copies, gpu.map(|ms| ms / copies)), alone))
 }
@@ -616,28 +663,31 @@ fn on_host(w: &[f32], n: usize, k: usize, format: &WeightFormat) -> Option<f64> 
     Some(samples[1])
 }
 
-fn make(
+async fn make(
     host: &Host,
     w: &[f32],
     weights: &DeviceWeights,
 ) -> Result<(String, Milliseconds), HostError> {
     let (n, k, format) = (weights.n(), weights.k(), weights.format());
     let spec = MakeSpec::new(n as u32, k as u32, format);
-    let plan = block_on(MakePlan::new(host.kernels(), &spec))?;
-    let source = host.storage(bytemuck::cast_slice(w))?;
-    let output = block_on(DeviceWeights::allocate(host.kernels(), format, n, k))?;
+    let plan = MakePlan::new(host.kernels(), &spec).await?;
+    let source = host.storage_async(bytemuck::cast_slice(w)).await?;
+    let output = DeviceWeights::allocate(host.kernels(), format, n, k).await?;
     let rows = [SourceRows { at: (&source).into(), rows: n }];
-    let bound = block_on(plan.bind(MakeArgs { source: &rows, mask: None, output: &output }))?;
-    let ms = median(host, |pass| bound.record(pass))?;
+    let bound = plan.bind(MakeArgs { source: &rows, mask: None, output: &output }).await?;
+    let ms = median(host, |pass| bound.record(pass)).await?;
     Ok((last(plan.shaders()), ms))
 }
 
-fn dequantize(host: &Host, weights: &DeviceWeights) -> Result<(String, Milliseconds), HostError> {
+async fn dequantize(
+    host: &Host,
+    weights: &DeviceWeights,
+) -> Result<(String, Milliseconds), HostError> {
     let spec = DequantizeSpec::of(weights);
-    let plan = block_on(DequantizePlan::new(host.kernels(), &spec))?;
-    let output = host.zeros(spec.output_bytes(spec.rows()))?;
+    let plan = DequantizePlan::new(host.kernels(), &spec).await?;
+    let output = host.zeros_async(spec.output_bytes(spec.rows())).await?;
     let args = DequantizeArgs { weights, indices: None, output: (&output).into() };
-    let bound = block_on(plan.bind(args))?;
-    let ms = median(host, |pass| bound.record(pass))?;
+    let bound = plan.bind(args).await?;
+    let ms = median(host, |pass| bound.record(pass)).await?;
     Ok((spec.shader(host.kernels().caps()).name, ms))
 }

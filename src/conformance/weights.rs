@@ -12,12 +12,11 @@ use crate::ops::{
     MakeSpec, SourceRows, SubBuffer,
 };
 use crate::reference::{self, Output};
-use pollster::block_on;
 
 /// Makes weights on the device, over buffers full of sentinels, and compares every word of
 /// the kernel layout with what the host makes; and so what the device repacks of it. Strided
 /// cases give the mask and leave gaps between the rows of W.
-pub(super) fn compress(host: &Host, case: &Case) -> Result<Outcome, String> {
+pub(super) async fn compress(host: &Host, case: &Case) -> Result<Outcome, String> {
     let text = |e: &dyn std::error::Error| e.to_string();
     let (n, k) = (case.n, case.k);
     let mut random = Random::new(case.seed());
@@ -37,7 +36,7 @@ pub(super) fn compress(host: &Host, case: &Case) -> Result<Outcome, String> {
     if given {
         spec = spec.with_given_mask();
     }
-    let plan = block_on(MakePlan::new(host.kernels(), &spec)).map_err(|e| text(&e))?;
+    let plan = MakePlan::new(host.kernels(), &spec).await.map_err(|e| text(&e))?;
     let kernel = plan.shaders().pop().map(|shader| shader.name).unwrap_or_default();
     // NaN between rows: a kernel that reads it reports it.
     let mut words = vec![SENTINEL; (n * (k + gap)).max(4)];
@@ -46,33 +45,36 @@ pub(super) fn compress(host: &Host, case: &Case) -> Result<Outcome, String> {
             words[row * (k + gap) + column] = w[row * k + column].to_bits();
         }
     }
-    let source = host.storage(&words).map_err(|e| text(&e))?;
-    let mask_buffer = host.storage(if given { mask.words() } else { &[] }).map_err(|e| text(&e))?;
-    let output = filled(host, &expected)?;
+    let source = host.storage_async(&words).await.map_err(|e| text(&e))?;
+    let mask_buffer =
+        host.storage_async(if given { mask.words() } else { &[] }).await.map_err(|e| text(&e))?;
+    let output = filled(host, &expected).await?;
     let rows = [SourceRows { at: (&source).into(), rows: n }];
     let mask = given.then_some((&mask_buffer).into());
-    let bound = block_on(plan.bind(MakeArgs { source: &rows, mask, output: &output }));
+    let bound = plan.bind(MakeArgs { source: &rows, mask, output: &output }).await;
     let bound = bound.map_err(|e| text(&e))?;
-    host.submit(|pass| bound.record(pass)).map_err(|e| text(&e))?;
-    let status = host.read(bound.status(), 0, bound.status_words()).map_err(|e| text(&e))?;
+    host.submit_async(|pass| bound.record(pass)).await.map_err(|e| text(&e))?;
+    let status =
+        host.read_async(bound.status(), 0, bound.status_words()).await.map_err(|e| text(&e))?;
     bound.check(&status).map_err(|e| text(&e))?;
 
-    let repacked = host.repack(&expected).map_err(|e| text(&e))?;
+    let repacked = host.repack_async(&expected).await.map_err(|e| text(&e))?;
     let mut fault = None;
     for (how, weights) in [("made", &output), ("repacked", &repacked)] {
-        fault = fault.or(difference(host, weights, &expected)?.map(|at| format!("{how}: {at}")));
+        fault =
+            fault.or(difference(host, weights, &expected).await?.map(|at| format!("{how}: {at}")));
     }
     Ok(Outcome { kernel, error_over_bound: ErrorOverBound::Exact("exact".into()), fault })
 }
 
 /// Where weights differ from the host's.
-fn difference(
+async fn difference(
     host: &Host,
     weights: &DeviceWeights,
     expected: &PackedWeights,
 ) -> Result<Option<String>, String> {
     let want = weights.layout().pack_rows(expected, 0..expected.n());
-    let got = host.download_rows(weights).map_err(|e| e.to_string())?;
+    let got = host.download_rows_async(weights).await.map_err(|e| e.to_string())?;
     let parts = [("codes", &got.codes, &want.codes), ("side data", &got.side, &want.side)];
     for (part, got, want) in parts {
         if let Some(word) = got.iter().zip(want).position(|(g, w)| g != w) {
@@ -85,9 +87,9 @@ fn difference(
 }
 
 /// Buffers of a packed matrix's shape that hold sentinels.
-fn filled(host: &Host, packed: &PackedWeights) -> Result<DeviceWeights, String> {
+async fn filled(host: &Host, packed: &PackedWeights) -> Result<DeviceWeights, String> {
     let (format, n, k) = (packed.format(), packed.n(), packed.k());
-    let weights = block_on(DeviceWeights::allocate(host.kernels(), format, n, k));
+    let weights = DeviceWeights::allocate(host.kernels(), format, n, k).await;
     let weights = weights.map_err(|e| e.to_string())?;
     for block in weights.blocks() {
         for buffer in block.buffers() {
@@ -100,7 +102,7 @@ fn filled(host: &Host, packed: &PackedWeights) -> Result<DeviceWeights, String> 
 
 /// Dequantizes all rows, or gathers some of them, one of which does not exist, against the
 /// oracle; rows start as NaN and nothing around them may change.
-pub(super) fn rows(host: &Host, case: &Case) -> Result<Outcome, String> {
+pub(super) async fn rows(host: &Host, case: &Case) -> Result<Outcome, String> {
     let text = |e: &dyn std::error::Error| e.to_string();
     let mut random = Random::new(case.seed());
     let packed = data::weights(case, &mut random).map_err(|e| text(&e))?;
@@ -126,27 +128,31 @@ pub(super) fn rows(host: &Host, case: &Case) -> Result<Outcome, String> {
     if case.strided {
         spec = spec.clone().with_stride(spec.stride + 4 + spec.stride % 2);
     }
-    let plan = block_on(DequantizePlan::new(host.kernels(), &spec)).map_err(|e| text(&e))?;
-    let weights = data::upload(host, case, &packed)?;
-    let index_buffer = host.storage(&[&sent[..], &[u32::MAX; 4]].concat()).map_err(|e| text(&e))?;
+    let plan = DequantizePlan::new(host.kernels(), &spec).await.map_err(|e| text(&e))?;
+    let weights = data::upload(host, case, &packed).await?;
+    let index_buffer =
+        host.storage_async(&[&sent[..], &[u32::MAX; 4]].concat()).await.map_err(|e| text(&e))?;
     let bytes = case.output.bytes();
     let words = (spec.output_bytes(spec.rows()) + offset as u64 * bytes).div_ceil(4) as usize + 4;
     let mut expected_words = vec![SENTINEL; words];
-    let output = host.storage(&expected_words).map_err(|e| text(&e))?;
-    let bound = block_on(plan.bind(DequantizeArgs {
-        weights: &weights,
-        indices: gather.then_some((&index_buffer).into()),
-        output: SubBuffer { buffer: &output, offset: offset as u64 * bytes },
-    }))
-    .map_err(|e| text(&e))?;
+    let output = host.storage_async(&expected_words).await.map_err(|e| text(&e))?;
+    let bound = plan
+        .bind(DequantizeArgs {
+            weights: &weights,
+            indices: gather.then_some((&index_buffer).into()),
+            output: SubBuffer { buffer: &output, offset: offset as u64 * bytes },
+        })
+        .await
+        .map_err(|e| text(&e))?;
     let mut recorded = Ok(());
-    host.submit(|pass| match gather {
+    host.submit_async(|pass| match gather {
         true => recorded = bound.record_first(pass, rows as u32),
         false => bound.record(pass),
     })
+    .await
     .map_err(|e| text(&e))?;
     recorded.map_err(|e| text(&e))?;
-    let got = host.read(&output, 0, words).map_err(|e| text(&e))?;
+    let got = host.read_async(&output, 0, words).await.map_err(|e| text(&e))?;
 
     let kind = if case.output == FloatType::F16 { Output::F16 } else { Output::F32 };
     let known: Vec<u32> = if gather && n == 0 { Vec::new() } else { indices };

@@ -119,11 +119,12 @@ impl Wgsl {
         }
     }
 
-    /// Appends where the lines that a compiler's message names (`wgsl:LINE:COLUMN`, and
-    /// `LINE │` in the margin) come from.
+    /// Appends where the lines that a compiler's message names (`wgsl:LINE:COLUMN`, in Chromium
+    /// ` :LINE:COLUMN`, and `LINE │` in the margin) come from.
     pub fn explain(&self, message: &str) -> String {
         let mut out = message.trim_end().to_string();
-        let named = message.match_indices("wgsl:").filter_map(|(at, found)| {
+        let places = message.match_indices("wgsl:").chain(message.match_indices(" :"));
+        let named = places.filter_map(|(at, found)| {
             message[at + found.len()..].split(|c: char| !c.is_ascii_digit()).next()
         });
         let quoted = message.lines().filter_map(|l| l.split_once('│').map(|(margin, _)| margin));
@@ -164,6 +165,8 @@ mod tests {
         assert_eq!(where_is("// three"), "lib/b.wgsl:1");
         assert_eq!(where_is("// four"), "lib/c.wgsl:1");
         assert!(wgsl.explain("error at wgsl:4:9").ends_with("line 4 is lib/a.wgsl:2"));
+        let chromium = wgsl.explain("Error while parsing WGSL: :4:9 error: unresolved value 'x'");
+        assert!(chromium.ends_with("'x'\n  line 4 is lib/a.wgsl:2"));
         let quoted = wgsl.explain("error at wgsl:4:9\n4 │ two\n  │ ^\n5 │ three");
         let (first, second) = ("\n  line 4 is lib/a.wgsl:2", "\n  line 5 is lib/b.wgsl:1");
         assert!(quoted.ends_with(&format!("{first}{second}")));

@@ -5,6 +5,7 @@ mod caps;
 mod compose;
 mod fragments;
 mod kernels;
+#[cfg(not(target_arch = "wasm32"))]
 pub(crate) mod pipeline_file;
 
 pub use caps::{AdapterClass, Caps};

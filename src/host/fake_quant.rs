@@ -30,7 +30,7 @@ impl Host {
     ///
     /// # Errors
     /// [`HostError`]: wrong lengths, a format of floats or 2:4, or what the device refuses.
-    pub fn fake_quantize(
+    pub async fn fake_quantize_async(
         &self,
         x: &[f32],
         m: usize,
@@ -38,6 +38,7 @@ impl Host {
         format: &WeightFormat,
     ) -> Result<FakeQuantized, HostError> {
         self.fake_forward(x, &FakeQuantSpec::new(to_u32("m", m)?, to_u32("k", k)?, *format), None)
+            .await
     }
 
     /// The same by scales and zero points that are given: `[m, ⌈k/g⌉]` or one of each, and no zero
@@ -45,7 +46,7 @@ impl Host {
     ///
     /// # Errors
     /// As [`fake_quantize`](Self::fake_quantize).
-    pub fn fake_quantize_with(
+    pub async fn fake_quantize_with_async(
         &self,
         x: &[f32],
         m: usize,
@@ -54,7 +55,7 @@ impl Host {
         (scales, zeros): (&[f32], &[f32]),
     ) -> Result<Vec<f32>, HostError> {
         let spec = FakeQuantSpec::new(to_u32("m", m)?, to_u32("k", k)?, *format);
-        Ok(self.fake_forward(x, &spec.with_given_scales(), Some((scales, zeros)))?.y)
+        Ok(self.fake_forward(x, &spec.with_given_scales(), Some((scales, zeros))).await?.y)
     }
 
     /// The gradients of [`fake_quantize_with`](Self::fake_quantize_with): straight-through, LSQ and
@@ -63,7 +64,7 @@ impl Host {
     ///
     /// # Errors
     /// As [`fake_quantize`](Self::fake_quantize).
-    pub fn fake_quantize_backward(
+    pub async fn fake_quantize_backward_async(
         &self,
         (x, dy): (&[f32], &[f32]),
         m: usize,
@@ -76,68 +77,72 @@ impl Host {
         let spec = FakeQuantSpec { gradient_scale, ..spec.with_given_scales() };
         let groups = check_lengths(&spec, x, Some((scales, zeros)))?;
         check_length("the gradient of Y", x.len(), dy.len())?;
-        let plan = self.run(FakeQuantPlan::new(&self.kernels, &spec))?;
-        let [x, dy, scales, zeros] =
-            [x, dy, scales, zeros].map(|values| self.storage(bytemuck::cast_slice(values)));
-        let (x, dy, scales, zeros) = (x?, dy?, scales?, zeros?);
-        let dx = self.zeros(spec.x_bytes(spec.max_m))?;
-        let [ds, dz] = [(); 2].map(|()| self.zeros(4 * groups as u64));
-        let (ds, dz) = (ds?, dz?);
+        let plan = self.run(FakeQuantPlan::new(&self.kernels, &spec)).await?;
+        let floats = async |values: &[f32]| self.storage_async(bytemuck::cast_slice(values)).await;
+        let (x, dy) = (floats(x).await?, floats(dy).await?);
+        let (scales, zeros) = (floats(scales).await?, floats(zeros).await?);
+        let dx = self.zeros_async(spec.x_bytes(spec.max_m)).await?;
+        let ds = self.zeros_async(4 * groups as u64).await?;
+        let dz = self.zeros_async(4 * groups as u64).await?;
         let asymmetric = !format.is_symmetric();
-        let bound = self.run(plan.bind_backward(FakeQuantBackwardArgs {
-            input: (&x).into(),
-            scales: (&scales).into(),
-            zeros: asymmetric.then(|| (&zeros).into()),
-            output_gradient: (&dy).into(),
-            input_gradient: (&dx).into(),
-            scale_gradients: Some((&ds).into()),
-            zero_gradients: asymmetric.then(|| (&dz).into()),
-        }))?;
+        let bound = self
+            .run(plan.bind_backward(FakeQuantBackwardArgs {
+                input: (&x).into(),
+                scales: (&scales).into(),
+                zeros: asymmetric.then(|| (&zeros).into()),
+                output_gradient: (&dy).into(),
+                input_gradient: (&dx).into(),
+                scale_gradients: Some((&ds).into()),
+                zero_gradients: asymmetric.then(|| (&dz).into()),
+            }))
+            .await?;
         let mut recorded = Ok(());
-        self.submit(|pass| recorded = bound.record(pass, spec.max_m))?;
+        self.submit_async(|pass| recorded = bound.record(pass, spec.max_m)).await?;
         recorded?;
         Ok(FakeQuantGradients {
-            x: self.floats(&dx, m * k)?,
-            scales: self.floats(&ds, groups)?,
-            zeros: self.floats(&dz, if asymmetric { groups } else { 0 })?,
+            x: self.floats(&dx, m * k).await?,
+            scales: self.floats(&ds, groups).await?,
+            zeros: self.floats(&dz, if asymmetric { groups } else { 0 }).await?,
         })
     }
 
-    fn fake_forward(
+    async fn fake_forward(
         &self,
         x: &[f32],
         spec: &FakeQuantSpec,
         given: Option<(&[f32], &[f32])>,
     ) -> Result<FakeQuantized, HostError> {
         let groups = check_lengths(spec, x, given)?;
-        let plan = self.run(FakeQuantPlan::new(&self.kernels, spec))?;
+        let plan = self.run(FakeQuantPlan::new(&self.kernels, spec)).await?;
         let asymmetric = !spec.format.is_symmetric();
-        let side = |values: Option<&[f32]>| match values {
-            Some(values) => self.storage(bytemuck::cast_slice(values)),
-            None => self.zeros(4 * groups as u64),
+        let side = async |values: Option<&[f32]>| match values {
+            Some(values) => self.storage_async(bytemuck::cast_slice(values)).await,
+            None => self.zeros_async(4 * groups as u64).await,
         };
-        let input = self.storage(bytemuck::cast_slice(x))?;
-        let scales = side(given.map(|given| given.0))?;
-        let zeros = side(given.map(|given| given.1))?;
-        let y = self.zeros(spec.y_bytes(spec.max_m))?;
-        let bound = self.run(plan.bind(FakeQuantArgs {
-            input: (&input).into(),
-            scales: (&scales).into(),
-            zeros: asymmetric.then(|| (&zeros).into()),
-            output: (&y).into(),
-        }))?;
+        let input = self.storage_async(bytemuck::cast_slice(x)).await?;
+        let scales = side(given.map(|given| given.0)).await?;
+        let zeros = side(given.map(|given| given.1)).await?;
+        let y = self.zeros_async(spec.y_bytes(spec.max_m)).await?;
+        let bound = self
+            .run(plan.bind(FakeQuantArgs {
+                input: (&input).into(),
+                scales: (&scales).into(),
+                zeros: asymmetric.then(|| (&zeros).into()),
+                output: (&y).into(),
+            }))
+            .await?;
         let mut recorded = Ok(());
-        self.submit(|pass| recorded = bound.record(pass, spec.max_m))?;
+        self.submit_async(|pass| recorded = bound.record(pass, spec.max_m)).await?;
         recorded?;
         Ok(FakeQuantized {
-            y: self.floats(&y, x.len())?,
-            scales: self.floats(&scales, groups)?,
-            zeros: self.floats(&zeros, if asymmetric { groups } else { 0 })?,
+            y: self.floats(&y, x.len()).await?,
+            scales: self.floats(&scales, groups).await?,
+            zeros: self.floats(&zeros, if asymmetric { groups } else { 0 }).await?,
         })
     }
 
-    fn floats(&self, buffer: &wgpu::Buffer, count: usize) -> Result<Vec<f32>, HostError> {
-        Ok(self.read(buffer, 0, count)?.into_iter().map(f32::from_bits).collect())
+    async fn floats(&self, buffer: &wgpu::Buffer, count: usize) -> Result<Vec<f32>, HostError> {
+        Ok(self.read_async(buffer, 0, count).await?.into_iter().map(f32::from_bits).collect())
     }
 }
 

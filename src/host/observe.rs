@@ -9,7 +9,11 @@ impl Host {
     /// # Errors
     /// [`HostError::Calibrate`], [`HostError::Observe`], and what the device refuses; the statistics
     /// are as they were then.
-    pub fn observe(&self, statistics: &mut Statistics, x: &[f32]) -> Result<(), HostError> {
+    pub async fn observe_async(
+        &self,
+        statistics: &mut Statistics,
+        x: &[f32],
+    ) -> Result<(), HostError> {
         let observer = statistics.observer();
         let columns = observer.columns();
         if (columns == 0 && !x.is_empty()) || !x.len().is_multiple_of(columns.max(1)) {
@@ -18,8 +22,8 @@ impl Host {
         }
         let m = to_u32("m", x.len() / columns.max(1))?;
         let spec = ObserveSpec::of(observer, m)?;
-        let x = self.storage(bytemuck::cast_slice(x))?;
-        self.observe_buffer(statistics, &spec, (&x).into(), m)
+        let x = self.storage_async(bytemuck::cast_slice(x)).await?;
+        self.observe_buffer_async(statistics, &spec, (&x).into(), m).await
     }
 
     /// The same of `m` rows that are on the device, f32 or f16 as the spec says.
@@ -27,7 +31,7 @@ impl Host {
     /// # Errors
     /// As [`observe`](Self::observe); [`CalibrateError::Mismatch`] where the spec is not of what the
     /// statistics observe.
-    pub fn observe_buffer(
+    pub async fn observe_buffer_async(
         &self,
         statistics: &mut Statistics,
         spec: &ObserveSpec,
@@ -40,14 +44,14 @@ impl Host {
             let what = "number of columns, axis or bins";
             return Err(CalibrateError::Mismatch { layer, what }.into());
         }
-        let plan = self.run(ObservePlan::new(&self.kernels, spec))?;
-        let output = self.zeros(4 * spec.words())?;
+        let plan = self.run(ObservePlan::new(&self.kernels, spec)).await?;
+        let output = self.zeros_async(4 * spec.words()).await?;
         let args = ObserveArgs { activations: x, output: (&output).into() };
-        let bound = self.run(plan.bind(args))?;
+        let bound = self.run(plan.bind(args)).await?;
         let mut recorded = Ok(());
-        self.submit(|pass| recorded = bound.record(pass, m))?;
+        self.submit_async(|pass| recorded = bound.record(pass, m)).await?;
         recorded?;
-        let words = self.read(&output, 0, spec.words() as usize)?;
+        let words = self.read_async(&output, 0, spec.words() as usize).await?;
         Ok(statistics.fold(&plan.batch(m, &words)?)?)
     }
 }

@@ -1,6 +1,5 @@
 use super::{Host, HostError};
 use crate::gpu::{AdapterClass, Binding, Caps, Shader, fragment};
-use pollster::block_on;
 
 /// Pairs of halves: every half once.
 const PAIRS: u32 = 1 << 15;
@@ -24,40 +23,43 @@ impl Host {
     ///
     /// # Errors
     /// [`HostError::Device`], [`HostError::Timeout`], [`HostError::ReadBack`].
-    pub fn exact_halves(&self) -> Result<bool, HostError> {
+    pub async fn exact_halves_async(&self) -> Result<bool, HostError> {
         let shader = probe_shader();
-        let pipeline = self.run(self.kernels.pipeline(&shader))?;
+        let pipeline = self.run(self.kernels.pipeline(&shader)).await?;
         let pairs: Vec<u32> = (0..PAIRS).map(|i| (2 * i) | ((2 * i + 1) << 16)).collect();
-        let (halves, wrong) = (self.storage(&pairs)?, self.zeros(4)?);
-        let group = self.run(self.kernels.guarded("a probe's bind group", || {
-            self.device().create_bind_group(&wgpu::BindGroupDescriptor {
-                label: Some("lowbit probe"),
-                layout: &pipeline.layout,
-                entries: &[
-                    wgpu::BindGroupEntry { binding: 0, resource: halves.as_entire_binding() },
-                    wgpu::BindGroupEntry { binding: 1, resource: wrong.as_entire_binding() },
-                ],
-            })
-        }))?;
-        self.submit(|pass| {
+        let (halves, wrong) = (self.storage_async(&pairs).await?, self.zeros_async(4).await?);
+        let group = self
+            .run(self.kernels.guarded("a probe's bind group", || {
+                self.device().create_bind_group(&wgpu::BindGroupDescriptor {
+                    label: Some("lowbit probe"),
+                    layout: &pipeline.layout,
+                    entries: &[
+                        wgpu::BindGroupEntry { binding: 0, resource: halves.as_entire_binding() },
+                        wgpu::BindGroupEntry { binding: 1, resource: wrong.as_entire_binding() },
+                    ],
+                })
+            }))
+            .await?;
+        self.submit_async(|pass| {
             pass.set_pipeline(&pipeline.pipeline);
             pass.set_bind_group(0, &group, &[]);
             pass.dispatch_workgroups(PAIRS / 64, 1, 1);
-        })?;
-        Ok(self.read(&wrong, 0, 1)? == [0])
+        })
+        .await?;
+        Ok(self.read_async(&wrong, 0, 1).await? == [0])
     }
 
     /// The same device with what a probe shows of it, where that is not known and matters.
-    pub(super) fn probed(self) -> Result<Self, HostError> {
+    pub(super) async fn probed(self) -> Result<Self, HostError> {
         let caps = self.kernels.caps();
         // A device too small for the probe works without what it would show.
         let asked = caps.class == AdapterClass::Gpu && !caps.exact_halves;
-        if !asked || !matches!(self.exact_halves(), Ok(true)) {
+        if !asked || !matches!(self.exact_halves_async().await, Ok(true)) {
             return Ok(self);
         }
         let caps = Caps { exact_halves: true, ..caps.clone() };
         let (device, lost) = (self.device().clone(), self.kernels.lost_flag().clone());
-        let kernels = block_on(crate::gpu::Kernels::new(&device, &caps))?.with_lost_flag(lost);
+        let kernels = crate::gpu::Kernels::new(&device, &caps).await?.with_lost_flag(lost);
         Ok(Self { kernels, ..self })
     }
 }

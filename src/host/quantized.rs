@@ -38,7 +38,7 @@ impl Host {
     /// # Errors
     /// [`HostError`]: wrong lengths, weights that integer products do not take, or what the device
     /// refuses.
-    pub fn quantized_matmul(
+    pub async fn quantized_matmul_async(
         &self,
         x: &[f32],
         m: usize,
@@ -61,30 +61,37 @@ impl Host {
             Quantization::Static(scale) => {
                 scale.check(format).map_err(crate::ops::PlanError::from)?;
                 quantize = quantize.with_given_scale();
-                Some(self.storage(&[scale.scale.to_bits(), scale.zero_point as u32])?)
+                Some(self.storage_async(&[scale.scale.to_bits(), scale.zero_point as u32]).await?)
             }
         };
-        let plan = self.run(MatmulPlan::new(&self.kernels, &spec, Select::Auto))?;
-        let quantize = self.run(QuantizePlan::new(&self.kernels, &quantize))?;
-        let source = self.storage(bytemuck::cast_slice(x))?;
-        let codes = self.zeros(quantize.output_bytes(rows))?;
-        let bias = bias.map(|bias| self.storage(bytemuck::cast_slice(bias))).transpose()?;
-        let output = self.zeros(spec.y_bytes(rows))?;
-        let quantize = self.run(quantize.bind(QuantizeArgs {
-            activations: (&source).into(),
-            given: given.as_ref().map(Into::into),
-            output: (&codes).into(),
-        }))?;
-        let bound = self.run(plan.bind(MatmulArgs {
-            activations: (&codes).into(),
-            weights,
-            bias: bias.as_ref().map(Into::into),
-            output: (&output).into(),
-        }))?;
+        let plan = self.run(MatmulPlan::new(&self.kernels, &spec, Select::Auto)).await?;
+        let quantize = self.run(QuantizePlan::new(&self.kernels, &quantize)).await?;
+        let source = self.storage_async(bytemuck::cast_slice(x)).await?;
+        let codes = self.zeros_async(quantize.output_bytes(rows)).await?;
+        let bias = self.optional(bias).await?;
+        let output = self.zeros_async(spec.y_bytes(rows)).await?;
+        let quantize = self
+            .run(quantize.bind(QuantizeArgs {
+                activations: (&source).into(),
+                given: given.as_ref().map(Into::into),
+                output: (&codes).into(),
+            }))
+            .await?;
+        let bound = self
+            .run(plan.bind(MatmulArgs {
+                activations: (&codes).into(),
+                weights,
+                bias: bias.as_ref().map(Into::into),
+                output: (&output).into(),
+            }))
+            .await?;
         let mut recorded = Ok(());
-        self.submit(|pass| recorded = quantize.record(pass, rows).and(bound.record(pass, rows)))?;
+        self.submit_async(|pass| {
+            recorded = quantize.record(pass, rows).and(bound.record(pass, rows))
+        })
+        .await?;
         recorded?;
-        let words = self.read(&output, 0, m * n)?;
+        let words = self.read_async(&output, 0, m * n).await?;
         Ok(words.into_iter().map(f32::from_bits).collect())
     }
 }

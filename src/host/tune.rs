@@ -1,11 +1,11 @@
-use super::{Host, HostError, to_u32};
+use super::{Host, HostError, Instant, to_u32};
 use crate::gpu::DeviceError;
 use crate::ops::matmul::{Activations, Measured, Problem, Tuning, candidates, regimes};
 use crate::ops::{
     BoundMatmul, DeviceWeights, FloatType, MatmulArgs, MatmulPlan, MatmulSpec, PlanError, Schedule,
     Select,
 };
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Bytes of weights that are gone through before any is read again, so that they come from
 /// memory and not from a cache.
@@ -35,8 +35,12 @@ impl Host {
     ///
     /// # Errors
     /// As [`measure`](Self::measure). An engine then goes by [`Select::Auto`].
-    pub fn tune(&self, specs: &[MatmulSpec], budget: Duration) -> Result<Tuning, HostError> {
-        let measured = self.measure(specs, budget, |_, _| {})?;
+    pub async fn tune_async(
+        &self,
+        specs: &[MatmulSpec],
+        budget: Duration,
+    ) -> Result<Tuning, HostError> {
+        let measured = self.measure_async(specs, budget, |_, _| {}).await?;
         Ok(Tuning::of(self.adapter_info(), &measured))
     }
 
@@ -48,7 +52,7 @@ impl Host {
     /// # Errors
     /// [`HostError::Plan`] for a spec that no plan can serve, and what the device refuses,
     /// except kernels that it does not compile: those are passed over.
-    pub fn measure(
+    pub async fn measure_async(
         &self,
         specs: &[MatmulSpec],
         budget: Duration,
@@ -63,14 +67,14 @@ impl Host {
             next(measured, count);
             let now = Instant::now();
             let share = end.map(|end| end.saturating_duration_since(now) / left.max(1));
-            self.measure_one(measured, share.map(|share| now + share))?;
+            self.measure_one(measured, share.map(|share| now + share)).await?;
             left -= 1;
         }
         Ok(all)
     }
 
     /// Times what applies until the deadline.
-    fn measure_one(
+    async fn measure_one(
         &self,
         measured: &mut Measured,
         deadline: Option<Instant>,
@@ -81,13 +85,13 @@ impl Host {
         }
         let m = measured.problem.m;
         let spec = MatmulSpec { max_m: m, ..measured.spec.clone() };
-        let data = Data::new(self, &spec)?;
+        let data = Data::new(self, &spec).await?;
         let mut first_look = None;
         for schedule in candidates(&spec, self.kernels().caps(), m) {
             if late() {
                 break;
             }
-            let bound = match data.bind(self, &spec, schedule) {
+            let bound = match data.bind(self, &spec, schedule).await {
                 // It is what a plan without tuning would fail with too.
                 Err(error) if schedule == measured.selected => return Err(error),
                 Err(HostError::Plan(PlanError::Device(DeviceError::Refused { .. }))) => continue,
@@ -95,8 +99,8 @@ impl Host {
             };
             // A first look, with one copy of W; the first run compiles on some drivers.
             let (rows, one) = (m.min(LOOK), &bound[..1]);
-            self.round(one, rows, 1)?;
-            let look = self.round(one, rows, 1)?.min(self.round(one, rows, 1)?);
+            self.round(one, rows, 1).await?;
+            let look = self.round(one, rows, 1).await?.min(self.round(one, rows, 1).await?);
             let hopeless = first_look.is_some_and(|first: Duration| look > HOPELESS * first);
             first_look = first_look.or(Some(look));
             let copies = bound.len().max(1) as u32;
@@ -109,11 +113,11 @@ impl Host {
                 continue;
             }
             // The warm-up touches every copy, and says how many rounds fill a submission.
-            let round = self.round(&bound, m, 1)?;
+            let round = self.round(&bound, m, 1).await?;
             let rounds = (SUBMISSION.as_nanos() / round.as_nanos().max(1)).clamp(1, 64) as u32;
             let mut samples = Vec::new();
             while samples.len() < SAMPLES && !late() {
-                samples.push(self.round(&bound, m, rounds)? / rounds / copies);
+                samples.push(self.round(&bound, m, rounds).await? / rounds / copies);
             }
             samples.sort();
             if samples.len() >= FEWEST {
@@ -124,11 +128,19 @@ impl Host {
     }
 
     /// Each of `bound`, `rounds` times over, in one submission.
-    fn round(&self, bound: &[BoundMatmul], m: u32, rounds: u32) -> Result<Duration, HostError> {
+    async fn round(
+        &self,
+        bound: &[BoundMatmul],
+        m: u32,
+        rounds: u32,
+    ) -> Result<Duration, HostError> {
         let mut recorded = Ok(());
-        let time = self.timed(|pass| {
-            recorded = (0..rounds).flat_map(|_| bound).try_for_each(|bound| bound.record(pass, m));
-        })?;
+        let time = self
+            .timed(|pass| {
+                recorded =
+                    (0..rounds).flat_map(|_| bound).try_for_each(|bound| bound.record(pass, m));
+            })
+            .await?;
         recorded?;
         Ok(time)
     }
@@ -165,7 +177,7 @@ struct Data {
 }
 
 impl Data {
-    fn new(host: &Host, spec: &MatmulSpec) -> Result<Self, HostError> {
+    async fn new(host: &Host, spec: &MatmulSpec) -> Result<Self, HostError> {
         let words = to_u32("words of X", (spec.x_bytes(spec.max_m).div_ceil(4)) as usize)?;
         let one = match spec.activations {
             Activations::Float(FloatType::F32) => 0x3f80_0000,
@@ -174,24 +186,25 @@ impl Data {
             Activations::Int8(_) => 0x3f00_0000,
         };
         let (n, k) = (spec.n as usize, spec.k as usize);
-        let allocate = || {
-            let weights = host.run(DeviceWeights::allocate(host.kernels(), spec.weights, n, k))?;
-            if spec.code_textures { host.settled(weights) } else { Ok(weights) }
+        let allocate = async || {
+            let weights =
+                host.run(DeviceWeights::allocate(host.kernels(), spec.weights, n, k)).await?;
+            if spec.code_textures { host.settled(weights).await } else { Ok(weights) }
         };
-        let mut weights = vec![allocate()?];
+        let mut weights = vec![allocate().await?];
         let copies = (COLD / weights[0].device_bytes().max(1)).clamp(1, 16);
         for _ in 1..copies {
-            weights.push(allocate()?);
+            weights.push(allocate().await?);
         }
         Ok(Self {
             weights,
-            x: host.storage(&vec![one; words as usize])?,
-            y: host.zeros(spec.y_bytes(spec.max_m))?,
-            bias: host.zeros(4 * u64::from(spec.n))?,
+            x: host.storage_async(&vec![one; words as usize]).await?,
+            y: host.zeros_async(spec.y_bytes(spec.max_m)).await?,
+            bias: host.zeros_async(4 * u64::from(spec.n)).await?,
         })
     }
 
-    fn bind(
+    async fn bind(
         &self,
         host: &Host,
         spec: &MatmulSpec,
@@ -200,15 +213,18 @@ impl Data {
         // Codes that no texture holds stay in buffers.
         let code_textures = self.weights[0].has_textures();
         let spec = &MatmulSpec { code_textures, ..spec.clone() };
-        let plan = host.run(MatmulPlan::new(host.kernels(), spec, Select::Pinned(schedule)))?;
-        let bind = |weights| {
-            host.run(plan.bind(MatmulArgs {
+        let plan =
+            host.run(MatmulPlan::new(host.kernels(), spec, Select::Pinned(schedule))).await?;
+        let mut all = Vec::new();
+        for weights in &self.weights {
+            let bound = plan.bind(MatmulArgs {
                 activations: (&self.x).into(),
                 weights,
                 bias: spec.bias.then(|| (&self.bias).into()),
                 output: (&self.y).into(),
-            }))
-        };
-        self.weights.iter().map(bind).collect()
+            });
+            all.push(host.run(bound).await?);
+        }
+        Ok(all)
     }
 }

@@ -1,0 +1,77 @@
+#!/bin/sh
+# Finds or fetches a Rust that compiles for wasm32-unknown-unknown, for `make web`. In this order:
+# rustup's target where it is installed or can be had, Debian 12's compiler for browsers unpacked
+# into target/web-tools. Nothing is done twice. LOWBIT_WEB_TOOLCHAIN=rustup or =debian insists.
+# usage: setup-web.sh
+# then:  . target/web-tools/env.sh in a subshell, which says WASM_CARGO and WASM_ARGS
+set -eu
+cd "$(dirname "$0")/.."
+target=wasm32-unknown-unknown
+tools=$(realpath -m "${CARGO_TARGET_DIR:-target}")/web-tools
+
+say() { echo "setup-web: $*" >&2; }
+fail() {
+    say "$1"
+    shift
+    for line in "$@"; do echo "  $line" >&2; done
+    exit 1
+}
+
+has_target() { rustup target list --installed 2>/dev/null | grep -qx "$target"; }
+
+write_env() {
+    mkdir -p "$tools"
+    cat >"$tools/env.sh.new"
+    mv "$tools/env.sh.new" "$tools/env.sh"
+}
+
+by_rustup() {
+    command -v rustup >/dev/null || return 1
+    if ! has_target; then
+        say "adding rustup's target $target"
+        rustup --quiet target add "$target" >&2 && has_target || return 1
+    fi
+    write_env <<END
+WASM_CARGO=cargo
+WASM_ARGS='--target $target'
+END
+}
+
+# Debian 12's compiler for browsers, which has no wasm target of its own: std is built from source.
+packages='rustc-web cargo-web rust-web-src libstd-rust-web-dev libstd-rust-web-1.96 rust-web-llvm
+    libllvm22 libgit2-1.5'
+by_debian() {
+    [ "$(dpkg --print-architecture 2>/dev/null)" = amd64 ] || return 1
+    debian=$tools/debian
+    lld=$(find "$(rustc --print sysroot)/lib/rustlib" -name rust-lld -type f 2>/dev/null | head -n 1)
+    [ -n "$lld" ] || lld=$(command -v rust-lld || command -v lld-19 || command -v lld) || return 1
+    if [ ! -e "$debian/unpacked" ]; then
+        say "unpacking Debian's compiler for the web into $debian"
+        rm -rf "$debian"
+        mkdir -p "$debian/deb" "$debian/bin"
+        # shellcheck disable=SC2086 # words on purpose
+        (cd "$debian/deb" && apt-get download -qq $packages >&2) || return 1
+        for file in "$debian"/deb/*.deb; do dpkg -x "$file" "$debian" || return 1; done
+        rm -rf "$debian/deb"
+        touch "$debian/unpacked"
+    fi
+    ln -sf "$lld" "$debian/bin/rust-lld"
+    write_env <<END
+WASM_CARGO=$debian/usr/bin/cargo
+WASM_ARGS='-Z build-std=std,panic_abort --target $target'
+export RUSTC=$debian/usr/bin/rustc RUSTC_BOOTSTRAP=1
+export PATH="$debian/bin:\$PATH"
+export LD_LIBRARY_PATH="$debian/usr/lib/x86_64-linux-gnu\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH}"
+END
+}
+
+how=${LOWBIT_WEB_TOOLCHAIN:-any}
+case $how in
+rustup) by_rustup || fail "rustup has no $target" ;;
+debian) by_debian || fail "Debian's compiler for the web cannot be had" ;;
+any)
+    by_rustup || by_debian || fail "no compiler for $target can be had" \
+        "rustup target add $target" "or Debian 12 for amd64, with apt and the network"
+    ;;
+*) fail "LOWBIT_WEB_TOOLCHAIN is rustup or debian, not $how" ;;
+esac
