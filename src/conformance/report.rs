@@ -2,8 +2,9 @@ use super::case::axis_name;
 use super::speed::{Limits, Timing};
 use super::{Case, Op};
 use crate::format::{ActivationGranularity, Granularity, WeightFormat};
-use crate::gpu::Caps;
+use crate::gpu::{Caps, DeviceError};
 use crate::host::Host;
+use crate::ops::PlanError;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -328,6 +329,19 @@ pub(super) enum Trouble {
     Failed(String),
     /// The adapter lacks what a pinned kernel needs.
     NotHere(String),
+}
+
+impl Trouble {
+    /// A plan that the adapter is too small for is no failure.
+    pub fn of(error: &PlanError) -> Self {
+        match error {
+            PlanError::NotApplicable { .. }
+            | PlanError::Device(DeviceError::TooFewBuffers { .. }) => {
+                Self::NotHere(error.to_string())
+            }
+            _ => Self::Failed(error.to_string()),
+        }
+    }
 }
 
 impl From<String> for Trouble {

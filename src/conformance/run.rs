@@ -88,10 +88,10 @@ async fn outcome(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
     match case.op {
         Op::Matmul => matmul::run(host, case).await,
         Op::IntegerMatmul(quantized) => integer::run(host, case, &quantized).await,
-        Op::Compress => Ok(weights::compress(host, case).await?),
-        Op::Dequantize | Op::Gather => Ok(weights::rows(host, case).await?),
-        Op::Quantize { format, given } => Ok(quantize::run(host, case, format, given).await?),
+        Op::Compress => weights::compress(host, case).await,
+        Op::Dequantize | Op::Gather => weights::rows(host, case).await,
+        Op::Quantize { format, given } => quantize::run(host, case, format, given).await,
         Op::Observe { axis, bins } => Ok(observe::run(host, case, axis, bins).await?),
-        Op::FakeQuant(from) => Ok(fake::run(host, case, from).await?),
+        Op::FakeQuant(from) => fake::run(host, case, from).await,
     }
 }
