@@ -3,7 +3,7 @@ export XDG_RUNTIME_DIR ?= /tmp
 
 LOWBIT = $${CARGO_TARGET_DIR:-target}/release/lowbit
 
-.PHONY: help demo test bench isa peers setup model mesa web web-test
+.PHONY: help demo test bench isa peers setup model adapters everywhere mesa web web-test
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
@@ -11,7 +11,7 @@ help: ## this list
 demo: setup model ## a real model in eleven recipes: sizes, what is lost, time
 	cargo run --release --example minilm
 
-test: setup model mesa ## the whole suite, then every kernel on every adapter and vector width
+test: setup model adapters ## the whole suite, then every kernel on every adapter and vector width
 	@mkdir -p target
 	LOWBIT_REQUIRE_GPU=1 cargo test --release --all-features --lib --bins --tests --examples
 	cargo test --release --all-features --doc
@@ -49,6 +49,13 @@ setup: ## a Vulkan driver, if there is none
 model: ## MiniLM into data/minilm, and as int8 ONNX into data/minilm-int8, verified
 	@scripts/fetch-model.sh minilm
 	@scripts/fetch-model.sh minilm-int8 || echo "SKIPPED: no minilm-int8: the import of a real ONNX file is not tested" >&2
+
+adapters: ## Mesa 25 and SwiftShader into target/, and libEGL: four software adapters
+	@scripts/setup-adapters.sh
+
+everywhere: setup adapters ## the quick table on every adapter there is, as a page: target/everywhere.html
+	@cargo build --release
+	scripts/every-adapter.sh $(LOWBIT) verify --quick --adapter all --report target/everywhere.html
 
 mesa: ## Mesa 25 into target/mesa25, which compiles for AMD GPUs
 	@scripts/setup-mesa25.sh || echo "SKIPPED: no Mesa 25: nothing is compiled for navi and gfx12" >&2
