@@ -20,12 +20,14 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 mod fake_quant;
+mod limits;
 mod observe;
 mod probe;
 mod quantized;
 mod tune;
 
 pub use fake_quant::{FakeQuantGradients, FakeQuantized};
+pub use limits::RefusedLimit;
 pub use probe::probe_shader;
 pub use quantized::Quantization;
 #[cfg(feature = "conformance")]
@@ -48,6 +50,14 @@ pub enum HostError {
         /// Its words.
         message: String,
     },
+    /// Limits that the adapter does not have: ask for [`wgpu::Adapter::limits`] at most.
+    #[error("adapter {adapter} refuses these limits: {}", limits::listed(.refused))]
+    Limits {
+        /// The adapter's name.
+        adapter: String,
+        /// Each of them.
+        refused: Vec<RefusedLimit>,
+    },
     /// A slice has the wrong length.
     #[error("{what} holds {have} elements where {need} are needed")]
     WrongLength {
@@ -68,9 +78,18 @@ pub enum HostError {
         /// The most there can be.
         limit: usize,
     },
-    /// The device did not finish in time.
-    #[error("the device did not answer within {0} s")]
-    Timeout(u64),
+    /// The device did not finish in time. It may yet finish: wait longer
+    /// ([`Host::with_timeout`]), or drop the host and make a new one.
+    #[error(
+        "the device did not finish {what} within {:.3} s; wait longer, or go on with a new device",
+        waited.as_secs_f64()
+    )]
+    Timeout {
+        /// What was waited for.
+        what: &'static str,
+        /// How long.
+        waited: Duration,
+    },
     /// Results could not be read back.
     #[error("reading back failed: {0}")]
     ReadBack(String),
@@ -106,7 +125,7 @@ pub enum HostError {
     Device(#[from] DeviceError),
 }
 
-/// How long a submission may take.
+/// How long a submission may take, where nothing else is said.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A device, its queue and its kernels.
@@ -115,6 +134,7 @@ pub struct Host {
     info: wgpu::AdapterInfo,
     queue: wgpu::Queue,
     kernels: Kernels,
+    timeout: Duration,
 }
 
 impl Host {
@@ -143,9 +163,13 @@ impl Host {
     /// The same with lower limits.
     ///
     /// # Errors
-    /// [`HostError::NoDevice`], also for limits that the adapter does not have.
+    /// [`HostError::Limits`] for such as the adapter does not have, [`HostError::NoDevice`].
     pub fn with_limits(adapter: &wgpu::Adapter, limits: wgpu::Limits) -> Result<Self, HostError> {
         let info = adapter.get_info();
+        let refused = limits::refused(&limits, &adapter.limits());
+        if !refused.is_empty() {
+            return Err(HostError::Limits { adapter: info.name, refused });
+        }
         let no_device =
             |message: String| HostError::NoDevice { adapter: info.name.clone(), message };
         let (device, queue) = block_on(adapter.request_device(&wgpu::DeviceDescriptor {
@@ -230,14 +254,22 @@ impl Host {
         let kernels = block_on(Kernels::new(&device, caps))?;
         let lost = kernels.lost_flag().clone();
         device.set_device_lost_callback(move |_, message| lost.set(message));
-        Ok(Self { info, queue, kernels })
+        Ok(Self { info, queue, kernels, timeout: TIMEOUT })
     }
 
     /// The same with kernels that exist, say an engine's, which keep what is compiled here.
     /// The device's lost callback stays the engine's; it is to set
     /// [`Kernels::lost_flag`].
     pub fn with_kernels(info: wgpu::AdapterInfo, queue: wgpu::Queue, kernels: Kernels) -> Self {
-        Self { info, queue, kernels }
+        Self { info, queue, kernels, timeout: TIMEOUT }
+    }
+
+    /// The same that waits so long for a submission, or for data to be read back, and no longer;
+    /// 120 s else. After [`HostError::Timeout`] the device may still be at work on it: what comes
+    /// next waits for that too, each time so long.
+    #[must_use]
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
     }
 
     /// The adapter.
@@ -293,8 +325,9 @@ impl Host {
         let mut encoder = self.device().create_command_encoder(&Default::default());
         let weights = self.run(weights.with_textures(&self.kernels, &mut encoder))?;
         let submit = || self.queue.submit([encoder.finish()]);
-        let index = self.run(self.kernels.guarded("a copy into textures", submit))?;
-        self.wait(index)?;
+        let what = "a copy into textures";
+        let index = self.run(self.kernels.guarded(what, submit))?;
+        self.wait(what, index)?;
         Ok(weights)
     }
 
@@ -525,12 +558,13 @@ impl Host {
     /// [`HostError::Device`] for whatever the device refuses, [`HostError::Timeout`].
     pub fn submit(&self, record: impl FnOnce(&mut wgpu::ComputePass<'_>)) -> Result<(), HostError> {
         let device = self.device();
-        let index = self.run(self.kernels.guarded("a submission", || {
+        let what = "a submission";
+        let index = self.run(self.kernels.guarded(what, || {
             let mut encoder = device.create_command_encoder(&Default::default());
             record(&mut encoder.begin_compute_pass(&Default::default()));
             self.queue.submit([encoder.finish()])
         }))?;
-        self.wait(index)
+        self.wait(what, index)
     }
 
     /// As [`submit`](Self::submit), and the milliseconds that the device says the pass took;
@@ -547,7 +581,8 @@ impl Host {
             self.submit(record)?;
             return Ok(None);
         }
-        let (index, ticks) = self.run(self.kernels.guarded("a timed submission", || {
+        let what = "a timed submission";
+        let (index, ticks) = self.run(self.kernels.guarded(what, || {
             let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
                 label: Some("lowbit time"),
                 ty: wgpu::QueryType::Timestamp,
@@ -570,7 +605,7 @@ impl Host {
             encoder.resolve_query_set(&queries, 0..2, &ticks, 0);
             (self.queue.submit([encoder.finish()]), ticks)
         }))?;
-        self.wait(index)?;
+        self.wait(what, index)?;
         let words = self.read(&ticks, 0, 4)?;
         let tick = |i: usize| u64::from(words[2 * i]) | u64::from(words[2 * i + 1]) << 32;
         let period = f64::from(self.queue.get_timestamp_period());
@@ -615,14 +650,18 @@ impl Host {
         }
     }
 
-    fn wait(&self, index: wgpu::SubmissionIndex) -> Result<(), HostError> {
-        let poll = wgpu::PollType::Wait { submission_index: Some(index), timeout: Some(TIMEOUT) };
+    fn wait(&self, what: &'static str, index: wgpu::SubmissionIndex) -> Result<(), HostError> {
+        let timeout = Some(self.timeout);
+        let poll = wgpu::PollType::Wait { submission_index: Some(index), timeout };
+        let start = Instant::now();
         let polled = self.poll(poll);
         // A device lost while waiting explains whatever poll said.
         self.check()?;
         match polled? {
             Ok(_) => Ok(()),
-            Err(wgpu::PollError::Timeout) => Err(HostError::Timeout(TIMEOUT.as_secs())),
+            Err(wgpu::PollError::Timeout) => {
+                Err(HostError::Timeout { what, waited: start.elapsed() })
+            }
             Err(error) => Err(HostError::ReadBack(error.to_string())),
         }
     }
@@ -637,12 +676,13 @@ impl Host {
             rows_per_image: None,
         };
         let to = wgpu::TexelCopyBufferInfo { buffer: &buffer, layout };
-        let index = self.run(self.kernels.guarded("a copy out of a texture", || {
+        let what = "a copy out of a texture";
+        let index = self.run(self.kernels.guarded(what, || {
             let mut encoder = self.device().create_command_encoder(&Default::default());
             encoder.copy_texture_to_buffer(texture.as_image_copy(), to, texture.size());
             self.queue.submit([encoder.finish()])
         }))?;
-        self.wait(index)?;
+        self.wait(what, index)?;
         self.read(&buffer, 0, words)
     }
 
@@ -671,7 +711,8 @@ impl Host {
             self.run(self.kernels.buffer("lowbit read back", usage, BufferFill::Zeros(bytes)))?;
         let device = self.device();
         let (send, receive) = mpsc::channel();
-        let index = self.run(self.kernels.guarded("a read back", || {
+        let what = "a read back";
+        let index = self.run(self.kernels.guarded(what, || {
             let mut encoder = device.create_command_encoder(&Default::default());
             encoder.copy_buffer_to_buffer(buffer, 4 * first as u64, &staging, 0, bytes);
             let index = self.queue.submit([encoder.finish()]);
@@ -679,11 +720,14 @@ impl Host {
             staging.map_async(wgpu::MapMode::Read, ..bytes, move |result| drop(send.send(result)));
             index
         }))?;
-        self.wait(index)?;
+        self.wait(what, index)?;
         // Another thread's poll may have taken this callback and not have called it yet.
-        match receive.recv_timeout(TIMEOUT) {
+        match receive.recv_timeout(self.timeout) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(HostError::ReadBack(error.to_string())),
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                return Err(HostError::Timeout { what: "a mapping", waited: self.timeout });
+            }
             Err(_) => return Err(HostError::ReadBack("the mapping was never answered".into())),
         }
         let view = staging
