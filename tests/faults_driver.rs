@@ -11,7 +11,7 @@ use lowbit::format::{ActivationFormat, ActivationFunction, ActivationGranularity
 use lowbit::gpu::DeviceError;
 use lowbit::host::{Host, HostError, Quantization};
 use lowbit::ops::{BindError, FakeQuantError, ObserveError, PlanError, WeightsError};
-use lowbit::reference::{self, MatmulCase, Output};
+use lowbit::reference::{self, Output};
 use shim::{Fault, Shim};
 use std::time::Duration;
 
@@ -19,38 +19,19 @@ const N: usize = 24;
 const K: usize = 64;
 const M: usize = 3;
 
-fn floats(count: usize, seed: u64) -> Vec<f32> {
-    let mut random = common::Random(seed);
-    (0..count).map(|_| random.float()).collect()
-}
-
 fn packed() -> PackedWeights {
     common::random_weights("2:4+int4-g32-asym".parse().unwrap(), N, K, 1)
-}
-
-/// A matmul within the proven bound of the oracle's.
-fn works(host: &Host) -> Result<(), HostError> {
-    let (packed, x) = (packed(), floats(M * K, 2));
-    let y = host.matmul(&x, M, &host.upload(&packed)?, None)?;
-    let output = Output::F32;
-    let case = MatmulCase { x: &x, m: M, weights: &packed, bias: None, output, zero_folded: false };
-    let expected = reference::matmul(&case).unwrap();
-    assert_eq!(y.len(), expected.len());
-    for (want, &got) in expected.iter().zip(&y) {
-        assert!(reference::check(want, got).passes(), "{got}, must be {}", want.value);
-    }
-    Ok(())
 }
 
 type Call = fn(&Host) -> Result<(), HostError>;
 
 /// What a host can be asked for, each on its own.
 const CALLS: [(&str, Call); 9] = [
-    ("matmul", works),
+    ("matmul", common::multiplies),
     ("compress", |host| {
         let format = "int8-g32-asym".parse().unwrap();
-        let weights = host.compress(&floats(N * K, 3), N, K, &format)?;
-        let want = compress::quantize(&floats(N * K, 3), N, K, &format).unwrap();
+        let weights = host.compress(&common::floats(N * K, 3), N, K, &format)?;
+        let want = compress::quantize(&common::floats(N * K, 3), N, K, &format).unwrap();
         assert_eq!(host.download(&weights)?, want);
         Ok(())
     }),
@@ -74,7 +55,7 @@ const CALLS: [(&str, Call); 9] = [
     ("quantized matmul", |host| {
         let format = ActivationFormat::int8(ActivationGranularity::Token);
         let (how, function) = (Quantization::Dynamic(format), ActivationFunction::Identity);
-        let x = floats(M * K, 4);
+        let x = common::floats(M * K, 4);
         let y = host.quantized_matmul(&x, M, &host.upload(&packed())?, None, how, function)?;
         assert!(y.len() == M * N && y.iter().all(|y| y.is_finite()));
         Ok(())
@@ -83,21 +64,21 @@ const CALLS: [(&str, Call); 9] = [
         let observer = Observer::tensor("x", K);
         let mut statistics = Statistics::new(observer.clone());
         let before = statistics.clone();
-        let seen = host.observe(&mut statistics, &floats(M * K, 5));
+        let seen = host.observe(&mut statistics, &common::floats(M * K, 5));
         if seen.is_err() {
             assert_eq!(statistics, before, "an observation that failed left something");
             return seen;
         }
         let mut want = Statistics::new(observer);
-        want.observe(&floats(M * K, 5)).unwrap();
+        want.observe(&common::floats(M * K, 5)).unwrap();
         assert_eq!(statistics, want);
         Ok(())
     }),
     ("fake quantization", |host| {
         let format = "int8-g32".parse().unwrap();
-        let made = host.fake_quantize(&floats(M * K, 6), M, K, &format)?;
+        let made = host.fake_quantize(&common::floats(M * K, 6), M, K, &format)?;
         let side = (&made.scales[..], &made.zeros[..]);
-        let (x, dy) = (floats(M * K, 6), floats(M * K, 7));
+        let (x, dy) = (common::floats(M * K, 6), common::floats(M * K, 7));
         let back = host.fake_quantize_backward((&x, &dy), M, K, &format, side, true)?;
         assert_eq!((made.y.len(), back.x.len()), (M * K, M * K));
         Ok(())
@@ -230,7 +211,7 @@ fn every_submission_may_lose_the_device() {
         let error = call(&lost.host).expect_err(name);
         assert!(matches!(device_error(&error), Some(DeviceError::Lost(_))), "{name}: {error:?}");
     }
-    works(&shim().host).unwrap();
+    common::multiplies(&shim().host).unwrap();
 }
 
 /// The first, second, … submission never ends: the wait for it does, and says how long it was.
@@ -265,7 +246,7 @@ fn every_wait_may_time_out() {
             });
         }
     });
-    works(&shim().host).unwrap();
+    common::multiplies(&shim().host).unwrap();
 }
 
 /// Tuning passes over a kernel that the driver does not compile, unless it is the one that is
