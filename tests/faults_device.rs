@@ -364,6 +364,8 @@ fn limits_beyond_the_adapter_are_refused() {
     works(&Host::with_limits(&adapter, has).unwrap());
 }
 
+type Lower = fn(&mut wgpu::Limits);
+
 /// Plans on devices that have less than the kernels want.
 #[test]
 fn devices_too_small_for_a_kernel_are_refused() {
@@ -381,7 +383,10 @@ fn devices_too_small_for_a_kernel_are_refused() {
     let schedule = Schedule::Tiled { m_tile: 64 };
     let spec = MatmulSpec::new(64, N as u32, K as u32, format());
     for (what, lower) in [
-        ("memory", (|limits| limits.max_compute_workgroup_storage_size = 1024) as fn(&mut _)),
+        (
+            "memory",
+            (|limits: &mut wgpu::Limits| limits.max_compute_workgroup_storage_size = 1024) as Lower,
+        ),
         ("invocations", |limits: &mut wgpu::Limits| {
             limits.max_compute_invocations_per_workgroup = 16
         }),

@@ -62,14 +62,14 @@ const CALLS: [(&str, Call); 9] = [
     }),
     ("observe", |host| {
         let observer = Observer::tensor("x", K);
-        let mut statistics = Statistics::new(observer.clone());
+        let mut statistics = Statistics::new(observer.clone()).unwrap();
         let before = statistics.clone();
         let seen = host.observe(&mut statistics, &common::floats(M * K, 5));
         if seen.is_err() {
             assert_eq!(statistics, before, "an observation that failed left something");
             return seen;
         }
-        let mut want = Statistics::new(observer);
+        let mut want = Statistics::new(observer).unwrap();
         want.observe(&common::floats(M * K, 5)).unwrap();
         assert_eq!(statistics, want);
         Ok(())
@@ -92,7 +92,7 @@ fn device_error(error: &HostError) -> Option<&DeviceError> {
         | HostError::Weights(WeightsError::Device(error))
         | HostError::Plan(PlanError::Device(error))
         | HostError::Observe(ObserveError::Device(error))
-        | HostError::FakeQuant(FakeQuantError::Device(error))
+        | HostError::FakeQuant(FakeQuantError::Plan(PlanError::Device(error)))
         | HostError::Bind(BindError::Device(error)) => Some(error),
         _ => None,
     }

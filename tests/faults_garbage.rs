@@ -146,7 +146,7 @@ fn the_host_says_what_cannot_be() {
             }
             _ => assert!(rows.as_ref() != Ok(&packed), "{garbage:?} went unseen"),
         }
-        let mut seen = Statistics::new(Observer::tensor("x", k));
+        let mut seen = Statistics::new(Observer::tensor("x", k)).unwrap();
         let before = seen.clone();
         let observed = host.observe(&mut seen, &common::floats(m * k, 3));
         if garbage != Garbage::Sentinel {

@@ -281,10 +281,10 @@ fn other(host: &Host, random: &mut Random, check: bool) -> usize {
         }
         5 => {
             let observer = calibrate::Observer::tensor("x", k);
-            let mut seen = calibrate::Statistics::new(observer.clone());
+            let mut seen = calibrate::Statistics::new(observer.clone()).unwrap();
             host.observe(&mut seen, &x).unwrap();
             if check {
-                let mut want = calibrate::Statistics::new(observer);
+                let mut want = calibrate::Statistics::new(observer).unwrap();
                 want.observe(&x).unwrap();
                 assert_eq!(seen, want);
             }
