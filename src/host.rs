@@ -628,7 +628,12 @@ impl Host {
         make: impl Future<Output = Result<T, E>>,
     ) -> Result<T, HostError> {
         self.check()?;
-        block_on(make).map_err(|error| self.check().err().unwrap_or_else(|| error.into()))
+        block_on(make).map_err(|error| {
+            // One that is destroyed at work refuses what is asked, and says why once it is idle.
+            let timeout = Some(self.timeout);
+            let _ = self.poll(wgpu::PollType::Wait { submission_index: None, timeout });
+            self.check().err().unwrap_or_else(|| error.into())
+        })
     }
 
     /// An error once the device is lost: a destroyed device says so when it is polled.

@@ -129,11 +129,12 @@ pub(crate) enum BufferFill<'a> {
 }
 
 impl BufferFill<'_> {
-    /// How many bytes that are.
-    fn bytes(&self) -> u64 {
+    /// How many bytes the buffer takes: wgpu refuses empty bindings, and 32 hold any element that
+    /// a shader declares.
+    fn size(&self) -> u64 {
         match self {
-            Self::Zeros(bytes) => *bytes,
-            Self::Words(words) => 4 * words.len() as u64,
+            Self::Zeros(bytes) => (*bytes).max(32),
+            Self::Words(words) => (4 * words.len() as u64).max(32),
         }
     }
 }
@@ -371,7 +372,7 @@ impl Kernels {
         usage: wgpu::BufferUsages,
         fill: BufferFill<'_>,
     ) -> Result<wgpu::Buffer, DeviceError> {
-        let bytes = fill.bytes();
+        let bytes = fill.size();
         let make = create_buffer(&self.device, label, usage, fill);
         let made = guard(&self.device, &self.lost, label, make).await;
         made.map_err(|error| error.of_bytes(bytes))
@@ -395,15 +396,14 @@ fn create_buffer(
 ) -> impl FnOnce() -> wgpu::Buffer {
     let (device, label) = (device.clone(), label.to_string());
     move || {
-        let size = fill.bytes();
+        let size = fill.size();
         let bytes: &[u8] = match fill {
             BufferFill::Zeros(_) => &[],
             BufferFill::Words(words) => bytemuck::cast_slice(words),
         };
         let buffer = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(&label),
-            // wgpu refuses empty bindings; 32 bytes hold any element a shader declares.
-            size: size.max(32),
+            size,
             usage,
             mapped_at_creation: !bytes.is_empty(),
         });
