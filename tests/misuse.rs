@@ -131,7 +131,7 @@ fn downlevel_limits_are_refused_by_name() {
     block_on(MatmulPlan::new(&kernels, &spec, Select::Auto)).unwrap();
     let compress = block_on(MakePlan::new(&kernels, &MakeSpec::new(8, 64, int4()))).unwrap_err();
     assert!(
-        matches!(compress, PlanError::Device(DeviceError::TooFewBuffers { need: 6, have: 4, .. })),
+        matches!(compress, PlanError::Device(DeviceError::Limit { need: 6, have: 4, .. })),
         "{compress}"
     );
     noop.assert_quiet();

@@ -1,8 +1,8 @@
 //! Reports without a device: what a page holds, and what two of them differ in.
 
 use lowbit::conformance::{
-    AdapterReport, CaseReport, ErrorOverBound, Extent, Kind, Report, Status, compare, json_of, page,
-    table,
+    AdapterReport, CaseReport, ErrorOverBound, Extent, Kind, Report, Status, compare, json_of,
+    page, table,
 };
 
 /// A report of real cases, all right.

@@ -335,8 +335,7 @@ impl Trouble {
     /// A plan that the adapter is too small for is no failure.
     pub fn of(error: &PlanError) -> Self {
         match error {
-            PlanError::NotApplicable { .. }
-            | PlanError::Device(DeviceError::TooFewBuffers { .. }) => {
+            PlanError::NotApplicable { .. } | PlanError::Device(DeviceError::Limit { .. }) => {
                 Self::NotHere(error.to_string())
             }
             _ => Self::Failed(error.to_string()),

@@ -319,6 +319,11 @@ impl ObservePlan {
         }
         let rows = if spec.k == 0 { 0 } else { u64::from(m) };
         if *first != u32::MAX && !empty {
+            let all = u64::from(m) * u64::from(spec.k);
+            let found = u64::from(*nan) + u64::from(*infinite);
+            if u64::from(*first) >= all || found == 0 || found > all {
+                return Err(bad);
+            }
             let (row, column) = ((first / spec.k).into(), (first % spec.k).into());
             let (nan, infinite) = ((*nan).into(), (*infinite).into());
             let not_finite = Some(NotFinite { nan, infinite, row, column });

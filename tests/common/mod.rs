@@ -241,15 +241,20 @@ pub fn host() -> Option<Host> {
     }
 }
 
+/// The best adapter, that [`host`] has a device of.
+pub fn adapter() -> wgpu::Adapter {
+    let instance = wgpu::Instance::default();
+    let options = wgpu::RequestAdapterOptions {
+        power_preference: wgpu::PowerPreference::HighPerformance,
+        ..Default::default()
+    };
+    pollster::block_on(instance.request_adapter(&options)).unwrap()
+}
+
 /// A device of the same adapter with lower limits. The device has them, not only our
 /// [`Caps`](lowbit::gpu::Caps): what exceeds them it refuses.
 pub fn host_within(like: &Host, lower: impl FnOnce(&mut wgpu::Limits)) -> Host {
-    let instance = wgpu::Instance::default();
-    let adapter = pollster::block_on(instance.request_adapter(&wgpu::RequestAdapterOptions {
-        power_preference: wgpu::PowerPreference::HighPerformance,
-        ..Default::default()
-    }))
-    .unwrap();
+    let adapter = adapter();
     assert_eq!(adapter.get_info().name, like.adapter_info().name);
     let mut limits = adapter.limits();
     lower(&mut limits);
@@ -370,4 +375,40 @@ pub fn random_weights(
     let mut random = Random(seed);
     let w: Vec<f32> = (0..n * k).map(|_| random.float()).collect();
     lowbit::compress::quantize(&w, n, k, &format).unwrap()
+}
+
+/// Random numbers in −1…1.
+pub fn floats(count: usize, seed: u64) -> Vec<f32> {
+    let mut random = Random(seed);
+    (0..count).map(|_| random.float()).collect()
+}
+
+/// Uploads, multiplies and reads back: results must be within the proven bound of the oracle's.
+/// What shows that a device works.
+pub fn multiplies(host: &lowbit::host::Host) -> Result<(), lowbit::host::HostError> {
+    let (m, n, k) = (3, 24, 64);
+    let packed = random_weights("2:4+int4-g32-asym".parse().unwrap(), n, k, 1);
+    let x = floats(m * k, 2);
+    let y = host.matmul(&x, m, &host.upload(&packed)?, None)?;
+    assert_within_bound(&packed, &x, m, &y);
+    Ok(())
+}
+
+/// Y of `X · Wᵀ` against the oracle and its bound.
+#[track_caller]
+pub fn assert_within_bound(packed: &lowbit::format::PackedWeights, x: &[f32], m: usize, y: &[f32]) {
+    use lowbit::reference;
+    let expected = reference::matmul(&reference::MatmulCase {
+        x,
+        m,
+        weights: packed,
+        bias: None,
+        output: reference::Output::F32,
+        zero_folded: false,
+    });
+    let expected = expected.unwrap();
+    assert_eq!(y.len(), expected.len());
+    for (want, &got) in expected.iter().zip(y) {
+        assert!(reference::check(want, got).passes(), "{got}, must be {}", want.value);
+    }
 }

@@ -1,5 +1,6 @@
 use super::kernel::Params;
 use super::{MakeError, MakeKernel, MakePlan, MaskSource, Pipelines, STATUS_WORDS, compile};
+use crate::format::Element;
 use crate::gpu::BufferFill;
 use crate::ops::buffers::{Window, check, window_capacity};
 use crate::ops::slots::{Slots, check_grid, part};
@@ -317,6 +318,11 @@ impl BoundMake {
         if status.chunks(STATUS_WORDS).any(|words| words.iter().all(|&word| word == 0)) {
             return Err(MakeError::NotRun);
         }
+        if let Some((word, &value)) =
+            status.iter().enumerate().find(|&(word, &value)| !self.possible(word, value))
+        {
+            return Err(MakeError::Garbage { word, value });
+        }
         let spec = &self.plan.spec;
         let (k, scale_type) = (spec.k as usize, spec.weights.scale_type());
         let Some(chunk) = self.chunks.first() else { return Ok(()) };
@@ -333,5 +339,22 @@ impl BoundMake {
             Some((row, col)) => Err(MakeError::F16Overflow { row, col }),
             None => Ok(()),
         }
+    }
+
+    /// Whether a kernel may leave this in a word of the status: none, or an index into the chunk
+    /// of a fault that the format can have.
+    fn possible(&self, word: usize, value: u32) -> bool {
+        let Some(chunk) = self.chunks.get(word / STATUS_WORDS) else { return false };
+        let (spec, params) = (&self.plan.spec, &chunk.params);
+        let (rows, element) = (u64::from(params.rows), spec.weights.element());
+        let (scaled, given) = (element.is_integer(), spec.mask == MaskSource::Given);
+        let places = match word % STATUS_WORDS {
+            0 => rows * u64::from(spec.k),
+            1 if scaled => rows * u64::from(params.groups),
+            2 if element == Element::F16 => rows * u64::from(spec.k),
+            3 if given => rows * 8 * u64::from(params.blocks),
+            _ => 0,
+        };
+        value == u32::MAX || u64::from(value) < places
     }
 }

@@ -200,6 +200,14 @@ pub enum MakeError {
         /// Words given.
         have: usize,
     },
+    /// Words that no kernel leaves: they were overwritten, or the device returned something else.
+    #[error("word {word} of the status holds {value:#x}, which no kernel writes there")]
+    Garbage {
+        /// Which word.
+        word: usize,
+        /// What it holds.
+        value: u32,
+    },
     /// The status of a pass that did not run.
     #[error("the status was never written: read it back after the pass has run")]
     NotRun,
