@@ -3,7 +3,7 @@ export XDG_RUNTIME_DIR ?= /tmp
 
 LOWBIT = $${CARGO_TARGET_DIR:-target}/release/lowbit
 
-.PHONY: help demo test bench isa peers setup model mesa
+.PHONY: help demo test bench isa peers candle msrv setup model mesa
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -34,6 +34,15 @@ peers: setup ## lowbit beside ONNX Runtime, ggml, web-rwkv and others; ARGS=--qu
 	@scripts/setup-mesa25.sh
 	@scripts/setup-peers.sh
 	. target/mesa25/env.sh && $(PEERS) $(ARGS)
+
+# A workspace of its own: candle is no dependency of the crate.
+CANDLE = --release --locked --manifest-path examples/candle/Cargo.toml --target-dir target/candle
+candle: setup ## lowbit's layers in candle, beside candle's own: tests, then a table
+	cargo test $(CANDLE)
+	cargo run $(CANDLE)
+
+msrv: ## the rust-version of Cargo.toml, as well as this machine can check it
+	@scripts/check-msrv.sh
 
 setup: ## a Vulkan driver, if there is none
 	@scripts/setup-vulkan.sh

@@ -70,7 +70,7 @@ silent = [p for p in tree if p in says and not says[p]]
 for name, version in later:
     print(f"  {name} {version} needs rust {says[name, version]}", file=sys.stderr)
 if missing or later or not tree:
-    sys.exit(f"check-msrv: {len(later)} dependencies need more than rust {msrv}; unknown: {missing}")
+    sys.exit(f"check-msrv: {len(later)} packages need more than rust {msrv}; unknown: {missing}")
 youngest = max((p for p in tree if says[p] and p[0] != "lowbit"), key=lambda p: number(says[p]))
 print(
     f"check-msrv: {len(tree)} packages, of which {len(silent)} say no rust-version; the latest "

@@ -4,6 +4,7 @@
 mod common;
 
 use lowbit::gpu::{Binding, Caps};
+use lowbit::ops;
 use std::collections::HashMap;
 
 const PAGE: &str = include_str!("../docs/compatibility.md");
@@ -82,6 +83,23 @@ fn every_feature_asked_for_has_a_row() {
         assert!(wgpu::Features::from_name(name).is_some());
         row(name);
     }
+}
+
+/// What an engine keeps has no lifetime, and goes to other threads.
+#[test]
+fn what_an_engine_keeps_is_owned() {
+    fn kept<T: Clone + Send + Sync + 'static>() {}
+    kept::<Caps>();
+    kept::<lowbit::gpu::Kernels>();
+    kept::<ops::DeviceWeights>();
+    kept::<(ops::MatmulSpec, ops::MatmulPlan, ops::BoundMatmul, ops::KernelChoice)>();
+    kept::<(ops::QuantizeSpec, ops::QuantizePlan, ops::BoundQuantize)>();
+    kept::<(ops::DequantizeSpec, ops::DequantizePlan, ops::BoundDequantize)>();
+    kept::<(ops::RepackSpec, ops::RepackPlan, ops::BoundRepack)>();
+    kept::<(ops::MakeSpec, ops::MakePlan, ops::BoundMake)>();
+    kept::<(ops::ObserveSpec, ops::ObservePlan, ops::BoundObserve)>();
+    kept::<(ops::FakeQuantSpec, ops::FakeQuantPlan, ops::BoundFakeQuant)>();
+    kept::<ops::BoundFakeQuantBackward>();
 }
 
 #[test]

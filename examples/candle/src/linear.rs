@@ -65,8 +65,8 @@ impl Linear {
         &self.weights
     }
 
-    /// `m` rows of X, as words, to as many of Y. Kernels are compiled once, at the first call of each
-    /// type and number of rows (1, 2–8, 9–64, more).
+    /// `m` rows of X, as words, to as many of Y. Kernels are compiled once, at the first call of
+    /// each type and number of rows (1, 2–8, 9–64, more).
     fn run(&self, x: &[u32], m: usize, float: FloatType) -> Result<Vec<u32>> {
         let (host, weights) = (&self.host, &self.weights);
         let rows = u32::try_from(m).map_err(Error::wrap)?;

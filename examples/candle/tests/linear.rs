@@ -1,9 +1,9 @@
 //! candle beside itself: layers of lowbit against candle's own matmul with the dequantized weights.
 //!
-//! The tolerance is derived, not chosen. With exact weights w and y = Σxw + b: lowbit is within B of
-//! y, the oracle's bound. candle has the weights rounded to f32, and sums K products and the bias in
-//! f32, to nearest (u = 2⁻²⁴) and in some order: K + 2 roundings a term at most. Products and sums
-//! below the least normal number η may lose that much each, so
+//! The tolerance is derived, not chosen. With exact weights w and y = Σxw + b: lowbit is within B
+//! of y, the oracle's bound. candle has the weights rounded to f32, and sums K products and the bias
+//! in f32, to nearest (u = 2⁻²⁴) and in some order: K + 2 roundings a term at most. Products and
+//! sums below the least normal number η may lose that much each, so
 //!
 //! ```text
 //! |lowbit − candle| ≤ B + γ_{K+2}·(Σ|x||w| + |b|) + (2K + 2)·η,   γ_R = R·u / (1 − R·u)
@@ -162,7 +162,7 @@ fn halves_in_halves_out() {
     }
 }
 
-/// Transposed, narrowed, broadcast and reversed in order: the same as after `contiguous`, bit for bit.
+/// Transposed, narrowed, broadcast, permuted: the same as after `contiguous`, bit for bit.
 #[test]
 fn strides_are_followed() {
     let Some(host) = host() else { return };
@@ -202,8 +202,12 @@ fn what_does_not_fit_is_an_error() {
         assert!(message.contains("lowbit-linear"), "{message}");
     }
     // More rows than a plan takes: lowbit's own words come through.
-    let narrow = Linear::new(&host, &PackedWeights::quantize(&[1.0], 1, 1, &"f32".parse().unwrap())
-        .unwrap(), None).unwrap();
+    let narrow = Linear::new(
+        &host,
+        &PackedWeights::quantize(&[1.0], 1, 1, &"f32".parse().unwrap()).unwrap(),
+        None,
+    )
+    .unwrap();
     let message = narrow.forward(&tensor(&[1 << 20, 1], 1)).unwrap_err().to_string();
     assert!(message.contains("max_m"), "{message}");
     let bias = Linear::new(&host, &pair.packed, Some(&tensor(&[34], 1))).unwrap_err().to_string();
