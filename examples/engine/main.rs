@@ -8,7 +8,7 @@ use lowbit::gpu::{Caps, Kernels};
 use lowbit::ops::{Activations, DeviceWeights, MatmulArgs, MatmulPlan, MatmulSpec, Output};
 use lowbit::ops::{QuantizeArgs, QuantizePlan, QuantizeSpec, Select, SubBuffer};
 use lowbit::{format::ActivationFunction, wgpu};
-use parts::{BETWEEN, Data, Judged, SCALE, TOKEN, buffer, residual, upload};
+use parts::{BETWEEN, Data, Judged, SCALE, TOKEN, buffer, residual, upload, words};
 use std::error::Error;
 
 const M: u32 = 24;
@@ -73,7 +73,8 @@ async fn frame() -> Result<(), Box<dyn Error>> {
         at += size;
     }
     queue.submit([encoder.finish()]);
-    let words = parts::words(&device, &readback)?;
-    println!("{}", Judged::of(&data, &words, sizes, [&up, &down])?);
+    let words = words(&device, &readback)?;
+    let judged = Judged::of(&data, &words, sizes, [&up, &down])?;
+    println!("{}\n{judged}", adapter.get_info().name);
     Ok(())
 }

@@ -103,10 +103,9 @@ pub fn residual(
         compilation_options: Default::default(),
         cache: None,
     });
-    let entry = |binding, buffer: &wgpu::Buffer| (binding, buffer.as_entire_buffer_binding());
-    let entries = [entry(0, x), entry(1, y)].map(|(binding, buffer)| wgpu::BindGroupEntry {
+    let entries = [(0, x), (1, y)].map(|(binding, buffer)| wgpu::BindGroupEntry {
         binding,
-        resource: wgpu::BindingResource::Buffer(buffer),
+        resource: buffer.as_entire_binding(),
     });
     let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
         label: Some("residual"),
@@ -177,7 +176,7 @@ impl Judged {
             let verdict = check(&expected, f32::from_bits(y[at]));
             worst_y = worst_y.max(within("Y", at, verdict.error_over_bound)?);
         }
-        let kernels = layers.map(|layer| layer.plan().kernel(data.m as u32).to_string());
+        let kernels = layers.map(|layer| layer.plan().kernel(data.m as u32).name());
         Ok(Self { codes: judged.error_over_bound, inner: worst_inner, y: worst_y, kernels })
     }
 }
