@@ -73,8 +73,7 @@ async fn frame() -> Result<(), Box<dyn Error>> {
         at += size;
     }
     queue.submit([encoder.finish()]);
-    let words = words(&device, &readback)?;
-    let judged = Judged::of(&data, &words, sizes, [&up, &down])?;
+    let judged = Judged::of(&data, &words(&device, &readback)?, sizes, [&up, &down])?;
     println!("{}\n{judged}", adapter.get_info().name);
     Ok(())
 }
