@@ -92,7 +92,7 @@ lint() {
 # Features that the code may use because they are stable by the version, and that 1.85 knows as
 # unstable: NAME:STABLE-SINCE.
 debian=1.85
-gates='let_chains:1.88 unsigned_is_multiple_of:1.87'
+gates='let_chains:1.88 unsigned_is_multiple_of:1.87 const_vec_string_slice:1.87'
 
 unpack() {
     [ -x "$target/root/usr/bin/rustc" ] && return
