@@ -93,6 +93,7 @@ lint() {
 # unstable: NAME:STABLE-SINCE.
 debian=1.85
 gates='let_chains:1.88 unsigned_is_multiple_of:1.87 const_vec_string_slice:1.87'
+gates="$gates trait_upcasting:1.86"
 
 unpack() {
     [ -x "$target/root/usr/bin/rustc" ] && return
