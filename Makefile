@@ -3,7 +3,7 @@ export XDG_RUNTIME_DIR ?= /tmp
 
 LOWBIT = $${CARGO_TARGET_DIR:-target}/release/lowbit
 
-.PHONY: help demo test bench isa peers setup model adapters everywhere mesa web web-test
+.PHONY: help demo test bench isa peers candle msrv setup model adapters everywhere mesa web web-test tools fuzz
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
@@ -42,6 +42,15 @@ web: ## the table and a bench as a page for browsers, into target/web
 web-test: web ## that page in headless Chromium, compared with a native run; SHOTS=FOLDER for pictures
 	cargo build --release
 	@scripts/web-test.sh $(SHOTS)
+
+# A workspace of its own: candle is no dependency of the crate.
+CANDLE = --release --locked --manifest-path examples/candle/Cargo.toml --target-dir target/candle
+candle: setup ## lowbit's layers in candle, beside candle's own: tests, then a table
+	cargo test $(CANDLE)
+	cargo run $(CANDLE)
+
+msrv: ## the rust-version of Cargo.toml, as well as this machine can check it
+	@scripts/check-msrv.sh
 
 setup: ## a Vulkan driver, if there is none
 	@scripts/setup-vulkan.sh
