@@ -370,7 +370,13 @@ fn devices_too_small_for_a_kernel_are_refused() {
     let small = common::host_within(&host, |limits| {
         limits.max_storage_buffers_per_shader_stage = 2;
     });
+    // A matmul is chosen by what there is, other kernels are what they are.
     let error = small.matmul(&[1.0; K], 1, &small.upload(&ones()).unwrap(), None).unwrap_err();
+    let HostError::Plan(PlanError::NotApplicable { what, need, have: 2, .. }) = &error else {
+        panic!("{error:?}")
+    };
+    assert!(*what == "storage buffers" && *need > 2, "{error}");
+    let error = small.compress(&[1.0; N * K], N, K, &format()).unwrap_err();
     let Some(DeviceError::Limit { kernel, limit, need, have: 2 }) = device_error(&error) else {
         panic!("{error:?}")
     };
