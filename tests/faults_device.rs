@@ -264,7 +264,7 @@ fn a_device_lost_with_work_in_flight_is_an_error() {
     let device = host.device().clone();
     std::thread::spawn(move || device.destroy()).join().unwrap();
     assert_lost(host.read(&slow.y, 0, 4));
-    assert_lost(host.matmul(&[1.0; K], 1, &slow.weights, None));
+    assert_lost(host.matmul(&[1.0; Slow::N], 1, &slow.weights, None));
     drop((slow, host));
     works(&Host::new().unwrap());
 }
