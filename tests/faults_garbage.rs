@@ -70,14 +70,15 @@ fn shim() -> Shim {
     Shim::new(&Host::new().unwrap()).unwrap()
 }
 
-/// Some of the table: of each op and kind of weights the first that is not empty and not large.
+/// Some of the table: of each op, dense and 2:4, the first that is not empty and not large.
 fn cases() -> Vec<Case> {
     let mut found = HashMap::new();
     for case in conformance::table(Extent::Quick) {
         let size = case.m.max(1) * case.n.max(1) * case.k;
-        let plain = !case.textures && case.schedule.is_none();
+        let integer = matches!(case.op, conformance::Op::IntegerMatmul(_));
+        let plain = !case.textures && (integer || case.schedule.is_none());
         if plain && (64..60_000).contains(&size) && (case.m > 0 || case.op.has_weights()) {
-            let kind = (case.op.name(), case.format.element(), case.format.is_sparse());
+            let kind = (case.op.name(), case.format.is_sparse());
             found.entry(kind).or_insert(case);
         }
     }
