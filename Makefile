@@ -3,7 +3,7 @@ export XDG_RUNTIME_DIR ?= /tmp
 
 LOWBIT = $${CARGO_TARGET_DIR:-target}/release/lowbit
 
-.PHONY: help demo test bench isa peers setup model mesa
+.PHONY: help demo test bench isa peers setup model mesa tools
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -11,7 +11,7 @@ help: ## this list
 demo: setup model ## a real model in eleven recipes: sizes, what is lost, time
 	cargo run --release --example minilm
 
-test: setup model mesa ## the whole suite, then every kernel on every adapter and vector width
+test: setup model mesa tools ## the whole suite, then every kernel on every adapter and vector width
 	@mkdir -p target
 	LOWBIT_REQUIRE_GPU=1 cargo test --release --all-features --lib --bins --tests --examples
 	cargo test --release --all-features --doc
@@ -44,3 +44,6 @@ model: ## MiniLM into data/minilm, and as int8 ONNX into data/minilm-int8, verif
 
 mesa: ## Mesa 25 into target/mesa25, which compiles for AMD GPUs
 	@scripts/setup-mesa25.sh || echo "SKIPPED: no Mesa 25: nothing is compiled for navi and gfx12" >&2
+
+tools: ## spirv-val, glslangValidator and Tint into target/tools, which check translated shaders
+	@scripts/setup-tools.sh || echo "SKIPPED: without all checkers not every translated shader is checked" >&2
