@@ -18,13 +18,17 @@ pub(super) fn of(shader: &Shader, variable: &str) -> Option<&'static str> {
         "side" => "records of side data of W: 2:4 metadata, scales, zero points",
         "bias" => "the bias, f32, a value a column of Y",
         "y" if fake => "Y: X quantized and dequantized, or the gradient of X",
-        "y" if has("observe/") => "the observation: counts of what is not finite, ranges, sums, bins",
+        "y" if has("observe/") => {
+            "the observation: counts of what is not finite, ranges, sums, bins"
+        }
         "y" if has("activations/sums") => "rows of quantized Y, whose codes are there already",
         "y" if has("activations/") => "rows of codes, scales, zero points and sums of blocks",
         "y" => "Y, row-major from element y_offset on; f16 in pairs, codes in fours",
         "weights" => "W, f32, row-major from word weight_at on",
         "given" => "the given 2:4 mask: a word of metadata a row and block",
-        "extremes" => "ranges of groups: the least and the greatest, as ordered keys",
+        "extremes" => {
+            "two words a group: the bits of the greatest x and of the greatest −x, at least 0"
+        }
         "status" => "the first offending index of each kind of fault",
         "canonical_codes" => "codes of W, in the canonical layout",
         "metadata" => "2:4 metadata of W, in the canonical layout",

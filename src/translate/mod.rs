@@ -249,8 +249,10 @@ impl Parsed {
             Target::Glsl => write::glsl(module, info, &mut bindings),
         };
         let kernel = self.kernel.clone();
-        let written = written.map_err(|message| {
-            TranslateError::Unwritten { kernel: kernel.clone(), target, message }
+        let written = written.map_err(|message| TranslateError::Unwritten {
+            kernel: kernel.clone(),
+            target,
+            message,
         })?;
         Ok(Translated {
             kernel,

@@ -121,8 +121,7 @@ fn least(module: &Module, global: &GlobalVariable) -> u32 {
 
 /// Bytes of workgroup memory, each variable at 16.
 pub(super) fn workgroup_memory(module: &Module) -> u32 {
-    let shared =
-        module.global_variables.iter().filter(|(_, g)| g.space == AddressSpace::WorkGroup);
+    let shared = module.global_variables.iter().filter(|(_, g)| g.space == AddressSpace::WorkGroup);
     let size = |g: &GlobalVariable| module.types[g.ty].inner.size(module.to_ctx());
     shared.map(|(_, g)| size(g).next_multiple_of(16)).sum()
 }

@@ -213,11 +213,9 @@ impl fmt::Display for UnknownTarget {
         let language = &self.language;
         match versions.is_empty() {
             true => write!(f, "{language} has no versions, and `{version}` was asked for"),
-            false => write!(
-                f,
-                "no version `{version}` of {language}; there are {}",
-                versions.join(", ")
-            ),
+            false => {
+                write!(f, "no version `{version}` of {language}; there are {}", versions.join(", "))
+            }
         }
     }
 }

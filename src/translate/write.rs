@@ -63,10 +63,8 @@ pub(super) fn spirv(
         force_loop_bounding: false,
         ..Default::default()
     };
-    let entry = spv::PipelineOptions {
-        shader_stage: ShaderStage::Compute,
-        entry_point: ENTRY.into(),
-    };
+    let entry =
+        spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: ENTRY.into() };
     let words = spv::write_vec(module, info, &options, Some(&entry));
     let words = words.map_err(|error| error.to_string())?;
     Ok(Written { output: Output::Words(words), entry_point: ENTRY.into(), extra: None })
@@ -83,10 +81,8 @@ pub(super) fn msl(
     for bound in bindings.iter_mut() {
         let slot = u8::try_from(bound.binding).map_err(|error| error.to_string())?;
         slots = slots.max(slot.saturating_add(1));
-        let mut target = msl::BindTarget {
-            mutable: bound.kind == BindingKind::Storage,
-            ..Default::default()
-        };
+        let mut target =
+            msl::BindTarget { mutable: bound.kind == BindingKind::Storage, ..Default::default() };
         bound.slot = match bound.kind {
             BindingKind::ReadTexture => {
                 target.texture = Some(slot);

@@ -187,7 +187,12 @@ fn reads(text: &str) -> Result<(), String> {
 }
 
 /// Translates a shader to every target, with what was refused compared to what should be.
-fn translate_all(index: usize, shader: &Shader, table: &Mutex<BTreeMap<Target, Row>>, to: &Checkers) {
+fn translate_all(
+    index: usize,
+    shader: &Shader,
+    table: &Mutex<BTreeMap<Target, Row>>,
+    to: &Checkers,
+) {
     let name = &shader.name;
     let parsed = Parsed::new(shader).unwrap_or_else(|error| panic!("{error}"));
     let features = composed_of(shader);
