@@ -1,8 +1,10 @@
 //! Every composable shader for every target: what is refused, and that the rest is accepted by
 //! naga, by Khronos's validators and by Tint.
 
+mod command;
 #[path = "../common/mod.rs"]
 mod common;
+mod planted;
 mod tools;
 
 use lowbit::gpu::Shader;
@@ -154,7 +156,7 @@ impl Checkers {
                 self.verdict("Tint", name, 1, verdict);
             }
             Target::WgslNaga => {
-                self.verdict("naga", name, 1, reads(made.output.text().unwrap()));
+                self.verdict("naga", name, 1, read(made.output.text().unwrap()).map(drop));
             }
             _ => {}
         }
@@ -171,19 +173,19 @@ impl Checkers {
     }
 }
 
-/// Whether naga reads a text and finds it valid.
-fn reads(text: &str) -> Result<(), String> {
+/// A text as naga reads it, where it is valid.
+fn read(text: &str) -> Result<(naga::Module, naga::valid::ModuleInfo), String> {
     let capabilities = naga::valid::Capabilities::all();
     let options = naga::front::wgsl::Options { parse_doc_comments: false, capabilities };
     let module = naga::front::wgsl::Frontend::new_with_options(options)
         .parse(text)
         .map_err(|error| error.emit_to_string(text))?;
-    naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities)
+    let info = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities)
         .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
         .subgroup_operations(naga::valid::SubgroupOperationSet::all())
         .validate(&module)
         .map_err(|error| error.emit_to_string(text))?;
-    Ok(())
+    Ok((module, info))
 }
 
 /// Translates a shader to every target, with what was refused compared to what should be.
@@ -223,7 +225,10 @@ fn translate_all(
             }
         }
         if let Ok(made) = made {
-            assert!(made.bindings.iter().all(|bound| !bound.slot.is_empty()));
+            for bound in &made.bindings {
+                assert!(!bound.slot.is_empty(), "{name} for {target}: {bound:?}");
+                assert!(!bound.used || !bound.holds.starts_with("nothing"), "{name}: {bound:?}");
+            }
             to.check(index, &made);
         }
     }
