@@ -11,7 +11,7 @@ help: ## this list
 demo: setup model ## a real model in eleven recipes: sizes, what is lost, time
 	cargo run --release --example minilm
 
-test: setup model adapters ## the whole suite, then every kernel on every adapter and vector width
+test: setup model adapters tools ## the whole suite, then every kernel on every adapter and vector width
 	@mkdir -p target
 	LOWBIT_REQUIRE_GPU=1 cargo test --release --all-features --lib --bins --tests --examples
 	cargo test --release --all-features --doc
@@ -68,3 +68,6 @@ everywhere: setup adapters ## the quick table on every adapter there is, as a pa
 
 mesa: ## Mesa 25 into target/mesa25, which compiles for AMD GPUs
 	@scripts/setup-mesa25.sh || echo "SKIPPED: no Mesa 25: nothing is compiled for navi and gfx12" >&2
+
+tools: ## spirv-val, glslangValidator and Tint into target/tools, which check translated shaders
+	@scripts/setup-tools.sh || echo "SKIPPED: without all checkers not every translated shader is checked" >&2

@@ -20,10 +20,10 @@ use crate::gpu::{Binding, Caps, Const, DeviceError, Kernels, Pipeline, Shader, f
 use std::sync::Arc;
 
 /// Rows of a tile, of 32 columns.
-const TILE_ROWS: u32 = 256;
+pub(super) const TILE_ROWS: u32 = 256;
 
 /// Lanes of a workgroup.
-const WORKGROUP: u32 = 64;
+pub(super) const WORKGROUP: u32 = 64;
 
 /// Words before the ranges: NaN, infinities, index of the first of either.
 const HEADER: u64 = 4;
