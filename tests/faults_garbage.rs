@@ -6,7 +6,7 @@ mod common;
 mod shim;
 
 use lowbit::compress::calibrate::{Observer, Statistics};
-use lowbit::conformance::{self, Case, Extent, Status};
+use lowbit::conformance::{self, Case, Extent, Op, Status};
 use lowbit::host::{Host, HostError};
 use lowbit::ops::{MakeError, ObserveError};
 use shim::Shim;
@@ -75,9 +75,12 @@ fn cases() -> Vec<Case> {
     let mut found = HashMap::new();
     for case in conformance::table(Extent::Quick) {
         let size = case.m.max(1) * case.n.max(1) * case.k;
-        let integer = matches!(case.op, conformance::Op::IntegerMatmul(_));
+        // Of an empty result there is nothing to corrupt but sentinels, and stale ones are as good.
+        let rows = matches!(case.op, Op::Compress | Op::Dequantize) || case.m > 0;
+        let empty = !rows || (case.op.has_weights() && case.n == 0);
+        let integer = matches!(case.op, Op::IntegerMatmul(_));
         let plain = !case.textures && (integer || case.schedule.is_none());
-        if plain && (64..60_000).contains(&size) && (case.m > 0 || case.op.has_weights()) {
+        if plain && !empty && (64..60_000).contains(&size) {
             let kind = (case.op.name(), case.format.is_sparse());
             found.entry(kind).or_insert(case);
         }
