@@ -1086,8 +1086,10 @@ fn initializers(file: &[u8]) -> BTreeMap<String, &[u8]> {
         .collect()
 }
 
-fn plain(dense: &Dense, x: &[f32], _m: usize) -> Result<Vec<f32>, Error> {
-    Ok(common::linear(x, &dense.weight, &dense.bias, dense.k))
+fn plain(dense: &Dense, x: &[f32], m: usize) -> Result<Vec<f32>, Error> {
+    let y = common::linear(x, &dense.weight, &dense.bias, dense.k);
+    assert_eq!(y.len(), m * dense.n);
+    Ok(y)
 }
 
 /// What ONNX Runtime 1.32 makes of the file: the cosine of each sentence's embedding to
