@@ -160,11 +160,13 @@ pub fn translate(shader: &Shader, target: Target) -> Result<Translated, Translat
     Parsed::new(shader)?.translate(target)
 }
 
-fn validate(module: &Module) -> Result<ModuleInfo, naga::WithSpan<naga::valid::ValidationError>> {
+/// What naga knows of a module, or its words with the lines of `source`.
+fn validate(module: &Module, source: &str) -> Result<ModuleInfo, String> {
     Validator::new(ValidationFlags::all(), Capabilities::all())
         .subgroup_stages(ShaderStages::COMPUTE)
         .subgroup_operations(SubgroupOperationSet::all())
         .validate(module)
+        .map_err(|error| error.emit_to_string(source))
 }
 
 impl Parsed {
@@ -184,11 +186,10 @@ impl Parsed {
         let whole = wgsl::Frontend::new_with_options(options)
             .parse(&wgsl.source)
             .map_err(|error| invalid(error.emit_to_string(&wgsl.source)))?;
-        validate(&whole).map_err(|error| invalid(error.emit_to_string(&wgsl.source)))?;
+        validate(&whole, &wgsl.source).map_err(invalid)?;
         let mut module = whole.clone();
         compact::compact(&mut module, compact::KeepUnused::No);
-        let info =
-            validate(&module).map_err(|error| invalid(error.emit_to_string(&wgsl.source)))?;
+        let info = validate(&module, &wgsl.source).map_err(invalid)?;
         let main = module.entry_points.first();
         let main = main.ok_or_else(|| invalid("it has no entry point".into()))?;
         Ok(Self {
@@ -214,7 +215,12 @@ impl Parsed {
     /// [`TranslateError::Refused`].
     pub fn check(&self, target: Target) -> Result<(), TranslateError> {
         let refused = |&feature: &Feature| target.lacks(feature).map(|needs| (feature, needs));
-        match self.used.iter().find_map(refused) {
+        // A browser reads what is not used too.
+        let features = match target {
+            Target::WgslWeb => &self.written,
+            _ => &self.used,
+        };
+        match features.iter().find_map(refused) {
             None => Ok(()),
             Some((feature, needs)) => {
                 let kernel = self.kernel.clone();
