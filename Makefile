@@ -3,7 +3,7 @@ export XDG_RUNTIME_DIR ?= /tmp
 
 LOWBIT = $${CARGO_TARGET_DIR:-target}/release/lowbit
 
-.PHONY: help demo test bench isa peers setup model mesa
+.PHONY: help demo test bench fuzz isa peers setup model mesa
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -21,6 +21,9 @@ test: setup model mesa ## the whole suite, then every kernel on every adapter an
 
 bench: setup ## criterion benches
 	cargo bench
+
+fuzz: ## every reader, spec, plan and bind on a million inputs each; RUNS=, JOBS=, TARGETS=
+	@scripts/fuzz.sh
 
 isa: mesa ## what AMD's compiler makes of the kernels, without a GPU
 	@cargo build --release
