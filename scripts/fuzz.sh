@@ -80,9 +80,8 @@ trap 'exit 130' INT TERM
 say "seeds, of real files and of what the library writes"
 rm -rf "$out/table"
 mkdir -p "$out/corpus" "$out/log" "$out/table"
-LOWBIT_FUZZ_SEEDS="$out/corpus" cargo test -q --release --all-features \
-    --test fuzz_regressions every_seed_passes >"$out/log/seeds" 2>&1 ||
-    fail "a seed fails without being fuzzed: $out/log/seeds"
+LOWBIT_FUZZ_SEEDS="$out/corpus" "$FUZZ_BINARIES/names" -runs=0 >"$out/log/seeds" 2>&1 ||
+    fail "no seeds could be made: $out/log/seeds"
 
 targets=${TARGETS:-$(ls fuzz/fuzz_targets | sed 's/\.rs$//')}
 for target in $targets; do

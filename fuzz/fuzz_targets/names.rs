@@ -1,2 +1,6 @@
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| lowbit_fuzz::targets::names::run(data));
+// This one writes the seeds of all.
+libfuzzer_sys::fuzz_target!(
+    init: lowbit_fuzz::write_seeds(),
+    |data: &[u8]| lowbit_fuzz::targets::names::run(data)
+);

@@ -46,6 +46,17 @@ pub fn all(root: &Path) -> Seeds {
     seeds
 }
 
+/// Writes all seeds below a folder, those of a target under its name.
+pub fn write(root: &Path, folder: &Path) -> std::io::Result<()> {
+    for (target, seeds) in all(root) {
+        std::fs::create_dir_all(folder.join(target))?;
+        for (index, seed) in seeds.iter().enumerate() {
+            std::fs::write(folder.join(target).join(format!("seed-{index}")), seed)?;
+        }
+    }
+    Ok(())
+}
+
 fn fixtures(folder: &Path, extension: &str) -> Vec<Vec<u8>> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
@@ -104,11 +115,8 @@ fn with_activations(
     let fixed = Quantization::Static(StaticScale { scale: 0.02, zero_point: 3 });
     let token = Quantization::Dynamic("int8-token".parse().expect("a name"));
     let layer = |quantization, factors| LayerActivations { quantization, factors };
-    let layers: BTreeMap<String, LayerActivations> = [
-        ("a".into(), layer(fixed, None)),
-        ("b".into(), layer(token, Some(vec![1.5; 9]))),
-    ]
-    .into();
+    let layers: BTreeMap<String, LayerActivations> =
+        [("a".into(), layer(fixed, None)), ("b".into(), layer(token, Some(vec![1.5; 9])))].into();
     let entries: BTreeMap<String, Entry> =
         [("a".into(), entry.clone()), ("b".into(), entry)].into();
     let none = BTreeMap::new();
@@ -170,8 +178,19 @@ fn pipeline_files() -> Vec<Vec<u8>> {
 
 fn names() -> Vec<Vec<u8>> {
     let fixed = [
-        "int4-g64-asym", "2:4+int8-channel-f16s", "f16", "int16-tensor", "int8-g128", "int8-token",
-        "int8-tensor-asym", "minmax", "percentile:99.99", "mse", "entropy", "average", "f32",
+        "int4-g64-asym",
+        "2:4+int8-channel-f16s",
+        "f16",
+        "int16-tensor",
+        "int8-g128",
+        "int8-token",
+        "int8-tensor-asym",
+        "minmax",
+        "percentile:99.99",
+        "mse",
+        "entropy",
+        "average",
+        "f32",
     ];
     let schedules = Schedule::all(4096).into_iter().chain(Schedule::integer(4096));
     let schedules = schedules.chain(Schedule::experimental()).map(|schedule| schedule.to_string());
@@ -187,7 +206,5 @@ fn noise(mut state: u64) -> Vec<Vec<u8>> {
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     };
-    (0..64)
-        .map(|i| (0..8 + 4 * i).flat_map(|_| next().to_le_bytes()).collect())
-        .collect()
+    (0..64).map(|i| (0..8 + 4 * i).flat_map(|_| next().to_le_bytes()).collect()).collect()
 }

@@ -26,9 +26,8 @@ fn bytes(out: &mut Vec<u8>, tag: u64, value: &[u8]) {
     out.extend_from_slice(value);
 }
 
-const NAMES: [&str; 12] = [
-    "a.weight", "b", "s", "z", "x", "y", "m.a.bias", "m.b.weight_quantized", "t", "u", "v", "",
-];
+const NAMES: [&str; 12] =
+    ["a.weight", "b", "s", "z", "x", "y", "m.a.bias", "m.b.weight_quantized", "t", "u", "v", ""];
 
 const OPS: [&str; 18] = [
     "DequantizeLinear",
@@ -52,7 +51,17 @@ const OPS: [&str; 18] = [
 ];
 
 const ATTRIBUTES: [&str; 12] = [
-    "axis", "block_size", "to", "perm", "transB", "transA", "alpha", "N", "K", "bits", "value",
+    "axis",
+    "block_size",
+    "to",
+    "perm",
+    "transB",
+    "transA",
+    "alpha",
+    "N",
+    "K",
+    "bits",
+    "value",
     "body",
 ];
 

@@ -11,7 +11,9 @@ use std::collections::BTreeMap;
 pub const FACTOR: usize = 64;
 
 pub fn run(data: &[u8]) {
-    if let Some(file) = open(data) {
+    let Some(file) = open(data) else { return };
+    // Of every eighth, by its bytes: files cost twenty times what reading does.
+    if data.iter().fold(0u8, |sum, &byte| sum.wrapping_mul(31).wrapping_add(byte)) % 8 == 0 {
         round_trip(&file);
     }
 }

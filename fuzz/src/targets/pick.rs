@@ -36,7 +36,22 @@ pub fn rarely(u: &mut Bytes<'_>) -> bool {
 /// Small numbers mostly, edges, and anything.
 pub fn number(u: &mut Bytes<'_>) -> u32 {
     const EDGES: [u32; 16] = [
-        31, 32, 33, 63, 64, 65, 127, 128, 255, 257, 1000, 4096, 65_535, 1 << 20, 1 << 31, u32::MAX,
+        31,
+        32,
+        33,
+        63,
+        64,
+        65,
+        127,
+        128,
+        255,
+        257,
+        1000,
+        4096,
+        65_535,
+        1 << 20,
+        1 << 31,
+        u32::MAX,
     ];
     match byte(u) {
         small @ 0..=191 => u32::from(small % 10),
@@ -131,9 +146,7 @@ pub fn parts(u: &mut Bytes<'_>, format: WeightFormat, n: usize, k: usize) -> Opt
     };
     let scales = match format.scale_type() {
         ScaleType::F32 => Scales::F32((0..g.scales).map(|_| scale(u)).collect()),
-        ScaleType::F16 => {
-            Scales::F16((0..g.scales).map(|_| f16::from_f32(scale(u))).collect())
-        }
+        ScaleType::F16 => Scales::F16((0..g.scales).map(|_| f16::from_f32(scale(u))).collect()),
     };
     let mask = if rarely(u) { 0xff } else { 0xf };
     let zeros = (0..zeros).map(|_| byte(u) & mask).collect();

@@ -7,10 +7,9 @@ use lowbit::format::{RowOrder, StaticScale, WeightFormat};
 use lowbit::gpu::{AdapterClass, Caps, Kernels};
 use lowbit::ops::matmul::Schedule;
 use lowbit::ops::{
-    BindError, DequantizeArgs, DequantizePlan, DeviceWeights, FakeQuantArgs,
-    FakeQuantBackwardArgs, FakeQuantPlan, MakeArgs, MakePlan, MatmulArgs, MatmulPlan, ObserveArgs,
-    ObservePlan, Output, QuantizeArgs, QuantizePlan, RepackArgs, RepackPlan, RepackSpec, Select,
-    SourceRows, SubBuffer,
+    BindError, DequantizeArgs, DequantizePlan, DeviceWeights, FakeQuantArgs, FakeQuantBackwardArgs,
+    FakeQuantPlan, MakeArgs, MakePlan, MatmulArgs, MatmulPlan, ObserveArgs, ObservePlan, Output,
+    QuantizeArgs, QuantizePlan, RepackArgs, RepackPlan, RepackSpec, Select, SourceRows, SubBuffer,
 };
 use pollster::block_on;
 use std::sync::{Arc, Mutex};
@@ -84,7 +83,8 @@ impl Rig {
             some => 239 - i64::from(some),
         };
         let size = need.saturating_add(offset).saturating_add_signed(more).clamp(1, MOST);
-        let usage = if pick::byte(u) == 255 { BufferUsages::UNIFORM } else { BufferUsages::STORAGE };
+        let usage =
+            if pick::byte(u) == 255 { BufferUsages::UNIFORM } else { BufferUsages::STORAGE };
         let usage = usage | BufferUsages::COPY_DST;
         let descriptor =
             wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false };

@@ -97,7 +97,8 @@ struct Tensors(ModelFile);
 
 impl Tensors {
     fn get(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
-        let tensor = self.0.tensor(name).ok_or_else(|| format!("{name}: there is no such tensor"))?;
+        let tensor =
+            self.0.tensor(name).ok_or_else(|| format!("{name}: there is no such tensor"))?;
         if tensor.dtype != Dtype::F32 || tensor.shape != shape {
             let (dtype, have) = (tensor.dtype, tensor.shape);
             return Err(format!("{name} is {dtype:?} {have:?}, not F32 {shape:?}").into());
