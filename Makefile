@@ -22,6 +22,9 @@ test: setup model adapters tools ## the whole suite, then every kernel on every 
 bench: setup ## criterion benches
 	cargo bench
 
+fuzz: ## every reader, spec, plan and bind on a million inputs each; RUNS=, JOBS=, TARGETS=
+	@scripts/fuzz.sh
+
 isa: mesa ## what AMD's compiler makes of the kernels, without a GPU
 	@cargo build --release
 	$(LOWBIT) isa --family navi31,navi21 --rows 1,8,128

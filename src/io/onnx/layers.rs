@@ -533,7 +533,7 @@ impl Finder<'_> {
         let graph = self.graph;
         let mut list = Vec::new();
         for (index, node) in graph.nodes.iter().enumerate() {
-            let why = if node.has_graph() {
+            let why = if node.has_graph {
                 Some(SUBGRAPH.to_owned())
             } else if self.understood.contains(&index) {
                 None
