@@ -43,7 +43,8 @@ packages='rustc-web cargo-web rust-web-src libstd-rust-web-dev libstd-rust-web-1
 by_debian() {
     [ "$(dpkg --print-architecture 2>/dev/null)" = amd64 ] || return 1
     debian=$tools/debian
-    lld=$(find "$(rustc --print sysroot)/lib/rustlib" -name rust-lld -type f 2>/dev/null | head -n 1)
+    sysroot=$(rustc --print sysroot 2>/dev/null || true)
+    lld=$(find "$sysroot/lib/rustlib" -name rust-lld -type f 2>/dev/null | head -n 1)
     [ -n "$lld" ] || lld=$(command -v rust-lld || command -v lld-19 || command -v lld) || return 1
     if [ ! -e "$debian/unpacked" ]; then
         say "unpacking Debian's compiler for the web into $debian"

@@ -65,8 +65,8 @@ fn cost(case: &Case) -> u64 {
     3_000_000 + (case.m * case.n.max(1) * case.k) as u64
 }
 
-/// Runs one case so many times, at least once: what [`run`](fn@run) does with each, and what a browser
-/// calls, where nothing waits and there are no threads.
+/// Runs one case so many times, at least once: what [`run`](fn@run) does with each, and what a
+/// browser calls, where nothing waits and there are no threads.
 pub async fn run_one(host: &Host, case: &Case, times: usize) -> CaseReport {
     host.restart_read_checksum();
     let outcome = self::outcome(host, case).await;

@@ -1,5 +1,5 @@
-//! How a callback's answer comes to who waits for it: on a browser's thread by a future, elsewhere by
-//! a channel that blocks.
+//! How a callback's answer comes to who waits for it: on a browser's thread by a future,
+//! elsewhere by a channel that blocks.
 
 use std::time::Duration;
 
@@ -28,7 +28,8 @@ impl<T> Promise<T> {
 }
 
 impl<T> Answer<T> {
-    /// `None` where the time is over, which a browser does not measure, or the callback was dropped.
+    /// `None` where the time is over, which a browser does not measure, or the callback was
+    /// dropped.
     #[cfg(not(target_arch = "wasm32"))]
     pub async fn wait(self, timeout: Duration) -> Option<T> {
         self.0.recv_timeout(timeout).ok()

@@ -10,7 +10,7 @@ const tell = (is, more = {}) => postMessage({ is, ...more });
 
 const tasks = {
   async open(message) {
-    await init();
+    await init({ module_or_path: new URL("lowbit_web_bg.wasm", import.meta.url) });
     quick = message.quick;
     session = await Session.open(quick);
     const first = message.plan === undefined ? {} : { plan: JSON.parse(plan(quick, message.plan)) };

@@ -167,8 +167,8 @@ impl Session {
         self.host.kernels().caps().class
     }
 
-    /// A layer of a language model of 7 G weights, for one token, some and many; a smaller one where
-    /// the adapter is software.
+    /// A layer of a language model of 7 G weights, for one token, some and many; a smaller one
+    /// where the adapter is software.
     fn matmuls(&self) -> Vec<Matmul> {
         let (n, k) = match self.class() {
             AdapterClass::Cpu => (1024, 1024),

@@ -9,8 +9,11 @@ fn main() -> ExitCode {
         eprintln!("usage: bindgen FILE.wasm FOLDER");
         return ExitCode::from(2);
     };
-    let made =
-        Bindgen::new().input_path(file).typescript(false).web(true).and_then(|b| b.generate(folder));
+    let made = Bindgen::new()
+        .input_path(file)
+        .typescript(false)
+        .web(true)
+        .and_then(|b| b.generate(folder));
     match made {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
