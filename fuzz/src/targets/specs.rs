@@ -116,7 +116,7 @@ fn matmuls(spec: &MatmulSpec, caps: &Caps, u: &mut Bytes<'_>) {
         }
         if let Some([a, b, c]) = caps.fold(groups) {
             assert!(u64::from(a) * u64::from(b) * u64::from(c) >= groups);
-            assert!(a.max(b).max(c) <= caps.max_groups);
+            assert!(a.max(b).max(c) <= caps.max_groups.max(1));
         }
     }
     if schedule.check(caps).is_ok() {
