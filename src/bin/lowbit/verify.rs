@@ -22,6 +22,9 @@ pub struct Args {
     /// Only the case with this id; or those whose id starts with it, or else holds it
     #[arg(long, value_name = "ID")]
     case: Option<String>,
+    /// Only each Nth case of the table
+    #[arg(long, value_name = "N")]
+    every: Option<std::num::NonZeroUsize>,
     #[command(flatten)]
     without: WithoutArg,
     #[command(flatten)]
@@ -36,6 +39,9 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     let report = Report::open(&args.json)?;
     let extent = if args.quick { Extent::Quick } else { Extent::Full };
     let mut cases = conformance::table(extent);
+    if let Some(every) = args.every {
+        cases = cases.into_iter().step_by(every.get()).collect();
+    }
     if let Some(id) = &args.case {
         let matches: [fn(&str, &str) -> bool; 3] =
             [|id, text| id == text, |id, text| id.starts_with(text), |id, text| id.contains(text)];
