@@ -1,12 +1,14 @@
 #!/bin/sh
-# Drives the page of target/web in headless Chromium, with WebGPU on SwiftShader: the quick table to
-# its end, compared case by case with a native run on the same SwiftShader, or else on the best
-# adapter there is. Writes target/web-test.json and target/web-report.json; fails where it could not
-# run. usage: web-test.sh [SHOTS]    (after build-web.sh; SHOTS: a folder for pictures of the page)
+# Drives the page of target/web in headless Chromium, with WebGPU on SwiftShader: each 13th case of
+# the quick table (LOWBIT_WEB_EVERY: each Nth), which compiles its kernels slowly there, compared
+# case by case with a native run on the same SwiftShader, or else on the best adapter there is.
+# Writes target/web-test.json and target/web-report.json; fails where it could not run.
+# usage: web-test.sh [SHOTS]    (after build-web.sh; SHOTS: a folder for pictures of the page)
 set -eu
 cd "$(dirname "$0")/.."
 
 playwright=playwright-core@1.56.1
+every=${LOWBIT_WEB_EVERY:-13}
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 lowbit=$target/release/lowbit
 
@@ -48,11 +50,11 @@ else
     say "no SwiftShader beside $chromium: the native run is on the best adapter there is"
 fi
 code=0
-XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/tmp} "$lowbit" verify --quick --without subgroups \
+XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/tmp} "$lowbit" verify --quick --every "$every" --without subgroups \
     --json "$target/web-native.json" >&2 || code=$?
 # 1: a case failed, which is compared like others.
 [ "$code" -le 1 ] || fail "$lowbit verify did not run" "cargo build --release"
 unset VK_DRIVER_FILES
 
 PLAYWRIGHT=$npm/node_modules node web/test/drive.mjs "$target/web" "$chromium" \
-    "$target/web-native.json" "$target/web-test.json" ${1+"$1"}
+    "$target/web-native.json" "$target/web-test.json" "$every" ${1+"$1"}

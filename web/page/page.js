@@ -121,7 +121,9 @@ function addWorker(of, first) {
     if (of === run && run.ended === null) fail(event.message || "the worker could not be loaded");
   };
   const quick = of.extent === "quick";
-  worker.postMessage({ do: "open", quick, ...(first && of.what === "verify" ? { plan: asked.get("case") ?? "" } : {}) });
+  const every = Number.parseInt(asked.get("every") ?? "1", 10) || 1;
+  const wanted = { filter: asked.get("case") ?? "", every };
+  worker.postMessage({ do: "open", quick, ...(first && of.what === "verify" ? { wanted } : {}) });
 }
 
 function hear(worker, message) {
@@ -169,7 +171,7 @@ function planned(plan) {
   run.names = plan.cases;
   run.groups = plan.groups;
   if (run.results.total === 0 && run.what === "verify") {
-    fail(`no case's id holds “${asked.get("case")}”`);
+    fail(`no case's id holds “${asked.get("case") ?? ""}”`);
     return;
   }
   // Others may have opened before.

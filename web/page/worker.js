@@ -13,7 +13,8 @@ const tasks = {
     await init({ module_or_path: new URL("lowbit_web_bg.wasm", import.meta.url) });
     quick = message.quick;
     session = await Session.open(quick);
-    const first = message.plan === undefined ? {} : { plan: JSON.parse(plan(quick, message.plan)) };
+    const { wanted } = message;
+    const first = wanted ? { plan: JSON.parse(plan(quick, wanted.filter, wanted.every)) } : {};
     tell("open", { version: version(), about: JSON.parse(session.about()), timings: session.timings(), ...first });
   },
 
