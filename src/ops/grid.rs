@@ -16,8 +16,8 @@ pub struct Factor {
 pub struct Grid {
     /// What is multiplied. Without any, one workgroup.
     pub factors: Vec<Factor>,
-    /// Whether the kernel takes a grid of any shape that has at least so many workgroups: it numbers
-    /// them by x + X · (y + Y · z). Otherwise all are along x.
+    /// Whether the kernel takes a grid of any shape that has at least so many workgroups: it
+    /// numbers them by x + X · (y + Y · z). Otherwise all are along x.
     pub folds: bool,
 }
 

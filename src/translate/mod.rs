@@ -8,10 +8,10 @@
 //! # What the output relies on
 //!
 //! - *Bounds checks are on*, as wgpu has them: every index into a buffer, an array or a texture is
-//!   clamped. Of GLSL ES naga has none; a context with robust buffer access does it. WGSL is checked
-//!   by whoever compiles it.
-//! - *Workgroup memory is not cleared* at the start: every kernel writes it before it reads it. wgpu
-//!   is told the same by [`Kernels`](crate::gpu::Kernels).
+//!   clamped. Of GLSL ES naga has none; a context with robust buffer access does it. WGSL is
+//!   checked by whoever compiles it.
+//! - *Workgroup memory is not cleared* at the start: every kernel writes it before it reads it.
+//!   [`Kernels`](crate::gpu::Kernels) tells wgpu the same.
 //! - *Loops are not bounded*: they end by the parameters, each of which the host keeps below 2³¹.
 //!   Parameters as the ops of this crate fill them are safe; garbage there may never end.
 //! - Divisions guard against zero.

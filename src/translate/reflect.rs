@@ -198,7 +198,8 @@ mod tests {
 
     #[test]
     fn comments_belong_to_fields() {
-        let text = "struct A {\n    a: u32, // first\n    ab: u32,\n    // of b\n    // still\n    b : f32,\n    c: f32,\n}";
+        let text = "struct A {\n    a: u32, // first\n    ab: u32,\n    // of b\n    // still\n\
+                    \u{20}   b : f32,\n    c: f32,\n}";
         let of = |field| comment(text, field);
         assert_eq!([of("a"), of("ab"), of("b"), of("c")], ["first", "", "of b still", ""]);
         assert_eq!(of("d"), "");

@@ -313,8 +313,8 @@ fn shaders_for_every_target() {
     for (target, row) in table.into_inner().unwrap() {
         let refused: Vec<_> = row.refused.iter().map(|(f, count)| format!("{count} {f}")).collect();
         eprintln!(
-            "{target}: {} shaders, {} written in {:.1?}, refused for want of {}; largest {} KB ({}), \
-             slowest {:.1?} ({})",
+            "{target}: {} shaders, {} written in {:.1?}, refused for want of {}; \
+             largest {} KB ({}), slowest {:.1?} ({})",
             row.shaders,
             row.written,
             row.time,
