@@ -13,7 +13,7 @@ demo: setup model ## a real model in eleven recipes: sizes, what is lost, time
 
 test: setup model adapters tools ## the whole suite, then every kernel on every adapter and vector width
 	@mkdir -p target
-	LOWBIT_REQUIRE_GPU=1 cargo test --release --all-features --lib --bins --tests --examples
+	LOWBIT_REQUIRE_GPU=1 cargo test --release --all-features --no-fail-fast --lib --bins --tests --examples
 	cargo test --release --all-features --doc
 	$(LOWBIT) adapters
 	$(LOWBIT) verify --json target/verify.json
