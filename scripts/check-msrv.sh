@@ -21,6 +21,7 @@ fail() {
     exit 1
 }
 
+command -v python3 >/dev/null || fail "python3 is missing" "on Debian: apt-get install python3"
 msrv=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
 [ -n "$msrv" ] || fail "Cargo.toml has no rust-version"
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")/msrv

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs a command with every adapter to be had: the system's, and beside them Mesa 25's lavapipe and
-# SwiftShader where `make mesa swiftshader` has unpacked them. usage: every-adapter.sh COMMAND…
+# SwiftShader where `make adapters` has unpacked them. usage: every-adapter.sh COMMAND…
 set -eu
 target=$(cd "$(dirname "$0")/.." && pwd)/target
 more=

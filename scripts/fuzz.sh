@@ -62,7 +62,8 @@ fi
 command -v c++ >/dev/null || command -v g++ >/dev/null || fail "libFuzzer needs a C++ compiler"
 if ! [ -x "$tool/bin/cargo-fuzz" ]; then
     say "installing cargo-fuzz $version into target/fuzz-tool"
-    cargo install cargo-fuzz --version "$version" --locked --root "$tool"
+    cargo install cargo-fuzz --version "$version" --locked --root "$tool" ||
+        fail "cargo-fuzz $version could not be installed" "check the network, then run this again"
 fi
 PATH="$tool/bin:$PATH"
 
@@ -90,7 +91,7 @@ for target in $targets; do
 done
 say "up to $runs inputs a target"
 # shellcheck disable=SC2086 # a word a target
-printf '%s\n' $targets | RUNS=$runs SECONDS_EACH=$seconds xargs -P "$jobs" -n 1 "$0" --one
+printf '%s\n' $targets | RUNS=$runs SECONDS_EACH=$seconds xargs -P "$jobs" -n 1 "$PWD/scripts/fuzz.sh" --one
 
 echo "target        inputs   edges features  corpus seconds MB      crashes"
 cat "$out"/table/*

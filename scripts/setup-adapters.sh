@@ -13,6 +13,7 @@ PATH="$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null | grep -q 'libEGL\.so\.1' &
 sudo=
 [ "$(id -u)" -eq 0 ] || sudo='sudo -n'
 echo "setup-adapters: no libEGL; installing Mesa's" >&2
+$sudo apt-get update -qq || true
 $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
     libegl1 libgles2 libegl-mesa0 libgbm1 >/dev/null || skipped "no libEGL: nothing runs through OpenGL ES"
 exit 0

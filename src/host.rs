@@ -140,6 +140,24 @@ pub enum HostError {
     Device(#[from] DeviceError),
 }
 
+impl HostError {
+    /// Whether the device has refused something, and not this crate.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn is_the_devices(&self) -> bool {
+        let error = match self {
+            Self::Device(error)
+            | Self::Plan(PlanError::Device(error))
+            | Self::Bind(BindError::Device(error))
+            | Self::Weights(WeightsError::Device(error))
+            | Self::Observe(ObserveError::Device(error))
+            | Self::Observe(ObserveError::Plan(PlanError::Device(error)))
+            | Self::FakeQuant(FakeQuantError::Plan(PlanError::Device(error))) => error,
+            _ => return false,
+        };
+        !matches!(error, DeviceError::Limit { .. } | DeviceError::Lost(_))
+    }
+}
+
 /// How long a submission may take, where nothing else is said.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -706,11 +724,14 @@ impl Host {
     ) -> Result<T, HostError> {
         self.check()?;
         make.await.map_err(|error| {
+            let error = error.into();
             // One that is destroyed at work refuses what is asked, and says why once it is idle.
             #[cfg(not(target_arch = "wasm32"))]
-            let _ = self
-                .poll(wgpu::PollType::Wait { submission_index: None, timeout: Some(self.timeout) });
-            self.check().err().unwrap_or_else(|| error.into())
+            if error.is_the_devices() {
+                let timeout = Some(self.timeout);
+                let _ = self.poll(wgpu::PollType::Wait { submission_index: None, timeout });
+            }
+            self.check().err().unwrap_or(error)
         })
     }
 

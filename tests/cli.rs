@@ -466,7 +466,6 @@ fn verify_repeats_one_case_and_writes_json() {
     assert_eq!(none.status.code(), Some(2));
 }
 
-/// Ops on X alone: one by its id, although others go on from it, and names that no pipe tears.
 /// A report is a page and JSON at once, and compares with either; less of a device is no failure.
 #[test]
 fn reports_are_written_and_compared() {
@@ -512,6 +511,7 @@ fn reports_are_written_and_compared() {
     refused(&["verify", "--limits", "none"]);
 }
 
+/// Ops on X alone: one by its id, although others go on from it, and names that no pipe tears.
 #[test]
 fn verify_covers_what_takes_x() {
     if !gpu() {

@@ -44,7 +44,7 @@ fn a_page_holds_its_report() {
     adapter.cases[5].error_over_bound = ErrorOverBound::Exact("exact".into());
     (adapter.passed, adapter.failed) = (19, 1);
     let report = Report::new(vec![adapter]);
-    let page = page(&report);
+    let page = page(&report).unwrap();
     assert_eq!(page.matches("<script").count(), 1, "only the JSON's own");
     assert_eq!(page.matches("</script>").count(), 1);
     assert!(!page.contains("alert('1')") && !page.contains('\u{7}'));

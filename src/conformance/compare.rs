@@ -46,6 +46,16 @@ pub struct Difference {
     pub second: Option<Side>,
 }
 
+impl Difference {
+    /// Whether both reports had it from one kernel.
+    pub fn same_kernel(&self) -> bool {
+        match (&self.first, &self.second) {
+            (Some(first), Some(second)) => first.kernel == second.kernel,
+            _ => false,
+        }
+    }
+}
+
 /// One report's word on a case.
 #[derive(Clone, Debug, Serialize)]
 pub struct Side {
@@ -77,7 +87,8 @@ pub struct Comparison {
     pub first: String,
     /// The second.
     pub second: String,
-    /// Whether they are the same adapter, driver and options: then bits must be the same too.
+    /// Whether they are the same adapter, driver, options and version of this crate: then the bits
+    /// of a kernel must be the same too.
     pub same_adapter: bool,
     /// Cases that both have.
     pub compared: usize,
@@ -98,7 +109,7 @@ impl Comparison {
             Kind::Bits => self.same_adapter,
             _ => false,
         };
-        self.differences.iter().any(|difference| wrong(difference.kind))
+        self.differences.iter().any(|d| wrong(d.kind) && (d.kind != Kind::Bits || d.same_kernel()))
     }
 
     /// How many differ in this way.
@@ -108,8 +119,7 @@ impl Comparison {
 }
 
 fn describe(adapter: &AdapterReport) -> String {
-    let AdapterReport { name, driver, backend, options, .. } = adapter;
-    format!("{name} ({driver}, {backend}){options}")
+    format!("{}{}", adapter.full_name(), adapter.options)
 }
 
 fn by_id(report: &AdapterReport) -> HashMap<&str, &CaseReport> {
@@ -151,7 +161,7 @@ pub fn compare(first: &AdapterReport, second: &AdapterReport) -> Comparison {
     // Stable, so that within a kind the order is the table's.
     differences.sort_by_key(|difference| difference.kind);
     let (name, other) = (describe(first), describe(second));
-    let same_adapter = name == other;
+    let same_adapter = name == other && first.version == second.version;
     Comparison {
         first: name,
         second: other,

@@ -35,7 +35,7 @@ pub(super) async fn run(host: &Host, case: &Case, from: FakeScales) -> Result<Ou
     let job = job(case, from);
     let plan = FakeQuantPlan::new(host.kernels(), &job.spec).await;
     let plan = plan.map_err(|error| match &error {
-        FakeQuantError::Plan(error) => Trouble::of(error),
+        FakeQuantError::Plan(error) => Trouble::of(case, error),
         error => Trouble::Failed(error.to_string()),
     })?;
     let results = both_passes(host, case, &plan, &job).await?;

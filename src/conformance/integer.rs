@@ -58,7 +58,9 @@ pub(super) async fn run(
 }
 
 async fn plan(host: &Host, case: &Case, spec: &MatmulSpec) -> Result<MatmulPlan, Trouble> {
-    MatmulPlan::new(host.kernels(), spec, how(case)).await.map_err(|error| Trouble::of(&error))
+    MatmulPlan::new(host.kernels(), spec, how(case))
+        .await
+        .map_err(|error| Trouble::of(case, &error))
 }
 
 fn spec(case: &Case, quantized: &Quantized, output: ops::Output) -> MatmulSpec {

@@ -22,7 +22,7 @@ pub(super) async fn run(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
     let bias: Vec<f32> = (0..case.n).map(|i| (i % 17) as f32 - 8.0).collect();
     let bias = case.bias.then_some(bias.as_slice());
     let plan = MatmulPlan::new(host.kernels(), &spec(case), how(case)).await;
-    let plan = plan.map_err(|error| Trouble::of(&error))?;
+    let plan = plan.map_err(|error| Trouble::of(case, &error))?;
     let mut outcome = Outcome {
         kernel: plan.kernel(case.m as u32).name(),
         error_over_bound: ErrorOverBound::Ratio(0.0),

@@ -26,7 +26,7 @@ pub(super) async fn run(
     let x = data::rows(case, &mut Random::new(case.seed()));
     let spec = spec(case, format, given);
     let plan = QuantizePlan::new(host.kernels(), &spec).await;
-    let plan = plan.map_err(|error| Trouble::of(&error))?;
+    let plan = plan.map_err(|error| Trouble::of(case, &error))?;
     let layout = *plan.layout();
     let zero_point = if format.is_symmetric() { 0 } else { GIVEN.zero_point };
     let scale = given.then_some((GIVEN.scale, zero_point));

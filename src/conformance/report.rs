@@ -50,6 +50,12 @@ pub struct AdapterReport {
     /// What kernels were chosen by: see [`Caps`](crate::gpu::Caps).
     #[serde(default)]
     pub caps: BTreeMap<String, String>,
+    /// The version of this crate.
+    #[serde(default)]
+    pub version: String,
+    /// Why nothing could run, where nothing could.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
     /// Seconds that all cases took.
     #[serde(default)]
     pub seconds: f64,
@@ -88,12 +94,43 @@ impl AdapterReport {
             features: host.device().features().iter_names().map(|(name, _)| name.into()).collect(),
             limits: limits(&host.device().limits()),
             caps: facts(host.kernels().caps()),
+            version: env!("CARGO_PKG_VERSION").into(),
             passed: count(Status::Pass),
             failed: count(Status::Fail),
             skipped: count(Status::Skip),
             cases,
             ..Self::default()
         }
+    }
+
+    /// An adapter that gives no device.
+    pub fn without_device(info: &wgpu::AdapterInfo, error: String) -> Self {
+        Self {
+            name: info.name.clone(),
+            driver: format!("{} {}", info.driver, info.driver_info).trim().into(),
+            backend: info.backend.to_string(),
+            device_type: format!("{:?}", info.device_type),
+            version: env!("CARGO_PKG_VERSION").into(),
+            error: Some(error),
+            ..Self::default()
+        }
+    }
+
+    /// Whether all that ran is right, and something did.
+    pub fn is_right(&self) -> bool {
+        self.error.is_none() && self.failed == 0 && self.unsteady().next().is_none()
+    }
+
+    /// Name, driver and backend, which tell it from other adapters of a machine.
+    pub fn full_name(&self) -> String {
+        format!("{} ({}, {})", self.name, self.driver, self.backend)
+    }
+
+    /// The command that repeats just this case here.
+    pub fn command(&self, case: &CaseReport) -> String {
+        let quoted = |text: &str| format!("'{}'", text.replace('\'', "'\\''"));
+        let (name, id) = (quoted(&self.full_name()), quoted(&case.id));
+        format!("lowbit verify --adapter {name} --case {id}{}", self.options)
     }
 
     /// Cases that gave other bits when they ran a second time.
@@ -332,12 +369,16 @@ pub(super) enum Trouble {
 }
 
 impl Trouble {
-    /// A plan that the adapter is too small for is no failure.
-    pub fn of(error: &PlanError) -> Self {
+    /// A plan that the adapter is too small for is no failure; that a schedule does not apply is
+    /// one, unless it was pinned.
+    pub fn of(case: &Case, error: &PlanError) -> Self {
         match error {
-            PlanError::NotApplicable { .. } | PlanError::Device(DeviceError::Limit { .. }) => {
+            PlanError::NotApplicable { what, .. }
+                if case.schedule.is_some() || *what == "storage buffers" =>
+            {
                 Self::NotHere(error.to_string())
             }
+            PlanError::Device(DeviceError::Limit { .. }) => Self::NotHere(error.to_string()),
             _ => Self::Failed(error.to_string()),
         }
     }

@@ -13,16 +13,18 @@ use std::sync::{Mutex, PoisonError};
 /// A case that cannot run to its end, because the device was lost, say, has failed.
 #[cfg(not(target_arch = "wasm32"))]
 pub fn run(hosts: &[Host], cases: &[Case], done: &(dyn Fn(&CaseReport) + Sync)) -> Vec<CaseReport> {
-    run_times(hosts, cases, 1, done)
+    run_times(hosts, cases, 1, &|| None, done)
 }
 
 /// The same with each case run so many times, at least once: results must have the same bits each
 /// time, or [`CaseReport::repeats`] says that they have not. The first run is what is judged.
+/// `renew` makes a device in the place of one that was lost, so that one bad kernel costs one case.
 #[cfg(not(target_arch = "wasm32"))]
 pub fn run_times(
     hosts: &[Host],
     cases: &[Case],
     times: usize,
+    renew: &(dyn Fn() -> Option<Host> + Sync),
     done: &(dyn Fn(&CaseReport) + Sync),
 ) -> Vec<CaseReport> {
     let queue = Mutex::new(groups(cases));
@@ -30,10 +32,15 @@ pub fn run_times(
     std::thread::scope(|scope| {
         for host in hosts {
             scope.spawn(|| {
+                let mut renewed = None;
                 let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
                 while let Some(group) = next() {
                     for index in group {
+                        let host = renewed.as_ref().unwrap_or(host);
                         let report = pollster::block_on(run_one(host, &cases[index], times));
+                        if host.kernels().lost_flag().reason().is_some() {
+                            renewed = renew().or(renewed);
+                        }
                         done(&report);
                         let mut reports = reports.lock().unwrap_or_else(PoisonError::into_inner);
                         reports[index] = Some(report);

@@ -37,7 +37,7 @@ pub(super) async fn compress(host: &Host, case: &Case) -> Result<Outcome, Troubl
         spec = spec.with_given_mask();
     }
     let plan = MakePlan::new(host.kernels(), &spec).await;
-    let plan = plan.map_err(|error| Trouble::of(&error))?;
+    let plan = plan.map_err(|error| Trouble::of(case, &error))?;
     let kernel = plan.shaders().pop().map(|shader| shader.name).unwrap_or_default();
     // NaN between rows: a kernel that reads it reports it.
     let mut words = vec![SENTINEL; (n * (k + gap)).max(4)];
@@ -130,7 +130,7 @@ pub(super) async fn rows(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
         spec = spec.clone().with_stride(spec.stride + 4 + spec.stride % 2);
     }
     let plan = DequantizePlan::new(host.kernels(), &spec).await;
-    let plan = plan.map_err(|error| Trouble::of(&error))?;
+    let plan = plan.map_err(|error| Trouble::of(case, &error))?;
     let weights = data::upload(host, case, &packed).await?;
     let index_buffer =
         host.storage_async(&[&sent[..], &[u32::MAX; 4]].concat()).await.map_err(|e| text(&e))?;

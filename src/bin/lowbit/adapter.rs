@@ -192,6 +192,14 @@ fn indices(infos: &[wgpu::AdapterInfo], wanted: Option<&str>) -> Result<Vec<usiz
     // A number is a place in the list and nothing else: "2" is in "256 bits" too.
     let number: Option<usize> = wanted.parse().ok();
     let low = wanted.to_lowercase();
+    // What a report calls it tells it from all others.
+    let full = |info: &wgpu::AdapterInfo| {
+        let driver = format!("{} {}", info.driver, info.driver_info);
+        format!("{} ({}, {})", info.name, driver.trim(), info.backend).to_lowercase()
+    };
+    if let Some(index) = infos.iter().position(|info| full(info) == low) {
+        return Ok(vec![index]);
+    }
     let holds = |text: &str| !low.is_empty() && text.to_lowercase().contains(&low);
     let found: Vec<usize> = (0..infos.len())
         .filter(|&index| {
@@ -243,6 +251,7 @@ mod tests {
         assert_eq!(got(Some("h100")).unwrap(), [0]);
         assert_eq!(got(Some("LLVMPipe")).unwrap(), [1, 2]);
         assert_eq!(got(Some("vulkan")).unwrap(), [0, 1]);
+        assert_eq!(got(Some("llvmpipe (LLVM 15) (llvmpipe, vulkan)")).unwrap(), [1]);
         // 15 is in a name, and is no adapter's number.
         for none in ["", "radeon", "7", "15"] {
             let error = got(Some(none)).unwrap_err();

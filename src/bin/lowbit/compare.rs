@@ -7,6 +7,9 @@ use lowbit::conformance::{self, AdapterReport, Comparison, Difference, Kind, com
 use serde::Serialize;
 use std::path::Path;
 
+/// The full table on a dozen adapters takes less than this many bytes.
+const LARGEST: u64 = 1 << 28;
+
 /// How many differences of a kind are listed.
 const LISTED: usize = 10;
 
@@ -14,26 +17,30 @@ const LISTED: usize = 10;
 #[derive(Serialize)]
 struct Json {
     comparisons: Vec<Comparison>,
+    /// Adapters of one report alone.
+    alone: Vec<String>,
 }
 
 /// Reads both, compares adapter by adapter, prints what differs.
 pub fn run(first: &Path, second: &Path, json: &JsonArg) -> Result<Outcome, CliError> {
     let report = Report::open(json)?;
     let (a, b) = (read(first)?, read(second)?);
-    let pairs = pairs(&a.adapters, &b.adapters);
+    let (pairs, alone) = pairs(&a.adapters, &b.adapters);
     if pairs.is_empty() {
         let names = |report: &conformance::Report| {
             let names: Vec<_> = report.adapters.iter().map(|a| printable(&a.name)).collect();
             names.join(", ")
         };
-        return Err(CliError::new("the reports have no adapter in common")
-            .hint(format!("{}: {}", first.display(), names(&a)))
-            .hint(format!("{}: {}", second.display(), names(&b)))
+        let message = format!("no adapter is in both reports: {}; and {}", names(&a), names(&b));
+        return Err(CliError::new(message)
             .hint("a report of one adapter each (--adapter) compares with any other"));
     }
     let comparisons: Vec<_> = pairs.into_iter().map(|(a, b)| compare(a, b)).collect();
-    let page: String = comparisons.iter().map(describe).collect();
-    let json = Json { comparisons };
+    let mut page: String = comparisons.iter().map(describe).collect();
+    for adapter in &alone {
+        page.push_str(&format!("only in one report: {}\n", printable(adapter)));
+    }
+    let json = Json { comparisons, alone };
     report.finish(&page, &json)?;
     let wrong = json.comparisons.iter().any(Comparison::found_wrong);
     Ok(if wrong { Outcome::FoundWrong } else { Outcome::Fine })
@@ -42,6 +49,10 @@ pub fn run(first: &Path, second: &Path, json: &JsonArg) -> Result<Outcome, CliEr
 /// A report as `--json` or `--report` wrote it.
 fn read(path: &Path) -> Result<conformance::Report, CliError> {
     let failed = |what: &str| CliError::new(format!("{what} {}", path.display()));
+    let size = std::fs::metadata(path).map_err(|e| failed("cannot read").because(e))?.len();
+    if size > LARGEST {
+        return Err(failed(&format!("{size} bytes are no report, {LARGEST} are the most, in")));
+    }
     let text = std::fs::read_to_string(path).map_err(|e| failed("cannot read").because(e))?;
     let json = json_of(&text).unwrap_or(&text);
     serde_json::from_str(json).map_err(|error| {
@@ -51,16 +62,25 @@ fn read(path: &Path) -> Result<conformance::Report, CliError> {
     })
 }
 
-/// The same adapter in both, in order; or the only one of each.
-fn pairs<'a>(
-    a: &'a [AdapterReport],
-    b: &'a [AdapterReport],
-) -> Vec<(&'a AdapterReport, &'a AdapterReport)> {
+/// Two reports of one adapter.
+type Pair<'a> = (&'a AdapterReport, &'a AdapterReport);
+
+/// The same adapter in both, in order, or the only one of each; and those that have no other.
+fn pairs<'a>(a: &'a [AdapterReport], b: &'a [AdapterReport]) -> (Vec<Pair<'a>>, Vec<String>) {
     if let ([a], [b]) = (a, b) {
-        return vec![(a, b)];
+        return (vec![(a, b)], Vec::new());
     }
-    let key = |r: &'a AdapterReport| (&r.name, &r.driver, &r.backend, &r.options);
-    a.iter().filter_map(|a| Some((a, b.iter().find(|b| key(b) == key(a))?))).collect()
+    let mut rest: Vec<&AdapterReport> = b.iter().collect();
+    let (mut pairs, mut alone) = (Vec::new(), Vec::new());
+    for a in a {
+        let same = |b: &&AdapterReport| b.full_name() == a.full_name() && b.options == a.options;
+        match rest.iter().position(same) {
+            Some(at) => pairs.push((a, rest.remove(at))),
+            None => alone.push(a.full_name()),
+        }
+    }
+    alone.extend(rest.into_iter().map(AdapterReport::full_name));
+    (pairs, alone)
 }
 
 fn describe(comparison: &Comparison) -> String {

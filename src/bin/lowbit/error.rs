@@ -36,7 +36,7 @@ impl CliError {
     }
 
     /// The whole chain in one line.
-    fn line(&self) -> String {
+    pub fn line(&self) -> String {
         let mut line = self.message.clone();
         let mut next = self.source.as_deref().map(|source| source as &dyn Error);
         while let Some(error) = next {
@@ -56,7 +56,7 @@ impl CliError {
 }
 
 /// Prints `warning: …` to stderr: something is ignored, and the work goes on.
-pub fn warn(warning: impl Error) {
+pub fn warn(warning: impl std::fmt::Display) {
     // With stderr closed there is nobody to tell.
     let _ = writeln!(std::io::stderr(), "warning: {}", printable(&warning.to_string()));
 }

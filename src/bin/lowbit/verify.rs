@@ -1,7 +1,8 @@
 use crate::Outcome;
 use crate::adapter::{AdapterArg, DeviceArg, enumerate, matching};
 use crate::compare;
-use crate::error::{CliError, printable};
+use crate::error::{CliError, printable, warn};
+use crate::files::refuse_same;
 use crate::report::{JsonArg, Report, progress, right, table, text};
 use lowbit::conformance::{
     self, AdapterReport, Case, CaseReport, ErrorOverBound, Extent, Op, Speed, Status,
@@ -9,7 +10,7 @@ use lowbit::conformance::{
 use lowbit::format::WeightFormat;
 use lowbit::host::Host;
 use lowbit::io::AtomicFile;
-use lowbit::ops::{Activations, FloatType, Select};
+use lowbit::ops::{Activations, Select};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
@@ -43,7 +44,7 @@ pub struct Args {
     report: Option<PathBuf>,
     /// Compare two reports, of --json or --report, instead: what is beyond the bound in one, and
     /// what has other bits
-    #[arg(long, value_names = ["A", "B"], num_args = 2, conflicts_with_all = ["adapter", "quick", "case", "every", "report", "twice"])]
+    #[arg(long, value_names = ["A", "B"], num_args = 2, conflicts_with_all = ["adapter", "quick", "case", "every", "report", "twice", "without", "limits", "binding_limit"])]
     compare: Vec<PathBuf>,
     #[command(flatten)]
     device: DeviceArg,
@@ -59,6 +60,9 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     if let [first, second] = &args.compare[..] {
         return compare::run(first, second, &args.json);
     }
+    if let (Some(page), Some(json)) = (&args.report, &args.json.json) {
+        refuse_same(&[("the report", page), ("the JSON", json)])?;
+    }
     let report = Report::open(&args.json)?;
     let page_failed = || CliError::new("cannot write the report");
     let file = args.report.as_ref().map(AtomicFile::create).transpose();
@@ -70,23 +74,36 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     };
     let mut reports = Vec::new();
     let mut page = String::new();
-    for adapter in matching(&adapters, args.adapter.as_deref())? {
-        let adapter = verify(adapter, args, &cases)?;
+    let chosen = matching(&adapters, args.adapter.as_deref())?;
+    for adapter in &chosen {
+        let adapter = match verify(adapter, args, &cases) {
+            // Of several adapters one without a device does not keep the others from being tried.
+            Err(error) if chosen.len() > 1 => {
+                AdapterReport::without_device(&adapter.get_info(), error.line())
+            }
+            other => other?,
+        };
         page.push_str(&describe(&adapter));
         reports.push(adapter);
+    }
+    if reports.iter().all(|adapter| adapter.passed + adapter.failed == 0 && adapter.error.is_none())
+    {
+        let error = CliError::new("no case could run: all were skipped");
+        return Err(error.hint(page.lines().find(|line| line.starts_with("skipped")).unwrap_or("")));
     }
     if reports.len() > 1 {
         page.push_str(&overview(&reports));
     }
     let out = conformance::Report::new(reports);
     if let Some(mut file) = file {
-        let written = file.write_all(conformance::page(&out).as_bytes());
+        let page = conformance::page(&out).map_err(|error| page_failed().because(error))?;
+        let written = file.write_all(page.as_bytes());
         written.map_err(|error| page_failed().because(error))?;
         file.commit().map_err(|error| page_failed().because(error))?;
     }
     report.finish(&page, &out)?;
-    let wrong = |adapter: &AdapterReport| adapter.failed > 0 || adapter.unsteady().next().is_some();
-    Ok(if out.adapters.iter().any(wrong) { Outcome::FoundWrong } else { Outcome::Fine })
+    let right = out.adapters.iter().all(AdapterReport::is_right);
+    Ok(if right { Outcome::Fine } else { Outcome::FoundWrong })
 }
 
 /// The cases asked for.
@@ -118,7 +135,8 @@ fn verify(adapter: &wgpu::Adapter, args: &Args, cases: &[Case]) -> Result<Adapte
     let hosts = hosts.map_err(|error| failed("cannot use").because(error))?;
     let bar = progress(cases.len());
     let times = if args.twice || args.report.is_some() { 2 } else { 1 };
-    let reports = conformance::run_times(&hosts, cases, times, &|case: &CaseReport| {
+    let renew = || args.device.host(adapter).ok();
+    let reports = conformance::run_times(&hosts, cases, times, &renew, &|case: &CaseReport| {
         bar.set_message(case.id.clone());
         bar.inc(1);
     });
@@ -128,8 +146,12 @@ fn verify(adapter: &wgpu::Adapter, args: &Args, cases: &[Case]) -> Result<Adapte
     report.options = args.device.to_string();
     report.seconds = start.elapsed().as_secs_f64();
     if args.report.is_some() {
-        let speed = speed(host).map_err(|error| failed("cannot time kernels on").because(error))?;
-        report.speed = Some(speed);
+        // Not the device of the cases, which may be lost. What failed is worth its page.
+        let timed = args.device.host(adapter).map_err(|e| e.to_string());
+        match timed.and_then(|host| speed(&host)) {
+            Ok(speed) => report.speed = Some(speed),
+            Err(error) => warn(format!("no times of {}: {error}", printable(&info.name))),
+        }
     }
     Ok(report)
 }
@@ -145,17 +167,17 @@ const TIMED: [(&str, &str); 7] = [
     ("int4-g64", "int8-token"),
 ];
 
-fn speed(host: &Host) -> Result<Speed, lowbit::host::HostError> {
-    let limits = conformance::limits(host)?;
+fn speed(host: &Host) -> Result<Speed, String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let limits = conformance::limits(host).map_err(|e| text(&e))?;
     let mut rows = Vec::new();
     for shape in [(1, 2048, 2048), (64, 1024, 1024)] {
         for (format, activations) in TIMED {
-            let format = format.parse::<WeightFormat>().unwrap_or(WeightFormat::f32());
-            let activations = activations.parse().unwrap_or(Activations::Float(FloatType::F32));
-            let how = &Select::Auto;
-            let timed =
-                conformance::time(host, &limits, how, Op::Matmul, format, activations, shape)?;
-            rows.extend(timed);
+            let format = format.parse::<WeightFormat>().map_err(|e| text(&e))?;
+            let activations = activations.parse::<Activations>().map_err(|e| text(&e))?;
+            let (how, op) = (&Select::Auto, Op::Matmul);
+            let timed = conformance::time(host, &limits, how, op, format, activations, shape);
+            rows.extend(timed.map_err(|e| text(&e))?);
         }
     }
     Ok(Speed { limits, rows })
@@ -189,6 +211,10 @@ struct Row<'a> {
 }
 
 fn describe(adapter: &AdapterReport) -> String {
+    if let Some(error) = &adapter.error {
+        let (name, error) = (printable(&adapter.full_name()), printable(error));
+        return format!("{name}\nNO DEVICE {error}\n");
+    }
     let mut rows: BTreeMap<(&str, &str, &str), Row> = BTreeMap::new();
     for case in &adapter.cases {
         let row = rows.entry((&case.op, &case.weights, &case.sparsity)).or_default();
@@ -230,11 +256,11 @@ fn describe(adapter: &AdapterReport) -> String {
     for case in adapter.cases.iter().filter(|case| case.status == Status::Fail).take(LISTED) {
         let reason = case.reason.as_deref().unwrap_or("no reason given");
         page.push_str(&format!(
-            "FAIL {} [{}]\n  {}\n  repeat: lowbit verify --case '{}'{options}\n",
+            "FAIL {} [{}]\n  {}\n  repeat: {}\n",
             case.id,
             case.kernel,
             printable(reason),
-            case.id
+            printable(&adapter.command(case)),
         ));
     }
     if *failed > LISTED {

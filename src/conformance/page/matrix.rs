@@ -1,6 +1,6 @@
 //! The matrix of a report: a table an op, a row a format, a column a regime of m.
 
-use super::{command, escape};
+use super::escape;
 use crate::conformance::report::{AdapterReport, CaseReport, ErrorOverBound, Status};
 use std::collections::BTreeMap;
 
@@ -77,7 +77,7 @@ impl<'a> Cell<'a> {
             reason.unwrap_or_default(),
             self.cases,
             counts.concat(),
-            escape(&command(adapter, worst)),
+            escape(&adapter.command(worst)),
         )
     }
 }
@@ -94,20 +94,20 @@ pub(super) fn matrices(adapter: &AdapterReport) -> String {
     let mut ops: BTreeMap<&str, BTreeMap<_, [Cell<'_>; 4]>> = BTreeMap::new();
     for case in &adapter.cases {
         let rows = ops.entry(&case.op).or_default();
-        rows.entry(order(case)).or_default()[regime(case.m)].add(case);
+        let m = if matches!(&*case.op, "compress" | "dequantize") { 0 } else { case.m };
+        rows.entry(order(case)).or_default()[regime(m)].add(case);
     }
     let mut out = String::new();
     for (op, rows) in &ops {
         let used: Vec<usize> = (0..REGIMES.len())
             .filter(|&at| rows.values().any(|cells| cells[at].cases > 0))
             .collect();
-        // Of what knows no rows of X there is one column.
-        let single = ["all cases"];
-        let names: Vec<&str> = match used.as_slice() {
-            [_] => single.to_vec(),
-            some => some.iter().map(|&at| REGIMES[at]).collect(),
+        // Making weights and undoing them knows no rows of X.
+        let name = |at: usize| match *op {
+            "compress" | "dequantize" => "all cases",
+            _ => REGIMES[at],
         };
-        let header: String = names.iter().map(|name| format!("<th>{name}</th>")).collect();
+        let header: String = used.iter().map(|&at| format!("<th>{}</th>", name(at))).collect();
         out.push_str(&format!(
             "<h3>{}</h3>\n<div class=\"scroll\"><table class=\"matrix\">\n<tr><th>format</th>{header}</tr>\n",
             escape(op)

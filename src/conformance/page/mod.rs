@@ -9,7 +9,10 @@ use matrix::matrices;
 const LISTED: usize = 50;
 
 /// The page. What a case shows, its command repeats.
-pub fn page(report: &Report) -> String {
+///
+/// # Errors
+/// Where the report is no JSON: a number that is not finite, say.
+pub fn page(report: &Report) -> Result<String, serde_json::Error> {
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
@@ -24,9 +27,9 @@ pub fn page(report: &Report) -> String {
         page.push_str(&section(adapter));
     }
     // A script that no browser runs, and `</script>` cannot end early.
-    let json = serde_json::to_string(report).unwrap_or_default().replace('<', "\\u003c");
+    let json = serde_json::to_string(report)?.replace('<', "\\u003c");
     page.push_str(&format!("{OPENING}{json}{CLOSING}</body></html>\n"));
-    page
+    Ok(page)
 }
 
 const OPENING: &str = "<script type=\"application/json\" id=\"lowbit-report\">";
@@ -40,6 +43,10 @@ pub fn json_of(page: &str) -> Option<&str> {
 
 fn section(adapter: &AdapterReport) -> String {
     let AdapterReport { name, driver, backend, device_type, passed, failed, skipped, .. } = adapter;
+    if let Some(error) = &adapter.error {
+        let (name, error) = (escape(&adapter.full_name()), escape(error));
+        return format!("<h2>{name}</h2>\n<p class=\"verdict bad\">no device: {error}</p>\n");
+    }
     let unsteady: Vec<_> = adapter.unsteady().collect();
     let verdict = match (*failed, unsteady.len()) {
         (0, 0) => format!("<p class=\"verdict\">{passed} passed"),
@@ -120,14 +127,7 @@ fn list(title: &str, items: &[String], of: usize) -> String {
 
 /// A case's name with the command that repeats it.
 fn line(adapter: &AdapterReport, case: &CaseReport) -> String {
-    format!("<b>{}</b><br><code>{}</code>", escape(&case.id), escape(&command(adapter, case)))
-}
-
-/// The command that repeats just this case here.
-fn command(adapter: &AdapterReport, case: &CaseReport) -> String {
-    let quoted = |text: &str| format!("'{}'", text.replace('\'', "'\\''"));
-    let (name, id) = (quoted(&adapter.name), quoted(&case.id));
-    format!("lowbit verify --adapter {name} --case {id}{}", adapter.options)
+    format!("<b>{}</b><br><code>{}</code>", escape(&case.id), escape(&adapter.command(case)))
 }
 
 fn skips(adapter: &AdapterReport) -> String {
