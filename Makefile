@@ -3,7 +3,7 @@ export XDG_RUNTIME_DIR ?= /tmp
 
 LOWBIT = $${CARGO_TARGET_DIR:-target}/release/lowbit
 
-.PHONY: help demo test bench isa peers setup model mesa web web-test
+.PHONY: help demo test bench isa peers candle msrv setup model adapters everywhere mesa web web-test tools fuzz
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
@@ -11,9 +11,9 @@ help: ## this list
 demo: setup model ## a real model in eleven recipes: sizes, what is lost, time
 	cargo run --release --example minilm
 
-test: setup model mesa ## the whole suite, then every kernel on every adapter and vector width
+test: setup model adapters tools ## the whole suite, then every kernel on every adapter and vector width
 	@mkdir -p target
-	LOWBIT_REQUIRE_GPU=1 cargo test --release --all-features --lib --bins --tests --examples
+	LOWBIT_REQUIRE_GPU=1 cargo test --release --all-features --no-fail-fast --lib --bins --tests --examples
 	cargo test --release --all-features --doc
 	$(LOWBIT) adapters
 	$(LOWBIT) verify --json target/verify.json
@@ -21,6 +21,9 @@ test: setup model mesa ## the whole suite, then every kernel on every adapter an
 
 bench: setup ## criterion benches
 	cargo bench
+
+fuzz: ## every reader, spec, plan and bind on a million inputs each; RUNS=, JOBS=, TARGETS=
+	@scripts/fuzz.sh
 
 isa: mesa ## what AMD's compiler makes of the kernels, without a GPU
 	@cargo build --release
@@ -43,6 +46,15 @@ web-test: web ## that page in headless Chromium, compared with a native run; SHO
 	cargo build --release
 	@scripts/web-test.sh $(SHOTS)
 
+# A workspace of its own: candle is no dependency of the crate.
+CANDLE = --release --locked --manifest-path examples/candle/Cargo.toml --target-dir target/candle
+candle: setup ## lowbit's layers in candle, beside candle's own: tests, then a table
+	cargo test $(CANDLE)
+	cargo run $(CANDLE)
+
+msrv: ## the rust-version of Cargo.toml, as well as this machine can check it
+	@scripts/check-msrv.sh
+
 setup: ## a Vulkan driver, if there is none
 	@scripts/setup-vulkan.sh
 
@@ -50,5 +62,15 @@ model: ## MiniLM into data/minilm, and as int8 ONNX into data/minilm-int8, verif
 	@scripts/fetch-model.sh minilm
 	@scripts/fetch-model.sh minilm-int8 || echo "SKIPPED: no minilm-int8: the import of a real ONNX file is not tested" >&2
 
+adapters: ## Mesa 25 and SwiftShader into target/, and libEGL: four software adapters
+	@scripts/setup-adapters.sh
+
+everywhere: setup adapters ## the quick table on every adapter there is, as a page: target/everywhere.html
+	@cargo build --release
+	scripts/every-adapter.sh $(LOWBIT) verify --quick --adapter all --report target/everywhere.html
+
 mesa: ## Mesa 25 into target/mesa25, which compiles for AMD GPUs
 	@scripts/setup-mesa25.sh || echo "SKIPPED: no Mesa 25: nothing is compiled for navi and gfx12" >&2
+
+tools: ## spirv-val, glslangValidator and Tint into target/tools, which check translated shaders
+	@scripts/setup-tools.sh || echo "SKIPPED: without all checkers not every translated shader is checked" >&2

@@ -1,17 +1,17 @@
 #!/bin/sh
-# The quick case table on what the full one did not run on: lavapipe at its other vector
-# widths (other subgroup sizes), and every further adapter. Usage: verify-others.sh LOWBIT
+# The quick case table on what the full one did not run on: lavapipe at its other vector widths
+# (other subgroup sizes) and of another version; parts of it on every adapter, and on the first with
+# less than it has.
+# usage: verify-others.sh LOWBIT
 set -eu
 lowbit=$1
+here=$(dirname "$0")
 mkdir -p target
-
-"$lowbit" adapters --json target/adapters.json >/dev/null
-adapters=$(grep -c '"backend":' target/adapters.json)
 
 if WGPU_BACKEND=vulkan "$lowbit" adapters 2>/dev/null | grep -q llvmpipe; then
     for width in 128 256 512; do
         # The width the CPU has by itself was the full table's.
-        if grep -q "\"name\": \"llvmpipe.*, $width bits)\"" target/adapters.json; then continue; fi
+        if grep -q "\"name\": \"llvmpipe.*, $width bits)\"" target/verify.json 2>/dev/null; then continue; fi
         echo "== lavapipe at $width bits"
         WGPU_BACKEND=vulkan LP_NATIVE_VECTOR_WIDTH=$width \
             "$lowbit" verify --quick --adapter llvmpipe --json target/verify-$width.json
@@ -24,9 +24,25 @@ else
     echo "SKIPPED: vector widths: no lavapipe here"
 fi
 
-index=1
-while [ "$index" -lt "$adapters" ]; do
-    echo "== adapter $index"
-    "$lowbit" verify --quick --adapter "$index"
-    index=$((index + 1))
+if [ -e target/mesa25/env.sh ]; then
+    echo "== lavapipe of Mesa 25"
+    (. target/mesa25/env.sh && WGPU_BACKEND=vulkan "$lowbit" verify --quick --adapter llvmpipe)
+else
+    echo "SKIPPED: lavapipe of Mesa 25 is not here"
+fi
+
+# SwiftShader takes minutes for the whole quick table: `make everywhere`.
+echo "== every adapter"
+"$here/every-adapter.sh" "$lowbit" verify --quick --every 8 --adapter all \
+    --json target/verify-all.json
+if [ "${LOWBIT_REQUIRE_ADAPTERS:-0}" -gt "$(grep -c '"backend":' target/verify-all.json)" ]; then
+    echo "LOWBIT_REQUIRE_ADAPTERS asks for $LOWBIT_REQUIRE_ADAPTERS adapters; there were fewer" >&2
+    exit 1
+fi
+
+for less in '--without f16' '--without subgroups' '--without dot' '--without int64,textures' \
+    '--limits webgpu' '--limits downlevel' '--binding-limit 524288'; do
+    echo "== $less"
+    # shellcheck disable=SC2086 # words on purpose
+    "$lowbit" verify --quick --every 3 $less
 done

@@ -33,14 +33,18 @@ mod answer;
 #[cfg(not(target_arch = "wasm32"))]
 mod blocking;
 mod fake_quant;
+mod limits;
 mod observe;
 mod probe;
 mod quantized;
+mod read_log;
 mod tune;
 
 pub use fake_quant::{FakeQuantGradients, FakeQuantized};
+pub use limits::RefusedLimit;
 pub use probe::probe_shader;
 pub use quantized::Quantization;
+use read_log::ReadLog;
 #[cfg(feature = "conformance")]
 pub(crate) use tune::COLD;
 
@@ -60,6 +64,14 @@ pub enum HostError {
         adapter: String,
         /// Its words.
         message: String,
+    },
+    /// Limits that the adapter does not have: ask for [`wgpu::Adapter::limits`] at most.
+    #[error("adapter {adapter} refuses these limits: {}", limits::listed(.refused))]
+    Limits {
+        /// The adapter's name.
+        adapter: String,
+        /// Each of them.
+        refused: Vec<RefusedLimit>,
     },
     /// A slice has the wrong length.
     #[error("{what} holds {have} elements where {need} are needed")]
@@ -81,9 +93,18 @@ pub enum HostError {
         /// The most there can be.
         limit: usize,
     },
-    /// The device did not finish in time.
-    #[error("the device did not answer within {0} s")]
-    Timeout(u64),
+    /// The device did not finish in time. It may yet finish: wait longer
+    /// ([`Host::with_timeout`]), or drop the host and make a new one.
+    #[error(
+        "the device did not finish {what} within {:.3} s; wait longer, or go on with a new device",
+        waited.as_secs_f64()
+    )]
+    Timeout {
+        /// What was waited for.
+        what: &'static str,
+        /// How long.
+        waited: Duration,
+    },
     /// Results could not be read back.
     #[error("reading back failed: {0}")]
     ReadBack(String),
@@ -119,7 +140,7 @@ pub enum HostError {
     Device(#[from] DeviceError),
 }
 
-/// How long a submission may take.
+/// How long a submission may take, where nothing else is said.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A device, its queue and its kernels.
@@ -128,6 +149,8 @@ pub struct Host {
     info: wgpu::AdapterInfo,
     queue: wgpu::Queue,
     kernels: Kernels,
+    reads: ReadLog,
+    timeout: Duration,
 }
 
 impl Host {
@@ -159,18 +182,36 @@ impl Host {
     /// The same with lower limits.
     ///
     /// # Errors
-    /// [`HostError::NoDevice`], also for limits that the adapter does not have.
+    /// [`HostError::Limits`] for such as the adapter does not have, [`HostError::NoDevice`].
     pub async fn with_limits_async(
         adapter: &wgpu::Adapter,
         limits: wgpu::Limits,
     ) -> Result<Self, HostError> {
+        Self::with_features_async(adapter, wgpu::Features::all(), limits).await
+    }
+
+    /// The same with fewer features: of those that kernels and measurements use, the adapter's that
+    /// are among `features`.
+    ///
+    /// # Errors
+    /// As [`with_limits_async`](Self::with_limits_async).
+    pub async fn with_features_async(
+        adapter: &wgpu::Adapter,
+        features: wgpu::Features,
+        limits: wgpu::Limits,
+    ) -> Result<Self, HostError> {
         let info = adapter.get_info();
+        let refused = limits::refused(&limits, &adapter.limits());
+        if !refused.is_empty() {
+            return Err(HostError::Limits { adapter: info.name, refused });
+        }
         let no_device =
             |message: String| HostError::NoDevice { adapter: info.name.clone(), message };
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("lowbit host"),
                 required_features: adapter.features()
+                    & features
                     & (Caps::useful_features()
                         | wgpu::Features::TIMESTAMP_QUERY
                         | wgpu::Features::PIPELINE_CACHE),
@@ -254,14 +295,22 @@ impl Host {
         let kernels = Kernels::new(&device, caps).await?;
         let lost = kernels.lost_flag().clone();
         device.set_device_lost_callback(move |_, message| lost.set(message));
-        Ok(Self { info, queue, kernels })
+        Ok(Self::with_kernels(info, queue, kernels))
     }
 
     /// The same with kernels that exist, say an engine's, which keep what is compiled here.
     /// The device's lost callback stays the engine's; it is to set
     /// [`Kernels::lost_flag`].
     pub fn with_kernels(info: wgpu::AdapterInfo, queue: wgpu::Queue, kernels: Kernels) -> Self {
-        Self { info, queue, kernels }
+        Self { info, queue, kernels, reads: ReadLog::default(), timeout: TIMEOUT }
+    }
+
+    /// The same that waits so long for a submission, or for data to be read back, and no longer;
+    /// 120 s else. After [`HostError::Timeout`] the device may still be at work on it: what comes
+    /// next waits for that too, each time so long.
+    #[must_use]
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
     }
 
     /// The adapter.
@@ -320,8 +369,9 @@ impl Host {
         let mut encoder = self.device().create_command_encoder(&Default::default());
         let weights = self.run(weights.with_textures(&self.kernels, &mut encoder)).await?;
         let submit = || self.queue.submit([encoder.finish()]);
-        let index = self.run(self.kernels.guarded("a copy into textures", submit)).await?;
-        self.wait(index).await?;
+        let what = "a copy into textures";
+        let index = self.run(self.kernels.guarded(what, submit)).await?;
+        self.wait(what, index).await?;
         Ok(weights)
     }
 
@@ -581,14 +631,15 @@ impl Host {
         record: impl FnOnce(&mut wgpu::ComputePass<'_>),
     ) -> Result<(), HostError> {
         let device = self.device();
+        let what = "a submission";
         let index = self
-            .run(self.kernels.guarded("a submission", || {
+            .run(self.kernels.guarded(what, || {
                 let mut encoder = device.create_command_encoder(&Default::default());
                 record(&mut encoder.begin_compute_pass(&Default::default()));
                 self.queue.submit([encoder.finish()])
             }))
             .await?;
-        self.wait(index).await
+        self.wait(what, index).await
     }
 
     /// As [`submit`](Self::submit), and the milliseconds that the device says the pass took;
@@ -605,8 +656,9 @@ impl Host {
             self.submit_async(record).await?;
             return Ok(None);
         }
+        let what = "a timed submission";
         let (index, ticks) = self
-            .run(self.kernels.guarded("a timed submission", || {
+            .run(self.kernels.guarded(what, || {
                 let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
                     label: Some("lowbit time"),
                     ty: wgpu::QueryType::Timestamp,
@@ -630,7 +682,7 @@ impl Host {
                 (self.queue.submit([encoder.finish()]), ticks)
             }))
             .await?;
-        self.wait(index).await?;
+        self.wait(what, index).await?;
         let words = self.read_async(&ticks, 0, 4).await?;
         let tick = |i: usize| u64::from(words[2 * i]) | u64::from(words[2 * i + 1]) << 32;
         let period = f64::from(self.queue.get_timestamp_period());
@@ -653,7 +705,13 @@ impl Host {
         make: impl Future<Output = Result<T, E>>,
     ) -> Result<T, HostError> {
         self.check()?;
-        make.await.map_err(|error| self.check().err().unwrap_or_else(|| error.into()))
+        make.await.map_err(|error| {
+            // One that is destroyed at work refuses what is asked, and says why once it is idle.
+            #[cfg(not(target_arch = "wasm32"))]
+            let _ = self
+                .poll(wgpu::PollType::Wait { submission_index: None, timeout: Some(self.timeout) });
+            self.check().err().unwrap_or_else(|| error.into())
+        })
     }
 
     /// An error once the device is lost: a destroyed device says so when it is polled.
@@ -677,24 +735,32 @@ impl Host {
 
     /// Waits for a submission; in a browser, whose own watchdog ends what takes too long, for all.
     #[cfg(target_arch = "wasm32")]
-    async fn wait(&self, _: wgpu::SubmissionIndex) -> Result<(), HostError> {
+    async fn wait(&self, _: &'static str, _: wgpu::SubmissionIndex) -> Result<(), HostError> {
         let (done, answer) = answer::channel();
         self.queue.on_submitted_work_done(move || done.send(()));
         // Unanswered, it has gone with the device.
-        let answered = answer.wait(TIMEOUT).await;
+        let answered = answer.wait(self.timeout).await;
         self.check()?;
         answered.ok_or_else(|| HostError::ReadBack("a submission was never answered".into()))
     }
 
     #[cfg(not(target_arch = "wasm32"))]
-    async fn wait(&self, index: wgpu::SubmissionIndex) -> Result<(), HostError> {
-        let poll = wgpu::PollType::Wait { submission_index: Some(index), timeout: Some(TIMEOUT) };
+    async fn wait(
+        &self,
+        what: &'static str,
+        index: wgpu::SubmissionIndex,
+    ) -> Result<(), HostError> {
+        let timeout = Some(self.timeout);
+        let poll = wgpu::PollType::Wait { submission_index: Some(index), timeout };
+        let start = Instant::now();
         let polled = self.poll(poll);
         // A device lost while waiting explains whatever poll said.
         self.check()?;
         match polled? {
             Ok(_) => Ok(()),
-            Err(wgpu::PollError::Timeout) => Err(HostError::Timeout(TIMEOUT.as_secs())),
+            Err(wgpu::PollError::Timeout) => {
+                Err(HostError::Timeout { what, waited: start.elapsed() })
+            }
             Err(error) => Err(HostError::ReadBack(error.to_string())),
         }
     }
@@ -713,14 +779,15 @@ impl Host {
             rows_per_image: None,
         };
         let to = wgpu::TexelCopyBufferInfo { buffer: &buffer, layout };
+        let what = "a copy out of a texture";
         let index = self
-            .run(self.kernels.guarded("a copy out of a texture", || {
+            .run(self.kernels.guarded(what, || {
                 let mut encoder = self.device().create_command_encoder(&Default::default());
                 encoder.copy_texture_to_buffer(texture.as_image_copy(), to, texture.size());
                 self.queue.submit([encoder.finish()])
             }))
             .await?;
-        self.wait(index).await?;
+        self.wait(what, index).await?;
         self.read_async(&buffer, 0, words).await
     }
 
@@ -749,9 +816,10 @@ impl Host {
             .run(self.kernels.buffer("lowbit read back", usage, BufferFill::Zeros(bytes)))
             .await?;
         let device = self.device();
+        let what = "a read back";
         let (mapped, answer) = answer::channel();
         let index = self
-            .run(self.kernels.guarded("a read back", || {
+            .run(self.kernels.guarded(what, || {
                 let mut encoder = device.create_command_encoder(&Default::default());
                 encoder.copy_buffer_to_buffer(buffer, 4 * first as u64, &staging, 0, bytes);
                 let index = self.queue.submit([encoder.finish()]);
@@ -759,22 +827,32 @@ impl Host {
                 index
             }))
             .await?;
-        self.wait(index).await?;
+        self.wait(what, index).await?;
         // Another thread's poll may have taken this callback and not have called it yet.
-        match answer.wait(TIMEOUT).await {
+        match answer.wait(self.timeout).await {
             Some(Ok(())) => {}
             Some(Err(error)) => {
                 // A browser answers so where the device was lost.
                 self.check()?;
                 return Err(HostError::ReadBack(error.to_string()));
             }
-            None => return Err(HostError::ReadBack("the mapping was never answered".into())),
+            None => return Err(HostError::Timeout { what: "a mapping", waited: self.timeout }),
         }
         let view = staging
             .get_mapped_range(..bytes)
             .map_err(|error| HostError::ReadBack(error.to_string()))?;
         // Not a cast: the view need not be aligned.
-        Ok(view.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+        let word = |b: &[u8]| u32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+        let words: Vec<u32> = view.chunks_exact(4).map(word).collect();
+        self.reads.add(&words);
+        Ok(words)
+    }
+
+    /// A checksum of all words that were read back since the last call, which is kept from the first
+    /// call on: the same where all results have the same bits. Reads of several threads mix.
+    #[doc(hidden)]
+    pub fn restart_read_checksum(&self) -> Option<u64> {
+        self.reads.restart()
     }
 }
 

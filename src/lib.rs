@@ -33,6 +33,8 @@ pub mod io;
 pub mod isa;
 pub mod ops;
 pub mod reference;
+#[cfg(feature = "translate")]
+pub mod translate;
 
 pub use wgpu;
 

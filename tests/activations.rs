@@ -109,14 +109,8 @@ impl Job {
 }
 
 fn hosts() -> Vec<Host> {
-    let Some(host) = common::host() else { return Vec::new() };
-    // Without what a small device lacks, and with bindings that split rows.
-    let mut caps = host.kernels().caps().clone();
-    (caps.int64, caps.subgroup, caps.exact_halves) = (false, 0, false);
-    (caps.max_binding, caps.max_groups) = (16 << 10, 3);
-    let (info, device) = (host.adapter_info().clone(), host.device().clone());
-    let plain = Host::with_caps(info, device, host.queue().clone(), &caps).unwrap();
-    vec![host, plain]
+    // With bindings that split rows and grids that fold.
+    common::large_and_small(16 << 10, 3)
 }
 
 /// Bell-shaped rows, of very different sizes.

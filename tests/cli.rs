@@ -467,6 +467,51 @@ fn verify_repeats_one_case_and_writes_json() {
 }
 
 /// Ops on X alone: one by its id, although others go on from it, and names that no pipe tears.
+/// A report is a page and JSON at once, and compares with either; less of a device is no failure.
+#[test]
+fn reports_are_written_and_compared() {
+    if !gpu() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let (html, json) = (scratch.text("a.html"), scratch.text("b.json"));
+    let case = "matmul/int8-channel/f32-f32/";
+    let said = fine(&["verify", "--quick", "--case", case, "--report", &html]);
+    assert!(said.contains("gave the same bits twice"), "{said}");
+    let page = fs::read_to_string(&html).unwrap();
+    assert!(page.starts_with("<!doctype html>") && page.contains("<h3>Speed</h3>"));
+    fine(&["verify", "--quick", "--case", case, "--json", &json]);
+    let said = fine(&["verify", "--compare", &html, &json]);
+    assert!(said.contains("with the same bits") && !said.contains("other bits"), "{said}");
+
+    // Other bits from the same adapter are wrong; so is no report at all.
+    let mut changed: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    changed["adapters"][0]["cases"][0]["bits"] = "0123456789abcdef".into();
+    let other = scratch.text("c.json");
+    fs::write(&other, changed.to_string()).unwrap();
+    let output = lowbit(&["verify", "--compare", &json, &other]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).contains("1 other bits"), "{}", stdout(&output));
+    let message = refused(&["verify", "--compare", &json, "Cargo.toml"]);
+    assert!(message.contains("no report") && message.contains("--json"), "{message}");
+    refused(&["verify", "--compare", &json, "missing.json"]);
+    refused(&["verify", "--compare", &json]);
+
+    for less in [
+        ["--without", "f16,subgroups,dot"],
+        ["--limits", "webgpu"],
+        ["--limits", "downlevel"],
+        ["--binding-limit", "65536"],
+    ] {
+        let said = fine(&[&["verify", "--quick", "--case", "2:4+int4-g64"][..], &less].concat());
+        assert!(said.contains(" passed, 0 failed") && said.contains(less[1]), "{said}");
+        // A bias needs a fifth storage buffer.
+        assert_eq!(said.contains("storage buffers"), less[1] == "downlevel", "{said}");
+    }
+    refused(&["verify", "--binding-limit", "12"]);
+    refused(&["verify", "--limits", "none"]);
+}
+
 #[test]
 fn verify_covers_what_takes_x() {
     if !gpu() {

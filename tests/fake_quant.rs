@@ -266,14 +266,8 @@ impl Job {
 }
 
 fn hosts() -> Vec<Host> {
-    let Some(host) = common::host() else { return Vec::new() };
-    // Without what a small device lacks, with bindings that split rows and grids that fold.
-    let mut caps = host.kernels().caps().clone();
-    (caps.int64, caps.subgroup, caps.exact_halves) = (false, 0, false);
-    (caps.max_binding, caps.max_groups) = (64 << 10, 5);
-    let (info, device) = (host.adapter_info().clone(), host.device().clone());
-    let plain = Host::with_caps(info, device, host.queue().clone(), &caps).unwrap();
-    vec![host, plain]
+    // With bindings that split rows and grids that fold.
+    common::large_and_small(64 << 10, 5)
 }
 
 /// How large a row of `normal` is.

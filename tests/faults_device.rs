@@ -1,11 +1,16 @@
-//! Devices that are lost, run out of memory, or are given what does not compile.
+//! Devices that are lost, too small or too slow, or are given what does not compile.
+//! tests/faults_memory.rs has those that run out of memory, tests/faults_driver.rs what only a
+//! driver can do.
 
 mod common;
 
 use lowbit::format::WeightFormat;
 use lowbit::gpu::{Binding, Const, DeviceError, FRAGMENTS, Fragment, Shader};
 use lowbit::host::{Host, HostError};
-use lowbit::ops::{BindError, DeviceWeights, PlanError, WeightsError};
+use lowbit::ops::{
+    BindError, DeviceWeights, MatmulSpec, PlanError, Schedule, Select, WeightsError,
+};
+use lowbit::ops::{MatmulArgs, MatmulPlan};
 use pollster::block_on;
 use std::time::{Duration, Instant};
 
@@ -16,11 +21,9 @@ fn format() -> WeightFormat {
     "2:4+int8-channel".parse().unwrap()
 }
 
-/// A matmul that must come out right: W = 1 where kept, X = 1, so that Y counts K / 2.
+/// A matmul that must come out right.
 fn works(host: &Host) {
-    let weights = host.upload(&ones()).unwrap();
-    let y = host.matmul(&[1.0; 3 * K], 3, &weights, None).unwrap();
-    assert_eq!(y, [(K / 2) as f32; 3 * N]);
+    common::multiplies(host).unwrap();
 }
 
 fn ones() -> lowbit::format::PackedWeights {
@@ -152,66 +155,6 @@ fn buffers_too_large_are_refused() {
     works(&host);
 }
 
-const CHILD: &str = "LOWBIT_TEST_OUT_OF_MEMORY";
-
-/// A process of its own with an address space of a few GiB: allocations fail there.
-#[test]
-#[cfg(target_os = "linux")]
-fn out_of_memory_is_an_error() {
-    if std::env::var_os(CHILD).is_some() {
-        return fill_memory();
-    }
-    let Some(host) = common::host() else { return };
-    if host.adapter_info().device_type != wgpu::DeviceType::Cpu {
-        eprintln!("SKIPPED: a limit of address space bounds only software adapters");
-        return;
-    }
-    let output = std::process::Command::new("sh")
-        .args([
-            "-c",
-            "ulimit -v 6000000; exec \"$0\" --exact out_of_memory_is_an_error --nocapture",
-        ])
-        .arg(std::env::current_exe().unwrap())
-        .env(CHILD, "1")
-        .output()
-        .unwrap();
-    let text = format!(
-        "{}\n{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    assert!(output.status.success(), "{text}");
-    assert!(text.contains("out of memory, as it should be"), "{text}");
-}
-
-fn fill_memory() {
-    let host = Host::new().unwrap();
-    works(&host);
-    let bytes = host.device().limits().max_buffer_size.min(1 << 29);
-    let mut buffers = Vec::new();
-    let error = loop {
-        match host.zeros(bytes) {
-            Ok(buffer) => buffers.push(buffer),
-            Err(error) => break error,
-        }
-        assert!(buffers.len() < 100, "memory has no end");
-    };
-    match device_error(&error) {
-        Some(DeviceError::OutOfMemory { what, .. }) => assert_eq!(what, "lowbit host"),
-        _ => panic!("{error:?}"),
-    }
-    // Less than `bytes` is left; as weights, in blocks, four times as many do not fit either.
-    let k = (bytes / 512) as usize;
-    let allocated = block_on(DeviceWeights::allocate(host.kernels(), WeightFormat::f32(), 512, k));
-    match allocated.map(drop) {
-        Err(WeightsError::Device(DeviceError::OutOfMemory { .. })) => {}
-        other => panic!("{other:?}"),
-    }
-    drop(buffers);
-    works(&host);
-    eprintln!("out of memory, as it should be");
-}
-
 /// A shader with two real fragments and a broken one between.
 fn broken(text: &'static str, entry: &'static str) -> Shader {
     let real = |name| *FRAGMENTS.iter().find(|f| f.name == name).unwrap();
@@ -236,10 +179,10 @@ fn main() { y[0] = broken(); }
 fn a_shader_that_does_not_compile_names_its_line() {
     let Some(host) = common::host() else { return };
     let kernels = host.kernels();
-    let message = |shader: &Shader| match block_on(kernels.pipeline(shader)).unwrap_err() {
-        DeviceError::Refused { what, message } => {
-            assert_eq!(what, "broken");
-            message
+    let refused = |shader: &Shader| match block_on(kernels.pipeline(shader)).unwrap_err() {
+        DeviceError::Shader { kernel, at, message } => {
+            assert_eq!(kernel, "broken");
+            (at, message)
         }
         other => panic!("{other:?}"),
     };
@@ -257,18 +200,19 @@ fn a_shader_that_does_not_compile_names_its_line() {
             "test/broken.wgsl:4",
         ),
     ] {
-        let message = message(&broken(text, entry));
+        let (at, message) = refused(&broken(text, entry));
+        assert!(at.iter().any(|at| at == place), "{place} is not in {at:?}");
         assert!(message.contains(place), "{place} is not in {message}");
     }
     // No line to blame: no entry point, a missing binding, too many invocations.
-    message(&broken(good, "fn not_main() {}"));
-    message(&broken(
+    refused(&broken(good, "fn not_main() {}"));
+    refused(&broken(
         good,
         "@group(0) @binding(1) var<storage, read_write> y: array<u32>;
 @compute @workgroup_size(1)
 fn main() { y[0] = broken(); }",
     ));
-    message(&broken(good, "@compute @workgroup_size(1 << 20)\nfn main() {}"));
+    refused(&broken(good, "@compute @workgroup_size(1 << 20)\nfn main() {}"));
     assert_eq!(kernels.cached_pipelines(), 0);
     block_on(kernels.pipeline(&broken(good, ENTRY))).unwrap();
     assert_eq!(kernels.cached_pipelines(), 1);
@@ -297,5 +241,167 @@ fn errors_leave_the_host_usable() {
     let x = vec![1.0; 200 * K];
     let error = one.matmul(&x, 200, &weights, None).unwrap_err();
     assert!(matches!(error, HostError::Bind(BindError::GridTooLarge { .. })), "{error:?}");
+    works(&host);
+}
+
+/// Lost between a submission and its being read, and while a long queue is being worked off.
+#[test]
+fn a_device_lost_with_work_in_flight_is_an_error() {
+    let Some(host) = common::host() else { return };
+    let buffer = host.zeros(64).unwrap();
+    host.submit(|_| ()).unwrap();
+    host.device().destroy();
+    assert_lost(host.read(&buffer, 0, 4));
+    let host = Host::new().unwrap();
+    let slow = Slow::new(&host);
+    let mut commands = Vec::new();
+    for _ in 0..64 {
+        let mut encoder = host.device().create_command_encoder(&Default::default());
+        slow.record(&mut encoder.begin_compute_pass(&Default::default()), 16);
+        commands.push(encoder.finish());
+    }
+    host.queue().submit(commands);
+    let device = host.device().clone();
+    std::thread::spawn(move || device.destroy()).join().unwrap();
+    assert_lost(host.read(&slow.y, 0, 4));
+    assert_lost(host.matmul(&[1.0; Slow::N], 1, &slow.weights, None));
+    drop((slow, host));
+    works(&Host::new().unwrap());
+}
+
+/// A matmul of a GFLOP with all its rows.
+struct Slow {
+    weights: DeviceWeights,
+    bound: lowbit::ops::BoundMatmul,
+    y: wgpu::Buffer,
+}
+
+impl Slow {
+    const N: usize = 2048;
+    const ROWS: u32 = 128;
+
+    fn new(host: &Host) -> Self {
+        let (n, rows) = (Self::N, Self::ROWS);
+        let weights = common::random_weights("int8-channel".parse().unwrap(), n, n, 1);
+        let weights = host.upload(&weights).unwrap();
+        let spec = MatmulSpec::of(rows, &weights);
+        let plan = block_on(MatmulPlan::new(host.kernels(), &spec, Select::Auto)).unwrap();
+        let x = host.zeros(spec.x_bytes(rows)).unwrap();
+        let y = host.zeros(spec.y_bytes(rows)).unwrap();
+        let args = MatmulArgs {
+            activations: (&x).into(),
+            weights: &weights,
+            bias: None,
+            output: (&y).into(),
+        };
+        let bound = block_on(plan.bind(args)).unwrap();
+        Self { weights, bound, y }
+    }
+
+    fn record(&self, pass: &mut wgpu::ComputePass<'_>, rows: u32) {
+        self.bound.record(pass, rows).unwrap();
+    }
+}
+
+/// A dispatch that takes longer than a host waits. It says how long it waited; a longer wait
+/// suffices, and so does another device at once.
+#[test]
+fn a_wait_has_an_end() {
+    let Some(host) = common::host() else { return };
+    let limit = Duration::from_millis(20);
+    let slow = Slow::new(&host);
+    let run = |host: &Host, count: u32| {
+        host.submit(|pass| (0..count).for_each(|_| slow.record(pass, Slow::ROWS)))
+    };
+    // The first dispatch compiles on some drivers. However fast the machine, it has work for
+    // twenty times as long then.
+    run(&host, 1).unwrap();
+    let start = Instant::now();
+    run(&host, 1).unwrap();
+    let count = (20 * limit.as_micros()).div_ceil(start.elapsed().as_micros().max(1)) as u32;
+    let host = host.with_timeout(limit);
+    let start = Instant::now();
+    let error = run(&host, count).unwrap_err();
+    let HostError::Timeout { what, waited } = &error else { panic!("{error:?}") };
+    assert_eq!(*what, "a submission");
+    assert!(*waited >= limit && *waited <= start.elapsed(), "{waited:?}");
+    let text = format!("{:.3} s", waited.as_secs_f64());
+    assert!(error.to_string().contains(&text), "{error}");
+    eprintln!("gave up after {waited:?} of {limit:?}");
+    // Another device does not wait for this one, and this one comes to its end.
+    works(&Host::new().unwrap());
+    let host = host.with_timeout(Duration::from_secs(120));
+    host.read(&slow.y, 0, 1).unwrap();
+    works(&host);
+}
+
+/// Limits beyond the adapter's: each is named, with what was asked for and what there is.
+#[test]
+fn limits_beyond_the_adapter_are_refused() {
+    let Some(host) = common::host() else { return };
+    let adapter = common::adapter();
+    let has = adapter.limits();
+    let asked = wgpu::Limits {
+        max_buffer_size: u64::MAX,
+        max_compute_invocations_per_workgroup: has.max_compute_invocations_per_workgroup + 1,
+        ..has.clone()
+    };
+    let error = Host::with_limits(&adapter, asked).unwrap_err();
+    let HostError::Limits { adapter: name, refused } = &error else { panic!("{error:?}") };
+    assert_eq!(name, &host.adapter_info().name);
+    let find = |name| refused.iter().find(|limit| limit.name == name).unwrap();
+    let invocations = find("max_compute_invocations_per_workgroup");
+    assert_eq!(invocations.asked, invocations.has + 1);
+    assert_eq!(find("max_buffer_size").has, has.max_buffer_size);
+    assert_eq!(refused.len(), 2, "{error}");
+    for limit in refused {
+        let text = error.to_string();
+        assert!(text.contains(limit.name) && text.contains(&limit.asked.to_string()), "{text}");
+    }
+    works(&Host::with_limits(&adapter, has).unwrap());
+}
+
+type Lower = fn(&mut wgpu::Limits);
+
+/// Plans on devices that have less than the kernels want.
+#[test]
+fn devices_too_small_for_a_kernel_are_refused() {
+    let Some(host) = common::host() else { return };
+    let small = common::host_within(&host, |limits| {
+        limits.max_storage_buffers_per_shader_stage = 2;
+    });
+    // A matmul is chosen by what there is, other kernels are what they are.
+    let error = small.matmul(&[1.0; K], 1, &small.upload(&ones()).unwrap(), None).unwrap_err();
+    let HostError::Plan(PlanError::NotApplicable { what, need, have: 2, .. }) = &error else {
+        panic!("{error:?}")
+    };
+    assert!(*what == "storage buffers" && *need > 2, "{error}");
+    let error = small.compress(&[1.0; N * K], N, K, &format()).unwrap_err();
+    let Some(DeviceError::Limit { kernel, limit, need, have: 2 }) = device_error(&error) else {
+        panic!("{error:?}")
+    };
+    assert_eq!(*limit, "max_storage_buffers_per_shader_stage");
+    assert!(*need > 2 && error.to_string().contains(kernel), "{error}");
+    // A schedule that wants more workgroup memory, or a larger workgroup.
+    let schedule = Schedule::Tiled { m_tile: 64 };
+    let spec = MatmulSpec::new(64, N as u32, K as u32, format());
+    for (what, lower) in [
+        (
+            "memory",
+            (|limits: &mut wgpu::Limits| limits.max_compute_workgroup_storage_size = 1024) as Lower,
+        ),
+        ("invocations", |limits: &mut wgpu::Limits| {
+            limits.max_compute_invocations_per_workgroup = 16
+        }),
+    ] {
+        let small = common::host_within(&host, lower);
+        let plan = block_on(MatmulPlan::new(small.kernels(), &spec, Select::Pinned(schedule)));
+        match plan.map(drop) {
+            Err(PlanError::NotApplicable { what: of, need, have, .. }) => {
+                assert!(need > have && of.contains(what), "{of}: {need} of {have}");
+            }
+            other => panic!("{what}: {other:?}"),
+        }
+    }
     works(&host);
 }

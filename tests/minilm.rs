@@ -8,6 +8,8 @@ mod recipes;
 #[path = "../examples/minilm/sentences.rs"]
 mod sentences;
 
+mod common;
+
 use bert::{Dense, Encoder, Error, gelu};
 use lowbit::compress::{dequantize, smooth};
 use lowbit::format::{Granularity, PackedWeights, StaticScale, WeightFormat};
@@ -30,22 +32,9 @@ fn encoder() -> Option<Encoder> {
     None
 }
 
-/// `x·Wᵀ + b` in eight partial sums, which the compiler turns into vectors.
 fn plain(dense: &Dense, weight: &[f32], x: &[f32], m: usize) -> Result<Vec<f32>, Error> {
     assert_eq!(x.len(), m * dense.k);
-    let mut y = Vec::with_capacity(m * dense.n);
-    for x in x.chunks_exact(dense.k) {
-        for (w, bias) in weight.chunks_exact(dense.k).zip(&dense.bias) {
-            let mut sums = [0.0; 8];
-            for (x, w) in x.chunks(8).zip(w.chunks(8)) {
-                for (sum, (x, w)) in sums.iter_mut().zip(x.iter().zip(w)) {
-                    *sum += x * w;
-                }
-            }
-            y.push(bias + sums.iter().sum::<f32>());
-        }
-    }
-    Ok(y)
+    Ok(common::linear(x, weight, &dense.bias, dense.k))
 }
 
 /// The rest of BERT, apart from any kernel.

@@ -109,19 +109,32 @@ fn cooperative_matrices_are_pinned_only() {
     }
 }
 
-/// Where a device has fewer storage buffers than any kernel needs, that is a typed error.
+/// Where a device has fewer storage buffers than a kernel needs, that is a typed error: OpenGL ES
+/// 3.1's four do for a matmul, not for one with a bias.
 #[test]
 fn downlevel_limits_are_refused_by_name() {
-    for limits in [Limits::downlevel_defaults(), Limits::downlevel_webgl2_defaults()] {
+    let spec = MatmulSpec::new(4, 8, 8, int4());
+    for (limits, spec) in [
+        (Limits::downlevel_defaults(), spec.clone().with_bias()),
+        (Limits::downlevel_webgl2_defaults(), spec.clone()),
+    ] {
         let noop = Noop::new(limits);
         let kernels = noop.kernels();
-        let spec = MatmulSpec::new(4, 8, 8, int4());
         for how in [Select::Auto, Select::Pinned(ROWS)] {
             let error = block_on(MatmulPlan::new(&kernels, &spec, how)).unwrap_err();
             assert!(matches!(error, PlanError::NotApplicable { .. }), "{error}");
         }
         noop.assert_quiet();
     }
+    let noop = Noop::new(Limits::downlevel_defaults());
+    let kernels = noop.kernels();
+    block_on(MatmulPlan::new(&kernels, &spec, Select::Auto)).unwrap();
+    let compress = block_on(MakePlan::new(&kernels, &MakeSpec::new(8, 64, int4()))).unwrap_err();
+    assert!(
+        matches!(compress, PlanError::Device(DeviceError::Limit { need: 6, have: 4, .. })),
+        "{compress}"
+    );
+    noop.assert_quiet();
 }
 
 #[test]
@@ -225,7 +238,12 @@ fn plans_are_refused() {
     let smaller = noop.kernels_with(|caps| caps.max_workgroup_memory = 8191);
     assert_eq!(refused(&smaller, gemv), "bytes of workgroup memory");
     let four = noop.kernels_with(|caps| caps.max_storage_buffers = 4);
-    assert_eq!(refused(&four, ROWS), "storage buffers");
+    let biased = MatmulSpec::new(4, 8, 64, int4()).with_bias();
+    let refusal = block_on(MatmulPlan::new(&four, &biased, Select::Pinned(ROWS))).unwrap_err();
+    let PlanError::NotApplicable { what, need: 5, have: 4, .. } = refusal else {
+        panic!("{refusal}")
+    };
+    assert_eq!(what, "storage buffers");
     // Left to choose, a plan takes what runs on so small a device.
     let auto =
         block_on(MatmulPlan::new(&smaller, &MatmulSpec::new(65, 8, 64, int4()), Select::Auto));

@@ -20,14 +20,8 @@ const X_AT: u64 = 32;
 const Y_AT: u64 = 20;
 
 fn hosts() -> Vec<Host> {
-    let Some(host) = common::host() else { return Vec::new() };
-    // Without what a small device lacks, and with bindings and grids that split rows.
-    let mut caps = host.kernels().caps().clone();
-    (caps.int64, caps.subgroup, caps.exact_halves) = (false, 0, false);
-    (caps.max_binding, caps.max_groups) = (32 << 10, 5);
-    let (info, device) = (host.adapter_info().clone(), host.device().clone());
-    let plain = Host::with_caps(info, device, host.queue().clone(), &caps).unwrap();
-    vec![host, plain]
+    // With bindings that split rows and grids that fold.
+    common::large_and_small(32 << 10, 5)
 }
 
 struct Job {

@@ -8,6 +8,8 @@ mod bert;
 #[allow(dead_code)] // the demo uses more of it
 mod sentences;
 
+mod common;
+
 use bert::{Dense, Encoder, Error};
 use half::f16;
 use lowbit::compress::dequantize;
@@ -1084,20 +1086,9 @@ fn initializers(file: &[u8]) -> BTreeMap<String, &[u8]> {
         .collect()
 }
 
-/// `x·Wᵀ + b` in eight partial sums, which the compiler turns into vectors.
 fn plain(dense: &Dense, x: &[f32], m: usize) -> Result<Vec<f32>, Error> {
-    let mut y = Vec::with_capacity(m * dense.n);
-    for x in x.chunks_exact(dense.k) {
-        for (w, bias) in dense.weight.chunks_exact(dense.k).zip(&dense.bias) {
-            let mut sums = [0.0; 8];
-            for (x, w) in x.chunks(8).zip(w.chunks(8)) {
-                for (sum, (x, w)) in sums.iter_mut().zip(x.iter().zip(w)) {
-                    *sum += x * w;
-                }
-            }
-            y.push(bias + sums.iter().sum::<f32>());
-        }
-    }
+    let y = common::linear(x, &dense.weight, &dense.bias, dense.k);
+    assert_eq!(y.len(), m * dense.n);
     Ok(y)
 }
 

@@ -1,5 +1,6 @@
 // Parameters of Y = X · Wᵀ (+ bias) and where m comes from.
-// Requires: lib/dispatch; const PANEL. Provides: Params, p, row_count, Row, row_at, block_at.
+// Requires: lib/dispatch; const PANEL. Provides: Params, p, row_count, Row, row_at,
+// block_at, TilePlace, tile_at.
 // Bindings: 0 params, 1 and 2 the digits of m (lib/dispatch), 6 bias (lib/bias); 3 is X, 4 codes,
 // 5 side and 7 Y (the access fragments').
 
@@ -56,6 +57,27 @@ struct Row {
 fn row_at(row: u32) -> Row {
     let panel = row / PANEL * PANEL;
     return Row(panel * p.blocks + row % PANEL, panel * p.side_stride + row % PANEL);
+}
+
+// The part of Y that a workgroup takes.
+struct TilePlace {
+    live: bool, // or there is none for it
+    batch: u32,
+    row0: u32,  // of X
+    n0: u32,    // of W
+}
+
+// Tiles of so many rows of X and of W. Neighbouring workgroups take the same rows of W, which come
+// from memory once.
+fn tile_at(tile: u32, m: u32, rows_of_x: u32, rows_of_w: u32) -> TilePlace {
+    let m_tiles = (m + rows_of_x - 1u) / rows_of_x;
+    let n_tiles = (p.rows + rows_of_w - 1u) / rows_of_w;
+    return TilePlace(
+        tile < n_tiles * m_tiles * p.batch,
+        tile / (n_tiles * m_tiles),
+        tile % m_tiles * rows_of_x,
+        tile / m_tiles % n_tiles * rows_of_w,
+    );
 }
 
 fn block_at(row: Row, b: u32) -> u32 {

@@ -94,17 +94,14 @@ fn block_step(trip: u32, which: u32, run: u32, r0: Row, r1: Row, r2: Row, r3: Ro
 
 fn schedule(tile: u32, local: u32, ids: vec3<u32>) {
     let m = row_count();
-    let columns = 4u * (WORKGROUP / LANES);
-    let n_tiles = (p.rows + columns - 1u) / columns;
-    let m_tiles = (m + M_TILE - 1u) / M_TILE;
-    if (tile >= n_tiles * m_tiles * p.batch) {
+    let here = tile_at(tile, m, M_TILE, 4u * (WORKGROUP / LANES));
+    if (!here.live) {
         return;
     }
-    let batch = tile / (n_tiles * m_tiles);
-    // Neighbouring workgroups take the same rows of W, which come from memory once.
-    let row0 = tile % m_tiles * M_TILE;
+    let batch = here.batch;
+    let row0 = here.row0;
     let lane = local % LANES;
-    let n = tile / m_tiles % n_tiles * columns + local / LANES * 4u;
+    let n = here.n0 + local / LANES * 4u;
     // Rows past the end, of W and of X, read the last one; nothing is stored for them.
     let last = p.rows - 1u;
     let r0 = row_at(min(n, last));

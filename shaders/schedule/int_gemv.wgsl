@@ -52,17 +52,14 @@ fn block_step(b: u32, piece: u32, rows: Columns4, y_at: u32, column: u32, live: 
 
 fn schedule(tile: u32, local: u32, ids: vec3<u32>) {
     let m = row_count();
-    let columns = 4u * (WORKGROUP / LANES);
-    let n_tiles = (p.rows + columns - 1u) / columns;
-    let m_tiles = (m + M_TILE - 1u) / M_TILE;
-    if (tile >= n_tiles * m_tiles * p.batch) {
+    let here = tile_at(tile, m, M_TILE, 4u * (WORKGROUP / LANES));
+    if (!here.live) {
         return;
     }
-    let batch = tile / (n_tiles * m_tiles);
-    // Neighbouring workgroups take the same rows of W, which come from memory once.
-    let row0 = tile % m_tiles * M_TILE;
+    let batch = here.batch;
+    let row0 = here.row0;
     let lane = local % LANES;
-    let n = tile / m_tiles % n_tiles * columns + local / LANES * 4u;
+    let n = here.n0 + local / LANES * 4u;
     let rows = columns_at(n);
     let column = p.n0 + n;
     let y_at = p.y_offset + batch * p.y_batch + row0 * p.y_stride;

@@ -64,15 +64,13 @@ fn x_zeros(rows: vec4<u32>, group: u32) -> vec4<i32> {
 
 fn schedule(tile: u32, local: u32, lane: u32) {
     let m = row_count();
-    let n_tiles = (p.rows + 4u * WORKGROUP - 1u) / (4u * WORKGROUP);
-    let m_tiles = (m + M_TILE - 1u) / M_TILE;
-    if (tile >= n_tiles * m_tiles * p.batch) {
+    let here = tile_at(tile, m, M_TILE, 4u * WORKGROUP);
+    if (!here.live) {
         return;
     }
-    let batch = tile / (n_tiles * m_tiles);
-    // Neighbouring workgroups take the same rows of W, which come from memory once.
-    let row = tile % m_tiles * M_TILE;
-    let n = (tile / m_tiles % n_tiles * WORKGROUP + local) * 4u;
+    let batch = here.batch;
+    let row = here.row0;
+    let n = here.n0 + 4u * local;
     let w_rows = columns_at(n);
     // As with rows of W.
     let x_rows = p.x_offset + batch * p.x_batch

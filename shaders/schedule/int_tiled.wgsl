@@ -23,16 +23,13 @@ fn main(
     @builtin(local_invocation_index) local: u32,
 ) {
     let m = row_count();
-    let n_tiles = (p.rows + TILE_N - 1u) / TILE_N;
-    let m_tiles = (m + TILE_M - 1u) / TILE_M;
-    let tile = workgroup_index(group, count);
-    if (tile >= n_tiles * m_tiles * p.batch) {
+    let here = tile_at(workgroup_index(group, count), m, TILE_M, TILE_N);
+    if (!here.live) {
         return;
     }
-    let batch = tile / (n_tiles * m_tiles);
-    // Neighbouring workgroups take the same rows of W, which come from memory once.
-    let row0 = tile % m_tiles * TILE_M;
-    let n0 = tile / m_tiles % n_tiles * TILE_N;
+    let batch = here.batch;
+    let row0 = here.row0;
+    let n0 = here.n0;
     let x_first = p.x_offset + batch * p.x_batch;
     let y_first = p.y_offset + batch * p.y_batch;
     // This thread's rows THREAD_M · tm… of the tile and its columns 4 · tn….

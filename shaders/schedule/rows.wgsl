@@ -105,15 +105,13 @@ fn store4(y_at: u32, row: u32, m: u32, column: u32, sums: Sums) {
 
 fn schedule(tile: u32, local: u32, lane: u32) {
     let m = row_count();
-    let n_tiles = (p.rows + 2u * WORKGROUP - 1u) / (2u * WORKGROUP);
-    let m_tiles = (m + M_TILE - 1u) / M_TILE;
-    if (tile >= n_tiles * m_tiles * p.batch) {
+    let here = tile_at(tile, m, M_TILE, 2u * WORKGROUP);
+    if (!here.live) {
         return;
     }
-    let batch = tile / (n_tiles * m_tiles);
-    // Neighbouring workgroups take the same rows of W, which come from memory once.
-    let row = tile % m_tiles * M_TILE;
-    let n = (tile / m_tiles % n_tiles * WORKGROUP + local) * 2u;
+    let batch = here.batch;
+    let row = here.row0;
+    let n = here.n0 + 2u * local;
     // As with rows of X.
     let last = p.rows - 1u;
     let r0 = row_at(min(n, last));

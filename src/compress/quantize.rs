@@ -74,7 +74,7 @@ impl PackedWeights {
 pub fn dequantize(packed: &PackedWeights) -> Vec<f32> {
     let geometry = packed.geometry();
     let mut w = vec![0.0; geometry.n * geometry.k];
-    for row in 0..geometry.n {
+    for row in 0..geometry.filled_rows() {
         let weights = &mut w[row * geometry.k..][..geometry.k];
         for at in 0..geometry.stored {
             let column = packed.column(row, at);

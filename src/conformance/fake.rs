@@ -4,11 +4,12 @@ use super::Case;
 use super::case::FakeScales;
 use super::data::{self, Random};
 use super::matmul::SENTINEL;
-use super::report::{ErrorOverBound, Outcome};
+use super::report::{ErrorOverBound, Outcome, Trouble};
 use super::rows::Rows;
 use crate::host::Host;
 use crate::ops::{
-    FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantPlan, FakeQuantSpec, FloatType, SubBuffer,
+    FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantError, FakeQuantPlan, FakeQuantSpec, FloatType,
+    SubBuffer,
 };
 use crate::reference::{self, FakeQuantCase, FakeQuantGradients, Output};
 
@@ -30,10 +31,13 @@ struct Results {
     gradients: FakeQuantGradients<f32>,
 }
 
-pub(super) async fn run(host: &Host, case: &Case, from: FakeScales) -> Result<Outcome, String> {
+pub(super) async fn run(host: &Host, case: &Case, from: FakeScales) -> Result<Outcome, Trouble> {
     let job = job(case, from);
     let plan = FakeQuantPlan::new(host.kernels(), &job.spec).await;
-    let plan = plan.map_err(|e| e.to_string())?;
+    let plan = plan.map_err(|error| match &error {
+        FakeQuantError::Plan(error) => Trouble::of(error),
+        error => Trouble::Failed(error.to_string()),
+    })?;
     let results = both_passes(host, case, &plan, &job).await?;
     let caps = host.kernels().caps();
     // The last of the forward pass: the backward one shares its name with a suffix.

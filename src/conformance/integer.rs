@@ -7,9 +7,7 @@ use super::matmul::{SENTINEL, how, put_bits, take};
 use super::report::{ErrorOverBound, Outcome, Trouble};
 use crate::format::{ActivationFormat, ActivationLayout, StaticScale};
 use crate::host::Host;
-use crate::ops::{
-    self, DeviceWeights, FloatType, MatmulArgs, MatmulPlan, MatmulSpec, PlanError, SubBuffer,
-};
+use crate::ops::{self, DeviceWeights, FloatType, MatmulArgs, MatmulPlan, MatmulSpec, SubBuffer};
 use crate::reference::{self, Expected, IntegerCase};
 
 /// What Y is quantized with, where it is.
@@ -60,10 +58,7 @@ pub(super) async fn run(
 }
 
 async fn plan(host: &Host, case: &Case, spec: &MatmulSpec) -> Result<MatmulPlan, Trouble> {
-    MatmulPlan::new(host.kernels(), spec, how(case)).await.map_err(|error| match error {
-        PlanError::NotApplicable { .. } => Trouble::NotHere(error.to_string()),
-        error => Trouble::Failed(error.to_string()),
-    })
+    MatmulPlan::new(host.kernels(), spec, how(case)).await.map_err(|error| Trouble::of(&error))
 }
 
 fn spec(case: &Case, quantized: &Quantized, output: ops::Output) -> MatmulSpec {

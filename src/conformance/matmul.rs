@@ -6,7 +6,7 @@ use super::report::{ErrorOverBound, Outcome, Trouble};
 use crate::format::{ActivationFunction, PackedWeights};
 use crate::host::Host;
 use crate::ops::matmul::RecordError;
-use crate::ops::{FloatType, MatmulArgs, MatmulPlan, MatmulSpec, PlanError, Select, SubBuffer};
+use crate::ops::{FloatType, MatmulArgs, MatmulPlan, MatmulSpec, Select, SubBuffer};
 use crate::reference::{self, MatmulCase, Output};
 use half::f16;
 
@@ -22,10 +22,7 @@ pub(super) async fn run(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
     let bias: Vec<f32> = (0..case.n).map(|i| (i % 17) as f32 - 8.0).collect();
     let bias = case.bias.then_some(bias.as_slice());
     let plan = MatmulPlan::new(host.kernels(), &spec(case), how(case)).await;
-    let plan = plan.map_err(|error| match error {
-        PlanError::NotApplicable { .. } => Trouble::NotHere(error.to_string()),
-        error => Trouble::Failed(error.to_string()),
-    })?;
+    let plan = plan.map_err(|error| Trouble::of(&error))?;
     let mut outcome = Outcome {
         kernel: plan.kernel(case.m as u32).name(),
         error_over_bound: ErrorOverBound::Ratio(0.0),

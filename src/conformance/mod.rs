@@ -7,12 +7,14 @@
 //! Outputs start as NaN, with sentinels around every row.
 
 mod case;
+mod compare;
 mod covering;
 mod data;
 mod fake;
 mod integer;
 mod matmul;
 mod observe;
+mod page;
 mod quantize;
 mod report;
 mod rows;
@@ -22,10 +24,12 @@ mod table;
 mod weights;
 
 pub use case::{Case, FakeScales, Op, Quantized, Values};
-pub use report::{AdapterReport, CaseReport, ErrorOverBound, Report, Status};
-#[cfg(not(target_arch = "wasm32"))]
-pub use run::run;
+pub use compare::{Comparison, Difference, Kind, Side, compare};
+pub use page::{json_of, page};
+pub use report::{AdapterReport, CaseReport, ErrorOverBound, Report, Speed, Status};
 pub use run::{groups, run_one};
+#[cfg(not(target_arch = "wasm32"))]
+pub use run::{run, run_times};
 pub use speed::{Limits, Timing, limit_shaders, limits_async, time_async, unpack_shader};
 #[cfg(not(target_arch = "wasm32"))]
 pub use speed::{limits, time};

@@ -62,7 +62,7 @@ pub(super) async fn run(
     let kernel = spec.shaders(host.kernels().caps()).pop().map(|shader| shader.name);
     Ok(Outcome {
         kernel: kernel.unwrap_or_default(),
-        error_over_bound: ErrorOverBound::Exact("exact"),
+        error_over_bound: ErrorOverBound::Exact("exact".into()),
         fault: difference(&got, &want).or(outside),
     })
 }

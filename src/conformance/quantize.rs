@@ -3,7 +3,7 @@
 use super::Case;
 use super::data::{self, Random};
 use super::matmul::SENTINEL;
-use super::report::{ErrorOverBound, Outcome};
+use super::report::{ErrorOverBound, Outcome, Trouble};
 use super::rows::Rows;
 use crate::format::{ActivationFormat, ActivationLayout, StaticScale};
 use crate::host::Host;
@@ -21,11 +21,12 @@ pub(super) async fn run(
     case: &Case,
     format: ActivationFormat,
     given: bool,
-) -> Result<Outcome, String> {
+) -> Result<Outcome, Trouble> {
     let text = |e: &dyn std::error::Error| e.to_string();
     let x = data::rows(case, &mut Random::new(case.seed()));
     let spec = spec(case, format, given);
-    let plan = QuantizePlan::new(host.kernels(), &spec).await.map_err(|e| text(&e))?;
+    let plan = QuantizePlan::new(host.kernels(), &spec).await;
+    let plan = plan.map_err(|error| Trouble::of(&error))?;
     let layout = *plan.layout();
     let zero_point = if format.is_symmetric() { 0 } else { GIVEN.zero_point };
     let scale = given.then_some((GIVEN.scale, zero_point));

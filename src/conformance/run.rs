@@ -13,6 +13,18 @@ use std::sync::{Mutex, PoisonError};
 /// A case that cannot run to its end, because the device was lost, say, has failed.
 #[cfg(not(target_arch = "wasm32"))]
 pub fn run(hosts: &[Host], cases: &[Case], done: &(dyn Fn(&CaseReport) + Sync)) -> Vec<CaseReport> {
+    run_times(hosts, cases, 1, done)
+}
+
+/// The same with each case run so many times, at least once: results must have the same bits each
+/// time, or [`CaseReport::repeats`] says that they have not. The first run is what is judged.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn run_times(
+    hosts: &[Host],
+    cases: &[Case],
+    times: usize,
+    done: &(dyn Fn(&CaseReport) + Sync),
+) -> Vec<CaseReport> {
     let queue = Mutex::new(groups(cases));
     let reports: Mutex<Vec<Option<CaseReport>>> = Mutex::new(vec![None; cases.len()]);
     std::thread::scope(|scope| {
@@ -21,7 +33,7 @@ pub fn run(hosts: &[Host], cases: &[Case], done: &(dyn Fn(&CaseReport) + Sync)) 
                 let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
                 while let Some(group) = next() {
                     for index in group {
-                        let report = pollster::block_on(run_one(host, &cases[index]));
+                        let report = pollster::block_on(run_one(host, &cases[index], times));
                         done(&report);
                         let mut reports = reports.lock().unwrap_or_else(PoisonError::into_inner);
                         reports[index] = Some(report);
@@ -53,20 +65,33 @@ fn cost(case: &Case) -> u64 {
     3_000_000 + (case.m * case.n.max(1) * case.k) as u64
 }
 
-/// Runs one case: what [`run`](fn@run) does with each, and what a browser calls, where nothing
-/// waits and there are no threads.
-pub async fn run_one(host: &Host, case: &Case) -> CaseReport {
-    CaseReport::new(case, outcome(host, case).await)
+/// Runs one case so many times, at least once: what [`run`](fn@run) does with each, and what a
+/// browser calls, where nothing waits and there are no threads.
+pub async fn run_one(host: &Host, case: &Case, times: usize) -> CaseReport {
+    host.restart_read_checksum();
+    let outcome = self::outcome(host, case).await;
+    let ran = outcome.is_ok();
+    let bits = host.restart_read_checksum().filter(|_| ran);
+    let mut report = CaseReport::new(case, outcome);
+    report.bits = bits.map(|bits| format!("{bits:016x}"));
+    if ran && times > 1 {
+        let mut same = true;
+        for _ in 1..times {
+            same &= self::outcome(host, case).await.is_ok() && host.restart_read_checksum() == bits;
+        }
+        report.repeats = Some(same);
+    }
+    report
 }
 
 async fn outcome(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
     match case.op {
         Op::Matmul => matmul::run(host, case).await,
         Op::IntegerMatmul(quantized) => integer::run(host, case, &quantized).await,
-        Op::Compress => Ok(weights::compress(host, case).await?),
-        Op::Dequantize | Op::Gather => Ok(weights::rows(host, case).await?),
-        Op::Quantize { format, given } => Ok(quantize::run(host, case, format, given).await?),
+        Op::Compress => weights::compress(host, case).await,
+        Op::Dequantize | Op::Gather => weights::rows(host, case).await,
+        Op::Quantize { format, given } => quantize::run(host, case, format, given).await,
         Op::Observe { axis, bins } => Ok(observe::run(host, case, axis, bins).await?),
-        Op::FakeQuant(from) => Ok(fake::run(host, case, from).await?),
+        Op::FakeQuant(from) => fake::run(host, case, from).await,
     }
 }

@@ -12,10 +12,11 @@ use crate::ops::{
     MakeArgs, MakePlan, MakeSpec, MatmulArgs, MatmulPlan, MatmulSpec, ObserveArgs, ObservePlan,
     ObserveSpec, QuantizeArgs, QuantizePlan, QuantizeSpec, Select, SourceRows,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 
 /// What an adapter can do at most, measured by small kernels of their own.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Limits {
     /// f32 operations a second; a multiply-add is two.
     pub operations_per_second: f64,
@@ -40,10 +41,10 @@ impl Limits {
 }
 
 /// One kernel's speed.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Timing {
     /// The op.
-    pub op: &'static str,
+    pub op: Cow<'static, str>,
     /// The weights' format; of ops on X alone what X becomes, or what is observed of it.
     pub weights: String,
     /// What X is: f32, f16 or the format that it is quantized to within the time.
@@ -367,7 +368,7 @@ pub async fn time_async(
     let floor = (operations / operations_limit).max(bytes / rate);
     let seconds = ms / 1e3;
     Ok(vec![Timing {
-        op: op.name(),
+        op: op.name().into(),
         weights: format.to_string(),
         activations: activations.to_string(),
         m: if op == Op::Matmul { m } else { 0 },
@@ -413,7 +414,7 @@ async fn time_x(
         }
     };
     let row = |(op, kernel, (ms, gpu_ms), bytes): OfX| Timing {
-        op,
+        op: op.into(),
         weights: what.clone(),
         activations: float.name().to_string(),
         m,

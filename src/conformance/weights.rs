@@ -3,7 +3,7 @@
 use super::case::{Case, Op};
 use super::data::{self, Random};
 use super::matmul::{SENTINEL, put_bits, take};
-use super::report::{ErrorOverBound, Outcome};
+use super::report::{ErrorOverBound, Outcome, Trouble};
 use crate::compress::{self, prune_magnitude};
 use crate::format::PackedWeights;
 use crate::host::Host;
@@ -16,7 +16,7 @@ use crate::reference::{self, Output};
 /// Makes weights on the device, over buffers full of sentinels, and compares every word of
 /// the kernel layout with what the host makes; and so what the device repacks of it. Strided
 /// cases give the mask and leave gaps between the rows of W.
-pub(super) async fn compress(host: &Host, case: &Case) -> Result<Outcome, String> {
+pub(super) async fn compress(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
     let text = |e: &dyn std::error::Error| e.to_string();
     let (n, k) = (case.n, case.k);
     let mut random = Random::new(case.seed());
@@ -36,7 +36,8 @@ pub(super) async fn compress(host: &Host, case: &Case) -> Result<Outcome, String
     if given {
         spec = spec.with_given_mask();
     }
-    let plan = MakePlan::new(host.kernels(), &spec).await.map_err(|e| text(&e))?;
+    let plan = MakePlan::new(host.kernels(), &spec).await;
+    let plan = plan.map_err(|error| Trouble::of(&error))?;
     let kernel = plan.shaders().pop().map(|shader| shader.name).unwrap_or_default();
     // NaN between rows: a kernel that reads it reports it.
     let mut words = vec![SENTINEL; (n * (k + gap)).max(4)];
@@ -64,7 +65,7 @@ pub(super) async fn compress(host: &Host, case: &Case) -> Result<Outcome, String
         fault =
             fault.or(difference(host, weights, &expected).await?.map(|at| format!("{how}: {at}")));
     }
-    Ok(Outcome { kernel, error_over_bound: ErrorOverBound::Exact("exact"), fault })
+    Ok(Outcome { kernel, error_over_bound: ErrorOverBound::Exact("exact".into()), fault })
 }
 
 /// Where weights differ from the host's.
@@ -102,7 +103,7 @@ async fn filled(host: &Host, packed: &PackedWeights) -> Result<DeviceWeights, St
 
 /// Dequantizes all rows, or gathers some of them, one of which does not exist, against the
 /// oracle; rows start as NaN and nothing around them may change.
-pub(super) async fn rows(host: &Host, case: &Case) -> Result<Outcome, String> {
+pub(super) async fn rows(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
     let text = |e: &dyn std::error::Error| e.to_string();
     let mut random = Random::new(case.seed());
     let packed = data::weights(case, &mut random).map_err(|e| text(&e))?;
@@ -128,7 +129,8 @@ pub(super) async fn rows(host: &Host, case: &Case) -> Result<Outcome, String> {
     if case.strided {
         spec = spec.clone().with_stride(spec.stride + 4 + spec.stride % 2);
     }
-    let plan = DequantizePlan::new(host.kernels(), &spec).await.map_err(|e| text(&e))?;
+    let plan = DequantizePlan::new(host.kernels(), &spec).await;
+    let plan = plan.map_err(|error| Trouble::of(&error))?;
     let weights = data::upload(host, case, &packed).await?;
     let index_buffer =
         host.storage_async(&[&sent[..], &[u32::MAX; 4]].concat()).await.map_err(|e| text(&e))?;

@@ -145,7 +145,7 @@ impl DeviceLayout {
         }
         let (codes, side) = self.words(count);
         let mut image = DeviceImage { codes: vec![0; codes], side: vec![0; side] };
-        for row in 0..count {
+        for row in 0..count.min(self.geometry.filled_rows()) {
             for b in 0..self.blocks {
                 let (from, to) =
                     (row * self.code_words + b * self.block_words, self.code_at(row, b));
@@ -174,7 +174,7 @@ impl DeviceLayout {
             }
         }
         let mut out = DeviceImage { codes: Vec::new(), side: Vec::new() };
-        for row in 0..rows {
+        for row in 0..if self.geometry.k == 0 { 0 } else { rows } {
             for b in 0..self.blocks {
                 out.codes.extend(&image.codes[self.code_at(row, b)..][..self.block_words]);
             }
@@ -205,7 +205,7 @@ impl DeviceLayout {
         let mut codes = Vec::with_capacity(rows.len() * self.code_words);
         let mut side = Vec::with_capacity(rows.len() * self.side_words);
         let reorder = if geometry.format.element() == Element::Int4 { interleave } else { |w| w };
-        for row in rows {
+        for row in if geometry.k == 0 { 0..0 } else { rows } {
             let start = codes.len();
             let canonical = &packed.codes()[row * geometry.code_words..][..geometry.code_words];
             codes.extend(canonical.iter().map(|&w| reorder(w)));
@@ -253,7 +253,7 @@ impl DeviceLayout {
         let reorder = if geometry.format.element() == Element::Int4 { deinterleave } else { |w| w };
         let mut codes = Vec::with_capacity(geometry.n * geometry.code_words);
         let mut metadata = Vec::with_capacity(geometry.n * geometry.meta_words);
-        for row in 0..geometry.n {
+        for row in 0..geometry.filled_rows() {
             let words = &image.codes[row * self.code_words..][..geometry.code_words];
             codes.extend(words.iter().map(|&w| reorder(w)));
             metadata.extend_from_slice(&image.side[row * self.side_words..][..geometry.meta_words]);

@@ -71,6 +71,12 @@ impl Geometry {
         Ok(geometry)
     }
 
+    /// Rows that hold anything: none where there are no columns. A file that is tiny may say that
+    /// there are 2³¹ such rows, which nothing should count one by one.
+    pub(crate) fn filled_rows(&self) -> usize {
+        if self.k == 0 { 0 } else { self.n }
+    }
+
     /// The group of column `k`.
     pub fn group_of(&self, k: usize) -> usize {
         k / self.group_size

@@ -119,12 +119,12 @@ impl PackedWeights {
     }
 
     fn normalise_padding(&mut self) {
-        let Geometry { n, k, stored, code_words, groups, .. } = self.geometry;
+        let Geometry { k, stored, code_words, groups, .. } = self.geometry;
         let element = self.format().element();
         let per = element.per_word() as usize;
         // Only the last quad of a 2:4 row reaches past K.
         let first = if k.is_multiple_of(4) { stored } else { stored.saturating_sub(2) };
-        for row in 0..n {
+        for row in 0..self.geometry.filled_rows() {
             let zero = match (element, groups) {
                 (Element::F32 | Element::F16, _) | (_, 0) => 0,
                 _ => self.zero(row, groups - 1) as u32,

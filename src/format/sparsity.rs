@@ -65,7 +65,7 @@ impl Mask24 {
     ) -> Result<Self, FormatError> {
         let mut mask = Self::first_two(n, k)?;
         let row_words = mask.row_words();
-        for row in 0..n {
+        for row in mask.filled_rows() {
             for quad in 0..k.div_ceil(4) {
                 let mut bits = 0u32;
                 for i in 0..4.min(k - 4 * quad) {
@@ -105,7 +105,7 @@ impl Mask24 {
         let geometry = WeightFormat::f32().two_four().geometry(n, k)?;
         check_length("metadata", geometry.meta_words * n, words.len())?;
         let mask = Self { n, k, words };
-        for row in 0..n {
+        for row in mask.filled_rows() {
             for quad in 0..geometry.meta_words * 8 {
                 let nibble = mask.nibble(row, quad);
                 if !NIBBLES.contains(&nibble) {
@@ -114,6 +114,11 @@ impl Mask24 {
             }
         }
         Ok(mask)
+    }
+
+    /// Rows that hold anything: none where there are no columns.
+    fn filled_rows(&self) -> std::ops::Range<usize> {
+        0..if self.k == 0 { 0 } else { self.n }
     }
 
     fn row_words(&self) -> usize {
@@ -160,7 +165,7 @@ impl Mask24 {
     pub fn to_enumerative(&self) -> EnumerativeMask {
         let quads = self.k.div_ceil(4);
         let mut words = Vec::with_capacity(self.n * quads.div_ceil(PER_ENUMERATIVE));
-        for row in 0..self.n {
+        for row in self.filled_rows() {
             for start in (0..quads).step_by(PER_ENUMERATIVE) {
                 let end = quads.min(start + PER_ENUMERATIVE);
                 words.push((start..end).rev().fold(0, |word, quad| {
@@ -178,7 +183,7 @@ impl Mask24 {
     pub fn to_bitmask(&self) -> BitMask {
         let row_bytes = self.k.div_ceil(8);
         let mut bytes = vec![0; self.n * row_bytes];
-        for row in 0..self.n {
+        for row in self.filled_rows() {
             for k in (0..self.k.div_ceil(4)).flat_map(|quad| self.kept(row, quad)) {
                 if k < self.k {
                     bytes[row * row_bytes + k / 8] |= 1 << (k % 8);

@@ -70,6 +70,12 @@ pub struct Wgsl {
 }
 
 impl Shader {
+    /// How many storage buffers it binds.
+    pub fn storage_buffers(&self) -> u32 {
+        let storage = |binding: &&Binding| matches!(binding, Binding::Read | Binding::Write);
+        self.bindings.iter().filter(storage).count() as u32
+    }
+
     /// Joins the constants and the fragments.
     pub fn compose(&self) -> Wgsl {
         let mut source = String::new();
@@ -117,20 +123,31 @@ impl Wgsl {
     /// ` :LINE:COLUMN`, and `LINE │` in the margin) come from.
     pub fn explain(&self, message: &str) -> String {
         let mut out = message.trim_end().to_string();
-        let places = message.match_indices("wgsl:").chain(message.match_indices(" :"));
-        let named = places.filter_map(|(at, found)| {
-            message[at + found.len()..].split(|c: char| !c.is_ascii_digit()).next()
-        });
-        let quoted = message.lines().filter_map(|l| l.split_once('│').map(|(margin, _)| margin));
-        let mut lines: Vec<usize> =
-            named.chain(quoted).filter_map(|number| number.trim().parse().ok()).collect();
-        lines.sort_unstable();
-        lines.dedup();
-        for line in lines {
+        for line in named_lines(message) {
             let _ = write!(out, "\n  line {line} is {}", self.locate(line));
         }
         out
     }
+
+    /// Where the lines that a compiler's message names come from, as [`locate`](Self::locate)
+    /// gives them.
+    pub fn places(&self, message: &str) -> Vec<String> {
+        named_lines(message).into_iter().map(|line| self.locate(line)).collect()
+    }
+}
+
+/// The lines that a compiler's message speaks of, each once, in order.
+fn named_lines(message: &str) -> Vec<usize> {
+    let places = message.match_indices("wgsl:").chain(message.match_indices(" :"));
+    let named = places.filter_map(|(at, found)| {
+        message[at + found.len()..].split(|c: char| !c.is_ascii_digit()).next()
+    });
+    let quoted = message.lines().filter_map(|l| l.split_once('│').map(|(margin, _)| margin));
+    let mut lines: Vec<usize> =
+        named.chain(quoted).filter_map(|number| number.trim().parse().ok()).collect();
+    lines.sort_unstable();
+    lines.dedup();
+    lines
 }
 
 #[cfg(test)]

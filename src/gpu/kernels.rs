@@ -19,12 +19,50 @@ pub enum DeviceError {
     /// The device was lost; make a new one, and new [`Kernels`].
     #[error("the device was lost ({0}); make a new device and new kernels")]
     Lost(String),
-    /// An allocation failed.
-    #[error("the device is out of memory for {what}: {message}")]
+    /// An allocation failed. The device goes on: free something, or ask for less.
+    #[error("the device is out of memory for {what}{}: {message}", sized(*.bytes))]
     OutOfMemory {
         /// What was being made.
         what: String,
+        /// Bytes asked for; `None` for what has no size of its own: bind groups, pipelines.
+        bytes: Option<u64>,
         /// The device's words.
+        message: String,
+    },
+    /// A kernel that is no valid shader for this device: a defect of this crate, or a kernel that
+    /// needs more than the device was requested with.
+    #[error("kernel {kernel} is no shader for this device{}: {message}", located(.at))]
+    Shader {
+        /// The kernel's id.
+        kernel: String,
+        /// The lines that the message speaks of, as `decode/int4.wgsl:12`; empty where it is the
+        /// whole.
+        at: Vec<String>,
+        /// The device's words, with lines traced to their files.
+        message: String,
+    },
+    /// A kernel wants more than the device was requested with, or [`Caps`] state.
+    #[error(
+        "kernel {kernel} wants {need} of {limit}, the device has {have}; request the adapter's limits"
+    )]
+    Limit {
+        /// The kernel's id.
+        kernel: String,
+        /// The field of [`wgpu::Limits`].
+        limit: &'static str,
+        /// How much it wants.
+        need: u32,
+        /// How much there is.
+        have: u32,
+    },
+    /// The driver's compiler refused a valid shader. Another schedule may do
+    /// ([`Select::Pinned`](crate::ops::Select::Pinned)); [`Host::tune`](crate::host::Host::tune)
+    /// passes over such kernels.
+    #[error("the driver does not compile kernel {kernel}: {message}; try another schedule")]
+    Pipeline {
+        /// The kernel's id.
+        kernel: String,
+        /// The driver's words.
         message: String,
     },
     /// The device refused what this crate checked beforehand: a defect of this crate or
@@ -33,9 +71,29 @@ pub enum DeviceError {
     Refused {
         /// What was being made.
         what: String,
-        /// The device's words, with shader lines traced to their files.
+        /// The device's words.
         message: String,
     },
+}
+
+fn sized(bytes: Option<u64>) -> String {
+    bytes.map_or(String::new(), |bytes| format!(" ({bytes} bytes)"))
+}
+
+fn located(at: &[String]) -> String {
+    if at.is_empty() { String::new() } else { format!(" (at {})", at.join(", ")) }
+}
+
+impl DeviceError {
+    /// The same with the size of what found no memory.
+    pub(crate) fn of_bytes(self, bytes: u64) -> Self {
+        match self {
+            Self::OutOfMemory { what, message, .. } => {
+                Self::OutOfMemory { what, bytes: Some(bytes), message }
+            }
+            other => other,
+        }
+    }
 }
 
 /// Tells [`Kernels`] that their device is gone. wgpu has one lost callback a device, and
@@ -70,6 +128,17 @@ pub(crate) enum BufferFill<'a> {
     Words(&'a [u32]),
 }
 
+impl BufferFill<'_> {
+    /// How many bytes the buffer takes: wgpu refuses empty bindings, and 32 hold any element that
+    /// a shader declares.
+    fn size(&self) -> u64 {
+        match self {
+            Self::Zeros(bytes) => (*bytes).max(32),
+            Self::Words(words) => (4 * words.len() as u64).max(32),
+        }
+    }
+}
+
 /// Compiled kernels of one device, and what they share. Cheap to clone; `Send + Sync`.
 ///
 /// It never submits, polls or waits. Methods that make device objects are `async` only
@@ -102,7 +171,8 @@ impl Kernels {
         }
         let usage = wgpu::BufferUsages::UNIFORM;
         let table = create_buffer(device, "lowbit m table", usage, BufferFill::Words(&words));
-        let m_table = guard(device, &lost, "the table of row counts", table).await?;
+        let m_table = guard(device, &lost, "the table of row counts", table).await;
+        let m_table = m_table.map_err(|error| error.of_bytes(4 * words.len() as u64))?;
         let device = device.clone();
         Ok(Self { device, caps, lost, cache: Arc::default(), m_table, driver_cache: None })
     }
@@ -191,6 +261,7 @@ impl Kernels {
         if let Some(pipeline) = self.cached(shader) {
             return Ok(pipeline);
         }
+        self.within(shader)?;
         // A lock is never held over an await; two callers may compile the same twice.
         self.finish(shader, self.start(shader)).await
     }
@@ -204,6 +275,7 @@ impl Kernels {
         let mut wanted: Vec<&Shader> = Vec::new();
         for shader in shaders {
             if !wanted.contains(&shader) && self.cached(shader).is_none() {
+                self.within(shader)?;
                 wanted.push(shader);
             }
         }
@@ -240,6 +312,17 @@ impl Kernels {
         Ok(())
     }
 
+    /// Whether the device has as many storage buffers as the kernel binds. What shaders use of
+    /// workgroups, schedules check or the device says ([`DeviceError::Shader`]).
+    fn within(&self, shader: &Shader) -> Result<(), DeviceError> {
+        let (need, have) = (shader.storage_buffers(), self.caps.max_storage_buffers);
+        if need <= have {
+            return Ok(());
+        }
+        let limit = "max_storage_buffers_per_shader_stage";
+        Err(DeviceError::Limit { kernel: shader.name.clone(), limit, need, have })
+    }
+
     fn cached(&self, shader: &Shader) -> Option<Arc<Pipeline>> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(shader).cloned()
     }
@@ -258,13 +341,7 @@ impl Kernels {
         shader: &Shader,
         started: Started,
     ) -> Result<Arc<Pipeline>, DeviceError> {
-        let error = started.error.await;
-        verdict(&self.lost, &shader.name, error).map_err(|error| match error {
-            DeviceError::Refused { what, message } => {
-                DeviceError::Refused { what, message: started.wgsl.explain(&message) }
-            }
-            other => other,
-        })?;
+        compiled(&self.lost, shader, &started.wgsl, started.error.await)?;
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(cache.entry(shader.clone()).or_insert(Arc::new(started.pipeline)).clone())
     }
@@ -276,8 +353,11 @@ impl Kernels {
     /// As [`pipeline`](Self::pipeline).
     #[doc(hidden)]
     pub async fn plant(&self, shader: &Shader, text: &str) -> Result<(), DeviceError> {
-        let make = || build(&self.device, shader, text, None);
-        let planted = guard(&self.device, &self.lost, &shader.name, make).await?;
+        if let Some(reason) = self.lost.reason() {
+            return Err(DeviceError::Lost(reason.into()));
+        }
+        let (planted, error) = scoped(&self.device, || build(&self.device, shader, text, None));
+        compiled(&self.lost, shader, &shader.compose(), error.await)?;
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         cache.insert(shader.clone(), Arc::new(planted));
         Ok(())
@@ -290,8 +370,10 @@ impl Kernels {
         usage: wgpu::BufferUsages,
         fill: BufferFill<'_>,
     ) -> Result<wgpu::Buffer, DeviceError> {
-        guard(&self.device, &self.lost, label, create_buffer(&self.device, label, usage, fill))
-            .await
+        let bytes = fill.size();
+        let make = create_buffer(&self.device, label, usage, fill);
+        let made = guard(&self.device, &self.lost, label, make).await;
+        made.map_err(|error| error.of_bytes(bytes))
     }
 
     /// Runs `make` in error scopes, so that nothing reaches the device's uncaptured handler.
@@ -312,18 +394,14 @@ fn create_buffer(
 ) -> impl FnOnce() -> wgpu::Buffer {
     let (device, label) = (device.clone(), label.to_string());
     move || {
+        let size = fill.size();
         let bytes: &[u8] = match fill {
             BufferFill::Zeros(_) => &[],
             BufferFill::Words(words) => bytemuck::cast_slice(words),
         };
-        let size = match fill {
-            BufferFill::Zeros(size) => size,
-            BufferFill::Words(_) => bytes.len() as u64,
-        };
         let buffer = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(&label),
-            // wgpu refuses empty bindings; 32 bytes hold any element a shader declares.
-            size: size.max(32),
+            size,
             usage,
             mapped_at_creation: !bytes.is_empty(),
         });
@@ -389,10 +467,30 @@ fn verdict(lost: &LostFlag, what: &str, error: Option<wgpu::Error>) -> Result<()
     match error {
         None => Ok(()),
         Some(wgpu::Error::OutOfMemory { source }) => {
-            Err(DeviceError::OutOfMemory { what, message: source.to_string() })
+            Err(DeviceError::OutOfMemory { what, bytes: None, message: source.to_string() })
         }
         Some(error) => Err(DeviceError::Refused { what, message: error.to_string() }),
     }
+}
+
+/// The verdict on a kernel: an internal error is the driver's, a validation error the shader's.
+fn compiled(
+    lost: &LostFlag,
+    shader: &Shader,
+    wgsl: &Wgsl,
+    error: Option<wgpu::Error>,
+) -> Result<(), DeviceError> {
+    let driver = matches!(error, Some(wgpu::Error::Internal { .. }));
+    verdict(lost, &shader.name, error).map_err(|error| match error {
+        DeviceError::Refused { what: kernel, message } if driver => {
+            DeviceError::Pipeline { kernel, message }
+        }
+        DeviceError::Refused { what: kernel, message } => {
+            let (at, message) = (wgsl.places(&message), wgsl.explain(&message));
+            DeviceError::Shader { kernel, at, message }
+        }
+        other => other,
+    })
 }
 
 fn build(

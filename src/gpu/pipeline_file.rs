@@ -12,6 +12,8 @@ const MOST: u64 = 256 << 20;
 
 /// The data of a file that [`write`] wrote.
 pub(crate) fn read(path: &Path) -> Option<Vec<u8>> {
+    // Not to wait for a pipe, nor to read a large file to find that it is none.
+    std::fs::metadata(path).ok().filter(|about| about.is_file() && about.len() <= MOST)?;
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).ok()?;
     file.take(MOST + 1).read_to_end(&mut bytes).ok()?;

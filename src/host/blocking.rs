@@ -36,6 +36,19 @@ impl Host {
         block_on(Self::with_limits_async(adapter, limits))
     }
 
+    /// The same with fewer features: of those that kernels and measurements use, the adapter's that
+    /// are among `features`.
+    ///
+    /// # Errors
+    /// As [`with_features_async`](Self::with_features_async).
+    pub fn with_features(
+        adapter: &wgpu::Adapter,
+        features: wgpu::Features,
+        limits: wgpu::Limits,
+    ) -> Result<Self, HostError> {
+        block_on(Self::with_features_async(adapter, features, limits))
+    }
+
     /// Takes a device that exists, with the limits it was requested with. Takes over its
     /// lost callback.
     ///

@@ -94,7 +94,9 @@ impl Host {
             let bound = match data.bind(self, &spec, schedule).await {
                 // It is what a plan without tuning would fail with too.
                 Err(error) if schedule == measured.selected => return Err(error),
-                Err(HostError::Plan(PlanError::Device(DeviceError::Refused { .. }))) => continue,
+                Err(HostError::Plan(PlanError::Device(
+                    DeviceError::Pipeline { .. } | DeviceError::Shader { .. },
+                ))) => continue,
                 bound => bound?,
             };
             // A first look, with one copy of W; the first run compiles on some drivers.

@@ -112,8 +112,13 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<(), IoError>
 /// A whole regular file, or `None` where it holds more than `most` bytes.
 pub(super) fn read_limited(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
     // Not to wait for a pipe, nor to read a device without end.
-    if !fs::metadata(path)?.is_file() {
+    let about = fs::metadata(path)?;
+    if !about.is_file() {
         return Err(io::Error::other("it is not a regular file"));
+    }
+    // Before any of it is read; below it is counted again, should it grow meanwhile.
+    if about.len() > most {
+        return Ok(None);
     }
     let mut bytes = Vec::new();
     fs::File::open(path)?.take(most.saturating_add(1)).read_to_end(&mut bytes)?;

@@ -36,6 +36,10 @@ pub(super) fn parse(file: &[u8]) -> Result<Header, IoError> {
         .filter(|&length| length <= limit)
         .and_then(|length| rest.get(..length))
         .ok_or(IoError::HeaderLength { length, limit: limit as u64 })?;
+    // Before it is copied: a file may be a hole of any size.
+    if json.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
+        return Err(IoError::HeaderJson(serde_json::Error::custom("it does not start with `{`")));
+    }
     // A copy, so that text once found to be UTF-8 stays so, whatever happens to the file.
     let json = json.to_vec();
     let RawHeader { metadata, mut tensors } =

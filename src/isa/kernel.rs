@@ -4,7 +4,7 @@ use crate::gpu::{AdapterClass, Binding, Caps, Shader};
 use crate::host::probe_shader;
 use crate::ops::make::{MakeAccess, MakeKernel};
 use crate::ops::matmul::{KernelChoice, Scaling, Schedule, integer_specs, sums_shader};
-use crate::ops::{DequantizeSpec, FloatType, MatmulSpec, RepackSpec};
+use crate::ops::{DequantizeSpec, FloatType, Grid, MatmulSpec, RepackSpec};
 use crate::ops::{activations, fake_quant, observe};
 use std::collections::HashSet;
 
@@ -118,6 +118,14 @@ impl Kernel {
         }
     }
 
+    /// How many workgroups it wants.
+    pub fn grid(&self) -> Option<Grid> {
+        match &self.of {
+            Of::Matmul(choice) => Some(choice.grid()),
+            Of::Other(shader) => Grid::of(shader),
+        }
+    }
+
     /// The binding that codes are read from.
     pub fn codes_binding(&self) -> Option<u32> {
         self.choice().map(|_| CODES)
@@ -156,9 +164,68 @@ impl Kernel {
 /// blocks.
 const COLUMNS: [u32; 10] = [8, 32, 64, 128, 256, 512, 1024, 4096, 4092, 8192];
 
-/// Every kernel that some spec composes to, each once: all formats, ways to load X, types of Y,
-/// with and without a bias, all schedules.
+/// Devices that differ in what choices look at.
+struct Devices {
+    /// One with nothing beyond what WebGPU asks for; it decides which schedules there are.
+    plain: Caps,
+    /// More of them, for floats.
+    others: Vec<Caps>,
+    /// How W is loaded where weights are made.
+    accesses: &'static [MakeAccess],
+    /// Schedules that only a caller can pin.
+    experimental: Vec<Schedule>,
+}
+
+impl Devices {
+    fn gpus() -> Self {
+        let plain = Caps::from_limits(AdapterClass::Gpu, &wgpu::Limits::defaults());
+        let subgroups = Caps { subgroups: true, ..plain.clone() };
+        let halves = Caps { exact_halves: true, ..plain.clone() };
+        Self {
+            plain,
+            others: vec![subgroups, halves],
+            // The third access is of CPU adapters.
+            accesses: &[MakeAccess::Words, MakeAccess::Quads],
+            experimental: Schedule::experimental().to_vec(),
+        }
+    }
+
+    /// With panels, every size of subgroup that shares loads, 64-bit words and textures.
+    fn cpus() -> Self {
+        let plain = Caps::from_limits(AdapterClass::Cpu, &wgpu::Limits::defaults());
+        let others = [(0, true, 0), (4, true, 8192), (8, false, 0), (8, true, 0), (16, true, 0)];
+        let others = others.map(|(subgroup, int64, texture_extent)| {
+            let subgroups = subgroup > 0;
+            Caps { subgroup, subgroups, int64, texture_extent, ..plain.clone() }
+        });
+        let (others, experimental) = (others.to_vec(), Vec::new());
+        Self { plain, others, accesses: &MakeAccess::ALL, experimental }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Caps> {
+        std::iter::once(&self.plain).chain(&self.others)
+    }
+
+    fn schedules(&self, all: Vec<Schedule>) -> impl Iterator<Item = Schedule> {
+        all.into_iter().filter(|schedule| schedule.check(&self.plain).is_ok())
+    }
+}
+
+/// Every kernel that some spec composes to on a GPU, each once: all formats, ways to load X, types
+/// of Y, with and without a bias, all schedules.
 pub fn kernels() -> Vec<Kernel> {
+    collect(&Devices::gpus())
+}
+
+/// Those that only software adapters take.
+pub fn cpu_kernels() -> Vec<Kernel> {
+    let gpus: HashSet<String> = kernels().into_iter().map(|kernel| kernel.name).collect();
+    let mut kernels = collect(&Devices::cpus());
+    kernels.retain(|kernel| !gpus.contains(&kernel.name));
+    kernels
+}
+
+fn collect(devices: &Devices) -> Vec<Kernel> {
     let mut kernels = Vec::new();
     let mut seen = HashSet::new();
     let mut push = |kernel: Kernel| {
@@ -167,14 +234,11 @@ pub fn kernels() -> Vec<Kernel> {
         }
     };
     let floats = [FloatType::F32, FloatType::F16];
-    let plain = Caps::from_limits(AdapterClass::Gpu, &wgpu::Limits::defaults());
-    let caps = Caps { subgroups: true, ..plain.clone() };
-    let halves = Caps { exact_halves: true, ..plain.clone() };
+    let plain = &devices.plain;
     for format in formats([32, 6]) {
         for k in COLUMNS {
-            // Some are of CPU adapters alone.
-            let schedules = Schedule::all(k).into_iter().filter(|s| s.check(&plain).is_ok());
-            for schedule in schedules.chain(Schedule::experimental()) {
+            let schedules = devices.schedules(Schedule::all(k));
+            for schedule in schedules.chain(devices.experimental.iter().copied()) {
                 for (activations, any_x_offset) in
                     [(floats[0], false), (floats[0], true), (floats[1], false)]
                 {
@@ -184,7 +248,8 @@ pub fn kernels() -> Vec<Kernel> {
                                 .with_activations(activations)
                                 .with_output(output);
                             (spec.bias, spec.any_x_offset) = (bias, any_x_offset);
-                            for caps in [&plain, &caps, &halves] {
+                            for caps in devices.all() {
+                                spec.code_textures = caps.texture_extent > 0;
                                 push(Kernel::matmul(KernelChoice::new(&spec, schedule, caps)));
                             }
                         }
@@ -193,26 +258,31 @@ pub fn kernels() -> Vec<Kernel> {
             }
         }
         for kernel in MakeKernel::ALL {
-            // The third access is of CPU adapters.
-            for access in [MakeAccess::Words, MakeAccess::Quads] {
-                push(Kernel::other(kernel.shader(&format, caps.row_order, access)));
+            for access in devices.accesses {
+                push(Kernel::other(kernel.shader(&format, plain.row_order, *access)));
             }
         }
-        push(Kernel::other(RepackSpec::new(2, 2, format).shader(caps.row_order)));
+        push(Kernel::other(RepackSpec::new(2, 2, format).shader(plain.row_order)));
         for spec in [DequantizeSpec::new(2, 2, format), DequantizeSpec::gather(2, 2, 2, format)] {
-            for output in floats {
-                push(Kernel::other(spec.clone().with_output(output).shader(&caps)));
+            for (output, caps) in
+                floats.into_iter().flat_map(|o| devices.all().map(move |c| (o, c)))
+            {
+                let spec = spec.clone().with_output(output);
+                push(Kernel::other(match caps.texture_extent {
+                    0 => spec.shader(caps),
+                    _ => spec.with_code_textures().shader(caps),
+                }));
             }
         }
     }
-    let dots = [&plain, &caps].map(|caps| Caps { packed_dot: true, ..caps.clone() });
     // And rows longer than sums of one piece may be.
     for k in COLUMNS.into_iter().chain([40_000]) {
-        for spec in integer_specs(k) {
-            let schedules = Schedule::integer(k).into_iter().filter(|s| s.check(&plain).is_ok());
-            for schedule in schedules {
-                for caps in [&plain, &caps, &dots[0], &dots[1]] {
-                    push(Kernel::matmul(KernelChoice::new(&spec, schedule, caps)));
+        for mut spec in integer_specs(k) {
+            for schedule in devices.schedules(Schedule::integer(k)) {
+                for (caps, packed_dot) in devices.all().flat_map(|c| [(c, false), (c, true)]) {
+                    spec.code_textures = caps.texture_extent > 0;
+                    let caps = Caps { packed_dot, ..caps.clone() };
+                    push(Kernel::matmul(KernelChoice::new(&spec, schedule, &caps)));
                 }
             }
         }
@@ -221,14 +291,14 @@ pub fn kernels() -> Vec<Kernel> {
     for (function, k) in ActivationFunction::ALL.into_iter().flat_map(|f| [(f, 4096), (f, 100)]) {
         let spec = MatmulSpec::new(8, 8, k, WeightFormat::int8(Granularity::Channel));
         let spec = spec.with_function(function);
-        let schedules = Schedule::all(k).into_iter().filter(|s| s.check(&plain).is_ok());
-        for schedule in schedules.chain(Schedule::experimental()) {
-            push(Kernel::matmul(KernelChoice::new(&spec, schedule, &plain)));
+        let schedules = devices.schedules(Schedule::all(k));
+        for schedule in schedules.chain(devices.experimental.iter().copied()) {
+            push(Kernel::matmul(KernelChoice::new(&spec, schedule, plain)));
         }
     }
-    push(Kernel::other(sums_shader(every_binding(&plain))));
+    push(Kernel::other(sums_shader(every_binding(plain))));
     push(Kernel::other(probe_shader()));
-    for caps in [&caps, &halves] {
+    for caps in devices.all() {
         let quantize = activations::every_spec().into_iter().flat_map(|spec| spec.shaders(caps));
         let observe = observe::every_spec().into_iter().flat_map(|spec| spec.shaders(caps));
         quantize.chain(observe).for_each(|shader| push(Kernel::other(shader)));

@@ -6,8 +6,9 @@
 //! a code next to a tie may be either neighbour, and a scale a few ulp off:
 //! [`reference::check_activations`](crate::reference::check_activations) has the contract.
 
-use super::buffers::{Window, check, window_capacity};
+use super::buffers::{Window, check};
 use super::matmul::RecordError;
+use super::slots::{Slots, check_grid, pipelines, spans};
 use super::{BindError, FloatType, PlanError, Role, SubBuffer};
 use crate::format::{ActivationFormat, ActivationGranularity, ActivationLayout, BLOCK_K};
 use crate::gpu::{
@@ -329,11 +330,7 @@ impl QuantizePlan {
     pub async fn new(kernels: &Kernels, spec: &QuantizeSpec) -> Result<Self, PlanError> {
         spec.check()?;
         let shaders = spec.shaders(kernels.caps());
-        kernels.prepare(&shaders).await?;
-        let mut pipelines = Vec::with_capacity(shaders.len());
-        for shader in &shaders {
-            pipelines.push(kernels.pipeline(shader).await?);
-        }
+        let pipelines = pipelines(kernels, &shaders).await?;
         let (kernels, layout) = (kernels.clone(), spec.layout()?);
         Ok(Self { kernels, spec: spec.clone(), layout, pipelines })
     }
@@ -363,20 +360,16 @@ impl QuantizePlan {
         self.check_args(&args)?;
         let spans = self.spans()?;
         let given = args.given.map(|given| Window::new(caps, given.buffer, given.offset, 8));
-        let slot = size_of::<Params>().next_multiple_of(caps.uniform_align as usize);
-        let mut words = vec![0u32; spans.len() * slot / 4];
+        let mut params = Vec::with_capacity(spans.len());
         let mut windows = Vec::with_capacity(spans.len());
-        for (index, &(m0, m_cap)) in spans.iter().enumerate() {
+        for &(m0, m_cap) in &spans {
             let row = u64::from(spec.x_stride) * spec.activations.bytes();
             let start = args.activations.offset + u64::from(m0) * row;
             let x = Window::new(caps, args.activations.buffer, start, spec.x_bytes(m_cap));
             let start = args.output.offset + self.output_bytes(m0);
             let y = Window::new(caps, args.output.buffer, start, self.output_bytes(m_cap));
-            if caps.fold(m_cap.into()).is_none() {
-                let (groups, limit) = (m_cap.into(), caps.max_groups);
-                return Err(BindError::GridTooLarge { groups, limit });
-            }
-            let params = Params {
+            check_grid(caps, m_cap.into())?;
+            params.push(Params {
                 k: spec.k,
                 blocks: layout.blocks as u32,
                 group_blocks: layout.group_blocks as u32,
@@ -392,13 +385,10 @@ impl QuantizePlan {
                 m_cap,
                 range_at: given.map_or(0, |given| (given.skip / 4) as u32),
                 pad: [0; 2],
-            };
-            words[index * slot / 4..][..size_of::<Params>() / 4]
-                .copy_from_slice(bytemuck::cast_slice(&[params]));
+            });
             windows.push((x, y));
         }
-        let (usage, fill) = (wgpu::BufferUsages::UNIFORM, BufferFill::Words(&words));
-        let uniforms = self.kernels.buffer("lowbit activation params", usage, fill).await?;
+        let slots = Slots::new(&self.kernels, "lowbit quantize activations", &params).await?;
         let storage = wgpu::BufferUsages::STORAGE;
         let scratch =
             self.kernels.buffer("lowbit activation range", storage, BufferFill::Zeros(32)).await?;
@@ -408,35 +398,20 @@ impl QuantizePlan {
             _ => &self.pipelines[1..],
         };
         let make = || {
-            let device = self.kernels.device();
-            let entry = |binding, resource| wgpu::BindGroupEntry { binding, resource };
-            let uniform = |buffer, offset: usize, size: u64| {
-                let (offset, size) = (offset as u64, wgpu::BufferSize::new(size));
-                wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size })
-            };
             let mut segments = Vec::with_capacity(spans.len());
             for (index, (&(m0, m_cap), (x, y))) in spans.iter().zip(&windows).enumerate() {
                 let group = |pipeline: &Arc<Pipeline>| {
-                    device.create_bind_group(&wgpu::BindGroupDescriptor {
-                        label: Some("lowbit quantize activations"),
-                        layout: &pipeline.layout,
-                        entries: &[
-                            entry(0, uniform(&uniforms, index * slot, size_of::<Params>() as u64)),
-                            entry(1, uniform(self.kernels.m_table(), 0, 16)),
-                            entry(2, uniform(self.kernels.m_table(), 0, 16)),
-                            entry(3, x.binding()),
-                            entry(4, ranges.clone()),
-                            entry(5, y.binding()),
-                        ],
-                    })
+                    let bound = [(3, x.binding()), (4, ranges.clone()), (5, y.binding())];
+                    slots.group_of_m(&self.kernels, pipeline, index, bound)
                 };
                 segments.push(Segment { groups: by_rows.iter().map(group).collect(), m0, m_cap });
             }
             let reset = (self.pipelines.len() > 1).then(|| {
-                device.create_bind_group(&wgpu::BindGroupDescriptor {
+                let (binding, resource) = (4, scratch.as_entire_binding());
+                self.kernels.device().create_bind_group(&wgpu::BindGroupDescriptor {
                     label: Some("lowbit quantize activations"),
                     layout: &self.pipelines[0].layout,
-                    entries: &[entry(4, scratch.as_entire_binding())],
+                    entries: &[wgpu::BindGroupEntry { binding, resource }],
                 })
             });
             (segments, reset)
@@ -471,19 +446,12 @@ impl QuantizePlan {
         if spec.max_m == 0 || spec.k == 0 {
             return Ok(Vec::new());
         }
-        let limit = window_capacity(self.kernels.caps());
-        let mut rows = u64::from(spec.max_m);
         let x_row = u64::from(spec.x_stride) * spec.activations.bytes();
-        for (role, one, stride) in [
+        let parts = [
             (Role::Activations, spec.x_bytes(1), x_row),
             (Role::Output, self.output_bytes(1), self.output_bytes(1)),
-        ] {
-            let rest = limit.checked_sub(one);
-            let rest = rest.ok_or(BindError::RowTooLarge { role, need: one, limit })?;
-            rows = rows.min(rest / stride.max(1) + 1);
-        }
-        let starts = (0..spec.max_m).step_by(rows as usize);
-        Ok(starts.map(|m0| (m0, (rows as u32).min(spec.max_m - m0))).collect())
+        ];
+        spans(self.kernels.caps(), spec.max_m, parts)
     }
 }
 

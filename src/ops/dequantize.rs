@@ -7,12 +7,11 @@
 use super::buffers::{Window, check, window_capacity};
 use super::make::{constants, kernel_name};
 use super::matmul::{RecordError, texture_width};
+use super::slots::{Slots, check_grid, part};
 use super::weights::MIN_WEIGHT_BYTES;
 use super::{BindError, DeviceWeights, FloatType, PlanError, Role, RowBlock, SubBuffer};
 use crate::format::WeightFormat;
-use crate::gpu::{
-    Binding, BufferFill, Caps, Const, Kernels, M_TABLE, MAX_COUNT, Pipeline, Shader, fragment,
-};
+use crate::gpu::{Binding, Caps, Const, Kernels, M_TABLE, MAX_COUNT, Pipeline, Shader, fragment};
 use std::sync::Arc;
 
 /// What is to be dequantized.
@@ -287,10 +286,9 @@ impl DequantizePlan {
         let caps = self.kernels.caps();
         let layout = args.weights.layout();
         let segments = self.segments(args.weights)?;
-        let slot = (caps.uniform_align as usize).max(size_of::<Params>());
-        let mut words = vec![0u32; segments.len() * slot / 4];
+        let mut params = Vec::with_capacity(segments.len());
         let mut all = Vec::with_capacity(segments.len());
-        for (index, &(block, out, out_rows)) in segments.iter().enumerate() {
+        for &(block, out, out_rows) in &segments {
             let start = u64::from(out) * u64::from(spec.stride) * spec.output.bytes();
             let output = Window::new(
                 caps,
@@ -306,10 +304,8 @@ impl DequantizePlan {
             // Where all rows are wanted, the segment begins at its own first row.
             let skip = if spec.gather.is_some() { 0 } else { out as usize - rows.start };
             let groups = (u64::from(out_rows) * spec.row_words()).div_ceil(64);
-            if caps.fold(groups).is_none() {
-                return Err(BindError::GridTooLarge { groups, limit: caps.max_groups });
-            }
-            let params = Params {
+            check_grid(caps, groups)?;
+            params.push(Params {
                 rows: rows.len() as u32,
                 first_row: rows.start as u32,
                 n: spec.n,
@@ -327,29 +323,18 @@ impl DequantizePlan {
                 output_at: (output.skip / 4) as u32,
                 output_stride: (u64::from(spec.stride) * spec.output.bytes() / 4) as u32,
                 pad: 0,
-            };
-            words[index * slot / 4..][..size_of::<Params>() / 4]
-                .copy_from_slice(bytemuck::cast_slice(&[params]));
+            });
             all.push((block, output, indices, out, out_rows));
         }
-        let usage = wgpu::BufferUsages::UNIFORM;
-        let fill = BufferFill::Words(&words);
-        let uniforms = self.kernels.buffer("lowbit dequantize params", usage, fill).await?;
+        let slots = Slots::new(&self.kernels, "lowbit dequantize", &params).await?;
         let segments = self.kernels.guarded("the bind groups of a dequantization", || {
             let mut segments = Vec::with_capacity(all.len());
             for (index, (block, output, indices, first_out, out_rows)) in all.iter().enumerate() {
-                let part = |buffer, offset: usize, bytes: u64| {
-                    let size = wgpu::BufferSize::new(bytes.max(MIN_WEIGHT_BYTES));
-                    let offset = offset as u64;
-                    wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size })
-                };
-                let digit = || part(self.kernels.m_table(), 0, 16);
                 let weights = block.map(|block| {
                     let (codes, side) = layout.bytes(block.rows.len());
-                    (block.codes.binding(codes), part(&block.side, 0, side))
+                    (block.codes.binding(codes), part(&block.side, 0, side.max(MIN_WEIGHT_BYTES)))
                 });
                 // What is not there nothing reads; any input will do.
-                let index = index * slot;
                 let (codes, side, list) = match (&weights, indices) {
                     (Some((codes, side)), Some(list)) => {
                         (codes.resource(), side.clone(), list.binding())
@@ -359,20 +344,8 @@ impl DequantizePlan {
                     // Without an index list there are rows only where there is a block.
                     (None, None) => continue,
                 };
-                let entry = |binding, resource| wgpu::BindGroupEntry { binding, resource };
-                let group = self.kernels.device().create_bind_group(&wgpu::BindGroupDescriptor {
-                    label: Some("lowbit dequantize"),
-                    layout: &self.pipeline.layout,
-                    entries: &[
-                        entry(0, part(&uniforms, index, size_of::<Params>() as u64)),
-                        entry(1, digit()),
-                        entry(2, digit()),
-                        entry(3, list),
-                        entry(4, codes),
-                        entry(5, side),
-                        entry(6, output.binding()),
-                    ],
-                });
+                let bound = [(3, list), (4, codes), (5, side), (6, output.binding())];
+                let group = slots.group_of_m(&self.kernels, &self.pipeline, index, bound);
                 segments.push(Segment { group, first_out: *first_out, out_rows: *out_rows });
             }
             segments

@@ -9,10 +9,12 @@ pub mod activations;
 mod buffers;
 pub mod dequantize;
 pub mod fake_quant;
+mod grid;
 pub mod make;
 pub mod matmul;
 pub mod observe;
 pub mod repack;
+mod slots;
 mod weights;
 
 pub use activations::{BoundQuantize, QuantizeArgs, QuantizePlan, QuantizeSpec};
@@ -22,6 +24,7 @@ pub use fake_quant::{
     BoundFakeQuant, BoundFakeQuantBackward, FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantError,
     FakeQuantPlan, FakeQuantSpec,
 };
+pub use grid::{Factor, Grid, VARIABLES};
 pub use make::{BoundMake, MakeArgs, MakeError, MakePlan, MakeSpec, MaskSource, SourceRows};
 pub use matmul::{
     Activations, BoundMatmul, KernelChoice, MatmulArgs, MatmulPlan, MatmulSpec, Output, PlanError,

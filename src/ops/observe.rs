@@ -10,21 +10,20 @@
 use super::activations::Loads;
 use super::buffers::{Window, check, window_capacity};
 use super::matmul::RecordError;
+use super::slots::{Slots, check_grid, pipelines, spans};
 use super::{BindError, FloatType, PlanError, QuantizeSpec, Role, SubBuffer};
 use crate::compress::calibrate::{
     Axis, Batch, CalibrateError, ChannelBatch, Histogram, NotFinite, Observer,
 };
 use crate::format::{ActivationFormat, ActivationGranularity, BLOCK_K};
-use crate::gpu::{
-    Binding, BufferFill, Caps, Const, DeviceError, Kernels, Pipeline, Shader, fragment,
-};
+use crate::gpu::{Binding, Caps, Const, DeviceError, Kernels, Pipeline, Shader, fragment};
 use std::sync::Arc;
 
 /// Rows of a tile, of 32 columns.
-const TILE_ROWS: u32 = 256;
+pub(super) const TILE_ROWS: u32 = 256;
 
 /// Lanes of a workgroup.
-const WORKGROUP: u32 = 64;
+pub(super) const WORKGROUP: u32 = 64;
 
 /// Words before the ranges: NaN, infinities, index of the first of either.
 const HEADER: u64 = 4;
@@ -296,11 +295,7 @@ impl ObservePlan {
     pub async fn new(kernels: &Kernels, spec: &ObserveSpec) -> Result<Self, ObserveError> {
         spec.check()?;
         let shaders = spec.shaders(kernels.caps());
-        kernels.prepare(&shaders).await?;
-        let mut pipelines = Vec::with_capacity(shaders.len());
-        for shader in &shaders {
-            pipelines.push(kernels.pipeline(shader).await?);
-        }
+        let pipelines = pipelines(kernels, &shaders).await?;
         Ok(Self { kernels: kernels.clone(), spec: spec.clone(), pipelines })
     }
 
@@ -324,6 +319,11 @@ impl ObservePlan {
         }
         let rows = if spec.k == 0 { 0 } else { u64::from(m) };
         if *first != u32::MAX && !empty {
+            let all = u64::from(m) * u64::from(spec.k);
+            let found = u64::from(*nan) + u64::from(*infinite);
+            if u64::from(*first) >= all || found == 0 || found > all {
+                return Err(bad);
+            }
             let (row, column) = ((first / spec.k).into(), (first % spec.k).into());
             let (nan, infinite) = ((*nan).into(), (*infinite).into());
             let not_finite = Some(NotFinite { nan, infinite, row, column });
@@ -374,22 +374,19 @@ impl ObservePlan {
         }
         let spans = self.spans(&rows)?;
         let y = Window::new(caps, args.output.buffer, args.output.offset, 4 * spec.words());
-        let slot = size_of::<Params>().next_multiple_of(caps.uniform_align as usize);
-        let mut words = vec![0u32; spans.len() * slot / 4];
+        let mut params = Vec::with_capacity(spans.len());
         let mut windows = Vec::with_capacity(spans.len());
         let blocks = spec.k.div_ceil(BLOCK_K as u32);
         // `check` and `new` have refused a width that is none.
         let least = spec.least().unwrap_or(1);
-        for (index, &(m0, m_cap)) in spans.iter().enumerate() {
+        for &(m0, m_cap) in &spans {
             let row = u64::from(spec.x_stride) * spec.activations.bytes();
             let start = x.offset + u64::from(m0) * row;
             let x = Window::new(caps, x.buffer, start, rows.x_bytes(m_cap));
             for groups in [tiles(blocks, m_cap), spec.words().div_ceil(WORKGROUP.into())] {
-                if caps.fold(groups).is_none() {
-                    return Err(BindError::GridTooLarge { groups, limit: caps.max_groups });
-                }
+                check_grid(caps, groups)?;
             }
-            let params = Params {
+            params.push(Params {
                 k: spec.k,
                 blocks,
                 channels: spec.channels() as u32,
@@ -404,34 +401,16 @@ impl ObservePlan {
                 bins_log: spec.bins_log(),
                 least,
                 pad: [0; 3],
-            };
-            words[index * slot / 4..][..size_of::<Params>() / 4]
-                .copy_from_slice(bytemuck::cast_slice(&[params]));
+            });
             windows.push(x);
         }
-        let (usage, fill) = (wgpu::BufferUsages::UNIFORM, BufferFill::Words(&words));
-        let uniforms = self.kernels.buffer("lowbit observe params", usage, fill).await?;
+        let slots = Slots::new(&self.kernels, "lowbit observe", &params).await?;
         let make = || {
-            let device = self.kernels.device();
-            let entry = |binding, resource| wgpu::BindGroupEntry { binding, resource };
-            let uniform = |buffer, offset: usize, size: u64| {
-                let (offset, size) = (offset as u64, wgpu::BufferSize::new(size));
-                wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size })
-            };
             let mut segments = Vec::with_capacity(spans.len());
             for (index, (&(m0, m_cap), x)) in spans.iter().zip(&windows).enumerate() {
                 let group = |pipeline: &Arc<Pipeline>| {
-                    device.create_bind_group(&wgpu::BindGroupDescriptor {
-                        label: Some("lowbit observe"),
-                        layout: &pipeline.layout,
-                        entries: &[
-                            entry(0, uniform(&uniforms, index * slot, size_of::<Params>() as u64)),
-                            entry(1, uniform(self.kernels.m_table(), 0, 16)),
-                            entry(2, uniform(self.kernels.m_table(), 0, 16)),
-                            entry(3, x.binding()),
-                            entry(4, y.binding()),
-                        ],
-                    })
+                    let bound = [(3, x.binding()), (4, y.binding())];
+                    slots.group_of_m(&self.kernels, pipeline, index, bound)
                 };
                 let groups = self.pipelines.iter().map(group).collect();
                 segments.push(Segment { groups, m0, m_cap });
@@ -453,12 +432,9 @@ impl ObservePlan {
         if spec.max_m == 0 || spec.k == 0 {
             return Ok(vec![(0, 0)]);
         }
-        let (role, need) = (Role::Activations, rows.x_bytes(1));
-        let rest = limit.checked_sub(need).ok_or(BindError::RowTooLarge { role, need, limit })?;
         let stride = u64::from(spec.x_stride) * spec.activations.bytes();
-        let most = (rest / stride.max(1) + 1).min(spec.max_m.into()) as u32;
-        let starts = (0..spec.max_m).step_by(most as usize);
-        Ok(starts.map(|m0| (m0, most.min(spec.max_m - m0))).collect())
+        let parts = [(Role::Activations, rows.x_bytes(1), stride)];
+        spans(self.kernels.caps(), spec.max_m, parts)
     }
 }
 

@@ -4,10 +4,11 @@
 
 use super::buffers::{Window, check, window_capacity};
 use super::make::{constants, kernel_name};
+use super::slots::{Slots, check_grid, part};
 use super::weights::MIN_WEIGHT_BYTES;
 use super::{BindError, DeviceWeights, PlanError, Role, RowBlock, SubBuffer};
 use crate::format::{DeviceLayout, Granularity, RowOrder, ScaleType, WeightFormat};
-use crate::gpu::{Binding, BufferFill, Const, Kernels, Pipeline, Shader, fragment};
+use crate::gpu::{Binding, Const, Kernels, Pipeline, Shader, fragment};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -196,16 +197,15 @@ impl RepackPlan {
         let caps = self.kernels.caps();
         let layout = args.output.layout();
         let chunks = self.chunks(&args, &parts)?;
-        let slot = (caps.uniform_align as usize).max(size_of::<Params>());
-        let mut words = vec![0u32; chunks.len() * slot / 4];
+        let mut params = Vec::with_capacity(chunks.len());
         let mut all = Vec::with_capacity(chunks.len());
-        for (index, (block, rows)) in chunks.into_iter().enumerate() {
+        for (block, rows) in chunks {
             let row0 = rows.start - args.output.blocks()[block].rows.start;
             let windows = parts
                 .each_ref()
                 .map(|part| part.as_ref().map(|part| part.window(&self.kernels, &rows)));
             let first = |part: usize| windows[part].as_ref().map_or(0, |(_, first)| *first);
-            let params = Params {
+            params.push(Params {
                 rows: rows.len() as u32,
                 row0: row0 as u32,
                 canonical_words: layout.geometry.code_words as u32,
@@ -214,29 +214,17 @@ impl RepackPlan {
                 scale_base: first(2),
                 zero_base: first(3),
                 ..Params::of(layout)
-            };
+            });
             let row = (layout.code_words + layout.side_words) as u64;
             let groups = (rows.len() as u64 * row).div_ceil(64);
-            if caps.fold(groups).is_none() {
-                return Err(BindError::GridTooLarge { groups, limit: caps.max_groups });
-            }
-            words[index * slot / 4..][..size_of::<Params>() / 4]
-                .copy_from_slice(bytemuck::cast_slice(&[params]));
+            check_grid(caps, groups)?;
             all.push((block, windows, groups));
         }
-        let usage = wgpu::BufferUsages::UNIFORM;
-        let fill = BufferFill::Words(&words);
-        let uniforms = self.kernels.buffer("lowbit repack params", usage, fill).await?;
+        let slots = Slots::new(&self.kernels, "lowbit repack", &params).await?;
         let chunks = self.kernels.guarded("the bind groups of a repacking", || {
             let mut chunks = Vec::with_capacity(all.len());
             for (index, (block, windows, groups)) in all.into_iter().enumerate() {
                 let block = &args.output.blocks()[block];
-                let part = |buffer, offset: usize, bytes: u64| {
-                    let size = wgpu::BufferSize::new(bytes.max(MIN_WEIGHT_BYTES));
-                    let offset = offset as u64;
-                    wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size })
-                };
-                let entry = |binding, resource| wgpu::BindGroupEntry { binding, resource };
                 let [codes, metadata, scales, zeros] = windows;
                 let Some((codes, _)) = codes else { continue };
                 // What is not there nothing reads; any input will do.
@@ -244,19 +232,15 @@ impl RepackPlan {
                     .map(|window| window.map_or(codes, |(window, _)| window).binding());
                 let (code_bytes, side_bytes) = layout.bytes(block.rows.len());
                 let written = block.codes.binding(code_bytes);
-                let group = self.kernels.device().create_bind_group(&wgpu::BindGroupDescriptor {
-                    label: Some("lowbit repack"),
-                    layout: &self.pipeline.layout,
-                    entries: &[
-                        entry(0, part(&uniforms, index * slot, size_of::<Params>() as u64)),
-                        entry(1, codes.binding()),
-                        entry(2, metadata),
-                        entry(3, scales),
-                        entry(4, zeros),
-                        entry(5, written.resource()),
-                        entry(6, part(&block.side, 0, side_bytes)),
-                    ],
-                });
+                let bound = [
+                    (1, codes.binding()),
+                    (2, metadata),
+                    (3, scales),
+                    (4, zeros),
+                    (5, written.resource()),
+                    (6, part(&block.side, 0, side_bytes.max(MIN_WEIGHT_BYTES))),
+                ];
+                let group = slots.group(&self.kernels, &self.pipeline, index, bound);
                 chunks.push(Chunk { group, groups });
             }
             chunks

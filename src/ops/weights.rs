@@ -349,7 +349,9 @@ impl DeviceWeights {
                 view_formats: &[],
             };
             let make = || kernels.device().create_texture(&descriptor);
-            let texture = kernels.guarded("a texture of codes", make).await?;
+            let bytes = u64::from(width) * u64::from(height) * TEXEL;
+            let texture = kernels.guarded("a texture of codes", make).await;
+            let texture = texture.map_err(|error| error.of_bytes(bytes))?;
             copies.push((buffer, texture, (codes / TEXEL) as u32));
         }
         let mut blocks = self.blocks.clone();

@@ -3,9 +3,37 @@
 
 use lowbit::format::{ActivationFunction, Element, Granularity, RowOrder, ScaleType, WeightFormat};
 use lowbit::gpu::{AdapterClass, Caps, Shader};
+use lowbit::host::Host;
 use lowbit::ops::make::{MakeAccess, MakeKernel};
 use lowbit::ops::matmul::{KernelChoice, MatmulSpec, Schedule, integer_specs, sums_shader};
 use lowbit::ops::{DequantizeSpec, FloatType, RepackSpec, activations, fake_quant, observe};
+
+/// The adapter's device, and the same without what a small device lacks, with bindings and grids of
+/// its own; none where there is no adapter.
+pub fn large_and_small(max_binding: u64, max_groups: u32) -> Vec<Host> {
+    let Some(host) = host() else { return Vec::new() };
+    let mut caps = host.kernels().caps().clone();
+    (caps.int64, caps.subgroup, caps.exact_halves) = (false, 0, false);
+    (caps.max_binding, caps.max_groups) = (max_binding, max_groups);
+    let (info, device) = (host.adapter_info().clone(), host.device().clone());
+    let small = Host::with_caps(info, device, host.queue().clone(), &caps).unwrap();
+    vec![host, small]
+}
+
+/// `x·Wᵀ + b` with rows of `k`, in eight partial sums, which the compiler turns into vectors.
+pub fn linear(x: &[f32], weight: &[f32], bias: &[f32], k: usize) -> Vec<f32> {
+    let dot = |x: &[f32], w: &[f32]| {
+        let mut sums = [0.0; 8];
+        for (x, w) in x.chunks(8).zip(w.chunks(8)) {
+            for (sum, (x, w)) in sums.iter_mut().zip(x.iter().zip(w)) {
+                *sum += x * w;
+            }
+        }
+        sums.iter().sum::<f32>()
+    };
+    let rows = || weight.chunks_exact(k).zip(bias);
+    x.chunks_exact(k).flat_map(|x| rows().map(move |(w, bias)| bias + dot(x, w))).collect()
+}
 
 /// Every format that exists, with groups that scales align with and groups that they do not.
 pub fn all_formats() -> Vec<WeightFormat> {
@@ -197,8 +225,8 @@ pub fn assert_mirrors(
 
 /// A device of the best adapter. Where there is none: a skip that says so, or a failure
 /// where the environment demands a GPU.
-pub fn host() -> Option<lowbit::host::Host> {
-    match lowbit::host::Host::new() {
+pub fn host() -> Option<Host> {
+    match Host::new() {
         Ok(host) => {
             static ONCE: std::sync::Once = std::sync::Once::new();
             let info = host.adapter_info();
@@ -213,22 +241,24 @@ pub fn host() -> Option<lowbit::host::Host> {
     }
 }
 
-/// A device of the same adapter with lower limits. The device has them, not only our
-/// [`Caps`](lowbit::gpu::Caps): what exceeds them it refuses.
-pub fn host_within(
-    like: &lowbit::host::Host,
-    lower: impl FnOnce(&mut wgpu::Limits),
-) -> lowbit::host::Host {
+/// The best adapter, that [`host`] has a device of.
+pub fn adapter() -> wgpu::Adapter {
     let instance = wgpu::Instance::default();
-    let adapter = pollster::block_on(instance.request_adapter(&wgpu::RequestAdapterOptions {
+    let options = wgpu::RequestAdapterOptions {
         power_preference: wgpu::PowerPreference::HighPerformance,
         ..Default::default()
-    }))
-    .unwrap();
+    };
+    pollster::block_on(instance.request_adapter(&options)).unwrap()
+}
+
+/// A device of the same adapter with lower limits. The device has them, not only our
+/// [`Caps`](lowbit::gpu::Caps): what exceeds them it refuses.
+pub fn host_within(like: &Host, lower: impl FnOnce(&mut wgpu::Limits)) -> Host {
+    let adapter = adapter();
     assert_eq!(adapter.get_info().name, like.adapter_info().name);
     let mut limits = adapter.limits();
     lower(&mut limits);
-    lowbit::host::Host::with_limits(&adapter, limits).unwrap()
+    Host::with_limits(&adapter, limits).unwrap()
 }
 
 /// A device that validates like any other and executes nothing.
@@ -345,4 +375,40 @@ pub fn random_weights(
     let mut random = Random(seed);
     let w: Vec<f32> = (0..n * k).map(|_| random.float()).collect();
     lowbit::compress::quantize(&w, n, k, &format).unwrap()
+}
+
+/// Random numbers in −1…1.
+pub fn floats(count: usize, seed: u64) -> Vec<f32> {
+    let mut random = Random(seed);
+    (0..count).map(|_| random.float()).collect()
+}
+
+/// Uploads, multiplies and reads back: results must be within the proven bound of the oracle's.
+/// What shows that a device works.
+pub fn multiplies(host: &lowbit::host::Host) -> Result<(), lowbit::host::HostError> {
+    let (m, n, k) = (3, 24, 64);
+    let packed = random_weights("2:4+int4-g32-asym".parse().unwrap(), n, k, 1);
+    let x = floats(m * k, 2);
+    let y = host.matmul(&x, m, &host.upload(&packed)?, None)?;
+    assert_within_bound(&packed, &x, m, &y);
+    Ok(())
+}
+
+/// Y of `X · Wᵀ` against the oracle and its bound.
+#[track_caller]
+pub fn assert_within_bound(packed: &lowbit::format::PackedWeights, x: &[f32], m: usize, y: &[f32]) {
+    use lowbit::reference;
+    let expected = reference::matmul(&reference::MatmulCase {
+        x,
+        m,
+        weights: packed,
+        bias: None,
+        output: reference::Output::F32,
+        zero_folded: false,
+    });
+    let expected = expected.unwrap();
+    assert_eq!(y.len(), expected.len());
+    for (want, &got) in expected.iter().zip(y) {
+        assert!(reference::check(want, got).passes(), "{got}, must be {}", want.value);
+    }
 }

@@ -69,19 +69,23 @@ export class Results {
   /** As `lowbit verify --json` writes it, in the order of the table, and what only a browser knows. */
   report({ device, about, version, extent, seconds, speed }) {
     const cases = [...this.reports.entries()].sort(([a], [b]) => a - b).map(([, report]) => report);
+    const timed = speed.timings.length > 0 && speed.limits;
     return {
+      version,
       adapters: [
         {
           name: about?.name || device.name,
           driver: "",
           backend: about?.backend ?? "webgpu",
+          features: about?.features ?? [],
+          seconds: seconds ?? 0,
+          ...(timed ? { speed: { limits: speed.limits, rows: speed.timings } } : {}),
           cases,
           ...this.counts,
         },
       ],
       browser: { ...device, kernels: about },
-      run: { lowbit: version, extent, planned: this.total, seconds, date: new Date().toISOString() },
-      ...(speed.timings.length > 0 ? { limits: speed.limits, timings: speed.timings } : {}),
+      run: { extent, planned: this.total, date: new Date().toISOString() },
     };
   }
 }

@@ -126,7 +126,7 @@ impl Session {
     /// If there is no such case.
     pub async fn run(&self, index: usize) -> Result<String, JsError> {
         let case = self.cases.get(index).ok_or_else(|| JsError::new("no such case"))?;
-        json(&conformance::run_one(&self.host, case).await)
+        json(&conformance::run_one(&self.host, case, 1).await)
     }
 
     /// How many matmuls there are to time.

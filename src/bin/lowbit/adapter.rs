@@ -23,12 +23,18 @@ impl AdapterArg {
     }
 }
 
-/// The `--without` option of commands that run kernels.
+/// What a command's device is to do without: options of all commands that run kernels.
 #[derive(clap::Args)]
-pub struct WithoutArg {
+pub struct DeviceArg {
     /// Do without something that the adapter has, separated by commas
     #[arg(long, value_name = "FEATURE", value_delimiter = ',')]
     without: Vec<Feature>,
+    /// Request no more than these limits
+    #[arg(long, value_name = "LIMITS")]
+    limits: Option<LimitsArg>,
+    /// The most bytes of a storage binding: what is larger gets split
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(4096..))]
+    binding_limit: Option<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -38,42 +44,84 @@ enum Feature {
     /// 64-bit integers.
     Int64,
     /// f16 values converted by the device's own operation.
-    Halves,
+    #[value(alias = "halves")]
+    F16,
     /// Codes read out of textures.
     Textures,
     /// Products of four bytes by the device's own operation.
     Dot,
 }
 
-impl std::fmt::Display for WithoutArg {
-    /// The option as it is typed, after a space; nothing where it was not given.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum LimitsArg {
+    /// What every WebGPU device has.
+    Webgpu,
+    /// What wgpu asks of OpenGL ES 3.1.
+    Downlevel,
+}
+
+/// The name of a value on the command line.
+fn name_of(value: &impl ValueEnum) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_string()).unwrap_or_default()
+}
+
+impl std::fmt::Display for DeviceArg {
+    /// The options as they are typed, each after a space; nothing where none was given.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for (i, feature) in self.without.iter().enumerate() {
             f.write_str(if i == 0 { " --without " } else { "," })?;
-            f.write_str(feature.to_possible_value().as_ref().map_or("", |v| v.get_name()))?;
+            f.write_str(&name_of(feature))?;
         }
-        Ok(())
+        if let Some(limits) = &self.limits {
+            write!(f, " --limits {}", name_of(limits))?;
+        }
+        match self.binding_limit {
+            Some(limit) => write!(f, " --binding-limit {limit}"),
+            None => Ok(()),
+        }
     }
 }
 
-impl WithoutArg {
+impl DeviceArg {
     /// Whether nothing is left out.
     pub fn is_empty(&self) -> bool {
-        self.without.is_empty()
+        self.without.is_empty() && self.limits.is_none() && self.binding_limit.is_none()
     }
 
-    /// A device of the adapter whose kernels do without.
+    /// A device of the adapter that has no more than is asked for.
     pub fn host(&self, adapter: &wgpu::Adapter) -> Result<Host, HostError> {
-        let host = Host::with_adapter(adapter)?;
-        if self.without.is_empty() {
-            return Ok(host);
+        if self.is_empty() {
+            return Host::with_adapter(adapter);
         }
+        let mut features = wgpu::Features::all();
+        for feature in &self.without {
+            features.remove(match feature {
+                Feature::Subgroups => wgpu::Features::SUBGROUP | wgpu::Features::SUBGROUP_BARRIER,
+                Feature::Int64 => wgpu::Features::SHADER_INT64,
+                Feature::F16 => wgpu::Features::SHADER_F16,
+                Feature::Textures | Feature::Dot => wgpu::Features::empty(),
+            });
+        }
+        let mut limits = adapter.limits();
+        if let Some(asked) = self.limits {
+            let low = match asked {
+                LimitsArg::Webgpu => wgpu::Limits::defaults(),
+                LimitsArg::Downlevel => wgpu::Limits::downlevel_defaults(),
+            };
+            // An adapter that has less of something keeps to that.
+            limits = low.or_worse_values_from(&limits);
+        }
+        if let Some(bytes) = self.binding_limit {
+            limits.max_storage_buffer_binding_size =
+                limits.max_storage_buffer_binding_size.min(bytes);
+        }
+        let host = Host::with_features(adapter, features, limits)?;
         let mut caps = host.kernels().caps().clone();
         for feature in &self.without {
             match feature {
                 Feature::Subgroups => (caps.subgroup, caps.subgroups) = (0, false),
                 Feature::Int64 => caps.int64 = false,
-                Feature::Halves => caps.exact_halves = false,
+                Feature::F16 => caps.exact_halves = false,
                 Feature::Textures => caps.texture_extent = 0,
                 Feature::Dot => caps.packed_dot = false,
             }

@@ -1,5 +1,5 @@
 use crate::Outcome;
-use crate::adapter::{AdapterArg, WithoutArg};
+use crate::adapter::{AdapterArg, DeviceArg};
 use crate::error::{CliError, printable, warn};
 use crate::plot::Plot;
 use crate::report::{JsonArg, Report, progress, right, table, text};
@@ -51,7 +51,7 @@ pub struct Args {
     #[command(flatten)]
     adapter: AdapterArg,
     #[command(flatten)]
-    without: WithoutArg,
+    device: DeviceArg,
     #[command(flatten)]
     json: JsonArg,
 }
@@ -220,7 +220,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     let adapter = args.adapter.choose()?;
     let info = adapter.get_info();
     let failed = |what: &str| CliError::new(format!("{what} on {}", printable(&info.name)));
-    let host = args.without.host(&adapter).map_err(|e| failed("no device").because(e))?;
+    let host = args.device.host(&adapter).map_err(|e| failed("no device").because(e))?;
     let how = args.tuning.as_ref().map_or(Select::Auto, |path| {
         let tuning = load_tuning(path, &TuningKey::new(&info), host.kernels().caps());
         tuning.map_or_else(

@@ -1,7 +1,7 @@
 //! BERT as a sentence encoder, in plain Rust: embeddings, attention, layer norms,
 //! GELU, mean pooling. Its linear layers are the caller's to run.
 
-use safetensors::{Dtype, SafeTensors};
+use lowbit::io::{Dtype, ModelFile};
 use std::{fs, path::Path};
 use tokenizers::{Tokenizer, TruncationParams};
 
@@ -93,16 +93,17 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
 }
 
 /// The f32 tensors of a file, taken by name and checked by shape.
-struct Tensors<'a>(SafeTensors<'a>);
+struct Tensors(ModelFile);
 
-impl Tensors<'_> {
+impl Tensors {
     fn get(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
-        let tensor = self.0.tensor(name).map_err(|error| format!("{name}: {error}"))?;
-        if tensor.dtype() != Dtype::F32 || tensor.shape() != shape {
-            let (dtype, have) = (tensor.dtype(), tensor.shape());
+        let tensor =
+            self.0.tensor(name).ok_or_else(|| format!("{name}: there is no such tensor"))?;
+        if tensor.dtype != Dtype::F32 || tensor.shape != shape {
+            let (dtype, have) = (tensor.dtype, tensor.shape);
             return Err(format!("{name} is {dtype:?} {have:?}, not F32 {shape:?}").into());
         }
-        let floats = tensor.data().as_chunks().0;
+        let floats = tensor.bytes.as_chunks().0;
         Ok(floats.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect())
     }
 
@@ -135,9 +136,8 @@ impl Encoder {
         tokenizer.with_truncation(Some(truncation))?;
 
         let path = folder.join("model.safetensors");
-        let bytes = read(&path)?;
-        let tensors = SafeTensors::deserialize(&bytes)
-            .map_err(|error| format!("{}: {error}", path.display()))?;
+        let tensors =
+            ModelFile::open(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         let tensors = Tensors(tensors);
         let layer = |at: usize| {
             let dense = |i, part: &str, n, k| {

@@ -1,6 +1,6 @@
 //! `lowbit calibrate`: ranges of what a model's linear layers take, from sample text.
 
-use crate::adapter::{AdapterArg, WithoutArg};
+use crate::adapter::{AdapterArg, DeviceArg};
 use crate::bert::{self, Dense, Encoder};
 use crate::error::{CliError, printable};
 use crate::report::{self, JsonArg, Report, right};
@@ -57,7 +57,7 @@ pub struct Args {
     #[command(flatten)]
     adapter: AdapterArg,
     #[command(flatten)]
-    without: WithoutArg,
+    device: DeviceArg,
     #[command(flatten)]
     json: JsonArg,
 }
@@ -422,7 +422,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     drop(output.map_err(|error| CliError::new("cannot write the ranges").because(error))?);
     let adapter = args.adapter.choose()?;
     let host = args
-        .without
+        .device
         .host(&adapter)
         .map_err(|error| CliError::new("cannot use the adapter").because(error))?;
     observe(&host, &encoder, &mut observers, &lines, &args.text)?;

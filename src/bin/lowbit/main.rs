@@ -6,6 +6,7 @@ mod adapters;
 mod bench;
 mod bert;
 mod calibrate;
+mod compare;
 mod compress;
 mod decompress;
 mod error;
@@ -15,6 +16,7 @@ mod inspect;
 mod isa;
 mod plot;
 mod report;
+mod shader;
 mod smooth;
 mod tune;
 mod verify;
@@ -46,6 +48,7 @@ enum Command {
     Bench(bench::Args),
     Tune(tune::Args),
     Isa(isa::Args),
+    Shader(shader::Args),
 }
 
 /// What a command that ran to its end has to say.
@@ -68,6 +71,7 @@ fn run(command: &Command) -> Result<Outcome, CliError> {
         Command::Bench(args) => bench::run(args),
         Command::Tune(args) => tune::run(args),
         Command::Isa(args) => isa::run(args),
+        Command::Shader(args) => shader::run(args),
     }
 }
 

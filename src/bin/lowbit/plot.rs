@@ -114,7 +114,7 @@ mod tests {
 
     fn timing(weights: &str, m: usize, ms: f64, kernel: &str) -> Timing {
         Timing {
-            op: "matmul",
+            op: "matmul".into(),
             weights: weights.into(),
             activations: "f32".into(),
             m,

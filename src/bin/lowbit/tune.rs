@@ -1,5 +1,5 @@
 use crate::Outcome;
-use crate::adapter::{AdapterArg, WithoutArg};
+use crate::adapter::{AdapterArg, DeviceArg};
 use crate::bench::Shape;
 use crate::error::{CliError, printable};
 use crate::report::{JsonArg, Report, count, progress, right, table, text};
@@ -37,7 +37,7 @@ pub struct Args {
     #[command(flatten)]
     adapter: AdapterArg,
     #[command(flatten)]
-    without: WithoutArg,
+    device: DeviceArg,
     #[command(flatten)]
     json: JsonArg,
 }
@@ -104,15 +104,19 @@ fn row(measured: &Measured) -> Row {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<Outcome, CliError> {
-    if args.output.is_some() && !args.without.is_empty() {
-        return Err(CliError::new("what is measured --without something is not to be kept")
-            .hint("a file of it would hold for the whole adapter; leave -o or --without away"));
+    if args.output.is_some() && !args.device.is_empty() {
+        return Err(CliError::new(
+            "what is measured on less than the whole device is not to be kept",
+        )
+        .hint(
+            "a file of it would hold for the whole adapter; leave -o away, or --without and limits",
+        ));
     }
     let report = Report::open(&args.json)?;
     let adapter = args.adapter.choose()?;
     let info = adapter.get_info();
     let failed = |what: &str| CliError::new(format!("{what} on {}", printable(&info.name)));
-    let host = args.without.host(&adapter).map_err(|e| failed("no device").because(e))?;
+    let host = args.device.host(&adapter).map_err(|e| failed("no device").because(e))?;
     let shapes = args.shape.iter().flat_map(|shape| args.format.iter().map(move |f| (shape, f)));
     let specs: Vec<MatmulSpec> = shapes
         .map(|(&Shape(m, n, k), &format)| {

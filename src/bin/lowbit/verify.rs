@@ -1,9 +1,18 @@
 use crate::Outcome;
-use crate::adapter::{AdapterArg, WithoutArg, enumerate, matching};
+use crate::adapter::{AdapterArg, DeviceArg, enumerate, matching};
+use crate::compare;
 use crate::error::{CliError, printable};
 use crate::report::{JsonArg, Report, progress, right, table, text};
-use lowbit::conformance::{self, AdapterReport, Case, CaseReport, ErrorOverBound, Extent, Status};
+use lowbit::conformance::{
+    self, AdapterReport, Case, CaseReport, ErrorOverBound, Extent, Op, Speed, Status,
+};
+use lowbit::format::WeightFormat;
+use lowbit::host::Host;
+use lowbit::io::AtomicFile;
+use lowbit::ops::{Activations, FloatType, Select};
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// Check every kernel against the CPU oracle and its proven error bound
@@ -25,8 +34,19 @@ pub struct Args {
     /// Only each Nth case of the table
     #[arg(long, value_name = "N")]
     every: Option<std::num::NonZeroUsize>,
+    /// Run every case twice: where its bits differ, it has failed
+    #[arg(long)]
+    twice: bool,
+    /// Write a page to look at and to send: all cases by op, format and rows of X, each run twice,
+    /// what kernels go by, and how fast some are beside the adapter's limits
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
+    /// Compare two reports, of --json or --report, instead: what is beyond the bound in one, and
+    /// what has other bits
+    #[arg(long, value_names = ["A", "B"], num_args = 2, conflicts_with_all = ["adapter", "quick", "case", "every", "report", "twice"])]
+    compare: Vec<PathBuf>,
     #[command(flatten)]
-    without: WithoutArg,
+    device: DeviceArg,
     #[command(flatten)]
     json: JsonArg,
 }
@@ -36,72 +56,127 @@ const LISTED: usize = 10;
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<Outcome, CliError> {
+    if let [first, second] = &args.compare[..] {
+        return compare::run(first, second, &args.json);
+    }
     let report = Report::open(&args.json)?;
-    let extent = if args.quick { Extent::Quick } else { Extent::Full };
-    let mut cases = conformance::table(extent);
-    if let Some(every) = args.every {
-        cases = cases.into_iter().step_by(every.get()).collect();
-    }
-    if let Some(id) = &args.case {
-        let matches: [fn(&str, &str) -> bool; 3] =
-            [|id, text| id == text, |id, text| id.starts_with(text), |id, text| id.contains(text)];
-        let of = |matches: &fn(&str, &str) -> bool| {
-            cases.iter().filter(|case| matches(&case.id(), id)).cloned().collect::<Vec<_>>()
-        };
-        cases = matches.iter().map(of).find(|some| !some.is_empty()).unwrap_or_default();
-        if cases.is_empty() {
-            let example = conformance::table(extent).first().map(Case::id).unwrap_or_default();
-            return Err(CliError::new(format!("no case holds `{}`", printable(id)))
-                .hint(format!("ids are like {example}; without --quick there are more")));
-        }
-    }
+    let page_failed = || CliError::new("cannot write the report");
+    let file = args.report.as_ref().map(AtomicFile::create).transpose();
+    let file = file.map_err(|error| page_failed().because(error))?;
+    let cases = wanted(args)?;
     let adapters = match &args.adapter {
         Some(_) => enumerate()?,
         None => vec![AdapterArg { adapter: None }.choose()?],
     };
-    let chosen = matching(&adapters, args.adapter.as_deref())?;
-    let mut out = conformance::Report { adapters: Vec::new() };
+    let mut reports = Vec::new();
     let mut page = String::new();
-    for adapter in chosen {
-        let (adapter, seconds) = verify(adapter, &args.without, &cases)?;
-        page.push_str(&describe(&adapter, &args.without, seconds));
-        out.adapters.push(adapter);
+    for adapter in matching(&adapters, args.adapter.as_deref())? {
+        let adapter = verify(adapter, args, &cases)?;
+        page.push_str(&describe(&adapter));
+        reports.push(adapter);
+    }
+    if reports.len() > 1 {
+        page.push_str(&overview(&reports));
+    }
+    let out = conformance::Report::new(reports);
+    if let Some(mut file) = file {
+        let written = file.write_all(conformance::page(&out).as_bytes());
+        written.map_err(|error| page_failed().because(error))?;
+        file.commit().map_err(|error| page_failed().because(error))?;
     }
     report.finish(&page, &out)?;
-    let failed = out.adapters.iter().any(|adapter| adapter.failed > 0);
-    Ok(if failed { Outcome::FoundWrong } else { Outcome::Fine })
+    let wrong = |adapter: &AdapterReport| adapter.failed > 0 || adapter.unsteady().next().is_some();
+    Ok(if out.adapters.iter().any(wrong) { Outcome::FoundWrong } else { Outcome::Fine })
 }
 
-fn verify(
-    adapter: &wgpu::Adapter,
-    without: &WithoutArg,
-    cases: &[Case],
-) -> Result<(AdapterReport, f64), CliError> {
+/// The cases asked for.
+fn wanted(args: &Args) -> Result<Vec<Case>, CliError> {
+    let extent = if args.quick { Extent::Quick } else { Extent::Full };
+    let every = args.every.map_or(1, std::num::NonZeroUsize::get);
+    let cases: Vec<_> = conformance::table(extent).into_iter().step_by(every).collect();
+    let Some(id) = &args.case else { return Ok(cases) };
+    let matches: [fn(&str, &str) -> bool; 3] =
+        [|id, text| id == text, |id, text| id.starts_with(text), |id, text| id.contains(text)];
+    let of = |matches: &fn(&str, &str) -> bool| {
+        cases.iter().filter(|case| matches(&case.id(), id)).cloned().collect::<Vec<_>>()
+    };
+    let some = matches.iter().map(of).find(|some| !some.is_empty());
+    some.ok_or_else(|| {
+        let example = cases.first().map(Case::id).unwrap_or_default();
+        CliError::new(format!("no case holds `{}`", printable(id)))
+            .hint(format!("ids are like {example}; without --quick there are more"))
+    })
+}
+
+fn verify(adapter: &wgpu::Adapter, args: &Args, cases: &[Case]) -> Result<AdapterReport, CliError> {
     let info = adapter.get_info();
+    let failed = |what: &str| CliError::new(format!("{what} {}", printable(&info.name)));
     let start = Instant::now();
     // The oracle and software adapters are bound by the CPU: a device a core.
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(4));
-    let hosts = (0..threads).map(|_| without.host(adapter)).collect::<Result<Vec<_>, _>>();
-    let hosts = hosts.map_err(|error| {
-        CliError::new(format!("cannot use {}", printable(&info.name))).because(error)
-    })?;
+    let hosts = (0..threads).map(|_| args.device.host(adapter)).collect::<Result<Vec<_>, _>>();
+    let hosts = hosts.map_err(|error| failed("cannot use").because(error))?;
     let bar = progress(cases.len());
-    let reports = conformance::run(&hosts, cases, &|case: &CaseReport| {
+    let times = if args.twice || args.report.is_some() { 2 } else { 1 };
+    let reports = conformance::run_times(&hosts, cases, times, &|case: &CaseReport| {
         bar.set_message(case.id.clone());
         bar.inc(1);
     });
     bar.finish_and_clear();
-    let count = |status| reports.iter().filter(|case| case.status == status).count();
-    let report = AdapterReport {
-        name: info.name,
-        driver: format!("{} {}", info.driver, info.driver_info).trim().to_string(),
-        backend: info.backend.to_string(),
-        passed: count(Status::Pass),
-        failed: count(Status::Fail),
-        skipped: count(Status::Skip),
-        cases: reports,
-    };
-    Ok((report, start.elapsed().as_secs_f64()))
+    let Some(host) = hosts.first() else { return Err(failed("no device of")) };
+    let mut report = AdapterReport::new(host, reports);
+    report.options = args.device.to_string();
+    report.seconds = start.elapsed().as_secs_f64();
+    if args.report.is_some() {
+        let speed = speed(host).map_err(|error| failed("cannot time kernels on").because(error))?;
+        report.speed = Some(speed);
+    }
+    Ok(report)
+}
+
+/// What a report times: a product with one row of X, which reads weights, and one with many.
+const TIMED: [(&str, &str); 7] = [
+    ("f32", "f32"),
+    ("f16", "f32"),
+    ("int8-channel", "f32"),
+    ("int4-g64", "f32"),
+    ("2:4+int8-channel", "f32"),
+    ("int8-channel", "int8-token"),
+    ("int4-g64", "int8-token"),
+];
+
+fn speed(host: &Host) -> Result<Speed, lowbit::host::HostError> {
+    let limits = conformance::limits(host)?;
+    let mut rows = Vec::new();
+    for shape in [(1, 2048, 2048), (64, 1024, 1024)] {
+        for (format, activations) in TIMED {
+            let format = format.parse::<WeightFormat>().unwrap_or(WeightFormat::f32());
+            let activations = activations.parse().unwrap_or(Activations::Float(FloatType::F32));
+            let how = &Select::Auto;
+            let timed =
+                conformance::time(host, &limits, how, Op::Matmul, format, activations, shape)?;
+            rows.extend(timed);
+        }
+    }
+    Ok(Speed { limits, rows })
+}
+
+/// A line an adapter, where there are several.
+fn overview(adapters: &[AdapterReport]) -> String {
+    let mut rows =
+        table(&["adapter", "driver", "backend", "passed", "failed", "skipped", "s"], true);
+    for adapter in adapters {
+        rows.add_row([
+            printable(&adapter.name).into(),
+            printable(&adapter.driver).into(),
+            adapter.backend.as_str().into(),
+            right(adapter.passed),
+            right(adapter.failed),
+            right(adapter.skipped),
+            right(format!("{:.0}", adapter.seconds)),
+        ]);
+    }
+    format!("{} adapters\n{}", adapters.len(), text(&rows))
 }
 
 /// Cases of one op on one kind of weights.
@@ -113,17 +188,17 @@ struct Row<'a> {
     kernels: std::collections::BTreeSet<&'a str>,
 }
 
-fn describe(adapter: &AdapterReport, without: &WithoutArg, seconds: f64) -> String {
+fn describe(adapter: &AdapterReport) -> String {
     let mut rows: BTreeMap<(&str, &str, &str), Row> = BTreeMap::new();
     for case in &adapter.cases {
-        let row = rows.entry((case.op, case.weights, case.sparsity)).or_default();
+        let row = rows.entry((&case.op, &case.weights, &case.sparsity)).or_default();
         row.cases += 1;
         row.failed += usize::from(case.status == Status::Fail);
         row.kernels.insert(&case.kernel);
-        if let ErrorOverBound::Ratio(ratio) = case.error_over_bound
-            && row.worst.is_none_or(|(worst, _)| ratio > worst)
+        if let ErrorOverBound::Ratio(ratio) = &case.error_over_bound
+            && row.worst.is_none_or(|(worst, _)| *ratio > worst)
         {
-            row.worst = Some((ratio, case));
+            row.worst = Some((*ratio, case));
         }
     }
     let header = ["op and weights", "cases", "failed", "worst", "in kernel"];
@@ -149,12 +224,13 @@ fn describe(adapter: &AdapterReport, without: &WithoutArg, seconds: f64) -> Stri
             kernel.into(),
         ]);
     }
-    let AdapterReport { name, driver, backend, passed, failed, skipped, .. } = adapter;
-    let mut page = format!("{name} ({driver}, {backend})\n{}", text(&page));
+    let AdapterReport { name, driver, backend, passed, failed, skipped, options, .. } = adapter;
+    let (name, driver) = (printable(name), printable(driver));
+    let mut page = format!("{name} ({driver}, {backend}){options}\n{}", text(&page));
     for case in adapter.cases.iter().filter(|case| case.status == Status::Fail).take(LISTED) {
         let reason = case.reason.as_deref().unwrap_or("no reason given");
         page.push_str(&format!(
-            "FAIL {} [{}]\n  {}\n  repeat: lowbit verify --case '{}'{without}\n",
+            "FAIL {} [{}]\n  {}\n  repeat: lowbit verify --case '{}'{options}\n",
             case.id,
             case.kernel,
             printable(reason),
@@ -164,9 +240,25 @@ fn describe(adapter: &AdapterReport, without: &WithoutArg, seconds: f64) -> Stri
     if *failed > LISTED {
         page.push_str(&format!("… and {} more; --json lists all\n", failed - LISTED));
     }
+    for case in adapter.unsteady().take(LISTED) {
+        page.push_str(&format!("NOT THE SAME TWICE {} [{}]\n", case.id, case.kernel));
+    }
+    let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
+    for case in adapter.cases.iter().filter(|case| case.status == Status::Skip) {
+        *reasons.entry(case.reason.as_deref().unwrap_or("no reason given")).or_default() += 1;
+    }
+    for (reason, count) in reasons {
+        page.push_str(&format!("skipped {count}: {}\n", printable(reason)));
+    }
+    let twice = adapter.cases.iter().filter(|case| case.repeats.is_some()).count();
+    let steady = twice - adapter.unsteady().count();
     page.push_str(&format!(
         "worst: error as a share of its proven bound; exact: every bit\n\
-         {passed} passed, {failed} failed, {skipped} skipped in {seconds:.0} s\n"
+         {passed} passed, {failed} failed, {skipped} skipped in {:.0} s\n",
+        adapter.seconds
     ));
+    if twice > 0 {
+        page.push_str(&format!("{steady} of {twice} cases gave the same bits twice\n"));
+    }
     page
 }

@@ -26,11 +26,23 @@ pub enum OnnxError {
     /// More nodes or initializers than any model has.
     #[error("the graph has {have} {what}; at most {limit} are read")]
     TooMany {
-        /// `nodes` or `initializers`.
+        /// `nodes`, `initializers`, `sparse initializers` or `functions`.
         what: &'static str,
         /// How many there are.
         have: usize,
         /// How many are read.
+        limit: usize,
+    },
+    /// A name longer than any model has. Names are said again of every node that uses them.
+    #[error("the {what} `{start}…` has a name of {length} bytes; at most {limit} are read")]
+    LongName {
+        /// `tensor`, `function` or `node`: its name, or that of what a node takes, gives or does.
+        what: &'static str,
+        /// How the name starts.
+        start: String,
+        /// How long it is, in bytes.
+        length: usize,
+        /// How long it may be.
         limit: usize,
     },
     /// Two tensors of one name.

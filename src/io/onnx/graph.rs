@@ -8,10 +8,96 @@ use std::collections::{BTreeMap, BTreeSet};
 /// More than any model has; keeps what a small file can make of memory small.
 const LIMIT: usize = 1 << 20;
 
+/// Longer than any exporter's. A file can say a name once and use it everywhere by another, so what
+/// is said of each use must be short.
+const LONGEST: usize = 1 << 10;
+
+/// Refuses a name that is too long.
+pub(super) fn check_name(what: &'static str, name: &str) -> Result<(), OnnxError> {
+    match name.len() > LONGEST {
+        false => Ok(()),
+        true => Err(OnnxError::LongName {
+            what,
+            start: name.chars().take(40).collect(),
+            length: name.len(),
+            limit: LONGEST,
+        }),
+    }
+}
+
+/// The attributes that are looked at; what else a node has is skipped.
+const ATTRIBUTES: [&str; 12] = [
+    "alpha",
+    "axis",
+    "beta",
+    "bits",
+    "block_size",
+    "K",
+    "N",
+    "perm",
+    "to",
+    "transA",
+    "transB",
+    "value",
+];
+
+/// A node, with the attributes that are looked at.
+pub(super) struct Node {
+    pub name: String,
+    pub op_type: String,
+    pub domain: String,
+    pub input: Vec<String>,
+    pub output: Vec<String>,
+    /// The first of each name.
+    attributes: Vec<proto::Attribute>,
+    /// Whether it has a graph of its own.
+    pub has_graph: bool,
+}
+
+impl Node {
+    fn read(message: Bytes) -> Result<Self, OnnxError> {
+        let proto::Node { input, output, name, op_type, attribute, domain } =
+            decode("node", message)?;
+        let own = [&name, &op_type, &domain];
+        for name in own.into_iter().chain(&input).chain(&output) {
+            check_name("node", name)?;
+        }
+        let (mut attributes, mut has_graph) = (Vec::new(), false);
+        for message in attribute {
+            let attribute: proto::Attribute = decode("attribute", message)?;
+            has_graph |= attribute.g.is_some() || !attribute.graphs.is_empty();
+            let known = ATTRIBUTES.contains(&attribute.name.as_str());
+            if known && !attributes.iter().any(|a: &proto::Attribute| a.name == attribute.name) {
+                attributes.push(attribute);
+            }
+        }
+        Ok(Self { name, op_type, domain, input, output, attributes, has_graph })
+    }
+
+    fn attribute(&self, name: &str) -> Option<&proto::Attribute> {
+        self.attributes.iter().find(|attribute| attribute.name == name)
+    }
+
+    /// An integer attribute, or its default.
+    pub fn int(&self, name: &str, default: i64) -> i64 {
+        self.attribute(name).and_then(|attribute| attribute.i).unwrap_or(default)
+    }
+
+    /// A float attribute; 1 where it is absent.
+    pub fn factor(&self, name: &str) -> f32 {
+        self.attribute(name).and_then(|attribute| attribute.f).unwrap_or(1.0)
+    }
+
+    /// A list of integers.
+    pub fn ints(&self, name: &str) -> &[i64] {
+        self.attribute(name).map_or(&[], |attribute| &attribute.ints)
+    }
+}
+
 pub(super) struct Graph {
     pub sources: Vec<Source>,
     by_name: BTreeMap<String, usize>,
-    pub nodes: Vec<proto::Node>,
+    pub nodes: Vec<Node>,
     makers: BTreeMap<String, usize>,
     takers: BTreeMap<String, Vec<usize>>,
 }
@@ -32,9 +118,19 @@ impl Graph {
                 return Err(OnnxError::TooMany { what, have, limit: LIMIT });
             }
         }
+        for (what, have) in [
+            ("functions", model.functions.len()),
+            ("sparse initializers", graph.sparse_initializer.len()),
+        ] {
+            // Each is only listed, in more bytes than it takes in the file.
+            if have > LIMIT / 16 {
+                return Err(OnnxError::TooMany { what, have, limit: LIMIT / 16 });
+            }
+        }
         let mut left_out = Vec::new();
         for function in model.functions {
             let function: proto::Function = decode("function", function)?;
+            check_name("function", &function.name)?;
             left_out.push(LeftOut::new(function.name, "function", "functions are not read"));
         }
         for sparse in graph.sparse_initializer {
@@ -46,7 +142,8 @@ impl Graph {
         let mut read = Self {
             sources: Vec::new(),
             by_name: BTreeMap::new(),
-            nodes: Vec::new(),
+            // Grown by doubling they would be there twice.
+            nodes: Vec::with_capacity(graph.node.len()),
             makers: BTreeMap::new(),
             takers: BTreeMap::new(),
         };
@@ -54,7 +151,7 @@ impl Graph {
             read.add(Source::read(tensor, files)?)?;
         }
         for node in graph.node {
-            let node: proto::Node = decode("node", node)?;
+            let node = Node::read(node)?;
             if node.domain.is_empty() && node.op_type == "Constant" {
                 read.add_constant(&node, files)?;
             }
@@ -84,8 +181,8 @@ impl Graph {
         }
     }
 
-    fn add_constant(&mut self, node: &proto::Node, files: &mut Files) -> Result<(), OnnxError> {
-        let value = node.attribute.iter().find(|attribute| attribute.name == "value");
+    fn add_constant(&mut self, node: &Node, files: &mut Files) -> Result<(), OnnxError> {
+        let value = node.attribute("value");
         if let (Some(tensor), Some(name)) = (value.and_then(|v| v.t.clone()), node.output.first()) {
             let source = Source::read(tensor, files)?;
             self.add(Source { name: name.clone(), constant: true, ..source })?;
@@ -135,31 +232,5 @@ impl Graph {
             let why = format!("elements of {} cannot be copied", source.kind);
             LeftOut::new(source.name.clone(), "initializer", why)
         })
-    }
-}
-
-impl proto::Node {
-    fn attribute(&self, name: &str) -> Option<&proto::Attribute> {
-        self.attribute.iter().find(|attribute| attribute.name == name)
-    }
-
-    /// An integer attribute, or its default.
-    pub fn int(&self, name: &str, default: i64) -> i64 {
-        self.attribute(name).and_then(|attribute| attribute.i).unwrap_or(default)
-    }
-
-    /// A float attribute; 1 where it is absent.
-    pub fn factor(&self, name: &str) -> f32 {
-        self.attribute(name).and_then(|attribute| attribute.f).unwrap_or(1.0)
-    }
-
-    /// A list of integers.
-    pub fn ints(&self, name: &str) -> &[i64] {
-        self.attribute(name).map_or(&[], |attribute| &attribute.ints)
-    }
-
-    /// Whether it has a graph of its own.
-    pub fn has_graph(&self) -> bool {
-        self.attribute.iter().any(|a| a.g.is_some() || !a.graphs.is_empty())
     }
 }

@@ -412,7 +412,8 @@ impl<'a> Finder<'a> {
         let node = used.node;
         let (known, uses) = self.quantized.entry(from.codes).or_insert((from, Vec::new()));
         if let Some(first) = uses.first().filter(|u| *known != from || u.n_axis != used.n_axis) {
-            let first = &self.graph.nodes[first.node].name;
+            // Said of each use: a long name would be in memory as often.
+            let first: String = self.graph.nodes[first.node].name.chars().take(80).collect();
             let why = format!("its weight is used in another way by `{first}`");
             self.refuse(node, why);
             return false;
@@ -533,7 +534,7 @@ impl Finder<'_> {
         let graph = self.graph;
         let mut list = Vec::new();
         for (index, node) in graph.nodes.iter().enumerate() {
-            let why = if node.has_graph() {
+            let why = if node.has_graph {
                 Some(SUBGRAPH.to_owned())
             } else if self.understood.contains(&index) {
                 None

@@ -29,7 +29,7 @@
 //! tensors that cannot be read, are [`LeftOut`]s, and the tensors of such nodes are copied.
 //!
 //! Files are untrusted: whatever a file says, reading it gives a value or an error, and
-//! allocates no more than some dozens of bytes for a byte of graph, and a small multiple
+//! allocates no more than a hundred bytes for a byte of graph, and a small multiple
 //! of the tensors' data. Data in side files are read from inside the model's folder only.
 //!
 //! Sources: `onnx.proto3` and the operators' pages of the ONNX standard; ONNX Runtime's
@@ -308,7 +308,8 @@ fn decode<M: Message + Default>(what: &'static str, bytes: Bytes) -> Result<M, O
 
 /// `[K, N]` as `[N, K]`.
 fn transposed(source: &Source) -> Vec<u8> {
-    let n = source.shape.last().copied().unwrap_or(1);
+    // Of no rows there may be any number of columns.
+    let n = if source.elements == 0 { 0 } else { source.shape.last().copied().unwrap_or(1) };
     let size = source.data.len() / source.elements.max(1);
     let mut bytes = Vec::with_capacity(source.data.len());
     for column in 0..n {

@@ -47,8 +47,9 @@ pub(super) struct Node {
     pub name: String,
     #[prost(string, tag = "4")]
     pub op_type: String,
-    #[prost(message, repeated, tag = "5")]
-    pub attribute: Vec<Attribute>,
+    /// [`Attribute`]s, which are ten times as large.
+    #[prost(bytes = "bytes", repeated, tag = "5")]
+    pub attribute: Vec<Bytes>,
     #[prost(string, tag = "7")]
     pub domain: String,
 }

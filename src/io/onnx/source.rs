@@ -67,6 +67,9 @@ impl std::fmt::Display for Kind {
     }
 }
 
+/// More than any tensor has: every node that takes a tensor looks at all of them.
+const MOST_AXES: usize = 64;
+
 /// A tensor of the file.
 pub(super) struct Source {
     pub name: String,
@@ -83,10 +86,14 @@ pub(super) struct Source {
 impl Source {
     pub fn read(message: Bytes, files: &mut Files) -> Result<Self, OnnxError> {
         let tensor: proto::Tensor = super::decode("tensor", message)?;
+        super::graph::check_name("tensor", &tensor.name)?;
         let name = tensor.name.clone();
         let bad = |why| OnnxError::BadTensor { name: name.clone(), why };
         if tensor.segment.is_some() {
             return Err(bad("only a segment of it is in the file"));
+        }
+        if tensor.dims.len() > MOST_AXES {
+            return Err(bad("it has more than 64 axes"));
         }
         let kind = Kind::new(tensor.data_type);
         let bad_shape = || OnnxError::BadShape { name: name.clone(), dims: tensor.dims.clone() };

@@ -1,7 +1,9 @@
 use super::kernel::Params;
 use super::{MakeError, MakeKernel, MakePlan, MaskSource, Pipelines, STATUS_WORDS, compile};
+use crate::format::Element;
 use crate::gpu::BufferFill;
 use crate::ops::buffers::{Window, check, window_capacity};
+use crate::ops::slots::{Slots, check_grid, part};
 use crate::ops::weights::MIN_WEIGHT_BYTES;
 use crate::ops::{BindError, DeviceWeights, Role, RowBlock, SubBuffer};
 use std::ops::Range;
@@ -71,8 +73,6 @@ impl MakePlan {
         };
         let scratch = pieces.iter().map(|piece| pairs(piece.rows.len())).max().unwrap_or(0);
 
-        let slot = (caps.uniform_align as usize).max(size_of::<Params>());
-        let mut words = vec![0u32; pieces.len() * slot / 4];
         let mut all = Vec::with_capacity(pieces.len());
         for (index, piece) in pieces.iter().enumerate() {
             let (source, mask) = self.windows(&args, piece);
@@ -92,12 +92,8 @@ impl MakePlan {
             };
             for (kernel, _) in self.pipelines.iter() {
                 let groups = kernel.groups(&params);
-                if caps.fold(groups).is_none() {
-                    return Err(BindError::GridTooLarge { groups, limit: caps.max_groups });
-                }
+                check_grid(caps, groups)?;
             }
-            words[index * slot / 4..][..size_of::<Params>() / 4]
-                .copy_from_slice(bytemuck::cast_slice(&[params]));
             all.push((params, source, mask));
         }
 
@@ -115,35 +111,24 @@ impl MakePlan {
         let readable = storage | wgpu::BufferUsages::COPY_SRC;
         let status =
             buffer("lowbit make status", readable, 4 * STATUS_WORDS * pieces.len()).await?;
-        let uniform = wgpu::BufferUsages::UNIFORM;
-        let uniforms =
-            kernels.buffer("lowbit make params", uniform, BufferFill::Words(&words)).await?;
+        let params: Vec<Params> = all.iter().map(|(params, ..)| *params).collect();
+        let slots = Slots::new(kernels, "lowbit make", &params).await?;
         let chunks = kernels.guarded("the bind groups of a make", || {
             let mut chunks = Vec::with_capacity(pieces.len());
             for (index, (piece, (params, source, mask))) in pieces.iter().zip(all).enumerate() {
                 let block = &args.output.blocks()[piece.block];
-                let entry = |binding, resource| wgpu::BindGroupEntry { binding, resource };
-                let part = |buffer, offset: usize, bytes: u64| {
-                    let size = wgpu::BufferSize::new(bytes.max(MIN_WEIGHT_BYTES));
-                    let offset = offset as u64;
-                    wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size })
-                };
                 let (codes, side) = layout.bytes(block.rows.len());
                 let codes = block.codes.binding(codes);
-                let group = kernels.device().create_bind_group(&wgpu::BindGroupDescriptor {
-                    label: Some("lowbit make"),
-                    layout: &self.pipelines[0].1.layout,
-                    entries: &[
-                        entry(0, part(&uniforms, index * slot, size_of::<Params>() as u64)),
-                        entry(1, source.binding()),
-                        // Without a mask nothing reads it.
-                        entry(2, mask.unwrap_or(source).binding()),
-                        entry(3, scratch.as_entire_binding()),
-                        entry(4, codes.resource()),
-                        entry(5, part(&block.side, 0, side)),
-                        entry(6, status.as_entire_binding()),
-                    ],
-                });
+                let bound = [
+                    (1, source.binding()),
+                    // Without a mask nothing reads it.
+                    (2, mask.unwrap_or(source).binding()),
+                    (3, scratch.as_entire_binding()),
+                    (4, codes.resource()),
+                    (5, part(&block.side, 0, side.max(MIN_WEIGHT_BYTES))),
+                    (6, status.as_entire_binding()),
+                ];
+                let group = slots.group(kernels, &self.pipelines[0].1, index, bound);
                 chunks.push(Chunk { group, first_row: piece.rows.start, params });
             }
             chunks
@@ -333,6 +318,11 @@ impl BoundMake {
         if status.chunks(STATUS_WORDS).any(|words| words.iter().all(|&word| word == 0)) {
             return Err(MakeError::NotRun);
         }
+        if let Some((word, &value)) =
+            status.iter().enumerate().find(|&(word, &value)| !self.possible(word, value))
+        {
+            return Err(MakeError::Garbage { word, value });
+        }
         let spec = &self.plan.spec;
         let (k, scale_type) = (spec.k as usize, spec.weights.scale_type());
         let Some(chunk) = self.chunks.first() else { return Ok(()) };
@@ -349,5 +339,22 @@ impl BoundMake {
             Some((row, col)) => Err(MakeError::F16Overflow { row, col }),
             None => Ok(()),
         }
+    }
+
+    /// Whether a kernel may leave this in a word of the status: none, or an index into the chunk
+    /// of a fault that the format can have.
+    fn possible(&self, word: usize, value: u32) -> bool {
+        let Some(chunk) = self.chunks.get(word / STATUS_WORDS) else { return false };
+        let (spec, params) = (&self.plan.spec, &chunk.params);
+        let (rows, element) = (u64::from(params.rows), spec.weights.element());
+        let (scaled, given) = (element.is_integer(), spec.mask == MaskSource::Given);
+        let places = match word % STATUS_WORDS {
+            0 => rows * u64::from(spec.k),
+            1 if scaled => rows * u64::from(params.groups),
+            2 if element == Element::F16 => rows * u64::from(spec.k),
+            3 if given => rows * 8 * u64::from(params.blocks),
+            _ => 0,
+        };
+        value == u32::MAX || u64::from(value) < places
     }
 }

@@ -363,3 +363,35 @@ pub fn params_layout() -> (usize, Vec<(&'static str, usize)>) {
     ];
     (size_of::<Params>(), fields)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::Grid;
+
+    #[test]
+    fn the_grid_is_as_the_rule_says() {
+        let params = Params {
+            rows: 37,
+            blocks: 3,
+            code_words: 11,
+            side_words: 9,
+            scale_at: 2,
+            extreme_words: 200,
+            ..Params::default()
+        };
+        for kernel in MakeKernel::ALL {
+            let shader = kernel.shader(&WeightFormat::f16(), RowOrder::Rows, MakeAccess::Words);
+            let number = |name: &str| match name {
+                "rows" => 37,
+                "blocks" => 3,
+                "code_words" => 11,
+                "scale_words" => 7,
+                "clear_words" => 200,
+                _ => panic!("{name}"),
+            };
+            let rule = Grid::of(&shader).unwrap();
+            assert_eq!(rule.groups(number), kernel.groups(&params), "{}", shader.name);
+        }
+    }
+}

@@ -17,6 +17,7 @@ pub(crate) use kernel::{constants, kernel_name};
 
 use crate::format::{Granularity, ScaleType, WeightFormat};
 use crate::gpu::{Caps, DeviceError, Kernels, Pipeline, Shader};
+use crate::ops::slots::pipelines;
 use crate::ops::{PlanError, Role};
 use std::sync::Arc;
 
@@ -182,12 +183,8 @@ async fn compile(
     access: MakeAccess,
 ) -> Result<Pipelines, DeviceError> {
     let shaders = spec.shaders(kernels.caps(), access);
-    kernels.prepare(&shaders).await?;
-    let mut pipelines = Vec::new();
-    for (kernel, shader) in spec.kernels().into_iter().zip(&shaders) {
-        pipelines.push((kernel, kernels.pipeline(shader).await?));
-    }
-    Ok(pipelines.into())
+    let compiled = pipelines(kernels, &shaders).await?;
+    Ok(spec.kernels().into_iter().zip(compiled).collect())
 }
 
 /// What the kernels refused. Where several apply, the first in this order is given; among
@@ -202,6 +199,14 @@ pub enum MakeError {
         need: usize,
         /// Words given.
         have: usize,
+    },
+    /// Words that no kernel leaves: they were overwritten, or the device returned something else.
+    #[error("word {word} of the status holds {value:#x}, which no kernel writes there")]
+    Garbage {
+        /// Which word.
+        word: usize,
+        /// What it holds.
+        value: u32,
     },
     /// The status of a pass that did not run.
     #[error("the status was never written: read it back after the pass has run")]

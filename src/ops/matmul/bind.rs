@@ -1,8 +1,8 @@
 use super::spec::extent;
 use super::{MatmulPlan, MatmulSpec, Output, Params};
 use crate::format::StaticScale;
-use crate::gpu::BufferFill;
 use crate::ops::buffers::{Window, check, window_capacity};
+use crate::ops::slots::{Slots, check_grid, part};
 use crate::ops::weights::{CodesBinding, MIN_WEIGHT_BYTES};
 use crate::ops::{BindError, DeviceWeights, Role, RowBlock, SubBuffer};
 
@@ -98,20 +98,16 @@ impl MatmulPlan {
         }
         let blocks = args.weights.blocks();
         let caps = self.kernels.caps();
-        let slot_bytes = size_of::<Params>().next_multiple_of(caps.uniform_align as usize);
-        let spans = self.spans(blocks.len(), slot_bytes)?;
-        let slot = slot_bytes / 4;
-        let mut words = vec![0u32; spans.len() * blocks.len() * slot];
+        let spans = self.spans(blocks.len(), Slots::stride::<Params>(caps))?;
+        let mut all_params = Vec::with_capacity(spans.len() * blocks.len());
         let windows: Vec<_> = spans.iter().map(|span| self.windows(&args, span)).collect();
         let bias = args
             .bias
             .map(|bias| Window::new(caps, bias.buffer, bias.offset, u64::from(spec.n) * 4));
-        for (i, (span, (x, y))) in spans.iter().zip(&windows).enumerate() {
-            for (j, block) in blocks.iter().enumerate() {
+        for (span, (x, y)) in spans.iter().zip(&windows) {
+            for block in blocks {
                 let params = self.params(args.weights, block, span, (x, y, bias.as_ref()), scale);
-                let at = (i * blocks.len() + j) * slot;
-                words[at..][..size_of::<Params>() / 4]
-                    .copy_from_slice(bytemuck::cast_slice(&[params]));
+                all_params.push(params);
                 let by_rows = u64::from(span.m_cap) * u64::from(span.batch);
                 let all = self
                     .regimes
@@ -119,15 +115,11 @@ impl MatmulPlan {
                     .map(|regime| regime.choice.groups(span.m_cap, params.rows, span.batch));
                 let sums = self.sums.is_some().then_some(by_rows);
                 for groups in all.chain(sums) {
-                    if caps.fold(groups).is_none() {
-                        return Err(BindError::GridTooLarge { groups, limit: caps.max_groups });
-                    }
+                    check_grid(caps, groups)?;
                 }
             }
         }
-        let usage = wgpu::BufferUsages::UNIFORM;
-        let uniforms =
-            self.kernels.buffer("lowbit matmul params", usage, BufferFill::Words(&words)).await?;
+        let slots = Slots::new(&self.kernels, "lowbit matmul", &all_params).await?;
         let layout = args.weights.layout();
         segments = self
             .kernels
@@ -135,12 +127,11 @@ impl MatmulPlan {
                 let mut segments = Vec::with_capacity(spans.len() * blocks.len());
                 for (span, (x, y)) in spans.iter().zip(&windows) {
                     for block in blocks {
-                        let slot = (segments.len() * slot * 4) as u64;
                         let windows = (x, y, bias.as_ref());
                         let (codes, side) = layout.bytes(block.rows.len());
                         let weights = (&block.codes.binding(codes), &block.side, side);
                         segments.push(Segment {
-                            group: self.bind_group(&uniforms, slot, weights, windows),
+                            group: self.bind_group((&slots, segments.len()), weights, windows),
                             rows: block.rows.len() as u32,
                             m0: span.m0,
                             m_cap: span.m_cap,
@@ -327,33 +318,19 @@ impl MatmulPlan {
 
     fn bind_group(
         &self,
-        uniforms: &wgpu::Buffer,
-        slot: u64,
+        (slots, slot): (&Slots, usize),
         (codes, side, side_bytes): (&CodesBinding<'_>, &wgpu::Buffer, u64),
         (x, y, bias): (&Window<'_>, &Window<'_>, Option<&Window<'_>>),
     ) -> wgpu::BindGroup {
-        let uniform = |buffer, offset, size| {
-            let size = wgpu::BufferSize::new(size);
-            wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size })
-        };
-        let digit = || uniform(self.kernels.m_table(), 0, 16);
-        let entry = |binding, resource| wgpu::BindGroupEntry { binding, resource };
-        let mut entries = vec![
-            entry(0, uniform(uniforms, slot, size_of::<Params>() as u64)),
-            entry(1, digit()),
-            entry(2, digit()),
-            entry(3, x.binding()),
-            entry(4, codes.resource()),
-            entry(5, uniform(side, 0, side_bytes.max(MIN_WEIGHT_BYTES))),
-            entry(7, y.binding()),
+        let bias = bias.filter(|_| spec_adds_bias(&self.spec)).map(|bias| (6, bias.binding()));
+        let bound = [
+            (3, x.binding()),
+            (4, codes.resource()),
+            (5, part(side, 0, side_bytes.max(MIN_WEIGHT_BYTES))),
+            (7, y.binding()),
         ];
-        let bias = bias.filter(|_| spec_adds_bias(&self.spec));
-        entries.extend(bias.map(|bias| entry(6, bias.binding())));
-        self.kernels.device().create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some("lowbit matmul"),
-            layout: &self.regimes[0].pipeline.layout,
-            entries: &entries,
-        })
+        let bound = bound.into_iter().chain(bias);
+        slots.group_of_m(&self.kernels, &self.regimes[0].pipeline, slot, bound)
     }
 }
 

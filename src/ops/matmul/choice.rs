@@ -3,7 +3,7 @@ use crate::format::{
     ActivationFunction, BLOCK_K, Element, Granularity, RowOrder, ScaleType, WeightFormat,
 };
 use crate::gpu::{AdapterClass, Binding, Caps, Const, M_TABLE, Shader, fragment};
-use crate::ops::FloatType;
+use crate::ops::{FloatType, Grid};
 
 /// The K loop of a kernel; see the file of that name under `shaders/schedule/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -209,7 +209,6 @@ impl Schedule {
         let needs = [
             ("invocations a workgroup", self.workgroup(), caps.max_invocations),
             ("bytes of workgroup memory", self.workgroup_memory(), caps.max_workgroup_memory),
-            ("storage buffers", 5, caps.max_storage_buffers),
         ];
         match needs.into_iter().find(|(_, need, have)| need > have) {
             Some((what, need, have)) => refuse(what, need, have),
@@ -588,6 +587,12 @@ impl KernelChoice {
         (tiles(m, tile_m) * tiles(rows, tile_n)).saturating_mul(u64::from(batch))
     }
 
+    /// The same as a rule.
+    pub fn grid(&self) -> Grid {
+        let (tile_m, tile_n) = self.schedule.tile();
+        Grid::tiles(tile_m, tile_n)
+    }
+
     /// The shader: fragments, constants and bindings.
     pub fn shader(&self) -> Shader {
         let mut consts =
@@ -807,6 +812,9 @@ mod tests {
                     let spec = MatmulSpec::new(128, 4096, 4096, format);
                     let [one, few, many] = [1, 7, 128].map(|m| select(&spec, &caps, m));
                     for schedule in [one, few, many] {
+                        let choice = KernelChoice::new(&spec, schedule, &caps);
+                        let number = |name: &str| if name == "m" { 7 } else { 100 };
+                        assert_eq!(choice.grid().groups(number), choice.groups(7, 100, 100));
                         assert!(schedule.check(&caps).is_ok());
                         assert!(Schedule::all(spec.k).contains(&schedule));
                     }

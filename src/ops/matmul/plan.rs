@@ -76,6 +76,15 @@ impl MatmulPlan {
             }
         }
         let shaders: Vec<_> = chosen.iter().map(|(_, choice)| choice.shader()).collect();
+        // A bias takes one more than the four that OpenGL ES 3.1 has.
+        let have = kernels.caps().max_storage_buffers;
+        for ((_, choice), shader) in chosen.iter().zip(&shaders) {
+            let (schedule, need) = (choice.schedule.to_string(), shader.storage_buffers());
+            if need > have {
+                let what = "storage buffers";
+                return Err(PlanError::NotApplicable { schedule, what, need, have });
+            }
+        }
         let sums = matches!(spec.output, Output::Int8(_))
             .then(|| sums_shader(shaders[0].bindings.clone()));
         let shaders: Vec<_> = shaders.into_iter().chain(sums.clone()).collect();

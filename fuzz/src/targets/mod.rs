@@ -1,0 +1,35 @@
+//! One file a target: `run` takes any bytes and panics where a property does not hold.
+
+pub mod graph;
+pub mod header;
+pub mod index;
+pub mod model;
+pub mod names;
+pub mod onnx;
+pub mod pipelines;
+pub mod plans;
+pub mod ranges;
+pub mod specs;
+pub mod tuning;
+pub mod weights;
+
+mod pick;
+
+/// A target, by its name.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const ALL: [Target; 12] = [
+    ("model", model::run),
+    ("header", header::run),
+    ("index", index::run),
+    ("ranges", ranges::run),
+    ("tuning", tuning::run),
+    ("onnx", onnx::run),
+    ("graph", graph::run),
+    ("pipelines", pipelines::run),
+    ("names", names::run),
+    ("weights", weights::run),
+    ("specs", specs::run),
+    ("plans", plans::run),
+];

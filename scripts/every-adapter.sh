@@ -1,0 +1,15 @@
+#!/bin/sh
+# Runs a command with every adapter to be had: the system's, and beside them Mesa 25's lavapipe and
+# SwiftShader where `make mesa swiftshader` has unpacked them. usage: every-adapter.sh COMMAND…
+set -eu
+target=$(cd "$(dirname "$0")/.." && pwd)/target
+more=
+for manifest in "$target/mesa25/root/usr/share/vulkan/icd.d/lvp_icd.json" "$target/swiftshader/icd.json"; do
+    if [ -e "$manifest" ]; then
+        more="$more${more:+:}$manifest"
+    else
+        echo "SKIPPED: no $manifest" >&2
+    fi
+done
+export VK_ADD_DRIVER_FILES="$more${VK_ADD_DRIVER_FILES:+:$VK_ADD_DRIVER_FILES}"
+exec "$@"

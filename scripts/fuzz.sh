@@ -1,0 +1,99 @@
+#!/bin/sh
+# Fuzzes every target of fuzz/ for a bounded time, and prints what came of it. Exits with an error
+# where an input made a target crash, hang or take too much memory, and says where that input is.
+#
+#   RUNS=1000000     inputs a target
+#   SECONDS_EACH=0   seconds a target at most; 0 for no limit
+#   JOBS=1           targets at a time
+#   TARGETS="a b"    which; all by default
+#   SANITIZER=none   or `address`, which takes twice as long; both work with a stable compiler
+#
+# cargo-fuzz is installed into target/fuzz-tool; corpora grow in target/fuzz/corpus, and inputs that
+# fail are put into target/fuzz/artifacts. What failed once and is mended goes, as small as it gets
+# (`cargo fuzz tmin`), to fuzz/regressions/TARGET, which `make test` runs.
+set -eu
+cd "$(dirname "$0")/.."
+say() { echo "fuzz: $*" >&2; }
+fail() {
+    say "$*"
+    exit 1
+}
+
+runs=${RUNS:-1000000}
+seconds=${SECONDS_EACH:-0}
+jobs=${JOBS:-1}
+sanitizer=${SANITIZER:-none}
+tool="$PWD/target/fuzz-tool"
+out="$PWD/target/fuzz"
+version=0.13.2
+
+# The rest of the script, for one target: runs it and leaves a line of the table.
+if [ "${1:-}" = --one ]; then
+    target=$2
+    mkdir -p "$out/corpus/$target" "$out/artifacts/$target"
+    log="$out/log/$target"
+    state=ok
+    "$FUZZ_BINARIES/$target" "$out/corpus/$target" "fuzz/regressions/$target" \
+        -runs="$runs" -max_total_time="$seconds" -max_len=4096 -timeout=20 -rss_limit_mb=3072 \
+        -print_final_stats=1 -artifact_prefix="$out/artifacts/$target/" \
+        >"$log" 2>&1 || state=FAILED
+    # As of the last line of libFuzzer's own table: #N EVENT cov: C ft: F corp: U/B …
+    awk -v target="$target" -v state="$state" '
+        /^#[0-9]/ && /cov:/ {
+            for (i = 2; i < NF; i++) {
+                if ($i == "cov:") cov = $(i + 1)
+                if ($i == "ft:") ft = $(i + 1)
+                if ($i == "corp:") corpus = $(i + 1)
+            }
+        }
+        /^stat::number_of_executed_units:/ { inputs = $2 }
+        /^stat::peak_rss_mb:/ { peak = $2 }
+        /^Done [0-9]+ runs in/ { inputs = $2; seconds = $5 }
+        /Test unit written to/ { file = $NF }
+        END {
+            split(corpus, size, "/")
+            printf "%-10s %9s %7s %8s %7s %7s %6s  %s %s\n",
+                target, inputs, cov, ft, size[1], seconds, peak, state, file
+        }' "$log" >"$out/table/$target"
+    say "$(cat "$out/table/$target")"
+    exit 0
+fi
+
+command -v c++ >/dev/null || command -v g++ >/dev/null || fail "libFuzzer needs a C++ compiler"
+if ! [ -x "$tool/bin/cargo-fuzz" ]; then
+    say "installing cargo-fuzz $version into target/fuzz-tool"
+    cargo install cargo-fuzz --version "$version" --locked --root "$tool"
+fi
+PATH="$tool/bin:$PATH"
+
+say "building, with -s $sanitizer"
+# A sanitizer is an unstable option of the compiler, and works in the stable one all the same.
+[ "$sanitizer" = none ] || export RUSTC_BOOTSTRAP=1
+cargo fuzz build -s "$sanitizer" --target-dir "$out/build-$sanitizer"
+host=$(rustc -vV | sed -n 's/^host: //p')
+FUZZ_BINARIES="$out/build-$sanitizer/$host/release"
+LOWBIT_FUZZ_FOLDER=$(mktemp -d /dev/shm/lowbit-fuzz.XXXXXX 2>/dev/null || mktemp -d)
+export FUZZ_BINARIES LOWBIT_FUZZ_FOLDER
+trap 'rm -rf "$LOWBIT_FUZZ_FOLDER"' EXIT
+trap 'exit 130' INT TERM
+
+say "seeds, of real files and of what the library writes"
+rm -rf "$out/table"
+mkdir -p "$out/corpus" "$out/log" "$out/table"
+LOWBIT_FUZZ_SEEDS="$out/corpus" "$FUZZ_BINARIES/names" -runs=0 >"$out/log/seeds" 2>&1 ||
+    fail "no seeds could be made: $out/log/seeds"
+
+targets=${TARGETS:-$(ls fuzz/fuzz_targets | sed 's/\.rs$//')}
+for target in $targets; do
+    [ -x "$FUZZ_BINARIES/$target" ] || fail "there is no target $target"
+    mkdir -p "fuzz/regressions/$target"
+done
+say "up to $runs inputs a target"
+# shellcheck disable=SC2086 # a word a target
+printf '%s\n' $targets | RUNS=$runs SECONDS_EACH=$seconds xargs -P "$jobs" -n 1 "$0" --one
+
+echo "target        inputs   edges features  corpus seconds MB      crashes"
+cat "$out"/table/*
+if grep -l FAILED "$out"/table/* >/dev/null; then
+    fail "inputs that fail are named above; each target's log is in $out/log"
+fi

@@ -1,0 +1,18 @@
+#!/bin/sh
+# Everything that scripts/every-adapter.sh runs on: Mesa 25's drivers and SwiftShader, unpacked into
+# target/, and the libraries through which OpenGL ES is reached. Says what cannot be had.
+set -u
+here=$(dirname "$0")
+skipped() { echo "SKIPPED: $*" >&2; }
+
+"$here/setup-mesa25.sh" || skipped "no Mesa 25: nothing runs on it, nothing is compiled for AMD GPUs"
+[ "$(uname -s)" = Linux ] || exit 0
+"$here/setup-swiftshader.sh" || skipped "no SwiftShader: nothing runs on the least of adapters"
+
+PATH="$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null | grep -q 'libEGL\.so\.1' && exit 0
+sudo=
+[ "$(id -u)" -eq 0 ] || sudo='sudo -n'
+echo "setup-adapters: no libEGL; installing Mesa's" >&2
+$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+    libegl1 libgles2 libegl-mesa0 libgbm1 >/dev/null || skipped "no libEGL: nothing runs through OpenGL ES"
+exit 0

@@ -1,0 +1,84 @@
+#!/bin/sh
+# The checkers of translated shaders, into target/tools, with the system left as it is:
+# spirv-val and glslangValidator of Debian 13, unpacked with the C library that they want, and
+# Tint as npm's `webgpu`. What is there already stays. Fails where one could not be had, after all
+# were tried: the tests that want it then say SKIPPED.
+# usage: setup-tools.sh
+set -eu
+
+suite=trixie
+# Known to accept what they should; older spirv-val knows no cooperative matrices.
+packages='spirv-tools glslang-tools libc6 libstdc++6 libgcc-s1'
+webgpu=0.6
+
+say() { echo "setup-tools: $*" >&2; }
+
+dir=$(cd "$(dirname "$0")/.." && pwd)/target/tools
+mkdir -p "$dir"
+cd "$dir"
+
+# Runs in a shell of its own, so that it may give up half-way.
+khronos() (
+    # A folder that moved is no use: the wrappers have its name in them.
+    if grep -qF "$dir/" bin/glslangValidator 2>/dev/null && bin/spirv-val --version >/dev/null; then
+        exit 0
+    fi
+    if [ "$(dpkg --print-architecture 2>/dev/null)" != amd64 ]; then
+        say "spirv-val and glslangValidator are unpacked from Debian's packages for amd64 only;"
+        say "elsewhere those of the system serve: spirv-tools of 2024 or later, glslang-tools"
+        exit 1
+    fi
+    # The archive that this system uses, and its key. Other distributions have neither.
+    sources=$(ls /etc/apt/sources.list.d/*.sources 2>/dev/null) || sources=/dev/null
+    # shellcheck disable=SC2086 # file names of apt have no blanks
+    uri=$(sed -n 's/^URIs: *//p' $sources | grep debian | grep -v security | head -n 1) || uri=
+    key=/usr/share/keyrings/debian-archive-keyring.gpg
+    if [ -z "$uri" ] || [ ! -e "$key" ]; then
+        say "no *.sources file in /etc/apt/sources.list.d names Debian's archive; spirv-val and"
+        say "glslangValidator of the system serve: spirv-tools of 2024 or later, glslang-tools"
+        exit 1
+    fi
+    say "unpacking $packages of $suite into $dir"
+    rm -rf root bin bin.new
+    mkdir -p lists/partial cache/archives/partial root
+    echo "deb [signed-by=$key] $uri $suite main" >sources.list
+    apt() {
+        apt-get -qq -o Dir::Etc::SourceList="$dir/sources.list" -o Dir::Etc::SourceParts=/dev/null \
+            -o Dir::State::Lists="$dir/lists" -o Dir::Cache="$dir/cache" \
+            -o APT::Sandbox::User="$(id -un)" "$@"
+    }
+    apt update || exit 1
+    for package in $packages; do
+        apt download "$package/$suite" >&2 || exit 1
+    done
+    for file in *.deb; do dpkg -x "$file" root; done
+    rm -rf lists cache ./*.deb root/usr/share root/etc
+    lib=$dir/root/usr/lib/x86_64-linux-gnu
+    mkdir bin.new
+    for tool in spirv-val glslangValidator; do
+        printf '#!/bin/sh\nexec "%s/ld-linux-x86-64.so.2" --library-path "%s" "%s" "$@"\n' \
+            "$lib" "$lib" "$dir/root/usr/bin/$tool" >"bin.new/$tool"
+        chmod +x "bin.new/$tool"
+        "bin.new/$tool" --version >/dev/null || exit 1
+    done
+    mv bin.new bin
+)
+
+tint() (
+    [ -e npm/node_modules/webgpu/index.js ] && exit 0
+    if ! command -v npm >/dev/null 2>&1; then
+        say "Tint comes with npm, and there is none: install Node.js 20 or later"
+        exit 1
+    fi
+    say "installing npm's webgpu $webgpu into $dir/npm"
+    npm install --silent --no-audit --no-fund --prefix npm "webgpu@$webgpu" >&2
+)
+
+wanting=
+khronos || wanting="$wanting spirv-val glslangValidator"
+tint || wanting="$wanting webgpu"
+[ -z "$wanting" ] || {
+    say "could not be had:$wanting; check the network, then run this again"
+    exit 1
+}
+say "$dir is there"

@@ -1,0 +1,122 @@
+//! The matrix of a report: a table an op, a row a format, a column a regime of m.
+
+use super::{command, escape};
+use crate::conformance::report::{AdapterReport, CaseReport, ErrorOverBound, Status};
+use std::collections::BTreeMap;
+
+/// Regimes of m, for which kernels are chosen apart.
+const REGIMES: [&str; 4] = ["m ≤ 1", "m 2–8", "m 9–64", "m > 64"];
+
+fn regime(m: usize) -> usize {
+    match m {
+        0..=1 => 0,
+        2..=8 => 1,
+        9..=64 => 2,
+        _ => 3,
+    }
+}
+
+/// What a cell says of its cases.
+#[derive(Default)]
+struct Cell<'a> {
+    cases: usize,
+    failed: usize,
+    skipped: usize,
+    unsteady: usize,
+    /// The case to show: a failed one, else the largest error over bound.
+    worst: Option<&'a CaseReport>,
+}
+
+/// Failures weigh more than errors, and these more than cases that did not run.
+fn weight(case: &CaseReport) -> (u8, f64) {
+    let rank = match case.status {
+        Status::Fail => 2,
+        Status::Pass => 1,
+        Status::Skip => 0,
+    };
+    (rank, case.error_over_bound.ratio())
+}
+
+impl<'a> Cell<'a> {
+    fn add(&mut self, case: &'a CaseReport) {
+        self.cases += 1;
+        self.failed += usize::from(case.status == Status::Fail);
+        self.skipped += usize::from(case.status == Status::Skip);
+        self.unsteady += usize::from(case.repeats == Some(false));
+        if self.worst.is_none_or(|worst| weight(case) > weight(worst)) {
+            self.worst = Some(case);
+        }
+    }
+
+    fn html(&self, adapter: &AdapterReport) -> String {
+        let Some(worst) = self.worst else { return "<td class=\"none\"></td>".into() };
+        let (class, text) = match (worst.status, &worst.error_over_bound) {
+            (Status::Fail, error) => ("fail", error.to_string()),
+            (Status::Skip, _) => ("skip", "skipped".into()),
+            (Status::Pass, ErrorOverBound::Exact(_)) => ("exact", "exact".into()),
+            (Status::Pass, error) => ("", error.to_string()),
+        };
+        let unsteady = if self.unsteady > 0 { " unsteady" } else { "" };
+        let ratio = worst.error_over_bound.ratio().clamp(0.0, 1.0);
+        let reason = worst.reason.as_deref().map(|reason| format!("{}<br>", escape(reason)));
+        let counts = [
+            (self.failed, "failed"),
+            (self.skipped, "skipped"),
+            (self.unsteady, "not the same twice"),
+        ];
+        let counts: Vec<String> = counts
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!(", {count} {what}"))
+            .collect();
+        format!(
+            "<td class=\"{class}{unsteady}\" style=\"--r:{ratio:.3}\"><details><summary>{text}</summary>\
+             <div><b>{}</b><br>kernel {}<br>{}{} cases{}<br><code>{}</code></div></details></td>",
+            escape(&worst.id),
+            escape(&worst.kernel),
+            reason.unwrap_or_default(),
+            self.cases,
+            counts.concat(),
+            escape(&command(adapter, worst)),
+        )
+    }
+}
+
+/// Formats in the order of people: dense before sparse, wide before narrow.
+fn order(case: &CaseReport) -> (bool, usize, &str) {
+    let widths = ["none", "f32", "f16", "int16", "int8", "int4"];
+    let width = widths.iter().position(|&name| name == case.weights).unwrap_or(widths.len());
+    (case.sparsity != "dense", width, &case.format)
+}
+
+/// A table for each op.
+pub(super) fn matrices(adapter: &AdapterReport) -> String {
+    let mut ops: BTreeMap<&str, BTreeMap<_, [Cell<'_>; 4]>> = BTreeMap::new();
+    for case in &adapter.cases {
+        let rows = ops.entry(&case.op).or_default();
+        rows.entry(order(case)).or_default()[regime(case.m)].add(case);
+    }
+    let mut out = String::new();
+    for (op, rows) in &ops {
+        let used: Vec<usize> = (0..REGIMES.len())
+            .filter(|&at| rows.values().any(|cells| cells[at].cases > 0))
+            .collect();
+        // Of what knows no rows of X there is one column.
+        let single = ["all cases"];
+        let names: Vec<&str> = match used.as_slice() {
+            [_] => single.to_vec(),
+            some => some.iter().map(|&at| REGIMES[at]).collect(),
+        };
+        let header: String = names.iter().map(|name| format!("<th>{name}</th>")).collect();
+        out.push_str(&format!(
+            "<h3>{}</h3>\n<div class=\"scroll\"><table class=\"matrix\">\n<tr><th>format</th>{header}</tr>\n",
+            escape(op)
+        ));
+        for ((_, _, format), cells) in rows {
+            let cells: String = used.iter().map(|&at| cells[at].html(adapter)).collect();
+            out.push_str(&format!("<tr><th>{}</th>{cells}</tr>\n", escape(format)));
+        }
+        out.push_str("</table></div>\n");
+    }
+    out
+}

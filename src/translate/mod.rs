@@ -1,0 +1,286 @@
+//! Kernels for those who don't use wgpu: any [`Shader`] of this crate as SPIR-V, MSL, HLSL, GLSL ES
+//! or WGSL for browsers, written by naga, with what a host must know to run it.
+//!
+//! What a target cannot express is refused by name before anything is written
+//! ([`TranslateError::Refused`]): naga would write wave operations for any shader model, and
+//! subgroups for SPIR-V 1.0.
+//!
+//! # What the output relies on
+//!
+//! - *Bounds checks are on*, as wgpu has them: every index into a buffer, an array or a texture is
+//!   clamped. Of GLSL ES naga has none; a context with robust buffer access does it. WGSL is
+//!   checked by whoever compiles it.
+//! - *Workgroup memory is not cleared* at the start: every kernel writes it before it reads it.
+//!   [`Kernels`](crate::gpu::Kernels) tells wgpu the same.
+//! - *Loops are not bounded*: they end by the parameters, each of which the host keeps below 2³¹.
+//!   Parameters as the ops of this crate fill them are safe; garbage there may never end.
+//! - Divisions guard against zero.
+
+mod feature;
+mod holds;
+mod reflect;
+mod target;
+mod write;
+
+pub use feature::Feature;
+pub use reflect::{BindingKind, BoundResource, Field};
+pub use target::{MslVersion, ShaderModel, SpirvVersion, Target, UnknownTarget};
+
+use crate::gpu::{Shader, Wgsl};
+use naga::front::wgsl;
+use naga::valid::{
+    Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator,
+};
+use naga::{Module, compact};
+use serde::Serialize;
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+/// Why there is no translation.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TranslateError {
+    /// The target has not what the kernel uses.
+    #[error("{kernel} uses {feature}, which {target} lacks: it takes {needs}")]
+    Refused {
+        /// The kernel.
+        kernel: String,
+        /// The first thing that is lacking.
+        feature: Feature,
+        /// Of what.
+        target: Target,
+        /// What has it.
+        needs: &'static str,
+    },
+    /// naga refused the composed shader: a defect of this crate, or of the shader where it is not
+    /// one of this crate's.
+    #[error("naga refuses {kernel}: {message}")]
+    Invalid {
+        /// The kernel.
+        kernel: String,
+        /// naga's words, with lines traced to their files.
+        message: String,
+    },
+    /// naga could not write what it had accepted.
+    #[error("naga cannot write {kernel} as {target}: {message}")]
+    Unwritten {
+        /// The kernel.
+        kernel: String,
+        /// As what.
+        target: Target,
+        /// naga's words.
+        message: String,
+    },
+}
+
+/// A translated shader's code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Of a language.
+    Text(String),
+    /// SPIR-V.
+    Words(Vec<u32>),
+}
+
+impl Output {
+    /// The bytes of a file: words in little-endian order.
+    pub fn bytes(&self) -> Cow<'_, [u8]> {
+        match self {
+            Self::Text(text) => Cow::Borrowed(text.as_bytes()),
+            Self::Words(words) => {
+                Cow::Owned(words.iter().flat_map(|word| word.to_le_bytes()).collect())
+            }
+        }
+    }
+
+    /// The text, where it is one.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Words(_) => None,
+        }
+    }
+}
+
+/// A buffer that naga's translation wants beside those of the shader.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Extra {
+    /// Where it stands, in the words of the target's language.
+    pub slot: String,
+    /// What it must hold.
+    pub holds: &'static str,
+    /// The bindings that it tells of, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub bindings: Vec<u32>,
+}
+
+/// A translated shader, and what its host must know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Translated {
+    /// The kernel id.
+    pub kernel: String,
+    /// What it was translated to.
+    pub target: Target,
+    /// The code.
+    pub output: Output,
+    /// The entry point's name: Metal has a function `main` already.
+    pub entry_point: String,
+    /// Invocations in a workgroup.
+    pub workgroup_size: [u32; 3],
+    /// Bytes of workgroup memory.
+    pub workgroup_memory: u32,
+    /// What the kernel uses beyond the core of WGSL.
+    pub features: Vec<Feature>,
+    /// What is bound, by number.
+    pub bindings: Vec<BoundResource>,
+    /// One more buffer, where the target has not the built-in that a kernel uses.
+    pub extra: Option<Extra>,
+}
+
+/// A shader that naga has read, to be written for any number of targets.
+#[derive(Clone, Debug)]
+pub struct Parsed {
+    kernel: String,
+    wgsl: Wgsl,
+    /// Without functions, types and bindings that are not used.
+    module: Module,
+    info: ModuleInfo,
+    /// Of the whole source, used or not: a browser's directives are for all of it.
+    written: BTreeSet<Feature>,
+    used: BTreeSet<Feature>,
+    bindings: Vec<BoundResource>,
+    workgroup_size: [u32; 3],
+}
+
+/// One shader for one target; [`Parsed`] for several.
+///
+/// # Errors
+/// [`TranslateError`].
+pub fn translate(shader: &Shader, target: Target) -> Result<Translated, TranslateError> {
+    Parsed::new(shader)?.translate(target)
+}
+
+/// What naga knows of a module, or its words with the lines of `source`.
+fn validate(module: &Module, source: &str) -> Result<ModuleInfo, String> {
+    Validator::new(ValidationFlags::all(), Capabilities::all())
+        .subgroup_stages(ShaderStages::COMPUTE)
+        .subgroup_operations(SubgroupOperationSet::all())
+        .validate(module)
+        .map_err(|error| error.emit_to_string(source))
+}
+
+impl Parsed {
+    /// Composes and reads a shader.
+    ///
+    /// # Errors
+    /// [`TranslateError::Invalid`].
+    pub fn new(shader: &Shader) -> Result<Self, TranslateError> {
+        let wgsl = shader.compose();
+        let kernel = shader.name.clone();
+        let invalid = |message: String| TranslateError::Invalid {
+            kernel: kernel.clone(),
+            message: wgsl.explain(&message),
+        };
+        let options =
+            wgsl::Options { parse_doc_comments: false, capabilities: Capabilities::all() };
+        let whole = wgsl::Frontend::new_with_options(options)
+            .parse(&wgsl.source)
+            .map_err(|error| invalid(error.emit_to_string(&wgsl.source)))?;
+        validate(&whole, &wgsl.source).map_err(invalid)?;
+        let mut module = whole.clone();
+        compact::compact(&mut module, compact::KeepUnused::No);
+        let info = validate(&module, &wgsl.source).map_err(invalid)?;
+        let main = module.entry_points.first();
+        let main = main.ok_or_else(|| invalid("it has no entry point".into()))?;
+        Ok(Self {
+            written: Feature::of(&whole),
+            used: Feature::of(&module),
+            bindings: reflect::bindings(shader, &wgsl.source, &whole, &module),
+            workgroup_size: main.workgroup_size,
+            kernel,
+            wgsl,
+            module,
+            info,
+        })
+    }
+
+    /// What the kernel uses beyond the core of WGSL.
+    pub fn features(&self) -> impl Iterator<Item = Feature> {
+        self.used.iter().copied()
+    }
+
+    /// Refuses a target that lacks what the kernel uses.
+    ///
+    /// # Errors
+    /// [`TranslateError::Refused`].
+    pub fn check(&self, target: Target) -> Result<(), TranslateError> {
+        let refused = |&feature: &Feature| target.lacks(feature).map(|needs| (feature, needs));
+        // A browser reads what is not used too.
+        let features = match target {
+            Target::WgslWeb => &self.written,
+            _ => &self.used,
+        };
+        match features.iter().find_map(refused) {
+            None => Ok(()),
+            Some((feature, needs)) => {
+                let kernel = self.kernel.clone();
+                Err(TranslateError::Refused { kernel, feature, target, needs })
+            }
+        }
+    }
+
+    /// Writes the shader for a target.
+    ///
+    /// # Errors
+    /// [`TranslateError::Refused`] and [`TranslateError::Unwritten`].
+    pub fn translate(&self, target: Target) -> Result<Translated, TranslateError> {
+        self.check(target)?;
+        let (module, info) = (&self.module, &self.info);
+        let mut bindings = self.bindings.clone();
+        for bound in &mut bindings {
+            bound.slot = format!("@group({}) @binding({})", bound.group, bound.binding);
+        }
+        let as_composed = |text| write::Written {
+            output: Output::Text(text),
+            entry_point: "main".into(),
+            extra: None,
+        };
+        let written = match target {
+            Target::Wgsl => Ok(as_composed(self.wgsl.source.clone())),
+            Target::WgslWeb => Ok(as_composed(self.for_browsers())),
+            Target::WgslNaga => write::naga_wgsl(module, info),
+            Target::Spirv(version) => write::spirv(module, info, version, &mut bindings),
+            Target::Msl(version) => write::msl(module, info, version, &mut bindings),
+            Target::Hlsl(version) => write::hlsl(module, info, version, &mut bindings),
+            Target::Glsl => write::glsl(module, info, &mut bindings),
+        };
+        let kernel = self.kernel.clone();
+        let written = written.map_err(|message| TranslateError::Unwritten {
+            kernel: kernel.clone(),
+            target,
+            message,
+        })?;
+        Ok(Translated {
+            kernel,
+            target,
+            output: written.output,
+            entry_point: written.entry_point,
+            workgroup_size: self.workgroup_size,
+            workgroup_memory: reflect::workgroup_memory(module),
+            features: self.used.iter().copied().collect(),
+            bindings,
+            extra: written.extra,
+        })
+    }
+
+    /// The source with the directives that it lacks: naga takes `enable f16;`, which is there
+    /// already, and no other.
+    fn for_browsers(&self) -> String {
+        let directives = self.written.iter().filter_map(|feature| feature.web_directive());
+        let source = &self.wgsl.source;
+        let mut lines: Vec<&str> = directives.filter(|line| !source.contains(line)).collect();
+        // `enable` and `requires` may come in any order.
+        lines.push(source);
+        lines.join("\n")
+    }
+}

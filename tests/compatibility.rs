@@ -1,0 +1,138 @@
+//! docs/compatibility.md says what is so: versions, backends, features and limits are compared with
+//! where they come from.
+
+mod common;
+
+use lowbit::gpu::{Binding, Caps};
+use lowbit::ops;
+use std::collections::HashMap;
+
+const PAGE: &str = include_str!("../docs/compatibility.md");
+const MANIFEST: &str = include_str!("../Cargo.toml");
+const LOCK: &str = include_str!("../Cargo.lock");
+const CANDLE: &str = include_str!("../examples/candle/Cargo.toml");
+const CANDLE_LOCK: &str = include_str!("../examples/candle/Cargo.lock");
+const WORKFLOW: &str = include_str!("../.github/workflows/verify.yml");
+
+/// The cells of the row whose first one is `name`, without back ticks.
+fn row(name: &str) -> Vec<String> {
+    let cells = |line: &str| -> Vec<String> {
+        let line = line.trim().trim_matches('|');
+        line.split('|').map(|cell| cell.trim().replace('`', "")).collect()
+    };
+    let mut rows = PAGE.lines().filter(|line| line.starts_with('|')).map(cells);
+    rows.find(|row| row[0] == name).unwrap_or_else(|| panic!("no row {name} in the page"))
+}
+
+/// The version of a package in a lock file.
+fn locked<'a>(lock: &'a str, package: &str) -> &'a str {
+    let head = format!("name = \"{package}\"\nversion = \"");
+    let (_, rest) = lock.split_once(&head).unwrap_or_else(|| panic!("{package} is not locked"));
+    rest.split_once('"').unwrap().0
+}
+
+/// What stands between quotes after the first `=` of the line that begins with `key`.
+fn stated<'a>(manifest: &'a str, key: &str) -> &'a str {
+    let mut lines = manifest.lines();
+    let line = lines.find(|line| line.starts_with(&format!("{key} = "))).unwrap();
+    line.split('"').nth(1).unwrap()
+}
+
+#[test]
+fn versions_are_those_of_the_manifest() {
+    let rust = stated(MANIFEST, "rust-version");
+    assert_eq!(row("Rust")[1], format!("{rust} or later"));
+    assert!(PAGE.contains(&format!("became stable up to {rust}")));
+    for package in ["wgpu", "naga"] {
+        let cells = row(package);
+        assert_eq!(cells[1], stated(MANIFEST, package));
+        let version = locked(LOCK, package);
+        assert!(cells[2].contains(&format!("{version} is what is tested")), "{package} {version}");
+        // A device of one must be a device of the other.
+        assert_eq!(version, locked(CANDLE_LOCK, package));
+    }
+    let candle = stated(CANDLE, "candle-core").trim_start_matches('=');
+    assert_eq!(row("candle-core")[1], candle);
+    assert_eq!(locked(CANDLE_LOCK, "candle-core"), candle);
+    assert!(!LOCK.contains("candle"), "candle is a dependency of the crate");
+}
+
+#[test]
+fn every_backend_of_the_command_has_a_row() {
+    let (_, cli) = MANIFEST.split_once("cli = [").unwrap();
+    let (cli, _) = cli.split_once(']').unwrap();
+    let backends: Vec<&str> =
+        cli.split('"').filter_map(|feature| feature.strip_prefix("wgpu/")).collect();
+    assert!(backends.len() >= 4, "{backends:?}");
+    for backend in backends {
+        assert!(row(backend).len() == 4);
+    }
+    row("browser");
+    assert!(WORKFLOW.contains("NOT YET RUN") == row("metal")[2].contains("never run"));
+}
+
+#[test]
+fn every_feature_asked_for_has_a_row() {
+    for (name, _) in Caps::useful_features().iter_names() {
+        assert!(row(name)[1].contains("useful_features"), "{name}");
+    }
+    let asked =
+        PAGE.matches("| useful_features |").count() + PAGE.matches("| `useful_features` |").count();
+    assert_eq!(asked, Caps::useful_features().iter_names().count());
+    for name in ["TIMESTAMP_QUERY", "PIPELINE_CACHE", "EXPERIMENTAL_COOPERATIVE_MATRIX"] {
+        assert!(wgpu::Features::from_name(name).is_some());
+        row(name);
+    }
+}
+
+/// What an engine keeps has no lifetime, and goes to other threads.
+#[test]
+fn what_an_engine_keeps_is_owned() {
+    fn kept<T: Clone + Send + Sync + 'static>() {}
+    kept::<Caps>();
+    kept::<lowbit::gpu::Kernels>();
+    kept::<ops::DeviceWeights>();
+    kept::<(ops::MatmulSpec, ops::MatmulPlan, ops::BoundMatmul, ops::KernelChoice)>();
+    kept::<(ops::QuantizeSpec, ops::QuantizePlan, ops::BoundQuantize)>();
+    kept::<(ops::DequantizeSpec, ops::DequantizePlan, ops::BoundDequantize)>();
+    kept::<(ops::RepackSpec, ops::RepackPlan, ops::BoundRepack)>();
+    kept::<(ops::MakeSpec, ops::MakePlan, ops::BoundMake)>();
+    kept::<(ops::ObserveSpec, ops::ObservePlan, ops::BoundObserve)>();
+    kept::<(ops::FakeQuantSpec, ops::FakeQuantPlan, ops::BoundFakeQuant)>();
+    kept::<ops::BoundFakeQuantBackward>();
+}
+
+#[test]
+fn limits_are_webgpus_and_the_shaders() {
+    let limits = wgpu::Limits::defaults();
+    let defaults = HashMap::from([
+        (
+            "max_storage_buffers_per_shader_stage",
+            u64::from(limits.max_storage_buffers_per_shader_stage),
+        ),
+        (
+            "max_compute_invocations_per_workgroup",
+            limits.max_compute_invocations_per_workgroup.into(),
+        ),
+        ("max_compute_workgroup_storage_size", limits.max_compute_workgroup_storage_size.into()),
+        (
+            "max_compute_workgroups_per_dimension",
+            limits.max_compute_workgroups_per_dimension.into(),
+        ),
+        ("max_storage_buffer_binding_size", limits.max_storage_buffer_binding_size),
+        ("max_buffer_size", limits.max_buffer_size),
+        ("min_storage_buffer_offset_alignment", limits.min_storage_buffer_offset_alignment.into()),
+        ("min_uniform_buffer_offset_alignment", limits.min_uniform_buffer_offset_alignment.into()),
+    ]);
+    for (name, value) in defaults {
+        assert_eq!(row(name)[1], value.to_string(), "{name}");
+    }
+    let buffers = |bindings: &[Binding]| {
+        bindings.iter().filter(|b| matches!(b, Binding::Read | Binding::Write)).count()
+    };
+    let matmul = common::all_choices().map(|choice| buffers(&choice.shader().bindings)).max();
+    let any = common::all_shaders().iter().map(|shader| buffers(&shader.bindings)).max();
+    let said = format!("{} for a matmul, at most {} for any", matmul.unwrap(), any.unwrap());
+    let need = &row("max_storage_buffers_per_shader_stage")[2];
+    assert!(need.starts_with(&said), "{said} kernel, and the page says: {need}");
+}

@@ -1,0 +1,277 @@
+//! A driver that fails at any one of its calls: memory, the compiler, the device itself, a
+//! submission that never ends. Each call of lowbit fails with the error that says so, and goes on.
+
+mod common;
+#[path = "common/shim.rs"]
+mod shim;
+
+use lowbit::compress;
+use lowbit::compress::calibrate::{Observer, Statistics};
+use lowbit::format::{ActivationFormat, ActivationFunction, ActivationGranularity, PackedWeights};
+use lowbit::gpu::DeviceError;
+use lowbit::host::{Host, HostError, Quantization};
+use lowbit::ops::{BindError, FakeQuantError, ObserveError, PlanError, WeightsError};
+use lowbit::reference::{self, Output};
+use shim::{Fault, Shim};
+use std::time::Duration;
+
+const N: usize = 24;
+const K: usize = 64;
+const M: usize = 3;
+
+fn packed() -> PackedWeights {
+    common::random_weights("2:4+int4-g32-asym".parse().unwrap(), N, K, 1)
+}
+
+type Call = fn(&Host) -> Result<(), HostError>;
+
+/// What a host can be asked for, each on its own.
+const CALLS: [(&str, Call); 9] = [
+    ("matmul", common::multiplies),
+    ("compress", |host| {
+        let format = "int8-g32-asym".parse().unwrap();
+        let weights = host.compress(&common::floats(N * K, 3), N, K, &format)?;
+        let want = compress::quantize(&common::floats(N * K, 3), N, K, &format).unwrap();
+        assert_eq!(host.download(&weights)?, want);
+        Ok(())
+    }),
+    ("repack", |host| {
+        let weights = host.repack(&packed())?;
+        assert_eq!(host.download(&weights)?, packed());
+        Ok(())
+    }),
+    ("dequantize", |host| {
+        let rows = host.dequantize(&host.upload(&packed())?)?;
+        let want = reference::dequantize(&packed(), Output::F32).unwrap();
+        assert!(rows.iter().zip(&want).all(|(&got, want)| reference::check(want, got).passes()));
+        Ok(())
+    }),
+    ("gather", |host| {
+        let rows = host.gather(&host.upload(&packed())?, &[5, 0, 23])?;
+        let want = reference::gather(&packed(), &[5, 0, 23], Output::F32).unwrap();
+        assert!(rows.iter().zip(&want).all(|(&got, want)| reference::check(want, got).passes()));
+        Ok(())
+    }),
+    ("quantized matmul", |host| {
+        let format = ActivationFormat::int8(ActivationGranularity::Token);
+        let (how, function) = (Quantization::Dynamic(format), ActivationFunction::Identity);
+        let x = common::floats(M * K, 4);
+        let y = host.quantized_matmul(&x, M, &host.upload(&packed())?, None, how, function)?;
+        assert!(y.len() == M * N && y.iter().all(|y| y.is_finite()));
+        Ok(())
+    }),
+    ("observe", |host| {
+        let observer = Observer::tensor("x", K);
+        let mut statistics = Statistics::new(observer.clone()).unwrap();
+        let before = statistics.clone();
+        let seen = host.observe(&mut statistics, &common::floats(M * K, 5));
+        if seen.is_err() {
+            assert_eq!(statistics, before, "an observation that failed left something");
+            return seen;
+        }
+        let mut want = Statistics::new(observer).unwrap();
+        want.observe(&common::floats(M * K, 5)).unwrap();
+        assert_eq!(statistics, want);
+        Ok(())
+    }),
+    ("fake quantization", |host| {
+        let format = "int8-g32".parse().unwrap();
+        let made = host.fake_quantize(&common::floats(M * K, 6), M, K, &format)?;
+        let side = (&made.scales[..], &made.zeros[..]);
+        let (x, dy) = (common::floats(M * K, 6), common::floats(M * K, 7));
+        let back = host.fake_quantize_backward((&x, &dy), M, K, &format, side, true)?;
+        assert_eq!((made.y.len(), back.x.len()), (M * K, M * K));
+        Ok(())
+    }),
+    ("exact halves", |host| host.exact_halves().map(drop)),
+];
+
+fn device_error(error: &HostError) -> Option<&DeviceError> {
+    match error {
+        HostError::Device(error)
+        | HostError::Weights(WeightsError::Device(error))
+        | HostError::Plan(PlanError::Device(error))
+        | HostError::Observe(ObserveError::Device(error))
+        | HostError::FakeQuant(FakeQuantError::Plan(PlanError::Device(error)))
+        | HostError::Bind(BindError::Device(error)) => Some(error),
+        _ => None,
+    }
+}
+
+/// A fresh device behind a driver that can fail.
+fn shim() -> Shim {
+    Shim::new(&Host::new().unwrap()).unwrap()
+}
+
+/// Plants a fault in the first, second, … call of the driver, until none is left that it strikes:
+/// how many there were. A call that it struck must fail as `is` says.
+fn each(
+    name: &str,
+    call: Call,
+    fault: Fault,
+    mut shim: impl FnMut() -> Shim,
+    is: impl Fn(&HostError) -> bool,
+) -> usize {
+    // Of a fresh device no kernel is compiled yet, and a lost one is of no more use.
+    let fresh = fault != Fault::OutOfMemory;
+    let mut driver = shim();
+    for after in 0..200 {
+        driver.plant(fault, after);
+        let result = call(&driver.host);
+        match (driver.clear(), result) {
+            (false, Ok(())) => return after,
+            (true, Err(error)) => assert!(is(&error), "{name}, {fault:?} {after}: {error:?}"),
+            (struck, result) => panic!("{name}, {fault:?} {after}: {struck}, {result:?}"),
+        }
+        if fresh {
+            driver = shim();
+        } else {
+            call(&driver.host).unwrap_or_else(|error| panic!("{name} after {fault:?}: {error}"));
+        }
+    }
+    panic!("{name}: {fault:?} has no end");
+}
+
+#[test]
+fn without_a_fault_all_calls_work() {
+    if common::host().is_none() {
+        return;
+    }
+    let shim = shim();
+    for (name, call) in CALLS {
+        call(&shim.host).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    assert!(shim.readbacks() > 8 && !shim.clear());
+}
+
+/// The first, second, … allocation fails: the error names it and its size, and the same device
+/// goes on.
+#[test]
+fn every_allocation_may_fail() {
+    if common::host().is_none() {
+        return;
+    }
+    let driver = std::cell::RefCell::new(Some(shim()));
+    for (name, call) in CALLS {
+        let is = |error: &HostError| match device_error(error) {
+            Some(DeviceError::OutOfMemory { what, bytes: Some(bytes), .. }) => {
+                let text = error.to_string();
+                *bytes > 0 && !what.is_empty() && text.contains(what) && {
+                    text.contains(&format!("({bytes} bytes)"))
+                }
+            }
+            _ => false,
+        };
+        let one = || driver.borrow_mut().take().unwrap_or_else(shim);
+        let count = each(name, call, Fault::OutOfMemory, one, is);
+        eprintln!("{name}: each of {count} allocations failed in turn");
+        assert!(count >= 3, "{name}: {count}");
+    }
+}
+
+/// The driver's compiler gives up on the first, second, … kernel: the error names it. Tuning
+/// passes over such kernels, but for the one that it would fall back to.
+#[test]
+fn every_kernel_may_fail_to_compile() {
+    if common::host().is_none() {
+        return;
+    }
+    for (name, call) in CALLS {
+        let is = |error: &HostError| match device_error(error) {
+            Some(DeviceError::Pipeline { kernel, message }) => {
+                !kernel.is_empty() && message.contains(shim::PIPELINE_MESSAGE)
+            }
+            _ => false,
+        };
+        let count = each(name, call, Fault::Pipeline, shim, is);
+        eprintln!("{name}: each of {count} kernels failed to compile in turn");
+        assert!(count >= 1, "{name}");
+    }
+}
+
+/// The driver loses the device at the first, second, … submission.
+#[test]
+fn every_submission_may_lose_the_device() {
+    if common::host().is_none() {
+        return;
+    }
+    for (name, call) in CALLS {
+        let is = |error: &HostError| match device_error(error) {
+            Some(DeviceError::Lost(reason)) => reason == shim::LOST_MESSAGE,
+            _ => false,
+        };
+        let count = each(name, call, Fault::Lost, shim, is);
+        eprintln!("{name}: the device was lost at each of {count} submissions in turn");
+        assert!(count >= 1, "{name}");
+    }
+    // A device that is lost stays so, and another works.
+    let lost = shim();
+    lost.plant(Fault::Lost, 0);
+    for (name, call) in CALLS {
+        let error = call(&lost.host).expect_err(name);
+        assert!(matches!(device_error(&error), Some(DeviceError::Lost(_))), "{name}: {error:?}");
+    }
+    common::multiplies(&shim().host).unwrap();
+}
+
+/// The first, second, … submission never ends: the wait for it does, and says how long it was.
+#[test]
+fn every_wait_may_time_out() {
+    if common::host().is_none() {
+        return;
+    }
+    // Longer than a busy machine takes to compile a kernel at its first dispatch.
+    let limit = Duration::from_secs(2);
+    let impatient = || {
+        let Shim { host, state } = shim();
+        Shim { host: host.with_timeout(limit), state }
+    };
+    let is = |error: &HostError| match error {
+        HostError::Timeout { what, waited } => {
+            let text = error.to_string();
+            assert!(
+                text.contains(what) && text.contains(&format!("{:.3} s", waited.as_secs_f64()))
+            );
+            *waited >= limit && *waited < 10 * limit
+        }
+        _ => false,
+    };
+    // They mostly sleep.
+    std::thread::scope(|scope| {
+        for (name, call) in CALLS {
+            scope.spawn(move || {
+                let count = each(name, call, Fault::Hang, impatient, is);
+                eprintln!("{name}: each of {count} submissions hung in turn");
+                assert!(count >= 1, "{name}");
+            });
+        }
+    });
+    common::multiplies(&shim().host).unwrap();
+}
+
+/// Tuning passes over a kernel that the driver does not compile, unless it is the one that is
+/// chosen without tuning; of other faults it fails.
+#[test]
+fn tuning_fails_as_other_calls_do() {
+    if common::host().is_none() {
+        return;
+    }
+    let spec = lowbit::ops::MatmulSpec::new(2, N as u32, K as u32, packed().format());
+    let tune = |driver: &Shim| driver.host.tune(&[spec.clone()], Duration::from_secs(2)).map(drop);
+    let failed = |fault, after| {
+        let driver = shim();
+        driver.plant(fault, after);
+        let result = tune(&driver);
+        assert!(driver.clear(), "{fault:?} {after} struck nothing");
+        result.err().map(|error| device_error(&error).cloned().unwrap())
+    };
+    assert!(matches!(failed(Fault::Pipeline, 0), Some(DeviceError::Pipeline { .. })));
+    assert_eq!(failed(Fault::Pipeline, 1), None);
+    for after in [0, 5, 40] {
+        let memory = failed(Fault::OutOfMemory, after);
+        assert!(matches!(memory, Some(DeviceError::OutOfMemory { .. })), "{memory:?}");
+    }
+    for after in [0, 5] {
+        assert!(matches!(failed(Fault::Lost, after), Some(DeviceError::Lost(_))));
+    }
+}

@@ -1,0 +1,168 @@
+//! A driver that returns garbage: what is read back is corrupted on its way, and nothing else. The
+//! conformance runner must fail every case by its name, and the host must say what cannot be.
+
+mod common;
+#[path = "common/shim.rs"]
+mod shim;
+
+use lowbit::compress::calibrate::{Observer, Statistics};
+use lowbit::conformance::{self, Case, Extent, Op, Status};
+use lowbit::host::{Host, HostError};
+use lowbit::ops::{MakeError, ObserveError};
+use shim::Shim;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// What becomes of the bytes of one read-back.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Garbage {
+    Zeros,
+    Ones,
+    NotNumbers,
+    Noise,
+    /// What was read back before, as far as it reaches.
+    Stale,
+    /// The highest bit of the exponent of one word in the middle.
+    OneBit,
+    /// Of the last word, which no row reaches.
+    Sentinel,
+}
+
+const ALL: [Garbage; 7] = [
+    Garbage::Zeros,
+    Garbage::Ones,
+    Garbage::NotNumbers,
+    Garbage::Noise,
+    Garbage::Stale,
+    Garbage::OneBit,
+    Garbage::Sentinel,
+];
+
+impl Garbage {
+    fn plant(self, shim: &Shim) {
+        let mut random = common::Random(1);
+        let mut last: Vec<u8> = Vec::new();
+        shim.corrupt(move |bytes| {
+            let words = bytes.len() / 4;
+            let mut flip = |word: usize| bytes[4 * word + 3] ^= 0x40;
+            match self {
+                Self::OneBit => flip(words / 2),
+                Self::Sentinel => flip(words - 1),
+                Self::Zeros => bytes.fill(0),
+                Self::Ones => bytes.fill(0xff),
+                Self::NotNumbers => {
+                    bytes.chunks_exact_mut(4).for_each(|w| w.copy_from_slice(&[0, 0, 0xc0, 0x7f]));
+                }
+                Self::Noise => bytes.iter_mut().for_each(|byte| *byte = random.next() as u8),
+                Self::Stale => {
+                    let now = bytes.to_vec();
+                    bytes.fill(0);
+                    let reach = last.len().min(bytes.len());
+                    bytes[..reach].copy_from_slice(&last[..reach]);
+                    last = now;
+                }
+            }
+        });
+    }
+}
+
+fn shim() -> Shim {
+    Shim::new(&Host::new().unwrap()).unwrap()
+}
+
+/// Some of the table: of each op, dense and 2:4, the first that is not empty and not large.
+fn cases() -> Vec<Case> {
+    let mut found = HashMap::new();
+    for case in conformance::table(Extent::Quick) {
+        let size = case.m.max(1) * case.n.max(1) * case.k;
+        // Of an empty result there is nothing to corrupt but sentinels, and stale ones are as good.
+        let rows = matches!(case.op, Op::Compress | Op::Dequantize) || case.m > 0;
+        let empty = !rows || (case.op.has_weights() && case.n == 0);
+        let integer = matches!(case.op, Op::IntegerMatmul(_));
+        let plain = !case.textures && (integer || case.schedule.is_none());
+        if plain && !empty && (64..60_000).contains(&size) {
+            let kind = (case.op.name(), case.format.is_sparse());
+            found.entry(kind).or_insert(case);
+        }
+    }
+    let mut cases: Vec<_> = found.into_values().collect();
+    cases.sort_by_key(Case::id);
+    cases
+}
+
+#[test]
+fn conformance_fails_whatever_is_read_back() {
+    if common::host().is_none() {
+        return;
+    }
+    let cases = cases();
+    let ops: std::collections::BTreeSet<_> = cases.iter().map(|case| case.op.name()).collect();
+    assert_eq!(ops.len(), 8, "{ops:?}");
+    let driver = [shim().host];
+    let sound = conformance::run(&driver, &cases, &|_| ());
+    for report in &sound {
+        assert_eq!(report.status, Status::Pass, "{}: {:?}", report.id, report.reason);
+    }
+    for garbage in ALL {
+        let shim = shim();
+        garbage.plant(&shim);
+        let hosts = [shim.host];
+        let reports = conformance::run(&hosts, &cases, &|_| ());
+        assert_eq!(reports.len(), cases.len());
+        for (report, case) in reports.iter().zip(&cases) {
+            assert_eq!(report.id, case.id());
+            assert_eq!(report.status, Status::Fail, "{garbage:?} passed {}", report.id);
+            assert!(report.reason.as_ref().is_some_and(|reason| !reason.is_empty()));
+        }
+        eprintln!("{garbage:?}: {} of {} cases fail", reports.len(), cases.len());
+        common::multiplies(&self::shim().host).unwrap();
+    }
+}
+
+/// What the host can tell by itself, it says; of what it cannot, it makes no more of it.
+#[test]
+fn the_host_says_what_cannot_be() {
+    if common::host().is_none() {
+        return;
+    }
+    let (n, k, m) = (24, 64, 3);
+    let start = Instant::now();
+    for garbage in ALL {
+        let shim = shim();
+        let host = &shim.host;
+        let packed = common::random_weights("2:4+int4-g32-asym".parse().unwrap(), n, k, 1);
+        let weights = host.upload(&packed).unwrap();
+        garbage.plant(&shim);
+        let w = common::floats(n * k, 2);
+        let format = "int8-g32-asym".parse().unwrap();
+        let made = host.compress(&w, n, k, &format).map(drop);
+        let impossible = match garbage {
+            // No index of a fault: as if all were well, were it not for what comes of it later.
+            Garbage::Ones => made == Ok(()),
+            Garbage::Zeros | Garbage::Stale => made == Err(MakeError::NotRun.into()),
+            _ => matches!(made, Err(HostError::Make(MakeError::Garbage { .. }))),
+        };
+        assert!(impossible, "{garbage:?}: {made:?}");
+        let rows = host.download(&weights);
+        match garbage {
+            Garbage::Ones | Garbage::NotNumbers | Garbage::Noise | Garbage::Zeros => {
+                assert!(matches!(rows, Err(HostError::Format(_))), "{garbage:?}: {rows:?}");
+            }
+            _ => assert!(rows.as_ref() != Ok(&packed), "{garbage:?} went unseen"),
+        }
+        let mut seen = Statistics::new(Observer::tensor("x", k)).unwrap();
+        let before = seen.clone();
+        let observed = host.observe(&mut seen, &common::floats(m * k, 3));
+        if garbage != Garbage::Sentinel {
+            let words = matches!(observed, Err(HostError::Observe(ObserveError::Words(_))));
+            assert!(words, "{garbage:?}: {observed:?}");
+            assert_eq!(seen, before);
+        }
+        // Numbers are numbers: these are wrong, and as many as they should be.
+        let y = host.matmul(&common::floats(m * k, 4), m, &weights, None).unwrap();
+        assert_eq!(y.len(), m * n);
+        assert_eq!(host.dequantize(&weights).unwrap().len(), n * k);
+    }
+    assert!(start.elapsed() < Duration::from_secs(120), "{:?}", start.elapsed());
+    common::multiplies(&Host::new().unwrap()).unwrap();
+}

@@ -1,0 +1,410 @@
+//! Ten thousand mixed dispatches on one device leak no memory and no handles. The same measure
+//! sees binds that are kept.
+
+mod common;
+
+use common::Random;
+use lowbit::compress::{self, calibrate};
+use lowbit::format::{ActivationFormat, ActivationFunction, ActivationGranularity, PackedWeights};
+use lowbit::host::{Host, Quantization};
+use lowbit::ops::matmul::BoundMatmul;
+use lowbit::ops::{DeviceWeights, MatmulArgs, MatmulPlan, MatmulSpec, Schedule, Select};
+use lowbit::reference::{self, Output};
+use pollster::block_on;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicIsize, Ordering};
+use std::time::Instant;
+
+/// Bytes that Rust code holds of the heap: wgpu's objects and ours.
+static HEAP: AtomicIsize = AtomicIsize::new(0);
+
+struct Counting;
+
+// SAFETY: every call is passed on to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        HEAP.fetch_add(layout.size() as isize, Ordering::Relaxed);
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        HEAP.fetch_sub(layout.size() as isize, Ordering::Relaxed);
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const DISPATCHES: usize = 10_000;
+const MAX_M: u32 = 40;
+
+/// What a process and a device hold.
+#[derive(Clone, Debug)]
+struct Footprint {
+    /// Bytes of memory that are resident, with the driver's.
+    resident: isize,
+    /// Bytes of Rust's heap.
+    heap: isize,
+    /// Bytes of the device's memory that are allocated.
+    device: isize,
+    /// Open files.
+    files: usize,
+    /// Live objects, by kind, of wgpu and of the driver.
+    handles: BTreeMap<&'static str, isize>,
+}
+
+impl Footprint {
+    /// Once the device has come to rest.
+    fn of(instance: &wgpu::Instance, host: &Host) -> Self {
+        for _ in 0..2 {
+            host.submit(|_| ()).unwrap();
+            host.device().poll(wgpu::PollType::wait_indefinitely()).unwrap();
+        }
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let kib: isize = line.trim().trim_end_matches(" kB").parse().unwrap();
+        let mut handles = BTreeMap::new();
+        let report = instance.generate_report().expect("a report of wgpu's own objects");
+        let hub = report.hub_report();
+        for (kind, registry) in [
+            ("buffer ids", &hub.buffers),
+            ("bind group ids", &hub.bind_groups),
+            ("bind group layout ids", &hub.bind_group_layouts),
+            ("pipeline layout ids", &hub.pipeline_layouts),
+            ("pipeline ids", &hub.compute_pipelines),
+            ("shader ids", &hub.shader_modules),
+            ("texture ids", &hub.textures),
+            ("texture view ids", &hub.texture_views),
+            ("encoder ids", &hub.command_encoders),
+            ("command buffer ids", &hub.command_buffers),
+            ("pass ids", &hub.compute_passes),
+            ("query set ids", &hub.query_sets),
+        ] {
+            handles.insert(kind, registry.num_kept_from_user as isize);
+        }
+        // wgpu 30 counts textures down and not up: there are only their ids.
+        let counters = host.device().get_internal_counters().hal;
+        for (kind, counter) in [
+            ("buffers", &counters.buffers),
+            ("bind groups", &counters.bind_groups),
+            ("bind group layouts", &counters.bind_group_layouts),
+            ("pipeline layouts", &counters.pipeline_layouts),
+            ("pipelines", &counters.compute_pipelines),
+            ("shaders", &counters.shader_modules),
+            ("texture views", &counters.texture_views),
+            ("query sets", &counters.query_sets),
+            ("fences", &counters.fences),
+        ] {
+            handles.insert(kind, counter.read());
+        }
+        handles.insert("cached kernels", host.kernels().cached_pipelines() as isize);
+        let device = host.device().generate_allocator_report();
+        Self {
+            resident: 1024 * kib,
+            heap: HEAP.load(Ordering::Relaxed),
+            device: device.map_or(0, |report| report.total_allocated_bytes as isize),
+            files: std::fs::read_dir("/proc/self/fd").unwrap().count(),
+            handles,
+        }
+    }
+}
+
+/// What grew that must not, over so many dispatches. Objects are counted, and there may be none
+/// more. Bytes are compared with `bind`, what one bind holds of Rust's heap: a leak of one in a hundred
+/// dispatches shows there. Resident memory is rounded to pages and comes back from allocators late,
+/// so that one in ten must do.
+fn leaks(before: &Footprint, after: &Footprint, dispatches: usize, bind: isize) -> Vec<String> {
+    let mut found = Vec::new();
+    for (kind, count) in &after.handles {
+        if *count > before.handles[kind] {
+            found.push(format!("{kind}: {} → {count}", before.handles[kind]));
+        }
+    }
+    if after.files > before.files {
+        found.push(format!("open files: {} → {}", before.files, after.files));
+    }
+    if after.device > before.device {
+        found.push(format!("device memory: {} → {} bytes", before.device, after.device));
+    }
+    let dispatches = dispatches as isize;
+    for (what, before, after, limit) in [
+        ("heap", before.heap, after.heap, bind * dispatches / 100),
+        ("resident memory", before.resident, after.resident, bind * dispatches / 10),
+    ] {
+        if after - before > limit {
+            found.push(format!("{what}: {before} → {after} bytes, more than {limit}"));
+        }
+    }
+    found
+}
+
+/// A matmul whose weights, buffers and bind are dropped and made again after some turns.
+struct Slot {
+    format: &'static str,
+    schedule: Option<Schedule>,
+    made: Option<Made>,
+}
+
+struct Made {
+    packed: PackedWeights,
+    /// Not read any more, but held: binds keep their buffers alive without it.
+    _weights: DeviceWeights,
+    bound: BoundMatmul,
+    x: Vec<f32>,
+    y: wgpu::Buffer,
+    turns: u64,
+}
+
+impl Slot {
+    fn new(format: &'static str, schedule: Option<Schedule>) -> Self {
+        Self { format, schedule, made: None }
+    }
+
+    fn make(&self, host: &Host, random: &mut Random) -> Made {
+        let (n, k) = (2 * (1 + random.next() % 60) as usize, 32 * (1 + random.next() % 8) as usize);
+        let packed = common::random_weights(self.format.parse().unwrap(), n, k, random.next());
+        let weights = host.upload(&packed).unwrap();
+        let spec = MatmulSpec::of(MAX_M, &weights);
+        let how = self.schedule.map_or(Select::Auto, Select::Pinned);
+        let plan = block_on(MatmulPlan::new(host.kernels(), &spec, how)).unwrap();
+        let x = common::floats(MAX_M as usize * k, random.next());
+        let x_buffer = host.storage(bytemuck::cast_slice(&x)).unwrap();
+        let y = host.zeros(spec.y_bytes(MAX_M)).unwrap();
+        let args = MatmulArgs {
+            activations: (&x_buffer).into(),
+            weights: &weights,
+            bias: None,
+            output: (&y).into(),
+        };
+        let bound = block_on(plan.bind(args)).unwrap();
+        let turns = 1 + random.next() % 12;
+        Made { packed, _weights: weights, bound, x, y, turns }
+    }
+
+    /// Records a few at once, with m of their own; the last is checked where `check`. The bind
+    /// too, where it is to be kept.
+    fn turn(&mut self, host: &Host, random: &mut Random, check: bool) -> (usize, BoundMatmul) {
+        let mut made = self.made.take().unwrap_or_else(|| self.make(host, random));
+        let ms: Vec<u32> =
+            (0..1 + random.next() % 6).map(|_| 1 + random.next() as u32 % MAX_M).collect();
+        host.submit(|pass| ms.iter().for_each(|&m| made.bound.record(pass, m).unwrap())).unwrap();
+        if check {
+            let (m, (n, k)) = (ms[ms.len() - 1] as usize, (made.packed.n(), made.packed.k()));
+            let y = host.read(&made.y, 0, m * n).unwrap();
+            let y: Vec<f32> = y.into_iter().map(f32::from_bits).collect();
+            common::assert_within_bound(&made.packed, &made.x[..m * k], m, &y);
+        }
+        let bound = made.bound.clone();
+        made.turns -= 1;
+        self.made = (made.turns > 0).then_some(made);
+        (ms.len(), bound)
+    }
+}
+
+fn slots() -> Vec<Slot> {
+    let rows = Schedule::Rows { m_tile: 4, n_tile: 2 };
+    let gemv = Schedule::Gemv { lanes: 32, m_tile: 4 };
+    let tiled = Schedule::Tiled { m_tile: 32 };
+    vec![
+        Slot::new("int4-g32-asym", None),
+        Slot::new("2:4+int8-channel", Some(rows)),
+        Slot::new("int8-g64", Some(gemv)),
+        Slot::new("f16", Some(tiled)),
+        Slot::new("2:4+int4-g40", Some(rows)),
+        Slot::new("f32", None),
+    ]
+}
+
+/// The other ops, through slices: buffers, plans and binds are made and dropped each time. How
+/// many dispatches there were at least.
+fn other(host: &Host, random: &mut Random, check: bool) -> usize {
+    let (n, k, m) = (2 * (1 + random.next() as usize % 20), 64, 1 + random.next() as usize % 9);
+    let (w, x) = (common::floats(n * k, random.next()), common::floats(m * k, random.next()));
+    let format = ["int4-g32-asym", "2:4+int8-channel"][random.next() as usize % 2];
+    let format = format.parse().unwrap();
+    let packed = || compress::quantize(&w, n, k, &format).unwrap();
+    let right = |got: &[f32], want: Vec<reference::Expected>| {
+        assert_eq!(got.len(), want.len());
+        assert!(got.iter().zip(&want).all(|(&got, want)| reference::check(want, got).passes()));
+    };
+    match random.next() % 7 {
+        0 => {
+            let made = host.compress(&w, n, k, &format).unwrap();
+            if check {
+                assert_eq!(host.download(&made).unwrap(), packed());
+            }
+            2
+        }
+        1 => {
+            let rows = host.dequantize(&host.upload(&packed()).unwrap()).unwrap();
+            if check {
+                right(&rows, reference::dequantize(&packed(), Output::F32).unwrap());
+            }
+            1
+        }
+        2 => {
+            let indices = [0, n as u32 - 1, n as u32 / 2];
+            let rows = host.gather(&host.upload(&packed()).unwrap(), &indices).unwrap();
+            if check {
+                right(&rows, reference::gather(&packed(), &indices, Output::F32).unwrap());
+            }
+            1
+        }
+        3 => {
+            let made = host.repack(&packed()).unwrap();
+            if check {
+                assert_eq!(host.download(&made).unwrap(), packed());
+            }
+            1
+        }
+        4 => {
+            let quantization =
+                Quantization::Dynamic(ActivationFormat::int8(ActivationGranularity::Token));
+            let weights = host.upload(&packed()).unwrap();
+            let identity = ActivationFunction::Identity;
+            let y = host.quantized_matmul(&x, m, &weights, None, quantization, identity).unwrap();
+            // Codes are within half a step of a 127th of the row's largest; so is each product.
+            let exact = host.matmul(&x, m, &weights, None).unwrap();
+            let largest = w.iter().fold(0.0f32, |max, w| max.max(w.abs()));
+            let limit = k as f32 * largest * 1.1 / 254.0;
+            assert!(y.iter().zip(&exact).all(|(y, exact)| (y - exact).abs() <= limit));
+            3
+        }
+        5 => {
+            let observer = calibrate::Observer::tensor("x", k);
+            let mut seen = calibrate::Statistics::new(observer.clone()).unwrap();
+            host.observe(&mut seen, &x).unwrap();
+            if check {
+                let mut want = calibrate::Statistics::new(observer).unwrap();
+                want.observe(&x).unwrap();
+                assert_eq!(seen, want);
+            }
+            1
+        }
+        _ => {
+            let format = "int8-g32".parse().unwrap();
+            let made = host.fake_quantize(&x, m, k, &format).unwrap();
+            let side = (&made.scales[..], &made.zeros[..]);
+            let back = host.fake_quantize_backward((&x, &x), m, k, &format, side, false).unwrap();
+            for (at, (y, x)) in made.y.iter().zip(&x).enumerate() {
+                assert!((y - x).abs() <= 0.51 * made.scales[at / 32], "{y} of {x}");
+            }
+            assert_eq!(back.x.len(), x.len());
+            2
+        }
+    }
+}
+
+/// So many dispatches at least, and how many results were checked. Binds go into `kept`, where
+/// there is such a thing.
+fn run(
+    host: &Host,
+    slots: &mut [Slot],
+    dispatches: usize,
+    random: &mut Random,
+    mut kept: Option<&mut Vec<BoundMatmul>>,
+) -> (usize, usize) {
+    let (mut done, mut checked, mut turn) = (0, 0, 0);
+    while done < dispatches {
+        let check = turn % 16 == 0;
+        checked += usize::from(check);
+        turn += 1;
+        if random.next() % 3 == 0 {
+            done += other(host, random, check);
+            continue;
+        }
+        let slot = &mut slots[random.next() as usize % 6];
+        let (count, bound) = slot.turn(host, random, check);
+        done += count;
+        if let Some(kept) = &mut kept {
+            kept.push(bound);
+        }
+    }
+    // All are made anew afterwards.
+    slots.iter_mut().for_each(|slot| slot.made = None);
+    (done, checked)
+}
+
+/// Bytes of heap that a bind holds, from a few hundred of one plan.
+fn bind_cost(instance: &wgpu::Instance, host: &Host) -> isize {
+    const COUNT: isize = 400;
+    let weights = host.upload(&common::random_weights("f16".parse().unwrap(), 8, 32, 1)).unwrap();
+    let spec = MatmulSpec::of(1, &weights);
+    let plan = block_on(MatmulPlan::new(host.kernels(), &spec, Select::Auto)).unwrap();
+    let (x, y) = (host.zeros(256).unwrap(), host.zeros(256).unwrap());
+    let bind = || {
+        let args = MatmulArgs {
+            activations: (&x).into(),
+            weights: &weights,
+            bias: None,
+            output: (&y).into(),
+        };
+        block_on(plan.bind(args)).unwrap()
+    };
+    let before = Footprint::of(instance, host);
+    let binds: Vec<_> = (0..COUNT).map(|_| bind()).collect();
+    let after = Footprint::of(instance, host);
+    drop(binds);
+    (after.heap - before.heap) / COUNT
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn ten_thousand_dispatches_leak_nothing() {
+    if common::host().is_none() {
+        return;
+    }
+    let instance = wgpu::Instance::default();
+    let options = wgpu::RequestAdapterOptions {
+        power_preference: wgpu::PowerPreference::HighPerformance,
+        ..Default::default()
+    };
+    let adapter = block_on(instance.request_adapter(&options)).unwrap();
+    let host = Host::with_adapter(&adapter).unwrap();
+    let (mut slots, mut random) = (slots(), Random(7));
+    // Until every kernel is compiled and every pool has its size.
+    let start = Instant::now();
+    let (warm, _) = run(&host, &mut slots, 2000, &mut random, None);
+    let bind = bind_cost(&instance, &host);
+    eprintln!(
+        "warm-up: {warm} dispatches, {:.1} s; a bind holds {bind} bytes of heap",
+        seconds(start)
+    );
+    assert!(bind > 0, "{bind}");
+
+    let before = Footprint::of(&instance, &host);
+    let start = Instant::now();
+    let (done, checked) = run(&host, &mut slots, DISPATCHES, &mut random, None);
+    let after = Footprint::of(&instance, &host);
+    eprintln!("{done} dispatches, {checked} checked, {:.1} s", seconds(start));
+    eprintln!("before: {before:?}\nafter: {after:?}");
+    eprintln!(
+        "grown a dispatch: {:.1} bytes of heap, {:.1} resident",
+        (after.heap - before.heap) as f64 / done as f64,
+        (after.resident - before.resident) as f64 / done as f64,
+    );
+    assert_eq!(leaks(&before, &after, done, bind), [""; 0]);
+
+    // The same that keeps its binds is seen by every measure.
+    let mut kept = Vec::new();
+    let before = Footprint::of(&instance, &host);
+    let (done, _) = run(&host, &mut slots, 2000, &mut random, Some(&mut kept));
+    let after = Footprint::of(&instance, &host);
+    let found = leaks(&before, &after, done, bind);
+    eprintln!("{} binds kept over {done} dispatches:\n  {}", kept.len(), found.join("\n  "));
+    for what in ["bind group ids", "bind groups", "buffers", "device memory", "heap", "resident"] {
+        assert!(found.iter().any(|leak| leak.starts_with(what)), "{what}: unseen");
+    }
+    // And it is over with them, but for memory that allocators keep for the next.
+    drop(kept);
+    let after = Footprint::of(&instance, &host);
+    let mut found = leaks(&before, &after, done, bind);
+    found.retain(|leak| !leak.starts_with("resident"));
+    assert_eq!(found, [""; 0]);
+}
+
+fn seconds(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64()
+}

@@ -1,0 +1,116 @@
+//! `lowbit shader`, run as users run it.
+
+use lowbit::isa;
+use lowbit::translate::Target;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::process::{Command, Output};
+
+fn lowbit(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_lowbit")).arg("shader").args(args).output().unwrap()
+}
+
+fn fine(args: &[&str]) -> Vec<u8> {
+    let output = lowbit(args);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{args:?}: {message}");
+    output.stdout
+}
+
+fn refused(args: &[&str]) -> String {
+    let output = lowbit(args);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{args:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn every_kernel_has_an_id_and_a_grid() {
+    let listed = String::from_utf8(fine(&["--list"])).unwrap();
+    let all: Vec<_> = isa::kernels().into_iter().chain(isa::cpu_kernels()).collect();
+    let mut names: Vec<_> = all.iter().map(|kernel| kernel.name()).collect();
+    names.sort();
+    assert_eq!(listed.lines().collect::<Vec<_>>(), names);
+    names.dedup();
+    assert_eq!(names.len(), all.len(), "ids are of one kernel each");
+    for kernel in &all {
+        assert!(kernel.grid().is_some(), "{} has no rule for its grid", kernel.name());
+    }
+    let some = String::from_utf8(fine(&["--list", "observe_*"])).unwrap();
+    assert!(!some.is_empty() && some.lines().all(|name| name.starts_with("observe_")));
+}
+
+/// The parameters are those that the op fills.
+#[test]
+fn the_json_says_what_a_host_must_know() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("kernel.spv");
+    let path = file.to_str().unwrap();
+    let name = "tiled_64x64.int4.asym.bias";
+    assert!(fine(&[name, "--target", "spirv", "--version", "1.3", "-o", path]).is_empty());
+    let words = std::fs::read(&file).unwrap();
+    assert_eq!(&words[..8], [3, 2, 0x23, 7, 0, 3, 1, 0]);
+    let json: Value =
+        serde_json::from_slice(&std::fs::read(format!("{path}.json")).unwrap()).unwrap();
+    assert_eq!((&json["kernel"], &json["target"]), (&name.into(), &"spirv-1.3".into()));
+    assert_eq!(json["workgroup_size"], serde_json::json!([128, 1, 1]));
+    assert_eq!(json["grid"]["workgroups"], "⌈m/64⌉ · ⌈rows/64⌉ · batch");
+    assert_eq!(json["grid"]["variables"].as_array().unwrap().len(), 3);
+    let bindings = json["bindings"].as_array().unwrap();
+    let numbers: Vec<_> = bindings.iter().map(|b| b["binding"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7]);
+    let (size, mirror) = lowbit::ops::matmul::params_layout();
+    assert_eq!(bindings[0]["min_size"], size);
+    let fields = bindings[0]["fields"].as_array().unwrap();
+    let fields: Vec<_> = fields
+        .iter()
+        .map(|f| (f["name"].as_str().unwrap(), f["offset"].as_u64().unwrap() as usize))
+        .collect();
+    assert_eq!(fields, mirror);
+    assert_eq!(bindings[0]["fields"][2]["comment"], "columns");
+    assert!(bindings.iter().all(|b| b["used"] == true && !b["holds"].as_str().unwrap().is_empty()));
+}
+
+#[test]
+fn every_target_by_its_name() {
+    let name = "gemv_m1_l32.int8";
+    let mut heads = BTreeMap::new();
+    for target in Target::ALL {
+        let mut args = vec![name, "--target", target.language()];
+        args.extend(target.version().iter().flat_map(|version| ["--version", version]));
+        let made = fine(&args);
+        heads.insert(target, made);
+    }
+    let texts: Vec<_> = heads.values().map(|made| String::from_utf8_lossy(made)).collect();
+    for (target, text) in Target::ALL.iter().zip(&texts) {
+        let wanted = match target.language() {
+            "wgsl" | "wgsl-web" | "wgsl-naga" => "@workgroup_size(",
+            "msl" => "[[buffer(4)]]",
+            "hlsl" => "register(t4)",
+            "glsl" => "#version 310 es",
+            _ => continue,
+        };
+        assert!(text.contains(wanted), "{target}: {text}");
+    }
+    // WGSL is what wgpu is given.
+    let kernels = isa::kernels();
+    let kernel = kernels.iter().find(|kernel| kernel.name() == name).unwrap();
+    assert_eq!(fine(&[name]), kernel.shader().compose().source.as_bytes());
+    let json: Value = serde_json::from_slice(&fine(&[name, "--json", "-"])).unwrap();
+    assert_eq!(json["target"], "wgsl");
+}
+
+#[test]
+fn refusals_say_what_to_do() {
+    let message = refused(&["gemv_m1_l3"]);
+    assert!(message.contains("no kernel") && message.contains("--list 'gemv*'"), "{message}");
+    let message = refused(&["coop_16.f32", "--target", "glsl"]);
+    assert!(message.contains("f16") && message.contains("glsl-310es"), "{message}");
+    let message = refused(&["coop_16.f32", "--target", "cuda"]);
+    assert!(message.contains("wgsl-web"), "{message}");
+    let message = refused(&["coop_16.f32", "--target", "spirv", "--version", "9"]);
+    assert!(message.contains("1.6"), "{message}");
+    let message = refused(&["coop_16.f32", "-o", "/nowhere/at/all"]);
+    assert!(message.contains("cannot write"), "{message}");
+    assert_eq!(lowbit(&[]).status.code(), Some(2));
+    refused(&["--list", "nothing*like*this"]);
+}
