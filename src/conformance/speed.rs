@@ -4,7 +4,7 @@ use super::case::{FakeScales, axis_name};
 use super::data::{self, Random};
 use super::{Case, Op, Values};
 use crate::format::{ActivationFormat, PackedWeights, WeightFormat};
-use crate::gpu::{Binding, CODE_TEXTURE, Const, Kernels, Pipeline, Shader, fragment};
+use crate::gpu::{AdapterClass, Binding, CODE_TEXTURE, Const, Kernels, Pipeline, Shader, fragment};
 use crate::host::{COLD, Host, HostError, Instant};
 use crate::ops::{
     Activations, BoundMatmul, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights,
@@ -208,6 +208,12 @@ pub async fn limits_async(host: &Host) -> Result<Limits, HostError> {
         if !Limit::all(width).contains(&limit) {
             return Ok(0.0);
         }
+        // Software has few lanes, and these take it seconds a sample.
+        let arithmetic = matches!(limit, Limit::Fma | Limit::Dot);
+        let groups = match caps.class {
+            AdapterClass::Cpu if arithmetic => groups.div_ceil(16),
+            _ => groups,
+        };
         let shader = limit.shader();
         let pipeline = host.kernels().pipeline(&shader).await?;
         let resource = |binding| match (binding, &texels) {
