@@ -174,6 +174,7 @@ async function main() {
   server.close();
 
   const compared = compare(web, native);
+  check(compared.digests_compared > 0, `the bits of ${compared.digests_compared} cases were compared`);
   check(compared.differences.length === 0, `${compared.differences.length} differences from the native run`);
   for (const one of compared.differences.slice(0, 10)) console.log(`     ${JSON.stringify(one)}`);
   const out = {
