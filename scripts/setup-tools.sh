@@ -65,7 +65,7 @@ khronos() (
 )
 
 tint() (
-    [ -e npm/node_modules/webgpu/index.js ] && exit 0
+    grep -q "\"version\": \"$webgpu" npm/node_modules/webgpu/package.json 2>/dev/null && exit 0
     if ! command -v npm >/dev/null 2>&1; then
         say "Tint comes with npm, and there is none: install Node.js 20 or later"
         exit 1

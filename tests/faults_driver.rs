@@ -257,7 +257,9 @@ fn tuning_fails_as_other_calls_do() {
         return;
     }
     let spec = lowbit::ops::MatmulSpec::new(2, N as u32, K as u32, packed().format());
-    let tune = |driver: &Shim| driver.host.tune(&[spec.clone()], Duration::from_secs(2)).map(drop);
+    let tune = |driver: &Shim| {
+        driver.host.tune(std::slice::from_ref(&spec), Duration::from_secs(2)).map(drop)
+    };
     let failed = |fault, after| {
         let driver = shim();
         driver.plant(fault, after);

@@ -131,6 +131,7 @@ function hear(worker, message) {
     case "open":
       run.about ??= message.about;
       run.version ??= message.version;
+      at("version").textContent = `lowbit ${run.version}`;
       if (message.plan) planned(message.plan);
       if (run.ended !== null) break;
       if (run.what === "bench") startBench(worker, message.timings);

@@ -8,11 +8,12 @@ use std::sync::OnceLock;
 #[allow(dead_code)]
 mod file;
 
-/// A folder for small files: `scripts/fuzz.sh` names one in memory.
+/// A folder for small files: `scripts/fuzz.sh` names one in memory, a test has cargo's own.
 pub fn folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
         let parent = std::env::var_os("LOWBIT_FUZZ_FOLDER").map(PathBuf::from);
+        let parent = parent.or(option_env!("CARGO_TARGET_TMPDIR").map(PathBuf::from));
         let parent = parent.unwrap_or_else(std::env::temp_dir);
         let folder = parent.join(format!("lowbit-fuzz-{}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder for small files");
