@@ -74,7 +74,8 @@ fn every_target_is_fuzzed() {
         .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
         .collect();
     let mut names: Vec<String> = targets::ALL.iter().map(|target| target.0.to_owned()).collect();
-    (sources.sort(), names.sort());
+    sources.sort();
+    names.sort();
     assert_eq!(sources, names);
     let manifest = std::fs::read_to_string(root().join("fuzz/Cargo.toml")).unwrap();
     for name in names {

@@ -289,12 +289,12 @@ fn multiply(
     for batch in 0..places.batch as usize {
         for row in 0..m {
             let start = x_at + batch * x_batch as usize + row * x_row as usize;
-            for at in start..start + k {
+            for word in &mut x_words[start..start + k] {
                 // Those that share X find it written.
-                if x_words[at] == SENTINEL {
-                    x_words[at] = random.float().to_bits();
+                if *word == SENTINEL {
+                    *word = random.float().to_bits();
                 }
-                x.push(f32::from_bits(x_words[at]));
+                x.push(f32::from_bits(*word));
             }
         }
     }

@@ -311,7 +311,7 @@ fn run(
         let check = turn % 16 == 0;
         checked += usize::from(check);
         turn += 1;
-        if random.next() % 3 == 0 {
+        if random.next().is_multiple_of(3) {
             done += other(host, random, check);
             continue;
         }

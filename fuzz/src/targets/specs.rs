@@ -180,7 +180,7 @@ fn quantizes(spec: &QuantizeSpec) {
     }
     let layout = spec.layout().expect("what was checked");
     assert!(4 * layout.row_words >= spec.k as usize);
-    assert!(layout.row_words % 4 == 0);
+    assert!(layout.row_words.is_multiple_of(4));
 }
 
 pub fn fake(u: &mut Bytes<'_>) -> FakeQuantSpec {
