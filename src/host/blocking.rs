@@ -321,7 +321,7 @@ impl Host {
     }
 
     /// Measures the schedules that apply to each spec, in each regime of m that a plan of it
-    /// has, and keeps the fastest: for [`Select::Tuned`]. To be stored with the feature `io`.
+    /// has, and keeps the fastest: for [`Select::Tuned`](crate::ops::Select::Tuned). To be stored with the feature `io`.
     ///
     /// # Errors
     /// As [`tune_async`](Self::tune_async).
@@ -331,7 +331,7 @@ impl Host {
 
     /// What [`tune`](Self::tune) goes by. `next` is told each problem before it
     /// is measured, and how many there are.
-    /// Specs that kernels do not distinguish (see [`Problem`]) are measured once, and empty
+    /// Specs that kernels do not distinguish (see [`Problem`](crate::ops::matmul::Problem)) are measured once, and empty
     /// ones not at all.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ const WORKERS: u32 = 1024;
 pub struct FakeQuantArgs<'a> {
     /// X, `[max_m, k]`.
     pub input: SubBuffer<'a>,
-    /// Scales, f32, [`FakeQuantSpec::scales`] of them: read where they are given, else written.
+    /// Scales, f32, [`FakeQuantSpec::scales`](super::FakeQuantSpec::scales) of them: read where they are given, else written.
     pub scales: SubBuffer<'a>,
     /// Zero points, f32, as many; there where the format is asymmetric.
     pub zeros: Option<SubBuffer<'a>>,
