@@ -122,7 +122,7 @@ function addWorker(of, first) {
   };
   const quick = of.extent === "quick";
   const every = Number.parseInt(asked.get("every") ?? "1", 10) || 1;
-  const wanted = { filter: asked.get("case") ?? "", every };
+  const wanted = { filter: asked.get("case") ?? "", except: asked.get("except") ?? "", every };
   worker.postMessage({ do: "open", quick, ...(first && of.what === "verify" ? { wanted } : {}) });
 }
 

@@ -14,7 +14,7 @@ const tasks = {
     quick = message.quick;
     session = await Session.open(quick);
     const { wanted } = message;
-    const first = wanted ? { plan: JSON.parse(plan(quick, wanted.filter, wanted.every)) } : {};
+    const first = wanted ? { plan: JSON.parse(plan(quick, wanted.filter, wanted.except, wanted.every)) } : {};
     tell("open", { version: version(), about: JSON.parse(session.about()), timings: session.timings(), ...first });
   },
 

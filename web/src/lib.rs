@@ -38,17 +38,19 @@ struct Plan {
     groups: Vec<Vec<usize>>,
 }
 
-/// The cases of the table whose id holds `filter`, of these each `every`th of the table, as the
-/// page shows them, and their groups.
+/// The cases of the table whose id holds `filter` and starts with none of `except`, which commas
+/// separate, of these each `every`th of the table, as the page shows them, and their groups.
 ///
 /// # Errors
 /// If JSON cannot be written.
 #[wasm_bindgen]
-pub fn plan(quick: bool, filter: &str, every: usize) -> Result<String, JsError> {
+pub fn plan(quick: bool, filter: &str, except: &str, every: usize) -> Result<String, JsError> {
     let cases = conformance::table(extent(quick));
     let of = |index: &usize| {
-        let there = cases.get(*index).is_some_and(|case| case.id().contains(filter));
-        there && index.is_multiple_of(every.max(1))
+        let Some(id) = cases.get(*index).map(Case::id) else { return false };
+        let mut except = except.split(',').filter(|start| !start.is_empty());
+        let excepted = except.any(|start| id.starts_with(start));
+        id.contains(filter) && !excepted && index.is_multiple_of(every.max(1))
     };
     let mut groups = conformance::groups(&cases);
     groups.iter_mut().for_each(|group| group.retain(of));

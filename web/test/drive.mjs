@@ -1,12 +1,12 @@
 // Drives the page in headless Chromium on SwiftShader, and compares what it found with a native run.
-// usage: node drive.mjs PAGE_FOLDER CHROMIUM NATIVE.json OUT.json EVERY [SHOTS_FOLDER]
+// usage: node drive.mjs PAGE_FOLDER CHROMIUM NATIVE.json OUT.json EVERY EXCEPT [SHOTS_FOLDER]
 // playwright-core is looked for in $PLAYWRIGHT.
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { dirname, extname, join, normalize } from "node:path";
 
-const [folder, executablePath, nativeFile, outFile, every, shots] = process.argv.slice(2);
+const [folder, executablePath, nativeFile, outFile, every, except, shots] = process.argv.slice(2);
 const { chromium } = createRequire(join(process.env.PLAYWRIGHT, "/"))("playwright-core");
 
 /** Minutes that the table may take. */
@@ -126,7 +126,7 @@ async function main() {
 
   const browser = await launch(GPU);
   // Stopped in the middle, and run again.
-  const page = await open(browser, `${address}?quick&every=${every}`, { colorScheme: "light" });
+  const page = await open(browser, `${address}?quick&every=${every}&except=${except}`, { colorScheme: "light" });
   check((await state(page)) === "ready", "there is an adapter");
   await shoot(page, "ready-light");
   await page.click("#run");
@@ -177,7 +177,7 @@ async function main() {
   check(compared.differences.length === 0, `${compared.differences.length} differences from the native run`);
   for (const one of compared.differences.slice(0, 10)) console.log(`     ${JSON.stringify(one)}`);
   const out = {
-    table: `quick, each ${every}th case`,
+    table: `quick, each ${every}th case, except ${except || "none"}`,
     cases: cases.length,
     passed,
     failed,

@@ -34,6 +34,9 @@ pub struct Args {
     /// Only each Nth case of the table
     #[arg(long, value_name = "N")]
     every: Option<std::num::NonZeroUsize>,
+    /// Not the cases whose id starts with one of these, separated by commas
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    except: Vec<String>,
     /// Run every case twice: where its bits differ, it has failed
     #[arg(long)]
     twice: bool,
@@ -43,7 +46,7 @@ pub struct Args {
     report: Option<PathBuf>,
     /// Compare two reports, of --json or --report, instead: what is beyond the bound in one, and
     /// what has other bits
-    #[arg(long, value_names = ["A", "B"], num_args = 2, conflicts_with_all = ["adapter", "quick", "case", "every", "report", "twice"])]
+    #[arg(long, value_names = ["A", "B"], num_args = 2, conflicts_with_all = ["adapter", "quick", "case", "every", "except", "report", "twice"])]
     compare: Vec<PathBuf>,
     #[command(flatten)]
     device: DeviceArg,
@@ -93,7 +96,12 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
 fn wanted(args: &Args) -> Result<Vec<Case>, CliError> {
     let extent = if args.quick { Extent::Quick } else { Extent::Full };
     let every = args.every.map_or(1, std::num::NonZeroUsize::get);
-    let cases: Vec<_> = conformance::table(extent).into_iter().step_by(every).collect();
+    let wanted = |case: &Case| {
+        let id = case.id();
+        !args.except.iter().any(|start| id.starts_with(start.as_str()))
+    };
+    let cases: Vec<_> =
+        conformance::table(extent).into_iter().step_by(every).filter(wanted).collect();
     let Some(id) = &args.case else { return Ok(cases) };
     let matches: [fn(&str, &str) -> bool; 3] =
         [|id, text| id == text, |id, text| id.starts_with(text), |id, text| id.contains(text)];
