@@ -18,6 +18,11 @@ test: setup model adapters tools ## the whole suite, then every kernel on every 
 	$(LOWBIT) adapters
 	$(LOWBIT) verify --json target/verify.json
 	scripts/verify-others.sh $(LOWBIT)
+	@if command -v chromium >/dev/null && command -v npm >/dev/null && scripts/setup-web.sh; then \
+		scripts/build-web.sh && scripts/web-test.sh; \
+	else \
+		echo "SKIPPED: the browser's page: no wasm toolchain, Node.js or Chromium; make web-test says more" >&2; \
+	fi
 
 bench: setup ## criterion benches
 	cargo bench

@@ -3,7 +3,7 @@
 # where an input made a target crash, hang or take too much memory, and says where that input is.
 #
 #   RUNS=1000000     inputs a target
-#   SECONDS_EACH=0   seconds a target at most; 0 for no limit
+#   SECONDS_EACH=1800  seconds a target at most; 0 for no limit
 #   JOBS=1           targets at a time
 #   TARGETS="a b"    which; all by default
 #   SANITIZER=none   or `address`, which takes twice as long; both work with a stable compiler
@@ -20,7 +20,7 @@ fail() {
 }
 
 runs=${RUNS:-1000000}
-seconds=${SECONDS_EACH:-0}
+seconds=${SECONDS_EACH:-1800}
 jobs=${JOBS:-1}
 sanitizer=${SANITIZER:-none}
 tool="$PWD/target/fuzz-tool"
