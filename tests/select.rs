@@ -146,7 +146,7 @@ Adreno 640: Gpu, 0 lanes
 browser's minimum: Gpu, 0 lanes
   all formats: 1 gemv_m1_l32, 2–8 gemv_m4_l32, 16–64 tiled_32x64, 128–4096 tiled_64x64
 downlevel: Gpu, 0 lanes
-  all formats: refused (schedule rows_m1_n2 does not apply: storage buffers: 5 asked for, 4 at most)
+  all formats: 1 gemv_m1_l32, 2–8 gemv_m4_l32, 16–4096 tiled_32x64
 lavapipe: Cpu, 8 lanes, int64, textures
   f32 f16 int16-channel int8-channel int4-g64-asym 2:4+f16 2:4+int8-channel 2:4+int4-g64-asym: 1 rows_m1_n4, 2–4096 rows_m4_n2
   int8-g48: 1 rows_m1_n2, 2–4096 rows_m4_n2
@@ -223,7 +223,7 @@ Arc A770: packed dot: 1 int_gemv_m1_l32, 2–8 int_gemv_m4_l32, 16–64 int_tile
 Apple M2: dot in f32: 1 int_gemv_m1_l32, 2–8 int_gemv_m4_l32, 16–64 int_tiled_32x64, 128–4096 int_tiled_64x64
 Adreno 640: packed dot: 1 int_gemv_m1_l32, 2–8 int_gemv_m4_l32, 16–64 int_tiled_32x64, 128–4096 int_tiled_64x64
 browser's minimum: packed dot: 1 int_gemv_m1_l32, 2–8 int_gemv_m4_l32, 16–64 int_tiled_32x64, 128–4096 int_tiled_64x64
-downlevel: packed dot: refused (schedule int_rows_m1 does not apply: storage buffers: 5 asked for, 4 at most)
+downlevel: packed dot: 1 int_gemv_m1_l32, 2–8 int_gemv_m4_l32, 16–64 int_tiled_32x64, 128–4096 int_tiled_64x64
 lavapipe: packed dot: 1 int_rows_m1, 2–4096 int_rows_m4
 llvmpipe: dot in f32: 1 int_rows_m1, 2–4096 int_rows_m4
 ";

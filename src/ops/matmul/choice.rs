@@ -423,12 +423,19 @@ pub fn select(spec: &MatmulSpec, caps: &Caps, m: u32) -> Schedule {
         (AdapterClass::Gpu, 9..=64) => Schedule::Tiled { m_tile: 32 },
         (AdapterClass::Gpu, _) => Schedule::Tiled { m_tile: 64 },
     };
-    // The smallest schedule runs wherever anything does.
-    match (wanted.check(caps), integer) {
-        (Ok(()), _) => wanted,
-        (Err(_), false) => Schedule::Rows { m_tile: 1, n_tile: 2 },
-        (Err(_), true) => Schedule::IntRows { m_tile: 1 },
-    }
+    // The smallest schedule runs wherever anything does. The larger tile takes all of WebGPU's
+    // workgroup memory, and wgpu's downlevel limits are 32 bytes below that.
+    let smallest = match integer {
+        false => Schedule::Rows { m_tile: 1, n_tile: 2 },
+        true => Schedule::IntRows { m_tile: 1 },
+    };
+    let smaller = match wanted {
+        Schedule::Tiled { .. } => Schedule::Tiled { m_tile: 32 },
+        Schedule::IntTiled { .. } => Schedule::IntTiled { m_tile: 32 },
+        _ => smallest,
+    };
+    let fits = |schedule: &Schedule| schedule.check(caps).is_ok();
+    [wanted, smaller].into_iter().find(fits).unwrap_or(smallest)
 }
 
 /// Whether [`DeviceWeights::with_textures`](crate::ops::DeviceWeights::with_textures) makes
