@@ -173,12 +173,12 @@ impl Session {
         self.host.kernels().caps().class
     }
 
-    /// A layer of a language model of 7 G weights, for one token, some and many; a smaller one
-    /// where the adapter is software.
+    /// A layer of a language model of 7 G weights, for one token, some and many; where the adapter
+    /// is software a small one.
     fn matmuls(&self) -> Vec<Matmul> {
-        let (n, k) = match self.class() {
-            AdapterClass::Cpu => (1024, 1024),
-            _ => (4096, 4096),
+        let (rows, n, k): (&[usize], _, _) = match self.class() {
+            AdapterClass::Cpu => (&[1, 16], 512, 512),
+            _ => (&[1, 16, 128], 4096, 4096),
         };
         let float = Activations::Float(FloatType::F32);
         let bytes = Activations::Int8(ActivationFormat::int8(ActivationGranularity::Token));
@@ -192,7 +192,7 @@ impl Session {
             let matmul = move |&(weights, activations)| Matmul { weights, activations, m, n, k };
             kinds.iter().map(matmul).collect::<Vec<_>>()
         };
-        [1, 16, 128].into_iter().flat_map(of).collect()
+        rows.iter().copied().flat_map(of).collect()
     }
 }
 
