@@ -174,7 +174,8 @@ impl Session {
     }
 
     /// A layer of a language model of 7 G weights, for one token, some and many; where the adapter
-    /// is software a small one.
+    /// is software a small one, and without int8: SwiftShader takes many minutes to compile the
+    /// kernels that make such weights.
     fn matmuls(&self) -> Vec<Matmul> {
         let (rows, n, k): (&[usize], _, _) = match self.class() {
             AdapterClass::Cpu => (&[1, 16], 512, 512),
@@ -183,7 +184,10 @@ impl Session {
         let float = Activations::Float(FloatType::F32);
         let bytes = Activations::Int8(ActivationFormat::int8(ActivationGranularity::Token));
         let int8 = WeightFormat::int8(Granularity::Channel);
-        let mut kinds = vec![(WeightFormat::f16(), float), (int8, float), (int8, bytes)];
+        let mut kinds = vec![(WeightFormat::f16(), float)];
+        if self.class() != AdapterClass::Cpu {
+            kinds.extend([(int8, float), (int8, bytes)]);
+        }
         if let Ok(group) = Granularity::group(64) {
             let int4 = WeightFormat::int4(group);
             kinds.extend([(int4, float), (int4.two_four(), float), (int4, bytes)]);
