@@ -173,17 +173,21 @@ impl Session {
         self.host.kernels().caps().class
     }
 
-    /// A layer of a language model of 7 G weights, for one token, some and many; a smaller one
-    /// where the adapter is software.
+    /// A layer of a language model of 7 G weights, for one token, some and many; where the adapter
+    /// is software a small one, and without int8: SwiftShader takes many minutes to compile the
+    /// kernels that make such weights.
     fn matmuls(&self) -> Vec<Matmul> {
-        let (n, k) = match self.class() {
-            AdapterClass::Cpu => (1024, 1024),
-            _ => (4096, 4096),
+        let (rows, n, k): (&[usize], _, _) = match self.class() {
+            AdapterClass::Cpu => (&[1, 16], 512, 512),
+            _ => (&[1, 16, 128], 4096, 4096),
         };
         let float = Activations::Float(FloatType::F32);
         let bytes = Activations::Int8(ActivationFormat::int8(ActivationGranularity::Token));
         let int8 = WeightFormat::int8(Granularity::Channel);
-        let mut kinds = vec![(WeightFormat::f16(), float), (int8, float), (int8, bytes)];
+        let mut kinds = vec![(WeightFormat::f16(), float)];
+        if self.class() != AdapterClass::Cpu {
+            kinds.extend([(int8, float), (int8, bytes)]);
+        }
         if let Ok(group) = Granularity::group(64) {
             let int4 = WeightFormat::int4(group);
             kinds.extend([(int4, float), (int4.two_four(), float), (int4, bytes)]);
@@ -192,7 +196,7 @@ impl Session {
             let matmul = move |&(weights, activations)| Matmul { weights, activations, m, n, k };
             kinds.iter().map(matmul).collect::<Vec<_>>()
         };
-        [1, 16, 128].into_iter().flat_map(of).collect()
+        rows.iter().copied().flat_map(of).collect()
     }
 }
 

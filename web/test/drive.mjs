@@ -126,7 +126,7 @@ async function main() {
 
   const browser = await launch(GPU);
   // Stopped in the middle, and run again.
-  const page = await open(browser, `${address}?quick&every=${every}&except=${except}`, { colorScheme: "light" });
+  const page = await open(browser, `${address}?${new URLSearchParams({ quick: "", every, except })}`, { colorScheme: "light" });
   check((await state(page)) === "ready", "there is an adapter");
   await shoot(page, "ready-light");
   await page.click("#run");
@@ -162,7 +162,9 @@ async function main() {
   const [{ cases, passed, failed, skipped }] = web.adapters;
   check((await state(page)) === "done", "the run came to its end");
   check(cases.length === web.run.planned && cases.length > 0, `all ${web.run.planned} cases ran in ${Math.round(web.adapters[0].seconds)} s`);
-  check(failed === 0, `${passed} passed, ${failed} failed, ${skipped} skipped`);
+  const wrong = new Set(native.adapters[0].cases.filter((one) => one.status === "fail").map((one) => one.id));
+  const own = cases.filter((one) => one.status === "fail" && !wrong.has(one.id)).length;
+  check(own === 0, `${passed} passed, ${failed} failed, ${skipped} skipped; ${own} of the failures are the browser's own`);
   for (const one of cases.filter((one) => one.status === "fail").slice(0, 10)) console.log(`     ${one.id} [${one.kernel}]: ${one.reason}`);
   check((web.adapters[0].speed?.rows ?? []).length > 0, `${(web.adapters[0].speed?.rows ?? []).length} timings`);
   check(frozen < 2000, `the longest wait for a frame was ${Math.round(frozen)} ms`);
