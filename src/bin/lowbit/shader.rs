@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 /// to the context); what the target cannot express is refused by name.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The kernel's id, as `verify` and `bench` print it; with --list, ids that match (`*` stands
+    /// The kernel's id, of those that --list prints; with --list, ids that match (`*` stands
     /// for anything)
     #[arg(value_name = "KERNEL", required_unless_present = "list")]
     kernel: Option<String>,
@@ -103,7 +103,7 @@ fn list(args: &Args, pattern: &str) -> Result<Outcome, CliError> {
 }
 
 fn unknown(name: &str) -> CliError {
-    let family = name.split(['_', '.']).next().unwrap_or_default();
+    let family = name.split(['_', '.']).next().unwrap_or_default().trim_end_matches('*');
     CliError::new(format!("no kernel has the id `{name}`")).hint(format!(
         "`lowbit shader --list '{family}*'` prints ids; they are like rows_m1_n2.int8"
     ))
@@ -117,7 +117,7 @@ fn find(name: &str) -> Option<Kernel> {
 
 fn one(args: &Args, name: &str) -> Result<Outcome, CliError> {
     let target = Target::find(&args.target, args.version.as_deref())
-        .map_err(|error| CliError::new("no such target").because(error))?;
+        .map_err(|error| CliError::new("nothing to translate to").because(error))?;
     let json = match (&args.json.json, &args.output) {
         (None, Some(output)) => Some(beside(output)),
         (json, _) => json.clone(),

@@ -33,10 +33,10 @@ pub struct Args {
     #[arg(long, value_name = "ID")]
     case: Option<String>,
     /// Only each Nth case of the table
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", conflicts_with = "case")]
     every: Option<std::num::NonZeroUsize>,
     /// Not the cases whose id starts with one of these, separated by commas
-    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    #[arg(long, value_name = "ID", value_delimiter = ',', conflicts_with = "case")]
     except: Vec<String>,
     /// Run every case twice: where its bits differ, it has failed
     #[arg(long)]
@@ -82,6 +82,11 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     let mut page = String::new();
     let chosen = matching(&adapters, args.adapter.as_deref())?;
     for adapter in &chosen {
+        if chosen.len() > 1 {
+            // With stderr closed there is nobody to tell.
+            let name = printable(&adapter.get_info().name);
+            let _ = writeln!(std::io::stderr(), "on {name}, {} cases", cases.len());
+        }
         let adapter = match verify(adapter, args, &cases) {
             // Of several adapters one without a device does not keep the others from being tried.
             Err(error) if chosen.len() > 1 => {
@@ -120,9 +125,14 @@ fn wanted(args: &Args) -> Result<Vec<Case>, CliError> {
         let id = case.id();
         !args.except.iter().any(|start| id.starts_with(start.as_str()))
     };
-    let cases: Vec<_> =
-        conformance::table(extent).into_iter().step_by(every).filter(wanted).collect();
-    let Some(id) = &args.case else { return Ok(cases) };
+    let cases = conformance::table(extent);
+    let Some(id) = &args.case else {
+        let some: Vec<_> = cases.into_iter().step_by(every).filter(wanted).collect();
+        return match some.is_empty() {
+            true => Err(CliError::new("--except leaves no case")),
+            false => Ok(some),
+        };
+    };
     let matches: [fn(&str, &str) -> bool; 3] =
         [|id, text| id == text, |id, text| id.starts_with(text), |id, text| id.contains(text)];
     let of = |matches: &fn(&str, &str) -> bool| {
@@ -217,6 +227,7 @@ fn overview(adapters: &[AdapterReport]) -> String {
 struct Row<'a> {
     cases: usize,
     failed: usize,
+    skipped: usize,
     worst: Option<(f64, &'a CaseReport)>,
     kernels: std::collections::BTreeSet<&'a str>,
 }
@@ -231,6 +242,10 @@ fn describe(adapter: &AdapterReport) -> String {
         let row = rows.entry((&case.op, &case.weights, &case.sparsity)).or_default();
         row.cases += 1;
         row.failed += usize::from(case.status == Status::Fail);
+        row.skipped += usize::from(case.status == Status::Skip);
+        if case.status == Status::Skip {
+            continue;
+        }
         row.kernels.insert(&case.kernel);
         if let ErrorOverBound::Ratio(ratio) = &case.error_over_bound
             && row.worst.is_none_or(|(worst, _)| *ratio > worst)
@@ -238,13 +253,14 @@ fn describe(adapter: &AdapterReport) -> String {
             row.worst = Some((*ratio, case));
         }
     }
-    let header = ["op and weights", "cases", "failed", "worst", "in kernel"];
+    let header = ["op and weights", "cases", "failed", "skipped", "worst", "in kernel"];
     let mut page = table(&header, false);
     for ((op, weights, sparsity), row) in &rows {
         let (worst, kernel) = match row.worst {
             // Of a case that broke off, and of bits that differ, there is no error to speak of.
             Some((ratio, case)) if ratio < 1e6 => (format!("{ratio:.3}"), case.kernel.clone()),
             Some((_, case)) => ("wrong".to_string(), case.kernel.clone()),
+            None if row.skipped == row.cases => ("–".to_string(), String::new()),
             None => {
                 ("exact".to_string(), row.kernels.iter().next_back().unwrap_or(&"").to_string())
             }
@@ -257,6 +273,7 @@ fn describe(adapter: &AdapterReport) -> String {
             what.into(),
             right(row.cases),
             right(row.failed),
+            right(row.skipped),
             right(worst),
             kernel.into(),
         ]);
