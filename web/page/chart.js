@@ -16,7 +16,7 @@ export const label = ({ weights, activations }) =>
 /** The chart as SVG text, as wide as there is room: a bar a timing, its figures beside or above it. */
 export function chart(timings, width) {
   const narrow = width < 560;
-  const [left, right, bar] = narrow ? [0, 0, 10] : [150, 235, 18];
+  const [left, right, bar] = narrow ? [0, 0, 10] : [150, 265, 18];
   const rows = [];
   let y = 0;
   for (const m of [...new Set(timings.map((t) => t.rows))]) {
