@@ -279,3 +279,24 @@ fn every_kernel_validates() {
     }
     assert!(seen.len() >= 40, "{}", seen.len());
 }
+
+/// A device may flush a subnormal x to 0, and nothing else.
+#[test]
+fn subnormals_may_count_as_zero() {
+    let format = ActivationFormat::int8(ActivationGranularity::Tensor);
+    let layout = format.layout(32).unwrap();
+    let mut x = vec![0.0; 32];
+    // A scale of 2⁻¹²⁶, and 0.9 of it: a code of 1, or of 0 where it is flushed.
+    (x[0], x[1]) = (127.0 * f32::MIN_POSITIVE, 0.9 * f32::MIN_POSITIVE);
+    x[2] = f32::MIN_POSITIVE;
+    assert!(x[1].is_subnormal() && x[2].is_normal());
+    let passes = |codes: [u8; 3]| {
+        let mut words = vec![0u32; layout.row_words];
+        words[0] = u32::from_le_bytes([codes[0], codes[1], codes[2], 0]);
+        words[layout.scale_at] = f32::MIN_POSITIVE.to_bits();
+        words[layout.sum_at] = codes.iter().map(|&code| u32::from(code)).sum();
+        check_activations(format, &layout, &x, None, &words).unwrap().fault.is_none()
+    };
+    assert!(passes([127, 1, 1]) && passes([127, 0, 1]));
+    assert!(!passes([127, 2, 1]) && !passes([127, 1, 0]) && !passes([126, 1, 1]));
+}
