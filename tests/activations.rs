@@ -3,7 +3,7 @@
 mod common;
 
 use half::f16;
-use lowbit::format::{ActivationFormat, ActivationLayout};
+use lowbit::format::{ActivationFormat, ActivationGranularity, ActivationLayout};
 use lowbit::gpu::Caps;
 use lowbit::host::Host;
 use lowbit::ops::activations::{every_spec, params_layout};
