@@ -39,7 +39,9 @@ else
     say "unpacking $library of Debian's chromium-common into $dir"
     work=$(mktemp -d "$dir/.fetch.XXXXXX")
     # Debian's user for downloads may not write here.
-    (cd "$work" && apt-get -qq -o APT::Sandbox::User="$(id -un)" download chromium-common) ||
+    download() (cd "$work" && apt-get -qq -o APT::Sandbox::User="$(id -un)" download chromium-common)
+    # A fresh system has no lists of packages yet.
+    download || { apt-get -qq update && download; } ||
         fail "chromium-common could not be downloaded" "as root: apt-get update; then run this again"
     dpkg-deb --fsys-tarfile "$work"/chromium-common_*.deb | tar -x -C "$work" "./$library" ||
         fail "chromium-common_*.deb holds no $library" "give a driver of your own: VK_ADD_DRIVER_FILES=…"
