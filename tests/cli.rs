@@ -495,6 +495,16 @@ fn reports_are_written_and_compared() {
     assert!(message.contains("no report") && message.contains("--json"), "{message}");
     refused(&["verify", "--compare", &json, "missing.json"]);
     refused(&["verify", "--compare", &json]);
+    let binary = scratch.text("binary");
+    fs::write(&binary, [0xff, 0xfe, 0]).unwrap();
+    for no_report in [&binary[..], "src"] {
+        let message = refused(&["verify", "--compare", &json, no_report]);
+        assert!(message.contains("lowbit verify --json"), "{message}");
+    }
+    let message = refused(&["verify", "--report", "-"]);
+    assert!(message.contains("./-"), "{message}");
+    let message = refused(&["verify", "--report", "/nowhere/at/all.html"]);
+    assert!(message.contains("all.html") && !message.contains(".part"), "{message}");
 
     for less in [
         ["--without", "f16,subgroups,dot"],

@@ -5,6 +5,7 @@ use crate::targets::{self, pipelines};
 use half::f16;
 use lowbit::compress::calibrate::{Calibration, Method, Observer, Statistics};
 use lowbit::compress::quantize;
+use lowbit::conformance::{Report, page};
 use lowbit::format::{ActivationFormat, StaticScale, WeightFormat};
 use lowbit::host::Quantization;
 use lowbit::io::{
@@ -32,6 +33,7 @@ pub fn all(root: &Path) -> Seeds {
     seeds.insert("header", headers.collect());
     seeds.insert("model", models);
     seeds.insert("ranges", ranges());
+    seeds.insert("report", reports(root));
     seeds.insert("tuning", tunings());
     seeds.insert("onnx", fixtures(&root.join("tests/fixtures/onnx"), "onnx"));
     seeds.insert("pipelines", pipeline_files());
@@ -157,6 +159,17 @@ fn ranges() -> Vec<Vec<u8>> {
     seeds.into_iter().map(|text| text.expect("a small text")).collect()
 }
 
+/// A report of a real adapter, cut down, as JSON and as a page.
+fn reports(root: &Path) -> Vec<Vec<u8>> {
+    let json = std::fs::read(root.join("tests/fixtures/report.json"));
+    let mut seeds: Vec<Vec<u8>> = json.into_iter().collect();
+    let read = seeds.iter().filter_map(|seed| Report::read(seed).ok());
+    let pages = read.filter_map(|report| Some(page(&report).ok()?.into_bytes()));
+    let pages: Vec<_> = pages.collect();
+    seeds.extend(pages);
+    seeds
+}
+
 fn tunings() -> Vec<Vec<u8>> {
     let path = pipelines::scratch("seed", b"");
     let caps = targets::tuning::caps();
@@ -191,6 +204,9 @@ fn names() -> Vec<Vec<u8>> {
         "entropy",
         "average",
         "f32",
+        "rows_m4_n2.int8.row.asym.f16s.xf16.yf16.bias.relu.panels.sub8.u64.half.tail",
+        "gemv_m1_l32.int4_24.general.x1.yf16.pair.sum",
+        "int_tiled_32x64.int8_24.asym.xint8asym.wgroups.xgroup.pieces.fdot.yint8asym.texture",
     ];
     let schedules = Schedule::all(4096).into_iter().chain(Schedule::integer(4096));
     let schedules = schedules.chain(Schedule::experimental()).map(|schedule| schedule.to_string());

@@ -24,6 +24,15 @@ impl Report {
     pub fn new(adapters: Vec<AdapterReport>) -> Self {
         Self { version: env!("CARGO_PKG_VERSION").into(), adapters }
     }
+
+    /// What `verify --json` or `--report` wrote.
+    ///
+    /// # Errors
+    /// Of JSON: where the text is none, or no report.
+    pub fn read(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        let text = String::from_utf8_lossy(bytes);
+        serde_json::from_str(super::json_of(&text).unwrap_or(&text))
+    }
 }
 
 /// All cases on one adapter.

@@ -44,7 +44,8 @@ impl AtomicFile {
         // Temporary files are private by default; this one is to become an ordinary file.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let temp = builder.tempfile_in(directory(&target)).map_err(error)?;
+        let temp = builder.tempfile_in(directory(&target));
+        let temp = temp.map_err(|source| error(without_path(source)))?;
         Ok(Self { temp: BufWriter::with_capacity(1 << 16, temp), path: target })
     }
 
@@ -85,6 +86,12 @@ impl Seek for AtomicFile {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         self.temp.seek(to)
     }
+}
+
+/// The system's own words: those of `tempfile` name the temporary file, which nobody asked for.
+fn without_path(error: io::Error) -> io::Error {
+    let system = error.get_ref().and_then(|of| of.source()?.downcast_ref::<io::Error>());
+    system.and_then(io::Error::raw_os_error).map_or(error, io::Error::from_raw_os_error)
 }
 
 /// The directory of a file; the parent of a bare file name is empty, not `.`.

@@ -9,6 +9,7 @@ pub mod onnx;
 pub mod pipelines;
 pub mod plans;
 pub mod ranges;
+pub mod report;
 pub mod specs;
 pub mod tuning;
 pub mod weights;
@@ -19,11 +20,12 @@ mod pick;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const ALL: [Target; 12] = [
+pub const ALL: [Target; 13] = [
     ("model", model::run),
     ("header", header::run),
     ("index", index::run),
     ("ranges", ranges::run),
+    ("report", report::run),
     ("tuning", tuning::run),
     ("onnx", onnx::run),
     ("graph", graph::run),

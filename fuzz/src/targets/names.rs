@@ -4,7 +4,7 @@
 use lowbit::compress::calibrate::Method;
 use lowbit::format::{ActivationFormat, WeightFormat};
 use lowbit::gpu::{AdapterClass, Caps};
-use lowbit::ops::matmul::{Activations, Schedule};
+use lowbit::ops::matmul::{Activations, KernelChoice, Schedule};
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
 
@@ -32,6 +32,10 @@ pub fn run(data: &[u8]) {
     if let Some(format) = again::<ActivationFormat>(text) {
         let _ = format.layout(usize::MAX);
         let _ = format.layout(4096);
+    }
+    if let Ok(choice) = text.parse::<KernelChoice>() {
+        assert_eq!(choice.name(), text);
+        assert!(!choice.shader().fragments.is_empty());
     }
     again::<Activations>(text);
     again::<Method>(text);

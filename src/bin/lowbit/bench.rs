@@ -1,6 +1,7 @@
 use crate::Outcome;
 use crate::adapter::{AdapterArg, DeviceArg};
 use crate::error::{CliError, printable, warn};
+use crate::files;
 use crate::plot::Plot;
 use crate::report::{JsonArg, Report, progress, right, table, text};
 use clap::ValueEnum;
@@ -46,7 +47,7 @@ pub struct Args {
     #[arg(long, value_name = "SCHEDULE", conflicts_with = "tuning")]
     schedule: Vec<Schedule>,
     /// Draw the matmuls' times a row of X over the rows of X, a line a format, as SVG
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = files::to_file())]
     plot: Option<PathBuf>,
     #[command(flatten)]
     adapter: AdapterArg,

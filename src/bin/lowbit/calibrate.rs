@@ -32,7 +32,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
     /// The file to write, whole or not at all
-    #[arg(short, long, value_name = "RANGES.json")]
+    #[arg(short, long, value_name = "RANGES.json", value_parser = files::to_file())]
     output: PathBuf,
     /// How a range is made of what was seen: minmax, average, percentile-99.99, tails-99.99, mse
     /// or entropy; minmax without, and with --resume what the file says

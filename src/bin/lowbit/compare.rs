@@ -3,12 +3,14 @@
 use crate::Outcome;
 use crate::error::{CliError, printable};
 use crate::report::{JsonArg, Report, table, text};
-use lowbit::conformance::{self, AdapterReport, Comparison, Difference, Kind, compare, json_of};
+use lowbit::conformance::{self, AdapterReport, Comparison, Difference, Kind, compare};
 use serde::Serialize;
 use std::path::Path;
 
 /// The full table on a dozen adapters takes less than this many bytes.
 const LARGEST: u64 = 1 << 28;
+
+const HINT: &str = "make one with: lowbit verify --json FILE, or --report FILE.html";
 
 /// How many differences of a kind are listed.
 const LISTED: usize = 10;
@@ -49,17 +51,18 @@ pub fn run(first: &Path, second: &Path, json: &JsonArg) -> Result<Outcome, CliEr
 /// A report as `--json` or `--report` wrote it.
 fn read(path: &Path) -> Result<conformance::Report, CliError> {
     let failed = |what: &str| CliError::new(format!("{what} {}", path.display()));
-    let size = std::fs::metadata(path).map_err(|e| failed("cannot read").because(e))?.len();
-    if size > LARGEST {
-        return Err(failed(&format!("{size} bytes are no report, {LARGEST} are the most, in")));
+    let unreadable = |error| failed("cannot read").because(error).hint(HINT);
+    let about = std::fs::metadata(path).map_err(unreadable)?;
+    if !about.is_file() {
+        return Err(failed("no regular file:").hint(HINT));
     }
-    let text = std::fs::read_to_string(path).map_err(|e| failed("cannot read").because(e))?;
-    let json = json_of(&text).unwrap_or(&text);
-    serde_json::from_str(json).map_err(|error| {
-        failed("no report of `lowbit verify` in")
-            .because(error)
-            .hint("make one with: lowbit verify --json FILE, or --report FILE.html")
-    })
+    if about.len() > LARGEST {
+        let what = format!("{} bytes are no report, {LARGEST} are the most, in", about.len());
+        return Err(failed(&what).hint(HINT));
+    }
+    let bytes = std::fs::read(path).map_err(unreadable)?;
+    conformance::Report::read(&bytes)
+        .map_err(|error| failed("no report of `lowbit verify` in").because(error).hint(HINT))
 }
 
 /// Two reports of one adapter.

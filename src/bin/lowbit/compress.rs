@@ -28,7 +28,7 @@ pub struct Args {
     #[arg(value_name = "IN")]
     input: PathBuf,
     /// The file to write, whole or not at all
-    #[arg(short, long, value_name = "OUT")]
+    #[arg(short, long, value_name = "OUT", value_parser = files::to_file())]
     output: PathBuf,
     #[command(flatten)]
     format: FormatArgs,

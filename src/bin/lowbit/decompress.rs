@@ -18,7 +18,7 @@ pub struct Args {
     #[arg(value_name = "IN")]
     input: PathBuf,
     /// The file to write
-    #[arg(short, long, value_name = "OUT")]
+    #[arg(short, long, value_name = "OUT", value_parser = files::to_file())]
     output: PathBuf,
     #[command(flatten)]
     json: JsonArg,

@@ -2,6 +2,7 @@
 
 use crate::error::CliError;
 use crate::import;
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use lowbit::io::{IoError, ModelFile};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,14 @@ pub fn open(path: &Path) -> Result<ModelFile, CliError> {
             _ => "a whole file in the safetensors format is needed",
         };
         CliError::new(format!("cannot read `{}`", path.display())).because(error).hint(hint)
+    })
+}
+
+/// The path of a file to write, of an option that has no `-` for stdout.
+pub fn to_file() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| match path.as_os_str() == "-" {
+        true => Err("only --json writes to stdout; a file of that name is ./-"),
+        false => Ok(path),
     })
 }
 

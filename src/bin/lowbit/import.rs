@@ -19,7 +19,7 @@ pub struct Args {
     #[arg(value_name = "IN")]
     input: PathBuf,
     /// The safetensors file to write, whole or not at all
-    #[arg(short, long, value_name = "OUT")]
+    #[arg(short, long, value_name = "OUT", value_parser = files::to_file())]
     output: PathBuf,
     /// Take this off the names that begin with it
     #[arg(long, value_name = "PREFIX")]

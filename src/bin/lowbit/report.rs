@@ -42,6 +42,14 @@ impl Report {
         }))
     }
 
+    /// Prints text now that [`finish`](Self::finish) need not print then.
+    pub fn say(&self, text: &str) -> Result<(), CliError> {
+        match self.0 {
+            Target::Stdout => print(std::io::stderr(), text.as_bytes()),
+            Target::None | Target::File(_) => print(std::io::stdout(), text.as_bytes()),
+        }
+    }
+
     /// Prints the text and writes the JSON.
     pub fn finish(self, text: &str, value: &impl Serialize) -> Result<(), CliError> {
         let failed = || CliError::new("cannot write the JSON");
@@ -50,14 +58,11 @@ impl Report {
             json.push(b'\n');
             Ok(json)
         };
+        self.say(text)?;
         match self.0 {
-            Target::None => print(std::io::stdout(), text.as_bytes()),
-            Target::Stdout => {
-                print(std::io::stderr(), text.as_bytes())?;
-                print(std::io::stdout(), &json()?)
-            }
+            Target::None => Ok(()),
+            Target::Stdout => print(std::io::stdout(), &json()?),
             Target::File(mut file) => {
-                print(std::io::stdout(), text.as_bytes())?;
                 file.write_all(&json()?).map_err(|e| failed().because(e))?;
                 file.commit().map_err(|e| failed().because(e))
             }

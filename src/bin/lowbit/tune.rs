@@ -2,6 +2,7 @@ use crate::Outcome;
 use crate::adapter::{AdapterArg, DeviceArg};
 use crate::bench::Shape;
 use crate::error::{CliError, printable};
+use crate::files;
 use crate::report::{JsonArg, Report, count, progress, right, table, text};
 use lowbit::format::WeightFormat;
 use lowbit::io::save_tuning;
@@ -32,7 +33,7 @@ pub struct Args {
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     budget: Duration,
     /// Write the fastest schedules to this file, replacing it
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", value_parser = files::to_file())]
     output: Option<PathBuf>,
     #[command(flatten)]
     adapter: AdapterArg,

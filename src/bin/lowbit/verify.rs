@@ -2,7 +2,7 @@ use crate::Outcome;
 use crate::adapter::{AdapterArg, DeviceArg, enumerate, matching};
 use crate::compare;
 use crate::error::{CliError, printable, warn};
-use crate::files::refuse_same;
+use crate::files::{self, refuse_same};
 use crate::report::{JsonArg, Report, progress, right, table, text};
 use lowbit::conformance::{
     self, AdapterReport, Case, CaseReport, ErrorOverBound, Extent, Op, Speed, Status,
@@ -43,7 +43,7 @@ pub struct Args {
     twice: bool,
     /// Write a page to look at and to send: all cases by op, format and rows of X, each run twice,
     /// what kernels go by, and how fast some are beside the adapter's limits
-    #[arg(long, value_name = "FILE.html")]
+    #[arg(long, value_name = "FILE.html", value_parser = files::to_file())]
     report: Option<PathBuf>,
     /// Compare two reports, of --json or --report, instead: what is beyond the bound in one, and
     /// what has other bits
@@ -94,7 +94,11 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
             }
             other => other?,
         };
-        page.push_str(&describe(&adapter));
+        page = describe(&adapter);
+        if chosen.len() > 1 {
+            // As it comes: all of them take long.
+            report.say(&page)?;
+        }
         reports.push(adapter);
     }
     if reports.iter().all(|adapter| adapter.passed + adapter.failed == 0 && adapter.error.is_none())
@@ -103,7 +107,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         return Err(error.hint(page.lines().find(|line| line.starts_with("skipped")).unwrap_or("")));
     }
     if reports.len() > 1 {
-        page.push_str(&overview(&reports));
+        page = overview(&reports);
     }
     let out = conformance::Report::new(reports);
     if let Some(mut file) = file {
@@ -190,10 +194,15 @@ const TIMED: [(&str, &str); 7] = [
 
 fn speed(host: &Host) -> Result<Speed, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
+    let shapes = [(1, 2048, 2048), (64, 1024, 1024)];
+    let bar = progress(1 + shapes.len() * TIMED.len());
+    bar.set_message("timing: the adapter's limits");
     let limits = conformance::limits(host).map_err(|e| text(&e))?;
     let mut rows = Vec::new();
-    for shape in [(1, 2048, 2048), (64, 1024, 1024)] {
+    for shape in shapes {
         for (format, activations) in TIMED {
+            bar.set_message(format!("timing: {format} × {activations}"));
+            bar.inc(1);
             let format = format.parse::<WeightFormat>().map_err(|e| text(&e))?;
             let activations = activations.parse::<Activations>().map_err(|e| text(&e))?;
             let (how, op) = (&Select::Auto, Op::Matmul);
@@ -201,6 +210,7 @@ fn speed(host: &Host) -> Result<Speed, String> {
             rows.extend(timed.map_err(|e| text(&e))?);
         }
     }
+    bar.finish_and_clear();
     Ok(Speed { limits, rows })
 }
 
