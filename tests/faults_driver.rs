@@ -7,9 +7,9 @@ mod shim;
 
 use lowbit::compress;
 use lowbit::compress::calibrate::{Observer, Statistics};
-use lowbit::format::{ActivationFormat, ActivationFunction, ActivationGranularity, PackedWeights};
+use lowbit::format::PackedWeights;
 use lowbit::gpu::DeviceError;
-use lowbit::host::{Host, HostError, Quantization};
+use lowbit::host::{Host, HostError};
 use lowbit::ops::{BindError, FakeQuantError, ObserveError, PlanError, WeightsError};
 use lowbit::reference::{self, Output};
 use shim::{Fault, Shim};
@@ -53,12 +53,7 @@ const CALLS: [(&str, Call); 9] = [
         Ok(())
     }),
     ("quantized matmul", |host| {
-        let format = ActivationFormat::int8(ActivationGranularity::Token);
-        let (how, function) = (Quantization::Dynamic(format), ActivationFunction::Identity);
-        let x = common::floats(M * K, 4);
-        let y = host.quantized_matmul(&x, M, &host.upload(&packed())?, None, how, function)?;
-        assert!(y.len() == M * N && y.iter().all(|y| y.is_finite()));
-        Ok(())
+        common::quantizes_and_multiplies(host, &packed(), &common::floats(M * K, 4), M)
     }),
     ("observe", |host| {
         let observer = Observer::tensor("x", K);
@@ -75,13 +70,8 @@ const CALLS: [(&str, Call); 9] = [
         Ok(())
     }),
     ("fake quantization", |host| {
-        let format = "int8-g32".parse().unwrap();
-        let made = host.fake_quantize(&common::floats(M * K, 6), M, K, &format)?;
-        let side = (&made.scales[..], &made.zeros[..]);
         let (x, dy) = (common::floats(M * K, 6), common::floats(M * K, 7));
-        let back = host.fake_quantize_backward((&x, &dy), M, K, &format, side, true)?;
-        assert_eq!((made.y.len(), back.x.len()), (M * K, M * K));
-        Ok(())
+        common::fakes(host, &"int8-g32".parse().unwrap(), (&x, &dy), (M, K))
     }),
     ("exact halves", |host| host.exact_halves().map(drop)),
 ];

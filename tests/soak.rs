@@ -5,8 +5,8 @@ mod common;
 
 use common::Random;
 use lowbit::compress::{self, calibrate};
-use lowbit::format::{ActivationFormat, ActivationFunction, ActivationGranularity, PackedWeights};
-use lowbit::host::{Host, Quantization};
+use lowbit::format::PackedWeights;
+use lowbit::host::Host;
 use lowbit::ops::matmul::BoundMatmul;
 use lowbit::ops::{DeviceWeights, MatmulArgs, MatmulPlan, MatmulSpec, Schedule, Select};
 use lowbit::reference::{self, Output};
@@ -260,17 +260,8 @@ fn other(host: &Host, random: &mut Random, check: bool) -> usize {
             1
         }
         4 => {
-            let quantization =
-                Quantization::Dynamic(ActivationFormat::int8(ActivationGranularity::Token));
-            let weights = host.upload(&packed()).unwrap();
-            let identity = ActivationFunction::Identity;
-            let y = host.quantized_matmul(&x, m, &weights, None, quantization, identity).unwrap();
-            // Codes are within half a step of a 127th of the row's largest; so is each product.
-            let exact = host.matmul(&x, m, &weights, None).unwrap();
-            let largest = w.iter().fold(0.0f32, |max, w| max.max(w.abs()));
-            let limit = k as f32 * largest * 1.1 / 254.0;
-            assert!(y.iter().zip(&exact).all(|(y, exact)| (y - exact).abs() <= limit));
-            3
+            common::quantizes_and_multiplies(host, &packed(), &x, m).unwrap();
+            2
         }
         5 => {
             let observer = calibrate::Observer::tensor("x", k);
@@ -284,14 +275,7 @@ fn other(host: &Host, random: &mut Random, check: bool) -> usize {
             1
         }
         _ => {
-            let format = "int8-g32".parse().unwrap();
-            let made = host.fake_quantize(&x, m, k, &format).unwrap();
-            let side = (&made.scales[..], &made.zeros[..]);
-            let back = host.fake_quantize_backward((&x, &x), m, k, &format, side, false).unwrap();
-            for (at, (y, x)) in made.y.iter().zip(&x).enumerate() {
-                assert!((y - x).abs() <= 0.51 * made.scales[at / 32], "{y} of {x}");
-            }
-            assert_eq!(back.x.len(), x.len());
+            common::fakes(host, &"int8-g32".parse().unwrap(), (&x, &x), (m, k)).unwrap();
             2
         }
     }

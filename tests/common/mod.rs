@@ -412,3 +412,57 @@ pub fn assert_within_bound(packed: &lowbit::format::PackedWeights, x: &[f32], m:
         assert!(reference::check(want, got).passes(), "{got}, must be {}", want.value);
     }
 }
+
+/// The same with X quantized by rows on the device: a code is within half a step of its x, and 4 ulp
+/// of at most 127 steps, since x is multiplied by a reciprocal. That is much more than what the few
+/// float operations lose, which have no more roundings than those of the plain product.
+#[track_caller]
+pub fn quantizes_and_multiplies(
+    host: &lowbit::host::Host,
+    packed: &lowbit::format::PackedWeights,
+    x: &[f32],
+    m: usize,
+) -> Result<(), lowbit::host::HostError> {
+    use lowbit::format::{ActivationFormat, ActivationFunction, ActivationGranularity};
+    use lowbit::{host::Quantization, reference};
+    let (n, k) = (packed.n(), packed.k());
+    let format = ActivationFormat::int8(ActivationGranularity::Token);
+    let (how, function) = (Quantization::Dynamic(format), ActivationFunction::Identity);
+    let y = host.quantized_matmul(x, m, &host.upload(packed)?, None, how, function)?;
+    let output = reference::Output::F32;
+    let plain =
+        reference::MatmulCase { x, m, weights: packed, bias: None, output, zero_folded: false };
+    let expected = reference::matmul(&plain).unwrap();
+    assert_eq!(y.len(), expected.len());
+    let w = reference::dequantize_f64(packed).unwrap();
+    for (at, (&got, want)) in y.iter().zip(&expected).enumerate() {
+        let (row, column) = (at / n, at % n);
+        let largest = x[row * k..][..k].iter().fold(0.0f32, |a, x| a.max(x.abs()));
+        let sum: f64 = w[column * k..][..k].iter().map(|w| w.abs()).sum();
+        let off = (0.5 / 127.0 + 4.0 / 8_388_608.0) * f64::from(largest) * sum;
+        let error = (f64::from(got) - want.value).abs();
+        assert!(error <= off + 2.0 * want.bound, "{got}, not {} ± {off}", want.value);
+    }
+    Ok(())
+}
+
+/// Fake quantization by the data's own ranges, and its gradients, against the oracle.
+#[track_caller]
+pub fn fakes(
+    host: &lowbit::host::Host,
+    format: &lowbit::format::WeightFormat,
+    (x, dy): (&[f32], &[f32]),
+    (m, k): (usize, usize),
+) -> Result<(), lowbit::host::HostError> {
+    use lowbit::reference::{self, FakeQuantCase, FakeQuantGradients, Output};
+    let made = host.fake_quantize(x, m, k, format)?;
+    let side = (&made.scales[..], &made.zeros[..]);
+    let case = FakeQuantCase { format, x, k, scales: side.0, zeros: side.1 };
+    assert_eq!(reference::check_fake_ranges(&case).unwrap().fault, None);
+    assert_eq!(reference::check_fake_quantize(&case, Output::F32, &made.y).unwrap().fault, None);
+    let back = host.fake_quantize_backward((x, dy), m, k, format, side, true)?;
+    let back = FakeQuantGradients { x: back.x, scales: back.scales, zeros: back.zeros };
+    let judged = reference::check_fake_gradients(&case, dy, true, Output::F32, &back);
+    assert_eq!(judged.unwrap().fault, None);
+    Ok(())
+}
