@@ -4,6 +4,7 @@
 // words of a buffer component by component and lane by lane.
 // Signed coordinates: where a driver does not clamp loads itself, naga does, and its clamp of
 // unsigned ones is SPIR-V that no validator accepts.
+// Caller: codes lie in a texture, 16 bytes a texel, in rows of TEXTURE_WIDTH texels.
 
 @group(0) @binding(4) var codes: texture_storage_2d<rgba32uint, read>;
 

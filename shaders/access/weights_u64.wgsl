@@ -2,6 +2,7 @@
 // Requires: quantize/make. Provides: weights, W8, load8. Twins: access/weights_u32,
 // access/weights_u32x4.
 // Why u64: as access/codes32_u64.
+// Caller: k, weight_at and weight_stride are multiples of 8.
 
 @group(0) @binding(1) var<storage, read> weights: array<vec4<u64>>;
 

@@ -2,6 +2,7 @@
 // are multiples of 4 words.
 // Requires: nothing. Provides: x_quad, x_at. Twin: access/x_int8.
 // Why u64: as access/codes16_u64.
+// Caller: offset and strides of X are multiples of 4 words.
 
 @group(0) @binding(3) var<storage, read> x: array<vec2<u64>>;
 

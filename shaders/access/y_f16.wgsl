@@ -2,6 +2,7 @@
 // Requires: lib/matmul, lib/half. Provides: store_y2.
 // One invocation owns both halves of a word. Past an odd last column it keeps the other
 // half, which belongs to the caller.
+// Caller: offset and strides of Y are even.
 
 @group(0) @binding(7) var<storage, read_write> y: array<u32>;
 

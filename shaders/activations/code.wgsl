@@ -19,20 +19,20 @@
 // either neighbour.
 
 struct Params {
-    k: u32,
-    blocks: u32,
-    group_blocks: u32,
-    groups: u32,
-    x_offset: u32,
-    x_stride: u32,
-    row_words: u32,
-    scale_at: u32,
-    zero_at: u32,
-    sum_at: u32,
-    y_offset: u32,
-    m0: u32,
-    m_cap: u32,
-    range_at: u32, // words before what `ranges` holds
+    k: u32,            // columns
+    blocks: u32,       // ⌈k/32⌉
+    group_blocks: u32, // blocks that share a scale
+    groups: u32,       // groups a row
+    x_offset: u32,     // the first element of X
+    x_stride: u32,     // elements from one row of X to the next
+    row_words: u32,    // words from one row of codes to the next
+    scale_at: u32,     // where in such a row the scales start, in words
+    zero_at: u32,      // where in it the zero points start
+    sum_at: u32,       // where in it the sums of blocks start
+    y_offset: u32,     // the first word of the rows of codes
+    m0: u32,           // first row of X of this segment
+    m_cap: u32,        // rows of X in it at most
+    range_at: u32,     // words before what `ranges` holds
     pad0: u32,
     pad1: u32,
 }

@@ -3,6 +3,7 @@
 // decode/two_four, schedule/gemv with TRIP 2 (trip_block). Provides: PIECES, Block, load_block,
 // stored_pair. Twin: decode/int4_24.
 // Layout: as there. Both blocks load the same 16 bytes, which compilers see.
+// Caller: ⌈k/32⌉ is even.
 
 const PIECES = 1u;
 

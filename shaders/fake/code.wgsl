@@ -16,34 +16,34 @@
 // a NaN is made by setting bits of a result that is there.
 
 struct Params {
-    k: u32,
-    group_size: u32,
-    groups: u32,       // of a row
+    k: u32,            // columns
+    group_size: u32,   // columns that share a scale
+    groups: u32,       // groups a row
     scale_stride: u32, // scales from one row to the next: groups, or 0
-    m0: u32,
-    m_cap: u32,
-    x_at: u32,
-    x_stride: u32,
-    y_at: u32, // of y, and of dx
-    y_stride: u32,
-    dy_at: u32,
-    dy_stride: u32,
-    scale_at: u32,
-    zero_at: u32,
-    ds_at: u32,
-    dz_at: u32,
-    pieces: u32,
-    piece: u32,
-    team: u32,    // lanes that share a group, a power of two
-    workers: u32, // workgroups that share the units, or partial sums that there are
-    partial_at: u32,
-    asymmetric: u32,
-    f16_scales: u32,
+    m0: u32,           // first row of X of this segment
+    m_cap: u32,        // rows of X in it at most
+    x_at: u32,         // the first element of X
+    x_stride: u32,     // elements from one row of X to the next
+    y_at: u32,         // the first element of y, or of dx
+    y_stride: u32,     // elements from one row of it to the next
+    dy_at: u32,        // the first element of the gradient of y
+    dy_stride: u32,    // elements from one row of it to the next
+    scale_at: u32,     // the first of `scales`
+    zero_at: u32,      // the first of `zeros`
+    ds_at: u32,        // the first of `ds`
+    dz_at: u32,        // the first of `dz`
+    pieces: u32,       // pieces a row
+    piece: u32,        // columns in a piece, a multiple of 4
+    team: u32,         // lanes that share a group, a power of two
+    workers: u32,      // workgroups that share the units, or partial sums that there are
+    partial_at: u32,   // the first of the partial sums
+    asymmetric: u32,   // whether zero points count: 1 or 0
+    f16_scales: u32,   // whether scales are rounded to f16: 1 or 0
     pad: u32,
-    qmin: f32,
-    qmax: f32,
-    steps: f32, // of the range in a scale: its largest magnitude, or its width
-    gain: f32,  // largest code of LSQ's gradient scale, or 0
+    qmin: f32,         // the smallest code
+    qmax: f32,         // the largest code
+    steps: f32,        // of the range in a scale: its largest magnitude, or its width
+    gain: f32,         // largest code of LSQ's gradient scale, or 0
 }
 
 @group(0) @binding(0) var<uniform> p: Params;

@@ -3,6 +3,7 @@
 // Requires: lib/matmul, a bias fragment, an activation function; const Y_ZEROS. Provides: finish;
 // Y. Twins: integer/finish, integer/counted.
 // `column` is a multiple of 4: an invocation owns the word.
+// Caller: offset and strides of Y are multiples of 4 words.
 
 @group(0) @binding(7) var<storage, read_write> y: array<u32>;
 

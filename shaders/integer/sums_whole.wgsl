@@ -1,5 +1,6 @@
 // A lane's share of a row that is one piece: integers, added over lanes as such.
 // Requires: add_piece. Provides: Sum, add_block, finished. Twin: integer/sums_each.
+// Caller: k is one piece: at most 1024 blocks of 32 columns.
 
 alias Sum = vec4<i32>;
 

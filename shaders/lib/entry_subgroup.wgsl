@@ -1,6 +1,7 @@
 // The entry point of schedules that may pass registers round a subgroup.
 // Requires: schedule/rows_m1 or schedule/rows; const WORKGROUP. Provides: main.
 // Twin: lib/entry_plain.
+// Caller: every subgroup has SUBGROUP lanes.
 
 @compute @workgroup_size(WORKGROUP)
 fn main(

@@ -14,13 +14,13 @@ struct Params {
     side_stride: u32, // words in a row's record of side data
     scale_at: u32,    // where in it the scales start
     zero_at: u32,     // where in it the zero points start
-    x_offset: u32,    // elements, as all of the following
-    x_stride: u32,
-    x_batch: u32,
-    y_offset: u32,
-    y_stride: u32,
-    y_batch: u32,
-    batch: u32,
+    x_offset: u32,    // the first element of X (a word, where it is quantized)
+    x_stride: u32,    // elements from one row of X to the next
+    x_batch: u32,     // from one X of the batch to the next
+    y_offset: u32,    // the first element of Y (a word, where it is quantized)
+    y_stride: u32,    // elements from one row of Y to the next
+    y_batch: u32,     // from one Y of the batch to the next
+    batch: u32,       // products of one size
     m0: u32,          // first row of X of this segment
     m_cap: u32,       // rows of X in it at most
     bias_offset: u32, // elements

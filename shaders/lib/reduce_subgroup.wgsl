@@ -3,6 +3,7 @@
 // whole_sum, main. Workgroup memory: WORKGROUP · M_TILE · 16 bytes, since a subgroup may be as
 // small as one lane. Twin: lib/reduce_tree.
 // Why: one barrier where a tree has one for each halving. No size of subgroups is assumed.
+// Caller: the device has subgroups, of any size.
 
 var<workgroup> partial: array<Sum, WORKGROUP * M_TILE>;
 

@@ -18,19 +18,19 @@
 // than 2³².
 
 struct Params {
-    k: u32,
-    blocks: u32,
-    channels: u32,
+    k: u32,         // columns
+    blocks: u32,    // ⌈k/32⌉
+    channels: u32,  // k by columns, else 1
     by_column: u32, // whether each column is a channel
-    x_offset: u32,
-    x_stride: u32,
-    y_offset: u32,
-    words: u32, // of y
-    m0: u32,
-    m_cap: u32,
-    bins_2: u32, // bins below and above 0
-    bins_log: u32,
-    least: u32, // exponent that bins reach at least
+    x_offset: u32,  // the first element of X
+    x_stride: u32,  // elements from one row of X to the next
+    y_offset: u32,  // the first word of the observation
+    words: u32,     // words of it
+    m0: u32,        // first row of X of this segment
+    m_cap: u32,     // rows of X in it at most
+    bins_2: u32,    // bins below and above 0
+    bins_log: u32,  // log2 of the bins on one side of 0
+    least: u32,     // exponent that bins reach at least
     pad0: u32,
     pad1: u32,
     pad2: u32,

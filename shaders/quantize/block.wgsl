@@ -13,6 +13,7 @@
 // Why blocks: a software adapter pays for every load, however many lanes share it, so a
 // weight is loaded once a kernel, metadata and scales once a block. Groups must be whole
 // blocks, or one a row; where they are not, the kernels without `block_` serve.
+// Caller: groups of W are multiples of 32 columns, or one a row.
 
 struct Place {
     row: u32,

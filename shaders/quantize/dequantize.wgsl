@@ -22,22 +22,21 @@
 // The product is the only arithmetic here, and a GPU may round it either way.
 
 struct DequantizeParams {
-    rows: u32,
-    first_row: u32,
-    n: u32,
-    k: u32,
-    group_size: u32,
-    row0: u32,
-    blocks: u32,
-    side_words: u32,
-    scale_at: u32,
-    zero_at: u32,
-    index_at: u32,
-    // Output rows of this segment: all of them, or under INDEXED at most.
-    out_rows: u32,
-    first_out: u32,
-    output_at: u32,
-    output_stride: u32,
+    rows: u32,          // of W in this chunk
+    first_row: u32,     // the number in W of the first of them
+    n: u32,             // rows of W, of all chunks
+    k: u32,             // columns
+    group_size: u32,    // columns that share a scale
+    row0: u32,          // the segment's first row in the buffers of codes and side data
+    blocks: u32,        // ⌈k/32⌉
+    side_words: u32,    // words of a row's record of side data
+    scale_at: u32,      // where in it the scales start, in words
+    zero_at: u32,       // where in it the zero points start
+    index_at: u32,      // the first word of the segment in `indices`
+    out_rows: u32,      // output rows of this segment: all of them, or under INDEXED at most
+    first_out: u32,     // of the counted output rows, how many belong to earlier segments
+    output_at: u32,     // the first word that is written
+    output_stride: u32, // words from one output row to the next
     pad: u32,
 }
 

@@ -29,25 +29,21 @@
 // the order of invocations, and the largest and the lowest do not depend on it either.
 
 struct MakeParams {
-    rows: u32,
-    k: u32,
-    blocks: u32,
-    // At most max(k, 1).
-    group_size: u32,
-    groups: u32,
-    weight_at: u32,
-    weight_stride: u32,
-    given_at: u32,
-    // The chunk's first row in the buffers of codes and side data.
-    row0: u32,
-    code_words: u32,
-    side_words: u32,
-    // Words from the start of a record.
-    scale_at: u32,
-    zero_at: u32,
-    status_at: u32,
-    // Words of `extremes` that this chunk clears.
-    extreme_words: u32,
+    rows: u32,          // of W in this chunk
+    k: u32,             // columns
+    blocks: u32,        // ⌈k/32⌉
+    group_size: u32,    // columns that share a scale, at most max(k, 1)
+    groups: u32,        // groups a row
+    weight_at: u32,     // the first word of the chunk in `weights`
+    weight_stride: u32, // words from one row of W to the next
+    given_at: u32,      // the first word of the chunk in `given`
+    row0: u32,          // the chunk's first row in the buffers of codes and side data
+    code_words: u32,    // words of codes of a row
+    side_words: u32,    // words of a row's record of side data
+    scale_at: u32,      // where in it the scales start, in words
+    zero_at: u32,       // where in it the zero points start
+    status_at: u32,     // the first of the chunk's four words of `status`
+    extreme_words: u32, // words of `extremes` that this chunk clears
     pad: u32,
 }
 

@@ -13,19 +13,19 @@
 //   codes, side      a block of rows of the device layout, of which these start at `row0`
 
 struct RepackParams {
-    rows: u32,
-    row0: u32,
-    blocks: u32,
-    groups: u32,
-    code_words: u32,
-    side_words: u32,
-    scale_at: u32,
-    zero_at: u32,
-    canonical_words: u32,
-    code_at: u32,
-    meta_at: u32,
-    scale_base: u32,
-    zero_base: u32,
+    rows: u32,            // of W in this chunk
+    row0: u32,            // the first of them in the buffers of codes and side data
+    blocks: u32,          // ⌈k/32⌉
+    groups: u32,          // groups a row
+    code_words: u32,      // words of codes of a row, in the device layout
+    side_words: u32,      // words of a row's record of side data
+    scale_at: u32,        // where in it the scales start, in words
+    zero_at: u32,         // where in it the zero points start
+    canonical_words: u32, // words of codes of a row, in the canonical layout
+    code_at: u32,         // the first word of the chunk in `canonical_codes`
+    meta_at: u32,         // the first word of the chunk in `metadata`
+    scale_base: u32,      // the number of the chunk's first scale in `scales`
+    zero_base: u32,       // the number of its first zero point in `zeros`
     pad0: u32,
     pad1: u32,
     pad2: u32,

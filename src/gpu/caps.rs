@@ -60,7 +60,7 @@ pub struct Caps {
 
 /// Texels in a row of a texture of codes, at most: the last row wastes 32 KiB at most, and
 /// 256 MiB fit within WebGPU's default limits.
-const MAX_TEXTURE_WIDTH: u32 = 2048;
+pub(crate) const MAX_TEXTURE_WIDTH: u32 = 2048;
 
 impl Caps {
     /// The facts of a device, as it was requested: limits are the device's, which may be

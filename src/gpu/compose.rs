@@ -16,6 +16,13 @@ impl Fragment {
         let names = header.filter_map(|line| line.strip_prefix("// Enables: "));
         names.flat_map(|names| names.trim_end_matches('.').split(", "))
     }
+
+    /// What its header asks of whoever binds and records: `// Caller: k is even.`
+    pub(crate) fn caller(&self) -> impl Iterator<Item = &'static str> {
+        let header = self.text.lines().take_while(|line| line.starts_with("//"));
+        let lines = header.filter_map(|line| line.strip_prefix("// Caller: "));
+        lines.map(|line| line.trim_end_matches('.'))
+    }
 }
 
 /// A value for the generated block of constants.

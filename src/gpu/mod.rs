@@ -8,6 +8,7 @@ mod kernels;
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) mod pipeline_file;
 
+pub(crate) use caps::MAX_TEXTURE_WIDTH;
 pub use caps::{AdapterClass, Caps};
 pub use compose::{Binding, Const, Fragment, Shader, Wgsl};
 pub use fragments::FRAGMENTS;

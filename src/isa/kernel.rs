@@ -164,6 +164,8 @@ impl Kernel {
 /// blocks.
 const COLUMNS: [u32; 10] = [8, 32, 64, 128, 256, 512, 1024, 4096, 4092, 8192];
 
+const FLOATS: [FloatType; 2] = [FloatType::F32, FloatType::F16];
+
 /// Devices that differ in what choices look at.
 struct Devices {
     /// One with nothing beyond what WebGPU asks for; it decides which schedules there are.
@@ -233,16 +235,15 @@ fn collect(devices: &Devices) -> Vec<Kernel> {
             kernels.push(kernel);
         }
     };
-    let floats = [FloatType::F32, FloatType::F16];
     let plain = &devices.plain;
     for format in formats([32, 6]) {
         for k in COLUMNS {
             let schedules = devices.schedules(Schedule::all(k));
             for schedule in schedules.chain(devices.experimental.iter().copied()) {
                 for (activations, any_x_offset) in
-                    [(floats[0], false), (floats[0], true), (floats[1], false)]
+                    [(FLOATS[0], false), (FLOATS[0], true), (FLOATS[1], false)]
                 {
-                    for output in floats {
+                    for output in FLOATS {
                         for bias in [false, true] {
                             let mut spec = MatmulSpec::new(8, 8, k, format)
                                 .with_activations(activations)
@@ -255,23 +256,6 @@ fn collect(devices: &Devices) -> Vec<Kernel> {
                         }
                     }
                 }
-            }
-        }
-        for kernel in MakeKernel::ALL {
-            for access in devices.accesses {
-                push(Kernel::other(kernel.shader(&format, plain.row_order, *access)));
-            }
-        }
-        push(Kernel::other(RepackSpec::new(2, 2, format).shader(plain.row_order)));
-        for spec in [DequantizeSpec::new(2, 2, format), DequantizeSpec::gather(2, 2, 2, format)] {
-            for (output, caps) in
-                floats.into_iter().flat_map(|o| devices.all().map(move |c| (o, c)))
-            {
-                let spec = spec.clone().with_output(output);
-                push(Kernel::other(match caps.texture_extent {
-                    0 => spec.shader(caps),
-                    _ => spec.with_code_textures().shader(caps),
-                }));
             }
         }
     }
@@ -296,18 +280,52 @@ fn collect(devices: &Devices) -> Vec<Kernel> {
             push(Kernel::matmul(KernelChoice::new(&spec, schedule, plain)));
         }
     }
-    push(Kernel::other(sums_shader(every_binding(plain))));
-    push(Kernel::other(probe_shader()));
-    for caps in devices.all() {
-        let quantize = activations::every_spec().into_iter().flat_map(|spec| spec.shaders(caps));
-        let observe = observe::every_spec().into_iter().flat_map(|spec| spec.shaders(caps));
-        quantize.chain(observe).for_each(|shader| push(Kernel::other(shader)));
-        for spec in fake_quant::every_spec() {
-            let shaders = spec.forward_shaders(caps).into_iter();
-            shaders.chain(spec.backward_shaders(caps)).for_each(|s| push(Kernel::other(s)));
+    others(devices).into_iter().for_each(|shader| push(Kernel::other(shader)));
+    kernels
+}
+
+/// All that are no matmul, some more than once.
+fn others(devices: &Devices) -> Vec<Shader> {
+    let plain = &devices.plain;
+    let mut shaders = vec![sums_shader(every_binding(plain)), probe_shader()];
+    for format in formats([32, 6]) {
+        for &access in devices.accesses {
+            let make = MakeKernel::ALL.map(|k| k.shader(&format, plain.row_order, access));
+            shaders.extend(make);
+        }
+        shaders.push(RepackSpec::new(2, 2, format).shader(plain.row_order));
+        for spec in [DequantizeSpec::new(2, 2, format), DequantizeSpec::gather(2, 2, 2, format)] {
+            for caps in devices.all() {
+                shaders.extend(FLOATS.map(|output| {
+                    let spec = spec.clone().with_output(output);
+                    match caps.texture_extent {
+                        0 => spec.shader(caps),
+                        _ => spec.with_code_textures().shader(caps),
+                    }
+                }));
+            }
         }
     }
-    kernels
+    for caps in devices.all() {
+        shaders.extend(activations::every_spec().into_iter().flat_map(|spec| spec.shaders(caps)));
+        shaders.extend(observe::every_spec().into_iter().flat_map(|spec| spec.shaders(caps)));
+        for spec in fake_quant::every_spec() {
+            shaders.extend(spec.forward_shaders(caps));
+            shaders.extend(spec.backward_shaders(caps));
+        }
+    }
+    shaders
+}
+
+/// The kernel of that id: any that some spec composes to on some device, also those of schedules
+/// and features that no list here combines.
+pub fn find(name: &str) -> Option<Kernel> {
+    if let Ok(choice) = name.parse() {
+        return Some(Kernel::matmul(choice));
+    }
+    let all = [Devices::gpus(), Devices::cpus()];
+    let mut shaders = all.iter().flat_map(others);
+    shaders.find(|shader| shader.name == name).map(Kernel::other)
 }
 
 /// Of these kernels every one that is no matmul, and so many others that every two properties

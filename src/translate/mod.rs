@@ -19,11 +19,13 @@
 mod feature;
 mod holds;
 mod reflect;
+mod stored;
 mod target;
 mod write;
 
 pub use feature::Feature;
 pub use reflect::{BindingKind, BoundResource, Field};
+pub use stored::Stored;
 pub use target::{MslVersion, ShaderModel, SpirvVersion, Target, UnknownTarget};
 
 use crate::gpu::{Shader, Wgsl};
@@ -133,6 +135,10 @@ pub struct Translated {
     pub features: Vec<Feature>,
     /// What is bound, by number.
     pub bindings: Vec<BoundResource>,
+    /// What shapes, strides and the device must be, a sentence each.
+    pub requires: Vec<String>,
+    /// How W is stored, where the kernel looks at its codes.
+    pub weights: Option<Stored>,
     /// One more buffer, where the target has not the built-in that a kernel uses.
     pub extra: Option<Extra>,
 }
@@ -149,6 +155,8 @@ pub struct Parsed {
     written: BTreeSet<Feature>,
     used: BTreeSet<Feature>,
     bindings: Vec<BoundResource>,
+    requires: Vec<String>,
+    weights: Option<Stored>,
     workgroup_size: [u32; 3],
 }
 
@@ -196,6 +204,8 @@ impl Parsed {
             written: Feature::of(&whole),
             used: Feature::of(&module),
             bindings: reflect::bindings(shader, &wgsl.source, &whole, &module),
+            requires: stored::requires(shader),
+            weights: Stored::of(shader),
             workgroup_size: main.workgroup_size,
             kernel,
             wgsl,
@@ -269,6 +279,8 @@ impl Parsed {
             workgroup_memory: reflect::workgroup_memory(module),
             features: self.used.iter().copied().collect(),
             bindings,
+            requires: self.requires.clone(),
+            weights: self.weights,
             extra: written.extra,
         })
     }

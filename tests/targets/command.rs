@@ -1,9 +1,10 @@
 //! `lowbit shader`, run as users run it.
 
+use lowbit::format::ScaleType;
 use lowbit::isa;
-use lowbit::translate::Target;
+use lowbit::translate::{Stored, Target, translate};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::process::{Command, Output};
 
 fn lowbit(args: &[&str]) -> Output {
@@ -39,6 +40,68 @@ fn every_kernel_has_an_id_and_a_grid() {
     assert!(!some.is_empty() && some.lines().all(|name| name.starts_with("observe_")));
 }
 
+/// Also those that no list combines: what `verify` prints can be had.
+#[test]
+fn ids_of_reports_are_found() {
+    if crate::common::host().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("report.json");
+    for without in [&[][..], &["--without", "subgroups,int64,textures"]] {
+        let mut verify = Command::new(env!("CARGO_BIN_EXE_lowbit"));
+        verify.args(["verify", "--quick", "--every", "7", "--json"]).arg(&file).args(without);
+        assert!(verify.output().unwrap().status.success());
+        let json: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        let cases = json["adapters"][0]["cases"].as_array().unwrap();
+        assert!(cases.len() > 100, "{}", cases.len());
+        for case in cases {
+            let id = case["kernel"].as_str().unwrap();
+            let found = isa::find(id).unwrap_or_else(|| panic!("{id} is not found"));
+            assert_eq!(found.name(), id);
+        }
+    }
+    for kernel in isa::kernels().into_iter().chain(isa::cpu_kernels()) {
+        let Some(choice) = kernel.choice() else { continue };
+        assert_eq!(kernel.name().parse(), Ok(*choice), "{}", kernel.name());
+    }
+}
+
+/// Of every kernel: nobody fills a parameter that is not explained, and the stored form is the
+/// choice's.
+#[test]
+fn every_parameter_is_explained() {
+    let mut seen = HashSet::new();
+    for kernel in isa::covering(isa::kernels()) {
+        let shader = kernel.shader();
+        let stored = Stored::of(&shader);
+        if let Some(choice) = kernel.choice() {
+            let stored = stored.expect(kernel.name());
+            let same = (stored.element, stored.two_four, stored.block_bytes);
+            let decoder = choice.decoder;
+            assert_eq!(same, (decoder.element.name(), decoder.sparse, decoder.block_bytes()));
+            assert_eq!(stored.panel, choice.order.panel());
+            assert_eq!(stored.zero_points, choice.asymmetric, "{}", kernel.name());
+            let wanted = decoder.element.is_integer().then_some(match choice.scale_type {
+                ScaleType::F32 => "f32",
+                ScaleType::F16 => "f16",
+            });
+            assert_eq!(stored.scales, wanted, "{}", kernel.name());
+        }
+        // Kernels of one op share their parameters.
+        let first = shader.fragments.iter().find(|f| f.text.contains("var<uniform> p"));
+        if !seen.insert(first.map(|fragment| fragment.name)) {
+            continue;
+        }
+        let made = translate(&shader, Target::Wgsl).unwrap();
+        for field in made.bindings.iter().flat_map(|bound| &bound.fields) {
+            let obvious = field.name.starts_with("pad") || field.name == "value";
+            assert!(obvious || !field.comment.is_empty(), "{}: {}", kernel.name(), field.name);
+        }
+    }
+    assert!(seen.len() > 6, "{seen:?}");
+}
+
 /// The parameters are those that the op fills.
 #[test]
 fn the_json_says_what_a_host_must_know() {
@@ -67,6 +130,21 @@ fn the_json_says_what_a_host_must_know() {
         .collect();
     assert_eq!(fields, mirror);
     assert_eq!(bindings[0]["fields"][2]["comment"], "columns");
+    let commented = |f: &Value| {
+        let name = f["name"].as_str().unwrap();
+        name.starts_with("pad") || !f["comment"].as_str().unwrap().is_empty()
+    };
+    assert!(bindings[0]["fields"].as_array().unwrap().iter().all(commented));
+    assert_eq!(
+        json["weights"],
+        serde_json::json!({
+            "element": "int4", "two_four": false, "block_bytes": 16, "panel": 1,
+            "scales": "f32", "zero_points": true,
+        })
+    );
+    assert!(json["requires"].as_array().unwrap().iter().any(|r| {
+        r == "k, offset and strides of X are multiples of 4; its binding starts at 16 bytes"
+    }));
     assert!(bindings.iter().all(|b| b["used"] == true && !b["holds"].as_str().unwrap().is_empty()));
 }
 

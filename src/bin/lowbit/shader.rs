@@ -2,14 +2,14 @@
 
 use crate::Outcome;
 use crate::error::CliError;
-use crate::files::refuse_same;
+use crate::files::{self, refuse_same};
 use crate::report::{JsonArg, Report};
 use globset::Glob;
 use lowbit::io::{AtomicFile, IoError};
-use lowbit::isa::{self, Kernel};
+use lowbit::isa;
 use lowbit::ops::Grid;
 use lowbit::translate::{
-    BoundResource, Extra, Feature, Output, Target, TranslateError, Translated, translate,
+    BoundResource, Extra, Feature, Output, Stored, Target, TranslateError, Translated, translate,
 };
 use serde::Serialize;
 use std::ffi::OsString;
@@ -38,7 +38,7 @@ pub struct Args {
     #[arg(long, value_name = "VERSION")]
     version: Option<String>,
     /// Write FILE, and FILE.json with bindings, parameters, workgroup size and grid
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", value_parser = files::to_file())]
     output: Option<PathBuf>,
     #[command(flatten)]
     json: JsonArg,
@@ -62,6 +62,10 @@ struct Page {
     /// A buffer that the translation asks for.
     extra: Option<Extra>,
     grid: Option<GridPage>,
+    /// Of shapes, strides and the device.
+    requires: Vec<String>,
+    /// How W is stored: ARCHITECTURE.md, Two layouts.
+    weights: Option<Stored>,
     relies_on: [&'static str; 3],
 }
 
@@ -109,12 +113,6 @@ fn unknown(name: &str) -> CliError {
     ))
 }
 
-/// The kernel of that id. Most are of GPUs: the others are made only where they are asked for.
-fn find(name: &str) -> Option<Kernel> {
-    let is = |kernel: &Kernel| kernel.name() == name;
-    isa::kernels().into_iter().find(is).or_else(|| isa::cpu_kernels().into_iter().find(is))
-}
-
 fn one(args: &Args, name: &str) -> Result<Outcome, CliError> {
     let target = Target::find(&args.target, args.version.as_deref())
         .map_err(|error| CliError::new("nothing to translate to").because(error))?;
@@ -127,7 +125,7 @@ fn one(args: &Args, name: &str) -> Result<Outcome, CliError> {
     let to_file = json.as_deref().filter(|path| path.as_os_str() != "-");
     paths.extend(to_file.map(|path| ("--json", path)));
     refuse_same(&paths)?;
-    let kernel = find(name).ok_or_else(|| unknown(name))?;
+    let kernel = isa::find(name).ok_or_else(|| unknown(name))?;
     let made = translate(&kernel.shader(), target).map_err(|error| {
         let hint = match &error {
             TranslateError::Refused { .. } => {
@@ -205,6 +203,8 @@ fn page(made: Translated, grid: Option<Grid>) -> Page {
         bindings: made.bindings,
         extra: made.extra,
         grid,
+        requires: made.requires,
+        weights: made.weights,
         relies_on: [
             match made.target {
                 Target::Glsl => "a context with robust buffer access: the code checks no index",

@@ -303,7 +303,7 @@ impl Decoder {
     }
 
     fn fragment_name(&self) -> String {
-        format!("decode/{}{}", self.element.name(), if self.sparse { "_24" } else { "" })
+        format!("decode/{}", self.name())
     }
 }
 
@@ -535,41 +535,6 @@ impl KernelChoice {
                 false => 0,
             },
         }
-    }
-
-    /// The kernel id: schedule, decoder, scaling, then what else distinguishes it.
-    pub fn name(&self) -> String {
-        let mut name = format!("{}.{}", self.schedule, &self.decoder.fragment_name()[7..]);
-        let mut add = |on: bool, part: &str| {
-            if on {
-                name.push('.');
-                name.push_str(part);
-            }
-        };
-        add(self.scaling == Scaling::General, "general");
-        add(self.scaling == Scaling::Row, "row");
-        add(self.asymmetric, "asym");
-        add(self.decoder.element.is_integer() && self.scale_type == ScaleType::F16, "f16s");
-        add(self.x == XLoad::F16, "xf16");
-        add(self.x == XLoad::F32, "x1");
-        if let Some(integer) = &self.integer {
-            add(true, &self.integer_name(integer));
-        }
-        add(self.y == YStore::Float(FloatType::F16), "yf16");
-        add(self.y == YStore::Int8 { zeros: false }, "yint8");
-        add(self.y == YStore::Int8 { zeros: true }, "yint8asym");
-        add(self.y == YStore::Accumulators, "sums");
-        add(self.bias, "bias");
-        add(self.function != ActivationFunction::Identity, self.function.name());
-        add(self.order == RowOrder::Panels, "panels");
-        add(self.subgroup > 0, &format!("sub{}", self.subgroup));
-        add(self.wide, "u64");
-        add(self.native_half, "half");
-        add(self.ragged, "tail");
-        add(self.pair, "pair");
-        add(self.subgroup_sum, "sum");
-        add(self.texture_width > 0, "texture");
-        name
     }
 
     /// Blocks of 32 columns in the parts of K that a kernel of integer products scales apart: a

@@ -45,7 +45,7 @@ impl Groups {
         }
     }
 
-    const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::One => "row",
             Self::Each => "group",
@@ -72,17 +72,6 @@ impl Integer {
 }
 
 impl KernelChoice {
-    /// Parts of the kernel's name.
-    pub(super) fn integer_name(&self, integer: &Integer) -> String {
-        let mut name = format!("xint8{}", if integer.x_zeros { "asym" } else { "" });
-        for (side, groups) in [("w", integer.w_groups), ("x", integer.x_groups)] {
-            name += &format!(".{side}{}", groups.name());
-        }
-        name += if integer.whole { "" } else { ".pieces" };
-        name += if integer.packed_dot { "" } else { ".fdot" };
-        name
-    }
-
     /// Fragments and constants that only kernels of integer products have.
     pub(super) fn integer_fragments(
         &self,

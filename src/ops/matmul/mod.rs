@@ -9,6 +9,7 @@
 mod bind;
 mod choice;
 mod integer;
+mod name;
 mod plan;
 mod spec;
 mod tuning;
@@ -22,6 +23,7 @@ pub use choice::{
 #[doc(hidden)]
 pub use integer::integer_specs;
 pub use integer::{Groups, Integer};
+pub use name::UnknownKernel;
 pub(crate) use plan::regimes;
 #[doc(hidden)]
 pub use plan::sums_shader;
