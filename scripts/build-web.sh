@@ -3,7 +3,7 @@
 # usage: build-web.sh    (after setup-web.sh)
 set -eu
 cd "$(dirname "$0")/.."
-target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+target=$(mkdir -p "${CARGO_TARGET_DIR:-target}" && cd "${CARGO_TARGET_DIR:-target}" && pwd)
 out=$target/web
 
 build() { "$1" build --locked --manifest-path web/Cargo.toml --target-dir "$target/web-build" $2; }

@@ -7,7 +7,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 target=wasm32-unknown-unknown
-tools=$(realpath -m "${CARGO_TARGET_DIR:-target}")/web-tools
+tools=$(mkdir -p "${CARGO_TARGET_DIR:-target}" && cd "${CARGO_TARGET_DIR:-target}" && pwd)/web-tools
 
 say() { echo "setup-web: $*" >&2; }
 fail() {
@@ -37,9 +37,28 @@ WASM_ARGS='--target $target'
 END
 }
 
+# The libraries that packages depend on and this system does not have.
+missing() {
+    apt-cache depends "$@" | sed -n 's/^ *Depends: *\(lib[^ <]*\)$/\1/p' | sort -u |
+        while read -r name; do dpkg -s "$name" >/dev/null 2>&1 || echo "$name"; done
+}
+
+# The compiler's packages, and what they need, and what that needs.
+packages() {
+    all='rustc-web cargo-web rust-web-src libstd-rust-web-dev rust-web-llvm'
+    more=$all
+    while [ -n "$more" ]; do
+        # shellcheck disable=SC2086 # words on purpose
+        found=$(missing $more)
+        more=
+        for name in $found; do
+            case " $all " in *" $name "*) ;; *) more="$more $name" all="$all $name" ;; esac
+        done
+    done
+    echo "$all"
+}
+
 # Debian 12's compiler for browsers, which has no wasm target of its own: std is built from source.
-packages='rustc-web cargo-web rust-web-src libstd-rust-web-dev libstd-rust-web-1.96 rust-web-llvm
-    libllvm22 libgit2-1.5'
 by_debian() {
     [ "$(dpkg --print-architecture 2>/dev/null)" = amd64 ] || return 1
     debian=$tools/debian
@@ -50,6 +69,7 @@ by_debian() {
         say "unpacking Debian's compiler for the web into $debian"
         rm -rf "$debian"
         mkdir -p "$debian/deb" "$debian/bin"
+        packages=$(packages)
         # shellcheck disable=SC2086 # words on purpose
         (cd "$debian/deb" && apt-get download -qq $packages >&2) || return 1
         for file in "$debian"/deb/*.deb; do dpkg -x "$file" "$debian" || return 1; done

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Drives the page of target/web in headless Chromium, with WebGPU on SwiftShader: each 13th case of
 # the quick table (LOWBIT_WEB_EVERY: each Nth; LOWBIT_WEB_EXCEPT: none whose id starts so), since it
-# compiles kernels slowly. Compared case by case with a native run on the same SwiftShader, or else on the best adapter.
+# compiles kernels slowly. Compared case by case with a native run on the same SwiftShader, or else
+# on the best adapter.
 # Writes target/web-test.json and target/web-report.json; fails where it could not run.
 # usage: web-test.sh [SHOTS]    (after build-web.sh; SHOTS: a folder for pictures of the page)
 set -eu
@@ -10,7 +11,7 @@ cd "$(dirname "$0")/.."
 playwright=playwright-core@1.56.1
 every=${LOWBIT_WEB_EVERY:-13}
 except=${LOWBIT_WEB_EXCEPT-}
-target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+target=$(mkdir -p "${CARGO_TARGET_DIR:-target}" && cd "${CARGO_TARGET_DIR:-target}" && pwd)
 lowbit=$target/release/lowbit
 
 say() { echo "web-test: $*" >&2; }

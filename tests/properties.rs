@@ -190,8 +190,6 @@ fn cases_pass() {
         match report.status {
             Status::Pass => ran.set(ran.get() + 1),
             Status::Skip => {}
-            // Weights that leave integers no room below 2²⁴: the table has none of these.
-            Status::Fail if reason.contains("has no room") => {}
             Status::Fail => {
                 return Err(TestCaseError::fail(format!("{}: {reason}", report.id)));
             }

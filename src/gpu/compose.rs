@@ -18,7 +18,7 @@ impl Fragment {
     }
 
     /// What its header asks of whoever binds and records: `// Caller: k is even.`
-    pub(crate) fn caller(&self) -> impl Iterator<Item = &'static str> {
+    pub fn caller(&self) -> impl Iterator<Item = &'static str> {
         let header = self.text.lines().take_while(|line| line.starts_with("//"));
         let lines = header.filter_map(|line| line.strip_prefix("// Caller: "));
         lines.map(|line| line.trim_end_matches('.'))

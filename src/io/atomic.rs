@@ -88,10 +88,9 @@ impl Seek for AtomicFile {
     }
 }
 
-/// The system's own words: those of `tempfile` name the temporary file, which nobody asked for.
+/// `tempfile` adds the name of the temporary file, which nobody asked for.
 fn without_path(error: io::Error) -> io::Error {
-    let system = error.get_ref().and_then(|of| of.source()?.downcast_ref::<io::Error>());
-    system.and_then(io::Error::raw_os_error).map_or(error, io::Error::from_raw_os_error)
+    io::Error::from(error.kind())
 }
 
 /// The directory of a file; the parent of a bare file name is empty, not `.`.
