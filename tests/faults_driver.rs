@@ -2,7 +2,7 @@
 //! submission that never ends. Each call of lowbit fails with the error that says so, and goes on.
 
 mod common;
-#[path = "common/shim.rs"]
+#[path = "common/shim/mod.rs"]
 mod shim;
 
 use lowbit::compress;

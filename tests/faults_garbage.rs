@@ -2,7 +2,7 @@
 //! conformance runner must fail every case by its name, and the host must say what cannot be.
 
 mod common;
-#[path = "common/shim.rs"]
+#[path = "common/shim/mod.rs"]
 mod shim;
 
 use lowbit::compress::calibrate::{Observer, Statistics};

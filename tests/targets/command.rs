@@ -76,7 +76,7 @@ fn every_parameter_is_explained() {
         let shader = kernel.shader();
         let stored = Stored::of(&shader);
         if let Some(choice) = kernel.choice() {
-            let stored = stored.expect(kernel.name());
+            let stored = stored.unwrap_or_else(|| panic!("{}", kernel.name()));
             let same = (stored.element, stored.two_four, stored.block_bytes);
             let decoder = choice.decoder;
             assert_eq!(same, (decoder.element.name(), decoder.sparse, decoder.block_bytes()));

@@ -1,6 +1,7 @@
 //! Kernels for quantized X: which fragments of `shaders/integer/` they are made of.
 
-use super::choice::{KernelChoice, Schedule, YStore};
+use super::choice::{KernelChoice, YStore};
+use super::schedule::Schedule;
 use super::{Activations, MatmulSpec, Output};
 use crate::format::{
     ActivationFormat, ActivationFunction, ActivationGranularity, BLOCK_K, Element, Granularity,

@@ -11,15 +11,13 @@ mod choice;
 mod integer;
 mod name;
 mod plan;
+mod schedule;
 mod spec;
 mod tuning;
 
 pub use bind::{BoundMatmul, MatmulArgs, RecordError};
 pub(crate) use choice::texture_width;
-pub use choice::{
-    Decoder, KernelChoice, Scaling, Schedule, UnknownSchedule, XLoad, YStore, code_textures_pay,
-    select,
-};
+pub use choice::{Decoder, KernelChoice, Scaling, XLoad, YStore, code_textures_pay, select};
 #[doc(hidden)]
 pub use integer::integer_specs;
 pub use integer::{Groups, Integer};
@@ -28,6 +26,7 @@ pub(crate) use plan::regimes;
 #[doc(hidden)]
 pub use plan::sums_shader;
 pub use plan::{MatmulPlan, Regime, Select};
+pub use schedule::{Schedule, UnknownSchedule};
 pub use spec::{Activations, MatmulSpec, Output, PlanError};
 pub use tuning::{Measured, Problem, Tuning, TuningKey, applies, candidates};
 

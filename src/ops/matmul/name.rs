@@ -1,6 +1,7 @@
 //! Kernel ids: how a choice is written, and read again.
 
-use super::choice::{Decoder, KernelChoice, Scaling, Schedule, XLoad, YStore};
+use super::choice::{Decoder, KernelChoice, Scaling, XLoad, YStore};
+use super::schedule::Schedule;
 use super::{Activations, MatmulSpec, Output};
 use crate::format::{
     ActivationFormat, ActivationFunction, ActivationGranularity, BLOCK_K, Element, Granularity,
