@@ -11,15 +11,8 @@
 # Says at the end what it did not show. usage: check-msrv.sh [--without-toolchain]
 #   --without-toolchain   as if rustup had none: what a machine without the network checks
 set -eu
+. "$(dirname "$0")/lib.sh"
 cd "$(dirname "$0")/.."
-
-say() { echo "check-msrv: $*" >&2; }
-fail() {
-    say "$1"
-    shift
-    for line in "$@"; do echo "  $line" >&2; done
-    exit 1
-}
 
 command -v python3 >/dev/null || fail "python3 is missing" "on Debian: apt-get install python3"
 msrv=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)

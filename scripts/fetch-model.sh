@@ -3,15 +3,8 @@
 # the files below are kept, each checked by sha256. Nothing happens where they are already
 # there and right. usage: fetch-model.sh [minilm] [minilm-int8]; without, minilm
 set -eu
+. "$(dirname "$0")/lib.sh"
 cd "$(dirname "$0")/.."
-
-say() { echo "fetch-model: $*" >&2; }
-fail() {
-    say "$1"
-    shift
-    for line in "$@"; do echo "  $line" >&2; done
-    exit 1
-}
 
 # The large file last: each appears whole or not at all, and it says that all are there.
 choose() {

@@ -12,12 +12,8 @@
 # fail are put into target/fuzz/artifacts. What failed once and is mended goes, as small as it gets
 # (`cargo fuzz tmin`), to fuzz/regressions/TARGET, which `make test` runs.
 set -eu
+. "$(dirname "$0")/lib.sh"
 cd "$(dirname "$0")/.."
-say() { echo "fuzz: $*" >&2; }
-fail() {
-    say "$*"
-    exit 1
-}
 
 runs=${RUNS:-1000000}
 seconds=${SECONDS_EACH:-1800}

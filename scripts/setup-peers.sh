@@ -4,6 +4,7 @@
 # their crates. What cannot be installed is said here and is a row with its error there.
 # Nothing is done twice. usage: setup-peers.sh
 set -eu
+. "$(dirname "$0")/lib.sh"
 cd "$(dirname "$0")/.."
 
 onnxruntime=onnxruntime-webgpu==1.27.0
@@ -14,7 +15,6 @@ crates='peer-web-rwkv peer-boostr peer-candle'
 
 target=${CARGO_TARGET_DIR:-target}
 folder=$target/peers
-say() { echo "setup-peers: $*" >&2; }
 
 # The name of what is installed goes into a file beside it, last.
 stands() { [ "$(cat "$folder/$1.is" 2>/dev/null)" = "$2" ]; }

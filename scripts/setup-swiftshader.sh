@@ -5,13 +5,7 @@
 # then:  VK_ADD_DRIVER_FILES=DIR/icd.json, or VK_DRIVER_FILES for it alone
 set -eu
 
-say() { echo "setup-swiftshader: $*" >&2; }
-fail() {
-    say "$1"
-    shift
-    for line in "$@"; do echo "  $line" >&2; done
-    exit 1
-}
+. "$(dirname "$0")/lib.sh"
 
 case $# in
 0) dir=$(cd "$(dirname "$0")/.." && pwd)/target/swiftshader ;;

@@ -11,7 +11,7 @@ suite=trixie
 packages='spirv-tools glslang-tools libc6 libstdc++6 libgcc-s1'
 webgpu=0.6
 
-say() { echo "setup-tools: $*" >&2; }
+. "$(dirname "$0")/lib.sh"
 
 dir=$(cd "$(dirname "$0")/.." && pwd)/target/tools
 mkdir -p "$dir"
@@ -28,31 +28,14 @@ khronos() (
         say "elsewhere those of the system serve: spirv-tools of 2024 or later, glslang-tools"
         exit 1
     fi
-    # The archive that this system uses, and its key. Other distributions have neither.
-    sources=$(ls /etc/apt/sources.list.d/*.sources 2>/dev/null) || sources=/dev/null
-    # shellcheck disable=SC2086 # file names of apt have no blanks
-    uri=$(sed -n 's/^URIs: *//p' $sources | grep debian | grep -v security | head -n 1) || uri=
-    key=/usr/share/keyrings/debian-archive-keyring.gpg
-    if [ -z "$uri" ] || [ ! -e "$key" ]; then
-        say "no *.sources file in /etc/apt/sources.list.d names Debian's archive; spirv-val and"
-        say "glslangValidator of the system serve: spirv-tools of 2024 or later, glslang-tools"
+    rm -rf bin bin.new
+    # shellcheck disable=SC2086 # a word a package
+    if ! unpack_debian $suite $packages; then
+        say "spirv-val and glslangValidator of the system serve too: spirv-tools of 2024 or later,"
+        say "glslang-tools"
         exit 1
     fi
-    say "unpacking $packages of $suite into $dir"
-    rm -rf root bin bin.new
-    mkdir -p lists/partial cache/archives/partial root
-    echo "deb [signed-by=$key] $uri $suite main" >sources.list
-    apt() {
-        apt-get -qq -o Dir::Etc::SourceList="$dir/sources.list" -o Dir::Etc::SourceParts=/dev/null \
-            -o Dir::State::Lists="$dir/lists" -o Dir::Cache="$dir/cache" \
-            -o APT::Sandbox::User="$(id -un)" "$@"
-    }
-    apt update || exit 1
-    for package in $packages; do
-        apt download "$package/$suite" >&2 || exit 1
-    done
-    for file in *.deb; do dpkg -x "$file" root; done
-    rm -rf lists cache ./*.deb root/usr/share root/etc
+    rm -rf root/usr/share root/etc
     lib=$dir/root/usr/lib/x86_64-linux-gnu
     mkdir bin.new
     for tool in spirv-val glslangValidator; do

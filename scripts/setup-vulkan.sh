@@ -3,7 +3,7 @@
 # could use. Never fails for want of one: the program that needs it says so.
 set -eu
 
-say() { echo "setup-vulkan: $*" >&2; }
+. "$(dirname "$0")/lib.sh"
 
 # macOS and Windows bring Metal and DX12.
 [ "$(uname -s)" = Linux ] || exit 0

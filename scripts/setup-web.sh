@@ -5,17 +5,10 @@
 # usage: setup-web.sh
 # then:  . target/web-tools/env.sh in a subshell, which says WASM_CARGO and WASM_ARGS
 set -eu
+. "$(dirname "$0")/lib.sh"
 cd "$(dirname "$0")/.."
 target=wasm32-unknown-unknown
 tools=$(mkdir -p "${CARGO_TARGET_DIR:-target}" && cd "${CARGO_TARGET_DIR:-target}" && pwd)/web-tools
-
-say() { echo "setup-web: $*" >&2; }
-fail() {
-    say "$1"
-    shift
-    for line in "$@"; do echo "  $line" >&2; done
-    exit 1
-}
 
 has_target() { rustup target list --installed 2>/dev/null | grep -qx "$target"; }
 

@@ -6,6 +6,7 @@
 # Writes target/web-test.json and target/web-report.json; fails where it could not run.
 # usage: web-test.sh [SHOTS]    (after build-web.sh; SHOTS: a folder for pictures of the page)
 set -eu
+. "$(dirname "$0")/lib.sh"
 cd "$(dirname "$0")/.."
 
 playwright=playwright-core@1.56.1
@@ -13,14 +14,6 @@ every=${LOWBIT_WEB_EVERY:-13}
 except=${LOWBIT_WEB_EXCEPT-}
 target=$(mkdir -p "${CARGO_TARGET_DIR:-target}" && cd "${CARGO_TARGET_DIR:-target}" && pwd)
 lowbit=$target/release/lowbit
-
-say() { echo "web-test: $*" >&2; }
-fail() {
-    say "$1"
-    shift
-    for line in "$@"; do echo "  $line" >&2; done
-    exit 1
-}
 
 [ -e "$target/web/lowbit_web_bg.wasm" ] || fail "there is no $target/web" "make web"
 for tool in node npm; do
