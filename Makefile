@@ -16,7 +16,7 @@ test: setup model adapters tools ## the whole suite, then parts of the case tabl
 	LOWBIT_REQUIRE_GPU=1 cargo test --release --all-features --no-fail-fast --lib --bins --tests --examples
 	cargo test --release --all-features --doc
 	$(LOWBIT) adapters
-	$(LOWBIT) verify --every 4 --json target/verify.json
+	$(LOWBIT) verify --every 5 --json target/verify.json
 	scripts/verify-others.sh $(LOWBIT)
 	@if command -v chromium >/dev/null && command -v npm >/dev/null && scripts/setup-web.sh; then \
 		scripts/build-web.sh && scripts/web-test.sh; \

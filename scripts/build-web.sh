@@ -2,8 +2,9 @@
 # Builds the conformance page into target/web: any server of static files will do.
 # usage: build-web.sh    (after setup-web.sh)
 set -eu
+. "$(dirname "$0")/lib.sh"
 cd "$(dirname "$0")/.."
-target=$(mkdir -p "${CARGO_TARGET_DIR:-target}" && cd "${CARGO_TARGET_DIR:-target}" && pwd)
+target=$(target_folder)
 out=$target/web
 
 build() { "$1" build --locked --manifest-path web/Cargo.toml --target-dir "$target/web-build" $2; }
@@ -24,5 +25,5 @@ mv "$out.new" "$out"
 wasm=$out/lowbit_web_bg.wasm
 bytes=$(wc -c <"$wasm")
 packed=$(gzip -9 -c "$wasm" | wc -c)
-echo "build-web: $out: $((bytes / 1024)) KiB of wasm, $((packed / 1024)) KiB by gzip" >&2
-echo "build-web: serve it, say by: python3 -m http.server --directory $out 8000" >&2
+say "$out: $((bytes / 1024)) KiB of wasm, $((packed / 1024)) KiB by gzip"
+say "serve it, say by: python3 -m http.server --directory $out 8000"

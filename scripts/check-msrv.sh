@@ -17,7 +17,7 @@ cd "$(dirname "$0")/.."
 command -v python3 >/dev/null || fail "python3 is missing" "on Debian: apt-get install python3"
 msrv=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
 [ -n "$msrv" ] || fail "Cargo.toml has no rust-version"
-target=$(mkdir -p "${CARGO_TARGET_DIR:-target}" && cd "${CARGO_TARGET_DIR:-target}" && pwd)/msrv
+target=$(target_folder)/msrv
 mkdir -p "$target"
 # What a user builds: the library, the library with files, and everything.
 bare='--no-default-features --lib'

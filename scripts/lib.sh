@@ -4,12 +4,27 @@
 # Under the script's own name.
 say() { echo "$(basename "$0" .sh): $*" >&2; }
 
-# Ends with the first word, and lines below it that say what to do.
+# Ends with the first argument, and the others below it, which say what to do.
 fail() {
     say "$1"
     shift
     for line in "$@"; do echo "  $line" >&2; done
     exit 1
+}
+
+# The whole path of the folder that cargo builds in, which is made where there is none.
+target_folder() (
+    mkdir -p "${CARGO_TARGET_DIR:-target}"
+    CDPATH='' cd -- "${CARGO_TARGET_DIR:-target}"
+    pwd
+)
+
+# The whole path of a folder that need not be there.
+whole_path() {
+    case $1 in
+    /*) echo "$1" ;;
+    *) echo "$PWD/$1" ;;
+    esac
 }
 
 # Packages of a suite of Debian, which need not be this system's, unpacked into ./root by an apt
@@ -18,20 +33,26 @@ fail() {
 unpack_debian() {
     suite=$1
     shift
-    # The archive that this system uses, and its key. Other distributions have neither.
-    sources=$(ls /etc/apt/sources.list.d/*.sources 2>/dev/null) || sources=/dev/null
-    # shellcheck disable=SC2086 # file names of apt have no blanks
-    uri=$(sed -n 's/^URIs: *//p' $sources | grep debian | grep -v security | head -n 1) || uri=
-    # shellcheck disable=SC2086
-    key=$(sed -n 's/^Signed-By: *//p' $sources | head -n 1)
-    if [ -z "$uri" ] || [ -z "$key" ]; then
+    # The archive that this system uses, and its key, out of one file. Other distributions have none.
+    uri=
+    for source in /etc/apt/sources.list.d/*.sources; do
+        # Others build for Debian, too, but have not its components.
+        grep -q '^Components:.*main' "$source" 2>/dev/null || continue
+        uri=$(sed -n 's/^URIs: *//p' "$source" | grep debian | grep -v security | head -n 1) || uri=
+        key=$(sed -n 's/^Signed-By: *//p' "$source" | head -n 1)
+        [ -z "$uri" ] || [ -z "$key" ] || break
+        uri=
+    done
+    if [ -z "$uri" ]; then
         say "no *.sources file in /etc/apt/sources.list.d names Debian's archive with its key"
         return 1
     fi
     say "unpacking $* of $suite into $PWD"
-    rm -rf root
-    mkdir -p lists/partial cache/archives/partial root
-    echo "deb [signed-by=$key] $uri $suite main" >sources.list
+    rm -rf root ./*.deb && mkdir -p lists/partial cache/archives/partial root &&
+        echo "deb [signed-by=$key] $uri $suite main" >sources.list || {
+        say "cannot write to $PWD"
+        return 1
+    }
     apt() {
         apt-get -qq -o Dir::Etc::SourceList="$PWD/sources.list" -o Dir::Etc::SourceParts=/dev/null \
             -o Dir::State::Lists="$PWD/lists" -o Dir::Cache="$PWD/cache" \
@@ -47,6 +68,11 @@ unpack_debian() {
             return 1
         }
     done
-    for file in *.deb; do dpkg -x "$file" root || return 1; done
+    for file in *.deb; do
+        dpkg -x "$file" root || {
+            say "$file could not be unpacked"
+            return 1
+        }
+    done
     rm -rf lists cache ./*.deb
 }

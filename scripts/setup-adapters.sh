@@ -3,6 +3,7 @@
 # target/, and the libraries through which OpenGL ES is reached. Says what cannot be had.
 set -u
 here=$(dirname "$0")
+. "$here/lib.sh"
 skipped() { echo "SKIPPED: $*" >&2; }
 
 "$here/setup-mesa25.sh" || skipped "no Mesa 25: nothing runs on it, nothing is compiled for AMD GPUs"
@@ -12,7 +13,7 @@ skipped() { echo "SKIPPED: $*" >&2; }
 PATH="$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null | grep -q 'libEGL\.so\.1' && exit 0
 sudo=
 [ "$(id -u)" -eq 0 ] || sudo='sudo -n'
-echo "setup-adapters: no libEGL; installing Mesa's" >&2
+say "no libEGL; installing Mesa's"
 $sudo apt-get update -qq || true
 $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
     libegl1 libgles2 libegl-mesa0 libgbm1 >/dev/null || skipped "no libEGL: nothing runs through OpenGL ES"

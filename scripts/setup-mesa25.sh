@@ -13,7 +13,7 @@ packages='mesa-vulkan-drivers libdrm2 libdrm-amdgpu1'
 
 case $# in
 0) dir=$(cd "$(dirname "$0")/.." && pwd)/target/mesa25 ;;
-1) dir=$(realpath -m "$1") ;;
+1) dir=$(whole_path "$1") ;;
 *) fail "usage: setup-mesa25.sh [DIR]" ;;
 esac
 

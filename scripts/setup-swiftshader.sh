@@ -9,7 +9,7 @@ set -eu
 
 case $# in
 0) dir=$(cd "$(dirname "$0")/.." && pwd)/target/swiftshader ;;
-1) dir=$(realpath -m "$1") ;;
+1) dir=$(whole_path "$1") ;;
 *) fail "usage: setup-swiftshader.sh [DIR]" ;;
 esac
 

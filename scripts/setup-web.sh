@@ -8,7 +8,7 @@ set -eu
 . "$(dirname "$0")/lib.sh"
 cd "$(dirname "$0")/.."
 target=wasm32-unknown-unknown
-tools=$(mkdir -p "${CARGO_TARGET_DIR:-target}" && cd "${CARGO_TARGET_DIR:-target}" && pwd)/web-tools
+tools=$(target_folder)/web-tools
 
 has_target() { rustup target list --installed 2>/dev/null | grep -qx "$target"; }
 
@@ -30,10 +30,12 @@ WASM_ARGS='--target $target'
 END
 }
 
+installed() { dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q ' installed$'; }
+
 # The libraries that packages depend on and this system does not have.
 missing() {
-    apt-cache depends "$@" | sed -n 's/^ *Depends: *\(lib[^ <]*\)$/\1/p' | sort -u |
-        while read -r name; do dpkg -s "$name" >/dev/null 2>&1 || echo "$name"; done
+    LC_ALL=C apt-cache depends "$@" | sed -n 's/^ *Depends: *\(lib[^ <]*\)$/\1/p' | sort -u |
+        while read -r name; do installed "$name" || echo "$name"; done
 }
 
 # The compiler's packages, and what they need, and what that needs.

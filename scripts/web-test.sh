@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 playwright=playwright-core@1.56.1
 every=${LOWBIT_WEB_EVERY:-13}
 except=${LOWBIT_WEB_EXCEPT-}
-target=$(mkdir -p "${CARGO_TARGET_DIR:-target}" && cd "${CARGO_TARGET_DIR:-target}" && pwd)
+target=$(target_folder)
 lowbit=$target/release/lowbit
 
 [ -e "$target/web/lowbit_web_bg.wasm" ] || fail "there is no $target/web" "make web"

@@ -205,7 +205,7 @@ fn names() -> Vec<Vec<u8>> {
         "average",
         "f32",
         "rows_m4_n2.int8.row.asym.f16s.xf16.yf16.bias.relu.panels.sub8.u64.half.tail",
-        "gemv_m1_l32.int4_24.general.x1.yf16.pair.sum",
+        "gemv_m1_l32.int4_24.x1.yf16.pair.sum",
         "int_tiled_32x64.int8_24.asym.xint8asym.wgroups.xgroup.pieces.fdot.yint8asym.texture",
     ];
     let schedules = Schedule::all(4096).into_iter().chain(Schedule::integer(4096));

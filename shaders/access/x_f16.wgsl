@@ -1,7 +1,7 @@
 // X as pairs of f16 in u32; offset and strides are even.
 // Requires: lib/matmul, lib/half_pair; const RAGGED. Provides: load_x4.
 // Columns from k on read as 0, so that what lies between rows, NaN say, never counts; where
-// RAGGED is false, k is a multiple of 32 and no load reaches past it.
+// RAGGED is false no load reaches past k, since k is whole blocks, or loops end with it.
 // Caller: offset and strides of X are even.
 
 @group(0) @binding(3) var<storage, read> x: array<u32>;

@@ -1,7 +1,7 @@
 // X as f32 where k, offset and strides are multiples of 4: 16-byte loads of two u64.
 // Requires: lib/matmul. Provides: load_x4. Columns from k on read as 0.
 // Why u64: as access/codes16_u64.
-// Caller: k, offset and strides of X are multiples of 4; its binding starts at 16 bytes.
+// Caller: k, offset and strides of X are multiples of 4.
 
 @group(0) @binding(3) var<storage, read> x: array<vec2<u64>>;
 

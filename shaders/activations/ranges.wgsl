@@ -3,6 +3,7 @@
 // Requires: activations/code; const WORKGROUP. Provides: main, a workgroup a row.
 // The bits of positive floats are in the order of the floats, so that atomics on them give the
 // largest, in any order.
+// Caller: activations_reset runs before it.
 
 @group(0) @binding(4) var<storage, read_write> ranges: array<atomic<u32>>;
 

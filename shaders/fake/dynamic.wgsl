@@ -4,6 +4,7 @@
 //
 // x is read twice, the second time out of a cache. A team of lanes takes a group for its range, by
 // quads of columns of which a group need not begin or end at one: then lanes of two teams read it.
+// Caller: a piece holds whole groups; a team is a power of two, WORKGROUP lanes at most.
 
 @group(0) @binding(5) var<storage, read_write> scales: array<u32>;
 @group(0) @binding(6) var<storage, read_write> zeros: array<u32>;

@@ -4,6 +4,7 @@
 //
 // A team of lanes takes a group, by quads of columns. Where quads may be of two groups, both sum
 // over it, and dx is written apart.
+// Caller: a piece holds whole groups; a team is a power of two, WORKGROUP lanes at most.
 
 @group(0) @binding(5) var<storage, read> scales: array<u32>;
 @group(0) @binding(6) var<storage, read> zeros: array<u32>;

@@ -2,6 +2,7 @@
 // Requires: lib/matmul. Provides: Spot, add_piece, finish; Y. Twins: integer/scaled,
 // integer/finish.
 // Layout of Y: i32 [m, pieces, N], which starts as zeros.
+// Caller: Y holds zeros, or sums to add to.
 
 @group(0) @binding(7) var<storage, read_write> y: array<atomic<i32>>;
 

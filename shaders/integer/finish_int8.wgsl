@@ -4,6 +4,7 @@
 // Y. Twins: integer/finish, integer/counted.
 // `column` is a multiple of 4: an invocation owns the word.
 // Caller: offset and strides of Y are multiples of 4 words.
+// Caller: the kernel activations_sums runs after it.
 
 @group(0) @binding(7) var<storage, read_write> y: array<u32>;
 

@@ -4,7 +4,6 @@
 // Requires: lib/matmul, scale/side; consts W_GROUPS, X_GROUPS (0: one group a row, 1: each piece is
 // one, 2: groups of several pieces), W_ZEROS, X_ZEROS; SHIFT. Provides: run_steps, w_group,
 // x_group, fold, Columns4, columns_at, scales4, zeros4, fills4.
-// Caller: groups of W and of X are multiples of 32 columns, or one a row.
 
 const ONES = 0x01010101u;
 

@@ -7,6 +7,7 @@
 // significand. Nothing is counted where anything is not finite.
 //
 // Why bin 0 is counted apart: after a ReLU half of X is there, and atomics on one word queue.
+// Caller: observe_ranges runs before it, over all of X.
 
 var<workgroup> sums: array<atomic<u32>, 32>;
 var<workgroup> zeros: array<atomic<u32>, 32>;

@@ -2,6 +2,7 @@
 // of the first.
 // Requires: observe/tile. Provides: main, a workgroup a tile. Workgroup memory: 256 bytes.
 // Where anything is not finite, min and max mean nothing.
+// Caller: observe_reset runs before it.
 
 var<workgroup> lows: array<atomic<u32>, 32>;
 var<workgroup> highs: array<atomic<u32>, 32>;

@@ -8,6 +8,7 @@
 //
 // A column past K loads as 0, and so has the code of zero of the row's last group, which
 // is the block's.
+// Caller: reset runs before it, for integers scales, and what makes 2:4 metadata where it does not.
 
 var<private> divisor: Divisor;
 var<private> zero: i32;
@@ -125,7 +126,7 @@ fn main(
             store4(word + 4u * chunk, words_of(place, chunk));
         }
     } else {
-        // No loop over pairs of chunks: SwiftShader took minutes to compile it, and did not end.
+        // No loop over pairs of chunks: SwiftShader had not compiled one after 500 s.
         let a = words_of(place, 0u);
         let b = words_of(place, 1u);
         let c = words_of(place, 2u);

@@ -4,6 +4,7 @@
 // Requires: quantize/block and what it requires; const PER_TENSOR; `extremes` and `status`
 // cleared; under 2:4 without RANK the metadata of `side`.
 // Provides: `main`, one invocation a block.
+// Caller: reset runs before it, and under a given 2:4 mask place.
 
 fn raise(word: u32, bits: u32) {
     if (bits > atomicLoad(&extremes[word])) {

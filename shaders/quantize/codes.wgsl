@@ -11,6 +11,7 @@
 //   f32       the bits
 // Positions past the row, and indices of a ragged last quad that point past K, hold the
 // code of zero of the row's last group (0 for floats).
+// Caller: reset runs before it, for integers scales, and under 2:4 prune or place.
 
 @group(0) @binding(4) var<storage, read_write> codes: array<u32>;
 

@@ -12,6 +12,7 @@
 // maximum of bits is exact, and the same in any order. Groups of any size may begin and
 // end anywhere; an invocation issues atomics only where a group ends, and only if they
 // would change something: 16 million weights of one tensor share two words.
+// Caller: reset runs before it, and under 2:4 prune or place.
 
 fn raise(word: u32, bits: u32) {
     if (bits > atomicLoad(&extremes[word])) {

@@ -15,6 +15,7 @@
 //
 // A zero point repeats the division of its scale: cheaper than a second pass, and no
 // invocation reads what another writes.
+// Caller: the ranges of all weights that share a scale are there.
 
 // Bits of the scale as stored, widened to f32; 0 if it is no normal number.
 fn scale_of(pair: u32) -> u32 {

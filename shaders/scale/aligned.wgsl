@@ -4,7 +4,6 @@
 // run_zeros.
 // The scale is applied to the sum of a run, or of as much of one as a lane has, not to
 // each weight.
-// Caller: groups of W are multiples of 32 columns, or one a row.
 
 fn run_steps() -> u32 {
     return select(p.group_size / 32u, p.blocks, p.groups == 1u);

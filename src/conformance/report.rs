@@ -28,10 +28,13 @@ impl Report {
     /// What `verify --json` or `--report` wrote.
     ///
     /// # Errors
-    /// Of JSON: where the text is none, or no report.
+    /// Where it is not JSON, or not a report.
     pub fn read(bytes: &[u8]) -> Result<Self, serde_json::Error> {
-        let text = String::from_utf8_lossy(bytes);
-        serde_json::from_str(super::json_of(&text).unwrap_or(&text))
+        match std::str::from_utf8(bytes) {
+            Ok(text) => serde_json::from_str(super::json_of(text).unwrap_or(text)),
+            // That says where the text ends to be one.
+            Err(_) => serde_json::from_slice(bytes),
+        }
     }
 }
 

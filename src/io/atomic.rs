@@ -88,9 +88,11 @@ impl Seek for AtomicFile {
     }
 }
 
-/// `tempfile` adds the name of the temporary file, which nobody asked for.
+/// `tempfile` adds the name of the temporary file to the system's words; nobody asked for it.
 fn without_path(error: io::Error) -> io::Error {
-    io::Error::from(error.kind())
+    let text = error.to_string();
+    let system = text.split(" at path ").next().unwrap_or_default();
+    io::Error::new(error.kind(), system)
 }
 
 /// The directory of a file; the parent of a bare file name is empty, not `.`.

@@ -280,7 +280,7 @@ impl Parsed {
             features: self.used.iter().copied().collect(),
             bindings,
             requires: self.requires.clone(),
-            weights: self.weights,
+            weights: self.weights.clone(),
             extra: written.extra,
         })
     }

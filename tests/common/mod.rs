@@ -414,8 +414,9 @@ pub fn assert_within_bound(packed: &lowbit::format::PackedWeights, x: &[f32], m:
 }
 
 /// The same with X quantized by rows on the device: a code is within half a step of its x, and 4 ulp
-/// of at most 127 steps, since x is multiplied by a reciprocal. That is much more than what the few
-/// float operations lose, which have no more roundings than those of the plain product.
+/// of at most 127 steps, since x is multiplied by a reciprocal. The products of codes are exact; what
+/// follows has fewer roundings than the K products and sums whose bound the oracle gives, and loses
+/// less than 10⁻⁴ of what the codes are off.
 #[track_caller]
 pub fn quantizes_and_multiplies(
     host: &lowbit::host::Host,
@@ -441,7 +442,7 @@ pub fn quantizes_and_multiplies(
         let sum: f64 = w[column * k..][..k].iter().map(|w| w.abs()).sum();
         let off = (0.5 / 127.0 + 4.0 / 8_388_608.0) * f64::from(largest) * sum;
         let error = (f64::from(got) - want.value).abs();
-        assert!(error <= off + 2.0 * want.bound, "{got}, not {} ± {off}", want.value);
+        assert!(error <= 1.0001 * off + want.bound, "{got}, not {} ± {off}", want.value);
     }
     Ok(())
 }

@@ -54,32 +54,39 @@ fn ids_of_reports_are_found() {
         assert!(verify.output().unwrap().status.success());
         let json: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
         let cases = json["adapters"][0]["cases"].as_array().unwrap();
-        assert!(cases.len() > 100, "{}", cases.len());
-        for case in cases {
+        // One that failed to start, or was skipped, names no kernel.
+        let ran: Vec<_> = cases.iter().filter(|case| case["status"] == "pass").collect();
+        assert!(ran.len() > 100, "{}", ran.len());
+        for case in ran {
             let id = case["kernel"].as_str().unwrap();
             let found = isa::find(id).unwrap_or_else(|| panic!("{id} is not found"));
             assert_eq!(found.name(), id);
         }
     }
+}
+
+#[test]
+fn ids_are_read_back() {
     for kernel in isa::kernels().into_iter().chain(isa::cpu_kernels()) {
         let Some(choice) = kernel.choice() else { continue };
         assert_eq!(kernel.name().parse(), Ok(*choice), "{}", kernel.name());
     }
 }
 
-/// Of every kernel: nobody fills a parameter that is not explained, and the stored form is the
-/// choice's.
+/// Nobody fills a parameter that is not explained, and the stored form is the choice's.
 #[test]
 fn every_parameter_is_explained() {
     let mut seen = HashSet::new();
-    for kernel in isa::covering(isa::kernels()) {
+    let kernels = isa::kernels().into_iter().chain(isa::cpu_kernels());
+    for kernel in isa::covering(kernels.collect()) {
         let shader = kernel.shader();
         let stored = Stored::of(&shader);
         if let Some(choice) = kernel.choice() {
             let stored = stored.unwrap_or_else(|| panic!("{}", kernel.name()));
-            let same = (stored.element, stored.two_four, stored.block_bytes);
+            let same = (&stored.element[..], stored.two_four, stored.block_bytes);
             let decoder = choice.decoder;
-            assert_eq!(same, (decoder.element.name(), decoder.sparse, decoder.block_bytes()));
+            let element = [decoder.element.name()];
+            assert_eq!(same, (&element[..], decoder.sparse, decoder.block_bytes()));
             assert_eq!(stored.panel, choice.order.panel());
             assert_eq!(stored.zero_points, choice.asymmetric, "{}", kernel.name());
             let wanted = decoder.element.is_integer().then_some(match choice.scale_type {
@@ -100,6 +107,22 @@ fn every_parameter_is_explained() {
         }
     }
     assert!(seen.len() > 6, "{seen:?}");
+}
+
+#[test]
+fn stored_forms_of_kernels_that_multiply_nothing() {
+    let stored = |id: &str| Stored::of(&isa::find(id).unwrap_or_else(|| panic!("{id}")).shader());
+    let form = |element: &[&'static str], two_four, block_bytes, panel, scales, zero_points| {
+        let element = element.to_vec();
+        Some(Stored { element, two_four, block_bytes, panel, scales, zero_points })
+    };
+    let (f32s, f16s) = (Some("f32"), Some("f16"));
+    assert_eq!(stored("repack.b32"), form(&["f32"], false, 128, 1, None, false));
+    assert_eq!(stored("repack.b16.24"), form(&["f16", "int16"], true, 32, 1, f32s, false));
+    assert_eq!(stored("block_codes.b8.24.to127"), form(&["int8"], true, 16, 1, f32s, false));
+    assert_eq!(stored("codes.b4.asym.f16s.to15.panels"), form(&["int4"], false, 16, 8, f16s, true));
+    assert_eq!(stored("dequantize.b16.float.24"), form(&["f16"], true, 32, 1, None, false));
+    assert_eq!(stored("observe_reset"), None);
 }
 
 /// The parameters are those that the op fills.
@@ -138,13 +161,17 @@ fn the_json_says_what_a_host_must_know() {
     assert_eq!(
         json["weights"],
         serde_json::json!({
-            "element": "int4", "two_four": false, "block_bytes": 16, "panel": 1,
+            "element": ["int4"], "two_four": false, "block_bytes": 16, "panel": 1,
             "scales": "f32", "zero_points": true,
         })
     );
-    assert!(json["requires"].as_array().unwrap().iter().any(|r| {
-        r == "k, offset and strides of X are multiples of 4; its binding starts at 16 bytes"
-    }));
+    assert!(
+        json["requires"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|r| { r == "k, offset and strides of X are multiples of 4" })
+    );
     assert!(bindings.iter().all(|b| b["used"] == true && !b["holds"].as_str().unwrap().is_empty()));
 }
 

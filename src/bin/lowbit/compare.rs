@@ -5,6 +5,8 @@ use crate::error::{CliError, printable};
 use crate::report::{JsonArg, Report, table, text};
 use lowbit::conformance::{self, AdapterReport, Comparison, Difference, Kind, compare};
 use serde::Serialize;
+use std::fs::File;
+use std::io::{BufReader, Read};
 use std::path::Path;
 
 /// The full table on a dozen adapters takes less than this many bytes.
@@ -52,15 +54,13 @@ pub fn run(first: &Path, second: &Path, json: &JsonArg) -> Result<Outcome, CliEr
 fn read(path: &Path) -> Result<conformance::Report, CliError> {
     let failed = |what: &str| CliError::new(format!("{what} {}", path.display()));
     let unreadable = |error| failed("cannot read").because(error).hint(HINT);
-    let about = std::fs::metadata(path).map_err(unreadable)?;
-    if !about.is_file() {
-        return Err(failed("no regular file:").hint(HINT));
+    let mut bytes = Vec::new();
+    // A pipe may have no end.
+    let file = File::open(path).map_err(unreadable)?.take(LARGEST + 1);
+    BufReader::new(file).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(failed(&format!("no report has more than {LARGEST} bytes:")).hint(HINT));
     }
-    if about.len() > LARGEST {
-        let what = format!("{} bytes are no report, {LARGEST} are the most, in", about.len());
-        return Err(failed(&what).hint(HINT));
-    }
-    let bytes = std::fs::read(path).map_err(unreadable)?;
     conformance::Report::read(&bytes)
         .map_err(|error| failed("no report of `lowbit verify` in").because(error).hint(HINT))
 }

@@ -42,7 +42,7 @@ impl Report {
         }))
     }
 
-    /// Prints text now that [`finish`](Self::finish) need not print then.
+    /// Prints text at once, where [`finish`](Self::finish) prints it.
     pub fn say(&self, text: &str) -> Result<(), CliError> {
         match self.0 {
             Target::Stdout => print(std::io::stderr(), text.as_bytes()),

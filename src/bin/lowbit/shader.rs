@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 /// to the context); what the target cannot express is refused by name.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The kernel's id, of those that --list prints; with --list, ids that match (`*` stands
+    /// The kernel's id, as --list and reports have it; with --list, ids that match (`*` stands
     /// for anything)
     #[arg(value_name = "KERNEL", required_unless_present = "list")]
     kernel: Option<String>,
@@ -37,7 +37,8 @@ pub struct Args {
     /// 6.2, 6.4); without, the last
     #[arg(long, value_name = "VERSION")]
     version: Option<String>,
-    /// Write FILE, and FILE.json with bindings, parameters, workgroup size and grid
+    /// Write FILE, and FILE.json with bindings, parameters, workgroup size, grid, what is required
+    /// and how weights are stored
     #[arg(short, long, value_name = "FILE", value_parser = files::to_file())]
     output: Option<PathBuf>,
     #[command(flatten)]

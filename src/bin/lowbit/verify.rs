@@ -4,6 +4,7 @@ use crate::compare;
 use crate::error::{CliError, printable, warn};
 use crate::files::{self, refuse_same};
 use crate::report::{JsonArg, Report, progress, right, table, text};
+use indicatif::ProgressBar;
 use lowbit::conformance::{
     self, AdapterReport, Case, CaseReport, ErrorOverBound, Extent, Op, Speed, Status,
 };
@@ -32,7 +33,7 @@ pub struct Args {
     /// Only the case with this id; or those whose id starts with it, or else holds it
     #[arg(long, value_name = "ID")]
     case: Option<String>,
-    /// Only each Nth case of the table
+    /// Only each Nth case of the table; best a prime from 5 on, since the table's loops repeat
     #[arg(long, value_name = "N", conflicts_with = "case")]
     every: Option<std::num::NonZeroUsize>,
     /// Not the cases whose id starts with one of these, separated by commas
@@ -79,7 +80,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         None => vec![AdapterArg { adapter: None }.choose()?],
     };
     let mut reports = Vec::new();
-    let mut page = String::new();
+    let mut said = String::new();
     let chosen = matching(&adapters, args.adapter.as_deref())?;
     for adapter in &chosen {
         if chosen.len() > 1 {
@@ -94,20 +95,20 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
             }
             other => other?,
         };
-        page = describe(&adapter);
+        said = describe(&adapter);
         if chosen.len() > 1 {
             // As it comes: all of them take long.
-            report.say(&page)?;
+            report.say(&said)?;
         }
         reports.push(adapter);
     }
     if reports.iter().all(|adapter| adapter.passed + adapter.failed == 0 && adapter.error.is_none())
     {
         let error = CliError::new("no case could run: all were skipped");
-        return Err(error.hint(page.lines().find(|line| line.starts_with("skipped")).unwrap_or("")));
+        return Err(error.hint(said.lines().find(|line| line.starts_with("skipped")).unwrap_or("")));
     }
     if reports.len() > 1 {
-        page = overview(&reports);
+        said = overview(&reports);
     }
     let out = conformance::Report::new(reports);
     if let Some(mut file) = file {
@@ -116,7 +117,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         written.map_err(|error| page_failed().because(error))?;
         file.commit().map_err(|error| page_failed().because(error))?;
     }
-    report.finish(&page, &out)?;
+    report.finish(&said, &out)?;
     let right = out.adapters.iter().all(AdapterReport::is_right);
     Ok(if right { Outcome::Fine } else { Outcome::FoundWrong })
 }
@@ -173,7 +174,10 @@ fn verify(adapter: &wgpu::Adapter, args: &Args, cases: &[Case]) -> Result<Adapte
     if args.report.is_some() {
         // Not the device of the cases, which may be lost. What failed is worth its page.
         let timed = args.device.host(adapter).map_err(|e| e.to_string());
-        match timed.and_then(|host| speed(&host)) {
+        let bar = progress(1 + TIMED_SHAPES.len() * TIMED.len());
+        let timed = timed.and_then(|host| speed(&host, &bar));
+        bar.finish_and_clear();
+        match timed {
             Ok(speed) => report.speed = Some(speed),
             Err(error) => warn(format!("no times of {}: {error}", printable(&info.name))),
         }
@@ -192,14 +196,15 @@ const TIMED: [(&str, &str); 7] = [
     ("int4-g64", "int8-token"),
 ];
 
-fn speed(host: &Host) -> Result<Speed, String> {
+/// With these rows of X, N and K.
+const TIMED_SHAPES: [(usize, usize, usize); 2] = [(1, 2048, 2048), (64, 1024, 1024)];
+
+fn speed(host: &Host, bar: &ProgressBar) -> Result<Speed, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
-    let shapes = [(1, 2048, 2048), (64, 1024, 1024)];
-    let bar = progress(1 + shapes.len() * TIMED.len());
     bar.set_message("timing: the adapter's limits");
     let limits = conformance::limits(host).map_err(|e| text(&e))?;
     let mut rows = Vec::new();
-    for shape in shapes {
+    for shape in TIMED_SHAPES {
         for (format, activations) in TIMED {
             bar.set_message(format!("timing: {format} × {activations}"));
             bar.inc(1);
@@ -210,7 +215,6 @@ fn speed(host: &Host) -> Result<Speed, String> {
             rows.extend(timed.map_err(|e| text(&e))?);
         }
     }
-    bar.finish_and_clear();
     Ok(Speed { limits, rows })
 }
 

@@ -48,7 +48,9 @@ impl KernelChoice {
         add(self.ragged, "tail");
         add(self.pair, "pair");
         add(self.subgroup_sum, "sum");
-        add(self.texture_width > 0, "texture");
+        add(self.texture_width == MAX_TEXTURE_WIDTH, "texture");
+        let narrow = (1..MAX_TEXTURE_WIDTH).contains(&self.texture_width);
+        add(narrow, &format!("texture{}", self.texture_width));
         name
     }
 }
@@ -80,7 +82,7 @@ impl std::str::FromStr for KernelChoice {
     }
 }
 
-/// An id tells all but K, the groups, and where X may start. Kernels do not depend on these, only
+/// An id tells all but K, the sizes of groups, and where X may start. Kernels do not depend on these, only
 /// on whether they are whole blocks, quads, pieces and the like: of the few values below one of
 /// each kind is there.
 fn read(text: &str) -> Option<KernelChoice> {
@@ -105,6 +107,10 @@ fn device(schedule: Schedule, parts: &[&str]) -> Option<Caps> {
     let has = |part| parts.contains(&part);
     let lanes = parts.iter().find_map(|part| part.strip_prefix("sub"));
     let subgroup = lanes.map_or(Some(0), |lanes| lanes.parse().ok())?;
+    let texture_extent = texture(parts).map_or(Some(0), |width| match width {
+        "" => Some(MAX_TEXTURE_WIDTH),
+        width => width.parse().ok(),
+    })?;
     Some(Caps {
         max_workgroup_memory: u32::MAX,
         max_invocations: u32::MAX,
@@ -115,16 +121,26 @@ fn device(schedule: Schedule, parts: &[&str]) -> Option<Caps> {
         exact_halves: has("half"),
         packed_dot: !has("fdot"),
         row_order: if has("panels") { RowOrder::Panels } else { RowOrder::Rows },
-        texture_extent: if has("texture") { MAX_TEXTURE_WIDTH } else { 0 },
+        texture_extent,
         ..Caps::from_limits(AdapterClass::Cpu, &wgpu::Limits::defaults())
     })
 }
 
-/// K of two whole blocks, three, two and three ragged ones, and of no whole quads; for pieces of
-/// integer products six blocks, more than are one piece, and enough for two such groups.
-const COLUMNS: [u32; 8] = [64, 96, 36, 68, 67, 192, 40_000, 70_400];
+/// The width that follows `texture`, empty where it is the usual one.
+fn texture<'a>(parts: &[&'a str]) -> Option<&'a str> {
+    parts.iter().find_map(|part| part.strip_prefix("texture"))
+}
 
-/// Blocks in groups that are pieces, or several, of each other, in those K.
+const COLUMNS: [u32; 6] = [
+    // Two and three whole blocks, and two and three ragged ones: `tail`, `pair`.
+    64, 96, 36, 68,
+    // Six blocks, for groups of one to three that are pieces, or several, of each other.
+    192,
+    // More blocks than a piece has: `pieces` without groups, or with groups of several.
+    40_000,
+];
+
+/// Blocks in groups of W and of X. 1100 are less than the most in K, and more than a piece has.
 const GROUP_BLOCKS: [u32; 4] = [1, 2, 3, 1100];
 
 fn specs(decoder: Decoder, parts: &[&str]) -> Vec<MatmulSpec> {
@@ -174,7 +190,7 @@ fn specs(decoder: Decoder, parts: &[&str]) -> Vec<MatmulSpec> {
                 .with_function(function.unwrap_or_default());
             spec.bias = has("bias");
             spec.any_x_offset = has("x1");
-            spec.code_textures = has("texture");
+            spec.code_textures = texture(parts).is_some();
             specs.push(spec);
         }
     }
@@ -194,6 +210,7 @@ mod tests {
             "gemv_m1_l8.int8.f16s.xf16.yf16.bias.panels.half.tail",
             "int_rows_m1.int8.row.asym.xint8asym.wrow.xgroup.pieces.fdot.bias.panels",
             "coop_8.int4",
+            "rows_m1_n4.int8.row.panels.texture512",
         ] {
             assert_eq!(good.parse::<KernelChoice>().map(|choice| choice.name()), Ok(good.into()));
         }
@@ -218,6 +235,8 @@ mod tests {
             "gemv_m1_l512.int8",
             "gemv_m1_l32.int8.pair",
             "coop_7.int8",
+            "rows_m1_n4.int8.row.panels.texture2048",
+            "rows_m1_n4.int8.row.panels.texture500",
         ] {
             assert_eq!(bad.parse::<KernelChoice>(), Err(UnknownKernel(bad.into())));
         }
