@@ -45,8 +45,10 @@ impl Stored {
             Some((element, two_four)) => (vec![element], two_four),
             // Those that look codes up one by one have them as constants.
             None => {
-                let bits = number(shader, "ELEMENT_BITS").or(number(shader, "BITS"))?;
-                let float = flag(shader, "IS_FLOAT");
+                // Matmuls look up integers alone.
+                let looked_up = number(shader, "BITS");
+                let bits = number(shader, "ELEMENT_BITS").or(looked_up)?;
+                let float = flag(shader, "IS_FLOAT").or(looked_up.map(|_| false));
                 let of =
                     |e: &Element| e.bits() == bits && float.is_none_or(|f| f != e.is_integer());
                 let sparse = flag(shader, "SPARSE") == Some(true);
