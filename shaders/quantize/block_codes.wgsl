@@ -125,19 +125,25 @@ fn main(
         for (var chunk = 0u; chunk < 4u; chunk++) {
             store4(word + 4u * chunk, words_of(place, chunk));
         }
+    } else if (BLOCK_WORDS == 8u) {
+        // Not a loop over pairs of chunks: SwiftShader had not compiled one after 500 s.
+        var low = vec2<u32>();
+        for (var chunk = 0u; chunk < 4u; chunk++) {
+            let words = words_of(place, chunk);
+            if ((chunk & 1u) == 1u) {
+                store4(word + 2u * chunk - 2u, vec4<u32>(low, words.xy));
+            }
+            low = words.xy;
+        }
     } else {
-        // No loop over pairs of chunks: SwiftShader had not compiled one after 500 s.
-        let a = words_of(place, 0u);
-        let b = words_of(place, 1u);
-        let c = words_of(place, 2u);
-        let d = words_of(place, 3u);
-        if (BLOCK_WORDS == 8u) {
-            store4(word, vec4<u32>(a.xy, b.xy));
-            store4(word + 4u, vec4<u32>(c.xy, d.xy));
-        } else if (BLOCK_WORDS == 4u) {
-            store4(word, vec4<u32>(a.x, b.x, c.x, d.x));
+        let a = words_of(place, 0u).x;
+        let b = words_of(place, 1u).x;
+        let c = words_of(place, 2u).x;
+        let d = words_of(place, 3u).x;
+        if (BLOCK_WORDS == 4u) {
+            store4(word, vec4<u32>(a, b, c, d));
         } else {
-            store4(word, vec4<u32>(a.x | (b.x << 4u), c.x | (d.x << 4u), 0u, 0u));
+            store4(word, vec4<u32>(a | (b << 4u), c | (d << 4u), 0u, 0u));
         }
     }
     if (RANK) {

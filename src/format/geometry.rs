@@ -63,10 +63,11 @@ impl Geometry {
             scales,
             zeros: if format.is_symmetric() { 0 } else { scales },
         };
-        // Every later product (elements, bytes, f32 bytes of the dense matrix) is
-        // bounded by this one, so checking it once makes them all safe.
-        let words =
-            k.checked_add(64).and_then(|k| k.checked_mul(n)).and_then(|w| w.checked_mul(16));
+        // Every later product (elements, bytes, f32 bytes of the dense matrix) and sum (the words
+        // of a row, even where there is none) is bounded by this one, so checking it once makes
+        // them all safe.
+        let words = k.checked_add(64).and_then(|k| k.checked_mul(n.max(1)));
+        let words = words.and_then(|words| words.checked_mul(16));
         words.filter(|&bytes| bytes <= isize::MAX as usize).ok_or_else(too_large)?;
         Ok(geometry)
     }
