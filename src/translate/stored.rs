@@ -93,9 +93,8 @@ pub(super) fn requires(shader: &Shader) -> Vec<String> {
         has("fake/code") && flag(shader, "ALIGNED") == Some(true),
         "group_size is a multiple of 4, or at least k",
     );
-    let one = "W has one group a row";
     match flag(shader, "GROUPED") {
-        Some(false) => add(has("scale/aligned"), one),
+        Some(false) => add(has("scale/aligned"), "W has one group a row"),
         _ => add(has("scale/aligned"), "groups of W are multiples of 32 columns, or one a row"),
     }
     // See `Groups`.

@@ -152,11 +152,6 @@ fn the_json_says_what_a_host_must_know() {
         .collect();
     assert_eq!(fields, mirror);
     assert_eq!(bindings[0]["fields"][2]["comment"], "columns");
-    let commented = |f: &Value| {
-        let name = f["name"].as_str().unwrap();
-        name.starts_with("pad") || !f["comment"].as_str().unwrap().is_empty()
-    };
-    assert!(bindings[0]["fields"].as_array().unwrap().iter().all(commented));
     assert_eq!(
         json["weights"],
         serde_json::json!({

@@ -82,9 +82,9 @@ impl std::str::FromStr for KernelChoice {
     }
 }
 
-/// An id tells all but K, the sizes of groups, and where X may start. Kernels do not depend on these, only
-/// on whether they are whole blocks, quads, pieces and the like: of the few values below one of
-/// each kind is there.
+/// An id tells all but K, the sizes of groups, and where X may start. Kernels do not depend on
+/// these, only on whether they are whole blocks, quads, pieces and the like: of the few values
+/// below one of each kind is there.
 fn read(text: &str) -> Option<KernelChoice> {
     let mut parts = text.split('.');
     let schedule: Schedule = parts.next()?.parse().ok()?;
