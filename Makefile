@@ -56,7 +56,7 @@ web-test: web ## that page in headless Chromium, compared with a native run; SHO
 	@scripts/web-test.sh $(SHOTS)
 
 # A workspace of its own: candle is no dependency of the crate.
-CANDLE = --release --locked --manifest-path examples/candle/Cargo.toml --target-dir target/candle
+CANDLE = --release --locked --manifest-path tools/candle/Cargo.toml --target-dir target/candle
 candle: setup ## lowbit's layers in candle, beside candle's own: tests, then a table
 	cargo test $(CANDLE)
 	cargo run $(CANDLE)

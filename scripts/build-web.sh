@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 target=$(target_folder)
 out=$target/web
 
-build() { "$1" build --locked --manifest-path web/Cargo.toml --target-dir "$target/web-build" $2; }
+build() { "$1" build --locked --manifest-path tools/web/Cargo.toml --target-dir "$target/web-build" $2; }
 build cargo '-p bindgen'
 (
     # shellcheck disable=SC1091 # made by setup-web.sh
@@ -18,7 +18,7 @@ rm -rf "$out.new"
 mkdir -p "$out.new"
 "$target/web-build/debug/bindgen" \
     "$target/web-build/wasm32-unknown-unknown/release/lowbit_web.wasm" "$out.new"
-cp web/page/* "$out.new"
+cp tools/web/page/* "$out.new"
 rm -rf "$out"
 mv "$out.new" "$out"
 

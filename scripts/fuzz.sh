@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fuzzes every target of fuzz/ for a bounded time, and prints what came of it. Exits with an error
+# Fuzzes every target of tools/fuzz/ for a bounded time, and prints what came of it. Exits with an error
 # where an input made a target crash, hang or take too much memory, and says where that input is.
 #
 #   RUNS=1000000     inputs a target
@@ -10,7 +10,7 @@
 #
 # cargo-fuzz is installed into target/fuzz-tool; corpora grow in target/fuzz/corpus, and inputs that
 # fail are put into target/fuzz/artifacts. What failed once and is mended goes, as small as it gets
-# (`cargo fuzz tmin`), to fuzz/regressions/TARGET, which `make test` runs.
+# (`cargo fuzz tmin`), to tools/fuzz/regressions/TARGET, which `make test` runs.
 set -eu
 . "$(dirname "$0")/lib.sh"
 cd "$(dirname "$0")/.."
@@ -29,7 +29,7 @@ if [ "${1:-}" = --one ]; then
     mkdir -p "$out/corpus/$target" "$out/artifacts/$target"
     log="$out/log/$target"
     state=ok
-    "$FUZZ_BINARIES/$target" "$out/corpus/$target" "fuzz/regressions/$target" \
+    "$FUZZ_BINARIES/$target" "$out/corpus/$target" "tools/fuzz/regressions/$target" \
         -runs="$runs" -max_total_time="$seconds" -max_len=4096 -timeout=20 -rss_limit_mb=3072 \
         -print_final_stats=1 -artifact_prefix="$out/artifacts/$target/" \
         >"$log" 2>&1 || state=FAILED
@@ -66,7 +66,7 @@ PATH="$tool/bin:$PATH"
 say "building, with -s $sanitizer"
 # A sanitizer is an unstable option of the compiler, and works in the stable one all the same.
 [ "$sanitizer" = none ] || export RUSTC_BOOTSTRAP=1
-cargo fuzz build -s "$sanitizer" --target-dir "$out/build-$sanitizer"
+cargo fuzz build --fuzz-dir tools/fuzz -s "$sanitizer" --target-dir "$out/build-$sanitizer"
 host=$(rustc -vV | sed -n 's/^host: //p')
 FUZZ_BINARIES="$out/build-$sanitizer/$host/release"
 LOWBIT_FUZZ_FOLDER=$(mktemp -d /dev/shm/lowbit-fuzz.XXXXXX 2>/dev/null || mktemp -d)
@@ -80,10 +80,10 @@ mkdir -p "$out/corpus" "$out/log" "$out/table"
 LOWBIT_FUZZ_SEEDS="$out/corpus" "$FUZZ_BINARIES/names" -runs=0 >"$out/log/seeds" 2>&1 ||
     fail "no seeds could be made: $out/log/seeds"
 
-targets=${TARGETS:-$(ls fuzz/fuzz_targets | sed 's/\.rs$//')}
+targets=${TARGETS:-$(ls tools/fuzz/fuzz_targets | sed 's/\.rs$//')}
 for target in $targets; do
     [ -x "$FUZZ_BINARIES/$target" ] || fail "there is no target $target"
-    mkdir -p "fuzz/regressions/$target"
+    mkdir -p "tools/fuzz/regressions/$target"
 done
 say "up to $runs inputs a target"
 # shellcheck disable=SC2086 # a word a target

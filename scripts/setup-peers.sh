@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 onnxruntime=onnxruntime-webgpu==1.27.0
 python_packages="$onnxruntime onnx==1.23.2 numpy==2.4.6"
 ggml=@node-llama-cpp/linux-x64-vulkan@3.22.1
-# With the versions in benches/peers/Cargo.lock.
+# With the versions in tools/peers/Cargo.lock.
 crates='peer-web-rwkv peer-boostr peer-candle'
 
 target=${CARGO_TARGET_DIR:-target}
@@ -40,7 +40,7 @@ node() {
 }
 
 build() {
-    cargo build --release --locked --manifest-path benches/peers/Cargo.toml \
+    cargo build --release --locked --manifest-path tools/peers/Cargo.toml \
         --target-dir "$folder/build" -p "$1"
 }
 

@@ -53,5 +53,5 @@ XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/tmp} "$lowbit" verify --quick --every "$ever
 [ "$code" -le 1 ] || fail "$lowbit verify did not run" "cargo build --release"
 unset VK_DRIVER_FILES
 
-PLAYWRIGHT=$npm/node_modules node web/test/drive.mjs "$target/web" "$chromium" \
+PLAYWRIGHT=$npm/node_modules node tools/web/test/drive.mjs "$target/web" "$chromium" \
     "$target/web-native.json" "$target/web-test.json" "$every" "$except" ${1+"$1"}

@@ -27,10 +27,6 @@ pub mod conformance;
 pub mod format;
 pub mod gpu;
 pub mod host;
-#[cfg(feature = "io")]
-pub mod io;
-#[cfg(feature = "isa")]
-pub mod isa;
 pub mod ops;
 pub mod reference;
 #[cfg(feature = "translate")]

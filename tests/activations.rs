@@ -1,7 +1,5 @@
 //! Quantized activations on the device, against their definition.
 
-mod common;
-
 use half::f16;
 use lowbit::format::{ActivationFormat, ActivationGranularity, ActivationLayout};
 use lowbit::gpu::Caps;
@@ -110,12 +108,12 @@ impl Job {
 
 fn hosts() -> Vec<Host> {
     // With bindings that split rows and grids that fold.
-    common::large_and_small(16 << 10, 3)
+    crate::common::large_and_small(16 << 10, 3)
 }
 
 /// Bell-shaped rows, of very different sizes.
 fn normal(m: u32, k: u32, seed: u64) -> Vec<f32> {
-    let mut random = common::Random(seed);
+    let mut random = crate::common::Random(seed);
     let mut bell = || (0..4).map(|_| random.float()).sum::<f32>();
     (0..m * k).map(|i| bell() * [1.0, 1e-3, 300.0][(i / k.max(1)) as usize % 3]).collect()
 }
@@ -195,7 +193,7 @@ fn given_scales_are_taken() {
 /// A check that cannot fail shows nothing.
 #[test]
 fn faults_are_found() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = crate::common::host() else { return };
     for format in FORMATS {
         let job = Job::new(format, FloatType::F32, (3, 100), 0, normal(3, 100, 5));
         let layout = job.spec.layout().unwrap();
@@ -235,7 +233,7 @@ fn what_cannot_be_is_refused() {
     ));
     assert!(QuantizeSpec { k: u32::MAX, ..token.clone() }.check().is_err());
 
-    let Some(host) = common::host() else { return };
+    let Some(host) = crate::common::host() else { return };
     let plan = block_on(QuantizePlan::new(host.kernels(), &token)).unwrap();
     let (x, y) = (host.zeros(512).unwrap(), host.zeros(plan.output_bytes(2)).unwrap());
     let small = host.zeros(64).unwrap();
@@ -270,9 +268,9 @@ fn every_kernel_validates() {
     let mut seen = std::collections::HashSet::new();
     for caps in [gpu, cpu] {
         for shader in every_spec().iter().flat_map(|spec| spec.shaders(&caps)) {
-            let module = common::validate(&shader);
+            let module = crate::common::validate(&shader);
             if shader.bindings.len() > 5 {
-                common::assert_mirrors(&module, "Params", &params_layout());
+                crate::common::assert_mirrors(&module, "Params", &params_layout());
             }
             seen.insert(shader.name);
         }

@@ -1,8 +1,6 @@
 //! docs/compatibility.md says what is so: versions, backends, features and limits are compared with
 //! where they come from.
 
-mod common;
-
 use lowbit::gpu::{Binding, Caps};
 use lowbit::ops;
 use std::collections::HashMap;
@@ -10,8 +8,8 @@ use std::collections::HashMap;
 const PAGE: &str = include_str!("../docs/compatibility.md");
 const MANIFEST: &str = include_str!("../Cargo.toml");
 const LOCK: &str = include_str!("../Cargo.lock");
-const CANDLE: &str = include_str!("../examples/candle/Cargo.toml");
-const CANDLE_LOCK: &str = include_str!("../examples/candle/Cargo.lock");
+const CANDLE: &str = include_str!("../tools/candle/Cargo.toml");
+const CANDLE_LOCK: &str = include_str!("../tools/candle/Cargo.lock");
 const WORKFLOW: &str = include_str!("../.github/workflows/verify.yml");
 
 /// The cells of the row whose first one is `name`, without back ticks.
@@ -130,8 +128,9 @@ fn limits_are_webgpus_and_the_shaders() {
     let buffers = |bindings: &[Binding]| {
         bindings.iter().filter(|b| matches!(b, Binding::Read | Binding::Write)).count()
     };
-    let matmul = common::all_choices().map(|choice| buffers(&choice.shader().bindings)).max();
-    let any = common::all_shaders().iter().map(|shader| buffers(&shader.bindings)).max();
+    let matmul =
+        crate::common::all_choices().map(|choice| buffers(&choice.shader().bindings)).max();
+    let any = crate::common::all_shaders().iter().map(|shader| buffers(&shader.bindings)).max();
     let said = format!("{} for a matmul, at most {} for any", matmul.unwrap(), any.unwrap());
     let need = &row("max_storage_buffers_per_shader_stage")[2];
     assert!(need.starts_with(&said), "{said} kernel, and the page says: {need}");

@@ -1,12 +1,11 @@
 //! The engine's example, as a test: it judges all that it reads back.
 
-mod common;
 #[path = "../examples/engine/main.rs"]
 mod example;
 
 #[test]
 fn the_engines_frame_is_right() {
-    if common::host().is_some() {
+    if crate::common::host().is_some() {
         example::main().unwrap();
     }
 }

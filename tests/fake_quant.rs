@@ -1,7 +1,5 @@
 //! Fake quantization and its gradients on the device, against their definition.
 
-mod common;
-
 use half::f16;
 use lowbit::format::{ActivationGranularity, Granularity, Scales, WeightFormat};
 use lowbit::gpu::{Caps, Shader};
@@ -144,7 +142,7 @@ struct Results {
 
 impl Job {
     fn new(spec: FakeQuantSpec, m: u32, x: Vec<f32>, seed: u64) -> Self {
-        let mut random = common::Random(seed);
+        let mut random = crate::common::Random(seed);
         let dy = x.iter().map(|_| random.float()).collect();
         let (x, dy) = (rounded(spec.input, x), rounded(spec.output, dy));
         let groups = spec.scales(m) as usize;
@@ -157,7 +155,7 @@ impl Job {
             range * (1.0 + 0.5 * random.float())
         };
         let scales = (0..groups).map(scale).collect();
-        let mut random = common::Random(!seed);
+        let mut random = crate::common::Random(!seed);
         // Beyond the codes a little too, which counts as their ends.
         let middle = (qmin + qmax) as f32 / 2.0;
         let zero = |_| middle + 0.55 * (qmax - qmin) as f32 * random.float();
@@ -267,7 +265,7 @@ impl Job {
 
 fn hosts() -> Vec<Host> {
     // With bindings that split rows and grids that fold.
-    common::large_and_small(64 << 10, 5)
+    crate::common::large_and_small(64 << 10, 5)
 }
 
 /// How large a row of `normal` is.
@@ -277,7 +275,7 @@ fn size(row: usize) -> f32 {
 
 /// Bell-shaped rows, of very different sizes.
 fn normal(m: u32, k: u32, seed: u64) -> Vec<f32> {
-    let mut random = common::Random(seed);
+    let mut random = crate::common::Random(seed);
     let mut bell = || (0..4).map(|_| random.float()).sum::<f32>();
     (0..m * k).map(|i| bell() * size((i / k.max(1)) as usize)).collect()
 }
@@ -336,7 +334,7 @@ fn everything_is_within_its_contract() {
 /// The order of sums is fixed: twice the same bits, whatever else differs.
 #[test]
 fn sums_are_the_same_again() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = crate::common::host() else { return };
     for name in ["int8-tensor-asym", "int8-channel-asym", "int4-g7-asym"] {
         let spec = FakeQuantSpec::new(60, 9000, format(name)).with_given_scales();
         let job = Job::new(spec, 40, normal(40, 9000, 4), 5);
@@ -441,7 +439,7 @@ fn from_tie(x: f32, scale: f32) -> f64 {
 /// [`Host::dequantize`] gives, but next to ties.
 #[test]
 fn it_agrees_with_compressed_weights() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = crate::common::host() else { return };
     for name in [
         "int16-channel",
         "int8-channel",
@@ -498,7 +496,7 @@ fn it_agrees_with_compressed_weights() {
 /// By the scale and zero point of quantized activations it gives what their codes stand for.
 #[test]
 fn it_agrees_with_quantized_activations() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = crate::common::host() else { return };
     for symmetric in [true, false] {
         let (m, k) = (6u32, 160u32);
         let mut token = lowbit::format::ActivationFormat::int8(ActivationGranularity::Token);
@@ -545,7 +543,7 @@ fn it_agrees_with_quantized_activations() {
 /// Slices in, slices out, and the gradients of slices.
 #[test]
 fn the_host_does_both_passes() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = crate::common::host() else { return };
     let (m, k) = (4, 50);
     let format = format("int4-g20-asym");
     let spec = FakeQuantSpec::new(m, k, format).with_given_scales().with_gradient_scale();
@@ -728,7 +726,7 @@ const FAULTS: [Fault; 22] = [
 /// What a check cannot miss: each fault is found where the sound kernel passes.
 #[test]
 fn planted_faults_are_found() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = crate::common::host() else { return };
     for fault in &FAULTS {
         // Groups of 48 leave 4 columns, others 1 or more.
         let (m, k) = (6, 100);
@@ -786,7 +784,7 @@ fn twice(host: &Host, plan: &FakeQuantPlan, job: &Job) -> Option<String> {
 
 #[test]
 fn a_tensor_is_ranged_anew_each_time() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = crate::common::host() else { return };
     let spec = FakeQuantSpec::new(6, 100, format("int8-tensor"));
     let plan = block_on(FakeQuantPlan::new(host.kernels(), &spec)).unwrap();
     assert_eq!(twice(&host, &plan, &Job::new(spec, 6, normal(6, 100, 51), 52)), None);
@@ -817,7 +815,7 @@ fn what_cannot_be_is_refused() {
     ));
     assert!(FakeQuantSpec { k: u32::MAX, ..spec.clone() }.check().is_err());
 
-    let Some(host) = common::host() else { return };
+    let Some(host) = crate::common::host() else { return };
     let given = spec.clone().with_given_scales();
     let plan = block_on(FakeQuantPlan::new(host.kernels(), &given)).unwrap();
     let dynamic = block_on(FakeQuantPlan::new(host.kernels(), &spec)).unwrap();
@@ -887,8 +885,8 @@ fn every_kernel_validates() {
                     assert_eq!(before, shader, "{name} names two kernels");
                     continue;
                 }
-                let module = common::validate(&shader);
-                common::assert_mirrors(&module, "Params", &params_layout());
+                let module = crate::common::validate(&shader);
+                crate::common::assert_mirrors(&module, "Params", &params_layout());
                 let storage = |b: &&lowbit::gpu::Binding| {
                     matches!(b, lowbit::gpu::Binding::Read | lowbit::gpu::Binding::Write)
                 };

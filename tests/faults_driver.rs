@@ -1,10 +1,7 @@
 //! A driver that fails at any one of its calls: memory, the compiler, the device itself, a
 //! submission that never ends. Each call of lowbit fails with the error that says so, and goes on.
 
-mod common;
-#[path = "common/shim/mod.rs"]
-mod shim;
-
+use crate::shim::{Fault, Shim};
 use lowbit::compress;
 use lowbit::compress::calibrate::{Observer, Statistics};
 use lowbit::format::PackedWeights;
@@ -12,7 +9,6 @@ use lowbit::gpu::DeviceError;
 use lowbit::host::{Host, HostError};
 use lowbit::ops::{BindError, FakeQuantError, ObserveError, PlanError, WeightsError};
 use lowbit::reference::{self, Output};
-use shim::{Fault, Shim};
 use std::time::Duration;
 
 const N: usize = 24;
@@ -20,18 +16,18 @@ const K: usize = 64;
 const M: usize = 3;
 
 fn packed() -> PackedWeights {
-    common::random_weights("2:4+int4-g32-asym".parse().unwrap(), N, K, 1)
+    crate::common::random_weights("2:4+int4-g32-asym".parse().unwrap(), N, K, 1)
 }
 
 type Call = fn(&Host) -> Result<(), HostError>;
 
 /// What a host can be asked for, each on its own.
 const CALLS: [(&str, Call); 9] = [
-    ("matmul", common::multiplies),
+    ("matmul", crate::common::multiplies),
     ("compress", |host| {
         let format = "int8-g32-asym".parse().unwrap();
-        let weights = host.compress(&common::floats(N * K, 3), N, K, &format)?;
-        let want = compress::quantize(&common::floats(N * K, 3), N, K, &format).unwrap();
+        let weights = host.compress(&crate::common::floats(N * K, 3), N, K, &format)?;
+        let want = compress::quantize(&crate::common::floats(N * K, 3), N, K, &format).unwrap();
         assert_eq!(host.download(&weights)?, want);
         Ok(())
     }),
@@ -53,25 +49,30 @@ const CALLS: [(&str, Call); 9] = [
         Ok(())
     }),
     ("quantized matmul", |host| {
-        common::quantizes_and_multiplies(host, &packed(), &common::floats(M * K, 4), M)
+        crate::common::quantizes_and_multiplies(
+            host,
+            &packed(),
+            &crate::common::floats(M * K, 4),
+            M,
+        )
     }),
     ("observe", |host| {
         let observer = Observer::tensor("x", K);
         let mut statistics = Statistics::new(observer.clone()).unwrap();
         let before = statistics.clone();
-        let seen = host.observe(&mut statistics, &common::floats(M * K, 5));
+        let seen = host.observe(&mut statistics, &crate::common::floats(M * K, 5));
         if seen.is_err() {
             assert_eq!(statistics, before, "an observation that failed left something");
             return seen;
         }
         let mut want = Statistics::new(observer).unwrap();
-        want.observe(&common::floats(M * K, 5)).unwrap();
+        want.observe(&crate::common::floats(M * K, 5)).unwrap();
         assert_eq!(statistics, want);
         Ok(())
     }),
     ("fake quantization", |host| {
-        let (x, dy) = (common::floats(M * K, 6), common::floats(M * K, 7));
-        common::fakes(host, &"int8-g32".parse().unwrap(), (&x, &dy), (M, K))
+        let (x, dy) = (crate::common::floats(M * K, 6), crate::common::floats(M * K, 7));
+        crate::common::fakes(host, &"int8-g32".parse().unwrap(), (&x, &dy), (M, K))
     }),
     ("exact halves", |host| host.exact_halves().map(drop)),
 ];
@@ -124,7 +125,7 @@ fn each(
 
 #[test]
 fn without_a_fault_all_calls_work() {
-    if common::host().is_none() {
+    if crate::common::host().is_none() {
         return;
     }
     let shim = shim();
@@ -138,7 +139,7 @@ fn without_a_fault_all_calls_work() {
 /// goes on.
 #[test]
 fn every_allocation_may_fail() {
-    if common::host().is_none() {
+    if crate::common::host().is_none() {
         return;
     }
     let driver = std::cell::RefCell::new(Some(shim()));
@@ -163,13 +164,13 @@ fn every_allocation_may_fail() {
 /// passes over such kernels, but for the one that it would fall back to.
 #[test]
 fn every_kernel_may_fail_to_compile() {
-    if common::host().is_none() {
+    if crate::common::host().is_none() {
         return;
     }
     for (name, call) in CALLS {
         let is = |error: &HostError| match device_error(error) {
             Some(DeviceError::Pipeline { kernel, message }) => {
-                !kernel.is_empty() && message.contains(shim::PIPELINE_MESSAGE)
+                !kernel.is_empty() && message.contains(crate::shim::PIPELINE_MESSAGE)
             }
             _ => false,
         };
@@ -182,12 +183,12 @@ fn every_kernel_may_fail_to_compile() {
 /// The driver loses the device at the first, second, … submission.
 #[test]
 fn every_submission_may_lose_the_device() {
-    if common::host().is_none() {
+    if crate::common::host().is_none() {
         return;
     }
     for (name, call) in CALLS {
         let is = |error: &HostError| match device_error(error) {
-            Some(DeviceError::Lost(reason)) => reason == shim::LOST_MESSAGE,
+            Some(DeviceError::Lost(reason)) => reason == crate::shim::LOST_MESSAGE,
             _ => false,
         };
         let count = each(name, call, Fault::Lost, shim, is);
@@ -201,13 +202,13 @@ fn every_submission_may_lose_the_device() {
         let error = call(&lost.host).expect_err(name);
         assert!(matches!(device_error(&error), Some(DeviceError::Lost(_))), "{name}: {error:?}");
     }
-    common::multiplies(&shim().host).unwrap();
+    crate::common::multiplies(&shim().host).unwrap();
 }
 
 /// The first, second, … submission never ends: the wait for it does, and says how long it was.
 #[test]
 fn every_wait_may_time_out() {
-    if common::host().is_none() {
+    if crate::common::host().is_none() {
         return;
     }
     // Longer than a busy machine takes to compile a kernel at its first dispatch.
@@ -236,14 +237,14 @@ fn every_wait_may_time_out() {
             });
         }
     });
-    common::multiplies(&shim().host).unwrap();
+    crate::common::multiplies(&shim().host).unwrap();
 }
 
 /// Tuning passes over a kernel that the driver does not compile, unless it is the one that is
 /// chosen without tuning; of other faults it fails.
 #[test]
 fn tuning_fails_as_other_calls_do() {
-    if common::host().is_none() {
+    if crate::common::host().is_none() {
         return;
     }
     let spec = lowbit::ops::MatmulSpec::new(2, N as u32, K as u32, packed().format());

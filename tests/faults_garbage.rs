@@ -1,15 +1,11 @@
 //! A driver that returns garbage: what is read back is corrupted on its way, and nothing else. The
 //! conformance runner must fail every case by its name, and the host must say what cannot be.
 
-mod common;
-#[path = "common/shim/mod.rs"]
-mod shim;
-
+use crate::shim::Shim;
 use lowbit::compress::calibrate::{Observer, Statistics};
 use lowbit::conformance::{self, Case, Extent, Op, Status};
 use lowbit::host::{Host, HostError};
 use lowbit::ops::{MakeError, ObserveError};
-use shim::Shim;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -40,7 +36,7 @@ const ALL: [Garbage; 7] = [
 
 impl Garbage {
     fn plant(self, shim: &Shim) {
-        let mut random = common::Random(1);
+        let mut random = crate::common::Random(1);
         let mut last: Vec<u8> = Vec::new();
         shim.corrupt(move |bytes| {
             let words = bytes.len() / 4;
@@ -92,7 +88,7 @@ fn cases() -> Vec<Case> {
 
 #[test]
 fn conformance_fails_whatever_is_read_back() {
-    if common::host().is_none() {
+    if crate::common::host().is_none() {
         return;
     }
     let cases = cases();
@@ -115,14 +111,14 @@ fn conformance_fails_whatever_is_read_back() {
             assert!(report.reason.as_ref().is_some_and(|reason| !reason.is_empty()));
         }
         eprintln!("{garbage:?}: {} of {} cases fail", reports.len(), cases.len());
-        common::multiplies(&self::shim().host).unwrap();
+        crate::common::multiplies(&self::shim().host).unwrap();
     }
 }
 
 /// What the host can tell by itself, it says; of what it cannot, it makes no more of it.
 #[test]
 fn the_host_says_what_cannot_be() {
-    if common::host().is_none() {
+    if crate::common::host().is_none() {
         return;
     }
     let (n, k, m) = (24, 64, 3);
@@ -130,10 +126,10 @@ fn the_host_says_what_cannot_be() {
     for garbage in ALL {
         let shim = shim();
         let host = &shim.host;
-        let packed = common::random_weights("2:4+int4-g32-asym".parse().unwrap(), n, k, 1);
+        let packed = crate::common::random_weights("2:4+int4-g32-asym".parse().unwrap(), n, k, 1);
         let weights = host.upload(&packed).unwrap();
         garbage.plant(&shim);
-        let w = common::floats(n * k, 2);
+        let w = crate::common::floats(n * k, 2);
         let format = "int8-g32-asym".parse().unwrap();
         let made = host.compress(&w, n, k, &format).map(drop);
         let impossible = match garbage {
@@ -152,17 +148,17 @@ fn the_host_says_what_cannot_be() {
         }
         let mut seen = Statistics::new(Observer::tensor("x", k)).unwrap();
         let before = seen.clone();
-        let observed = host.observe(&mut seen, &common::floats(m * k, 3));
+        let observed = host.observe(&mut seen, &crate::common::floats(m * k, 3));
         if garbage != Garbage::Sentinel {
             let words = matches!(observed, Err(HostError::Observe(ObserveError::Words(_))));
             assert!(words, "{garbage:?}: {observed:?}");
             assert_eq!(seen, before);
         }
         // Numbers are numbers: these are wrong, and as many as they should be.
-        let y = host.matmul(&common::floats(m * k, 4), m, &weights, None).unwrap();
+        let y = host.matmul(&crate::common::floats(m * k, 4), m, &weights, None).unwrap();
         assert_eq!(y.len(), m * n);
         assert_eq!(host.dequantize(&weights).unwrap().len(), n * k);
     }
     assert!(start.elapsed() < Duration::from_secs(120), "{:?}", start.elapsed());
-    common::multiplies(&Host::new().unwrap()).unwrap();
+    crate::common::multiplies(&Host::new().unwrap()).unwrap();
 }

@@ -1,9 +1,7 @@
 //! Quantized X through the public interface: layers that chain in integers, the host's own way,
 //! functions, and what is refused. The products themselves are `lowbit verify`'s (conformance).
 
-mod common;
-
-use common::Random;
+use crate::common::Random;
 use lowbit::conformance::{Case, Quantized, Status, Values, run};
 use lowbit::format::{
     ActivationFormat, ActivationFunction, ActivationGranularity, Granularity, PackedWeights,
@@ -38,7 +36,7 @@ fn upload(host: &Host, packed: &PackedWeights) -> DeviceWeights {
 /// judged on the very codes that the first one wrote.
 #[test]
 fn layers_chain_in_integers() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = crate::common::host() else { return };
     for (first, second, hidden) in [
         ("int8-channel", "int8-channel", TENSOR),
         ("int8-g64-asym", "int4-g32-asym", TENSOR.asymmetric()),
@@ -132,7 +130,7 @@ fn layers_chain_in_integers() {
 /// off by half a step at most.
 #[test]
 fn the_host_quantizes_and_multiplies() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = crate::common::host() else { return };
     let (m, n, k) = (3, 40, 200);
     let x = floats(m * k, 5);
     let bias = floats(n, 6);
@@ -188,7 +186,7 @@ fn the_host_quantizes_and_multiplies() {
 
 #[test]
 fn what_cannot_be_is_refused() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = crate::common::host() else { return };
     let plan = |spec: &MatmulSpec| block_on(MatmulPlan::new(host.kernels(), spec, Select::Auto));
     let spec = |format: &str| {
         let format: WeightFormat = format.parse().unwrap();
@@ -254,7 +252,7 @@ fn what_cannot_be_is_refused() {
 /// Every function over a range of arguments, through a kernel: W is 1, X steps through it.
 #[test]
 fn functions_are_within_their_bound() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = crate::common::host() else { return };
     let (m, n) = (1000usize, 1);
     let mut x: Vec<f32> = (0..m).map(|i| (i as f32 - 500.0) / 40.0).collect();
     (x[0], x[1], x[2], x[3]) = (-3e38, 3e38, 1e-38, -1e-38);
@@ -297,7 +295,7 @@ fn functions_are_within_their_bound() {
 /// rows of W, several spans of rows of X, and codes of Y completed once for each span.
 #[test]
 fn small_bindings_split_the_work() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = crate::common::host() else { return };
     let mut caps = host.kernels().caps().clone();
     (caps.max_binding, caps.max_groups) = (24 << 10, 7);
     let (info, device) = (host.adapter_info().clone(), host.device().clone());

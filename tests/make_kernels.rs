@@ -2,8 +2,6 @@
 //!
 //! Everything runs on a device with WebGPU's default limits and no features.
 
-mod common;
-
 use half::f16;
 use lowbit::compress::{self, CompressError};
 use lowbit::format::{
@@ -546,7 +544,7 @@ fn making_is_integer_arithmetic_only() {
             }
         }
         for spec in dequantize_specs(2, 2, format) {
-            let shader = spec.shader(&common::all_caps()[3]);
+            let shader = spec.shader(&crate::common::all_caps()[3]);
             if shaders.insert(shader.clone()) {
                 parse(&shader.compose().source);
             }
@@ -557,7 +555,7 @@ fn making_is_integer_arithmetic_only() {
     println!("{} shaders", shaders.len());
     // The check can fail: dequantizing does multiply.
     let multiply = DequantizeSpec::new(1, 1, WeightFormat::int8(Granularity::Channel))
-        .shader(&common::all_caps()[0]);
+        .shader(&crate::common::all_caps()[0]);
     assert!(reachable_float_arithmetic(&multiply.compose().source).is_some());
 }
 
@@ -577,7 +575,7 @@ fn params_mirror_the_shaders() {
             lowbit::ops::make::params_layout(),
         ),
         (
-            DequantizeSpec::new(1, 1, int8).shader(&common::all_caps()[0]),
+            DequantizeSpec::new(1, 1, int8).shader(&crate::common::all_caps()[0]),
             "DequantizeParams",
             lowbit::ops::dequantize::params_layout(),
         ),
@@ -588,7 +586,7 @@ fn params_mirror_the_shaders() {
         ),
     ] {
         let (module, _) = parse(&shader.compose().source);
-        common::assert_mirrors(&module, name, &layout);
+        crate::common::assert_mirrors(&module, name, &layout);
     }
 }
 

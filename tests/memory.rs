@@ -1,8 +1,6 @@
 //! Compressed weights stay compressed: what the device has allocated between upload and
 //! result is counted by the driver layer's own allocator, and no full-size copy fits in it.
 
-mod common;
-
 use lowbit::host::Host;
 use lowbit::ops::{MatmulArgs, MatmulPlan, MatmulSpec, Schedule, Select};
 use pollster::block_on;
@@ -22,8 +20,8 @@ fn allocated(host: &Host) -> Option<u64> {
 /// The most that is allocated at any point of one matmul, less what there was before the
 /// weights, and Y. `scratch` stands for a careless implementation.
 fn peak(host: &Host, name: &str, schedule: Schedule, scratch: u64) -> (u64, u64, Vec<f32>) {
-    let packed = common::random_weights(name.parse().unwrap(), N as usize, K as usize, 1);
-    let mut random = common::Random(2);
+    let packed = crate::common::random_weights(name.parse().unwrap(), N as usize, K as usize, 1);
+    let mut random = crate::common::Random(2);
     let x: Vec<u32> = (0..M * K).map(|_| random.float().to_bits()).collect();
     let idle = wgpu::PollType::Wait { submission_index: None, timeout: None };
     // An empty submission, so that nothing of earlier runs is left.
@@ -71,7 +69,7 @@ fn peak(host: &Host, name: &str, schedule: Schedule, scratch: u64) -> (u64, u64,
 
 #[test]
 fn no_dequantized_copy() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = crate::common::host() else { return };
     if allocated(&host).is_none() {
         let backend = host.adapter_info().backend;
         assert!(
@@ -84,7 +82,7 @@ fn no_dequantized_copy() {
     // A block of parameters, and rounding of each buffer by the driver.
     let slack = 64 << 10;
     for name in ["2:4+int4-g64-asym", "2:4+int8-channel", "int4-g24", "2:4+f16"] {
-        let sizes = common::random_weights(name.parse().unwrap(), N as usize, K as usize, 1);
+        let sizes = crate::common::random_weights(name.parse().unwrap(), N as usize, K as usize, 1);
         let sizes = sizes.geometry().sizes().total() as u64;
         let schedules = [
             Schedule::Rows { m_tile: 4, n_tile: 2 },
@@ -115,7 +113,7 @@ fn no_dequantized_copy() {
 /// The same measurement sees a copy, were there one: of half a byte a weight already.
 #[test]
 fn a_copy_would_show() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = crate::common::host() else { return };
     if allocated(&host).is_none() {
         eprintln!("SKIPPED: no allocator report on {}", host.adapter_info().backend);
         return;

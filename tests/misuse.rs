@@ -1,9 +1,7 @@
 //! Misuse, on a device that validates and executes nothing: each gives its typed error, and
 //! none reaches the device's uncaptured handler. What is accepted, wgpu accepts too.
 
-mod common;
-
-use common::Noop;
+use crate::common::Noop;
 use lowbit::format::{FormatError, RowOrder, WeightFormat};
 use lowbit::gpu::{AdapterClass, Caps, DeviceError, Kernels};
 use lowbit::ops::matmul::RecordError;
@@ -38,7 +36,7 @@ fn every_kernel_fits_default_limits() {
     let kernels = noop.kernels();
     let caps = kernels.caps().clone();
     let mut seen = HashSet::new();
-    for choice in common::all_choices() {
+    for choice in crate::common::all_choices() {
         if choice.wide || choice.subgroup > 0 || choice.subgroup_sum {
             continue; // chosen only where the features are
         }
@@ -96,7 +94,7 @@ fn cooperative_matrices_are_pinned_only() {
         let none = plain.clone().with_matrices(&[kind(size, ab)], wgpu::Features::empty());
         assert_eq!(none.matrix, 0);
         let kernels = block_on(Kernels::new(&device, &caps)).unwrap();
-        for choice in common::experimental_choices() {
+        for choice in crate::common::experimental_choices() {
             let this = Schedule::Coop { size };
             if choice.schedule == this {
                 choice.schedule.check(&caps).unwrap();
@@ -601,7 +599,7 @@ fn weights_are_refused() {
 
     let allocate = |n, k| block_on(DeviceWeights::allocate(&kernels, f32, n, k)).map(drop);
     assert_eq!(allocate(9, 129), row(2 * 160 * 4).map(drop));
-    let packed = common::random_weights(f32, 2, 256, 1);
+    let packed = crate::common::random_weights(f32, 2, 256, 1);
     assert_eq!(block_on(DeviceWeights::upload(&kernels, &packed)).map(drop), row(2048).map(drop));
 
     let buffers = |rows, bytes| {

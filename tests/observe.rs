@@ -1,7 +1,5 @@
 //! X observed on the device, against the host bit for bit.
 
-mod common;
-
 use half::f16;
 use lowbit::compress::calibrate::{Axis, Batch, CalibrateError, Method, Observer, Statistics};
 use lowbit::gpu::Caps;
@@ -21,7 +19,7 @@ const Y_AT: u64 = 20;
 
 fn hosts() -> Vec<Host> {
     // With bindings that split rows and grids that fold.
-    common::large_and_small(32 << 10, 5)
+    crate::common::large_and_small(32 << 10, 5)
 }
 
 struct Job {
@@ -111,7 +109,7 @@ const AXES: [(Axis, u32); 4] =
 
 /// Columns of very different sizes, with zeros of both kinds and edges of bins.
 fn columns(m: u32, k: u32, seed: u64) -> Vec<f32> {
-    let mut random = common::Random(seed);
+    let mut random = crate::common::Random(seed);
     let mut value = |i: u32| match random.next() % 8 {
         0 => 0.0,
         1 => -0.0,
@@ -245,7 +243,7 @@ fn bins_are_as_wide_as_given() {
 /// Batches on the device and here come to the same statistics, and their ranges.
 #[test]
 fn statistics_are_the_hosts() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = crate::common::host() else { return };
     for observer in [Observer::tensor("layer", 36), Observer::channels("layer", 36)] {
         let mut there = Statistics::new(observer.clone()).unwrap();
         let mut here = Statistics::new(observer).unwrap();
@@ -335,7 +333,11 @@ fn every_kernel_validates() {
     let mut seen = std::collections::HashSet::new();
     for caps in [gpu, cpu] {
         for shader in every_spec().iter().flat_map(|spec| spec.shaders(&caps)) {
-            common::assert_mirrors(&common::validate(&shader), "Params", &params_layout());
+            crate::common::assert_mirrors(
+                &crate::common::validate(&shader),
+                "Params",
+                &params_layout(),
+            );
             seen.insert(shader.name);
         }
     }

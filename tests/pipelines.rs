@@ -1,7 +1,5 @@
 //! The driver's compiled code, kept over runs: whole files are used, others ignored.
 
-mod common;
-
 use lowbit::host::Host;
 use std::path::Path;
 
@@ -26,7 +24,7 @@ fn host_in(folder: &Path) -> Host {
 
 #[test]
 fn compiled_code_is_kept() {
-    let Some(plain) = common::host() else { return };
+    let Some(plain) = crate::common::host() else { return };
     let want = product(&plain);
     let folder = tempfile::tempdir().unwrap();
     let first = host_in(folder.path());

@@ -1,8 +1,6 @@
 //! Proof that the conformance runner can fail: each fault of a list is planted in a composed
 //! shader, and a case at K = 4096 catches it, as does the same case pass without it.
 
-mod common;
-
 use lowbit::compress::calibrate::Axis;
 use lowbit::conformance::{Case, FakeScales, Op, Quantized, Status, Values, run};
 use lowbit::format::{ActivationFormat, WeightFormat};
@@ -247,7 +245,7 @@ const INTEGER_FAULTS: [IntegerFault; 17] = [
 
 #[test]
 fn each_fault_of_integer_products_is_caught() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = crate::common::host() else { return };
     let hosts = [host];
     for (schedule, name, format, x, y, (from, to)) in INTEGER_FAULTS {
         let output = match y {
@@ -287,7 +285,7 @@ fn each_fault_of_integer_products_is_caught() {
 
 #[test]
 fn each_fault_is_caught() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = crate::common::host() else { return };
     let hosts = [host];
     for fault in &FAULTS {
         let format = fault.format.parse().unwrap();
@@ -412,7 +410,7 @@ fn faults_of_x() -> Vec<(&'static str, Case, &'static str, Replace)> {
 
 #[test]
 fn each_fault_of_what_takes_x_is_caught() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = crate::common::host() else { return };
     let hosts = [host];
     for (name, case, kernel, (from, to)) in faults_of_x() {
         let sound = &run(&hosts, std::slice::from_ref(&case), &|_| ())[0];

@@ -1,7 +1,5 @@
 //! What a device is asked about itself.
 
-mod common;
-
 use lowbit::gpu::Caps;
 use lowbit::host::{Host, probe_shader};
 use lowbit::ops::{MatmulPlan, MatmulSpec, Select};
@@ -11,7 +9,7 @@ use pollster::block_on;
 /// one half does not pass it.
 #[test]
 fn halves_are_probed() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = crate::common::host() else { return };
     let exact = host.exact_halves().unwrap();
     eprintln!("{} converts halves exactly: {exact}", host.adapter_info().name);
     assert!(exact || !host.kernels().caps().exact_halves);
@@ -37,7 +35,7 @@ fn halves_are_probed() {
 /// Kernels go by it.
 #[test]
 fn exact_halves_choose_kernels() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = crate::common::host() else { return };
     for exact in [false, true] {
         let caps = Caps { exact_halves: exact, ..host.kernels().caps().clone() };
         let (info, device) = (host.adapter_info().clone(), host.device().clone());

@@ -2,9 +2,7 @@
 //! The case table (`conformance::table`) enumerates; here numbers are drawn, and strides, offsets
 //! and batches with them, of which the table has few. Without a device the host's round trips remain.
 
-mod common;
-
-use common::{Random, all_formats, host};
+use crate::common::{Random, all_formats, host};
 use lowbit::conformance::{self, Case, FakeScales, Op, Quantized, Status, Values};
 use lowbit::format::{
     ActivationFormat, ActivationFunction, ActivationGranularity, DeviceLayout, Granularity, Mask24,

@@ -1,8 +1,6 @@
 //! The device's own conversion to the layout that kernels read: bit for bit the host's, for
 //! every format, in either order of rows, from offsets, and split where a binding is small.
 
-mod common;
-
 use lowbit::format::{DeviceLayout, PackedWeights, RowOrder, Scales, WeightFormat};
 use lowbit::host::Host;
 use lowbit::ops::{
@@ -29,7 +27,7 @@ fn part(host: &Host, bytes: &[u8]) -> wgpu::Buffer {
 
 /// Weights of 1 and more, so that f16 scales hold groups of one.
 fn random_weights(format: WeightFormat, n: usize, k: usize, seed: u64) -> PackedWeights {
-    let mut random = common::Random(seed);
+    let mut random = crate::common::Random(seed);
     let w: Vec<f32> = (0..n * k).map(|_| random.float()).map(|x| x + 1f32.copysign(x)).collect();
     lowbit::compress::quantize(&w, n, k, &format).unwrap()
 }
@@ -82,9 +80,9 @@ fn other_order(host: &Host) -> Host {
 
 #[test]
 fn equal_to_the_host() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = crate::common::host() else { return };
     let other = other_order(&host);
-    for (i, format) in common::all_formats().into_iter().enumerate() {
+    for (i, format) in crate::common::all_formats().into_iter().enumerate() {
         for (n, k) in [(1, 1), (5, 31), (16, 32), (9, 70), (11, 200)] {
             let packed = random_weights(format, n, k, (i + n) as u64);
             let name = format.to_string();
@@ -97,8 +95,8 @@ fn equal_to_the_host() {
 
 #[test]
 fn parts_larger_than_a_binding_are_split() {
-    let Some(host) = common::host() else { return };
-    let small = common::host_within(&host, |limits| {
+    let Some(host) = crate::common::host() else { return };
+    let small = crate::common::host_within(&host, |limits| {
         limits.max_storage_buffer_binding_size = 8192;
         limits.min_storage_buffer_offset_alignment = 256;
     });
@@ -110,7 +108,7 @@ fn parts_larger_than_a_binding_are_split() {
 
 #[test]
 fn nothing_is_fine_and_wrong_parts_are_refused() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = crate::common::host() else { return };
     let format = "2:4+int8-g32-asym".parse().unwrap();
     for (n, k) in [(0, 8), (8, 0)] {
         let packed = random_weights(format, n, k, 1);

@@ -1,8 +1,5 @@
 //! GPUs get rows one after the other, the software adapters here panels: what only the former
 //! have, loads of two blocks and sums through subgroups, runs here all the same.
-#![cfg(feature = "conformance")]
-
-mod common;
 
 use lowbit::conformance::{Case, Status, Values, run};
 use lowbit::format::RowOrder;
@@ -34,7 +31,7 @@ fn gpu(subgroups: bool) -> Host {
 
 #[test]
 fn schedules_of_gpus_with_rows_in_order() {
-    if common::host().is_none() {
+    if crate::common::host().is_none() {
         return;
     }
     let mut cases = Vec::new();

@@ -1,7 +1,5 @@
 //! Every composable shader, checked by naga with no adapter.
 
-mod common;
-
 use lowbit::gpu::FRAGMENTS;
 use lowbit::ops::matmul;
 use std::collections::HashSet;
@@ -9,12 +7,12 @@ use std::collections::HashSet;
 #[test]
 fn every_shader_validates() {
     let shaders: Vec<_> =
-        common::all_shaders().into_iter().collect::<HashSet<_>>().into_iter().collect();
+        crate::common::all_shaders().into_iter().collect::<HashSet<_>>().into_iter().collect();
     assert!(shaders.len() > 1000, "only {} shaders", shaders.len());
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for some in shaders.chunks(shaders.len().div_ceil(threads)) {
-            scope.spawn(|| some.iter().for_each(|shader| drop(common::validate(shader))));
+            scope.spawn(|| some.iter().for_each(|shader| drop(crate::common::validate(shader))));
         }
     });
     eprintln!("{} shaders validated", shaders.len());
@@ -24,11 +22,11 @@ fn every_shader_validates() {
 #[test]
 fn every_fragment_is_used() {
     let mut used = HashSet::new();
-    for shader in common::all_shaders() {
+    for shader in crate::common::all_shaders() {
         used.extend(shader.fragments.iter().map(|f| f.name));
     }
     let mut seen = HashSet::new();
-    for choice in common::all_choices() {
+    for choice in crate::common::all_choices() {
         let unpack = lowbit::conformance::unpack_shader(&choice);
         // Each kind of loop, decoder and scaling once: the rest is not replaced.
         let kind =
@@ -37,7 +35,7 @@ fn every_fragment_is_used() {
             continue;
         }
         used.extend(unpack.fragments.iter().map(|f| f.name));
-        common::validate(&unpack);
+        crate::common::validate(&unpack);
     }
     let unused: Vec<_> = FRAGMENTS.iter().map(|f| f.name).filter(|n| !used.contains(n)).collect();
     assert!(unused.is_empty(), "fragments that nothing composes: {unused:?}");
@@ -53,7 +51,7 @@ fn every_fragment_is_used() {
 
 #[test]
 fn params_mirror_the_shader() {
-    let choice = common::all_choices().next().unwrap();
-    let module = common::validate(&choice.shader());
-    common::assert_mirrors(&module, "Params", &matmul::params_layout());
+    let choice = crate::common::all_choices().next().unwrap();
+    let module = crate::common::validate(&choice.shader());
+    crate::common::assert_mirrors(&module, "Params", &matmul::params_layout());
 }

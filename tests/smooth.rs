@@ -1,14 +1,12 @@
 //! Smoothing of activations: the network stays what it is, and int8 loses less of it.
 
-mod common;
-
 use lowbit::compress::calibrate::{Observer, Statistics};
 use lowbit::compress::smooth::{self, Linear, Options, SmoothError};
 use lowbit::compress::{dequantize, quantize};
 use lowbit::format::{Granularity, WeightFormat};
 
 fn random(count: usize, seed: u64) -> Vec<f32> {
-    let mut random = common::Random(seed);
+    let mut random = crate::common::Random(seed);
     (0..count).map(|_| (0..4).map(|_| random.float()).sum()).collect()
 }
 

@@ -4,9 +4,7 @@
 //! The limits are lowered on the device itself, so that an unsplit binding or grid would be
 //! refused, and each test asserts that splitting took place.
 
-mod common;
-
-use common::Random;
+use crate::common::Random;
 use half::f16;
 use lowbit::format::{PackedWeights, RowOrder, WeightFormat};
 use lowbit::host::Host;
@@ -75,7 +73,7 @@ impl Job {
         Self {
             x: x.collect(),
             bias: (0..spec.n).map(|_| random.float().to_bits()).collect(),
-            packed: common::random_weights(spec.weights, spec.n as usize, K as usize, seed),
+            packed: crate::common::random_weights(spec.weights, spec.n as usize, K as usize, seed),
             spec,
             schedule,
             m,
@@ -157,9 +155,9 @@ fn jobs() -> Vec<Job> {
 
 #[test]
 fn bindings_and_grids_are_split() {
-    let Some(whole) = common::host() else { return };
+    let Some(whole) = crate::common::host() else { return };
     const BINDING: u64 = 2048;
-    let bindings = common::host_within(&whole, |limits| {
+    let bindings = crate::common::host_within(&whole, |limits| {
         limits.max_storage_buffer_binding_size = BINDING;
         limits.min_storage_buffer_offset_alignment = 256;
         limits.max_compute_workgroups_per_dimension = 2;
@@ -169,7 +167,7 @@ fn bindings_and_grids_are_split() {
     caps.row_order = RowOrder::Rows;
     let (info, device) = (whole.adapter_info().clone(), bindings.device().clone());
     let bindings = Host::with_caps(info, device, bindings.queue().clone(), &caps).unwrap();
-    let grids = common::host_within(&whole, |limits| {
+    let grids = crate::common::host_within(&whole, |limits| {
         limits.max_compute_workgroups_per_dimension = 3;
     });
     assert_eq!(bindings.device().limits().max_storage_buffer_binding_size, BINDING);
@@ -202,8 +200,8 @@ fn bindings_and_grids_are_split() {
 /// Where whole batches fit a binding, each dispatch takes as many as fit.
 #[test]
 fn whole_batches_share_a_dispatch() {
-    let Some(whole) = common::host() else { return };
-    let small = common::host_within(&whole, |limits| {
+    let Some(whole) = crate::common::host() else { return };
+    let small = crate::common::host_within(&whole, |limits| {
         limits.max_storage_buffer_binding_size = 16384;
         limits.min_storage_buffer_offset_alignment = 256;
     });
@@ -225,8 +223,8 @@ fn whole_batches_share_a_dispatch() {
 /// The calls over slices split as well.
 #[test]
 fn slices_are_split() {
-    let Some(whole) = common::host() else { return };
-    let small = common::host_within(&whole, |limits| {
+    let Some(whole) = crate::common::host() else { return };
+    let small = crate::common::host_within(&whole, |limits| {
         limits.max_storage_buffer_binding_size = 8192;
         limits.min_storage_buffer_offset_alignment = 256;
         limits.max_compute_workgroups_per_dimension = 4;
@@ -236,7 +234,7 @@ fn slices_are_split() {
     let x: Vec<f32> = (0..m * k).map(|_| random.float()).collect();
     let bias: Vec<f32> = (0..n).map(|_| random.float()).collect();
     for format in ["2:4+int8-g64", "int4-g20-asym"] {
-        let packed = common::random_weights(format.parse().unwrap(), n, k, 4);
+        let packed = crate::common::random_weights(format.parse().unwrap(), n, k, 4);
         let results = [&whole, &small].map(|host| {
             let weights = host.upload(&packed).unwrap();
             let y = host.matmul(&x, m, &weights, Some(&bias)).unwrap();
@@ -252,7 +250,7 @@ fn slices_are_split() {
 /// A limit that only our facts state, not the device, is kept as well.
 #[test]
 fn stated_limits_split_too() {
-    let Some(whole) = common::host() else { return };
+    let Some(whole) = crate::common::host() else { return };
     let mut caps = whole.kernels().caps().clone();
     (caps.max_binding, caps.storage_align) = (4096, 256);
     let (info, device) = (whole.adapter_info().clone(), whole.device().clone());

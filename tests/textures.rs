@@ -1,8 +1,6 @@
 //! Codes out of textures: bit for bit what the same kernels make of buffers, with rows of texels
 //! so short that every block of weights ends within one, and errors where there are none.
 
-mod common;
-
 use lowbit::format::{Granularity, RowOrder, WeightFormat};
 use lowbit::gpu::Caps;
 use lowbit::host::{Host, HostError};
@@ -29,7 +27,7 @@ fn multiply(host: &Host, weights: &DeviceWeights, m: u32, schedule: Schedule) ->
     let spec = MatmulSpec::of(m, weights);
     let plan = block_on(MatmulPlan::new(host.kernels(), &spec, Select::Pinned(schedule))).unwrap();
     assert_eq!(plan.kernel(m).texture_width > 0, weights.has_textures());
-    let mut random = common::Random(7);
+    let mut random = crate::common::Random(7);
     let x: Vec<u32> = (0..m as usize * K).map(|_| random.float().to_bits()).collect();
     let (x, y) = (host.storage(&x).unwrap(), host.storage(&vec![!0; m as usize * N]).unwrap());
     let (activations, output) = ((&x).into(), (&y).into());
@@ -51,8 +49,8 @@ fn formats() -> Vec<WeightFormat> {
 
 #[test]
 fn textures_change_no_bit() {
-    let Some(whole) = common::host() else { return };
-    let small = common::host_within(&whole, |limits| {
+    let Some(whole) = crate::common::host() else { return };
+    let small = crate::common::host_within(&whole, |limits| {
         limits.max_storage_buffer_binding_size = 16 << 10;
         limits.min_storage_buffer_offset_alignment = 256;
     });
@@ -69,7 +67,7 @@ fn textures_change_no_bit() {
             // 128 texels a row, so that most textures end within one.
             let host = with(host, |caps| (caps.texture_extent, caps.row_order) = (200, order));
             for format in formats() {
-                let packed = common::random_weights(format, N, K, 3);
+                let packed = crate::common::random_weights(format, N, K, 3);
                 let plain = block_on(DeviceWeights::upload(host.kernels(), &packed)).unwrap();
                 let textured = host.textured(&plain).unwrap();
                 assert_eq!(host.download(&textured).unwrap(), packed);
@@ -91,7 +89,7 @@ fn textures_change_no_bit() {
 /// The calls over slices take textures where they pay and fit, and buffers else.
 #[test]
 fn slices_do_without_where_they_must() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = crate::common::host() else { return };
     let format = WeightFormat::f32();
     let w: Vec<f32> = (0..N * K).map(|i| (i % 7) as f32).collect();
     let x = vec![1.0; K];
@@ -109,10 +107,10 @@ fn slices_do_without_where_they_must() {
 
 #[test]
 fn what_cannot_be_is_refused() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = crate::common::host() else { return };
     let host = with(&host, |caps| caps.texture_extent = 64);
     let upload = |format| {
-        let packed = common::random_weights(format, N, K, 3);
+        let packed = crate::common::random_weights(format, N, K, 3);
         block_on(DeviceWeights::upload(host.kernels(), &packed)).unwrap()
     };
     let refusal = |weights: &DeviceWeights| match host.textured(weights) {

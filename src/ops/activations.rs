@@ -200,7 +200,7 @@ pub(super) struct Loads {
     pub suffix: String,
 }
 
-/// Specs that between them have every kernel, for tests and [`isa`](crate::isa).
+/// Specs that between them have every kernel, for tests and `lowbit-isa`.
 #[doc(hidden)]
 pub fn every_spec() -> Vec<QuantizeSpec> {
     let group = ActivationGranularity::Group(std::num::NonZeroU32::MIN.saturating_add(31));

@@ -198,7 +198,7 @@ impl ObserveSpec {
     }
 }
 
-/// Specs that between them have every kernel, for tests and [`isa`](crate::isa).
+/// Specs that between them have every kernel, for tests and `lowbit-isa`.
 #[doc(hidden)]
 pub fn every_spec() -> Vec<ObserveSpec> {
     let spec = |k, float| ObserveSpec::new(2, k, Axis::Tensor, 64).with_activations(float);

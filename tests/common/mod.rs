@@ -150,7 +150,6 @@ pub fn all_shaders() -> Vec<Shader> {
     let integers = integer_choices();
     shaders.extend(integers.iter().map(KernelChoice::shader));
     shaders.extend(integers.first().map(|choice| sums_shader(choice.shader().bindings)));
-    #[cfg(feature = "conformance")]
     shaders.extend(lowbit::conformance::limit_shaders());
     shaders.push(lowbit::host::probe_shader());
     for caps in [&all_caps()[0], &all_caps()[3]] {

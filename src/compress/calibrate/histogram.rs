@@ -60,7 +60,7 @@ impl Histogram {
     }
 
     /// The biased exponent that the bins reach.
-    #[cfg(feature = "io")]
+    #[cfg(feature = "serde")]
     pub(super) fn top(&self) -> u32 {
         self.top
     }

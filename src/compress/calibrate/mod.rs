@@ -26,7 +26,7 @@ mod error;
 mod histogram;
 mod method;
 mod range;
-#[cfg(feature = "io")]
+#[cfg(feature = "serde")]
 mod saved;
 
 pub use batch::{Batch, ChannelBatch, NotFinite};
@@ -184,8 +184,8 @@ struct Fault {
 /// All that is kept of the batches seen: plain data, which can be written, read back
 /// (`io::Ranges`), merged and fed further.
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "io", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "io", serde(into = "saved::Saved", try_from = "saved::Saved"))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(into = "saved::Saved", try_from = "saved::Saved"))]
 pub struct Statistics {
     observer: Observer,
     /// Of batches that were taken in.

@@ -271,7 +271,7 @@ fn extent(m: u32, k: u32, stride: u32, float: FloatType) -> u64 {
     (u64::from(m - 1) * u64::from(stride) + u64::from(k)).saturating_mul(float.bytes())
 }
 
-/// Specs that between them have every kernel, for tests and [`isa`](crate::isa).
+/// Specs that between them have every kernel, for tests and `lowbit-isa`.
 #[doc(hidden)]
 pub fn every_spec() -> Vec<FakeQuantSpec> {
     let group = |g| std::num::NonZeroU32::new(g).map_or(Granularity::Channel, Granularity::Group);

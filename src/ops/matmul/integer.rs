@@ -136,7 +136,7 @@ impl KernelChoice {
 
 /// Specs of K columns that between them have every fragment of integer products with every decoder
 /// and every way that groups meet; outputs, functions and bias in turn. For tests and
-/// [`isa`](crate::isa).
+/// `lowbit-isa`.
 #[doc(hidden)]
 pub fn integer_specs(k: u32) -> Vec<MatmulSpec> {
     let size = |blocks: u32| NonZeroU32::MIN.saturating_add(blocks * BLOCK_K as u32 - 1);

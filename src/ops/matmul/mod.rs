@@ -13,7 +13,10 @@ mod name;
 mod plan;
 mod schedule;
 mod spec;
+mod step;
 mod tuning;
+#[cfg(feature = "serde")]
+mod tuning_file;
 
 pub use bind::{BoundMatmul, MatmulArgs, RecordError};
 pub(crate) use choice::texture_width;
@@ -28,7 +31,10 @@ pub use plan::sums_shader;
 pub use plan::{MatmulPlan, Regime, Select};
 pub use schedule::{Schedule, UnknownSchedule};
 pub use spec::{Activations, MatmulSpec, Output, PlanError};
+pub use step::Step;
 pub use tuning::{Measured, Problem, Tuning, TuningKey, applies, candidates};
+#[cfg(feature = "serde")]
+pub use tuning_file::BadTuning;
 
 use bytemuck::{Pod, Zeroable};
 

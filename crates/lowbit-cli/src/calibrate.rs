@@ -1,0 +1,450 @@
+//! `lowbit calibrate`: ranges of what a model's linear layers take, from sample text.
+
+use crate::adapter::{AdapterArg, DeviceArg};
+use crate::error::{CliError, printable};
+use crate::report::{self, JsonArg, Report, right};
+use crate::smooth::shared_input;
+use crate::{Outcome, files};
+use lowbit::compress::calibrate::{
+    CalibrateError, Calibration, Method, NotFinite, Observer, Statistics,
+};
+use lowbit::format::{ActivationFormat, ActivationGranularity, WeightFormat};
+use lowbit::host::{Host, HostError};
+use lowbit::ops::DeviceWeights;
+use lowbit_models::bert::{self, Dense, Encoder};
+use lowbit_models::checkpoint::{IoError, LayerRanges, Ranges, Target};
+use serde::Serialize;
+use std::cell::RefCell;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Observe the inputs of a BERT encoder's linear layers on sample text
+///
+/// Every line of text that is not blank goes through the encoder in f32. RANGES.json holds what
+/// was seen of each layer's input, and what scales are to be made of it: `lowbit compress
+/// --activations int8:static=RANGES.json` takes them.
+#[derive(clap::Args)]
+pub struct Args {
+    /// A folder with config.json, tokenizer.json and model.safetensors
+    #[arg(value_name = "MODEL")]
+    model: PathBuf,
+    /// Sample text, a sentence a line
+    #[arg(long, value_name = "FILE")]
+    text: PathBuf,
+    /// The file to write, whole or not at all
+    #[arg(short, long, value_name = "RANGES.json", value_parser = files::to_file())]
+    output: PathBuf,
+    /// How a range is made of what was seen: minmax, average, percentile-99.99, tails-99.99, mse
+    /// or entropy; minmax without, and with --resume what the file says
+    #[arg(long, value_name = "METHOD")]
+    method: Option<Method>,
+    /// What the scales are for: int8-tensor or int8-tensor-asym; int8-tensor without, and with
+    /// --resume what the file says
+    #[arg(long, value_name = "FORMAT", value_parser = parse_static)]
+    activations: Option<ActivationFormat>,
+    /// Keep the range of every channel too, which `lowbit compress --smooth` goes by
+    #[arg(long)]
+    per_channel: bool,
+    /// Leave out so many lines first
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    skip: usize,
+    /// Take no more lines than this
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Go on where an earlier run ended, with more lines; may be the file that is written
+    #[arg(long, value_name = "RANGES.json")]
+    resume: Option<PathBuf>,
+    #[command(flatten)]
+    adapter: AdapterArg,
+    #[command(flatten)]
+    device: DeviceArg,
+    #[command(flatten)]
+    json: JsonArg,
+}
+
+fn parse_static(text: &str) -> Result<ActivationFormat, String> {
+    let format: ActivationFormat =
+        text.parse().map_err(|error: lowbit::format::ActivationError| error.to_string())?;
+    match format.granularity() {
+        ActivationGranularity::Tensor => Ok(format),
+        _ => Err(CalibrateError::NotStatic { format }.to_string()),
+    }
+}
+
+/// What `--json` holds.
+#[derive(Serialize)]
+struct Json {
+    model: String,
+    output: String,
+    adapter: String,
+    /// Lines of this run, and of all runs.
+    lines: usize,
+    lines_in_all: u64,
+    method: String,
+    format: String,
+    per_channel: bool,
+    layers: Vec<Row>,
+}
+
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    columns: usize,
+    /// Rows of the layer's input: tokens.
+    rows: u64,
+    min: f32,
+    max: f32,
+    scale: f32,
+    zero_point: i32,
+}
+
+/// Why a line could not be taken in.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error("the input of `{layer}` is not finite: {nan} NaN and {infinite} infinities, the first at token {row}, channel {column}", nan = at.nan, infinite = at.infinite, row = at.row, column = at.column)]
+    NotFinite { layer: String, at: NotFinite },
+}
+
+/// The name under which a layer's ranges stand: its weight's, by which `lowbit compress` looks.
+fn layer_name(dense: &Dense) -> String {
+    format!("{}.weight", dense.name)
+}
+
+/// What is seen of one X.
+struct Observed {
+    /// The linears that take it, by [`Dense::index`]; the first of them observes.
+    linears: Vec<usize>,
+    tensor: Statistics,
+    channels: Option<Statistics>,
+}
+
+/// Statistics of every X of the encoder: one that several linears share is observed once.
+struct Observers(Vec<Observed>);
+
+impl Observers {
+    fn new(encoder: &Encoder, channels: bool) -> Result<Self, CalibrateError> {
+        let mut observed: Vec<Observed> = Vec::new();
+        for dense in encoder.linears() {
+            let (name, k) = (layer_name(dense), dense.k);
+            let shares =
+                |before: &&mut Observed| shared_input(before.tensor.layer()) == shared_input(&name);
+            match observed.last_mut().filter(shares) {
+                Some(before) => before.linears.push(dense.index),
+                None => {
+                    // What smoothing asks of a channel is its ends: no histograms.
+                    let by_channels = Observer::channels(name.clone(), k).with_bins(0);
+                    observed.push(Observed {
+                        linears: vec![dense.index],
+                        tensor: Statistics::new(Observer::tensor(name, k))?,
+                        channels: channels.then(|| Statistics::new(by_channels)).transpose()?,
+                    });
+                }
+            }
+        }
+        Ok(Self(observed))
+    }
+
+    /// Takes in the X of a linear, unless an earlier one has.
+    fn observe(&mut self, host: &Host, dense: &Dense, x: &[f32]) -> Result<(), Failure> {
+        let first = |observed: &&mut Observed| observed.linears.first() == Some(&dense.index);
+        let Some(observed) = self.0.iter_mut().find(first) else { return Ok(()) };
+        host.observe(&mut observed.tensor, x)?;
+        if let Some(at) = observed.tensor.not_finite() {
+            return Err(Failure::NotFinite { layer: observed.tensor.layer().into(), at });
+        }
+        match &mut observed.channels {
+            Some(channels) => Ok(host.observe(channels, x)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes over what an earlier run saw.
+    fn resume(&mut self, encoder: &Encoder, file: &Ranges) -> Result<(), String> {
+        let names: Vec<String> = encoder.linears().map(layer_name).collect();
+        if let Some(name) = file.layers.keys().find(|name| !names.contains(name)) {
+            return Err(format!("the model has no layer `{name}`"));
+        }
+        for Observed { linears, tensor, channels } in &mut self.0 {
+            for (at, &index) in linears.iter().enumerate() {
+                let name = &names[index];
+                let saved = match file.layers.get(name) {
+                    Some(LayerRanges::Statistics(saved)) => saved,
+                    Some(_) => {
+                        return Err(format!("layer `{name}` has a scale there and no statistics"));
+                    }
+                    None => return Err(format!("layer `{name}` is not there")),
+                };
+                let by_channels = match (&channels, file.channels.get(name)) {
+                    (Some(_), None) => {
+                        return Err(format!("layer `{name}` has no statistics by channels there"));
+                    }
+                    (_, found) => found,
+                };
+                take_over(tensor, saved, name, at)?;
+                if let (Some(channels), Some(saved)) = (channels.as_mut(), by_channels) {
+                    take_over(channels, saved, name, at)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// All layers, each under its own name.
+    fn ranges(&self, encoder: &Encoder, target: Target) -> Ranges {
+        let mut ranges = Ranges { target: Some(target), ..Ranges::default() };
+        for dense in encoder.linears() {
+            let of = |observed: &&Observed| observed.linears.contains(&dense.index);
+            let Some(observed) = self.0.iter().find(of) else { continue };
+            ranges.insert(observed.tensor.for_layer(layer_name(dense)));
+            if let Some(channels) = &observed.channels {
+                ranges.insert_channels(channels.for_layer(layer_name(dense)));
+            }
+        }
+        ranges
+    }
+}
+
+/// Puts saved statistics in place of ones that saw nothing; later ones of the same X must be equal.
+fn take_over(
+    statistics: &mut Statistics,
+    saved: &Statistics,
+    name: &str,
+    at: usize,
+) -> Result<(), String> {
+    let saved = saved.for_layer(statistics.layer());
+    if at > 0 {
+        let message = format!(
+            "`{name}` and `{}` have the same input, and other statistics of it",
+            statistics.layer()
+        );
+        return if saved == *statistics { Ok(()) } else { Err(message) };
+    }
+    if saved.refused() > 0 {
+        return Err(format!("layer `{name}` saw values there that are not finite"));
+    }
+    statistics.merge(&saved).map_err(|error| error.to_string())
+}
+
+/// The linear layers in f32 on the device.
+fn upload(host: &Host, encoder: &Encoder) -> Result<Vec<DeviceWeights>, CliError> {
+    let upload = |dense: &Dense| {
+        host.compress(&dense.weight, dense.n, dense.k, &WeightFormat::f32()).map_err(|error| {
+            let message = format!("cannot put `{}` on the device", printable(&layer_name(dense)));
+            let hint = match error {
+                HostError::Make(_) => "weights must be finite: is it the file that was trained?",
+                _ => "--adapter chooses another adapter",
+            };
+            CliError::new(message).because(error).hint(hint)
+        })
+    };
+    encoder.linears().map(upload).collect()
+}
+
+/// The lines to go through: number in the file, from 1, and text. Blank ones are none.
+fn lines<'a>(text: &'a str, args: &Args) -> Result<Vec<(usize, &'a str)>, CliError> {
+    let path = args.text.display();
+    let all = (1..).zip(text.lines().map(str::trim)).filter(|(_, line)| !line.is_empty());
+    let taken: Vec<_> = all.skip(args.skip).take(args.limit.unwrap_or(usize::MAX)).collect();
+    if !taken.is_empty() {
+        return Ok(taken);
+    }
+    if args.limit == Some(0) {
+        return Err(CliError::new("no lines are asked for").hint("--limit takes 1 or more"));
+    }
+    let there = text.lines().filter(|line| !line.trim().is_empty()).count();
+    Err(match there {
+        0 => CliError::new(format!("`{path}` holds no text"))
+            .hint("a file with a sentence a line is needed"),
+        there => CliError::new(format!(
+            "`{path}` holds {}, and --skip leaves out {}",
+            report::count(there, "line"),
+            args.skip
+        ))
+        .hint("give a lower --skip, or more text"),
+    })
+}
+
+fn read_text(path: &Path) -> Result<String, CliError> {
+    let failed = || CliError::new(format!("cannot read `{}`", path.display()));
+    let bytes = fs::read(path)
+        .map_err(|error| failed().because(error).hint("is it a file that this user may read?"))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
+        CliError::new(format!("line {line} of `{}` is not UTF-8", path.display()))
+            .hint("convert the file with iconv, or take that line out")
+    })
+}
+
+fn read_ranges(path: &Path) -> Result<Ranges, CliError> {
+    Ranges::read(path).map_err(|error| {
+        CliError::new("cannot go on from an earlier run")
+            .because(error)
+            .hint("a file that `lowbit calibrate` wrote is needed; start anew without --resume")
+    })
+}
+
+/// Every line through the encoder, each layer's X observed on its way.
+fn observe(
+    host: &Host,
+    encoder: &Encoder,
+    observers: &mut Observers,
+    lines: &[(usize, &str)],
+    path: &Path,
+) -> Result<(), CliError> {
+    let weights = upload(host, encoder)?;
+    let progress = report::progress(lines.len());
+    let observers = RefCell::new(observers);
+    for (number, line) in lines {
+        progress.set_message(printable(line));
+        let linear = |dense: &Dense, x: &[f32], m: usize| -> Result<Vec<f32>, bert::Error> {
+            // A tokenizer may find nothing in a line.
+            if m == 0 {
+                return Ok(Vec::new());
+            }
+            observers.borrow_mut().observe(host, dense, x)?;
+            Ok(host.matmul(x, m, &weights[dense.index], Some(&dense.bias))?)
+        };
+        encoder.embed(line, &linear).map_err(|error| {
+            let hint = match error.downcast_ref() {
+                Some(Failure::NotFinite { .. }) => {
+                    "leave the line out, and see whether the model's weights are finite"
+                }
+                _ => "--limit takes fewer lines, --adapter chooses another adapter",
+            };
+            CliError::new(format!("line {number} of `{}` failed", path.display()))
+                .because_of(error)
+                .hint(hint)
+        })?;
+        progress.inc(1);
+    }
+    progress.finish_and_clear();
+    Ok(())
+}
+
+/// The scales that the file stands for.
+fn rows(ranges: &Ranges, target: Target) -> Result<Vec<Row>, CalibrateError> {
+    let row = |(name, layer): (&String, &LayerRanges)| {
+        let made: Calibration = layer.calibrate(target.method, target.format)?;
+        let (columns, rows) = match layer {
+            LayerRanges::Statistics(seen) => (seen.observer().columns(), seen.rows()),
+            _ => (0, 0),
+        };
+        Ok(Row {
+            name: name.clone(),
+            columns,
+            rows,
+            min: made.range().min(),
+            max: made.range().max(),
+            scale: made.scheme().scale,
+            zero_point: made.scheme().zero_point,
+        })
+    };
+    ranges.layers.iter().map(row).collect()
+}
+
+fn text(json: &Json) -> String {
+    let mut table = report::table(&["layer", "min", "max", "scale", "zero"], true);
+    for row in &json.layers {
+        // Every name is a weight's.
+        let name = row.name.strip_suffix(".weight").unwrap_or(&row.name);
+        table.add_row([
+            printable(name).into(),
+            right(format!("{:.3}", row.min)),
+            right(format!("{:.3}", row.max)),
+            right(format!("{:.5}", row.scale)),
+            right(row.zero_point),
+        ]);
+    }
+    let channels = if json.per_channel { ", and channels" } else { "" };
+    let earlier = json.lines_in_all.saturating_sub(json.lines as u64);
+    let after = if earlier > 0 { format!(" after {earlier} before") } else { String::new() };
+    format!(
+        "{}{} from {}{after}, on {}\n{} by {}{channels} → {}\n",
+        report::text(&table),
+        report::count(json.layers.len(), "layer"),
+        report::count(json.lines, "line"),
+        printable(&json.adapter),
+        json.format,
+        json.method,
+        printable(&json.output),
+    )
+}
+
+/// Calibrates a model.
+pub fn run(args: &Args) -> Result<Outcome, CliError> {
+    let named = |output| {
+        let [config, tokenizer, weights] = ["config.json", "tokenizer.json", "model.safetensors"]
+            .map(|file| args.model.join(file));
+        files::refuse_same(&files::named(&[
+            ("MODEL's config", Some(&config)),
+            ("MODEL's tokenizer", Some(&tokenizer)),
+            ("MODEL's weights", Some(&weights)),
+            ("--text", Some(&args.text)),
+            output,
+            ("--json", args.json.json.as_deref()),
+        ]))
+    };
+    named(("RANGES.json", Some(&args.output)))?;
+    // It may be the same as the output, and as nothing else.
+    named(("--resume", args.resume.as_deref()))?;
+    let contents = read_text(&args.text)?;
+    let lines = lines(&contents, args)?;
+    let resumed = args.resume.as_deref().map(read_ranges).transpose()?;
+    let encoder = Encoder::open(&args.model).map_err(|error| {
+        CliError::new(format!("cannot read the model in `{}`", args.model.display()))
+            .because_of(error)
+            .hint(
+                "a folder of a BERT encoder in f32: config.json, tokenizer.json, model.safetensors",
+            )
+    })?;
+    let kept = resumed.as_ref().is_some_and(|file| !file.channels.is_empty());
+    let before = resumed.as_ref().and_then(|file| file.target).unwrap_or_default();
+    let target = Target {
+        method: args.method.unwrap_or(before.method),
+        format: args.activations.unwrap_or(before.format),
+    };
+    let failed = |error: CalibrateError| {
+        CliError::new("cannot calibrate").because(error).hint("--method chooses another method")
+    };
+    let mut observers = Observers::new(&encoder, args.per_channel || kept).map_err(failed)?;
+    if let Some(file) = &resumed {
+        observers.resume(&encoder, file).map_err(|why| {
+            CliError::new(format!("cannot go on from an earlier run: {why}"))
+                .hint("start anew without --resume, with all lines and the same options")
+        })?;
+    }
+    let report = Report::open(&args.json)?;
+    // Found out before the work whether it can be written.
+    let output = lowbit_models::checkpoint::AtomicFile::create(&args.output);
+    drop(output.map_err(|error| CliError::new("cannot write the ranges").because(error))?);
+    let adapter = args.adapter.choose()?;
+    let host = args
+        .device
+        .host(&adapter)
+        .map_err(|error| CliError::new("cannot use the adapter").because(error))?;
+    observe(&host, &encoder, &mut observers, &lines, &args.text)?;
+    let ranges = observers.ranges(&encoder, target);
+    let json = Json {
+        model: args.model.display().to_string(),
+        output: args.output.display().to_string(),
+        adapter: adapter.get_info().name,
+        lines: lines.len(),
+        lines_in_all: observers.0.first().map_or(0, |observed| observed.tensor.batches()),
+        method: target.method.to_string(),
+        format: target.format.to_string(),
+        per_channel: !ranges.channels.is_empty(),
+        layers: rows(&ranges, target).map_err(failed)?,
+    };
+    ranges.write(&args.output).map_err(|error| {
+        let hint = match error {
+            IoError::Io { .. } => "is there room, and may this user write there?",
+            _ => "give another -o",
+        };
+        CliError::new("cannot write the ranges").because(error).hint(hint)
+    })?;
+    report.finish(&text(&json), &json)?;
+    Ok(Outcome::Fine)
+}

@@ -1,0 +1,66 @@
+//! What the commands that read and write model files share.
+
+use crate::error::CliError;
+use crate::import;
+use clap::builder::{PathBufValueParser, TypedValueParser};
+use lowbit_models::checkpoint::{IoError, ModelFile};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Opens a model file.
+pub fn open(path: &Path) -> Result<ModelFile, CliError> {
+    ModelFile::open(path).map_err(|error| {
+        let hint = match error {
+            IoError::Io { .. } => "is it a file that this user may read?",
+            IoError::UnsupportedVersion { .. } => "a later lowbit wrote it: use that one",
+            _ if import::is_onnx(path) => {
+                "`lowbit import` makes a safetensors file of an ONNX file"
+            }
+            _ => "a whole file in the safetensors format is needed",
+        };
+        CliError::new(format!("cannot read `{}`", path.display())).because(error).hint(hint)
+    })
+}
+
+/// The path of a file to write, of an option that has no `-` for stdout.
+pub fn to_file() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| match path.as_os_str() == "-" {
+        true => Err("only --json writes to stdout; a file of that name is ./-"),
+        false => Ok(path),
+    })
+}
+
+/// Refuses two paths of one command that name the same file.
+pub fn refuse_same(paths: &[(&str, &Path)]) -> Result<(), CliError> {
+    for (index, (role, path)) in paths.iter().enumerate() {
+        for (other_role, other) in &paths[..index] {
+            if place(path) == place(other) {
+                let message =
+                    format!("{other_role} and {role} are the same file, `{}`", path.display());
+                return Err(CliError::new(message).hint("give each its own name"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where a path leads; its file need not exist yet, its directory does.
+fn place(path: &Path) -> PathBuf {
+    if let Ok(real) = fs::canonicalize(path) {
+        return real;
+    }
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    match (fs::canonicalize(parent), path.file_name()) {
+        (Ok(parent), Some(name)) => parent.join(name),
+        _ => path.to_owned(),
+    }
+}
+
+/// The paths of one command that are given and are files.
+pub fn named<'a>(paths: &[(&'a str, Option<&'a Path>)]) -> Vec<(&'a str, &'a Path)> {
+    let file = |path: &&Path| path.as_os_str() != "-";
+    paths.iter().filter_map(|&(role, path)| Some((role, path.filter(file)?))).collect()
+}

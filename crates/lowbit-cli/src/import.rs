@@ -1,0 +1,265 @@
+//! `lowbit import`: the weights of an ONNX file, in the crate's own form.
+
+use crate::error::{CliError, printable};
+use crate::report::{self, JsonArg, Report};
+use crate::{Outcome, files};
+use lowbit_models::checkpoint::onnx::{LeftOut, OnnxError, OnnxFile};
+use lowbit_models::checkpoint::{CompressedInfo, Entry, IoError, ModelWriter};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Import an ONNX file: quantized weights as they are, all else as plain tensors.
+///
+/// Weights keep their codes and scales and take their parameters' names; `lowbit inspect`
+/// lists what there is to import, and what is left out.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The ONNX file to read
+    #[arg(value_name = "IN")]
+    input: PathBuf,
+    /// The safetensors file to write, whole or not at all
+    #[arg(short, long, value_name = "OUT", value_parser = files::to_file())]
+    output: PathBuf,
+    /// Take this off the names that begin with it
+    #[arg(long, value_name = "PREFIX")]
+    strip_prefix: Option<String>,
+    #[command(flatten)]
+    json: JsonArg,
+}
+
+/// A tensor or weight to import.
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    compressed: bool,
+    /// A weight format (`int8-channel`), or an element type (`F32`).
+    format: String,
+    shape: Vec<usize>,
+    bytes: usize,
+    /// The tensor of the ONNX file.
+    source: String,
+    /// The first node that uses a weight, and what it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    op: Option<String>,
+    /// The tensor that is added to a weight's product.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bias: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Left<'a> {
+    name: &'a str,
+    op: &'a str,
+    why: &'a str,
+}
+
+#[derive(Serialize)]
+struct Totals {
+    tensors: usize,
+    compressed: usize,
+    bytes: usize,
+    left_out: usize,
+    file_bytes: usize,
+}
+
+/// What `inspect` and `import` say of an ONNX file.
+#[derive(Serialize)]
+pub struct Listing<'a> {
+    input: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output: Option<String>,
+    tensors: Vec<Row>,
+    left_out: Vec<Left<'a>>,
+    totals: Totals,
+    #[serde(skip)]
+    prefix: Option<&'a str>,
+}
+
+/// Whether a path is an ONNX file's.
+pub fn is_onnx(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx"))
+}
+
+/// Opens an ONNX file.
+pub fn open(path: &Path) -> Result<OnnxFile, CliError> {
+    OnnxFile::open(path).map_err(|error| {
+        let hint = match error {
+            OnnxError::Io(_) => "is it a file that this user may read?",
+            OnnxError::External { .. } => {
+                "files of tensor data belong beside the model, or in a folder there"
+            }
+            OnnxError::ExternalRange { .. } => "fetch the model's files of tensor data again",
+            OnnxError::DuplicateName { .. } => "`onnx.checker` says what else is wrong with it",
+            _ => "a whole file in the ONNX format is needed",
+        };
+        CliError::new(format!("cannot read `{}`", path.display())).because(error).hint(hint)
+    })
+}
+
+impl<'a> Listing<'a> {
+    /// Lists what an open file holds.
+    pub fn new(input: &Path, output: Option<&Path>, model: &'a OnnxFile) -> Result<Self, IoError> {
+        let mut tensors = Vec::new();
+        for weight in model.weights() {
+            let info = CompressedInfo { format: weight.format, shape: weight.shape.clone() };
+            tensors.push(Row {
+                name: weight.name.clone(),
+                compressed: true,
+                format: weight.format.to_string(),
+                shape: weight.shape.clone(),
+                bytes: info.geometry(&weight.name)?.sizes().total(),
+                source: weight.source.clone(),
+                node: Some(weight.node.clone()),
+                op: Some(weight.op.clone()),
+                bias: weight.bias.clone(),
+            });
+        }
+        tensors.extend(model.tensors().iter().map(|tensor| Row {
+            name: tensor.name.clone(),
+            compressed: false,
+            format: tensor.dtype.to_string(),
+            shape: tensor.shape.clone(),
+            // The product fits: opening the file checked the size in bits.
+            bytes: tensor.shape.iter().product::<usize>() * tensor.dtype.bitsize() / 8,
+            source: tensor.source.clone(),
+            node: None,
+            op: None,
+            bias: None,
+        }));
+        tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        let left = |LeftOut { name, op, why, .. }: &'a LeftOut| Left { name, op, why };
+        let left_out: Vec<_> = model.left_out().iter().map(left).collect();
+        let totals = Totals {
+            tensors: tensors.len(),
+            compressed: model.weights().len(),
+            bytes: tensors.iter().map(|row| row.bytes).sum(),
+            left_out: left_out.len(),
+            file_bytes: model.file_bytes(),
+        };
+        Ok(Self {
+            input: input.display().to_string(),
+            output: output.map(|path| path.display().to_string()),
+            tensors,
+            left_out,
+            totals,
+            prefix: model.common_prefix(),
+        })
+    }
+
+    /// The same for people: what is left out is counted by operator and reason.
+    pub fn text(&self) -> String {
+        let mut table = report::table(&["tensor", "format", "shape", "size", "from"], false);
+        for row in &self.tensors {
+            let from = match &row.op {
+                Some(op) => format!("{} ({op})", row.source),
+                None if row.source == row.name => String::new(),
+                None => row.source.clone(),
+            };
+            table.add_row([
+                printable(&row.name).into(),
+                row.format.clone().into(),
+                report::shape(&row.shape).into(),
+                report::right(report::bytes(row.bytes as u64)),
+                printable(&from).into(),
+            ]);
+        }
+        let mut text = report::text(&table);
+        let totals = &self.totals;
+        text.push_str(&format!(
+            "{}, {} compressed, {}{}\n",
+            report::count(totals.tensors, "tensor"),
+            totals.compressed,
+            report::bytes(totals.bytes as u64),
+            match &self.output {
+                Some(output) => format!(" → {}", printable(output)),
+                None => " to import".to_owned(),
+            },
+        ));
+        let mut reasons: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+        for Left { name, op, why } in &self.left_out {
+            reasons.entry((op, why)).or_default().push(name);
+        }
+        for ((op, why), names) in reasons {
+            let some: Vec<&str> = names.iter().take(3).copied().collect();
+            let more = if names.len() > some.len() { ", …" } else { "" };
+            let list = format!("{}{more}", some.join(", "));
+            let line = format!("left out: {} × {op} ({list}): {why}", names.len());
+            text.push_str(&format!("{}\n", printable(&line)));
+        }
+        if let Some(prefix) = self.prefix {
+            let line = format!(
+                "every dotted name begins with `{prefix}`: `lowbit import --strip-prefix {prefix}` \
+                 takes it off"
+            );
+            text.push_str(&format!("{}\n", printable(&line)));
+        }
+        text
+    }
+}
+
+/// What the output holds.
+fn entries(model: &OnnxFile) -> BTreeMap<String, Entry> {
+    let weights = model.weights().iter().map(|weight| {
+        let info = CompressedInfo { format: weight.format, shape: weight.shape.clone() };
+        (weight.name.clone(), Entry::Compressed(info))
+    });
+    let tensors = model.tensors().iter().map(|tensor| {
+        let entry = Entry::Plain { dtype: tensor.dtype, shape: tensor.shape.clone() };
+        (tensor.name.clone(), entry)
+    });
+    weights.chain(tensors).collect()
+}
+
+fn write(model: &OnnxFile, writer: &mut ModelWriter) -> Result<(), OnnxError> {
+    let progress = report::progress(model.weights().len() + model.tensors().len());
+    for weight in model.weights() {
+        progress.set_message(printable(&weight.name));
+        writer.write_compressed(&weight.name, &model.read_weight(&weight.name)?)?;
+        progress.inc(1);
+    }
+    for tensor in model.tensors() {
+        writer.write_plain(&tensor.name, &model.read_tensor(&tensor.name)?)?;
+        progress.inc(1);
+    }
+    progress.finish_and_clear();
+    Ok(())
+}
+
+/// Imports a file.
+pub fn run(args: &Args) -> Result<Outcome, CliError> {
+    files::refuse_same(&files::named(&[
+        ("IN", Some(&args.input)),
+        ("OUT", Some(&args.output)),
+        ("--json", args.json.json.as_deref()),
+    ]))?;
+    let mut model = open(&args.input)?;
+    let failed = |error: OnnxError| {
+        let hint = match error {
+            OnnxError::Io(IoError::Io { .. }) => "is there room, and may this user write there?",
+            _ => "`lowbit inspect` lists what the file holds",
+        };
+        CliError::new(format!("cannot import `{}`", args.input.display())).because(error).hint(hint)
+    };
+    if let Some(prefix) = &args.strip_prefix
+        && model.strip_prefix(prefix).map_err(failed)? == 0
+    {
+        let message = format!("no name begins with `{}`", printable(prefix));
+        return Err(CliError::new(message).hint("`lowbit inspect` lists the names"));
+    }
+    if model.weights().is_empty() && model.tensors().is_empty() {
+        let message = format!("`{}` holds nothing to import", args.input.display());
+        return Err(CliError::new(message).hint("`lowbit inspect` says what is left out, and why"));
+    }
+    let report = Report::open(&args.json)?;
+    let listing = Listing::new(&args.input, Some(&args.output), &model);
+    let listing = listing.map_err(|error| failed(error.into()))?;
+    let mut writer = ModelWriter::create(&args.output, entries(&model), &BTreeMap::new())
+        .map_err(|error| failed(error.into()))?;
+    write(&model, &mut writer).map_err(failed)?;
+    writer.finish().map_err(|error| failed(error.into()))?;
+    report.finish(&listing.text(), &listing)?;
+    Ok(Outcome::Fine)
+}

@@ -1,0 +1,87 @@
+//! The `lowbit` command.
+
+mod activations;
+mod adapter;
+mod adapters;
+mod bench;
+mod calibrate;
+mod compare;
+mod compress;
+mod decompress;
+mod error;
+mod files;
+mod import;
+mod inspect;
+mod isa;
+mod plot;
+mod report;
+mod shader;
+mod smooth;
+mod tune;
+mod verify;
+
+use clap::{Parser, Subcommand};
+use error::CliError;
+use std::process::ExitCode;
+
+/// Compressed neural-network weights on any GPU.
+///
+/// Exit codes: 0 done, 1 something was found wrong (a check failed), 2 usage, input or
+/// environment.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Adapters(adapters::Args),
+    Calibrate(calibrate::Args),
+    Compress(compress::Args),
+    Import(import::Args),
+    Inspect(inspect::Args),
+    Decompress(decompress::Args),
+    Verify(verify::Args),
+    Bench(bench::Args),
+    Tune(tune::Args),
+    Isa(isa::Args),
+    Shader(shader::Args),
+}
+
+/// What a command that ran to its end has to say.
+enum Outcome {
+    /// All is well: exit code 0.
+    Fine,
+    /// A check failed: exit code 1.
+    FoundWrong,
+}
+
+fn run(command: &Command) -> Result<Outcome, CliError> {
+    match command {
+        Command::Adapters(args) => adapters::run(args),
+        Command::Calibrate(args) => calibrate::run(args),
+        Command::Compress(args) => compress::run(args),
+        Command::Import(args) => import::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Decompress(args) => decompress::run(args),
+        Command::Verify(args) => verify::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Tune(args) => tune::run(args),
+        Command::Isa(args) => isa::run(args),
+        Command::Shader(args) => shader::run(args),
+    }
+}
+
+fn main() -> ExitCode {
+    // clap prints its own usage errors, with exit code 2.
+    match run(&Cli::parse().command) {
+        Ok(Outcome::Fine) => ExitCode::SUCCESS,
+        Ok(Outcome::FoundWrong) => ExitCode::from(1),
+        Err(error) => {
+            error.print();
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Model files in and out: safetensors, and compressed weights inside of it.
+//!
+//! A weight `NAME` in a format `F` is up to four tensors of the file, in the canonical
+//! layout ([`Geometry`](lowbit::format::Geometry)); a part without elements is absent:
+//!
+//! | tensor | type | shape |
+//! |---|---|---|
+//! | `NAME.codes` | U32 | `[n, code_words]` |
+//! | `NAME.metadata` | U32 | `[n, meta_words]` |
+//! | `NAME.scales` | F32 or F16 | `[n, groups]`, or `[1]` per tensor |
+//! | `NAME.zeros` | U8 | as the scales |
+//! | `NAME.factors` | F32 | `[k]`, where X is smoothed |
+//!
+//! The file's metadata says which weights there are: `"lowbit.version"` is `"1"`, and
+//! `"lowbit.tensors"` is JSON, `{"NAME": {"format": "int4-g64-asym", "shape": [n, k]}}`.
+//! The shape is the original one, of two or more dimensions; the matrix is
+//! `[shape[0], product of the rest]`. Every other tensor is what it is.
+//!
+//! Where it is known how X of a weight becomes 8-bit codes ([`LayerActivations`]), the version is
+//! `"2"` and the weight has `"activations": {"format": "int8-token"}`; a scale that is fixed ahead
+//! is `"static": {"scale": 0.02, "zero_point": 0}` in there. With `"smoothed": true` column j of X
+//! is to be divided by factor j: who ignores that gets wrong products, hence the version.
+//!
+//! Files are untrusted: whatever a file says, reading it gives a value or an error, and
+//! allocates no more than a small multiple of the file's size.
+
+mod activations;
+mod atomic;
+mod bytes;
+mod error;
+mod header;
+mod model;
+#[cfg(feature = "onnx")]
+pub mod onnx;
+mod parts;
+mod ranges;
+mod tuning;
+mod writer;
+
+pub use activations::LayerActivations;
+pub use atomic::{AtomicFile, write_atomic};
+pub use error::IoError;
+pub use model::{ModelFile, Tensor, read_compressed};
+pub use parts::{CompressedInfo, matrix_shape};
+pub use ranges::{BadRanges, LayerRanges, Ranges, RangesError, Target};
+pub use safetensors::Dtype;
+pub use tuning::{TuningIgnored, load_tuning, save_tuning};
+pub use writer::{Content, Entry, ModelWriter, write_model};
+
+use atomic::read_limited;
+
+#[cfg(test)]
+mod tests;

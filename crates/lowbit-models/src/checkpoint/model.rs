@@ -1,0 +1,317 @@
+use super::bytes::FileBytes;
+use super::header::{self, Pairs};
+use super::parts::{
+    Part, RawInfo, TENSORS_KEY, VERSION, VERSION_ACTIVATIONS, VERSION_KEY, factors_tensor,
+};
+use super::{CompressedInfo, IoError, LayerActivations};
+use half::{bf16, f16};
+use lowbit::format::{Geometry, PackedWeights, ScaleType, Scales};
+use lowbit::host::Quantization;
+use safetensors::Dtype;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::Path;
+
+/// A tensor of an open file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tensor<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its element type.
+    pub dtype: Dtype,
+    /// Its shape.
+    pub shape: &'a [usize],
+    /// Its bytes: little-endian, row-major, and aligned to nothing.
+    pub bytes: &'a [u8],
+}
+
+impl Tensor<'_> {
+    /// Whether [`to_f32`](Self::to_f32) reads it: F32, F16 or BF16.
+    pub fn is_float(&self) -> bool {
+        matches!(self.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16)
+    }
+
+    /// Its elements, widened exactly.
+    ///
+    /// # Errors
+    /// [`IoError::NotFloat`] for other types.
+    pub fn to_f32(&self) -> Result<Vec<f32>, IoError> {
+        match self.dtype {
+            Dtype::F32 => Ok(decode(self.bytes, f32::from_le_bytes)),
+            Dtype::F16 => Ok(decode(self.bytes, |pair| f16::from_le_bytes(pair).to_f32())),
+            Dtype::BF16 => Ok(decode(self.bytes, |pair| bf16::from_le_bytes(pair).to_f32())),
+            dtype => Err(IoError::NotFloat { name: self.name.to_owned(), dtype }),
+        }
+    }
+}
+
+/// Elements of `SIZE` bytes. The bytes may start at any address.
+fn decode<T, const SIZE: usize>(bytes: &[u8], element: impl Fn([u8; SIZE]) -> T) -> Vec<T> {
+    bytes
+        .chunks_exact(SIZE)
+        .map(|chunk| {
+            let mut exact = [0; SIZE];
+            exact.copy_from_slice(chunk);
+            element(exact)
+        })
+        .collect()
+}
+
+struct Place {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    range: Range<usize>,
+}
+
+/// An open safetensors file, with or without compressed weights.
+pub struct ModelFile {
+    bytes: FileBytes,
+    tensors: BTreeMap<String, Place>,
+    metadata: BTreeMap<String, String>,
+    compressed: BTreeMap<String, CompressedInfo>,
+    /// Of compressed weights, and whether there are factors beside.
+    activations: BTreeMap<String, (Quantization, bool)>,
+    /// Tensors that are parts of compressed weights.
+    parts: BTreeSet<String>,
+}
+
+impl std::fmt::Debug for ModelFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ModelFile")
+            .field("bytes", &self.bytes.len())
+            .field("tensors", &self.tensors.len())
+            .field("compressed", &self.compressed.len())
+            .finish()
+    }
+}
+
+impl ModelFile {
+    /// Opens a file and checks its header and index; a regular file is memory-mapped.
+    ///
+    /// The file must not be changed in place while it is open; replacing it by a rename,
+    /// as [`ModelWriter`](super::ModelWriter) does, is safe.
+    ///
+    /// # Errors
+    /// [`IoError`]: the file cannot be read, is no safetensors file, or has an index
+    /// of compressed weights that is not valid. The parts of compressed weights are
+    /// checked where they are read.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, IoError> {
+        Self::new(FileBytes::open(path.as_ref())?)
+    }
+
+    /// The same over bytes in memory.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, IoError> {
+        Self::new(FileBytes::Read(bytes))
+    }
+
+    fn new(bytes: FileBytes) -> Result<Self, IoError> {
+        // The header is copied out of the map before it is read, so that a change to the file
+        // meanwhile alters values only, never a bound.
+        let header = header::parse(&bytes)?;
+        let mut metadata = header.metadata;
+        let tensors: BTreeMap<String, Place> = header
+            .tensors
+            .into_iter()
+            .map(|(name, info)| {
+                let (start, end) = info.data_offsets;
+                let range = header.data_start + start..header.data_start + end;
+                (name, Place { dtype: info.dtype, shape: info.shape, range })
+            })
+            .collect();
+        let (compressed, activations) = take_index(&mut metadata)?;
+        let mut parts = BTreeSet::new();
+        for name in compressed.keys() {
+            if tensors.contains_key(name) {
+                return Err(IoError::UnexpectedTensor { name: name.clone(), tensor: name.clone() });
+            }
+            parts.extend(
+                Part::ALL.map(|p| p.tensor(name)).into_iter().filter(|p| tensors.contains_key(p)),
+            );
+        }
+        let smoothed = activations.iter().filter(|(_, (_, smoothed))| *smoothed);
+        parts.extend(smoothed.map(|(name, _)| factors_tensor(name)));
+        Ok(Self { bytes, tensors, metadata, compressed, activations, parts })
+    }
+
+    /// Bytes of the whole file.
+    pub fn file_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The file's own metadata, without this crate's two keys.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// Every tensor as it stands in the file, parts of compressed weights included, by
+    /// name.
+    pub fn tensors(&self) -> impl Iterator<Item = Tensor<'_>> {
+        self.tensors.iter().map(|(name, place)| self.view(name, place))
+    }
+
+    /// The tensors that are no parts of compressed weights, by name.
+    pub fn plain(&self) -> impl Iterator<Item = Tensor<'_>> {
+        self.tensors().filter(|tensor| !self.parts.contains(tensor.name))
+    }
+
+    /// One tensor as it stands in the file.
+    pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
+        self.tensors.get_key_value(name).map(|(name, place)| self.view(name, place))
+    }
+
+    fn view<'a>(&'a self, name: &'a str, place: &'a Place) -> Tensor<'a> {
+        let bytes = &self.bytes[place.range.clone()];
+        Tensor { name, dtype: place.dtype, shape: &place.shape, bytes }
+    }
+
+    /// A float tensor's elements, widened exactly.
+    ///
+    /// # Errors
+    /// [`IoError::NotFound`], [`IoError::NotFloat`].
+    pub fn read_f32(&self, name: &str) -> Result<Vec<f32>, IoError> {
+        let missing = || IoError::NotFound { what: "tensor", name: name.to_owned() };
+        self.tensor(name).ok_or_else(missing)?.to_f32()
+    }
+
+    /// The compressed weights, by name.
+    pub fn compressed(&self) -> &BTreeMap<String, CompressedInfo> {
+        &self.compressed
+    }
+
+    /// Checks that a compressed weight has its parts, in the right types and shapes, and
+    /// no others; gives its layout. Reads no values.
+    ///
+    /// # Errors
+    /// [`IoError`], naming the weight or the part.
+    pub fn check_compressed(&self, name: &str) -> Result<Geometry, IoError> {
+        let missing = || IoError::NotFound { what: "compressed weight", name: name.to_owned() };
+        let geometry = self.compressed.get(name).ok_or_else(missing)?.geometry(name)?;
+        for part in Part::ALL {
+            let tensor = part.tensor(name);
+            match (part.layout(&geometry), self.tensors.get(&tensor)) {
+                (None, None) => {}
+                (None, Some(_)) => {
+                    return Err(IoError::UnexpectedTensor { name: name.to_owned(), tensor });
+                }
+                (Some(_), None) => {
+                    let part = part.name();
+                    return Err(IoError::MissingPart { name: name.to_owned(), part });
+                }
+                (Some((need, _)), Some(place)) if need != place.dtype => {
+                    return Err(IoError::WrongDtype { name: tensor, need, have: place.dtype });
+                }
+                (Some((_, need)), Some(place)) if need != place.shape => {
+                    let have = place.shape.clone();
+                    return Err(IoError::WrongShape { name: tensor, need, have });
+                }
+                (Some(_), Some(_)) => {}
+            }
+        }
+        if let Some(&(quantization, smoothed)) = self.activations.get(name) {
+            let format = quantization.format();
+            format
+                .layout(geometry.k)
+                .map_err(|source| IoError::Activations { name: name.to_owned(), source })?;
+            if smoothed {
+                self.check_factors(name, geometry.k)?;
+            }
+        }
+        Ok(geometry)
+    }
+
+    fn check_factors(&self, name: &str, k: usize) -> Result<(), IoError> {
+        let tensor = factors_tensor(name);
+        let missing = || IoError::MissingPart { name: name.to_owned(), part: "factors" };
+        let place = self.tensors.get(&tensor).ok_or_else(missing)?;
+        if place.dtype != Dtype::F32 {
+            let (need, have) = (Dtype::F32, place.dtype);
+            return Err(IoError::WrongDtype { name: tensor, need, have });
+        }
+        if place.shape != [k] {
+            let (need, have) = (vec![k], place.shape.clone());
+            return Err(IoError::WrongShape { name: tensor, need, have });
+        }
+        Ok(())
+    }
+
+    /// How X of a compressed weight becomes 8-bit codes; `None` where the file does not say.
+    ///
+    /// # Errors
+    /// As [`check_compressed`](Self::check_compressed); [`IoError::Factor`] for factors that cannot
+    /// be.
+    pub fn activations(&self, name: &str) -> Result<Option<LayerActivations>, IoError> {
+        let k = self.check_compressed(name)?.k;
+        let Some(&(quantization, smoothed)) = self.activations.get(name) else { return Ok(None) };
+        let factors = smoothed.then(|| self.read_f32(&factors_tensor(name))).transpose()?;
+        let activations = LayerActivations { quantization, factors };
+        activations.check(name, k)?;
+        Ok(Some(activations))
+    }
+
+    /// The bytes of a part; none where it is absent, which is where it has no elements.
+    fn part(&self, name: &str, part: Part) -> &[u8] {
+        self.tensor(&part.tensor(name)).map_or(&[], |tensor| tensor.bytes)
+    }
+}
+
+type Index = (BTreeMap<String, CompressedInfo>, BTreeMap<String, (Quantization, bool)>);
+
+/// Takes this crate's keys out of the metadata and reads the index.
+fn take_index(metadata: &mut BTreeMap<String, String>) -> Result<Index, IoError> {
+    let index = match (metadata.remove(VERSION_KEY), metadata.remove(TENSORS_KEY)) {
+        (None, None) => return Ok(Index::default()),
+        (Some(version), _) if version != VERSION && version != VERSION_ACTIVATIONS => {
+            return Err(IoError::UnsupportedVersion { version });
+        }
+        (Some(_), Some(index)) => index,
+        (None, Some(_)) => return Err(IoError::MissingKey { key: VERSION_KEY }),
+        (Some(_), None) => return Err(IoError::MissingKey { key: TENSORS_KEY }),
+    };
+    let Pairs(index): Pairs<RawInfo> = serde_json::from_str(&index)
+        .map_err(|source| IoError::BadMetadata { key: TENSORS_KEY, source })?;
+    let (mut compressed, mut activations) = Index::default();
+    for (name, RawInfo { format, shape, activations: raw }) in header::unique(index)? {
+        let format =
+            format.parse().map_err(|source| IoError::Format { name: name.clone(), source })?;
+        if let Some(raw) = raw {
+            let quantization = raw
+                .quantization()
+                .map_err(|source| IoError::Activations { name: name.clone(), source })?;
+            activations.insert(name.clone(), (quantization, raw.smoothed));
+        }
+        compressed.insert(name, CompressedInfo { format, shape });
+    }
+    Ok((compressed, activations))
+}
+
+/// Reads a compressed weight. Where its [`activations`](ModelFile::activations) have factors, its
+/// columns were multiplied with them.
+///
+/// # Errors
+/// [`IoError`]: no such weight, a part that is missing, has the wrong type or shape or
+/// should not be there, or values that
+/// [`PackedWeights::from_parts`] refuses.
+pub fn read_compressed(file: &ModelFile, name: &str) -> Result<PackedWeights, IoError> {
+    // Types and shapes are checked before anything is allocated: every part is then as
+    // large as what the file really holds.
+    let geometry = file.check_compressed(name)?;
+    let words = |part| decode(file.part(name, part), u32::from_le_bytes);
+    let scales = file.part(name, Part::Scales);
+    let scales = match geometry.format.scale_type() {
+        ScaleType::F32 => Scales::F32(decode(scales, f32::from_le_bytes)),
+        ScaleType::F16 => Scales::F16(decode(scales, f16::from_le_bytes)),
+    };
+    PackedWeights::from_parts(
+        geometry.format,
+        geometry.n,
+        geometry.k,
+        words(Part::Codes),
+        words(Part::Metadata),
+        scales,
+        file.part(name, Part::Zeros).to_vec(),
+    )
+    .map_err(|source| IoError::Format { name: name.to_owned(), source })
+}

@@ -1,0 +1,386 @@
+//! Ranges of activations in a file: what calibration saw of each layer, or what came of it.
+
+use super::header::{Pairs, unique};
+use super::{IoError, write_atomic};
+use lowbit::compress::calibrate::{
+    ActivationRange, Axis, CalibrateError, Calibration, Method, Statistics,
+};
+use lowbit::format::{ActivationFormat, ActivationGranularity, StaticScale};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// The version that is written, and the only one that is read.
+const VERSION: u32 = 1;
+
+/// Far more than the statistics of a large model by tensors; 30 of its layers by channels.
+const MOST: u64 = 1 << 30;
+
+/// What is known of a layer's activations.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum LayerRanges {
+    /// What was seen, from which any method's range can be taken, and which can be fed further.
+    Statistics(Box<Statistics>),
+    /// A static scale and zero point.
+    Calibration(Calibration),
+}
+
+impl LayerRanges {
+    /// The static scale and zero point of a format. Of statistics by this method; a calibration
+    /// stands as it is, whatever the method.
+    ///
+    /// # Errors
+    /// As [`Statistics::calibrate`]; [`CalibrateError::OtherFormat`] than the calibration's.
+    pub fn calibrate(
+        &self,
+        method: Method,
+        format: ActivationFormat,
+    ) -> Result<Calibration, CalibrateError> {
+        match self {
+            Self::Statistics(statistics) => statistics.calibrate(method, format),
+            Self::Calibration(made) if made.format() == format => Ok(*made),
+            Self::Calibration(made) => {
+                Err(CalibrateError::OtherFormat { need: format, have: made.format() })
+            }
+        }
+    }
+}
+
+/// Ranges of activations by layer, as one JSON file:
+///
+/// ```json
+/// {"version": 1, "target": {"format": "int8-tensor", "method": "minmax"}, "layers": {
+///   "encoder.0.query": {"statistics": {"version": 1, "layer": "encoder.0.query", "…": 0}},
+///   "encoder.0.value": {"calibration": {"format": "int8-tensor-asym", "method": "mse",
+///                       "min": -1.5, "max": 2.0, "scale": 0.013725491, "zero": -19}}
+/// }, "channels": {
+///   "encoder.0.query": {"version": 1, "layer": "encoder.0.query", "axis": "channel", "…": 0}
+/// }}
+/// ```
+///
+/// `target` and `channels` are absent where there are none. Numbers come back bit for bit.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Ranges {
+    /// By the layers' names.
+    pub layers: BTreeMap<String, LayerRanges>,
+    /// Statistics by channels of the same layers, which [`smooth`](lowbit::compress::smooth) goes by.
+    pub channels: BTreeMap<String, Statistics>,
+    /// What the statistics were taken for.
+    pub target: Option<Target>,
+}
+
+/// The static scales that statistics are meant for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Target {
+    /// How ranges are taken from what was observed.
+    pub method: Method,
+    /// The format of the codes, an `int8-tensor` one.
+    pub format: ActivationFormat,
+}
+
+impl Default for Target {
+    /// The whole range, in `int8-tensor`.
+    fn default() -> Self {
+        let format = ActivationFormat::int8(ActivationGranularity::Tensor);
+        Self { method: Method::MinMax, format }
+    }
+}
+
+/// Why a file of ranges cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("the ranges in `{}` cannot be used: {why}", path.display())]
+pub struct RangesError {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub why: BadRanges,
+}
+
+/// What is wrong with a file of ranges.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BadRanges {
+    /// It is not there, or not to be read.
+    #[error("{0}")]
+    Unreadable(std::io::Error),
+    /// Larger than any that is written.
+    #[error("it holds more than {0} bytes")]
+    TooLarge(u64),
+    /// Not the JSON that is written here, or numbers that cannot be; layer and field are named.
+    #[error("{0}")]
+    Json(serde_json::Error),
+    /// Of another version of this crate.
+    #[error("its version is {0}; this crate reads version 1")]
+    Version(u32),
+    /// Two layers of a name.
+    #[error("layer `{0}` appears twice")]
+    Duplicate(String),
+    /// Statistics of another layer than the one they stand under.
+    #[error("the statistics under `{name}` are of `{layer}`")]
+    OtherLayer {
+        /// The name in the file.
+        name: String,
+        /// The layer that the statistics name.
+        layer: String,
+    },
+    /// Statistics of all of X among those by channels.
+    #[error("the statistics of `{0}` among the channels are of all of X")]
+    NotByChannels(String),
+    /// A format or method that cannot be.
+    #[error("target, field `{field}`: {why}")]
+    Target {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A calibration that cannot be.
+    #[error("layer `{name}`, field `{field}`: {why}")]
+    Calibration {
+        /// The layer.
+        name: String,
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+#[derive(Serialize)]
+struct Written<'a> {
+    version: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<RawTarget>,
+    layers: BTreeMap<&'a str, WrittenLayer<'a>>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    channels: &'a BTreeMap<String, Statistics>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTarget {
+    format: String,
+    method: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum WrittenLayer<'a> {
+    Statistics(&'a Statistics),
+    Calibration(RawCalibration),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFile {
+    #[serde(rename = "version")]
+    _version: u32,
+    target: Option<RawTarget>,
+    layers: Pairs<RawLayer>,
+    #[serde(default = "no_channels")]
+    channels: Pairs<Statistics>,
+}
+
+fn no_channels() -> Pairs<Statistics> {
+    Pairs(Vec::new())
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RawLayer {
+    Statistics(Box<Statistics>),
+    Calibration(RawCalibration),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawCalibration {
+    format: String,
+    method: String,
+    min: f32,
+    max: f32,
+    scale: f32,
+    zero: i32,
+}
+
+impl Ranges {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`RangesError`]: it is not there, damaged, too large, of another version, or holds what
+    /// cannot be.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self, RangesError> {
+        let path = path.as_ref();
+        let text = read(path);
+        let ranges = text.and_then(|text| Self::from_json(&text));
+        ranges.map_err(|why| RangesError { path: path.to_owned(), why })
+    }
+
+    /// Reads what [`to_json`](Self::to_json) makes.
+    ///
+    /// # Errors
+    /// [`BadRanges`].
+    pub fn from_json(text: &[u8]) -> Result<Self, BadRanges> {
+        // First the version, which says what else there may be.
+        let Version { version } = serde_json::from_slice(text).map_err(BadRanges::Json)?;
+        if version != VERSION {
+            return Err(BadRanges::Version(version));
+        }
+        let RawFile { target, layers, channels, .. } =
+            serde_json::from_slice(text).map_err(BadRanges::Json)?;
+        let layers = once(layers)?.into_iter().map(|(name, raw)| match raw {
+            RawLayer::Statistics(statistics) => {
+                check_name(&name, &statistics)?;
+                Ok((name, LayerRanges::Statistics(statistics)))
+            }
+            RawLayer::Calibration(raw) => match raw.check() {
+                Ok(calibration) => Ok((name, LayerRanges::Calibration(calibration))),
+                Err((field, why)) => Err(BadRanges::Calibration { name, field, why }),
+            },
+        });
+        let layers = layers.collect::<Result<_, _>>()?;
+        let channels = once(channels)?;
+        for (name, statistics) in &channels {
+            check_name(name, statistics)?;
+            if statistics.observer().axis() != Axis::Channel {
+                return Err(BadRanges::NotByChannels(name.clone()));
+            }
+        }
+        let target = target.map(|raw| raw.check()).transpose();
+        let target = target.map_err(|(field, why)| BadRanges::Target { field, why })?;
+        Ok(Self { layers, channels, target })
+    }
+
+    /// The file's text.
+    ///
+    /// # Errors
+    /// [`IoError::Io`] where there is no memory for it.
+    pub fn to_json(&self) -> Result<Vec<u8>, IoError> {
+        let layers = self.layers.iter().map(|(name, layer)| {
+            let layer = match layer {
+                LayerRanges::Statistics(statistics) => WrittenLayer::Statistics(statistics),
+                LayerRanges::Calibration(made) => WrittenLayer::Calibration(made.into()),
+            };
+            (name.as_str(), layer)
+        });
+        let file = Written {
+            version: VERSION,
+            target: self.target.as_ref().map(RawTarget::from),
+            layers: layers.collect(),
+            channels: &self.channels,
+        };
+        let mut text = serde_json::to_vec(&file).map_err(|error| IoError::Io {
+            doing: "write",
+            path: PathBuf::new(),
+            source: error.into(),
+        })?;
+        text.push(b'\n');
+        Ok(text)
+    }
+
+    /// Writes a file, whole or not at all.
+    ///
+    /// # Errors
+    /// As [`write_atomic`]; what would be larger than is read is refused too.
+    pub fn write(&self, path: impl AsRef<Path>) -> Result<(), IoError> {
+        let text = self.to_json()?;
+        if text.len() as u64 > MOST {
+            let source = std::io::Error::other("more than 2^30 bytes of ranges; take fewer bins");
+            let path = path.as_ref().to_owned();
+            return Err(IoError::Io { doing: "write", path, source });
+        }
+        write_atomic(path, &text)
+    }
+
+    /// Takes in statistics under their layer's name, in place of what was there.
+    pub fn insert(&mut self, statistics: Statistics) {
+        let name = statistics.layer().to_string();
+        self.layers.insert(name, LayerRanges::Statistics(Box::new(statistics)));
+    }
+
+    /// Takes in statistics by channels beside those, in place of what was there.
+    pub fn insert_channels(&mut self, statistics: Statistics) {
+        self.channels.insert(statistics.layer().to_string(), statistics);
+    }
+}
+
+/// Skips all else.
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
+/// Named values, each name once.
+fn once<V>(pairs: Pairs<V>) -> Result<BTreeMap<String, V>, BadRanges> {
+    unique(pairs.0).map_err(|error| match error {
+        IoError::DuplicateName { name } => BadRanges::Duplicate(name),
+        other => BadRanges::Duplicate(other.to_string()),
+    })
+}
+
+fn check_name(name: &str, statistics: &Statistics) -> Result<(), BadRanges> {
+    let layer = statistics.layer();
+    match layer == name {
+        true => Ok(()),
+        false => Err(BadRanges::OtherLayer { name: name.into(), layer: layer.into() }),
+    }
+}
+
+impl From<&Target> for RawTarget {
+    fn from(target: &Target) -> Self {
+        Self { format: target.format.to_string(), method: target.method.to_string() }
+    }
+}
+
+impl RawTarget {
+    fn check(&self) -> Result<Target, (&'static str, String)> {
+        let format = self.format.parse::<ActivationFormat>();
+        let format = format.map_err(|error| ("format", error.to_string()))?;
+        if format.granularity() != ActivationGranularity::Tensor {
+            return Err(("format", CalibrateError::NotStatic { format }.to_string()));
+        }
+        let method = self.method.parse::<Method>();
+        let method = method.map_err(|error| ("method", error.to_string()))?;
+        Ok(Target { method, format })
+    }
+}
+
+impl From<&Calibration> for RawCalibration {
+    fn from(made: &Calibration) -> Self {
+        let StaticScale { scale, zero_point: zero } = made.scheme();
+        Self {
+            format: made.format().to_string(),
+            method: made.method().to_string(),
+            min: made.range().min(),
+            max: made.range().max(),
+            scale,
+            zero,
+        }
+    }
+}
+
+impl RawCalibration {
+    fn check(&self) -> Result<Calibration, (&'static str, String)> {
+        let format = self.format.parse::<ActivationFormat>();
+        let format = format.map_err(|error| ("format", error.to_string()))?;
+        let method = self.method.parse::<Method>();
+        let method = method.map_err(|error| ("method", error.to_string()))?;
+        let range = ActivationRange::new(self.min, self.max);
+        let range = range.map_err(|error| ("min", error.to_string()))?;
+        let made = Calibration::new(format, method, range);
+        let made = made.map_err(|error| ("format", error.to_string()))?;
+        let StaticScale { scale, zero_point: zero } = made.scheme();
+        if self.scale.to_bits() != scale.to_bits() {
+            return Err(("scale", format!("{} where the range gives {scale}", self.scale)));
+        }
+        if self.zero != zero {
+            return Err(("zero", format!("{} where the range gives {zero}", self.zero)));
+        }
+        Ok(made)
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, BadRanges> {
+    super::read_limited(path, MOST).map_err(BadRanges::Unreadable)?.ok_or(BadRanges::TooLarge(MOST))
+}

@@ -1,0 +1,85 @@
+//! Tunings in files.
+
+use super::{IoError, read_limited, write_atomic};
+use lowbit::gpu::Caps;
+use lowbit::ops::matmul::{BadTuning, Tuning, TuningKey};
+use std::path::{Path, PathBuf};
+
+/// Why a tuning file is ignored. Whoever loads one shows this as a warning and goes on
+/// without: [`Tuning::default`] knows nothing, and kernels are chosen as ever.
+#[derive(Debug, thiserror::Error)]
+#[error("the tuning in `{}` is ignored: {why}", path.display())]
+pub struct TuningIgnored {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub why: BadTuning,
+}
+
+/// Far more than anyone's shapes.
+const MOST: u64 = 16 << 20;
+
+/// Reads a file of [`save_tuning`], for this adapter's key and a device's facts.
+///
+/// # Errors
+/// [`TuningIgnored`] if there is no such file, or if [`Tuning::from_json`] refuses it.
+pub fn load_tuning(
+    path: impl AsRef<Path>,
+    key: &TuningKey,
+    caps: &Caps,
+) -> Result<Tuning, TuningIgnored> {
+    let path = path.as_ref();
+    let ignored = |why| TuningIgnored { path: path.to_owned(), why };
+    let text = read_limited(path, MOST).map_err(|error| ignored(BadTuning::Unreadable(error)))?;
+    let text = text.ok_or_else(|| ignored(BadTuning::TooLarge(MOST)))?;
+    Tuning::from_json(&text, key, caps).map_err(ignored)
+}
+
+/// Writes a tuning, whole or not at all.
+///
+/// # Errors
+/// As [`write_atomic`].
+pub fn save_tuning(path: impl AsRef<Path>, tuning: &Tuning) -> Result<(), IoError> {
+    write_atomic(path, tuning.to_json().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lowbit::format::WeightFormat;
+    use lowbit::gpu::AdapterClass;
+    use lowbit::ops::MatmulSpec;
+    use lowbit::ops::matmul::{Problem, Schedule};
+
+    fn caps() -> Caps {
+        Caps::from_limits(AdapterClass::Cpu, &lowbit::wgpu::Limits::defaults())
+    }
+
+    fn key() -> TuningKey {
+        TuningKey { adapter: "A".into(), ..TuningKey::default() }
+    }
+
+    #[test]
+    fn what_is_no_file_is_ignored() {
+        let directory = tempfile::tempdir().unwrap();
+        let load = |path: &Path| load_tuning(path, &key(), &caps()).unwrap_err();
+        let missing = load(&directory.path().join("missing"));
+        assert!(matches!(missing.why, BadTuning::Unreadable(_)));
+        assert!(missing.to_string().contains("missing` is ignored: "), "{missing}");
+        assert!(matches!(load(directory.path()).why, BadTuning::Unreadable(_)));
+        let large = directory.path().join("large");
+        std::fs::File::create(&large).unwrap().set_len(MOST + 1).unwrap();
+        assert!(matches!(load(&large).why, BadTuning::TooLarge(_)));
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tuning.json");
+        let spec = MatmulSpec::new(8, 640, 4096, WeightFormat::f32());
+        let schedule = Schedule::all(4096)[0];
+        let tuning = Tuning { key: key(), entries: vec![(Problem::new(&spec, 8), schedule)] };
+        save_tuning(&path, &tuning).unwrap();
+        assert_eq!(load_tuning(&path, &key(), &caps()).unwrap(), tuning);
+    }
+}

@@ -1,0 +1,372 @@
+use super::header::{LENGTH_BYTES, MAX_HEADER, METADATA};
+use super::parts::{
+    Part, RawInfo, TENSORS_KEY, VERSION, VERSION_ACTIVATIONS, VERSION_KEY, factors_tensor,
+};
+use super::{AtomicFile, CompressedInfo, IoError, LayerActivations};
+use lowbit::format::{PackedWeights, Scales};
+use safetensors::Dtype;
+use safetensors::tensor::TensorInfo;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+/// What a file is declared to hold under a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// A tensor as it is.
+    Plain {
+        /// Its element type.
+        dtype: Dtype,
+        /// Its shape.
+        shape: Vec<usize>,
+    },
+    /// A compressed weight.
+    Compressed(CompressedInfo),
+}
+
+/// A tensor to write.
+#[derive(Clone, Copy, Debug)]
+pub enum Content<'a> {
+    /// A tensor as it is.
+    Plain {
+        /// Its element type.
+        dtype: Dtype,
+        /// Its shape.
+        shape: &'a [usize],
+        /// Its bytes, little-endian and row-major.
+        bytes: &'a [u8],
+    },
+    /// A compressed weight.
+    Compressed {
+        /// The shape it had, of two or more dimensions.
+        shape: &'a [usize],
+        /// The weight as the matrix `[shape[0], product of the rest]`.
+        weights: &'a PackedWeights,
+    },
+}
+
+/// Writes a safetensors file one tensor at a time, in any order, whole or not at all:
+/// sizes follow from formats and shapes, so the header comes first and only one tensor
+/// need be in memory. Dropped without [`finish`](Self::finish), it leaves nothing.
+#[derive(Debug)]
+pub struct ModelWriter {
+    file: AtomicFile,
+    path: PathBuf,
+    entries: BTreeMap<String, Entry>,
+    activations: BTreeMap<String, LayerActivations>,
+    /// Byte ranges in the file of every tensor, parts of weights included.
+    places: BTreeMap<String, TensorInfo>,
+    data_start: u64,
+}
+
+impl ModelWriter {
+    /// Lays the file out and writes its header. `metadata` is the file's own; this
+    /// crate's keys are added where there is a compressed weight.
+    ///
+    /// # Errors
+    /// [`IoError`]: the file cannot be created, a name is reserved or comes twice (parts
+    /// of weights have names too), a size overflows, a shape or format is refused.
+    pub fn create(
+        path: impl AsRef<Path>,
+        entries: BTreeMap<String, Entry>,
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<Self, IoError> {
+        Self::create_with_activations(path, entries, BTreeMap::new(), metadata)
+    }
+
+    /// The same, with how X of some of the compressed weights becomes codes.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create); [`IoError::NotFound`] for activations of what is not declared as
+    /// a compressed weight, and as [`LayerActivations::check`].
+    pub fn create_with_activations(
+        path: impl AsRef<Path>,
+        entries: BTreeMap<String, Entry>,
+        activations: BTreeMap<String, LayerActivations>,
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<Self, IoError> {
+        let mut places = lay_out(&entries)?;
+        lay_out_factors(&entries, &activations, &mut places)?;
+        let header = header_bytes(&entries, &activations, &mut places, metadata)?;
+        let path = path.as_ref().to_owned();
+        let file = AtomicFile::create(&path)?;
+        let data_start = (LENGTH_BYTES + header.len()) as u64;
+        let mut writer = Self { file, path, entries, activations, places, data_start };
+        writer.put(&(header.len() as u64).to_le_bytes())?;
+        writer.put(&header)?;
+        Ok(writer)
+    }
+
+    fn error(&self, source: std::io::Error) -> IoError {
+        IoError::Io { doing: "write", path: self.path.clone(), source }
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), IoError> {
+        self.file.write_all(bytes).map_err(|source| self.error(source))
+    }
+
+    /// Goes to where a tensor's bytes belong.
+    fn seek(&mut self, tensor: &str) -> Result<(), IoError> {
+        let start = self.places.get(tensor).map_or(0, |info| info.data_offsets.0);
+        let at = SeekFrom::Start(self.data_start + start as u64);
+        self.file.seek(at).map(|_| ()).map_err(|source| self.error(source))
+    }
+
+    /// Takes a declared entry, which is thereby written.
+    fn take(&mut self, name: &str) -> Result<Entry, IoError> {
+        self.entries.remove(name).ok_or_else(|| IoError::NotDeclared { name: name.to_owned() })
+    }
+
+    /// Writes a declared plain tensor.
+    ///
+    /// # Errors
+    /// [`IoError::NotDeclared`]; [`IoError::NotAsDeclared`] for a wrong number of bytes
+    /// or a name declared as a compressed weight; [`IoError::Io`].
+    pub fn write_plain(&mut self, name: &str, bytes: &[u8]) -> Result<(), IoError> {
+        let wrong = |need: String| IoError::NotAsDeclared {
+            name: name.to_owned(),
+            need,
+            have: format!("a tensor of {} bytes", bytes.len()),
+        };
+        if let Entry::Compressed(info) = self.take(name)? {
+            return Err(wrong(info.format.to_string()));
+        }
+        let need =
+            self.places.get(name).map_or(0, |info| info.data_offsets.1 - info.data_offsets.0);
+        if need != bytes.len() {
+            return Err(wrong(format!("a tensor of {need} bytes")));
+        }
+        self.seek(name)?;
+        self.put(bytes)
+    }
+
+    /// Writes a declared compressed weight.
+    ///
+    /// # Errors
+    /// [`IoError::NotDeclared`]; [`IoError::NotAsDeclared`] for another format or matrix
+    /// or a name declared as a plain tensor; [`IoError::Io`].
+    pub fn write_compressed(&mut self, name: &str, weights: &PackedWeights) -> Result<(), IoError> {
+        let geometry = *weights.geometry();
+        let have = || format!("{}×{} {}", geometry.n, geometry.k, geometry.format);
+        let wrong = |need| IoError::NotAsDeclared { name: name.to_owned(), need, have: have() };
+        let need = match self.take(name)? {
+            Entry::Plain { dtype, shape } => return Err(wrong(format!("{dtype} {shape:?}"))),
+            Entry::Compressed(info) => info.geometry(name)?,
+        };
+        if need != geometry {
+            return Err(wrong(format!("{}×{} {}", need.n, need.k, need.format)));
+        }
+        for (part, words) in [(Part::Codes, weights.codes()), (Part::Metadata, weights.metadata())]
+        {
+            self.seek(&part.tensor(name))?;
+            for word in words {
+                self.put(&word.to_le_bytes())?;
+            }
+        }
+        self.seek(&Part::Scales.tensor(name))?;
+        match weights.scales() {
+            Scales::F32(scales) => {
+                for scale in scales {
+                    self.put(&scale.to_le_bytes())?;
+                }
+            }
+            Scales::F16(scales) => {
+                for scale in scales {
+                    self.put(&scale.to_le_bytes())?;
+                }
+            }
+        }
+        self.seek(&Part::Zeros.tensor(name))?;
+        self.put(weights.zeros())?;
+        let activations = self.activations.remove(name);
+        if let Some(factors) = activations.and_then(|activations| activations.factors) {
+            self.seek(&factors_tensor(name))?;
+            for factor in factors {
+                self.put(&factor.to_le_bytes())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that everything declared was written, and makes the file appear.
+    ///
+    /// # Errors
+    /// [`IoError::NotWritten`], [`IoError::Io`]; nothing is left then.
+    pub fn finish(self) -> Result<(), IoError> {
+        if let Some(name) = self.entries.into_keys().next() {
+            return Err(IoError::NotWritten { name });
+        }
+        self.file.commit()
+    }
+}
+
+/// Type and shape of every tensor of the file, without places.
+fn lay_out(entries: &BTreeMap<String, Entry>) -> Result<BTreeMap<String, TensorInfo>, IoError> {
+    let mut places = BTreeMap::new();
+    let mut add = |name: String, dtype: Dtype, shape: Vec<usize>| {
+        if name == METADATA {
+            return Err(IoError::Reserved { name });
+        }
+        let info = TensorInfo { dtype, shape, data_offsets: (0, 0) };
+        match places.insert(name.clone(), info) {
+            Some(_) => Err(IoError::DuplicateName { name }),
+            None => Ok(()),
+        }
+    };
+    for (name, entry) in entries {
+        match entry {
+            Entry::Plain { dtype, shape } => add(name.clone(), *dtype, shape.clone())?,
+            Entry::Compressed(info) => {
+                let geometry = info.geometry(name)?;
+                for part in Part::ALL {
+                    let tensor = part.tensor(name);
+                    // Readers refuse such a file even where the part is absent.
+                    if entries.contains_key(&tensor) {
+                        return Err(IoError::UnexpectedTensor { name: name.clone(), tensor });
+                    }
+                    if let Some((dtype, shape)) = part.layout(&geometry) {
+                        add(tensor, dtype, shape)?;
+                    }
+                }
+            }
+        }
+    }
+    Ok(places)
+}
+
+/// Adds the factors of X, and checks what is said of X.
+fn lay_out_factors(
+    entries: &BTreeMap<String, Entry>,
+    activations: &BTreeMap<String, LayerActivations>,
+    places: &mut BTreeMap<String, TensorInfo>,
+) -> Result<(), IoError> {
+    for (name, activations) in activations {
+        let Some(Entry::Compressed(info)) = entries.get(name) else {
+            let what = "compressed weight";
+            return Err(IoError::NotFound { what, name: name.clone() });
+        };
+        activations.check(name, info.geometry(name)?.k)?;
+        let Some(factors) = &activations.factors else { continue };
+        let shape = vec![factors.len()];
+        let place = TensorInfo { dtype: Dtype::F32, shape, data_offsets: (0, 0) };
+        let tensor = factors_tensor(name);
+        // A compressed weight of that name has no tensor of it, and is in the way all the same.
+        if entries.contains_key(&tensor) || places.insert(tensor.clone(), place).is_some() {
+            return Err(IoError::UnexpectedTensor { name: name.clone(), tensor });
+        }
+    }
+    Ok(())
+}
+
+/// One value of the header.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum HeaderValue<'a> {
+    Metadata(&'a BTreeMap<String, String>),
+    Tensor(&'a TensorInfo),
+}
+
+/// Gives every tensor its place and builds the header, padded to eight bytes.
+fn header_bytes(
+    entries: &BTreeMap<String, Entry>,
+    activations: &BTreeMap<String, LayerActivations>,
+    places: &mut BTreeMap<String, TensorInfo>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<Vec<u8>, IoError> {
+    // Widest elements first, as the safetensors crate does, so that every tensor is
+    // aligned to its element; then by name, so that the same input gives the same file.
+    let mut order: Vec<(&String, &mut TensorInfo)> = places.iter_mut().collect();
+    order.sort_by_key(|(_, info)| std::cmp::Reverse(info.dtype.bitsize()));
+    let mut at = 0usize;
+    for (name, info) in order {
+        let overflow = || IoError::Overflow { name: name.clone(), shape: info.shape.clone() };
+        let bits = info
+            .shape
+            .iter()
+            .try_fold(info.dtype.bitsize(), |bits, &size| bits.checked_mul(size))
+            .filter(|bits| bits % 8 == 0)
+            .ok_or_else(overflow)?;
+        let end = at.checked_add(bits / 8).ok_or_else(overflow)?;
+        info.data_offsets = (at, end);
+        at = end;
+    }
+    let metadata = with_index(entries, activations, metadata)?;
+    let mut values: BTreeMap<&str, HeaderValue<'_>> =
+        places.iter().map(|(name, info)| (name.as_str(), HeaderValue::Tensor(info))).collect();
+    if !metadata.is_empty() {
+        values.insert(METADATA, HeaderValue::Metadata(&metadata));
+    }
+    let mut header = serde_json::to_vec(&values).map_err(IoError::HeaderJson)?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    if header.len() > MAX_HEADER {
+        return Err(IoError::HeaderTooLong { length: header.len(), limit: MAX_HEADER });
+    }
+    Ok(header)
+}
+
+/// The file's own metadata and this crate's index.
+fn with_index(
+    entries: &BTreeMap<String, Entry>,
+    activations: &BTreeMap<String, LayerActivations>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>, IoError> {
+    let mut metadata = metadata.clone();
+    for key in [VERSION_KEY, TENSORS_KEY] {
+        if metadata.contains_key(key) {
+            return Err(IoError::Reserved { name: key.to_owned() });
+        }
+    }
+    let index: BTreeMap<&str, RawInfo> = entries
+        .iter()
+        .filter_map(|(name, entry)| match entry {
+            Entry::Plain { .. } => None,
+            Entry::Compressed(CompressedInfo { format, shape }) => {
+                let activations = activations.get(name).map(Into::into);
+                let (format, shape) = (format.to_string(), shape.clone());
+                let raw = RawInfo { format, shape, activations };
+                Some((name.as_str(), raw))
+            }
+        })
+        .collect();
+    if !index.is_empty() {
+        let index = serde_json::to_string(&index)
+            .map_err(|source| IoError::BadMetadata { key: TENSORS_KEY, source })?;
+        let version = if activations.is_empty() { VERSION } else { VERSION_ACTIVATIONS };
+        metadata.insert(VERSION_KEY.to_owned(), version.to_owned());
+        metadata.insert(TENSORS_KEY.to_owned(), index);
+    }
+    Ok(metadata)
+}
+
+/// Writes a whole file from tensors in memory; [`ModelWriter`] takes them one by one.
+///
+/// # Errors
+/// As [`ModelWriter`]; nothing is left then.
+pub fn write_model(
+    path: impl AsRef<Path>,
+    tensors: &[(&str, Content<'_>)],
+    metadata: &BTreeMap<String, String>,
+) -> Result<(), IoError> {
+    let mut entries = BTreeMap::new();
+    for &(name, content) in tensors {
+        let entry = match content {
+            Content::Plain { dtype, shape, .. } => Entry::Plain { dtype, shape: shape.to_vec() },
+            Content::Compressed { shape, weights } => Entry::Compressed(CompressedInfo {
+                format: weights.format(),
+                shape: shape.to_vec(),
+            }),
+        };
+        if entries.insert(name.to_owned(), entry).is_some() {
+            return Err(IoError::DuplicateName { name: name.to_owned() });
+        }
+    }
+    let mut writer = ModelWriter::create(path, entries, metadata)?;
+    for &(name, content) in tensors {
+        match content {
+            Content::Plain { bytes, .. } => writer.write_plain(name, bytes)?,
+            Content::Compressed { weights, .. } => writer.write_compressed(name, weights)?,
+        }
+    }
+    writer.finish()
+}

@@ -1,0 +1,10 @@
+//! Model files with lowbit's compressed weights, and models that multiply with them.
+//!
+//! - [`checkpoint`]: safetensors files in and out, compressed weights inside of them, and the import
+//!   of ONNX files.
+//! - [`bert`]: BERT as a sentence encoder.
+#![warn(missing_docs)]
+
+#[cfg(feature = "bert")]
+pub mod bert;
+pub mod checkpoint;

@@ -1,0 +1,32 @@
+//! The kernel crate's tests, one program: wgpu is linked once, and tests share a device.
+
+mod activations;
+mod common;
+mod compatibility;
+mod compress;
+mod discipline;
+mod engine;
+mod fake_quant;
+mod faults_driver;
+mod faults_garbage;
+mod integer;
+mod make_kernels;
+mod memory;
+mod misuse;
+mod observe;
+mod pipelines;
+mod planted_faults;
+mod probe;
+mod properties;
+mod reference;
+mod repack;
+mod report;
+mod row_order;
+mod select;
+mod shaders;
+#[path = "common/shim/mod.rs"]
+mod shim;
+mod smooth;
+mod split;
+mod textures;
+mod tune;
