@@ -9,10 +9,11 @@ use lowbit::conformance::{Extent, Op, table};
 use lowbit::format::{ActivationFormat, PackedWeights, WeightFormat};
 use lowbit::host::Host;
 use lowbit::ops::{
-    Activations, BoundQuantize, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights,
-    FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantPlan, FakeQuantSpec, MakeArgs, MakePlan,
-    MakeSpec, MatmulArgs, MatmulPlan, MatmulSpec, ObserveArgs, ObservePlan, ObserveSpec,
-    QuantizeArgs, QuantizePlan, QuantizeSpec, Select, SourceRows,
+    Activations, BoundQuantizeActivations, DequantizeArgs, DequantizePlan, DequantizeSpec,
+    DeviceWeights, FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantPlan, FakeQuantSpec, MatmulArgs,
+    MatmulPlan, MatmulSpec, ObserveArgs, ObservePlan, ObserveSpec, QuantizeActivationsArgs,
+    QuantizeActivationsPlan, QuantizeActivationsSpec, QuantizeWeightsArgs, QuantizeWeightsPlan,
+    QuantizeWeightsSpec, Select, SourceRows,
 };
 use pollster::block_on;
 use std::collections::BTreeSet;
@@ -66,11 +67,12 @@ fn quantizing(
     x: &wgpu::Buffer,
     (m, k): (u32, u32),
     format: ActivationFormat,
-) -> (BoundQuantize, wgpu::Buffer) {
-    let spec = QuantizeSpec::new(m, k, format);
-    let plan = block_on(QuantizePlan::new(host.kernels(), &spec)).expect("plan");
+) -> (BoundQuantizeActivations, wgpu::Buffer) {
+    let spec = QuantizeActivationsSpec::new(m, k, format);
+    let plan = block_on(QuantizeActivationsPlan::new(host.kernels(), &spec)).expect("plan");
     let codes = host.zeros(plan.output_bytes(m)).expect("codes");
-    let args = QuantizeArgs { activations: x.into(), given: None, output: (&codes).into() };
+    let args =
+        QuantizeActivationsArgs { activations: x.into(), given: None, output: (&codes).into() };
     (block_on(plan.bind(args)).expect("bind"), codes)
 }
 
@@ -200,12 +202,12 @@ fn make(c: &mut Criterion, host: &Host) {
     let mut group = c.benchmark_group(format!("{}/n{n}k{k}", Op::Compress.name()));
     group.throughput(Throughput::Bytes(4 * (n * k) as u64));
     for format in formats() {
-        let spec = MakeSpec::new(n as u32, k as u32, format);
-        let plan = block_on(MakePlan::new(host.kernels(), &spec)).expect("plan");
+        let spec = QuantizeWeightsSpec::new(n as u32, k as u32, format);
+        let plan = block_on(QuantizeWeightsPlan::new(host.kernels(), &spec)).expect("plan");
         let output =
             block_on(DeviceWeights::allocate(host.kernels(), format, n, k)).expect("weights");
         let rows = [SourceRows { at: (&source).into(), rows: n }];
-        let args = MakeArgs { source: &rows, mask: None, output: &output };
+        let args = QuantizeWeightsArgs { source: &rows, mask: None, output: &output };
         let bound = block_on(plan.bind(args)).expect("bind");
         group.bench_function(format.to_string(), |b| {
             b.iter(|| host.submit(|pass| bound.record(pass)).expect("run"));

@@ -73,7 +73,7 @@ impl Host {
     }
 
     /// A device of this adapter, with all limits it has and timestamps where it has them. On a GPU
-    /// [`exact_halves`](Self::exact_halves) is asked once.
+    /// [`exact_f16_unpack`](Self::exact_f16_unpack) is asked once.
     ///
     /// # Errors
     /// [`HostError::NoDevice`].

@@ -4,9 +4,10 @@ use half::f16;
 use lowbit::format::{ActivationFormat, ActivationGranularity, ActivationLayout};
 use lowbit::gpu::Caps;
 use lowbit::host::Host;
-use lowbit::ops::activations::{every_spec, params_layout};
+use lowbit::ops::quantize_activations::{every_spec, params_layout};
 use lowbit::ops::{
-    BindError, FloatType, PlanError, QuantizeArgs, QuantizePlan, QuantizeSpec, Role, SubBuffer,
+    BindError, FloatType, PlanError, QuantizeActivationsArgs, QuantizeActivationsPlan,
+    QuantizeActivationsSpec, Role, SubBuffer,
 };
 use lowbit::reference::check_activations;
 use pollster::block_on;
@@ -28,7 +29,7 @@ const X_AT: u64 = 32;
 const Y_AT: u64 = 48;
 
 struct Job {
-    spec: QuantizeSpec,
+    spec: QuantizeActivationsSpec,
     m: u32,
     /// `[m, k]`.
     x: Vec<f32>,
@@ -37,7 +38,8 @@ struct Job {
 
 impl Job {
     fn new(format: &str, float: FloatType, (m, k): (u32, u32), gap: u32, x: Vec<f32>) -> Self {
-        let spec = QuantizeSpec::new(m + 2, k, format.parse().unwrap()).with_activations(float);
+        let spec =
+            QuantizeActivationsSpec::new(m + 2, k, format.parse().unwrap()).with_activations(float);
         let stride = spec.x_stride + gap;
         let round = |x: f32| match float {
             FloatType::F16 => f16::from_f32(x).to_f32(),
@@ -50,7 +52,7 @@ impl Job {
     /// Words of the output's rows; everything around X is NaN, and around the output as it was.
     fn run(&self, host: &Host) -> Vec<u32> {
         let spec = &self.spec;
-        let plan = block_on(QuantizePlan::new(host.kernels(), spec)).unwrap();
+        let plan = block_on(QuantizeActivationsPlan::new(host.kernels(), spec)).unwrap();
         let bytes = spec.activations.bytes();
         let elements = (X_AT + spec.x_bytes(spec.max_m)) / bytes + 16;
         let mut values = vec![f32::NAN; elements as usize];
@@ -74,7 +76,7 @@ impl Job {
         let given = self.given.map(|(scale, zero)| {
             host.storage(&[HOLE, scale.to_bits(), zero as u32, HOLE]).unwrap()
         });
-        let bound = block_on(plan.bind(QuantizeArgs {
+        let bound = block_on(plan.bind(QuantizeActivationsArgs {
             activations: SubBuffer { buffer: &x, offset: X_AT },
             given: given.as_ref().map(|buffer| SubBuffer { buffer, offset: 4 }),
             output: SubBuffer { buffer: &y, offset: Y_AT },
@@ -217,32 +219,32 @@ fn faults_are_found() {
 #[test]
 fn what_cannot_be_is_refused() {
     let format = |name: &str| name.parse::<ActivationFormat>().unwrap();
-    let check = |spec: QuantizeSpec| spec.check().unwrap_err();
-    let error = check(QuantizeSpec::new(1, 64, format("int8-g48")));
+    let check = |spec: QuantizeActivationsSpec| spec.check().unwrap_err();
+    let error = check(QuantizeActivationsSpec::new(1, 64, format("int8-g48")));
     assert!(error.to_string().contains("multiple of 32"), "{error}");
-    let token = QuantizeSpec::new(2, 64, format("int8-token"));
+    let token = QuantizeActivationsSpec::new(2, 64, format("int8-token"));
     let stride = PlanError::Stride { role: Role::Activations, stride: 63, need: 64 };
     assert_eq!(check(token.clone().with_stride(63)), stride);
     let odd = token.clone().with_activations(FloatType::F16).with_stride(65);
     assert!(matches!(check(odd), PlanError::OddStride { stride: 65, .. }));
     let given = check(token.clone().with_given_scale());
-    assert_eq!(given, PlanError::GivenScale { format: format("int8-token") });
+    assert_eq!(given, PlanError::StaticScaleNeeded { format: format("int8-token") });
     assert!(matches!(
-        check(QuantizeSpec { max_m: 1 << 20, ..token.clone() }),
+        check(QuantizeActivationsSpec { max_m: 1 << 20, ..token.clone() }),
         PlanError::TooLarge { .. }
     ));
-    assert!(QuantizeSpec { k: u32::MAX, ..token.clone() }.check().is_err());
+    assert!(QuantizeActivationsSpec { k: u32::MAX, ..token.clone() }.check().is_err());
 
     let Some(host) = crate::common::host() else { return };
-    let plan = block_on(QuantizePlan::new(host.kernels(), &token)).unwrap();
+    let plan = block_on(QuantizeActivationsPlan::new(host.kernels(), &token)).unwrap();
     let (x, y) = (host.zeros(512).unwrap(), host.zeros(plan.output_bytes(2)).unwrap());
     let small = host.zeros(64).unwrap();
     let at = |buffer, offset| SubBuffer { buffer, offset };
     let bind = |activations, given, output| {
-        block_on(plan.bind(QuantizeArgs { activations, given, output })).map(drop)
+        block_on(plan.bind(QuantizeActivationsArgs { activations, given, output })).map(drop)
     };
     assert_eq!(bind(at(&x, 0), None, at(&y, 0)), Ok(()));
-    let part = BindError::GivenScale { planned: false };
+    let part = BindError::StaticScaleNeeded { planned: false };
     assert_eq!(bind(at(&x, 0), Some(at(&x, 0)), at(&y, 0)), Err(part));
     let aliased = BindError::Aliased { role: Role::Activations };
     assert_eq!(bind(at(&x, 0), None, at(&x, 0)).unwrap_err(), aliased);
@@ -250,7 +252,7 @@ fn what_cannot_be_is_refused() {
     assert!(matches!(bind(at(&x, 0), None, at(&small, 0)), Err(BindError::TooSmall { .. })));
     assert!(matches!(bind(at(&x, 4), None, at(&y, 0)), Err(BindError::Misaligned { .. })));
     assert!(matches!(bind(at(&x, 0), None, at(&y, 4)), Err(BindError::Misaligned { .. })));
-    let bound = block_on(plan.bind(QuantizeArgs {
+    let bound = block_on(plan.bind(QuantizeActivationsArgs {
         activations: at(&x, 0),
         given: None,
         output: at(&y, 0),
@@ -264,7 +266,7 @@ fn every_kernel_validates() {
     let limits = wgpu::Limits::defaults();
     let gpu = Caps::from_limits(lowbit::gpu::AdapterClass::Gpu, &limits);
     let cpu = Caps::from_limits(lowbit::gpu::AdapterClass::Cpu, &limits);
-    let cpu = Caps { int64: true, exact_halves: true, ..cpu };
+    let cpu = Caps { int64: true, exact_f16_unpack: true, ..cpu };
     let mut seen = std::collections::HashSet::new();
     for caps in [gpu, cpu] {
         for shader in every_spec().iter().flat_map(|spec| spec.shaders(&caps)) {

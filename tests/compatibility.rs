@@ -91,10 +91,14 @@ fn what_an_engine_keeps_is_owned() {
     kept::<lowbit::gpu::Kernels>();
     kept::<ops::DeviceWeights>();
     kept::<(ops::MatmulSpec, ops::MatmulPlan, ops::BoundMatmul, ops::KernelChoice)>();
-    kept::<(ops::QuantizeSpec, ops::QuantizePlan, ops::BoundQuantize)>();
+    kept::<(
+        ops::QuantizeActivationsSpec,
+        ops::QuantizeActivationsPlan,
+        ops::BoundQuantizeActivations,
+    )>();
     kept::<(ops::DequantizeSpec, ops::DequantizePlan, ops::BoundDequantize)>();
     kept::<(ops::RepackSpec, ops::RepackPlan, ops::BoundRepack)>();
-    kept::<(ops::MakeSpec, ops::MakePlan, ops::BoundMake)>();
+    kept::<(ops::QuantizeWeightsSpec, ops::QuantizeWeightsPlan, ops::BoundQuantizeWeights)>();
     kept::<(ops::ObserveSpec, ops::ObservePlan, ops::BoundObserve)>();
     kept::<(ops::FakeQuantSpec, ops::FakeQuantPlan, ops::BoundFakeQuant)>();
     kept::<ops::BoundFakeQuantBackward>();

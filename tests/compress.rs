@@ -4,7 +4,7 @@ use lowbit::compress::{
     CompressError, compress24, dequantize, expand24, prune_magnitude, quantize, quantize_masked,
 };
 use lowbit::format::{
-    DeviceLayout, Element, Granularity, Mask24, PackedWeights, RowOrder, ScaleType, WeightFormat,
+    CodeType, DeviceLayout, Granularity, Mask24, PackedWeights, RowOrder, ScaleType, WeightFormat,
 };
 use proptest::prelude::*;
 
@@ -39,14 +39,14 @@ fn format() -> impl Strategy<Value = WeightFormat> {
     ];
     (0usize..5, granularity, any::<[bool; 3]>()).prop_map(|(element, granularity, flags)| {
         let [sparse, asymmetric, f16_scales] = flags;
-        let mut format = match Element::ALL[element] {
-            Element::F32 => WeightFormat::f32(),
-            Element::F16 => WeightFormat::f16(),
-            Element::Int16 => WeightFormat::int16(granularity),
-            Element::Int8 => WeightFormat::int8(granularity),
+        let mut format = match CodeType::ALL[element] {
+            CodeType::F32 => WeightFormat::f32(),
+            CodeType::F16 => WeightFormat::f16(),
+            CodeType::Int16 => WeightFormat::int16(granularity),
+            CodeType::Int8 => WeightFormat::int8(granularity),
             _ => WeightFormat::int4(granularity),
         };
-        if matches!(format.element(), Element::Int8 | Element::Int4) {
+        if matches!(format.code_type(), CodeType::Int8 | CodeType::Int4) {
             if asymmetric {
                 format = format.asymmetric();
             }
@@ -178,9 +178,9 @@ fn check_codes(packed: &PackedWeights, w: &[f32]) -> Result<(), TestCaseError> {
 fn check_padding(packed: &PackedWeights) {
     let (g, format) = (packed.geometry(), packed.format());
     for row in 0..g.n {
-        for at in g.stored..g.code_words * format.element().per_word() as usize {
+        for at in g.stored..g.code_words * format.code_type().per_word() as usize {
             let zero =
-                if format.element().is_integer() { packed.zero(row, g.groups - 1) } else { 0 };
+                if format.code_type().is_integer() { packed.zero(row, g.groups - 1) } else { 0 };
             assert_eq!(packed.code(row, at), zero);
         }
     }
@@ -217,12 +217,12 @@ proptest! {
             prop_assert_eq!(packed.metadata(), mask.words());
         }
         check_padding(&packed);
-        if format.element().is_integer() {
+        if format.code_type().is_integer() {
             check_scales(&packed, &m.w)?;
             check_codes(&packed, &m.w)?;
         } else {
-            let narrow = |x: f32| match format.element() {
-                Element::F16 => half::f16::from_f32(x).to_f32(),
+            let narrow = |x: f32| match format.code_type() {
+                CodeType::F16 => half::f16::from_f32(x).to_f32(),
                 _ => x,
             };
             let kept: Vec<f32> = (0..m.w.len())
@@ -304,7 +304,7 @@ proptest! {
             }
             (got, Some(_)) => prop_assert!(false, "a non-finite weight gave {:?}", got),
             (Err(CompressError::F16Overflow { row, col, value }), None) => {
-                prop_assert_eq!(format.element(), Element::F16);
+                prop_assert_eq!(format.code_type(), CodeType::F16);
                 prop_assert_eq!(value.to_bits(), w[row * 8 + col].to_bits());
                 prop_assert!(value.abs() >= 65520.0);
             }

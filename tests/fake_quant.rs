@@ -8,10 +8,11 @@ use lowbit::ops::fake_quant::{every_spec, params_layout};
 use lowbit::ops::matmul::RecordError;
 use lowbit::ops::{
     BindError, FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantError, FakeQuantPlan, FakeQuantSpec,
-    FloatType, PlanError, QuantizeArgs, QuantizePlan, QuantizeSpec, Role, SubBuffer,
+    FloatType, PlanError, QuantizeActivationsArgs, QuantizeActivationsPlan,
+    QuantizeActivationsSpec, Role, SubBuffer,
 };
 use lowbit::reference::{
-    FakeQuantCase, FakeQuantGradients, Output, check_fake_gradients, check_fake_quantize,
+    FakeQuantCase, FakeQuantGradients, OutputType, check_fake_gradients, check_fake_quantize,
     check_fake_ranges, check_fake_straight_through,
 };
 use pollster::block_on;
@@ -48,10 +49,10 @@ const FORMATS: [&str; 18] = [
 
 const FLOATS: [FloatType; 2] = [FloatType::F32, FloatType::F16];
 
-fn output(float: FloatType) -> Output {
+fn output(float: FloatType) -> OutputType {
     match float {
-        FloatType::F16 => Output::F16,
-        _ => Output::F32,
+        FloatType::F16 => OutputType::F16,
+        _ => OutputType::F32,
     }
 }
 
@@ -505,11 +506,14 @@ fn it_agrees_with_quantized_activations() {
             (token, format) = (token.asymmetric(), format.asymmetric());
         }
         let x = normal(m, k, 21);
-        let plan =
-            block_on(QuantizePlan::new(host.kernels(), &QuantizeSpec::new(m, k, token))).unwrap();
+        let plan = block_on(QuantizeActivationsPlan::new(
+            host.kernels(),
+            &QuantizeActivationsSpec::new(m, k, token),
+        ))
+        .unwrap();
         let input = host.storage(bytemuck::cast_slice(&x)).unwrap();
         let codes = host.zeros(plan.output_bytes(m)).unwrap();
-        let bound = block_on(plan.bind(QuantizeArgs {
+        let bound = block_on(plan.bind(QuantizeActivationsArgs {
             activations: (&input).into(),
             given: None,
             output: (&codes).into(),
@@ -551,13 +555,13 @@ fn the_host_does_both_passes() {
     let (given, shape) = ((&job.scales[..], &job.zeros[..]), (m as usize, k as usize));
     let y = host.fake_quantize_with(&job.x, shape.0, shape.1, &format, given).unwrap();
     let case = job.case(&job.scales, &job.zeros);
-    assert_eq!(check_fake_quantize(&case, Output::F32, &y).unwrap().fault, None);
+    assert_eq!(check_fake_quantize(&case, OutputType::F32, &y).unwrap().fault, None);
     let pair = (&job.x[..], &job.dy[..]);
     let g = host.fake_quantize_backward(pair, shape.0, shape.1, &format, given, true).unwrap();
     let g = FakeQuantGradients { x: g.x, scales: g.scales, zeros: g.zeros };
-    let fault = check_fake_gradients(&case, &job.dy, true, Output::F32, &g).unwrap();
+    let fault = check_fake_gradients(&case, &job.dy, true, OutputType::F32, &g).unwrap();
     assert_eq!(fault.fault, None);
-    let wrong = check_fake_gradients(&case, &job.dy, false, Output::F32, &g).unwrap();
+    let wrong = check_fake_gradients(&case, &job.dy, false, OutputType::F32, &g).unwrap();
     assert_ne!(wrong.fault, None);
     assert!(host.fake_quantize(&job.x, shape.0, shape.1 + 1, &format).is_err());
     assert!(host.fake_quantize(&job.x, shape.0, shape.1, &WeightFormat::f16()).is_err());
@@ -873,7 +877,7 @@ fn what_cannot_be_is_refused() {
 fn every_kernel_validates() {
     let limits = wgpu::Limits::defaults();
     let caps = Caps::from_limits(lowbit::gpu::AdapterClass::Gpu, &limits);
-    let native = Caps { exact_halves: true, ..caps.clone() };
+    let native = Caps { exact_f16_unpack: true, ..caps.clone() };
     let mut seen = std::collections::HashMap::new();
     for caps in [caps, native] {
         for spec in every_spec() {

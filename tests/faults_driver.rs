@@ -8,7 +8,7 @@ use lowbit::format::PackedWeights;
 use lowbit::gpu::DeviceError;
 use lowbit::host::{Host, HostError};
 use lowbit::ops::{BindError, FakeQuantError, ObserveError, PlanError, WeightsError};
-use lowbit::reference::{self, Output};
+use lowbit::reference::{self, OutputType};
 use std::time::Duration;
 
 const N: usize = 24;
@@ -38,13 +38,13 @@ const CALLS: [(&str, Call); 9] = [
     }),
     ("dequantize", |host| {
         let rows = host.dequantize(&host.upload(&packed())?)?;
-        let want = reference::dequantize(&packed(), Output::F32).unwrap();
+        let want = reference::dequantize(&packed(), OutputType::F32).unwrap();
         assert!(rows.iter().zip(&want).all(|(&got, want)| reference::check(want, got).passes()));
         Ok(())
     }),
     ("gather", |host| {
         let rows = host.gather(&host.upload(&packed())?, &[5, 0, 23])?;
-        let want = reference::gather(&packed(), &[5, 0, 23], Output::F32).unwrap();
+        let want = reference::gather(&packed(), &[5, 0, 23], OutputType::F32).unwrap();
         assert!(rows.iter().zip(&want).all(|(&got, want)| reference::check(want, got).passes()));
         Ok(())
     }),
@@ -74,7 +74,7 @@ const CALLS: [(&str, Call); 9] = [
         let (x, dy) = (crate::common::floats(M * K, 6), crate::common::floats(M * K, 7));
         crate::common::fakes(host, &"int8-g32".parse().unwrap(), (&x, &dy), (M, K))
     }),
-    ("exact halves", |host| host.exact_halves().map(drop)),
+    ("exact halves", |host| host.exact_f16_unpack().map(drop)),
 ];
 
 fn device_error(error: &HostError) -> Option<&DeviceError> {

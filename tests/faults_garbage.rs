@@ -5,7 +5,7 @@ use crate::shim::Shim;
 use lowbit::compress::calibrate::{Observer, Statistics};
 use lowbit::conformance::{self, Case, Extent, Op, Status};
 use lowbit::host::{Host, HostError};
-use lowbit::ops::{MakeError, ObserveError};
+use lowbit::ops::{ObserveError, QuantizeWeightsError};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -135,8 +135,8 @@ fn the_host_says_what_cannot_be() {
         let impossible = match garbage {
             // No index of a fault: as if all were well, were it not for what comes of it later.
             Garbage::Ones => made == Ok(()),
-            Garbage::Zeros | Garbage::Stale => made == Err(MakeError::NotRun.into()),
-            _ => matches!(made, Err(HostError::Make(MakeError::Garbage { .. }))),
+            Garbage::Zeros | Garbage::Stale => made == Err(QuantizeWeightsError::NotRun.into()),
+            _ => matches!(made, Err(HostError::Make(QuantizeWeightsError::Garbage { .. }))),
         };
         assert!(impossible, "{garbage:?}: {made:?}");
         let rows = host.download(&weights);

@@ -10,7 +10,8 @@ use lowbit::format::{
 use lowbit::host::{Host, HostError, Quantization};
 use lowbit::ops::{
     Activations, BindError, DeviceWeights, FloatType, MatmulArgs, MatmulPlan, MatmulSpec, Output,
-    PlanError, QuantizeArgs, QuantizePlan, QuantizeSpec, Schedule, Select,
+    PlanError, QuantizeActivationsArgs, QuantizeActivationsPlan, QuantizeActivationsSpec, Schedule,
+    Select,
 };
 use lowbit::reference::{self, IntegerCase, apply};
 use pollster::block_on;
@@ -49,8 +50,8 @@ fn layers_chain_in_integers() {
         let bias = floats(inner as usize, 4);
         let kernels = host.kernels();
 
-        let quantize = QuantizeSpec::new(m, k, TOKEN);
-        let quantize = block_on(QuantizePlan::new(kernels, &quantize)).unwrap();
+        let quantize = QuantizeActivationsSpec::new(m, k, TOKEN);
+        let quantize = block_on(QuantizeActivationsPlan::new(kernels, &quantize)).unwrap();
         let spec1 = MatmulSpec::of(m, &d1)
             .with_activations(Activations::Int8(TOKEN))
             .with_output(Output::Int8(hidden))
@@ -67,7 +68,7 @@ fn layers_chain_in_integers() {
         let bias_buffer = host.storage(bytemuck::cast_slice(&bias)).unwrap();
         let scale =
             StaticScale { scale: 0.25, zero_point: if hidden.is_symmetric() { 0 } else { -128 } };
-        let q = block_on(quantize.bind(QuantizeArgs {
+        let q = block_on(quantize.bind(QuantizeActivationsArgs {
             activations: (&source).into(),
             given: None,
             output: (&codes).into(),
@@ -101,9 +102,9 @@ fn layers_chain_in_integers() {
         let (l1, l2) = (TOKEN.layout(100).unwrap(), hidden.layout(70).unwrap());
         let m = m as usize;
         let case = IntegerCase { x: &codes, m, layout: &l1, weights: &w1, bias: Some(&bias) };
-        let inner_want = reference::integer_matmul(&case, spec1.piece_blocks() as usize).unwrap();
+        let inner_want = reference::integer_matmul(&case, spec1.slice_blocks() as usize).unwrap();
         for (at, want) in inner_want.iter().enumerate() {
-            let want = want.after(ActivationFunction::Relu, reference::Output::F32);
+            let want = want.after(ActivationFunction::Relu, reference::OutputType::F32);
             let (row, column) = (at / 70, at % 70);
             let code = between[row * l2.row_words + column / 4].to_le_bytes()[column % 4] as i8;
             let symmetric = hidden.is_symmetric();
@@ -118,7 +119,7 @@ fn layers_chain_in_integers() {
             weights: &w2,
             bias: None,
         };
-        let want = reference::integer_matmul(&case, spec2.piece_blocks() as usize).unwrap();
+        let want = reference::integer_matmul(&case, spec2.slice_blocks() as usize).unwrap();
         for (want, &got) in want.iter().zip(&y) {
             assert!(reference::check(want, f32::from_bits(got)).passes(), "{second}: {want:?}");
         }
@@ -199,7 +200,7 @@ fn what_cannot_be_is_refused() {
     assert!(plan(&spec("int8-g24").with_activations(FloatType::F32)).is_ok());
     let sound = spec("int8-channel");
     let error = plan(&sound.clone().with_output(Output::Int8(TOKEN))).unwrap_err();
-    assert!(matches!(error, PlanError::GivenScale { .. }), "{error}");
+    assert!(matches!(error, PlanError::StaticScaleNeeded { .. }), "{error}");
     let float = MatmulSpec::new(4, 64, 96, WeightFormat::int8(Granularity::Channel));
     for output in [Output::Int8(TENSOR), Output::Accumulators] {
         let error = plan(&float.clone().with_output(output)).unwrap_err();
@@ -277,12 +278,12 @@ fn functions_are_within_their_bound() {
             m,
             weights: &w,
             bias: None,
-            output: reference::Output::F32,
+            output: reference::OutputType::F32,
             zero_folded: false,
         };
         let mut worst = 0.0f64;
         for ((want, &got), x) in reference::matmul(&case).unwrap().iter().zip(&got).zip(&x) {
-            let want = want.after(function, reference::Output::F32);
+            let want = want.after(function, reference::OutputType::F32);
             let verdict = reference::check(&want, f32::from_bits(got));
             worst = worst.max(verdict.error_over_bound);
             assert!(verdict.passes(), "{function:?}({x}) is {}, {want:?}", f32::from_bits(got));

@@ -10,10 +10,11 @@ use lowbit::format::{
 };
 use lowbit::gpu::{Caps, Shader};
 use lowbit::host::{Host, HostError};
-use lowbit::ops::make::{MakeAccess, MakeKernel};
+use lowbit::ops::quantize_weights::{WeightsAccess, WeightsKernel};
 use lowbit::ops::{
-    BindError, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, FloatType, MakeArgs,
-    MakeError, MakePlan, MakeSpec, RepackSpec, SourceRows, SubBuffer,
+    BindError, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, FloatType,
+    QuantizeWeightsArgs, QuantizeWeightsError, QuantizeWeightsPlan, QuantizeWeightsSpec,
+    RepackSpec, SourceRows, SubBuffer,
 };
 use pollster::block_on;
 use std::sync::OnceLock;
@@ -372,7 +373,7 @@ fn all_halves_widen_exactly() {
     let dirty: Vec<u32> = halves.iter().map(|h| h | 0xffff_0000).collect();
     let pairs: Vec<_> = halves.iter().map(|&h| [h, 0]).collect();
     // Devices that are said to keep subnormals do.
-    let native = match gpu().kernels().caps().exact_halves {
+    let native = match gpu().kernels().caps().exact_f16_unpack {
         true => "bitcast<u32>(unpack2x16float(a).x)",
         false => "half_to_f32_bits(a)",
     };
@@ -534,8 +535,8 @@ fn calls(block: &naga::Block, out: &mut Vec<naga::Handle<naga::Function>>) {
 fn making_is_integer_arithmetic_only() {
     let mut shaders = std::collections::HashSet::new();
     for format in formats() {
-        for kernel in MakeKernel::ALL {
-            for access in MakeAccess::ALL {
+        for kernel in WeightsKernel::ALL {
+            for access in WeightsAccess::ALL {
                 let shader = kernel.shader(&format, RowOrder::Panels, access);
                 if shaders.insert(shader.clone()) {
                     let found = reachable_float_arithmetic(&shader.compose().source);
@@ -570,9 +571,9 @@ fn params_mirror_the_shaders() {
     let int8 = WeightFormat::int8(Granularity::Channel);
     for (shader, name, layout) in [
         (
-            MakeKernel::Codes.shader(&int8, RowOrder::Rows, MakeAccess::Words),
-            "MakeParams",
-            lowbit::ops::make::params_layout(),
+            WeightsKernel::Codes.shader(&int8, RowOrder::Rows, WeightsAccess::Words),
+            "WeightsParams",
+            lowbit::ops::quantize_weights::params_layout(),
         ),
         (
             DequantizeSpec::new(1, 1, int8).shader(&crate::common::all_caps()[0]),
@@ -626,8 +627,8 @@ const KINDS: usize = 11;
 
 /// The nearest weight whose group never needs an impossible scale, whatever the others.
 fn fit(format: &WeightFormat, x: f32) -> f32 {
-    let (least, most) = match (format.element().is_integer(), format.scale_type()) {
-        (false, _) if format.element() == lowbit::format::Element::F32 => (0.0, f32::MAX),
+    let (least, most) = match (format.code_type().is_integer(), format.scale_type()) {
+        (false, _) if format.code_type() == lowbit::format::CodeType::F32 => (0.0, f32::MAX),
         (false, _) => (0.0, 65519.0),
         (true, ScaleType::F32) => (1e-33, 1.7e38),
         (true, ScaleType::F16) => (0.02, 4e5),
@@ -637,7 +638,7 @@ fn fit(format: &WeightFormat, x: f32) -> f32 {
 }
 
 /// Runs a plan over `w` from the middle of a buffer with a stride, into buffers of garbage.
-fn make(host: &Host, w: &[f32], mask: Option<&Mask24>, spec: &MakeSpec) -> Made {
+fn make(host: &Host, w: &[f32], mask: Option<&Mask24>, spec: &QuantizeWeightsSpec) -> Made {
     let (n, k, stride) = (spec.n as usize, spec.k as usize, spec.stride as usize);
     // Where no weight is there is NaN: reading it would be reported.
     let mut buffers = vec![];
@@ -672,8 +673,8 @@ fn make(host: &Host, w: &[f32], mask: Option<&Mask24>, spec: &MakeSpec) -> Made 
             host.queue().write_buffer(buffer, 0, &vec![0xa5; buffer.size() as usize]);
         }
     }
-    let plan = block_on(MakePlan::new(host.kernels(), spec)).unwrap();
-    let bound = block_on(plan.bind(MakeArgs {
+    let plan = block_on(QuantizeWeightsPlan::new(host.kernels(), spec)).unwrap();
+    let bound = block_on(plan.bind(QuantizeWeightsArgs {
         source: &source,
         mask: mask.as_ref().map(|buffer| SubBuffer { buffer, offset: 20 }),
         output: &weights,
@@ -681,7 +682,7 @@ fn make(host: &Host, w: &[f32], mask: Option<&Mask24>, spec: &MakeSpec) -> Made 
     .unwrap();
     if bound.chunks() > 0 {
         let words = host.read(bound.status(), 0, bound.status_words()).unwrap();
-        assert_eq!(bound.check(&words), Err(MakeError::NotRun));
+        assert_eq!(bound.check(&words), Err(QuantizeWeightsError::NotRun));
     }
     // Twice: a plan may be recorded again, and nothing of the first run may stay.
     host.submit(|pass| {
@@ -696,17 +697,19 @@ fn make(host: &Host, w: &[f32], mask: Option<&Mask24>, spec: &MakeSpec) -> Made 
 
 struct Made {
     image: DeviceImage,
-    result: Result<(), MakeError>,
+    result: Result<(), QuantizeWeightsError>,
     chunks: usize,
 }
 
-fn as_make_error(error: CompressError) -> MakeError {
+fn as_make_error(error: CompressError) -> QuantizeWeightsError {
     match error {
-        CompressError::NonFinite { row, col, .. } => MakeError::NonFinite { row, col },
+        CompressError::NonFinite { row, col, .. } => QuantizeWeightsError::NonFinite { row, col },
         CompressError::ScaleRange { row, group, scale_type, .. } => {
-            MakeError::ScaleRange { row, group, scale_type }
+            QuantizeWeightsError::ScaleRange { row, group, scale_type }
         }
-        CompressError::F16Overflow { row, col, .. } => MakeError::F16Overflow { row, col },
+        CompressError::F16Overflow { row, col, .. } => {
+            QuantizeWeightsError::F16Overflow { row, col }
+        }
         other => panic!("{other}"),
     }
 }
@@ -714,7 +717,12 @@ fn as_make_error(error: CompressError) -> MakeError {
 /// Makes on the GPU and on the host, and compares; whether it succeeded, and in how many
 /// chunks.
 #[track_caller]
-fn compare(host: &Host, w: &[f32], mask: Option<&Mask24>, spec: &MakeSpec) -> (bool, usize) {
+fn compare(
+    host: &Host,
+    w: &[f32],
+    mask: Option<&Mask24>,
+    spec: &QuantizeWeightsSpec,
+) -> (bool, usize) {
     let (n, k, format) = (spec.n as usize, spec.k as usize, spec.weights);
     let want = match mask {
         None => compress::quantize(w, n, k, &format),
@@ -761,7 +769,7 @@ fn equal_to_the_host() {
         for (n, k) in shapes.into_iter().chain([(0, 0), (0, 9), (1, 0), (1, 1), (1, 257)]) {
             let w: Vec<f32> =
                 (0..n).flat_map(|r| row(&format, r % KINDS, k, &mut random)).collect();
-            let spec = MakeSpec::new(n as u32, k as u32, format)
+            let spec = QuantizeWeightsSpec::new(n as u32, k as u32, format)
                 .with_stride(k as u32 + [0, 1, 2, 4, 8][random.below(5) as usize]);
             let (good, _) = compare(gpu(), &w, None, &spec);
             assert!(good, "{format} {n}×{k} must be possible");
@@ -780,7 +788,7 @@ fn equal_to_the_host_per_tensor() {
         for kind in 0..KINDS {
             let (n, k) = (5, 40 + kind);
             let w: Vec<f32> = (0..n).flat_map(|_| row(&format, kind, k, &mut random)).collect();
-            compare(gpu(), &w, None, &MakeSpec::new(n as u32, k as u32, format));
+            compare(gpu(), &w, None, &QuantizeWeightsSpec::new(n as u32, k as u32, format));
             cases += 1;
         }
     }
@@ -801,7 +809,7 @@ fn given_masks() {
                 [bits & 3, bits >> 2 & 3].contains(&(col as u64 % 4))
             })
             .unwrap();
-            let spec = MakeSpec::new(n as u32, k as u32, format).with_given_mask();
+            let spec = QuantizeWeightsSpec::new(n as u32, k as u32, format).with_given_mask();
             assert!(compare(gpu(), &w, Some(&mask), &spec).0);
             cases += 1;
         }
@@ -850,7 +858,7 @@ fn refusals_are_the_hosts() {
                     w[random.below((n * k) as u64) as usize] = f32::from_bits(bits);
                 }
             }
-            let spec = MakeSpec::new(n as u32, k as u32, format);
+            let spec = QuantizeWeightsSpec::new(n as u32, k as u32, format);
             *(if compare(gpu(), &w, None, &spec).0 { &mut good } else { &mut bad }) += 1;
         }
     }
@@ -869,19 +877,21 @@ fn bad_masks_are_refused() {
         host.storage(&words).unwrap()
     };
     let w = host.storage(&vec![1.0f32.to_bits(); n * k]).unwrap();
-    let spec = MakeSpec::new(n as u32, k as u32, format).with_given_mask();
-    let plan = block_on(MakePlan::new(host.kernels(), &spec)).unwrap();
+    let spec = QuantizeWeightsSpec::new(n as u32, k as u32, format).with_given_mask();
+    let plan = block_on(QuantizeWeightsPlan::new(host.kernels(), &spec)).unwrap();
     let output = block_on(DeviceWeights::allocate(host.kernels(), format, n, k)).unwrap();
     let source = [SourceRows { at: (&w).into(), rows: n }];
     for nibble in 0..16 {
         let at = 24 + 17;
         let mask = words(host, at, nibble);
-        let args = MakeArgs { source: &source, mask: Some((&mask).into()), output: &output };
+        let args =
+            QuantizeWeightsArgs { source: &source, mask: Some((&mask).into()), output: &output };
         let bound = block_on(plan.bind(args)).unwrap();
         host.submit(|pass| bound.record(pass)).unwrap();
         let status = host.read(bound.status(), 0, bound.status_words()).unwrap();
         let good = [0b0100, 0b1000, 0b1001, 0b1100, 0b1101, 0b1110].contains(&nibble);
-        let want = if good { Ok(()) } else { Err(MakeError::BadMask { row: 1, quad: 17 }) };
+        let want =
+            if good { Ok(()) } else { Err(QuantizeWeightsError::BadMask { row: 1, quad: 17 }) };
         assert_eq!(bound.check(&status), want, "{nibble:04b}");
         // Refused or not, what is left is well-formed.
         host.download(&output).unwrap();
@@ -897,7 +907,8 @@ fn chunks_are_equal_to_the_whole() {
     for format in formats() {
         let (n, k) = (41, 70);
         let w: Vec<f32> = (0..n).flat_map(|r| row(&format, r % KINDS, k, &mut random)).collect();
-        let mut spec = MakeSpec::new(n as u32, k as u32, format).with_stride(k as u32 + 1);
+        let mut spec =
+            QuantizeWeightsSpec::new(n as u32, k as u32, format).with_stride(k as u32 + 1);
         for tiny in tiny_gpus() {
             let (good, chunks) = compare(tiny, &w, None, &spec);
             assert!(good && chunks > 3, "{format}: {chunks} chunks");
@@ -913,7 +924,7 @@ fn chunks_are_equal_to_the_whole() {
         let mut bad = w.clone();
         bad[37 * k + 5] = f32::NAN;
         bad[39 * k + 1] = f32::NAN;
-        let spec = MakeSpec::new(n as u32, k as u32, format);
+        let spec = QuantizeWeightsSpec::new(n as u32, k as u32, format);
         for tiny in tiny_gpus() {
             compare(tiny, &bad, None, &spec);
         }
@@ -928,7 +939,7 @@ fn packed(format: &WeightFormat, n: usize, k: usize, random: &mut Random) -> Pac
 
 /// f32 values a GPU may give for the product: it rounds it either way, and may flush.
 fn neighbours(format: &WeightFormat, value: f32) -> [u32; 3] {
-    let exact = !format.element().is_integer() || value == 0.0;
+    let exact = !format.code_type().is_integer() || value == 0.0;
     let near = |bits: u32| if exact { value.to_bits() } else { bits };
     [value.to_bits(), near(value.to_bits() + 1), near(value.to_bits().wrapping_sub(1))]
 }
@@ -1045,7 +1056,7 @@ fn host_calls() {
         }
         let bad = gpu().compress(&[1.0, f32::NAN], 1, 2, &format);
         assert!(
-            matches!(bad, Err(HostError::Make(MakeError::NonFinite { row: 0, col: 1 }))),
+            matches!(bad, Err(HostError::Make(QuantizeWeightsError::NonFinite { row: 0, col: 1 }))),
             "{bad:?}"
         );
         assert!(matches!(
@@ -1065,11 +1076,11 @@ fn speed() {
     let source = gpu().storage(bytemuck::cast_slice(&w)).unwrap();
     for name in ["f16", "int8-channel", "int8-tensor", "int4-g64-asym", "2:4+int4-g64-asym-f16s"] {
         let format: WeightFormat = name.parse().unwrap();
-        let spec = MakeSpec::new(n as u32, k as u32, format);
-        let plan = block_on(MakePlan::new(gpu().kernels(), &spec)).unwrap();
+        let spec = QuantizeWeightsSpec::new(n as u32, k as u32, format);
+        let plan = block_on(QuantizeWeightsPlan::new(gpu().kernels(), &spec)).unwrap();
         let output = block_on(DeviceWeights::allocate(gpu().kernels(), format, n, k)).unwrap();
         let rows = [SourceRows { at: (&source).into(), rows: n }];
-        let args = MakeArgs { source: &rows, mask: None, output: &output };
+        let args = QuantizeWeightsArgs { source: &rows, mask: None, output: &output };
         let bound = block_on(plan.bind(args)).unwrap();
         for _ in 0..3 {
             let start = std::time::Instant::now();
@@ -1092,12 +1103,13 @@ fn buffers_are_checked() {
     let format = WeightFormat::int4(Granularity::Channel);
     let output = block_on(DeviceWeights::allocate(host.kernels(), format, 4, 64)).unwrap();
     let w = host.storage(&[0; 256]).unwrap();
-    let bind = |spec: &MakeSpec, at: SubBuffer, rows, mask: Option<SubBuffer>| {
-        let plan = block_on(MakePlan::new(host.kernels(), spec)).unwrap();
+    let bind = |spec: &QuantizeWeightsSpec, at: SubBuffer, rows, mask: Option<SubBuffer>| {
+        let plan = block_on(QuantizeWeightsPlan::new(host.kernels(), spec)).unwrap();
         let source = [SourceRows { at, rows }];
-        block_on(plan.bind(MakeArgs { source: &source, mask, output: &output })).map(|_| ())
+        block_on(plan.bind(QuantizeWeightsArgs { source: &source, mask, output: &output }))
+            .map(|_| ())
     };
-    let spec = MakeSpec::new(4, 64, format);
+    let spec = QuantizeWeightsSpec::new(4, 64, format);
     assert_eq!(bind(&spec, (&w).into(), 4, None), Ok(()));
     assert_eq!(bind(&spec, (&w).into(), 3, None), Err(BindError::Rows { need: 4, have: 3 }));
     let late = |offset| SubBuffer { buffer: &w, offset };
@@ -1106,18 +1118,18 @@ fn buffers_are_checked() {
     let wide = spec.clone().with_stride(65);
     assert!(matches!(bind(&wide, (&w).into(), 4, None), Err(BindError::TooSmall { .. })));
     let codes = output.blocks()[0].codes.buffer().unwrap();
-    let tiny = MakeSpec::new(4, 64, format).with_stride(u32::MAX);
+    let tiny = QuantizeWeightsSpec::new(4, 64, format).with_stride(u32::MAX);
     assert!(matches!(bind(&tiny, codes.into(), 4, None), Err(BindError::TooSmall { .. })));
     assert_eq!(
         bind(&spec, (&w).into(), 4, Some((&w).into())),
         Err(BindError::Mask { planned: false })
     );
-    let other = MakeSpec::new(4, 63, format);
+    let other = QuantizeWeightsSpec::new(4, 63, format);
     assert!(matches!(bind(&other, (&w).into(), 4, None), Err(BindError::WrongWeights { .. })));
-    assert!(MakeSpec::new(4, 64, format).with_given_mask().check().is_err());
-    assert!(MakeSpec::new(4, 64, format).with_stride(63).check().is_err());
-    assert!(MakeSpec::new(1, 64, format).with_stride(0).check().is_ok());
-    assert!(MakeSpec::new(u32::MAX, 1, format).check().is_err());
+    assert!(QuantizeWeightsSpec::new(4, 64, format).with_given_mask().check().is_err());
+    assert!(QuantizeWeightsSpec::new(4, 64, format).with_stride(63).check().is_err());
+    assert!(QuantizeWeightsSpec::new(1, 64, format).with_stride(0).check().is_ok());
+    assert!(QuantizeWeightsSpec::new(u32::MAX, 1, format).check().is_err());
 
     let spec = DequantizeSpec::gather(5, 4, 64, format);
     let plan = block_on(DequantizePlan::new(host.kernels(), &spec)).unwrap();

@@ -7,8 +7,9 @@ use lowbit::gpu::{AdapterClass, Caps, DeviceError, Kernels};
 use lowbit::ops::matmul::RecordError;
 use lowbit::ops::{
     BindError, BoundMatmul, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights,
-    FloatType, MakeArgs, MakePlan, MakeSpec, MatmulArgs, MatmulPlan, MatmulSpec, PlanError, Role,
-    RowBlock, Schedule, Select, SourceRows, SubBuffer, WeightsError,
+    FloatType, MatmulArgs, MatmulPlan, MatmulSpec, PlanError, QuantizeWeightsArgs,
+    QuantizeWeightsPlan, QuantizeWeightsSpec, Role, RowBlock, Schedule, Select, SourceRows,
+    SubBuffer, WeightsError,
 };
 use pollster::block_on;
 use proptest::prelude::*;
@@ -127,7 +128,9 @@ fn downlevel_limits_are_refused_by_name() {
     let noop = Noop::new(Limits::downlevel_defaults());
     let kernels = noop.kernels();
     block_on(MatmulPlan::new(&kernels, &spec, Select::Auto)).unwrap();
-    let compress = block_on(MakePlan::new(&kernels, &MakeSpec::new(8, 64, int4()))).unwrap_err();
+    let compress =
+        block_on(QuantizeWeightsPlan::new(&kernels, &QuantizeWeightsSpec::new(8, 64, int4())))
+            .unwrap_err();
     assert!(
         matches!(compress, PlanError::Device(DeviceError::Limit { need: 6, have: 4, .. })),
         "{compress}"
@@ -245,7 +248,7 @@ fn plans_are_refused() {
     // Left to choose, a plan takes what runs on so small a device.
     let auto =
         block_on(MatmulPlan::new(&smaller, &MatmulSpec::new(65, 8, 64, int4()), Select::Auto));
-    for regime in auto.unwrap().regimes() {
+    for regime in auto.unwrap().row_ranges() {
         regime.choice.schedule.check(smaller.caps()).unwrap();
     }
     let odd = MatmulSpec::new(4, 8, 64, WeightFormat::f32()).with_x_strides(3, 0);
@@ -273,7 +276,7 @@ fn stated_limits_never_exceed_the_device() {
             subgroups: true,
             matrix: 16,
             int64: true,
-            exact_halves: false,
+            exact_f16_unpack: false,
             packed_dot: false,
             row_order: RowOrder::Rows,
             texture_extent: u32::MAX,
@@ -470,9 +473,11 @@ fn weights_of_another_plan_are_refused() {
     let w = noop.buffer(300 * 64 * 4);
     let args = DequantizeArgs { weights: &weights, indices: None, output: (&w).into() };
     assert_eq!(block_on(plan.bind(args)).map(drop), too_large);
-    let plan = block_on(MakePlan::new(&small, &MakeSpec::new(300, 64, int4()))).unwrap();
+    let plan =
+        block_on(QuantizeWeightsPlan::new(&small, &QuantizeWeightsSpec::new(300, 64, int4())))
+            .unwrap();
     let source = [SourceRows { at: (&w).into(), rows: 300 }];
-    let args = MakeArgs { source: &source, mask: None, output: &weights };
+    let args = QuantizeWeightsArgs { source: &source, mask: None, output: &weights };
     assert_eq!(block_on(plan.bind(args)).map(drop), too_large);
     noop.assert_quiet();
 }

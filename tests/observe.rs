@@ -329,7 +329,7 @@ fn every_kernel_validates() {
     let limits = wgpu::Limits::defaults();
     let gpu = Caps::from_limits(lowbit::gpu::AdapterClass::Gpu, &limits);
     let cpu = Caps::from_limits(lowbit::gpu::AdapterClass::Cpu, &limits);
-    let cpu = Caps { int64: true, exact_halves: true, ..cpu };
+    let cpu = Caps { int64: true, exact_f16_unpack: true, ..cpu };
     let mut seen = std::collections::HashSet::new();
     for caps in [gpu, cpu] {
         for shader in every_spec().iter().flat_map(|spec| spec.shaders(&caps)) {

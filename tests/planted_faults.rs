@@ -7,7 +7,9 @@ use lowbit::format::{ActivationFormat, WeightFormat};
 use lowbit::gpu::Shader;
 use lowbit::host::Host;
 use lowbit::ops::matmul::{KernelChoice, MatmulSpec, Schedule};
-use lowbit::ops::{Activations, FakeQuantSpec, FloatType, ObserveSpec, Output, QuantizeSpec};
+use lowbit::ops::{
+    Activations, FakeQuantSpec, FloatType, ObserveSpec, Output, QuantizeActivationsSpec,
+};
 use pollster::block_on;
 
 struct Fault {
@@ -120,7 +122,7 @@ const INTEGER_FAULTS: [IntegerFault; 17] = [
     ),
     (
         "int_rows_m1",
-        "columns of a piece that are miscounted",
+        "columns of a slice that are miscounted",
         "int8-g64-asym",
         "int8-g64-asym",
         "f32",
@@ -165,8 +167,8 @@ const INTEGER_FAULTS: [IntegerFault; 17] = [
         "int8-g128",
         "f32",
         (
-            "sums.r0 = add_piece(sums.r0, t0, sw,",
-            "sums.r0 = add_piece(sums.r0, t0, scales4(w_rows, max(run.index, 1u) - 1u),",
+            "sums.r0 = add_slice(sums.r0, t0, sw,",
+            "sums.r0 = add_slice(sums.r0, t0, scales4(w_rows, max(run.index, 1u) - 1u),",
         ),
     ),
     (
@@ -203,11 +205,11 @@ const INTEGER_FAULTS: [IntegerFault; 17] = [
     ),
     (
         "int_gemv_m1_l32",
-        "a lane's piece that does not go along",
+        "a lane's slice that does not go along",
         "int8-g128",
         "int8-token",
         "f32",
-        ("piece += far_pieces;", "piece += far_pieces - select(0u, 1u, b == 37u);"),
+        ("slice += far_slices;", "slice += far_slices - select(0u, 1u, b == 37u);"),
     ),
     (
         "int_gemv_m4_l32",
@@ -219,7 +221,7 @@ const INTEGER_FAULTS: [IntegerFault; 17] = [
     ),
     (
         "int_tiled_32x64",
-        "sums of codes that are not reset at the end of a piece",
+        "sums of codes that are not reset at the end of a slice",
         "int8-g64",
         "int8-token-asym",
         "f32",
@@ -420,7 +422,7 @@ fn each_fault_of_what_takes_x_is_caught() {
         let (m, k) = (case.m as u32, case.k as u32);
         let caps = faulty[0].kernels().caps();
         let shaders: Vec<Shader> = match case.op {
-            Op::Quantize { format, .. } => QuantizeSpec::new(m, k, format).shaders(caps),
+            Op::Quantize { format, .. } => QuantizeActivationsSpec::new(m, k, format).shaders(caps),
             Op::Observe { axis, bins } => ObserveSpec::new(m, k, axis, bins).shaders(caps),
             Op::FakeQuant(from) => {
                 let mut spec = FakeQuantSpec::new(m, k, case.format);

@@ -10,9 +10,9 @@ use pollster::block_on;
 #[test]
 fn halves_are_probed() {
     let Some(host) = crate::common::host() else { return };
-    let exact = host.exact_halves().unwrap();
+    let exact = host.exact_f16_unpack().unwrap();
     eprintln!("{} converts halves exactly: {exact}", host.adapter_info().name);
-    assert!(exact || !host.kernels().caps().exact_halves);
+    assert!(exact || !host.kernels().caps().exact_f16_unpack);
     if !exact {
         return;
     }
@@ -28,7 +28,7 @@ fn halves_are_probed() {
     ] {
         assert_eq!(text.matches(from).count(), 1);
         block_on(faulty.kernels().plant(&probe_shader(), &text.replace(from, to))).unwrap();
-        assert!(!faulty.exact_halves().unwrap(), "{to}");
+        assert!(!faulty.exact_f16_unpack().unwrap(), "{to}");
     }
 }
 
@@ -37,7 +37,7 @@ fn halves_are_probed() {
 fn exact_halves_choose_kernels() {
     let Some(host) = crate::common::host() else { return };
     for exact in [false, true] {
-        let caps = Caps { exact_halves: exact, ..host.kernels().caps().clone() };
+        let caps = Caps { exact_f16_unpack: exact, ..host.kernels().caps().clone() };
         let (info, device) = (host.adapter_info().clone(), host.device().clone());
         let host = Host::with_caps(info, device, host.queue().clone(), &caps).unwrap();
         let spec = MatmulSpec::new(1, 8, 32, "f16".parse().unwrap());

@@ -64,7 +64,7 @@ fn granularity() -> impl Strategy<Value = Granularity> {
 fn format() -> impl Strategy<Value = WeightFormat> {
     let base = prop::sample::select(all_formats());
     (base, granularity()).prop_map(|(base, granularity)| {
-        let mut format = match base.element().name() {
+        let mut format = match base.code_type().name() {
             "int16" => WeightFormat::int16(granularity),
             "int8" => WeightFormat::int8(granularity),
             "int4" => WeightFormat::int4(granularity),
@@ -319,7 +319,7 @@ fn multiply(
         m: m * places.batch as usize,
         weights: &packed,
         bias: with_bias.then_some(&bias[..]),
-        output: reference::Output::F32,
+        output: reference::OutputType::F32,
         zero_folded: false,
     })
     .map_err(|e| text(&e))?;

@@ -3,10 +3,10 @@
 
 use half::f16;
 use lowbit::format::{
-    Element, Granularity, Mask24, PackedWeights, ScaleType, Scales, WeightFormat,
+    CodeType, Granularity, Mask24, PackedWeights, ScaleType, Scales, WeightFormat,
 };
 use lowbit::reference::{
-    ETA, Exact, Expected, Inexact, MatmulCase, Output, ReferenceError, UNIT, check, decode_row,
+    ETA, Exact, Expected, Inexact, MatmulCase, OutputType, ReferenceError, UNIT, check, decode_row,
     dequantize, dequantize_f64, exact_limit, f16_to_f64, gather, matmul, matmul_exact, one_hot,
 };
 use proptest::prelude::*;
@@ -59,9 +59,9 @@ fn pack(
     zero: impl Fn(usize) -> i32,
 ) -> PackedWeights {
     let g = format.geometry(n, k).unwrap();
-    let (bits, per) = (format.element().bits(), format.element().per_word() as usize);
+    let (bits, per) = (format.code_type().bits(), format.code_type().per_word() as usize);
     let zero_of = |row: usize, column: usize| {
-        if !format.element().is_integer() {
+        if !format.code_type().is_integer() {
             0
         } else if format.is_symmetric() {
             format.symmetric_zero()
@@ -101,9 +101,9 @@ fn random(format: WeightFormat, n: usize, k: usize, seed: u64, powers: bool) -> 
     let mut noise = Noise(seed);
     let (low, high) = format.code_range().unwrap_or((0, 0));
     let codes: Vec<u32> = (0..n * k)
-        .map(|_| match format.element() {
-            Element::F32 => noise.normal().to_bits(),
-            Element::F16 => f16::from_f32(noise.normal()).to_bits().into(),
+        .map(|_| match format.code_type() {
+            CodeType::F32 => noise.normal().to_bits(),
+            CodeType::F16 => f16::from_f32(noise.normal()).to_bits().into(),
             _ => noise.between(low, high) as u32,
         })
         .collect();
@@ -120,7 +120,7 @@ fn random(format: WeightFormat, n: usize, k: usize, seed: u64, powers: bool) -> 
 }
 
 fn case<'a>(x: &'a [f32], m: usize, weights: &'a PackedWeights) -> MatmulCase<'a> {
-    MatmulCase { x, m, weights, bias: None, output: Output::F32, zero_folded: false }
+    MatmulCase { x, m, weights, bias: None, output: OutputType::F32, zero_folded: false }
 }
 
 fn values(expected: &[Expected]) -> Vec<f64> {
@@ -176,7 +176,7 @@ fn decoding_matches_the_accessors() {
                     let weight = decoded.next().unwrap();
                     assert_eq!(weight.column, column, "{name} {n}×{k} row {row}");
                     assert_eq!(weight.code, weights.code(row, at), "{name} {n}×{k} row {row}");
-                    if g.format.element().is_integer() {
+                    if g.format.code_type().is_integer() {
                         let group = g.group_of(column);
                         assert_eq!(weight.zero, weights.zero(row, group), "{name}");
                         assert_eq!(weight.scale, f64::from(weights.scale(row, group)), "{name}");
@@ -284,7 +284,7 @@ fn hand_computed_two_four() {
     let x: Vec<f32> = (0..9).map(|i| 10f32.powi(i)).collect();
     let y = matmul(&case(&x, 1, &weights)).unwrap();
     assert_eq!(y[0].value, -40.0 - 3500.0 + 1e6 + 2e8);
-    let hot = one_hot(&weights, &[(0, 1.0), (1, 1.0)], None, Output::F32, false).unwrap();
+    let hot = one_hot(&weights, &[(0, 1.0), (1, 1.0)], None, OutputType::F32, false).unwrap();
     assert_eq!((hot[0].value, hot[0].bound, hot[1].value), (0.0, 0.0, -4.0));
 }
 
@@ -296,13 +296,13 @@ fn identity_weights() {
     for name in FORMATS {
         let format = format(name);
         let k = 37;
-        let one = match format.element() {
-            Element::F32 => 1f32.to_bits(),
-            Element::F16 => 0x3c00,
-            Element::Int4 => 9,
+        let one = match format.code_type() {
+            CodeType::F32 => 1f32.to_bits(),
+            CodeType::F16 => 0x3c00,
+            CodeType::Int4 => 9,
             _ => 1,
         };
-        let off = if format.element() == Element::Int4 { 8 } else { 0 };
+        let off = if format.code_type() == CodeType::Int4 { 8 } else { 0 };
         let weights = pack(
             format,
             (k, k),
@@ -381,9 +381,9 @@ fn bad_input_is_refused() {
     ));
     let none = random(format("int8-channel"), 2, 0, 1, false);
     assert!(matches!(matmul(&case(&[], usize::MAX, &none)), Err(ReferenceError::TooLarge { .. })));
-    let column = one_hot(&weights, &[(4, 1.0)], None, Output::F32, false);
+    let column = one_hot(&weights, &[(4, 1.0)], None, OutputType::F32, false);
     assert_eq!(column, Err(ReferenceError::OutOfRange { role: "column", index: 4, limit: 4 }));
-    assert!(gather(&weights, &[2], Output::F32).is_err());
+    assert!(gather(&weights, &[2], OutputType::F32).is_err());
     let infinite = pack(
         WeightFormat::f16(),
         (5, 3),
@@ -394,7 +394,7 @@ fn bad_input_is_refused() {
     );
     let error = ReferenceError::NonFinite { role: "weights", row: 0, column: 1 };
     assert_eq!(matmul(&case(&x[..3], 1, &infinite)), Err(error.clone()));
-    assert_eq!(dequantize(&infinite, Output::F32), Err(error));
+    assert_eq!(dequantize(&infinite, OutputType::F32), Err(error));
     assert_eq!(dequantize_f64(&infinite).unwrap()[1], f64::INFINITY);
 }
 
@@ -405,24 +405,24 @@ fn gathers_rows() {
     for name in FORMATS {
         let weights = random(format(name), 7, 131, 4, false);
         let dense = dequantize_f64(&weights).unwrap();
-        let all = dequantize(&weights, Output::F32).unwrap();
+        let all = dequantize(&weights, OutputType::F32).unwrap();
         assert_eq!(values(&all), dense);
-        let picked = gather(&weights, &[6, 0, 6], Output::F32).unwrap();
+        let picked = gather(&weights, &[6, 0, 6], OutputType::F32).unwrap();
         assert_eq!(picked[..131], all[6 * 131..]);
         assert_eq!(picked[131..262], all[..131]);
         assert_eq!(picked[262..], all[6 * 131..]);
         for e in &all {
             // Any f32 kernel rounds once, to a neighbour; zeros stay.
             assert!(check(e, e.value as f32).passes());
-            assert_eq!(e.bound == 0.0, e.value == 0.0 || !format(name).element().is_integer());
+            assert_eq!(e.bound == 0.0, e.value == 0.0 || !format(name).code_type().is_integer());
         }
-        for e in dequantize(&weights, Output::F16).unwrap() {
+        for e in dequantize(&weights, OutputType::F16).unwrap() {
             assert!(check(&e, f16::from_f32(e.value as f32).to_f32()).passes(), "{name} {e:?}");
             assert!(e.value != 0.0 || e.bound == 0.0);
         }
     }
     let tiny = pack(WeightFormat::f32(), (1, 1), |_, _| 7, |_, _| true, |_| 1.0, |_| 0);
-    let e = dequantize(&tiny, Output::F32).unwrap()[0];
+    let e = dequantize(&tiny, OutputType::F32).unwrap()[0];
     assert!(check(&e, 0.0).passes() && check(&e, f32::from_bits(7)).passes());
     assert!(e.bound < ETA);
 }
@@ -466,7 +466,7 @@ fn add(fused: bool, a: f32, b: f32, c: f32) -> f32 {
 fn simulate(weights: &PackedWeights, row: usize, x: &[f32], bias: f32, order: Order) -> f32 {
     let mut kept = Vec::new();
     decode_row(weights, row, &mut kept).unwrap();
-    let integer = weights.format().element().is_integer();
+    let integer = weights.format().code_type().is_integer();
     let group_size = weights.geometry().group_size;
     let scaled = |w: &lowbit::reference::Weight| {
         if integer { (w.code - w.zero) as f32 * w.scale as f32 } else { w.value as f32 }
@@ -555,8 +555,8 @@ fn worst(case: &MatmulCase, orders: &[Order]) -> f64 {
         for &order in orders {
             let y = simulate(case.weights, i % n, x, bias, order);
             let y = match case.output {
-                Output::F32 => y,
-                Output::F16 => f16::from_f32(y).to_f32(),
+                OutputType::F32 => y,
+                OutputType::F16 => f16::from_f32(y).to_f32(),
             };
             let ratio = check(e, y).error_over_bound;
             assert!(ratio <= 1.0, "{order:?}: {y} is not {e:?} ({ratio})");
@@ -571,7 +571,7 @@ fn worst(case: &MatmulCase, orders: &[Order]) -> f64 {
 #[test]
 fn bounds_hold_in_any_order() {
     for name in FORMATS {
-        if !format(name).element().is_integer() {
+        if !format(name).code_type().is_integer() {
             continue;
         }
         let mut report = String::new();
@@ -585,7 +585,7 @@ fn bounds_hold_in_any_order() {
                 let bias: Vec<f32> = (0..n).map(|_| noise.outlier()).collect();
                 let plain = MatmulCase { bias: Some(&bias), ..case(&x, m, &weights) };
                 let folded = MatmulCase { zero_folded: true, ..plain };
-                let half = MatmulCase { output: Output::F16, ..plain };
+                let half = MatmulCase { output: OutputType::F16, ..plain };
                 let ratios = (worst(&plain, &PLAIN), worst(&folded, &FOLDED));
                 worst(&half, &PLAIN);
                 report += &format!(" K={k}: {:.4}/{:.4}", ratios.0, ratios.1);
@@ -697,11 +697,11 @@ fn integers(count: usize, limit: u32, seed: u64) -> Vec<f32> {
 #[test]
 fn exact_cases_are_exact_in_every_order() {
     for name in FORMATS {
-        if !format(name).element().is_integer() {
+        if !format(name).code_type().is_integer() {
             continue;
         }
         // 512 full int16 codes at one scale fill 2²⁴; scales and biases here take 8 times.
-        let k = if format(name).element() == Element::Int16 { 53 } else { 2053 };
+        let k = if format(name).code_type() == CodeType::Int16 { 53 } else { 2053 };
         let weights = random(format(name), 4, k, 8, true);
         let bias: Vec<f32> = integers(4, 1000, 2).iter().map(|b| b / 4.0).collect();
         for (zero_folded, orders) in [(false, &PLAIN[..]), (true, &FOLDED[..])] {
@@ -761,7 +761,7 @@ fn one_wrong_code_at_4096() {
         let good = random(format, 1, k, 21, true);
         // One code off by one, at a kept column of the last group.
         let mut codes = good.codes().to_vec();
-        let bits = format.element().bits() as usize;
+        let bits = format.code_type().bits() as usize;
         let per = 32 / bits;
         let at = good.geometry().stored - (k - last);
         let at = (at.saturating_sub(8)..=at).rev().find(|&at| good.code(0, at) < 7).unwrap();
@@ -792,7 +792,7 @@ fn one_wrong_code_at_4096() {
         }
         // And the weight alone.
         let column = bad.column(0, at);
-        let hot = one_hot(&good, &[(column, 1.0)], None, Output::F32, false).unwrap()[0];
+        let hot = one_hot(&good, &[(column, 1.0)], None, OutputType::F32, false).unwrap()[0];
         let mut x = vec![0.0; k];
         x[column] = 1.0;
         assert!(check(&hot, simulate(&good, 0, &x, 0.0, PLAIN[0])).passes());
@@ -810,11 +810,11 @@ fn one_hot_rows() {
         let mut noise = Noise(6);
         let hot: Vec<(usize, f32)> = (0..k).map(|c| (c, noise.normal())).collect();
         let bias: Vec<f32> = (0..n).map(|_| noise.normal()).collect();
-        let integer = format(name).element().is_integer();
+        let integer = format(name).code_type().is_integer();
         for (bias, zero_folded) in
             [(None, false), (Some(&bias[..]), false), (None, true), (Some(&bias[..]), true)]
         {
-            let expected = one_hot(&weights, &hot, bias, Output::F32, zero_folded).unwrap();
+            let expected = one_hot(&weights, &hot, bias, OutputType::F32, zero_folded).unwrap();
             let mut x = vec![0.0; k * k];
             hot.iter().for_each(|&(c, v)| x[c * k + c] = v);
             let wide = MatmulCase { bias, zero_folded, ..case(&x, k, &weights) };

@@ -54,7 +54,7 @@ fn repack(host: &Host, packed: &PackedWeights, name: &str) -> usize {
     let bound = block_on(plan.bind(RepackArgs {
         codes: SubBuffer { buffer: &codes, offset: OFFSET },
         metadata: at(&metadata, format.is_sparse()),
-        scales: at(&scales, format.element().is_integer()),
+        scales: at(&scales, format.code_type().is_integer()),
         zeros: at(&zeros, !format.is_symmetric()),
         output: &output,
     }))

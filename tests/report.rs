@@ -14,7 +14,7 @@ fn report(cases: usize) -> AdapterReport {
         .map(|case| {
             let json = serde_json::json!({
                 "id": case.id(), "op": case.op.name(), "format": case.format.to_string(),
-                "weights": case.format.element().name(), "group": "channel", "symmetric": true,
+                "weights": case.format.code_type().name(), "group": "channel", "symmetric": true,
                 "sparsity": case.format.sparsity().name(), "activations": case.activations_name(),
                 "output": case.output_name(), "m": case.m, "n": case.n, "k": case.k,
                 "kernel": "gemv_m1_l32", "error_over_bound": 0.25, "status": "pass",

@@ -9,7 +9,7 @@ use lowbit::format::PackedWeights;
 use lowbit::host::Host;
 use lowbit::ops::matmul::BoundMatmul;
 use lowbit::ops::{DeviceWeights, MatmulArgs, MatmulPlan, MatmulSpec, Schedule, Select};
-use lowbit::reference::{self, Output};
+use lowbit::reference::{self, OutputType};
 use pollster::block_on;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::BTreeMap;
@@ -240,7 +240,7 @@ fn other(host: &Host, random: &mut Random, check: bool) -> usize {
         1 => {
             let rows = host.dequantize(&host.upload(&packed()).unwrap()).unwrap();
             if check {
-                right(&rows, reference::dequantize(&packed(), Output::F32).unwrap());
+                right(&rows, reference::dequantize(&packed(), OutputType::F32).unwrap());
             }
             1
         }
@@ -248,7 +248,7 @@ fn other(host: &Host, random: &mut Random, check: bool) -> usize {
             let indices = [0, n as u32 - 1, n as u32 / 2];
             let rows = host.gather(&host.upload(&packed()).unwrap(), &indices).unwrap();
             if check {
-                right(&rows, reference::gather(&packed(), &indices, Output::F32).unwrap());
+                right(&rows, reference::gather(&packed(), &indices, OutputType::F32).unwrap());
             }
             1
         }

@@ -6,9 +6,9 @@ use lowbit::gpu::Caps;
 use lowbit::host::{Host, HostError};
 use lowbit::ops::matmul::{Schedule, code_textures_pay};
 use lowbit::ops::{
-    BindError, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, MakeArgs, MakePlan,
-    MakeSpec, MatmulArgs, MatmulPlan, MatmulSpec, RepackArgs, RepackPlan, RepackSpec, RowBlock,
-    Select, SourceRows, WeightsError,
+    BindError, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, MatmulArgs,
+    MatmulPlan, MatmulSpec, QuantizeWeightsArgs, QuantizeWeightsPlan, QuantizeWeightsSpec,
+    RepackArgs, RepackPlan, RepackSpec, RowBlock, Select, SourceRows, WeightsError,
 };
 use pollster::block_on;
 
@@ -182,10 +182,10 @@ fn what_cannot_be_is_refused() {
     let plan = block_on(DequantizePlan::new(host.kernels(), &spec)).unwrap();
     let args = DequantizeArgs { weights: &textured, indices: None, output: (&y).into() };
     assert_eq!(block_on(plan.bind(args)).map(drop), Err(BindError::Textures { need, have }));
-    let spec = MakeSpec::new(N as u32, K as u32, f16.format());
-    let plan = MakePlan::new(host.kernels(), &spec);
+    let spec = QuantizeWeightsSpec::new(N as u32, K as u32, f16.format());
+    let plan = QuantizeWeightsPlan::new(host.kernels(), &spec);
     let source = [SourceRows { at: (&y).into(), rows: N }];
-    let args = MakeArgs { source: &source, mask: None, output: &textured };
+    let args = QuantizeWeightsArgs { source: &source, mask: None, output: &textured };
     let bound = block_on(block_on(plan).unwrap().bind(args)).map(drop);
     assert_eq!(bound, Err(BindError::TexturesWritten));
     let spec = RepackSpec::new(N as u32, K as u32, f16.format());

@@ -113,7 +113,7 @@ fn a_tuning_that_does_not_apply_is_passed_over() {
     let tuning = Arc::new(Tuning { key: TuningKey::default(), entries });
     let plan = |how| block_on(MatmulPlan::new(host.kernels(), spec, how)).unwrap();
     let (tuned, auto) = (plan(Select::Tuned(tuning)), plan(Select::Auto));
-    assert_eq!(format!("{:?}", tuned.regimes()), format!("{:?}", auto.regimes()));
+    assert_eq!(format!("{:?}", tuned.row_ranges()), format!("{:?}", auto.row_ranges()));
 }
 
 #[test]

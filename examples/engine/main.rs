@@ -6,7 +6,9 @@ mod parts;
 
 use lowbit::gpu::{Caps, Kernels};
 use lowbit::ops::{Activations, DeviceWeights, MatmulArgs, MatmulPlan, MatmulSpec, Output};
-use lowbit::ops::{QuantizeArgs, QuantizePlan, QuantizeSpec, Select, SubBuffer};
+use lowbit::ops::{
+    QuantizeActivationsArgs, QuantizeActivationsPlan, QuantizeActivationsSpec, Select, SubBuffer,
+};
 use lowbit::{format::ActivationFunction, wgpu};
 use parts::{BETWEEN, Data, Judged, SCALE, TOKEN, buffer, residual, upload, words};
 use std::error::Error;
@@ -35,7 +37,8 @@ async fn frame() -> Result<(), Box<dyn Error>> {
     let data = Data::new(M, K, INNER)?;
     let w1 = DeviceWeights::upload(&kernels, &data.w1).await?;
     let w2 = DeviceWeights::upload(&kernels, &data.w2).await?;
-    let quantize = QuantizePlan::new(&kernels, &QuantizeSpec::new(M, K, TOKEN)).await?;
+    let quantize =
+        QuantizeActivationsPlan::new(&kernels, &QuantizeActivationsSpec::new(M, K, TOKEN)).await?;
     let spec = MatmulSpec::of(M, &w1).with_activations(Activations::Int8(TOKEN)).with_bias();
     let spec = spec.with_function(ActivationFunction::Gelu).with_output(Output::Int8(BETWEEN));
     let up = MatmulPlan::new(&kernels, &spec, Select::Auto).await?;
@@ -48,7 +51,7 @@ async fn frame() -> Result<(), Box<dyn Error>> {
     let [codes, inner, y] = sizes.map(|size| buffer(&device, size, false));
     let readback = buffer(&device, sizes.iter().sum(), true);
     let [x_at, codes_at, inner_at, y_at] = [&x, &codes, &inner, &y].map(SubBuffer::from);
-    let args = QuantizeArgs { activations: x_at, given: None, output: codes_at };
+    let args = QuantizeActivationsArgs { activations: x_at, given: None, output: codes_at };
     let quantize = quantize.bind(args).await?;
     let bias = Some(SubBuffer::from(&bias));
     let args = MatmulArgs { activations: codes_at, weights: &w1, bias, output: inner_at };

@@ -7,7 +7,7 @@ use lowbit::format::{
 };
 use lowbit::ops::BoundMatmul;
 use lowbit::reference::{
-    Expected, IntegerCase, Output, UNIT, check, check_activations, check_code, integer_matmul,
+    Expected, IntegerCase, OutputType, UNIT, check, check_activations, check_code, integer_matmul,
 };
 use lowbit::wgpu::{self, BufferUsages, util::DeviceExt};
 use std::error::Error;
@@ -158,7 +158,7 @@ impl Judged {
         let n = weights.n();
         let mut worst_inner = 0.0f64;
         for (at, sum) in integer_matmul(&case, parts[0])?.into_iter().enumerate() {
-            let expected = sum.after(ActivationFunction::Gelu, Output::F32);
+            let expected = sum.after(ActivationFunction::Gelu, OutputType::F32);
             let word = inner[at / n * inner_layout.row_words + at % n / 4];
             let code = word.to_le_bytes()[at % n % 4] as i8;
             let verdict = check_code(&expected, SCALE.scale, SCALE.zero_point, false, code);
@@ -172,7 +172,7 @@ impl Judged {
             // The engine's own addition rounds once, either way.
             let value = sum.value + f64::from(data.x[at]);
             let bound = sum.bound + UNIT * (value.abs() + sum.bound) + f64::from(f32::MIN_POSITIVE);
-            let expected = Expected::new(value, bound, Output::F32);
+            let expected = Expected::new(value, bound, OutputType::F32);
             let verdict = check(&expected, f32::from_bits(y[at]));
             worst_y = worst_y.max(within("Y", at, verdict.error_over_bound)?);
         }

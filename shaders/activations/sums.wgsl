@@ -1,7 +1,7 @@
 // What rows of codes hold beside them: scale, zero point, sums of blocks, and zeros past the last
 // column. A workgroup a row, after a matmul that has written the codes of all columns.
 // Requires: lib/matmul; const WORKGROUP. Provides: main.
-// Layout: format::ActivationLayout, of p.y_piece columns.
+// Layout: format::ActivationLayout, of p.y_slice columns.
 
 @group(0) @binding(7) var<storage, read_write> y: array<u32>;
 
@@ -17,8 +17,8 @@ fn main(
         return;
     }
     let row_at = p.y_offset + tile / m * p.y_batch + tile % m * p.y_stride;
-    let blocks = (p.y_piece + 31u) / 32u;
-    let words = (p.y_piece + 3u) / 4u;
+    let blocks = (p.y_slice + 31u) / 32u;
+    let words = (p.y_slice + 3u) / 4u;
     for (var b = local; b < blocks; b += WORKGROUP) {
         var sum = 0;
         for (var word = 8u * b; word < 8u * b + 8u; word += 1u) {

@@ -2,7 +2,7 @@
 // Requires: fake/gradient; consts WORKGROUP, LEARNED. Provides: main.
 //
 // One scale for all of X: `workers` workgroups share all units and leave a partial sum each. One a
-// row: a workgroup, and a partial sum, a piece. Without LEARNED there is dx alone, of any groups.
+// row: a workgroup, and a partial sum, a tile. Without LEARNED there is dx alone, of any groups.
 
 @group(0) @binding(5) var<storage, read> scales: array<u32>;
 @group(0) @binding(6) var<storage, read> zeros: array<u32>;
@@ -16,18 +16,18 @@ fn main(
     @builtin(local_invocation_index) local: u32,
 ) {
     let worker = workgroup_index(group, count);
-    let units = row_count() * p.pieces;
+    let units = row_count() * p.tiles;
     // Of a tensor each worker leaves a sum, of nothing too.
     if (worker >= select(units, p.workers, LEARNED && p.scale_stride == 0u)) {
         return;
     }
     var sums = Sums(0.0, 0.0, 0u);
     for (var unit = worker; unit < units; unit += p.workers) {
-        let first = (unit % p.pieces) * p.piece;
-        let end = min(first + p.piece, p.k);
+        let first = (unit % p.tiles) * p.tile;
+        let end = min(first + p.tile, p.k);
         for (var c = first + 4u * local; c < end; c += 4u * WORKGROUP) {
             let columns = vec4<u32>(c, c + 1u, c + 2u, c + 3u);
-            sums = merged(sums, take(unit / p.pieces, c, columns < vec4<u32>(end), true));
+            sums = merged(sums, take(unit / p.tiles, c, columns < vec4<u32>(end), true));
         }
     }
     if (!LEARNED) {

@@ -10,7 +10,7 @@
 //   x       [m, k], x_stride elements apart from x_at on
 //   scales  [m, groups] f32 from scale_at on, or one (scale_stride is 0): s
 //   zeros   the same, f32: z is the nearest integer (ties to even) within qmin…qmax
-// A unit of work is a piece of a row, `piece` columns: a multiple of 4, of `pieces` a row.
+// A unit of work is a tile of a row, `tile` columns: a multiple of 4, of `tiles` a row.
 //
 // Floats may be assumed to be finite by a compiler: what is NaN or infinite is told by its bits, and
 // a NaN is made by setting bits of a result that is there.
@@ -32,8 +32,8 @@ struct Params {
     zero_at: u32,      // the first of `zeros`
     ds_at: u32,        // the first of `ds`
     dz_at: u32,        // the first of `dz`
-    pieces: u32,       // pieces a row
-    piece: u32,        // columns in a piece, a multiple of 4
+    tiles: u32,       // tiles a row
+    tile: u32,        // columns in a tile, a multiple of 4
     team: u32,         // lanes that share a group, a power of two
     workers: u32,      // workgroups that share the units, or partial sums that there are
     partial_at: u32,   // the first of the partial sums

@@ -1,10 +1,10 @@
 // Fake quantization by scales of the data's own range: rows, or groups of columns of any size.
-// Requires: fake/apply, fake/range. Provides: main, a workgroup a piece of a row, which holds
+// Requires: fake/apply, fake/range. Provides: main, a workgroup a tile of a row, which holds
 // whole groups. Workgroup memory: WORKGROUP · 8 bytes.
 //
 // x is read twice, the second time out of a cache. A team of lanes takes a group for its range, by
 // quads of columns of which a group need not begin or end at one: then lanes of two teams read it.
-// Caller: a piece holds whole groups; a team is a power of two, WORKGROUP lanes at most.
+// Caller: a tile holds whole groups; a team is a power of two, WORKGROUP lanes at most.
 
 @group(0) @binding(5) var<storage, read_write> scales: array<u32>;
 @group(0) @binding(6) var<storage, read_write> zeros: array<u32>;
@@ -35,12 +35,12 @@ fn main(
     @builtin(local_invocation_index) local: u32,
 ) {
     let unit = workgroup_index(group, count);
-    let row = unit / p.pieces;
+    let row = unit / p.tiles;
     if (row >= row_count()) {
         return;
     }
-    let first = (unit % p.pieces) * p.piece;
-    let end = min(first + p.piece, p.k);
+    let first = (unit % p.tiles) * p.tile;
+    let end = min(first + p.tile, p.k);
     let x_at = p.x_at + row * p.x_stride;
     let end_group = (end + p.group_size - 1u) / p.group_size;
     for (var g0 = first / p.group_size; g0 < end_group; g0 += WORKGROUP / p.team) {

@@ -1,5 +1,5 @@
 // Fake quantization by scales that are there.
-// Requires: fake/apply. Provides: main, a workgroup a piece of a row.
+// Requires: fake/apply. Provides: main, a workgroup a tile of a row.
 
 @group(0) @binding(5) var<storage, read> scales: array<u32>;
 @group(0) @binding(6) var<storage, read> zeros: array<u32>;
@@ -11,10 +11,10 @@ fn main(
     @builtin(local_invocation_index) local: u32,
 ) {
     let unit = workgroup_index(group, count);
-    let row = unit / p.pieces;
+    let row = unit / p.tiles;
     if (row >= row_count()) {
         return;
     }
-    let first = (unit % p.pieces) * p.piece;
-    apply(row, first, min(first + p.piece, p.k), local);
+    let first = (unit % p.tiles) * p.tile;
+    apply(row, first, min(first + p.tile, p.k), local);
 }

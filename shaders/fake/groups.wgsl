@@ -1,10 +1,10 @@
 // Gradients where groups of columns of any size share a scale: dx, ds and dz in one dispatch.
-// Requires: fake/gradient, fake/finish; const WORKGROUP. Provides: main, a workgroup a piece of a
+// Requires: fake/gradient, fake/finish; const WORKGROUP. Provides: main, a workgroup a tile of a
 // row, which holds whole groups.
 //
 // A team of lanes takes a group, by quads of columns. Where quads may be of two groups, both sum
 // over it, and dx is written apart.
-// Caller: a piece holds whole groups; a team is a power of two, WORKGROUP lanes at most.
+// Caller: a tile holds whole groups; a team is a power of two, WORKGROUP lanes at most.
 
 @group(0) @binding(5) var<storage, read> scales: array<u32>;
 @group(0) @binding(6) var<storage, read> zeros: array<u32>;
@@ -16,12 +16,12 @@ fn main(
     @builtin(local_invocation_index) local: u32,
 ) {
     let unit = workgroup_index(group, count);
-    let row = unit / p.pieces;
+    let row = unit / p.tiles;
     if (row >= row_count()) {
         return;
     }
-    let first = (unit % p.pieces) * p.piece;
-    let end = min(first + p.piece, p.k);
+    let first = (unit % p.tiles) * p.tile;
+    let end = min(first + p.tile, p.k);
     let end_group = (end + p.group_size - 1u) / p.group_size;
     for (var g0 = first / p.group_size; g0 < end_group; g0 += WORKGROUP / p.team) {
         let g = g0 + local / p.team;

@@ -1,5 +1,5 @@
 // The range of all of X.
-// Requires: fake/range, an X fragment; const WORKGROUP. Provides: main, a workgroup a piece of a row.
+// Requires: fake/range, an X fragment; const WORKGROUP. Provides: main, a workgroup a tile of a row.
 // A maximum by atomics is the same in any order.
 
 @group(0) @binding(4) var<storage, read_write> ranges: array<atomic<u32>>;
@@ -13,12 +13,12 @@ fn main(
     @builtin(local_invocation_index) local: u32,
 ) {
     let unit = workgroup_index(group, count);
-    let row = unit / p.pieces;
+    let row = unit / p.tiles;
     if (row >= row_count()) {
         return;
     }
-    let first = (unit % p.pieces) * p.piece;
-    let end = min(first + p.piece, p.k);
+    let first = (unit % p.tiles) * p.tile;
+    let end = min(first + p.tile, p.k);
     let x_at = p.x_at + row * p.x_stride;
     var range = Range(0u, 0u);
     for (var c = first + 4u * local; c < end; c += 4u * WORKGROUP) {

@@ -1,4 +1,4 @@
-// The gradients of scales from partial sums: of a row's pieces, or of all workers.
+// The gradients of scales from partial sums: of a row's tiles, or of all workers.
 // Requires: fake/tree, fake/finish; const WORKGROUP. Provides: main, a workgroup a row, or one.
 
 @group(0) @binding(3) var<storage, read> scale_partials: array<u32>;
@@ -17,8 +17,8 @@ fn main(
     if (index >= select(row_count(), 1u, tensor)) {
         return;
     }
-    let first = p.partial_at + select(index * p.pieces, 0u, tensor);
-    let partials = select(p.pieces, p.workers, tensor);
+    let first = p.partial_at + select(index * p.tiles, 0u, tensor);
+    let partials = select(p.tiles, p.workers, tensor);
     var sums = Sums(0.0, 0.0, 0u);
     for (var i = local; i < partials; i += WORKGROUP) {
         let bits = scale_partials[first + i];

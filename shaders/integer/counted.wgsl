@@ -1,23 +1,23 @@
-// What becomes of the sum of a piece: added to integers that tests read, whoever made it.
-// Requires: lib/matmul. Provides: Spot, add_piece, finish; Y. Twins: integer/scaled,
+// What becomes of the sum of a slice: added to integers that tests read, whoever made it.
+// Requires: lib/matmul. Provides: Spot, add_slice, finish; Y. Twins: integer/scaled,
 // integer/finish.
-// Layout of Y: i32 [m, pieces, N], which starts as zeros.
+// Layout of Y: i32 [m, slices, N], which starts as zeros.
 // Caller: Y holds zeros, or sums to add to.
 
 @group(0) @binding(7) var<storage, read_write> y: array<atomic<i32>>;
 
 struct Spot {
     y_at: u32,
-    piece: u32,
+    slice: u32,
     column: u32,
     live: bool, // whether the row exists
 }
 
-fn add_piece(sum: vec4<f32>, t: vec4<i32>, sw: vec4<f32>, sx: f32, spot: Spot) -> vec4<f32> {
+fn add_slice(sum: vec4<f32>, t: vec4<i32>, sw: vec4<f32>, sx: f32, spot: Spot) -> vec4<f32> {
     let end = p.n0 + p.rows;
     for (var i = 0u; i < 4u; i += 1u) {
         if (spot.live && spot.column + i < end) {
-            atomicAdd(&y[spot.y_at + spot.piece * p.y_piece + spot.column + i], t[i]);
+            atomicAdd(&y[spot.y_at + spot.slice * p.y_slice + spot.column + i], t[i]);
         }
     }
     return sum;

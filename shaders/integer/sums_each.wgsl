@@ -1,10 +1,10 @@
-// A lane's share of a row of several pieces: each block scaled by itself.
-// Requires: add_piece. Provides: Sum, add_block, finished. Twin: integer/sums_whole.
+// A lane's share of a row of several slices: each block scaled by itself.
+// Requires: add_slice. Provides: Sum, add_block, finished. Twin: integer/sums_whole.
 
 alias Sum = vec4<f32>;
 
 fn add_block(sum: Sum, t: vec4<i32>, sw: vec4<f32>, sx: f32, spot: Spot) -> Sum {
-    return add_piece(sum, t, sw, sx, spot);
+    return add_slice(sum, t, sw, sx, spot);
 }
 
 fn finished(sum: Sum, sw: vec4<f32>, sx: f32, spot: Spot) -> vec4<f32> {

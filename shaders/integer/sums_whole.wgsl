@@ -1,6 +1,6 @@
-// A lane's share of a row that is one piece: integers, added over lanes as such.
-// Requires: add_piece. Provides: Sum, add_block, finished. Twin: integer/sums_each.
-// Caller: k is one piece: at most 1024 blocks of 32 columns.
+// A lane's share of a row that is one slice: integers, added over lanes as such.
+// Requires: add_slice. Provides: Sum, add_block, finished. Twin: integer/sums_each.
+// Caller: k is one slice: at most 1024 blocks of 32 columns.
 
 alias Sum = vec4<i32>;
 
@@ -9,5 +9,5 @@ fn add_block(sum: Sum, t: vec4<i32>, sw: vec4<f32>, sx: f32, spot: Spot) -> Sum 
 }
 
 fn finished(sum: Sum, sw: vec4<f32>, sx: f32, spot: Spot) -> vec4<f32> {
-    return add_piece(vec4<f32>(0.0), sum, sw, sx, spot);
+    return add_slice(vec4<f32>(0.0), sum, sw, sx, spot);
 }

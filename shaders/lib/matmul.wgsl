@@ -24,10 +24,10 @@ struct Params {
     m0: u32,          // first row of X of this segment
     m_cap: u32,       // rows of X in it at most
     bias_offset: u32, // elements
-    y_piece: u32,     // columns of Y: of all of W
-    piece: u32,       // blocks in a piece of K (integer/pieces)
-    w_pieces: u32,    // pieces in a group of W
-    x_pieces: u32,    // pieces in a group of X
+    y_slice: u32,     // columns of Y: of all of W
+    slice: u32,       // blocks in a slice of K (integer/slices)
+    w_slices: u32,    // slices in a group of W
+    x_slices: u32,    // slices in a group of X
     x_scale_at: u32,  // where in a row of quantized X its scales start, in words
     x_zero_at: u32,   // its zero points
     x_sum_at: u32,    // its sums of blocks

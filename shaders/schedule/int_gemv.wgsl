@@ -1,6 +1,6 @@
 // Integer products for few rows of X: LANES lanes split K, a team of them makes 4 columns of Y for
 // M_TILE rows.
-// Requires: integer/pieces, integer/sums, integer/x_side, integer decoders, dots, finish, a reduce
+// Requires: integer/slices, integer/sums, integer/x_side, integer decoders, dots, finish, a reduce
 // fragment; consts WORKGROUP, LANES, M_TILE. Provides: schedule. Workgroup memory:
 // WORKGROUP · M_TILE · 16 bytes.
 // Why: as schedule/gemv.
@@ -9,8 +9,8 @@ var<private> sums: array<Sum, M_TILE>;
 var<private> x_rows: array<u32, M_TILE>;
 
 // `y_at` is of the first of `live` rows.
-fn block_step(b: u32, piece: u32, rows: Columns4, y_at: u32, column: u32, live: u32) {
-    let zw = zeros4(rows, piece);
+fn block_step(b: u32, slice: u32, rows: Columns4, y_at: u32, column: u32, live: u32) {
+    let zw = zeros4(rows, slice);
     let fill = fills4(zw);
     let w0 = load_block(rows.r0, b, 0u);
     let w1 = load_block(rows.r1, b, 0u);
@@ -37,15 +37,15 @@ fn block_step(b: u32, piece: u32, rows: Columns4, y_at: u32, column: u32, live: 
             }
         }
     }
-    let sw = scales4(rows, piece);
-    let group = x_group(piece);
+    let sw = scales4(rows, slice);
+    let group = x_group(slice);
     for (var r = 0u; r < M_TILE; r += 1u) {
         var sum = 0;
         if (W_ZEROS) {
             sum = x_sum(x_rows[r], b);
         }
         let t = fold(products[r], zw, sum, x_zero(x_rows[r], group), codes, 32u);
-        let spot = Spot(y_at + r * p.y_stride, piece, column, r < live);
+        let spot = Spot(y_at + r * p.y_stride, slice, column, r < live);
         sums[r] = add_block(sums[r], t, sw, x_scale(x_rows[r], group), spot);
     }
 }
@@ -68,19 +68,19 @@ fn schedule(tile: u32, local: u32, ids: vec3<u32>) {
         x_rows[i] = p.x_offset + batch * p.x_batch + min(row0 + i, m - 1u) * p.x_stride;
         sums[i] = Sum();
     }
-    // As in schedule/gemv: the piece of a block and the block's place in it go along.
+    // As in schedule/gemv: the slice of a block and the block's place in it go along.
     let size = run_steps();
-    let far_pieces = LANES / size;
+    let far_slices = LANES / size;
     let far_places = LANES % size;
-    var piece = lane / size;
+    var slice = lane / size;
     var place = lane % size;
     for (var b = lane; b < p.blocks; b += LANES) {
-        block_step(b, piece, rows, y_at, column, m - row0);
-        piece += far_pieces;
+        block_step(b, slice, rows, y_at, column, m - row0);
+        slice += far_slices;
         place += far_places;
         if (place >= size) {
             place -= size;
-            piece += 1u;
+            slice += 1u;
         }
     }
     for (var i = 0u; i < M_TILE; i += 1u) {

@@ -1,8 +1,8 @@
 // Integer products on lanes that own columns: four neighbouring columns of Y a lane, for M_TILE
 // rows of X.
-// Requires: lib/run, integer/pieces, a part fragment and integer decoders, dots, add_piece, finish;
+// Requires: lib/run, integer/slices, a part fragment and integer decoders, dots, add_slice, finish;
 // consts WORKGROUP, M_TILE (1 or 4). Provides: schedule. No workgroup memory, no barrier.
-// Why: as schedule/rows_m1. Sums of a piece stay integers; floats are touched at its end only.
+// Why: as schedule/rows_m1. Sums of a slice stay integers; floats are touched at its end only.
 
 struct Products {
     r0: vec4<i32>, // a row of X each, a component a column
@@ -113,7 +113,7 @@ fn schedule(tile: u32, local: u32, lane: u32) {
             let sw = scales4(w_rows, run.index);
             let columns = 32u * (run.place + 1u);
             let t0 = fold(products.r0, zw, sum_of(codes, 0u), zx.x, products.w, columns);
-            sums.r0 = add_piece(sums.r0, t0, sw, sx.x, Spot(y_at, run.index, column, true));
+            sums.r0 = add_slice(sums.r0, t0, sw, sx.x, Spot(y_at, run.index, column, true));
             if (M_TILE == 4u) {
                 let t1 = fold(products.r1, zw, sum_of(codes, 1u), zx.y, products.w, columns);
                 let t2 = fold(products.r2, zw, sum_of(codes, 2u), zx.z, products.w, columns);
@@ -124,9 +124,9 @@ fn schedule(tile: u32, local: u32, lane: u32) {
                 let spot1 = Spot(y1, run.index, column, row + 1u < m);
                 let spot2 = Spot(y2, run.index, column, row + 2u < m);
                 let spot3 = Spot(y3, run.index, column, row + 3u < m);
-                sums.r1 = add_piece(sums.r1, t1, sw, sx.y, spot1);
-                sums.r2 = add_piece(sums.r2, t2, sw, sx.z, spot2);
-                sums.r3 = add_piece(sums.r3, t3, sw, sx.w, spot3);
+                sums.r1 = add_slice(sums.r1, t1, sw, sx.y, spot1);
+                sums.r2 = add_slice(sums.r2, t2, sw, sx.z, spot2);
+                sums.r3 = add_slice(sums.r3, t3, sw, sx.w, spot3);
             }
             products = Products();
             codes = XSum();

@@ -1,6 +1,6 @@
 // Integer products for many rows of X: a workgroup of 128 makes TILE_M × 64 of Y, TILE_M/8 × 4 a
 // thread.
-// Requires: lib/run, integer/pieces, integer/x_side, integer decoders, dots, add_piece, finish;
+// Requires: lib/run, integer/slices, integer/x_side, integer decoders, dots, add_slice, finish;
 // const TILE_M (32 or 64). Provides: main. Workgroup memory: 8 quads · (TILE_M + 64) · 4 bytes.
 // K advances a block of 32 a step.
 // Why: each code of W is unpacked once for TILE_M rows, each of X loaded once for 64 columns; four
@@ -105,7 +105,7 @@ fn main(
                 let zx = x_zero(rows[i], g);
                 let t = fold(products[i], zw, codes[i], zx, w_codes, 32u * (run.place + 1u));
                 let spot = Spot(y_first + row * p.y_stride, run.index, column, row < m);
-                sums[i] = add_piece(sums[i], t, sw, x_scale(rows[i], g), spot);
+                sums[i] = add_slice(sums[i], t, sw, x_scale(rows[i], g), spot);
                 products[i] = vec4<i32>(0);
                 codes[i] = 0;
             }

@@ -1,8 +1,8 @@
-use super::range::{Affine, Grid, Range};
+use super::range::{Affine, CodeGrid, Range};
 use super::rows::each_row;
 use super::{CompressError, check_weights, prune_magnitude};
 use crate::format::{
-    Element, Geometry, Granularity, Mask24, PackedWeights, ScaleType, Scales, WeightFormat,
+    CodeType, Geometry, Granularity, Mask24, PackedWeights, ScaleType, Scales, WeightFormat,
 };
 use half::f16;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -88,10 +88,10 @@ pub fn dequantize(packed: &PackedWeights) -> Vec<f32> {
 
 fn value(packed: &PackedWeights, row: usize, at: usize, group: usize) -> f32 {
     let code = packed.code(row, at);
-    match packed.format().element() {
-        Element::F32 => f32::from_bits(code as u32),
-        Element::F16 => f16::from_bits(code as u16).to_f32(),
-        Element::Int16 | Element::Int8 | Element::Int4 => {
+    match packed.format().code_type() {
+        CodeType::F32 => f32::from_bits(code as u32),
+        CodeType::F16 => f16::from_bits(code as u16).to_f32(),
+        CodeType::Int16 | CodeType::Int8 | CodeType::Int4 => {
             (code - packed.zero(row, group)) as f32 * packed.scale(row, group)
         }
     }
@@ -108,7 +108,7 @@ struct Source<'a> {
 impl Source<'_> {
     fn pack(&self) -> Result<PackedWeights, CompressError> {
         let Geometry { format, n, k, .. } = self.geometry;
-        let (codes, affines) = match Grid::of(&format) {
+        let (codes, affines) = match CodeGrid::of(&format) {
             None => (self.float_codes()?, vec![]),
             Some(grid) => {
                 let affines = self.affines(grid)?;
@@ -150,7 +150,7 @@ impl Source<'_> {
         }
     }
 
-    fn affines(&self, grid: Grid) -> Result<Vec<Affine>, CompressError> {
+    fn affines(&self, grid: CodeGrid) -> Result<Vec<Affine>, CompressError> {
         let geometry = &self.geometry;
         // A tensor's one range is that of its rows.
         let mut ranges = vec![Range::default(); geometry.n * geometry.groups];
@@ -187,7 +187,7 @@ impl Source<'_> {
         }
     }
 
-    fn integer_codes(&self, grid: Grid, affines: &[Affine]) -> Vec<u32> {
+    fn integer_codes(&self, grid: CodeGrid, affines: &[Affine]) -> Vec<u32> {
         let geometry = &self.geometry;
         self.words(|row, column| {
             let (x, group) = self.weight(row, column);
@@ -196,7 +196,7 @@ impl Source<'_> {
     }
 
     fn float_codes(&self) -> Result<Vec<u32>, CompressError> {
-        if self.geometry.format.element() == Element::F32 {
+        if self.geometry.format.code_type() == CodeType::F32 {
             return Ok(self.words(|row, column| self.weight(row, column).0.to_bits()));
         }
         let k = self.geometry.k;
@@ -219,7 +219,7 @@ impl Source<'_> {
     /// row-major order; bits above the element's are cut off.
     fn words(&self, code: impl Fn(usize, usize) -> u32 + Send + Sync) -> Vec<u32> {
         let geometry = &self.geometry;
-        let element = geometry.format.element();
+        let element = geometry.format.code_type();
         let (per, bits) = (element.per_word() as usize, element.bits());
         let mut words = vec![0; geometry.n * geometry.code_words];
         each_row(&mut words, geometry.code_words, |row, words| {
@@ -402,7 +402,7 @@ mod tests {
         let dense = Err(CompressError::NotTwoFour { format: int8 });
         assert_eq!(quantize_masked(&w, &mask, &int8), dense);
         let bad = quantize(&w, 2, 4, &WeightFormat::f32().asymmetric());
-        assert_eq!(bad, Err(FormatError::NoAsymmetric(Element::F32).into()));
+        assert_eq!(bad, Err(FormatError::NoAsymmetric(CodeType::F32).into()));
         let large = quantize(&w, usize::MAX, 8, &int8);
         assert!(matches!(large, Err(CompressError::Format(FormatError::TooLarge { .. }))));
     }

@@ -45,7 +45,7 @@ pub(super) struct Affine {
 /// The integer codes of a format: all that a group's scale, zero point and codes depend
 /// on beside its weights.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Grid {
+pub(super) struct CodeGrid {
     low: i32,
     high: i32,
     /// The code of zero where it is the same for every group.
@@ -53,7 +53,7 @@ pub(super) struct Grid {
     scale_type: ScaleType,
 }
 
-impl Grid {
+impl CodeGrid {
     /// `None` for floats.
     pub fn of(format: &WeightFormat) -> Option<Self> {
         let (low, high) = format.code_range()?;
@@ -109,12 +109,12 @@ mod tests {
     fn affine(format: WeightFormat, weights: &[f32]) -> Option<Affine> {
         let mut range = Range::default();
         weights.iter().for_each(|&x| range.widen(x));
-        Grid::of(&format).unwrap().affine(range)
+        CodeGrid::of(&format).unwrap().affine(range)
     }
 
     fn codes(format: WeightFormat, weights: &[f32]) -> Vec<i32> {
         let affine = affine(format, weights).unwrap();
-        let grid = Grid::of(&format).unwrap();
+        let grid = CodeGrid::of(&format).unwrap();
         weights.iter().map(|&x| grid.code(affine, x)).collect()
     }
 
@@ -134,8 +134,8 @@ mod tests {
 
     #[test]
     fn floats_have_no_grid() {
-        assert!(Grid::of(&WeightFormat::f32()).is_none());
-        assert!(Grid::of(&WeightFormat::f16()).is_none());
+        assert!(CodeGrid::of(&WeightFormat::f32()).is_none());
+        assert!(CodeGrid::of(&WeightFormat::f16()).is_none());
     }
 
     /// Scale 1 throughout, so that ties are visible: they go to the even code counted

@@ -2,7 +2,7 @@
 
 use super::{Case, Values};
 use crate::compress::{self, CompressError};
-use crate::format::{Element, PackedWeights, ScaleType, Scales};
+use crate::format::{CodeType, PackedWeights, ScaleType, Scales};
 use crate::host::Host;
 use crate::ops::matmul::texture_width;
 use crate::ops::{DeviceWeights, FloatType};
@@ -122,7 +122,7 @@ pub(super) fn exact_weights(
     random: &mut Random,
 ) -> Result<PackedWeights, CompressError> {
     let (format, n, k) = (case.format, case.n, case.k);
-    if !format.element().is_integer() {
+    if !format.code_type().is_integer() {
         let w: Vec<f32> = (0..n * k).map(|_| (random.below(17) as f32 - 8.0) / 8.0).collect();
         return compress::quantize(&w, n, k, &format);
     }
@@ -134,7 +134,7 @@ pub(super) fn exact_weights(
         ScaleType::F16 => Scales::F16((0..count).map(|i| f16::from_f32(power(i))).collect()),
     };
     let mut codes = packed.codes().to_vec();
-    if format.element() == Element::Int16 {
+    if format.code_type() == CodeType::Int16 {
         // Full int16 codes fill 2²⁴ with 512 terms: keep seven bits and the sign.
         codes.iter_mut().for_each(|word| {
             let pair = [*word as u16 as i16, (*word >> 16) as i16].map(|c| c % 128);

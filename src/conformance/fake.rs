@@ -11,7 +11,7 @@ use crate::ops::{
     FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantError, FakeQuantPlan, FakeQuantSpec, FloatType,
     SubBuffer,
 };
-use crate::reference::{self, FakeQuantCase, FakeQuantGradients, Output};
+use crate::reference::{self, FakeQuantCase, FakeQuantGradients, OutputType};
 
 /// What a case quantizes, and by what.
 struct Job {
@@ -182,8 +182,8 @@ fn judge(
     got: &Results,
 ) -> Result<reference::Judgement, reference::ReferenceError> {
     let kind = |float| match float {
-        FloatType::F16 => Output::F16,
-        FloatType::F32 => Output::F32,
+        FloatType::F16 => OutputType::F16,
+        FloatType::F32 => OutputType::F32,
     };
     // By the scales as they are now: the kernel's own, or those given, which nobody may write.
     let (format, k) = (&case.format, case.k);

@@ -33,13 +33,13 @@ pub(super) async fn run(
     // The same kernel twice: its exact sums, then what it makes of them.
     let sums = spec(case, quantized, ops::Output::Accumulators);
     let plan = plan(host, case, &sums).await?;
-    let piece = sums.piece_blocks() as usize;
-    let want = reference::integer_accumulators(&reference, piece).map_err(|e| text(&e))?;
+    let slice = sums.slice_blocks() as usize;
+    let want = reference::integer_accumulators(&reference, slice).map_err(|e| text(&e))?;
     let y = multiply(host, case, &plan, &weights, &x, None).await?;
     let wrong = y.iter().zip(&want).position(|(&got, &want)| i64::from(got as i32) != want);
     let mut fault = wrong.map(|at| {
         let (got, want) = (y[at] as i32, want[at]);
-        format!("sums of pieces: number {at} of [m, pieces, n] is {got}, must be {want}")
+        format!("sums of slices: number {at} of [m, slices, n] is {got}, must be {want}")
     });
 
     let spec = spec(case, quantized, quantized.output);
@@ -214,8 +214,8 @@ fn judge(
 ) -> (f64, Option<String>) {
     let half = output == ops::Output::Float(FloatType::F16);
     let (float, kind) = match half {
-        true => (FloatType::F16, reference::Output::F16),
-        false => (FloatType::F32, reference::Output::F32),
+        true => (FloatType::F16, reference::OutputType::F16),
+        false => (FloatType::F32, reference::OutputType::F32),
     };
     let mut worst = 0.0f64;
     for (at, (&bits, want)) in y.iter().zip(expected).enumerate() {
@@ -249,7 +249,8 @@ fn judge_codes(
         }
         let code = |column: usize| words[column / 4].to_le_bytes()[column % 4] as i8;
         for column in 0..case.n {
-            let want = expected[row * case.n + column].after(case.function, reference::Output::F32);
+            let want =
+                expected[row * case.n + column].after(case.function, reference::OutputType::F32);
             let symmetric = format.is_symmetric();
             let verdict = reference::check_code(&want, scale, zero_point, symmetric, code(column));
             worst = worst.max(verdict.error_over_bound);

@@ -7,7 +7,7 @@ use crate::format::{ActivationFunction, PackedWeights};
 use crate::host::Host;
 use crate::ops::matmul::RecordError;
 use crate::ops::{FloatType, MatmulArgs, MatmulPlan, MatmulSpec, Select, SubBuffer};
-use crate::reference::{self, MatmulCase, Output};
+use crate::reference::{self, MatmulCase, OutputType};
 use half::f16;
 
 /// What outputs hold before a run, and what lies around rows afterwards: a NaN that no
@@ -34,7 +34,7 @@ pub(super) async fn run(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
     // What is applied to sums comes before they are written as f16.
     let kind = match case.function {
         ActivationFunction::Identity => output(case.output),
-        _ => Output::F32,
+        _ => OutputType::F32,
     };
     let reference = |packed, x| MatmulCase {
         x,
@@ -133,10 +133,10 @@ fn judge(
     }
 }
 
-fn output(float: FloatType) -> Output {
+fn output(float: FloatType) -> OutputType {
     match float {
-        FloatType::F16 => Output::F16,
-        _ => Output::F32,
+        FloatType::F16 => OutputType::F16,
+        _ => OutputType::F32,
     }
 }
 

@@ -7,7 +7,9 @@ use super::report::{ErrorOverBound, Outcome, Trouble};
 use super::rows::Rows;
 use crate::format::{ActivationFormat, ActivationLayout, StaticScale};
 use crate::host::Host;
-use crate::ops::{QuantizeArgs, QuantizePlan, QuantizeSpec, SubBuffer};
+use crate::ops::{
+    QuantizeActivationsArgs, QuantizeActivationsPlan, QuantizeActivationsSpec, SubBuffer,
+};
 use crate::reference;
 
 /// A scale that rows of size 1 fill, and larger ones exceed.
@@ -25,7 +27,7 @@ pub(super) async fn run(
     let text = |e: &dyn std::error::Error| e.to_string();
     let x = data::rows(case, &mut Random::new(case.seed()));
     let spec = spec(case, format, given);
-    let plan = QuantizePlan::new(host.kernels(), &spec).await;
+    let plan = QuantizeActivationsPlan::new(host.kernels(), &spec).await;
     let plan = plan.map_err(|error| Trouble::of(case, &error))?;
     let layout = *plan.layout();
     let zero_point = if format.is_symmetric() { 0 } else { GIVEN.zero_point };
@@ -45,7 +47,7 @@ pub(super) async fn run(
         None => None,
     };
     let bound = plan
-        .bind(QuantizeArgs {
+        .bind(QuantizeActivationsArgs {
             activations: SubBuffer { buffer: &source, offset: rows.bytes() },
             given: side.as_ref().map(|buffer| SubBuffer { buffer, offset: 4 }),
             output: SubBuffer { buffer: &output, offset: 4 * before as u64 },
@@ -72,11 +74,11 @@ pub(super) async fn run(
     })
 }
 
-fn spec(case: &Case, format: ActivationFormat, given: bool) -> QuantizeSpec {
+fn spec(case: &Case, format: ActivationFormat, given: bool) -> QuantizeActivationsSpec {
     // A plan for more rows than are recorded.
     let rows = case.m as u32 + if case.strided { 2 } else { 0 };
-    let mut spec =
-        QuantizeSpec::new(rows, case.k as u32, format).with_activations(case.activations);
+    let mut spec = QuantizeActivationsSpec::new(rows, case.k as u32, format)
+        .with_activations(case.activations);
     if case.strided {
         // Both ways to load rows of f32 whose length is a multiple of 4.
         spec.x_stride += [4, 6][case.m % 2];

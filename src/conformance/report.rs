@@ -1,5 +1,5 @@
 use super::case::axis_name;
-use super::speed::{Limits, Timing};
+use super::speed::{MeasuredLimits, Timing};
 use super::{Case, Op};
 use crate::format::{ActivationGranularity, Granularity, WeightFormat};
 use crate::gpu::{Caps, DeviceError};
@@ -88,7 +88,7 @@ pub struct AdapterReport {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Speed {
     /// What the adapter can do at most.
-    pub limits: Limits,
+    pub limits: MeasuredLimits,
     /// A kernel each.
     pub rows: Vec<Timing>,
 }
@@ -178,7 +178,7 @@ fn facts(caps: &Caps) -> BTreeMap<String, String> {
         ("subgroups", yes(caps.subgroups)),
         ("fixed subgroup size", number(caps.subgroup)),
         ("64-bit integers", yes(caps.int64)),
-        ("exact f16 conversion", yes(caps.exact_halves)),
+        ("exact f16 conversion", yes(caps.exact_f16_unpack)),
         ("packed 8-bit dot product", yes(caps.packed_dot)),
         ("cooperative matrices", number(caps.matrix)),
         ("rows of weights lie in", format!("{:?}", caps.row_order).to_lowercase()),
@@ -315,7 +315,7 @@ fn scheme(case: &Case) -> (&'static str, serde_group::Group, bool) {
         }
         _ => {
             let format = &case.format;
-            (format.element().name(), of_weights(format), format.is_symmetric())
+            (format.code_type().name(), of_weights(format), format.is_symmetric())
         }
     }
 }

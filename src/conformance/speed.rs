@@ -9,15 +9,16 @@ use crate::host::{COLD, Host, HostError, Instant};
 use crate::ops::{
     Activations, BoundMatmul, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights,
     FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantPlan, FakeQuantSpec, FloatType, KernelChoice,
-    MakeArgs, MakePlan, MakeSpec, MatmulArgs, MatmulPlan, MatmulSpec, ObserveArgs, ObservePlan,
-    ObserveSpec, QuantizeArgs, QuantizePlan, QuantizeSpec, Select, SourceRows,
+    MatmulArgs, MatmulPlan, MatmulSpec, ObserveArgs, ObservePlan, ObserveSpec,
+    QuantizeActivationsArgs, QuantizeActivationsPlan, QuantizeActivationsSpec, QuantizeWeightsArgs,
+    QuantizeWeightsPlan, QuantizeWeightsSpec, Select, SourceRows,
 };
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
 /// What an adapter can do at most, measured by small kernels of their own.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Limits {
+pub struct MeasuredLimits {
     /// f32 operations a second; a multiply-add is two.
     pub operations_per_second: f64,
     /// 8-bit operations a second by `dot4I8Packed`; a multiply-add is two.
@@ -32,7 +33,7 @@ pub struct Limits {
     pub copy_bytes_per_second: f64,
 }
 
-impl Limits {
+impl MeasuredLimits {
     /// The best of the ways to read.
     pub fn read_bytes_per_second(&self) -> f64 {
         let buffers = self.read_runs_bytes_per_second.max(self.read_coalesced_bytes_per_second);
@@ -161,7 +162,7 @@ const READ_GROUP: u64 = 64 * RUN as u64 * 16;
 /// # Errors
 /// [`HostError`].
 #[cfg(not(target_arch = "wasm32"))]
-pub fn limits(host: &Host) -> Result<Limits, HostError> {
+pub fn limits(host: &Host) -> Result<MeasuredLimits, HostError> {
     pollster::block_on(limits_async(host))
 }
 
@@ -169,7 +170,7 @@ pub fn limits(host: &Host) -> Result<Limits, HostError> {
 ///
 /// # Errors
 /// The same.
-pub async fn limits_async(host: &Host) -> Result<Limits, HostError> {
+pub async fn limits_async(host: &Host) -> Result<MeasuredLimits, HostError> {
     let bytes = COLD.min(host.kernels().caps().max_binding).min(host.kernels().caps().max_buffer);
     let groups = (bytes / READ_GROUP).clamp(1, 4096) as u32;
     let source = host.zeros_async(u64::from(groups) * READ_GROUP).await?;
@@ -233,7 +234,7 @@ pub async fn limits_async(host: &Host) -> Result<Limits, HostError> {
         let (ms, _) = median(host, |pass| dispatch(pass, &pipeline, &group, groups)).await?;
         Ok::<f64, HostError>(limit.work(groups.into()) as f64 / ms * 1e3)
     };
-    Ok(Limits {
+    Ok(MeasuredLimits {
         operations_per_second: rate(Limit::Fma).await?,
         dot_operations_per_second: rate(Limit::Dot).await?,
         read_runs_bytes_per_second: rate(Limit::ReadRuns).await?,
@@ -294,7 +295,7 @@ async fn median(
 #[cfg(not(target_arch = "wasm32"))]
 pub fn time(
     host: &Host,
-    limits: &Limits,
+    limits: &MeasuredLimits,
     how: &Select,
     op: Op,
     format: WeightFormat,
@@ -310,7 +311,7 @@ pub fn time(
 /// The same.
 pub async fn time_async(
     host: &Host,
-    limits: &Limits,
+    limits: &MeasuredLimits,
     how: &Select,
     op: Op,
     format: WeightFormat,
@@ -389,7 +390,7 @@ pub async fn time_async(
 /// Measures an op on X alone.
 async fn time_x(
     host: &Host,
-    limits: &Limits,
+    limits: &MeasuredLimits,
     op: Op,
     format: WeightFormat,
     float: FloatType,
@@ -455,11 +456,12 @@ async fn quantize(
     float: FloatType,
     (m, k): (u32, u32),
 ) -> Result<OfX, HostError> {
-    let spec = QuantizeSpec::new(m, k, format).with_activations(float);
-    let plan = QuantizePlan::new(host.kernels(), &spec).await?;
+    let spec = QuantizeActivationsSpec::new(m, k, format).with_activations(float);
+    let plan = QuantizeActivationsPlan::new(host.kernels(), &spec).await?;
     let x = floats(host, float, spec.x_bytes(m)).await?;
     let output = host.zeros_async(plan.output_bytes(m)).await?;
-    let args = QuantizeArgs { activations: (&x).into(), given: None, output: (&output).into() };
+    let args =
+        QuantizeActivationsArgs { activations: (&x).into(), given: None, output: (&output).into() };
     let bound = plan.bind(args).await?;
     let mut recorded = Ok(());
     host.submit_async(|pass| recorded = bound.record(pass, m)).await?;
@@ -626,12 +628,13 @@ async fn integer_matmul(
     let m = m as u32;
     let spec = MatmulSpec::of(m, weights).with_activations(Activations::Int8(format));
     let plan = MatmulPlan::new(host.kernels(), &spec, how.clone()).await?;
-    let quantize = QuantizeSpec::new(m, spec.k, format);
-    let quantize = QuantizePlan::new(host.kernels(), &quantize).await?;
+    let quantize = QuantizeActivationsSpec::new(m, spec.k, format);
+    let quantize = QuantizeActivationsPlan::new(host.kernels(), &quantize).await?;
     let x = floats(host, FloatType::F32, quantize.spec().x_bytes(m)).await?;
     let codes = host.zeros_async(quantize.output_bytes(m)).await?;
     let y = host.zeros_async(spec.y_bytes(m)).await?;
-    let args = QuantizeArgs { activations: (&x).into(), given: None, output: (&codes).into() };
+    let args =
+        QuantizeActivationsArgs { activations: (&x).into(), given: None, output: (&codes).into() };
     let quantize = quantize.bind(args).await?;
     let sets = copies(host, weights, m).await?;
     let mut bound = Vec::new();
@@ -675,12 +678,13 @@ async fn make(
     weights: &DeviceWeights,
 ) -> Result<(String, Milliseconds), HostError> {
     let (n, k, format) = (weights.n(), weights.k(), weights.format());
-    let spec = MakeSpec::new(n as u32, k as u32, format);
-    let plan = MakePlan::new(host.kernels(), &spec).await?;
+    let spec = QuantizeWeightsSpec::new(n as u32, k as u32, format);
+    let plan = QuantizeWeightsPlan::new(host.kernels(), &spec).await?;
     let source = host.storage_async(bytemuck::cast_slice(w)).await?;
     let output = DeviceWeights::allocate(host.kernels(), format, n, k).await?;
     let rows = [SourceRows { at: (&source).into(), rows: n }];
-    let bound = plan.bind(MakeArgs { source: &rows, mask: None, output: &output }).await?;
+    let bound =
+        plan.bind(QuantizeWeightsArgs { source: &rows, mask: None, output: &output }).await?;
     let ms = median(host, |pass| bound.record(pass)).await?;
     Ok((last(plan.shaders()), ms))
 }

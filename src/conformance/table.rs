@@ -2,7 +2,7 @@ use super::covering::triples;
 use super::{Case, FakeScales, Op, Quantized, Values};
 use crate::compress::calibrate::Axis;
 use crate::format::{
-    ActivationFormat, ActivationFunction, ActivationGranularity, Element, Granularity, ScaleType,
+    ActivationFormat, ActivationFunction, ActivationGranularity, CodeType, Granularity, ScaleType,
     WeightFormat,
 };
 use crate::ops::matmul::Decoder;
@@ -21,7 +21,7 @@ pub enum Extent {
 
 const FLOATS: [FloatType; 2] = [FloatType::F32, FloatType::F16];
 
-/// One m a regime.
+/// One m a range.
 const SMALL_M: [usize; 4] = [1, 7, 16, 65];
 
 /// Empty, single, tiny odd, whole blocks, ragged beyond two blocks.
@@ -41,7 +41,7 @@ pub fn formats(groups: [u32; 2]) -> Vec<WeightFormat> {
     let mut formats = Vec::new();
     let granularities =
         [Granularity::Tensor, Granularity::Channel, group(groups[0]), group(groups[1])];
-    for element in Element::ALL {
+    for element in CodeType::ALL {
         let floats = !element.is_integer();
         for granularity in if floats { &granularities[1..2] } else { &granularities[..] } {
             for index in 0..if floats { 2 } else { 8 } {
@@ -54,13 +54,13 @@ pub fn formats(groups: [u32; 2]) -> Vec<WeightFormat> {
 
 /// Sparsity, symmetry and scale type from the bits of `index`; `None` if there is no such
 /// format.
-fn format(element: Element, granularity: Granularity, index: usize) -> Option<WeightFormat> {
+fn format(element: CodeType, granularity: Granularity, index: usize) -> Option<WeightFormat> {
     let mut format = match element {
-        Element::F32 => WeightFormat::f32(),
-        Element::F16 => WeightFormat::f16(),
-        Element::Int16 => WeightFormat::int16(granularity),
-        Element::Int8 => WeightFormat::int8(granularity),
-        Element::Int4 => WeightFormat::int4(granularity),
+        CodeType::F32 => WeightFormat::f32(),
+        CodeType::F16 => WeightFormat::f16(),
+        CodeType::Int16 => WeightFormat::int16(granularity),
+        CodeType::Int8 => WeightFormat::int8(granularity),
+        CodeType::Int4 => WeightFormat::int4(granularity),
     };
     if index & 1 != 0 {
         format = format.two_four();
@@ -76,9 +76,9 @@ fn format(element: Element, granularity: Granularity, index: usize) -> Option<We
 
 /// The case table.
 ///
-/// Textures: codes out of them, for every decoder and regime.
+/// Textures: codes out of them, for every decoder and range.
 ///
-/// Small: the full product of formats, types of X and Y, regimes of m and shapes up to 72;
+/// Small: the full product of formats, types of X and Y, row_ranges of m and shapes up to 72;
 /// value patterns and scale types in turn. Pinned: every schedule with every decoder and scaling. Large: a
 /// covering of strength 3 over elements, granularities, symmetry, scale type and sparsity,
 /// types, m, N, K and value patterns. Then the kernels that make and undo weights, and those that
@@ -132,7 +132,7 @@ fn small(extent: Extent, cases: &mut Vec<Case>) {
 /// symmetry, scale type, types, bias nor strides change a schedule's loop: they alternate.
 fn pinned(extent: Extent, cases: &mut Vec<Case>) {
     let mut kinds = 0;
-    for element in Element::ALL {
+    for element in CodeType::ALL {
         for sparse in [0, 1] {
             for granularity in [group(64), group(24)] {
                 if !element.is_integer() && granularity == group(24) {
@@ -178,7 +178,7 @@ fn pinned(extent: Extent, cases: &mut Vec<Case>) {
 /// Codes of every decoder that loads 16 bytes or more, of less than a row of a texture and of
 /// several with a ragged end.
 fn textures(extent: Extent, cases: &mut Vec<Case>) {
-    let decoders = Element::ALL.into_iter().flat_map(|element| [(element, 0), (element, 1)]);
+    let decoders = CodeType::ALL.into_iter().flat_map(|element| [(element, 0), (element, 1)]);
     for (i, (element, sparse)) in decoders.enumerate() {
         for (j, m) in LARGE_M.into_iter().enumerate() {
             // Quick: one m a decoder, in turn.
@@ -206,7 +206,7 @@ fn textures(extent: Extent, cases: &mut Vec<Case>) {
 fn integers(extent: Extent, cases: &mut Vec<Case>) {
     let granularities = [Granularity::Channel, group(64), group(96), group(160)];
     let mut kind = 0usize;
-    for element in [Element::Int8, Element::Int4] {
+    for element in [CodeType::Int8, CodeType::Int4] {
         for index in 0..8 {
             for (a, granularity) in granularities.into_iter().enumerate() {
                 let Some(format) = format(element, granularity, index) else { continue };
@@ -250,7 +250,9 @@ fn integers(extent: Extent, cases: &mut Vec<Case>) {
                 if (i + j) % (if extent == Extent::Quick { 6 } else { 3 }) != 0 {
                     continue;
                 }
-                let Some(format) = format(Element::Int8, Granularity::Channel, 2) else { continue };
+                let Some(format) = format(CodeType::Int8, Granularity::Channel, 2) else {
+                    continue;
+                };
                 let quantized = Quantized { format: x, output: Output::Float(FloatType::F32) };
                 let mut case = Case::integer(format, quantized, (3, 5, k), Values::Constant);
                 case.schedule = Some(schedule);
@@ -297,15 +299,15 @@ const PINNED_K: [usize; 4] = [200, 201, 36, 2080];
 
 fn large(cases: &mut Vec<Case>) {
     let granularities = [Granularity::Tensor, Granularity::Channel, group(64), group(40)];
-    // Element, granularity, sparsity/symmetry/scales, types, m, n, k, values.
+    // CodeType, granularity, sparsity/symmetry/scales, types, m, n, k, values.
     let levels = [5, 4, 2, 2, 2, 2, 2, LARGE_M.len(), LARGE.len(), LARGE.len(), 6];
     for row in triples(&levels) {
-        let element = Element::ALL[row[0]];
+        let element = CodeType::ALL[row[0]];
         // Bits that a format has no room for fall away; the triple is covered by the rest.
         let index = match element {
-            Element::F32 | Element::F16 => row[2],
-            Element::Int16 => row[2],
-            Element::Int8 | Element::Int4 => row[2] | row[3] << 1 | row[4] << 2,
+            CodeType::F32 | CodeType::F16 => row[2],
+            CodeType::Int16 => row[2],
+            CodeType::Int8 | CodeType::Int4 => row[2] | row[3] << 1 | row[4] << 2,
         };
         let Some(format) = format(element, granularities[row[1]], index) else { continue };
         let shape = (LARGE_M[row[7]], LARGE[row[8]], LARGE[row[9]]);
@@ -398,7 +400,7 @@ fn observing(extent: Extent, cases: &mut Vec<Case>) {
 /// Fake quantization: every format of dense integers, source of scales, pair of types and shape, and
 /// rows longer than one workgroup sums, of every pattern; types of scales in turn.
 fn fake_quantizing(extent: Extent, cases: &mut Vec<Case>) {
-    let integers = |f: &WeightFormat| f.element().is_integer() && !f.is_sparse();
+    let integers = |f: &WeightFormat| f.code_type().is_integer() && !f.is_sparse();
     let formats = formats([32, 6]).into_iter().filter(integers);
     let formats = formats.filter(|format| format.scale_type() == ScaleType::F32);
     for (i, format) in formats.enumerate() {

@@ -8,10 +8,10 @@ use crate::compress::{self, prune_magnitude};
 use crate::format::PackedWeights;
 use crate::host::Host;
 use crate::ops::{
-    DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, FloatType, MakeArgs, MakePlan,
-    MakeSpec, SourceRows, SubBuffer,
+    DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, FloatType, QuantizeWeightsArgs,
+    QuantizeWeightsPlan, QuantizeWeightsSpec, SourceRows, SubBuffer,
 };
-use crate::reference::{self, Output};
+use crate::reference::{self, OutputType};
 
 /// Makes weights on the device, over buffers full of sentinels, and compares every word of
 /// the kernel layout with what the host makes; and so what the device repacks of it. Strided
@@ -32,11 +32,12 @@ pub(super) async fn compress(host: &Host, case: &Case) -> Result<Outcome, Troubl
     };
     let expected = expected.map_err(|e| text(&e))?;
 
-    let mut spec = MakeSpec::new(n as u32, k as u32, case.format).with_stride((k + gap) as u32);
+    let mut spec =
+        QuantizeWeightsSpec::new(n as u32, k as u32, case.format).with_stride((k + gap) as u32);
     if given {
         spec = spec.with_given_mask();
     }
-    let plan = MakePlan::new(host.kernels(), &spec).await;
+    let plan = QuantizeWeightsPlan::new(host.kernels(), &spec).await;
     let plan = plan.map_err(|error| Trouble::of(case, &error))?;
     let kernel = plan.shaders().pop().map(|shader| shader.name).unwrap_or_default();
     // NaN between rows: a kernel that reads it reports it.
@@ -52,7 +53,7 @@ pub(super) async fn compress(host: &Host, case: &Case) -> Result<Outcome, Troubl
     let output = filled(host, &expected).await?;
     let rows = [SourceRows { at: (&source).into(), rows: n }];
     let mask = given.then_some((&mask_buffer).into());
-    let bound = plan.bind(MakeArgs { source: &rows, mask, output: &output }).await;
+    let bound = plan.bind(QuantizeWeightsArgs { source: &rows, mask, output: &output }).await;
     let bound = bound.map_err(|e| text(&e))?;
     host.submit_async(|pass| bound.record(pass)).await.map_err(|e| text(&e))?;
     let status =
@@ -156,7 +157,7 @@ pub(super) async fn rows(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
     recorded.map_err(|e| text(&e))?;
     let got = host.read_async(&output, 0, words).await.map_err(|e| text(&e))?;
 
-    let kind = if case.output == FloatType::F16 { Output::F16 } else { Output::F32 };
+    let kind = if case.output == FloatType::F16 { OutputType::F16 } else { OutputType::F32 };
     let known: Vec<u32> = if gather && n == 0 { Vec::new() } else { indices };
     let expected = match gather {
         true => reference::gather(&packed, &known, kind),

@@ -1,5 +1,5 @@
 use super::{
-    Element, FormatError, Geometry, Granularity, META_FILL, PackedWeights, ScaleType, Scales,
+    CodeType, FormatError, Geometry, Granularity, META_FILL, PackedWeights, ScaleType, Scales,
     WeightFormat,
 };
 use half::f16;
@@ -86,8 +86,8 @@ impl DeviceLayout {
         let geometry = format.geometry(n, k)?;
         let blocks = k.div_ceil(BLOCK_K);
         let stored = if format.is_sparse() { BLOCK_K / 2 } else { BLOCK_K };
-        let block_words = stored / format.element().per_word() as usize;
-        let groups = if format.element().is_integer() { geometry.groups } else { 0 };
+        let block_words = stored / format.code_type().per_word() as usize;
+        let groups = if format.code_type().is_integer() { geometry.groups } else { 0 };
         let meta = if format.is_sparse() { blocks } else { 0 };
         let scales = match format.scale_type() {
             ScaleType::F32 => groups,
@@ -124,10 +124,10 @@ impl DeviceLayout {
             0 => 0,
             groups => packed.zero(row, groups - 1) as u32,
         };
-        match self.geometry.format.element() {
-            Element::F32 | Element::F16 | Element::Int16 => 0,
-            Element::Int8 => (zero & 0xff) * 0x0101_0101,
-            Element::Int4 => (zero & 0xf) * 0x1111_1111,
+        match self.geometry.format.code_type() {
+            CodeType::F32 | CodeType::F16 | CodeType::Int16 => 0,
+            CodeType::Int8 => (zero & 0xff) * 0x0101_0101,
+            CodeType::Int4 => (zero & 0xf) * 0x1111_1111,
         }
     }
 
@@ -204,7 +204,8 @@ impl DeviceLayout {
         assert_eq!(geometry, *packed.geometry());
         let mut codes = Vec::with_capacity(rows.len() * self.code_words);
         let mut side = Vec::with_capacity(rows.len() * self.side_words);
-        let reorder = if geometry.format.element() == Element::Int4 { interleave } else { |w| w };
+        let reorder =
+            if geometry.format.code_type() == CodeType::Int4 { interleave } else { |w| w };
         for row in if geometry.k == 0 { 0..0 } else { rows } {
             let start = codes.len();
             let canonical = &packed.codes()[row * geometry.code_words..][..geometry.code_words];
@@ -250,7 +251,8 @@ impl DeviceLayout {
                 return Err(FormatError::WrongLength { part, need, have });
             }
         }
-        let reorder = if geometry.format.element() == Element::Int4 { deinterleave } else { |w| w };
+        let reorder =
+            if geometry.format.code_type() == CodeType::Int4 { deinterleave } else { |w| w };
         let mut codes = Vec::with_capacity(geometry.n * geometry.code_words);
         let mut metadata = Vec::with_capacity(geometry.n * geometry.meta_words);
         for row in 0..geometry.filled_rows() {

@@ -1,4 +1,4 @@
-use super::{Element, FormatError, Granularity, ScaleType, WeightFormat};
+use super::{CodeType, FormatError, Granularity, ScaleType, WeightFormat};
 
 /// The canonical layout of one packed matrix: every count that its parts follow from.
 ///
@@ -38,15 +38,15 @@ impl Geometry {
         let too_large = || FormatError::TooLarge { n, k, format };
         let quads = if format.is_sparse() { k.div_ceil(4) } else { 0 };
         let stored = if format.is_sparse() { 2 * quads } else { k };
-        let code_words = stored.div_ceil(format.element().per_word() as usize);
+        let code_words = stored.div_ceil(format.code_type().per_word() as usize);
         let meta_words = quads.div_ceil(8);
         let group_size = match format.granularity() {
             Granularity::Group(g) => g.get() as usize,
             _ => k.max(1),
         };
         let groups = k.div_ceil(group_size);
-        let scales = match (format.element(), format.granularity()) {
-            (Element::F32 | Element::F16, _) => 0,
+        let scales = match (format.code_type(), format.granularity()) {
+            (CodeType::F32 | CodeType::F16, _) => 0,
             (_, Granularity::Tensor) => groups.min(n),
             _ => n.checked_mul(groups).ok_or_else(too_large)?,
         };

@@ -37,7 +37,7 @@ use std::num::NonZeroU32;
 /// What one weight is stored as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
-pub enum Element {
+pub enum CodeType {
     /// IEEE binary32, unscaled: the baseline.
     F32,
     /// IEEE binary16, unscaled.
@@ -50,9 +50,9 @@ pub enum Element {
     Int4,
 }
 
-impl Element {
+impl CodeType {
     /// Every element, widest first.
-    pub const ALL: [Element; 5] = [Self::F32, Self::F16, Self::Int16, Self::Int8, Self::Int4];
+    pub const ALL: [CodeType; 5] = [Self::F32, Self::F16, Self::Int16, Self::Int8, Self::Int4];
 
     /// Bits of one stored code.
     pub const fn bits(self) -> u32 {
@@ -170,7 +170,7 @@ impl Sparsity {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WeightFormat {
-    element: Element,
+    element: CodeType,
     granularity: Granularity,
     zero_point: ZeroPoint,
     scale_type: ScaleType,
@@ -178,7 +178,7 @@ pub struct WeightFormat {
 }
 
 impl WeightFormat {
-    const fn new(element: Element, granularity: Granularity) -> Self {
+    const fn new(element: CodeType, granularity: Granularity) -> Self {
         Self {
             element,
             granularity,
@@ -190,27 +190,27 @@ impl WeightFormat {
 
     /// Unquantized f32 weights.
     pub const fn f32() -> Self {
-        Self::new(Element::F32, Granularity::Channel)
+        Self::new(CodeType::F32, Granularity::Channel)
     }
 
     /// Weights rounded to f16.
     pub const fn f16() -> Self {
-        Self::new(Element::F16, Granularity::Channel)
+        Self::new(CodeType::F16, Granularity::Channel)
     }
 
     /// Symmetric 16-bit codes with f32 scales.
     pub const fn int16(granularity: Granularity) -> Self {
-        Self::new(Element::Int16, granularity)
+        Self::new(CodeType::Int16, granularity)
     }
 
     /// Symmetric 8-bit codes with f32 scales.
     pub const fn int8(granularity: Granularity) -> Self {
-        Self::new(Element::Int8, granularity)
+        Self::new(CodeType::Int8, granularity)
     }
 
     /// Symmetric 4-bit codes with f32 scales.
     pub const fn int4(granularity: Granularity) -> Self {
-        Self::new(Element::Int4, granularity)
+        Self::new(CodeType::Int4, granularity)
     }
 
     /// The same with a stored zero point a group. Checked by
@@ -234,7 +234,7 @@ impl WeightFormat {
     }
 
     /// What one weight is stored as.
-    pub const fn element(&self) -> Element {
+    pub const fn code_type(&self) -> CodeType {
         self.element
     }
 
@@ -272,18 +272,18 @@ impl WeightFormat {
     /// range in the same domain; `None` for floats.
     pub const fn code_range(&self) -> Option<(i32, i32)> {
         match (self.element, self.zero_point) {
-            (Element::F32 | Element::F16, _) => None,
-            (Element::Int16, _) => Some((-32767, 32767)),
-            (Element::Int8, ZeroPoint::Symmetric) => Some((-127, 127)),
-            (Element::Int8, ZeroPoint::Integer) => Some((-128, 127)),
-            (Element::Int4, _) => Some((0, 15)),
+            (CodeType::F32 | CodeType::F16, _) => None,
+            (CodeType::Int16, _) => Some((-32767, 32767)),
+            (CodeType::Int8, ZeroPoint::Symmetric) => Some((-127, 127)),
+            (CodeType::Int8, ZeroPoint::Integer) => Some((-128, 127)),
+            (CodeType::Int4, _) => Some((0, 15)),
         }
     }
 
     /// The code of zero where the format is symmetric: 8 for int4, else 0.
     pub const fn symmetric_zero(&self) -> i32 {
         match self.element {
-            Element::Int4 => 8,
+            CodeType::Int4 => 8,
             _ => 0,
         }
     }
@@ -294,11 +294,11 @@ impl WeightFormat {
     /// [`FormatError::NoAsymmetric`] for a zero point on f32, f16 or int16;
     /// [`FormatError::NoF16Scales`] for f16 scales on anything but int8 and int4.
     pub const fn check(&self) -> Result<(), FormatError> {
-        if !self.is_symmetric() && !matches!(self.element, Element::Int8 | Element::Int4) {
+        if !self.is_symmetric() && !matches!(self.element, CodeType::Int8 | CodeType::Int4) {
             return Err(FormatError::NoAsymmetric(self.element));
         }
         if matches!(self.scale_type, ScaleType::F16)
-            && !matches!(self.element, Element::Int8 | Element::Int4)
+            && !matches!(self.element, CodeType::Int8 | CodeType::Int4)
         {
             return Err(FormatError::NoF16Scales(self.element));
         }
@@ -350,7 +350,7 @@ impl std::str::FromStr for WeightFormat {
         };
         let mut parts = rest.split('-');
         let name = parts.next().ok_or_else(unknown)?;
-        let element = Element::ALL.into_iter().find(|e| e.name() == name).ok_or_else(unknown)?;
+        let element = CodeType::ALL.into_iter().find(|e| e.name() == name).ok_or_else(unknown)?;
         let mut format = Self::new(element, Granularity::Channel);
         if element.is_integer() {
             format.granularity = match parts.next().ok_or_else(unknown)? {
@@ -391,10 +391,10 @@ pub enum FormatError {
     ZeroGroup,
     /// Only int8 and int4 have zero points.
     #[error("{} weights have no zero point; only int8 and int4 can be asymmetric", .0.name())]
-    NoAsymmetric(Element),
+    NoAsymmetric(CodeType),
     /// Only int8 and int4 have f16 scales.
     #[error("{} weights have no f16 scales; only int8 and int4 do", .0.name())]
-    NoF16Scales(Element),
+    NoF16Scales(CodeType),
     /// A size in bytes does not fit the address space.
     #[error("a {n}×{k} matrix of {format} overflows the address space")]
     TooLarge {
@@ -491,7 +491,7 @@ mod tests {
     #[test]
     fn names_round_trip() {
         let g = |g| Granularity::group(g).unwrap();
-        for element in Element::ALL {
+        for element in CodeType::ALL {
             for granularity in [Granularity::Tensor, Granularity::Channel, g(1), g(7), g(128)] {
                 for sparse in [false, true] {
                     for asymmetric in [false, true] {

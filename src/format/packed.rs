@@ -1,4 +1,4 @@
-use super::{Element, FormatError, Geometry, Mask24, ScaleType, WeightFormat};
+use super::{CodeType, FormatError, Geometry, Mask24, ScaleType, WeightFormat};
 use half::f16;
 
 /// Scales as stored.
@@ -120,13 +120,13 @@ impl PackedWeights {
 
     fn normalise_padding(&mut self) {
         let Geometry { k, stored, code_words, groups, .. } = self.geometry;
-        let element = self.format().element();
+        let element = self.format().code_type();
         let per = element.per_word() as usize;
         // Only the last quad of a 2:4 row reaches past K.
         let first = if k.is_multiple_of(4) { stored } else { stored.saturating_sub(2) };
         for row in 0..self.geometry.filled_rows() {
             let zero = match (element, groups) {
-                (Element::F32 | Element::F16, _) | (_, 0) => 0,
+                (CodeType::F32 | CodeType::F16, _) | (_, 0) => 0,
                 _ => self.zero(row, groups - 1) as u32,
             };
             for at in first..code_words * per {
@@ -183,22 +183,22 @@ impl PackedWeights {
     /// The raw code at position `at < stored` of a row: the bits of a float, or the
     /// integer code sign-extended as its element says.
     pub fn code(&self, row: usize, at: usize) -> i32 {
-        let element = self.format().element();
+        let element = self.format().code_type();
         let per = element.per_word() as usize;
         let word = self.codes[row * self.geometry.code_words + at / per];
         let shift = (at % per) as u32 * element.bits();
         match element {
-            Element::F32 => word as i32,
-            Element::F16 => (word >> shift & 0xffff) as i32,
-            Element::Int16 => i32::from((word >> shift) as i16),
-            Element::Int8 => i32::from((word >> shift) as i8),
-            Element::Int4 => (word >> shift & 0xf) as i32,
+            CodeType::F32 => word as i32,
+            CodeType::F16 => (word >> shift & 0xffff) as i32,
+            CodeType::Int16 => i32::from((word >> shift) as i16),
+            CodeType::Int8 => i32::from((word >> shift) as i8),
+            CodeType::Int4 => (word >> shift & 0xf) as i32,
         }
     }
 
     fn zero_at(&self, index: usize) -> i32 {
-        match self.format().element() {
-            Element::Int8 => i32::from(self.zeros[index] as i8),
+        match self.format().code_type() {
+            CodeType::Int8 => i32::from(self.zeros[index] as i8),
             _ => i32::from(self.zeros[index]),
         }
     }

@@ -42,9 +42,9 @@ pub struct Caps {
     /// Shaders may use 64-bit integers.
     pub int64: bool,
     /// `unpack2x16float` keeps f16 subnormals, which WGSL lets a device flush. Known of Mesa's
-    /// software drivers; of others [`Host::exact_halves`](crate::host::Host::exact_halves) finds
+    /// software drivers; of others [`Host::exact_f16_unpack`](crate::host::Host::exact_f16_unpack) finds
     /// out.
-    pub exact_halves: bool,
+    pub exact_f16_unpack: bool,
     /// `dot4I8Packed` is one of the device's own operations, as far as the backend tells; where it
     /// is not, kernels multiply bytes in f32. Vulkan, Direct3D 12 and browsers are believed to
     /// have it; Metal and OpenGL have no such operation.
@@ -77,7 +77,7 @@ impl Caps {
             subgroups: features.contains(wgpu::Features::SUBGROUP),
             int64: features.contains(wgpu::Features::SHADER_INT64),
             // It converts by the CPU's own instruction, or by integer arithmetic.
-            exact_halves: info.driver == "llvmpipe",
+            exact_f16_unpack: info.driver == "llvmpipe",
             packed_dot: matches!(
                 info.backend,
                 wgpu::Backend::Vulkan | wgpu::Backend::Dx12 | wgpu::Backend::BrowserWebGpu
@@ -137,7 +137,7 @@ impl Caps {
             subgroups: false,
             matrix: 0,
             int64: false,
-            exact_halves: false,
+            exact_f16_unpack: false,
             packed_dot: false,
             row_order: match class {
                 AdapterClass::Gpu => RowOrder::Rows,
@@ -187,7 +187,7 @@ impl Caps {
                 false => 0,
             },
             int64: self.int64 && features.contains(wgpu::Features::SHADER_INT64),
-            exact_halves: self.exact_halves,
+            exact_f16_unpack: self.exact_f16_unpack,
             packed_dot: self.packed_dot,
             row_order: self.row_order,
             texture_extent: match limits.max_storage_textures_per_shader_stage {
@@ -231,7 +231,7 @@ mod tests {
             subgroups: true,
             matrix: 16,
             int64: true,
-            exact_halves: false,
+            exact_f16_unpack: false,
             packed_dot: false,
             row_order: RowOrder::Panels,
             texture_extent: u32::MAX,

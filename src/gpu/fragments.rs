@@ -91,7 +91,7 @@ pub const FRAGMENTS: &[Fragment] = &[
     file("integer/nibbles", include_str!("../../shaders/integer/nibbles.wgsl")),
     file("integer/part_direct", include_str!("../../shaders/integer/part_direct.wgsl")),
     file("integer/part_shared", include_str!("../../shaders/integer/part_shared.wgsl")),
-    file("integer/pieces", include_str!("../../shaders/integer/pieces.wgsl")),
+    file("integer/slices", include_str!("../../shaders/integer/slices.wgsl")),
     file("integer/scaled", include_str!("../../shaders/integer/scaled.wgsl")),
     file("integer/sums_each", include_str!("../../shaders/integer/sums_each.wgsl")),
     file("integer/sums_whole", include_str!("../../shaders/integer/sums_whole.wgsl")),

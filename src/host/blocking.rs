@@ -20,7 +20,7 @@ impl Host {
     }
 
     /// A device of this adapter, with all limits it has and timestamps where it has them. On a GPU
-    /// [`exact_halves`](Self::exact_halves) is asked once.
+    /// [`exact_f16_unpack`](Self::exact_f16_unpack) is asked once.
     ///
     /// # Errors
     /// As [`with_adapter_async`](Self::with_adapter_async).
@@ -311,12 +311,12 @@ impl Host {
 
     /// Whether the device converts all 65,536 halves exactly, as one small dispatch finds out:
     /// then kernels may use its conversion, which on GPUs takes a tenth of the operations that
-    /// integer arithmetic does ([`Caps::exact_halves`]). An engine that makes its own [`Caps`]
+    /// integer arithmetic does ([`Caps::exact_f16_unpack`]). An engine that makes its own [`Caps`]
     /// can ask once and keep the answer for the adapter and driver.
     ///
     /// # Errors
     /// As [`exact_halves_async`](Self::exact_halves_async).
-    pub fn exact_halves(&self) -> Result<bool, HostError> {
+    pub fn exact_f16_unpack(&self) -> Result<bool, HostError> {
         block_on(self.exact_halves_async())
     }
 

@@ -3,7 +3,9 @@ use crate::compress::calibrate::CalibrateError;
 use crate::format::FormatError;
 use crate::gpu::DeviceError;
 use crate::ops::matmul::RecordError;
-use crate::ops::{BindError, FakeQuantError, MakeError, ObserveError, PlanError, WeightsError};
+use crate::ops::{
+    BindError, FakeQuantError, ObserveError, PlanError, QuantizeWeightsError, WeightsError,
+};
 use std::time::Duration;
 
 /// Why a host call failed.
@@ -74,7 +76,7 @@ pub enum HostError {
     Weights(#[from] WeightsError),
     /// Weights that cannot be quantized, with row and column.
     #[error(transparent)]
-    Make(#[from] MakeError),
+    Make(#[from] QuantizeWeightsError),
     /// Activations that cannot be observed.
     #[error(transparent)]
     Calibrate(#[from] CalibrateError),

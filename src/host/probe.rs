@@ -4,7 +4,7 @@ use crate::gpu::{AdapterClass, Binding, Caps, Shader, fragment};
 /// Pairs of halves: every half once.
 const PAIRS: u32 = 1 << 15;
 
-/// The shader of [`Host::exact_halves`].
+/// The shader of [`Host::exact_f16_unpack`].
 #[doc(hidden)]
 pub fn probe_shader() -> Shader {
     Shader {
@@ -18,7 +18,7 @@ pub fn probe_shader() -> Shader {
 impl Host {
     /// Whether the device converts all 65,536 halves exactly, as one small dispatch finds out:
     /// then kernels may use its conversion, which on GPUs takes a tenth of the operations that
-    /// integer arithmetic does ([`Caps::exact_halves`]). An engine that makes its own [`Caps`]
+    /// integer arithmetic does ([`Caps::exact_f16_unpack`]). An engine that makes its own [`Caps`]
     /// can ask once and keep the answer for the adapter and driver.
     ///
     /// # Errors
@@ -53,11 +53,11 @@ impl Host {
     pub(super) async fn probed(self) -> Result<Self, HostError> {
         let caps = self.kernels.caps();
         // A device too small for the probe works without what it would show.
-        let asked = caps.class == AdapterClass::Gpu && !caps.exact_halves;
+        let asked = caps.class == AdapterClass::Gpu && !caps.exact_f16_unpack;
         if !asked || !matches!(self.exact_halves_async().await, Ok(true)) {
             return Ok(self);
         }
-        let caps = Caps { exact_halves: true, ..caps.clone() };
+        let caps = Caps { exact_f16_unpack: true, ..caps.clone() };
         let (device, lost) = (self.device().clone(), self.kernels.lost_flag().clone());
         let kernels = crate::gpu::Kernels::new(&device, &caps).await?.with_lost_flag(lost);
         Ok(Self { kernels, ..self })

@@ -1,8 +1,8 @@
 use super::{Host, HostError, to_u32};
 use crate::format::{ActivationFormat, ActivationFunction, ActivationGranularity, StaticScale};
 use crate::ops::{
-    Activations, DeviceWeights, MatmulArgs, MatmulPlan, MatmulSpec, QuantizeArgs, QuantizePlan,
-    QuantizeSpec, Select,
+    Activations, DeviceWeights, MatmulArgs, MatmulPlan, MatmulSpec, QuantizeActivationsArgs,
+    QuantizeActivationsPlan, QuantizeActivationsSpec, Select,
 };
 
 /// How X comes to be 8-bit codes.
@@ -55,7 +55,7 @@ impl Host {
             .with_activations(Activations::Int8(format))
             .with_function(function);
         spec.bias = bias.is_some();
-        let mut quantize = QuantizeSpec::new(rows, to_u32("k", k)?, format);
+        let mut quantize = QuantizeActivationsSpec::new(rows, to_u32("k", k)?, format);
         let given = match quantization {
             Quantization::Dynamic(_) => None,
             Quantization::Static(scale) => {
@@ -65,13 +65,13 @@ impl Host {
             }
         };
         let plan = self.run(MatmulPlan::new(&self.kernels, &spec, Select::Auto)).await?;
-        let quantize = self.run(QuantizePlan::new(&self.kernels, &quantize)).await?;
+        let quantize = self.run(QuantizeActivationsPlan::new(&self.kernels, &quantize)).await?;
         let source = self.storage_async(bytemuck::cast_slice(x)).await?;
         let codes = self.zeros_async(quantize.output_bytes(rows)).await?;
         let bias = self.optional(bias).await?;
         let output = self.zeros_async(spec.y_bytes(rows)).await?;
         let quantize = self
-            .run(quantize.bind(QuantizeArgs {
+            .run(quantize.bind(QuantizeActivationsArgs {
                 activations: (&source).into(),
                 given: given.as_ref().map(Into::into),
                 output: (&codes).into(),

@@ -5,9 +5,9 @@ use crate::format::{DeviceImage, PackedWeights, Scales, WeightFormat};
 use crate::gpu::DeviceError;
 use crate::ops::matmul::code_textures_pay;
 use crate::ops::{
-    Codes, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, MakeArgs, MakePlan,
-    MakeSpec, MatmulArgs, MatmulPlan, MatmulSpec, RepackArgs, RepackPlan, RepackSpec, Select,
-    SourceRows, SubBuffer, WeightsError,
+    Codes, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, MatmulArgs, MatmulPlan,
+    MatmulSpec, QuantizeWeightsArgs, QuantizeWeightsPlan, QuantizeWeightsSpec, RepackArgs,
+    RepackPlan, RepackSpec, Select, SourceRows, SubBuffer, WeightsError,
 };
 
 impl Host {
@@ -78,7 +78,7 @@ impl Host {
             Scales::F32(scales) => bytemuck::cast_slice(scales),
             Scales::F16(scales) => bytemuck::cast_slice(scales),
         };
-        let scales = there(format.element().is_integer(), scales).await?;
+        let scales = there(format.code_type().is_integer(), scales).await?;
         let zeros = there(!format.is_symmetric(), packed.zeros()).await?;
         let bound = self
             .run(plan.bind(RepackArgs {
@@ -148,8 +148,8 @@ impl Host {
         if w.len() != need {
             return Err(HostError::WrongLength { what: "W", need, have: w.len() });
         }
-        let spec = MakeSpec::new(to_u32("n", n)?, to_u32("k", k)?, *format);
-        let plan = self.run(MakePlan::new(&self.kernels, &spec)).await?;
+        let spec = QuantizeWeightsSpec::new(to_u32("n", n)?, to_u32("k", k)?, *format);
+        let plan = self.run(QuantizeWeightsPlan::new(&self.kernels, &spec)).await?;
         let output = self.run(DeviceWeights::allocate(&self.kernels, *format, n, k)).await?;
         // f32 rows may need more buffers than the compressed ones.
         let caps = self.kernels.caps();
@@ -166,7 +166,7 @@ impl Host {
             .iter()
             .map(|(buffer, rows)| SourceRows { at: buffer.into(), rows: *rows })
             .collect();
-        let args = MakeArgs { source: &source, mask: None, output: &output };
+        let args = QuantizeWeightsArgs { source: &source, mask: None, output: &output };
         let bound = self.run(plan.bind(args)).await?;
         self.submit_async(|pass| bound.record(pass)).await?;
         bound.check(&self.read_async(bound.status(), 0, bound.status_words()).await?)?;

@@ -1,6 +1,6 @@
 use super::{Host, HostError, Instant, to_u32};
 use crate::gpu::DeviceError;
-use crate::ops::matmul::{Activations, Measured, Problem, Tuning, candidates, regimes};
+use crate::ops::matmul::{Activations, Measured, Problem, Tuning, candidates, row_ranges};
 use crate::ops::{
     BoundMatmul, DeviceWeights, FloatType, MatmulArgs, MatmulPlan, MatmulSpec, PlanError, Schedule,
     Select,
@@ -159,7 +159,7 @@ fn problems(
         if [spec.max_m, spec.n, spec.k, spec.batch].contains(&0) {
             continue;
         }
-        for m in regimes(spec.max_m) {
+        for m in row_ranges(spec.max_m) {
             let problem = Problem::new(spec, m);
             if !all.iter().any(|other| other.problem == problem) {
                 all.push(Measured::new(spec, kernels.caps(), m));

@@ -172,7 +172,7 @@ pub enum BindError {
     },
     /// A scale and zero point where the plan takes them from X, or none where it wants them.
     #[error("the plan {}", if *.planned { "wants a scale and a zero point" } else { "takes its scales from X, and none that are given" })]
-    GivenScale {
+    StaticScaleNeeded {
         /// Whether the plan wants them.
         planned: bool,
     },

@@ -5,8 +5,8 @@
 //! exact; pruned weights are +0. f16 output rounds that to nearest even.
 
 use super::buffers::{Window, check, window_capacity};
-use super::make::{constants, kernel_name};
 use super::matmul::{RecordError, texture_width};
+use super::quantize_weights::{constants, kernel_name};
 use super::slots::{Slots, check_grid, part};
 use super::weights::MIN_WEIGHT_BYTES;
 use super::{BindError, DeviceWeights, FloatType, PlanError, Role, RowBlock, SubBuffer};

@@ -35,10 +35,10 @@ pub const VARIABLES: [(&str, &str); 15] = [
     ("out_rows", "rows that are written: the parameter `out_rows`, at most the count of a gather"),
     ("out_words", "words of a row that is written: k, or ⌈k/2⌉ of f16"),
     ("words", "words of the observation: the parameter `words`"),
-    ("pieces", "the parameter `pieces`: units of work in a row"),
+    ("tiles", "the parameter `tiles`: units of work in a row"),
     (
         "units",
-        "m · pieces; where all of X shares a learned scale, the parameter `workers`, which is any",
+        "m · tiles; where all of X shares a learned scale, the parameter `workers`, which is any",
     ),
     ("row_sums", "m; where all of X shares a scale (the parameter `scale_stride` is 0), 1"),
     ("pairs", "pairs of f16: 32768, every f16 once"),
@@ -78,7 +78,7 @@ impl Grid {
                 Self::new(&[(&["blocks"], 1), (&["m"], super::observe::TILE_ROWS)])
             }
             "fake/forward" | "fake/dynamic" | "fake/ranges" | "fake/groups" => {
-                Self::new(&[(&["m"], 1), (&["pieces"], 1)])
+                Self::new(&[(&["m"], 1), (&["tiles"], 1)])
             }
             "fake/backward" => Self::new(&[(&["units"], 1)]),
             "fake/sums" => Self::new(&[(&["row_sums"], 1)]),

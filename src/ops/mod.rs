@@ -5,19 +5,18 @@
 //! *recording* writes commands and neither allocates, compiles nor waits; more rows than were
 //! planned is all that it refuses.
 
-pub mod activations;
 mod buffers;
 pub mod dequantize;
 pub mod fake_quant;
 mod grid;
-pub mod make;
 pub mod matmul;
 pub mod observe;
+pub mod quantize_activations;
+pub mod quantize_weights;
 pub mod repack;
 mod slots;
 mod weights;
 
-pub use activations::{BoundQuantize, QuantizeArgs, QuantizePlan, QuantizeSpec};
 pub use buffers::{BindError, FloatType, Role, SubBuffer};
 pub use dequantize::{BoundDequantize, DequantizeArgs, DequantizePlan, DequantizeSpec};
 pub use fake_quant::{
@@ -25,11 +24,18 @@ pub use fake_quant::{
     FakeQuantPlan, FakeQuantSpec,
 };
 pub use grid::{Factor, Grid, VARIABLES};
-pub use make::{BoundMake, MakeArgs, MakeError, MakePlan, MakeSpec, MaskSource, SourceRows};
 pub use matmul::{
     Activations, BoundMatmul, KernelChoice, MatmulArgs, MatmulPlan, MatmulSpec, Output, PlanError,
     Schedule, Select,
 };
 pub use observe::{BoundObserve, ObserveArgs, ObserveError, ObservePlan, ObserveSpec};
+pub use quantize_activations::{
+    BoundQuantizeActivations, QuantizeActivationsArgs, QuantizeActivationsPlan,
+    QuantizeActivationsSpec,
+};
+pub use quantize_weights::{
+    BoundQuantizeWeights, MaskSource, QuantizeWeightsArgs, QuantizeWeightsError,
+    QuantizeWeightsPlan, QuantizeWeightsSpec, SourceRows,
+};
 pub use repack::{BoundRepack, RepackArgs, RepackPlan, RepackSpec};
 pub use weights::{Codes, DeviceWeights, RowBlock, WeightsError};

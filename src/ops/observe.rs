@@ -7,11 +7,11 @@
 //!
 //! [`Statistics::fold`]: crate::compress::calibrate::Statistics::fold
 
-use super::activations::Loads;
 use super::buffers::{Window, check, window_capacity};
 use super::matmul::RecordError;
+use super::quantize_activations::Loads;
 use super::slots::{Slots, check_grid, pipelines, spans};
-use super::{BindError, FloatType, PlanError, QuantizeSpec, Role, SubBuffer};
+use super::{BindError, FloatType, PlanError, QuantizeActivationsSpec, Role, SubBuffer};
 use crate::compress::calibrate::{
     Axis, Batch, CalibrateError, ChannelBatch, Histogram, NotFinite, Observer,
 };
@@ -106,8 +106,8 @@ impl ObserveSpec {
     }
 
     /// X is loaded as where it is quantized.
-    fn rows(&self) -> QuantizeSpec {
-        QuantizeSpec {
+    fn rows(&self) -> QuantizeActivationsSpec {
+        QuantizeActivationsSpec {
             max_m: self.max_m,
             k: self.k,
             format: ActivationFormat::int8(ActivationGranularity::Tensor),
@@ -137,7 +137,7 @@ impl ObserveSpec {
     /// Refuses what no plan can serve.
     ///
     /// # Errors
-    /// [`ObserveError`]: as [`QuantizeSpec::check`]; 2³² − 1 elements or more; bins that are no power
+    /// [`ObserveError`]: as [`QuantizeActivationsSpec::check`]; 2³² − 1 elements or more; bins that are no power
     /// of two, or too many; a width of bins that no f32 asks for.
     pub fn check(&self) -> Result<(), ObserveError> {
         self.rows().check()?;
@@ -422,7 +422,7 @@ impl ObservePlan {
     }
 
     /// First row and rows of each dispatch, so that X fits its binding; one at least, to clear by.
-    fn spans(&self, rows: &QuantizeSpec) -> Result<Vec<(u32, u32)>, BindError> {
+    fn spans(&self, rows: &QuantizeActivationsSpec) -> Result<Vec<(u32, u32)>, BindError> {
         let spec = &self.spec;
         let limit = window_capacity(self.kernels.caps());
         let need = 4 * spec.words();

@@ -3,7 +3,7 @@
 //! bit for bit.
 
 use super::buffers::{Window, check, window_capacity};
-use super::make::{constants, kernel_name};
+use super::quantize_weights::{constants, kernel_name};
 use super::slots::{Slots, check_grid, part};
 use super::weights::MIN_WEIGHT_BYTES;
 use super::{BindError, DeviceWeights, PlanError, Role, RowBlock, SubBuffer};
@@ -274,7 +274,7 @@ impl RepackPlan {
             }
         };
         output.check_written(self.kernels.caps())?;
-        let integers = format.element().is_integer();
+        let integers = format.code_type().is_integer();
         Ok([
             part(Role::Weights, Some(args.codes), true, 4, geometry.code_words as u64)?,
             part(Role::Mask, args.metadata, format.is_sparse(), 4, geometry.meta_words as u64)?,

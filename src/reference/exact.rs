@@ -68,7 +68,7 @@ impl ExactRow {
         let mut kept = Vec::new();
         decode_row(weights, row, &mut kept)?;
         let dense = DenseRow::new(weights, row, &kept, zero_folded)?;
-        let integer = weights.format().element().is_integer();
+        let integer = weights.format().code_type().is_integer();
         let bias = bias.map_or(0.0, |bias| f64::from(bias[row]));
         let (mut unit, mut magnitude) = (lowest_bit(bias), 0.0);
         for weight in &kept {

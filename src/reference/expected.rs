@@ -2,7 +2,7 @@ use super::binary16::{exponent_of, power_of_two};
 
 /// What a kernel writes its results as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Output {
+pub enum OutputType {
     /// f32: the accumulator as it is.
     F32,
     /// f16: the f32 result rounded to nearest even by integer arithmetic, 65520 and
@@ -26,12 +26,12 @@ impl Expected {
     /// adds: nothing for f32. For f16 half an ulp at |ŷ| ≤ |value| + bound. That is at
     /// least 2⁻²⁵ (f16 subnormals are 2⁻²⁴ apart; f32 subnormals round to 0) and at most
     /// 16, since from 65520 on the result is infinite. A result known to be 0 stays 0.
-    pub fn new(value: f64, bound: f64, output: Output) -> Self {
+    pub fn new(value: f64, bound: f64, output: OutputType) -> Self {
         let reach = value.abs() + bound;
         match output {
-            Output::F32 => Self { value, bound, overflow: false },
-            Output::F16 if reach == 0.0 => Self { value, bound, overflow: false },
-            Output::F16 => {
+            OutputType::F32 => Self { value, bound, overflow: false },
+            OutputType::F16 if reach == 0.0 => Self { value, bound, overflow: false },
+            OutputType::F16 => {
                 let half_ulp = power_of_two(exponent_of(reach).clamp(-14, 15) - 11);
                 Self { value, bound: bound + half_ulp, overflow: reach >= 65520.0 }
             }
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn f16_terms() {
-        let bound = |value, bound| Expected::new(value, bound, Output::F16).bound;
+        let bound = |value, bound| Expected::new(value, bound, OutputType::F16).bound;
         assert_eq!(bound(1.0, 0.0), power_of_two(-11));
         assert_eq!(bound(-1.9, 0.0), power_of_two(-11));
         assert_eq!(bound(1.9, 0.25), 0.25 + power_of_two(-10));
@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn verdicts() {
         let ratio = |e: &Expected, got| check(e, got).error_over_bound;
-        let f32s = Expected::new(2.0, 0.5, Output::F32);
+        let f32s = Expected::new(2.0, 0.5, OutputType::F32);
         assert_eq!(ratio(&f32s, 2.25), 0.5);
         assert_eq!(ratio(&f32s, 2.0), 0.0);
         assert!(check(&f32s, 1.5).passes() && !check(&f32s, 1.4).passes());
@@ -137,17 +137,17 @@ mod tests {
             assert_eq!(ratio(&f32s, got), f64::INFINITY);
             assert!(!check(&f32s, got).passes());
         }
-        let zero = Expected::new(0.0, 0.0, Output::F32);
+        let zero = Expected::new(0.0, 0.0, OutputType::F32);
         assert_eq!((ratio(&zero, 0.0), ratio(&zero, -0.0)), (0.0, 0.0));
         assert_eq!(ratio(&zero, 1e-45), f64::INFINITY);
-        let near = Expected::new(65519.0, 1.0, Output::F16);
+        let near = Expected::new(65519.0, 1.0, OutputType::F16);
         assert!(check(&near, f32::INFINITY).passes() && check(&near, 65504.0).passes());
         assert!(!check(&near, f32::NEG_INFINITY).passes());
-        let below = Expected::new(-65519.0, 0.5, Output::F16);
+        let below = Expected::new(-65519.0, 0.5, OutputType::F16);
         assert!(!check(&below, f32::NEG_INFINITY).passes());
-        let past = Expected::new(-65530.0, 1.0, Output::F16);
+        let past = Expected::new(-65530.0, 1.0, OutputType::F16);
         assert!(check(&past, f32::NEG_INFINITY).passes() && !check(&past, -65504.0).passes());
-        let huge = Expected::new(f64::from(f32::MAX), 1.0, Output::F32);
+        let huge = Expected::new(f64::from(f32::MAX), 1.0, OutputType::F32);
         assert!(!check(&huge, f32::INFINITY).passes());
     }
 }

@@ -42,10 +42,10 @@
 
 use super::binary16::power_of_two;
 use super::{
-    ETA, Expected, Judgement, Output, ReferenceError, UNIT, check, check_length, f16_to_f64,
+    ETA, Expected, Judgement, OutputType, ReferenceError, UNIT, check, check_length, f16_to_f64,
     f64_to_f16, gamma,
 };
-use crate::format::{Element, Granularity, ScaleType, WeightFormat};
+use crate::format::{CodeType, Granularity, ScaleType, WeightFormat};
 
 /// D: 2.5 ulp, and the rounding of the quotient in f64.
 const DIVISION: f64 = 2.5 * UNIT + 1e-15;
@@ -140,11 +140,11 @@ impl Scheme {
 
 /// qmin and qmax where 0 is the code of zero of a symmetric format.
 fn codes(format: &WeightFormat) -> (f64, f64) {
-    match (format.element(), format.is_symmetric()) {
-        (Element::Int8, true) => (-127.0, 127.0),
-        (Element::Int8, false) => (-128.0, 127.0),
-        (Element::Int4, true) => (-8.0, 7.0),
-        (Element::Int4, false) => (0.0, 15.0),
+    match (format.code_type(), format.is_symmetric()) {
+        (CodeType::Int8, true) => (-127.0, 127.0),
+        (CodeType::Int8, false) => (-128.0, 127.0),
+        (CodeType::Int4, true) => (-8.0, 7.0),
+        (CodeType::Int4, false) => (0.0, 15.0),
         _ => (-32767.0, 32767.0),
     }
 }
@@ -318,11 +318,11 @@ fn sums(
         let flushes = ETA * (2 * n + 3) as f64;
         let s = scheme.scale;
         Group {
-            scale: Expected::new(g * sums.value[0], g * bound(0) + flushes, Output::F32),
+            scale: Expected::new(g * sums.value[0], g * bound(0) + flushes, OutputType::F32),
             zero: Expected::new(
                 -s * g * sums.value[1],
                 s * g * bound(1) + flushes * s.max(1.0),
-                Output::F32,
+                OutputType::F32,
             ),
         }
     };
@@ -361,7 +361,7 @@ fn wrong(what: &str, case: &FakeQuantCase<'_>, at: usize, got: f32, of: &[Expect
 /// [`ReferenceError::WrongLength`].
 pub fn check_fake_quantize(
     case: &FakeQuantCase<'_>,
-    output: Output,
+    output: OutputType,
     y: &[f32],
 ) -> Result<Judgement, ReferenceError> {
     case.check_lengths()?;
@@ -462,7 +462,7 @@ pub fn check_fake_gradients(
     case: &FakeQuantCase<'_>,
     dy: &[f32],
     gradient_scale: bool,
-    output: Output,
+    output: OutputType,
     got: &FakeQuantGradients<f32>,
 ) -> Result<Judgement, ReferenceError> {
     let mut judged = check_fake_straight_through(case, dy, output, &got.x)?;
@@ -495,7 +495,7 @@ pub fn check_fake_gradients(
 pub fn check_fake_straight_through(
     case: &FakeQuantCase<'_>,
     dy: &[f32],
-    output: Output,
+    output: OutputType,
     dx: &[f32],
 ) -> Result<Judgement, ReferenceError> {
     case.check_lengths()?;
@@ -509,7 +509,7 @@ pub fn check_fake_straight_through(
                 let value = if scheme.is_inside(point) { f64::from(dy) } else { 0.0 };
                 // f16 that are written as f16 are as they were.
                 let exact = f16_to_f64(f64_to_f16(value)) == value || !value.is_finite();
-                let output = if exact { Output::F32 } else { output };
+                let output = if exact { OutputType::F32 } else { output };
                 Expected::new(value, if value.abs() < ETA { value.abs() } else { 0.0 }, output)
             }),
             _ => [Expected { value: f64::NAN, bound: 0.0, overflow: false }; 2],

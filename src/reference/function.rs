@@ -1,7 +1,7 @@
 //! Activation functions in f64, and how far a kernel's may be off.
 
 use super::bound::UNIT;
-use super::{Expected, Output};
+use super::{Expected, OutputType};
 use crate::format::ActivationFunction;
 
 /// The largest slope of any of the functions: GELU's, 1.1290 at v = √2.
@@ -9,7 +9,7 @@ const SLOPE: f64 = 1.13;
 
 impl Expected {
     /// The same after an activation function, and written as `output`. This one must be of
-    /// [`Output::F32`].
+    /// [`OutputType::F32`].
     ///
     /// With |v̂ − v| ≤ b, f as a kernel computes it is within 1.13·b + ε of f(v); u = 2⁻²³, and
     /// F = |f(v)| + 1.13·b bounds |f(v̂)|. WGSL's exp is good to 3 + 2|x| ulp, its division to 2.5:
@@ -26,7 +26,7 @@ impl Expected {
     ///
     /// Past the point below which kernels return 0, f is less than 1e-30.
     #[must_use]
-    pub fn after(self, function: ActivationFunction, output: Output) -> Self {
+    pub fn after(self, function: ActivationFunction, output: OutputType) -> Self {
         let value = apply(function, self.value);
         let slope = match function {
             ActivationFunction::Identity | ActivationFunction::Relu => 1.0,

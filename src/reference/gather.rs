@@ -1,5 +1,5 @@
 use super::row::{Weight, decode_row};
-use super::{ETA, Expected, Output, ReferenceError, UNIT, room_for};
+use super::{ETA, Expected, OutputType, ReferenceError, UNIT, room_for};
 use crate::format::{PackedWeights, WeightFormat};
 
 /// All weights, dense `[N, K]`, exact; pruned ones are 0.
@@ -27,7 +27,7 @@ pub fn dequantize_f64(weights: &PackedWeights) -> Result<Vec<f64>, ReferenceErro
 /// As [`gather`].
 pub fn dequantize(
     weights: &PackedWeights,
-    output: Output,
+    output: OutputType,
 ) -> Result<Vec<Expected>, ReferenceError> {
     rows(weights, weights.n(), 0..weights.n(), output)
 }
@@ -43,7 +43,7 @@ pub fn dequantize(
 pub fn gather(
     weights: &PackedWeights,
     rows: &[u32],
-    output: Output,
+    output: OutputType,
 ) -> Result<Vec<Expected>, ReferenceError> {
     self::rows(weights, rows.len(), rows.iter().map(|&row| row as usize), output)
 }
@@ -52,7 +52,7 @@ fn rows(
     weights: &PackedWeights,
     count: usize,
     rows: impl Iterator<Item = usize>,
-    output: Output,
+    output: OutputType,
 ) -> Result<Vec<Expected>, ReferenceError> {
     let k = weights.k();
     let mut out = room_for(count, k)?;
@@ -76,7 +76,7 @@ fn rows(
 /// The bound of one weight in f32.
 fn rounding(format: WeightFormat, weight: &Weight) -> f64 {
     let magnitude = weight.value.abs();
-    if format.element().is_integer() {
+    if format.code_type().is_integer() {
         UNIT * magnitude
     } else if magnitude < ETA {
         magnitude

@@ -2,7 +2,7 @@
 
 use super::bound::{ETA, gamma};
 use super::row::{Weight, decode_row};
-use super::{Expected, Output, ReferenceError, Verdict, check_length, room_for};
+use super::{Expected, OutputType, ReferenceError, Verdict, check_length, room_for};
 use crate::format::{ActivationLayout, PackedWeights};
 
 /// One matmul of quantized X: `Y = Σ s_x s_w Σ (c_x − z_x)(c_w − z_w) + b`.
@@ -73,28 +73,28 @@ fn w_value(weight: &Weight) -> i64 {
     i64::from(weight.code) - i64::from(weight.zero)
 }
 
-/// Exact sums `Σ (c_x − z_x)(c_w − z_w)` over each piece of `piece_blocks` blocks of 32 columns,
-/// `[m, pieces, N]`.
+/// Exact sums `Σ (c_x − z_x)(c_w − z_w)` over each slice of `slice_blocks` blocks of 32 columns,
+/// `[m, slices, N]`.
 ///
 /// # Errors
 /// [`ReferenceError`]: lengths that do not fit.
 pub fn integer_accumulators(
     case: &IntegerCase,
-    piece_blocks: usize,
+    slice_blocks: usize,
 ) -> Result<Vec<i64>, ReferenceError> {
     case.check()?;
-    let (m, n, piece) = (case.m, case.weights.n(), 32 * piece_blocks.max(1));
-    case.check_parts(piece)?;
-    let pieces = case.weights.k().div_ceil(piece);
-    let mut sums = room_for(m * pieces, n)?;
-    sums.resize(m * pieces * n, 0i64);
+    let (m, n, slice) = (case.m, case.weights.n(), 32 * slice_blocks.max(1));
+    case.check_parts(slice)?;
+    let slices = case.weights.k().div_ceil(slice);
+    let mut sums = room_for(m * slices, n)?;
+    sums.resize(m * slices * n, 0i64);
     let mut kept = Vec::new();
     for column in 0..n {
         decode_row(case.weights, column, &mut kept)?;
         for row in 0..m {
             let x = case.row(row);
             for weight in &kept {
-                let at = (row * pieces + weight.column / piece) * n + column;
+                let at = (row * slices + weight.column / slice) * n + column;
                 sums[at] += w_value(weight) * case.x_value(x, weight.column);
             }
         }
@@ -153,7 +153,7 @@ pub fn integer_matmul(
             let own = (parts + 4) as f64 * f64::EPSILON;
             let bound = (gamma + own) * magnitude + ETA * flushes * (1.0 + gamma);
             let bound = if parts == 0 { ETA } else { bound };
-            all.push(Expected::new(value, bound, Output::F32));
+            all.push(Expected::new(value, bound, OutputType::F32));
         }
     }
     Ok((0..m)

@@ -1,7 +1,7 @@
 use super::bound::Sum;
 use super::row::{Weight, decode_row};
 use super::sweep::{dot, sweep};
-use super::{Expected, Output, ReferenceError, check_finite, check_length, room_for};
+use super::{Expected, OutputType, ReferenceError, check_finite, check_length, room_for};
 use crate::format::PackedWeights;
 
 /// One matmul, `Y = X · Wᵀ (+ bias)`, with f32 accumulation.
@@ -16,7 +16,7 @@ pub struct MatmulCase<'a> {
     /// `[N]`.
     pub bias: Option<&'a [f32]>,
     /// What results are written as.
-    pub output: Output,
+    pub output: OutputType,
     /// Whether the kernel computes `s·(Σcx − z·Σx)`: a looser bound, since it cancels.
     /// Its sums must leave pruned weights out.
     pub zero_folded: bool,
@@ -126,7 +126,7 @@ pub fn matmul(case: &MatmulCase) -> Result<Vec<Expected>, ReferenceError> {
         let bias = case.bias.map_or(0.0, |bias| f64::from(bias[row]));
         let sum = Sum {
             terms: dense.terms.min(nonzero),
-            scaled: weights.format().element().is_integer(),
+            scaled: weights.format().code_type().is_integer(),
             bias: case.bias.is_some(),
             folded_groups: case.zero_folded.then_some(weights.geometry().groups),
             magnitude: magnitude + bias.abs(),

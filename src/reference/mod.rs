@@ -12,7 +12,7 @@
 //!
 //! ```
 //! use lowbit::format::{Granularity, PackedWeights, Scales, WeightFormat};
-//! use lowbit::reference::{MatmulCase, Output, check, matmul};
+//! use lowbit::reference::{MatmulCase, OutputType, check, matmul};
 //! // One row of int8 codes 1, −2, 3 at scale 0.5.
 //! let format = WeightFormat::int8(Granularity::Channel);
 //! let scales = Scales::F32(vec![0.5]);
@@ -23,7 +23,7 @@
 //!     m: 1,
 //!     weights: &weights,
 //!     bias: None,
-//!     output: Output::F32,
+//!     output: OutputType::F32,
 //!     zero_folded: false,
 //! })?;
 //! assert_eq!(expected[0].value, 6.0);
@@ -50,7 +50,7 @@ pub use activations::check_activations;
 pub use binary16::{f16_to_f64, f64_to_f16};
 pub use bound::{ETA, MAX_ROUNDINGS, UNIT, gamma};
 pub use exact::{Exact, Inexact, exact_limit, matmul_exact};
-pub use expected::{Expected, Judgement, Output, Verdict, check};
+pub use expected::{Expected, Judgement, OutputType, Verdict, check};
 pub use fake_quant::{
     FakeQuantCase, FakeQuantGradients, check_fake_gradients, check_fake_quantize,
     check_fake_ranges, check_fake_straight_through, fake_quantize, fake_quantize_gradients,

@@ -1,7 +1,7 @@
 use super::bound::Sum;
 use super::matmul::flushes;
 use super::row::decode_row;
-use super::{Expected, Output, ReferenceError, check_finite, check_length, room_for};
+use super::{Expected, OutputType, ReferenceError, check_finite, check_length, room_for};
 use crate::format::PackedWeights;
 
 /// The outputs, `[hot.len(), N]`, of a matmul whose X has in row m nothing but
@@ -18,7 +18,7 @@ pub fn one_hot(
     weights: &PackedWeights,
     hot: &[(usize, f32)],
     bias: Option<&[f32]>,
-    output: Output,
+    output: OutputType,
     zero_folded: bool,
 ) -> Result<Vec<Expected>, ReferenceError> {
     let (n, k) = (weights.n(), weights.k());
@@ -45,7 +45,7 @@ pub fn one_hot(
             // Flushes of the bias, if there is one: read, and written.
             let mut sum = Sum {
                 terms: 0,
-                scaled: weights.format().element().is_integer(),
+                scaled: weights.format().code_type().is_integer(),
                 bias: bias.is_some(),
                 folded_groups: zero_folded.then_some(1),
                 magnitude: 0.0,

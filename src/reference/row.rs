@@ -1,6 +1,6 @@
 use super::ReferenceError;
 use super::binary16::f16_to_f64;
-use crate::format::{Element, Granularity, PackedWeights, Scales};
+use crate::format::{CodeType, Granularity, PackedWeights, Scales};
 
 /// One weight that a row keeps: every in-bounds column of a dense row, the named ones
 /// under 2:4.
@@ -38,7 +38,7 @@ pub fn decode_row(
     }
     out.clear();
     let format = geometry.format;
-    let (element, sparse) = (format.element(), format.is_sparse());
+    let (element, sparse) = (format.code_type(), format.is_sparse());
     let words = &weights.codes()[row * geometry.code_words..][..geometry.code_words];
     let metadata = &weights.metadata()[row * geometry.meta_words..][..geometry.meta_words];
     let stored = if sparse { geometry.k.div_ceil(4) * 2 } else { geometry.k };
@@ -57,9 +57,9 @@ pub fn decode_row(
         }
         let code = raw_code(element, words, at);
         let weight = match element {
-            Element::F32 => float(column, code, f64::from(f32::from_bits(code as u32))),
-            Element::F16 => float(column, code, f16_to_f64(code as u16)),
-            Element::Int16 | Element::Int8 | Element::Int4 => {
+            CodeType::F32 => float(column, code, f64::from(f32::from_bits(code as u32))),
+            CodeType::F16 => float(column, code, f16_to_f64(code as u16)),
+            CodeType::Int16 | CodeType::Int8 | CodeType::Int4 => {
                 let index = column / geometry.group_size;
                 if group.index != index {
                     group = Group::read(weights, row, index);
@@ -85,13 +85,13 @@ fn float(column: usize, code: i32, value: f64) -> Weight {
 }
 
 /// Code `at` of a row's words, lowest bits first.
-fn raw_code(element: Element, words: &[u32], at: usize) -> i32 {
+fn raw_code(element: CodeType, words: &[u32], at: usize) -> i32 {
     match element {
-        Element::F32 => words[at] as i32,
-        Element::F16 => i32::from(half_word(words[at / 2], at % 2)),
-        Element::Int16 => i32::from(half_word(words[at / 2], at % 2) as i16),
-        Element::Int8 => i32::from(words[at / 4].to_le_bytes()[at % 4] as i8),
-        Element::Int4 => {
+        CodeType::F32 => words[at] as i32,
+        CodeType::F16 => i32::from(half_word(words[at / 2], at % 2)),
+        CodeType::Int16 => i32::from(half_word(words[at / 2], at % 2) as i16),
+        CodeType::Int8 => i32::from(words[at / 4].to_le_bytes()[at % 4] as i8),
+        CodeType::Int4 => {
             let byte = words[at / 8].to_le_bytes()[at % 8 / 2];
             i32::from(byte >> (at % 2 * 4) & 15)
         }
@@ -124,10 +124,10 @@ impl Group {
             Scales::F16(scales) => f16_to_f64(scales[at].to_bits()),
         };
         // Stored zero points are bytes in the domain of the codes: int8's are signed.
-        let zero = match (geometry.format.element(), weights.zeros().get(at)) {
-            (Element::Int4, None) => 8,
+        let zero = match (geometry.format.code_type(), weights.zeros().get(at)) {
+            (CodeType::Int4, None) => 8,
             (_, None) => 0,
-            (Element::Int8, Some(&byte)) => i32::from(byte as i8),
+            (CodeType::Int8, Some(&byte)) => i32::from(byte as i8),
             (_, Some(&byte)) => i32::from(byte),
         };
         Self { index, zero, scale }

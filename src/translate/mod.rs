@@ -77,14 +77,14 @@ pub enum TranslateError {
 
 /// A translated shader's code.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
+pub enum TranslatedCode {
     /// Of a language.
     Text(String),
     /// SPIR-V.
     Words(Vec<u32>),
 }
 
-impl Output {
+impl TranslatedCode {
     /// The bytes of a file: words in little-endian order.
     pub fn bytes(&self) -> Cow<'_, [u8]> {
         match self {
@@ -124,7 +124,7 @@ pub struct Translated {
     /// What it was translated to.
     pub target: Target,
     /// The code.
-    pub output: Output,
+    pub output: TranslatedCode,
     /// The entry point's name: Metal has a function `main` already.
     pub entry_point: String,
     /// Invocations in a workgroup.
@@ -251,7 +251,7 @@ impl Parsed {
             bound.slot = format!("@group({}) @binding({})", bound.group, bound.binding);
         }
         let as_composed = |text| write::Written {
-            output: Output::Text(text),
+            output: TranslatedCode::Text(text),
             entry_point: "main".into(),
             extra: None,
         };

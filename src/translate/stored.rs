@@ -1,6 +1,6 @@
 //! How the shader wants W to be stored, and what else it relies on its caller for.
 
-use crate::format::{BLOCK_K, Element};
+use crate::format::{BLOCK_K, CodeType};
 use crate::gpu::{Const, Shader};
 use serde::Serialize;
 
@@ -50,9 +50,9 @@ impl Stored {
                 let bits = number(shader, "ELEMENT_BITS").or(looked_up)?;
                 let float = flag(shader, "IS_FLOAT").or(looked_up.map(|_| false));
                 let of =
-                    |e: &Element| e.bits() == bits && float.is_none_or(|f| f != e.is_integer());
+                    |e: &CodeType| e.bits() == bits && float.is_none_or(|f| f != e.is_integer());
                 let sparse = flag(shader, "SPARSE") == Some(true);
-                let elements = Element::ALL.into_iter().filter(of).collect();
+                let elements = CodeType::ALL.into_iter().filter(of).collect();
                 (elements, sparse || names().any(|name| name == "decode/general_24"))
             }
         };
@@ -71,10 +71,10 @@ impl Stored {
 }
 
 /// `decode/int4_24_pair` as int4 and 2:4.
-fn decoded(fragment: &str) -> Option<(Element, bool)> {
+fn decoded(fragment: &str) -> Option<(CodeType, bool)> {
     let mut parts = fragment.strip_prefix("decode/")?.split('_');
     let name = parts.next()?;
-    let element = Element::ALL.into_iter().find(|element| element.name() == name)?;
+    let element = CodeType::ALL.into_iter().find(|element| element.name() == name)?;
     Some((element, parts.next() == Some("24")))
 }
 
@@ -101,8 +101,8 @@ pub(super) fn requires(shader: &Shader) -> Vec<String> {
     for (side, constant) in [("W", "W_GROUPS"), ("X", "X_GROUPS")] {
         let groups = number(shader, constant);
         add(groups == Some(0), &format!("{side} has one group a row"));
-        add(groups == Some(1), &format!("groups of {side} are the pieces of K"));
-        add(groups == Some(2), &format!("groups of {side} are whole pieces of K, several or one"));
+        add(groups == Some(1), &format!("groups of {side} are the slices of K"));
+        add(groups == Some(2), &format!("groups of {side} are whole slices of K, several or one"));
     }
     add(flag(shader, "X_ZEROS") == Some(false), "zero points of X are 0");
     add(flag(shader, "Y_ZEROS") == Some(false), "the zero point of Y is 0");

@@ -1,6 +1,8 @@
 //! naga's back ends, with the options of each.
 
-use super::{BindingKind, BoundResource, Extra, MslVersion, Output, ShaderModel, SpirvVersion};
+use super::{
+    BindingKind, BoundResource, Extra, MslVersion, ShaderModel, SpirvVersion, TranslatedCode,
+};
 use naga::back::{glsl, hlsl, msl, spv, wgsl};
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::ModuleInfo;
@@ -8,7 +10,7 @@ use naga::{Module, ResourceBinding, ShaderStage};
 
 /// What a back end made, and what came with it.
 pub(super) struct Written {
-    pub output: Output,
+    pub output: TranslatedCode,
     pub entry_point: String,
     pub extra: Option<Extra>,
 }
@@ -32,7 +34,7 @@ fn resource(bound: &BoundResource) -> ResourceBinding {
 }
 
 fn text(output: String, extra: Option<Extra>) -> Written {
-    Written { output: Output::Text(output), entry_point: ENTRY.into(), extra }
+    Written { output: TranslatedCode::Text(output), entry_point: ENTRY.into(), extra }
 }
 
 pub(super) fn naga_wgsl(module: &Module, info: &ModuleInfo) -> WriteResult {
@@ -67,7 +69,7 @@ pub(super) fn spirv(
         spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: ENTRY.into() };
     let words = spv::write_vec(module, info, &options, Some(&entry));
     let words = words.map_err(|error| error.to_string())?;
-    Ok(Written { output: Output::Words(words), entry_point: ENTRY.into(), extra: None })
+    Ok(Written { output: TranslatedCode::Words(words), entry_point: ENTRY.into(), extra: None })
 }
 
 pub(super) fn msl(

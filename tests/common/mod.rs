@@ -1,19 +1,23 @@
 //! What several tests need: every choice there is, naga, adapters.
 #![allow(dead_code)]
 
-use lowbit::format::{ActivationFunction, Element, Granularity, RowOrder, ScaleType, WeightFormat};
+use lowbit::format::{
+    ActivationFunction, CodeType, Granularity, RowOrder, ScaleType, WeightFormat,
+};
 use lowbit::gpu::{AdapterClass, Caps, Shader};
 use lowbit::host::Host;
-use lowbit::ops::make::{MakeAccess, MakeKernel};
 use lowbit::ops::matmul::{KernelChoice, MatmulSpec, Schedule, integer_specs, sums_shader};
-use lowbit::ops::{DequantizeSpec, FloatType, RepackSpec, activations, fake_quant, observe};
+use lowbit::ops::quantize_weights::{WeightsAccess, WeightsKernel};
+use lowbit::ops::{
+    DequantizeSpec, FloatType, RepackSpec, fake_quant, observe, quantize_activations,
+};
 
 /// The adapter's device, and the same without what a small device lacks, with bindings and grids of
 /// its own; none where there is no adapter.
 pub fn large_and_small(max_binding: u64, max_groups: u32) -> Vec<Host> {
     let Some(host) = host() else { return Vec::new() };
     let mut caps = host.kernels().caps().clone();
-    (caps.int64, caps.subgroup, caps.exact_halves) = (false, 0, false);
+    (caps.int64, caps.subgroup, caps.exact_f16_unpack) = (false, 0, false);
     (caps.max_binding, caps.max_groups) = (max_binding, max_groups);
     let (info, device) = (host.adapter_info().clone(), host.device().clone());
     let small = Host::with_caps(info, device, host.queue().clone(), &caps).unwrap();
@@ -58,7 +62,7 @@ pub fn all_formats() -> Vec<WeightFormat> {
             }
         }
     }
-    assert!(formats.iter().any(|f| f.element() == Element::Int16));
+    assert!(formats.iter().any(|f| f.code_type() == CodeType::Int16));
     formats
 }
 
@@ -130,7 +134,7 @@ pub fn all_caps() -> Vec<Caps> {
         let limits = wgpu::Limits::defaults();
         let caps = Caps::from_limits(AdapterClass::Gpu, &limits);
         let subgroups = subgroup > 0;
-        Caps { row_order: order, subgroup, subgroups, int64, exact_halves: int64, ..caps }
+        Caps { row_order: order, subgroup, subgroups, int64, exact_f16_unpack: int64, ..caps }
     };
     let (rows, panels) = (RowOrder::Rows, RowOrder::Panels);
     let varying = Caps { subgroups: true, ..caps(rows, 0, false) };
@@ -153,7 +157,8 @@ pub fn all_shaders() -> Vec<Shader> {
     shaders.extend(lowbit::conformance::limit_shaders());
     shaders.push(lowbit::host::probe_shader());
     for caps in [&all_caps()[0], &all_caps()[3]] {
-        shaders.extend(activations::every_spec().iter().flat_map(|spec| spec.shaders(caps)));
+        shaders
+            .extend(quantize_activations::every_spec().iter().flat_map(|spec| spec.shaders(caps)));
         shaders.extend(observe::every_spec().iter().flat_map(|spec| spec.shaders(caps)));
         for spec in fake_quant::every_spec() {
             shaders.extend(spec.forward_shaders(caps));
@@ -163,8 +168,9 @@ pub fn all_shaders() -> Vec<Shader> {
     for format in all_formats() {
         for caps in [&all_caps()[0], &all_caps()[3]] {
             let order = caps.row_order;
-            for access in MakeAccess::ALL {
-                shaders.extend(MakeKernel::ALL.map(|kernel| kernel.shader(&format, order, access)));
+            for access in WeightsAccess::ALL {
+                shaders
+                    .extend(WeightsKernel::ALL.map(|kernel| kernel.shader(&format, order, access)));
             }
             shaders.push(RepackSpec::new(2, 2, format).shader(order));
             for spec in [DequantizeSpec::new(2, 2, format), DequantizeSpec::gather(2, 2, 2, format)]
@@ -402,7 +408,7 @@ pub fn assert_within_bound(packed: &lowbit::format::PackedWeights, x: &[f32], m:
         m,
         weights: packed,
         bias: None,
-        output: reference::Output::F32,
+        output: reference::OutputType::F32,
         zero_folded: false,
     });
     let expected = expected.unwrap();
@@ -429,7 +435,7 @@ pub fn quantizes_and_multiplies(
     let format = ActivationFormat::int8(ActivationGranularity::Token);
     let (how, function) = (Quantization::Dynamic(format), ActivationFunction::Identity);
     let y = host.quantized_matmul(x, m, &host.upload(packed)?, None, how, function)?;
-    let output = reference::Output::F32;
+    let output = reference::OutputType::F32;
     let plain =
         reference::MatmulCase { x, m, weights: packed, bias: None, output, zero_folded: false };
     let expected = reference::matmul(&plain).unwrap();
@@ -454,15 +460,18 @@ pub fn fakes(
     (x, dy): (&[f32], &[f32]),
     (m, k): (usize, usize),
 ) -> Result<(), lowbit::host::HostError> {
-    use lowbit::reference::{self, FakeQuantCase, FakeQuantGradients, Output};
+    use lowbit::reference::{self, FakeQuantCase, FakeQuantGradients, OutputType};
     let made = host.fake_quantize(x, m, k, format)?;
     let side = (&made.scales[..], &made.zeros[..]);
     let case = FakeQuantCase { format, x, k, scales: side.0, zeros: side.1 };
     assert_eq!(reference::check_fake_ranges(&case).unwrap().fault, None);
-    assert_eq!(reference::check_fake_quantize(&case, Output::F32, &made.y).unwrap().fault, None);
+    assert_eq!(
+        reference::check_fake_quantize(&case, OutputType::F32, &made.y).unwrap().fault,
+        None
+    );
     let back = host.fake_quantize_backward((x, dy), m, k, format, side, true)?;
     let back = FakeQuantGradients { x: back.x, scales: back.scales, zeros: back.zeros };
-    let judged = reference::check_fake_gradients(&case, dy, true, Output::F32, &back);
+    let judged = reference::check_fake_gradients(&case, dy, true, OutputType::F32, &back);
     assert_eq!(judged.unwrap().fault, None);
     Ok(())
 }

@@ -121,7 +121,7 @@ impl DeviceArg {
             match feature {
                 Feature::Subgroups => (caps.subgroup, caps.subgroups) = (0, false),
                 Feature::Int64 => caps.int64 = false,
-                Feature::F16 => caps.exact_halves = false,
+                Feature::F16 => caps.exact_f16_unpack = false,
                 Feature::Textures => caps.texture_extent = 0,
                 Feature::Dot => caps.packed_dot = false,
             }

@@ -6,7 +6,7 @@ use crate::plot::Plot;
 use crate::report::{JsonArg, Report, progress, right, table, text};
 use clap::ValueEnum;
 use lowbit::compress::calibrate::Observer;
-use lowbit::conformance::{FakeScales, Limits, Op, Timing, limits, time};
+use lowbit::conformance::{FakeScales, MeasuredLimits, Op, Timing, limits, time};
 use lowbit::format::{ActivationFormat, ActivationGranularity, WeightFormat};
 use lowbit::ops::matmul::TuningKey;
 use lowbit::ops::{Activations, FakeQuantSpec, FloatType, MatmulSpec, Schedule, Select};
@@ -210,7 +210,7 @@ struct Bench {
     adapter: String,
     driver: String,
     backend: String,
-    limits: Limits,
+    limits: MeasuredLimits,
     rows: Vec<Timing>,
 }
 

@@ -12,7 +12,7 @@ use lowbit::format::{ActivationFormat, ActivationGranularity, WeightFormat};
 use lowbit::host::{Host, HostError};
 use lowbit::ops::DeviceWeights;
 use lowbit_models::bert::{self, Dense, Encoder};
-use lowbit_models::checkpoint::{IoError, LayerRanges, Ranges, Target};
+use lowbit_models::checkpoint::{IoError, LayerRanges, RangeTarget, Ranges};
 use serde::Serialize;
 use std::cell::RefCell;
 use std::fs;
@@ -192,7 +192,7 @@ impl Observers {
     }
 
     /// All layers, each under its own name.
-    fn ranges(&self, encoder: &Encoder, target: Target) -> Ranges {
+    fn ranges(&self, encoder: &Encoder, target: RangeTarget) -> Ranges {
         let mut ranges = Ranges { target: Some(target), ..Ranges::default() };
         for dense in encoder.linears() {
             let of = |observed: &&Observed| observed.linears.contains(&dense.index);
@@ -325,7 +325,7 @@ fn observe(
 }
 
 /// The scales that the file stands for.
-fn rows(ranges: &Ranges, target: Target) -> Result<Vec<Row>, CalibrateError> {
+fn rows(ranges: &Ranges, target: RangeTarget) -> Result<Vec<Row>, CalibrateError> {
     let row = |(name, layer): (&String, &LayerRanges)| {
         let made: Calibration = layer.calibrate(target.method, target.format)?;
         let (columns, rows) = match layer {
@@ -402,7 +402,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     })?;
     let kept = resumed.as_ref().is_some_and(|file| !file.channels.is_empty());
     let before = resumed.as_ref().and_then(|file| file.target).unwrap_or_default();
-    let target = Target {
+    let target = RangeTarget {
         method: args.method.unwrap_or(before.method),
         format: args.activations.unwrap_or(before.format),
     };

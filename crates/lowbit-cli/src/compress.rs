@@ -10,7 +10,7 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use indicatif::ProgressBar;
 use lowbit::compress::{dequantize, quantize, relative_error};
 use lowbit::format::{
-    Element, FormatError, Geometry, Granularity, PackedWeights, ScaleType, WeightFormat,
+    CodeType, FormatError, Geometry, Granularity, PackedWeights, ScaleType, WeightFormat,
 };
 use lowbit::host::{Host, HostError};
 use lowbit_models::checkpoint::{
@@ -128,8 +128,8 @@ impl FormatArgs {
                 None => WeightFormat::int4(Granularity::group(128).map_err(bad_format)?),
             },
         };
-        if !format.element().is_integer() && (group.is_some() || self.scales.is_some()) {
-            let message = format!("{} weights have no scales", format.element().name());
+        if !format.code_type().is_integer() && (group.is_some() || self.scales.is_some()) {
+            let message = format!("{} weights have no scales", format.code_type().name());
             return Err(CliError::new(message).hint("leave out --group and --scales"));
         }
         if self.asymmetric {
@@ -156,7 +156,7 @@ fn bad_format(error: FormatError) -> CliError {
 struct Row {
     name: String,
     shape: Vec<usize>,
-    /// Element type in the input.
+    /// CodeType type in the input.
     from: String,
     bytes_before: usize,
     bytes_after: usize,
@@ -387,7 +387,7 @@ fn first_difference(gpu: &PackedWeights, cpu: &PackedWeights) -> Option<String> 
                 return Some(format!("kept column {at} of row {row}: {a}, CPU {b}"));
             }
             let (column, a, b) = (a, gpu.code(row, at), cpu.code(row, at));
-            if a != b && geometry.format.element() == Element::F32 {
+            if a != b && geometry.format.code_type() == CodeType::F32 {
                 return Some(format!("row {row}, column {column}: {a:#010x}, CPU {b:#010x}"));
             }
             if a != b {

@@ -7,7 +7,8 @@ use crate::report::{JsonArg, Report};
 use globset::Glob;
 use lowbit::ops::Grid;
 use lowbit::translate::{
-    BoundResource, Extra, Feature, Output, Stored, Target, TranslateError, Translated, translate,
+    BoundResource, Extra, Feature, Stored, Target, TranslateError, Translated, TranslatedCode,
+    translate,
 };
 use lowbit_isa as isa;
 use lowbit_models::checkpoint::{AtomicFile, IoError};
@@ -148,7 +149,7 @@ fn one(args: &Args, name: &str) -> Result<Outcome, CliError> {
             file.commit().map_err(failed)?;
             String::new()
         }
-        (Output::Text(text), None) => text.clone(),
+        (TranslatedCode::Text(text), None) => text.clone(),
         (_, None) => {
             to_stdout(args, &bytes)?;
             String::new()

@@ -8,7 +8,7 @@ use lowbit::host::{Host, Quantization};
 use lowbit::ops::DeviceWeights;
 use lowbit_models::bert::{Dense, Encoder};
 use lowbit_models::checkpoint::{
-    Content, Dtype, LayerActivations, LayerRanges, ModelFile, Ranges, Target, read_compressed,
+    Content, Dtype, LayerActivations, LayerRanges, ModelFile, RangeTarget, Ranges, read_compressed,
     write_model,
 };
 use serde_json::Value;
@@ -732,7 +732,8 @@ fn calibration_sees_what_the_layers_take() {
         assert!(table.contains("encoder.layer.0.attention.self.query "), "{table}");
         assert!(table.contains("5 lines"), "{table}");
         let per_channel = options.contains(&"--per-channel");
-        let target = Target { method: method.parse().unwrap(), format: format.parse().unwrap() };
+        let target =
+            RangeTarget { method: method.parse().unwrap(), format: format.parse().unwrap() };
         let mut want = Ranges { target: Some(target), ..Ranges::default() };
         for (tensor, channels) in &seen {
             want.insert(tensor.clone());

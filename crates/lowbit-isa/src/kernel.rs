@@ -2,10 +2,10 @@ use lowbit::conformance::formats;
 use lowbit::format::{ActivationFunction, Granularity, WeightFormat};
 use lowbit::gpu::{AdapterClass, Binding, Caps, Shader};
 use lowbit::host::probe_shader;
-use lowbit::ops::make::{MakeAccess, MakeKernel};
 use lowbit::ops::matmul::{KernelChoice, Schedule, Step, integer_specs, sums_shader};
+use lowbit::ops::quantize_weights::{WeightsAccess, WeightsKernel};
 use lowbit::ops::{DequantizeSpec, FloatType, Grid, MatmulSpec, RepackSpec};
-use lowbit::ops::{activations, fake_quant, observe};
+use lowbit::ops::{fake_quant, observe, quantize_activations};
 use std::collections::HashSet;
 
 /// A kernel of the crate.
@@ -110,7 +110,7 @@ struct Devices {
     /// More of them, for floats.
     others: Vec<Caps>,
     /// How W is loaded where weights are made.
-    accesses: &'static [MakeAccess],
+    accesses: &'static [WeightsAccess],
     /// Schedules that only a caller can pin.
     experimental: Vec<Schedule>,
 }
@@ -119,12 +119,12 @@ impl Devices {
     fn gpus() -> Self {
         let plain = Caps::from_limits(AdapterClass::Gpu, &lowbit::wgpu::Limits::defaults());
         let subgroups = Caps { subgroups: true, ..plain.clone() };
-        let halves = Caps { exact_halves: true, ..plain.clone() };
+        let halves = Caps { exact_f16_unpack: true, ..plain.clone() };
         Self {
             plain,
             others: vec![subgroups, halves],
             // The third access is of CPU adapters.
-            accesses: &[MakeAccess::Words, MakeAccess::Quads],
+            accesses: &[WeightsAccess::Words, WeightsAccess::Quads],
             experimental: Schedule::experimental().to_vec(),
         }
     }
@@ -138,7 +138,7 @@ impl Devices {
             Caps { subgroup, subgroups, int64, texture_extent, ..plain.clone() }
         });
         let (others, experimental) = (others.to_vec(), Vec::new());
-        Self { plain, others, accesses: &MakeAccess::ALL, experimental }
+        Self { plain, others, accesses: &WeightsAccess::ALL, experimental }
     }
 
     fn all(&self) -> impl Iterator<Item = &Caps> {
@@ -196,7 +196,7 @@ fn collect(devices: &Devices) -> Vec<Kernel> {
             }
         }
     }
-    // And rows longer than sums of one piece may be.
+    // And rows longer than sums of one slice may be.
     for k in COLUMNS.into_iter().chain([40_000]) {
         for mut spec in integer_specs(k) {
             for schedule in devices.schedules(Schedule::integer(k)) {
@@ -227,7 +227,7 @@ fn others(devices: &Devices) -> Vec<Shader> {
     let mut shaders = vec![sums_shader(every_binding(plain)), probe_shader()];
     for format in formats([32, 6]) {
         for &access in devices.accesses {
-            let make = MakeKernel::ALL.map(|k| k.shader(&format, plain.row_order, access));
+            let make = WeightsKernel::ALL.map(|k| k.shader(&format, plain.row_order, access));
             shaders.extend(make);
         }
         shaders.push(RepackSpec::new(2, 2, format).shader(plain.row_order));
@@ -244,7 +244,9 @@ fn others(devices: &Devices) -> Vec<Shader> {
         }
     }
     for caps in devices.all() {
-        shaders.extend(activations::every_spec().into_iter().flat_map(|spec| spec.shaders(caps)));
+        shaders.extend(
+            quantize_activations::every_spec().into_iter().flat_map(|spec| spec.shaders(caps)),
+        );
         shaders.extend(observe::every_spec().into_iter().flat_map(|spec| spec.shaders(caps)));
         for spec in fake_quant::every_spec() {
             shaders.extend(spec.forward_shaders(caps));

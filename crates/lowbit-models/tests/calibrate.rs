@@ -5,7 +5,7 @@ use lowbit::compress::calibrate::{
     ActivationRange, Axis, Batch, CalibrateError, Calibration, Histogram, Method, Observer,
     Statistics,
 };
-use lowbit_models::checkpoint::{BadRanges, LayerRanges, Ranges, Target};
+use lowbit_models::checkpoint::{BadRanges, LayerRanges, RangeTarget, Ranges};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -670,7 +670,7 @@ fn targets_and_channels_are_written_and_read() {
     let plain: Value = serde_json::from_slice(&ranges.to_json().unwrap()).unwrap();
     assert_eq!(plain.as_object().unwrap().len(), 2, "{plain}");
     let format = "int8-tensor-asym".parse().unwrap();
-    ranges.target = Some(Target { method: Method::Tails(99.5), format });
+    ranges.target = Some(RangeTarget { method: Method::Tails(99.5), format });
     let mut channels = Statistics::new(Observer::channels("b", 2).with_bins(0)).unwrap();
     channels.observe(&[1.0, -2.0, 0.5, 4.0]).unwrap();
     ranges.insert_channels(channels);

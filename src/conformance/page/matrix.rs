@@ -5,9 +5,9 @@ use crate::conformance::report::{AdapterReport, CaseReport, ErrorOverBound, Stat
 use std::collections::BTreeMap;
 
 /// Regimes of m, for which kernels are chosen apart.
-const REGIMES: [&str; 4] = ["m ≤ 1", "m 2–8", "m 9–64", "m > 64"];
+const ROW_RANGES: [&str; 4] = ["m ≤ 1", "m 2–8", "m 9–64", "m > 64"];
 
-fn regime(m: usize) -> usize {
+fn row_range(m: usize) -> usize {
     match m {
         0..=1 => 0,
         2..=8 => 1,
@@ -95,17 +95,17 @@ pub(super) fn matrices(adapter: &AdapterReport) -> String {
     for case in &adapter.cases {
         let rows = ops.entry(&case.op).or_default();
         let m = if matches!(&*case.op, "compress" | "dequantize") { 0 } else { case.m };
-        rows.entry(order(case)).or_default()[regime(m)].add(case);
+        rows.entry(order(case)).or_default()[row_range(m)].add(case);
     }
     let mut out = String::new();
     for (op, rows) in &ops {
-        let used: Vec<usize> = (0..REGIMES.len())
+        let used: Vec<usize> = (0..ROW_RANGES.len())
             .filter(|&at| rows.values().any(|cells| cells[at].cases > 0))
             .collect();
         // Making weights and undoing them knows no rows of X.
         let name = |at: usize| match *op {
             "compress" | "dequantize" => "all cases",
-            _ => REGIMES[at],
+            _ => ROW_RANGES[at],
         };
         let header: String = used.iter().map(|&at| format!("<th>{}</th>", name(at))).collect();
         out.push_str(&format!(

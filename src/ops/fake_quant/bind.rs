@@ -2,7 +2,7 @@
 
 use super::FakeQuantPlan;
 use super::kernel::{Params, Work};
-use super::plan::{BoundFakeQuant, BoundFakeQuantBackward, Draft, Grid};
+use super::plan::{BoundFakeQuant, BoundFakeQuantBackward, Draft, Workgroups};
 use crate::format::{Granularity, ScaleType};
 use crate::gpu::{BufferFill, Caps};
 use crate::ops::buffers::{Window, check};
@@ -119,7 +119,7 @@ impl FakeQuantPlan {
                 ..self.params(work, span)
             });
         }
-        let rows = |(m0, m_cap)| Grid::Rows { m0, m_cap, each: work.pieces };
+        let rows = |(m0, m_cap)| Workgroups::Rows { m0, m_cap, each: work.tiles };
         // What is not there nothing reads or writes.
         let schemes = |span, written: bool| {
             let none = match written {
@@ -138,7 +138,12 @@ impl FakeQuantPlan {
             }
             let mut bound = vec![(4, ranges.as_entire_binding())];
             bound.extend(schemes((0, spec.max_m), true));
-            drafts.push(Draft { pipeline: 1, slot: spans.len(), bound, grid: Grid::Fixed(1) });
+            drafts.push(Draft {
+                pipeline: 1,
+                slot: spans.len(),
+                bound,
+                grid: Workgroups::Fixed(1),
+            });
         }
         for (slot, &span) in spans.iter().enumerate() {
             let mut bound = vec![x(span), y(span)];
@@ -194,7 +199,7 @@ impl FakeQuantPlan {
         let split = spec.is_split();
         let work = spec.work(spec.given && !split);
         let workers = |(_, m_cap): (u32, u32)| match spec.given && tensor {
-            true => (u64::from(m_cap) * u64::from(work.pieces)).min(WORKERS.into()) as u32,
+            true => (u64::from(m_cap) * u64::from(work.tiles)).min(WORKERS.into()) as u32,
             // One unit a workgroup.
             false => u32::MAX / 2,
         };
@@ -204,7 +209,7 @@ impl FakeQuantPlan {
             // Each span's are done with before the next one's.
             (true, false) => {
                 let rows = spans.iter().map(|&(_, m_cap)| u64::from(m_cap)).max();
-                rows.unwrap_or(0) * u64::from(work.pieces)
+                rows.unwrap_or(0) * u64::from(work.tiles)
             }
         };
         if 4 * partials > caps.max_binding {
@@ -285,16 +290,16 @@ impl FakeQuantPlan {
                 false => bound.extend(gradients(span)),
             }
             let grid = match spec.given && tensor {
-                true => Grid::Fixed(workers(span)),
-                false => Grid::Rows { m0, m_cap, each: work.pieces },
+                true => Workgroups::Fixed(workers(span)),
+                false => Workgroups::Rows { m0, m_cap, each: work.tiles },
             };
             drafts.push(Draft { pipeline: 0, slot, bound, grid });
             if spec.given && split && !tensor {
-                drafts.push(sums(span, slot, Grid::Rows { m0, m_cap, each: 1 }));
+                drafts.push(sums(span, slot, Workgroups::Rows { m0, m_cap, each: 1 }));
             }
         }
         if spec.given && tensor {
-            drafts.push(sums(all, spans.len(), Grid::Fixed(1)));
+            drafts.push(sums(all, spans.len(), Workgroups::Fixed(1)));
         }
         let steps = self.steps(&self.backward, &slots, drafts).await?;
         Ok(BoundFakeQuantBackward { plan: self.clone(), steps })
@@ -348,8 +353,8 @@ impl FakeQuantPlan {
             scale_stride: spec.row_scales(),
             m0,
             m_cap,
-            pieces: work.pieces,
-            piece: work.piece,
+            tiles: work.tiles,
+            tile: work.tile,
             team: work.team,
             asymmetric: u32::from(!symmetric),
             f16_scales: u32::from(spec.format.scale_type() == ScaleType::F16),

@@ -8,13 +8,13 @@ use crate::ops::FloatType;
 const WORKGROUP: u32 = 64;
 
 /// Columns that a workgroup takes where groups do not say: eight quads a lane.
-const PIECE: u32 = 2048;
+const TILE: u32 = 2048;
 
 /// Columns of a unit of work, units of a row, lanes that share a group.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Work {
-    pub piece: u32,
-    pub pieces: u32,
+    pub tile: u32,
+    pub tiles: u32,
     pub team: u32,
 }
 
@@ -101,7 +101,7 @@ pub(super) const SUMS: Kernel = Kernel {
 
 impl FakeQuantSpec {
     pub(super) fn shader(&self, caps: &Caps, kernel: Kernel) -> Shader {
-        let native = caps.exact_halves
+        let native = caps.exact_f16_unpack
             && ((kernel.x && self.input == FloatType::F16)
                 || (kernel.dy && self.output == FloatType::F16));
         let mut name = format!("fake_{}", kernel.name);
@@ -166,15 +166,15 @@ impl FakeQuantSpec {
     pub(super) fn work(&self, whole_groups: bool) -> Work {
         let (k, g) = (u64::from(self.k), u64::from(self.group_size()));
         if !whole_groups {
-            return Work { piece: PIECE, pieces: self.k.div_ceil(PIECE), team: WORKGROUP };
+            return Work { tile: TILE, tiles: self.k.div_ceil(TILE), team: WORKGROUP };
         }
-        let chunk = u64::from(PIECE).div_ceil(g);
+        let chunk = u64::from(TILE).div_ceil(g);
         let chunk = if self.is_aligned() { chunk } else { chunk.next_multiple_of(4) };
         // Below 2³¹, as k is.
-        let piece = (chunk * g).min(k.next_multiple_of(4)).max(4) as u32;
+        let tile = (chunk * g).min(k.next_multiple_of(4)).max(4) as u32;
         // Two quads a lane, up to a whole workgroup.
         let team = g.div_ceil(8).next_power_of_two().min(WORKGROUP.into()) as u32;
-        Work { piece, pieces: self.k.div_ceil(piece), team }
+        Work { tile, tiles: self.k.div_ceil(tile), team }
     }
 }
 
@@ -198,8 +198,8 @@ pub(super) struct Params {
     pub zero_at: u32,
     pub ds_at: u32,
     pub dz_at: u32,
-    pub pieces: u32,
-    pub piece: u32,
+    pub tiles: u32,
+    pub tile: u32,
     pub team: u32,
     pub workers: u32,
     pub partial_at: u32,
@@ -233,8 +233,8 @@ pub fn params_layout() -> (usize, Vec<(&'static str, usize)>) {
         ("zero_at", offset_of!(Params, zero_at)),
         ("ds_at", offset_of!(Params, ds_at)),
         ("dz_at", offset_of!(Params, dz_at)),
-        ("pieces", offset_of!(Params, pieces)),
-        ("piece", offset_of!(Params, piece)),
+        ("tiles", offset_of!(Params, tiles)),
+        ("tile", offset_of!(Params, tile)),
         ("team", offset_of!(Params, team)),
         ("workers", offset_of!(Params, workers)),
         ("partial_at", offset_of!(Params, partial_at)),

@@ -203,7 +203,7 @@ impl FakeQuantSpec {
     /// large, a stride too short or, for f16, odd.
     pub fn check(&self) -> Result<(), FakeQuantError> {
         self.format.check().map_err(PlanError::from)?;
-        if !self.format.element().is_integer() || self.format.is_sparse() {
+        if !self.format.code_type().is_integer() || self.format.is_sparse() {
             return Err(FakeQuantError::Format { format: self.format });
         }
         for (name, value, limit) in

@@ -36,19 +36,19 @@ pub struct BoundFakeQuantBackward {
 pub(super) struct Step {
     pipeline: Arc<Pipeline>,
     group: wgpu::BindGroup,
-    grid: Grid,
+    grid: Workgroups,
 }
 
 /// Workgroups of a dispatch.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Grid {
+pub(super) enum Workgroups {
     /// So many, whatever m is.
     Fixed(u32),
     /// So many for each row of a span.
     Rows { m0: u32, m_cap: u32, each: u32 },
 }
 
-impl Grid {
+impl Workgroups {
     fn groups(self, m: u32) -> u64 {
         match self {
             Self::Fixed(groups) => groups.into(),
@@ -64,7 +64,7 @@ pub(super) struct Draft<'a> {
     pub pipeline: usize,
     pub slot: usize,
     pub bound: Vec<(u32, wgpu::BindingResource<'a>)>,
-    pub grid: Grid,
+    pub grid: Workgroups,
 }
 
 impl FakeQuantPlan {

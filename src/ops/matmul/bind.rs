@@ -110,9 +110,9 @@ impl MatmulPlan {
                 all_params.push(params);
                 let by_rows = u64::from(span.m_cap) * u64::from(span.batch);
                 let all = self
-                    .regimes
+                    .row_ranges
                     .iter()
-                    .map(|regime| regime.choice.groups(span.m_cap, params.rows, span.batch));
+                    .map(|range| range.choice.groups(span.m_cap, params.rows, span.batch));
                 let sums = self.sums.is_some().then_some(by_rows);
                 for groups in all.chain(sums) {
                     check_grid(caps, groups)?;
@@ -151,7 +151,7 @@ impl MatmulPlan {
         let weights = args.weights;
         weights.check(spec.weights, (spec.n, spec.k), self.kernels.caps().row_order)?;
         // It follows from the spec and the device, so every regime's is the same.
-        weights.check_textures(self.regimes[0].choice.texture_width)?;
+        weights.check_textures(self.row_ranges[0].choice.texture_width)?;
         // A lane packs four columns of Y into a word.
         let mut ends = weights.blocks().iter().map(|block| block.rows.end);
         let odd = ends.find(|&end| end != weights.n() && !end.is_multiple_of(4));
@@ -161,7 +161,7 @@ impl MatmulPlan {
         if spec.bias != args.bias.is_some() {
             return Err(BindError::Bias { planned: spec.bias });
         }
-        let align = self.regimes.iter().map(|r| r.choice.x_align()).max().unwrap_or(4);
+        let align = self.row_ranges.iter().map(|r| r.choice.x_align()).max().unwrap_or(4);
         check(Role::Activations, args.activations, spec.x_bytes(spec.max_m), align)?;
         let y_align = if matches!(spec.output, Output::Int8(_)) { 16 } else { 4 };
         check(Role::Output, args.output, spec.y_bytes(spec.max_m), y_align)?;
@@ -274,7 +274,7 @@ impl MatmulPlan {
     ) -> Params {
         let spec = &self.spec;
         let layout = weights.layout();
-        let piece = spec.piece_blocks();
+        let slice = spec.slice_blocks();
         let (x_group, x_scale_at, x_zero_at, x_sum_at) = match spec.x_layout() {
             Some(x) => (x.group_blocks, x.scale_at, x.zero_at, x.sum_at),
             None => (0, 0, 0, 0),
@@ -302,10 +302,10 @@ impl MatmulPlan {
             m0: span.m0,
             m_cap: span.m_cap,
             bias_offset: bias.map_or(0, |b| (b.skip / 4) as u32),
-            y_piece: spec.n,
-            piece,
-            w_pieces: spec.w_group_blocks() / piece,
-            x_pieces: x_group / piece,
+            y_slice: spec.n,
+            slice,
+            w_slices: spec.w_group_blocks() / slice,
+            x_slices: x_group / slice,
             x_scale_at,
             x_zero_at,
             x_sum_at,
@@ -330,7 +330,7 @@ impl MatmulPlan {
             (7, y.binding()),
         ];
         let bound = bound.into_iter().chain(bias);
-        slots.group_of_m(&self.kernels, &self.regimes[0].pipeline, slot, bound)
+        slots.group_of_m(&self.kernels, &self.row_ranges[0].pipeline, slot, bound)
     }
 }
 
@@ -360,12 +360,12 @@ impl BoundMatmul {
         if m > max_m {
             return Err(RecordError::MTooLarge { m, max_m });
         }
-        let regime = self.plan.regime(m);
+        let range = self.plan.row_range(m);
         let kernels = &self.plan.kernels;
-        pass.set_pipeline(&regime.pipeline.pipeline);
+        pass.set_pipeline(&range.pipeline.pipeline);
         for segment in self.segments.iter().filter(|segment| segment.m0 < m) {
             let rows_of_x = (m - segment.m0).min(segment.m_cap);
-            let groups = regime.choice.groups(rows_of_x, segment.rows, segment.batch);
+            let groups = range.choice.groups(rows_of_x, segment.rows, segment.batch);
             // `bind` has checked the largest grid, and smaller ones fold as well.
             let [x, y, z] = kernels.caps().fold(groups).unwrap_or_default();
             pass.set_bind_group(0, &segment.group, &kernels.m_offsets(m));

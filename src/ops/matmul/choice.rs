@@ -1,7 +1,7 @@
 use super::schedule::{Schedule, gemv_lanes};
 use super::{Activations, Integer, MatmulSpec, Output, Params};
 use crate::format::{
-    ActivationFunction, BLOCK_K, Element, Granularity, RowOrder, ScaleType, WeightFormat,
+    ActivationFunction, BLOCK_K, CodeType, Granularity, RowOrder, ScaleType, WeightFormat,
 };
 use crate::gpu::{AdapterClass, Binding, Caps, Const, M_TABLE, Shader, fragment};
 use crate::ops::{FloatType, Grid};
@@ -10,7 +10,7 @@ use crate::ops::{FloatType, Grid};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Decoder {
     /// What a weight is stored as.
-    pub element: Element,
+    pub element: CodeType,
     /// Whether it is 2:4 sparse.
     pub sparse: bool,
 }
@@ -18,7 +18,7 @@ pub struct Decoder {
 impl Decoder {
     /// The decoder of a format.
     pub fn of(format: &WeightFormat) -> Self {
-        Self { element: format.element(), sparse: format.is_sparse() }
+        Self { element: format.code_type(), sparse: format.is_sparse() }
     }
 
     /// Bytes of codes in a block of 32 columns.
@@ -106,7 +106,7 @@ pub struct KernelChoice {
     /// Lanes of every subgroup, where lanes share loads of X; else 0.
     pub subgroup: u32,
     /// Whether f16 values are converted by the device's own operation.
-    pub native_half: bool,
+    pub native_f16_unpack: bool,
     /// Whether W, and X where it can be, are loaded as 64-bit words.
     pub wide: bool,
     /// Whether loads of X that could do without must mind the end of K.
@@ -233,8 +233,8 @@ impl KernelChoice {
                 4 | 8 | 16 | 32 | 64 if by_rows && scaling != Scaling::General => caps.subgroup,
                 _ => 0,
             },
-            native_half: caps.exact_halves
-                && (x == XLoad::F16 || spec.weights.element() == Element::F16),
+            native_f16_unpack: caps.exact_f16_unpack
+                && (x == XLoad::F16 || spec.weights.code_type() == CodeType::F16),
             wide,
             ragged: match x {
                 XLoad::F32 | XLoad::Int8 => false,
@@ -261,11 +261,11 @@ impl KernelChoice {
     }
 
     /// Blocks of 32 columns in the parts of K that a kernel of integer products scales apart: a
-    /// piece, or a block where lanes split pieces.
+    /// slice, or a block where lanes split slices.
     pub fn part_blocks(&self, spec: &MatmulSpec) -> u32 {
         match (self.schedule, self.integer) {
             (Schedule::IntGemv { .. }, Some(Integer { whole: false, .. })) => 1,
-            _ => spec.piece_blocks(),
+            _ => spec.slice_blocks(),
         }
     }
 
@@ -336,7 +336,7 @@ impl KernelChoice {
         let sides = self.wide && self.order == RowOrder::Panels && !general;
         let mut fragments = vec!["lib/dispatch", "lib/matmul", "lib/half"];
         if !integer {
-            fragments.push(match self.native_half {
+            fragments.push(match self.native_f16_unpack {
                 true => "lib/half_pair_native",
                 false => "lib/half_pair",
             });
@@ -408,10 +408,10 @@ impl KernelChoice {
             fragments.extend(more);
         } else if self.scaling != Scaling::None {
             let element = self.decoder.element;
-            let zero = if element == Element::Int4 { 8 } else { 0 };
+            let zero = if element == CodeType::Int4 { 8 } else { 0 };
             consts.push(("F16_SCALES", Const::Bool(self.scale_type == ScaleType::F16)));
             consts.push(("ASYMMETRIC", Const::Bool(self.asymmetric)));
-            consts.push(("SIGNED_ZERO", Const::Bool(element == Element::Int8)));
+            consts.push(("SIGNED_ZERO", Const::Bool(element == CodeType::Int8)));
             consts.push(("ZERO", Const::U32(zero)));
             fragments.push("scale/side");
         }
@@ -480,7 +480,7 @@ fn function_fragment(function: ActivationFunction) -> &'static str {
 
 /// Blocks have one scale each where groups are whole blocks.
 pub(super) fn scaling(format: &WeightFormat, k: u32) -> Scaling {
-    match (format.element().is_integer(), format.granularity()) {
+    match (format.code_type().is_integer(), format.granularity()) {
         (false, _) => Scaling::None,
         (true, Granularity::Group(g)) if g.get() < k => match g.get() % BLOCK_K as u32 {
             0 => Scaling::Aligned,

@@ -4,21 +4,21 @@ use super::choice::{KernelChoice, YStore};
 use super::schedule::Schedule;
 use super::{Activations, MatmulSpec, Output};
 use crate::format::{
-    ActivationFormat, ActivationFunction, ActivationGranularity, BLOCK_K, Element, Granularity,
+    ActivationFormat, ActivationFunction, ActivationGranularity, BLOCK_K, CodeType, Granularity,
     ScaleType, WeightFormat,
 };
 use crate::gpu::{Caps, Const};
 use crate::ops::FloatType;
 use std::num::NonZeroU32;
 
-/// How many pieces of K a group has.
+/// How many slices of K a group has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Groups {
     /// One group a row.
     One,
-    /// Each piece is a group.
+    /// Each slice is a group.
     Each,
-    /// Groups of several pieces.
+    /// Groups of several slices.
     Several,
 }
 
@@ -31,17 +31,17 @@ pub struct Integer {
     pub x_groups: Groups,
     /// Whether X has zero points.
     pub x_zeros: bool,
-    /// Whether K is a single piece.
+    /// Whether K is a single slice.
     pub whole: bool,
     /// Whether products of four bytes are made by the device's own operation, or else in f32.
     pub packed_dot: bool,
 }
 
 impl Groups {
-    fn of(piece: u32, group: u32, blocks: u32) -> Self {
+    fn of(slice: u32, group: u32, blocks: u32) -> Self {
         match group {
             group if group >= blocks => Self::One,
-            group if group == piece => Self::Each,
+            group if group == slice => Self::Each,
             _ => Self::Several,
         }
     }
@@ -60,13 +60,13 @@ impl Integer {
     pub(super) fn of(spec: &MatmulSpec, caps: &Caps) -> Option<Self> {
         let Activations::Int8(format) = spec.activations else { return None };
         let blocks = spec.k.div_ceil(32).max(1);
-        let piece = spec.piece_blocks();
+        let slice = spec.slice_blocks();
         let x_group = spec.x_layout().map_or(blocks, |layout| layout.group_blocks as u32);
         Some(Self {
-            w_groups: Groups::of(piece, spec.w_group_blocks(), blocks),
-            x_groups: Groups::of(piece, x_group, blocks),
+            w_groups: Groups::of(slice, spec.w_group_blocks(), blocks),
+            x_groups: Groups::of(slice, x_group, blocks),
             x_zeros: !format.is_symmetric(),
-            whole: spec.pieces() <= 1,
+            whole: spec.slices() <= 1,
             packed_dot: caps.packed_dot,
         })
     }
@@ -87,19 +87,19 @@ impl KernelChoice {
         // Where zero points are not stored, codes are read as signed: there is none.
         consts.push(("F16_SCALES", Const::Bool(self.scale_type == ScaleType::F16)));
         consts.push(("ASYMMETRIC", Const::Bool(self.asymmetric)));
-        consts.push(("SIGNED_ZERO", Const::Bool(element == Element::Int8)));
+        consts.push(("SIGNED_ZERO", Const::Bool(element == CodeType::Int8)));
         consts.push(("ZERO", Const::U32(0)));
         fragments.push("scale/side");
         fragments.push(if self.wide { "access/x_int8_u64" } else { "access/x_int8" });
         fragments.push("integer/x_side");
-        fragments.push("integer/pieces");
+        fragments.push("integer/slices");
         fragments.push(match element {
-            Element::Int4 => "integer/nibbles",
+            CodeType::Int4 => "integer/nibbles",
             _ => "integer/bytes",
         });
         fragments.push(match (element, self.decoder.sparse) {
-            (Element::Int4, false) => "integer/int4",
-            (Element::Int4, true) => "integer/int4_24",
+            (CodeType::Int4, false) => "integer/int4",
+            (CodeType::Int4, true) => "integer/int4_24",
             (_, false) => "integer/int8",
             (_, true) => "integer/int8_24",
         });

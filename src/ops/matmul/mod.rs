@@ -2,8 +2,8 @@
 //!
 //! X is `[batch, m, K]`, W `[N, K]` shared by the batch, Y `[batch, m, N]`; f is an
 //! [`ActivationFunction`](crate::format::ActivationFunction), usually the identity. Where X is
-//! floats, sums are f32. Where X is [quantized](crate::ops::activations), products and their sums
-//! are integers, and exact, over every *piece* of K in which scales do not change; pieces are
+//! floats, sums are f32. Where X is [quantized](crate::ops::quantize_activations), products and their sums
+//! are integers, and exact, over every *slice* of K in which scales do not change; slices are
 //! scaled and added in f32. The error bounds are those of [`reference`](crate::reference).
 
 mod bind;
@@ -25,10 +25,10 @@ pub use choice::{Decoder, KernelChoice, Scaling, XLoad, YStore, code_textures_pa
 pub use integer::integer_specs;
 pub use integer::{Groups, Integer};
 pub use name::UnknownKernel;
-pub(crate) use plan::regimes;
+pub(crate) use plan::row_ranges;
 #[doc(hidden)]
 pub use plan::sums_shader;
-pub use plan::{MatmulPlan, Regime, Select};
+pub use plan::{MatmulPlan, RowRange, Select};
 pub use schedule::{Schedule, UnknownSchedule};
 pub use spec::{Activations, MatmulSpec, Output, PlanError};
 pub use step::Step;
@@ -61,10 +61,10 @@ pub(crate) struct Params {
     pub m0: u32,
     pub m_cap: u32,
     pub bias_offset: u32,
-    pub y_piece: u32,
-    pub piece: u32,
-    pub w_pieces: u32,
-    pub x_pieces: u32,
+    pub y_slice: u32,
+    pub slice: u32,
+    pub w_slices: u32,
+    pub x_slices: u32,
     pub x_scale_at: u32,
     pub x_zero_at: u32,
     pub x_sum_at: u32,
@@ -98,10 +98,10 @@ pub fn params_layout() -> (usize, Vec<(&'static str, usize)>) {
         ("m0", offset_of!(Params, m0)),
         ("m_cap", offset_of!(Params, m_cap)),
         ("bias_offset", offset_of!(Params, bias_offset)),
-        ("y_piece", offset_of!(Params, y_piece)),
-        ("piece", offset_of!(Params, piece)),
-        ("w_pieces", offset_of!(Params, w_pieces)),
-        ("x_pieces", offset_of!(Params, x_pieces)),
+        ("y_slice", offset_of!(Params, y_slice)),
+        ("slice", offset_of!(Params, slice)),
+        ("w_slices", offset_of!(Params, w_slices)),
+        ("x_slices", offset_of!(Params, x_slices)),
         ("x_scale_at", offset_of!(Params, x_scale_at)),
         ("x_zero_at", offset_of!(Params, x_zero_at)),
         ("x_sum_at", offset_of!(Params, x_sum_at)),

@@ -4,7 +4,7 @@ use super::choice::{Decoder, KernelChoice, Scaling, XLoad, YStore};
 use super::schedule::Schedule;
 use super::{Activations, MatmulSpec, Output};
 use crate::format::{
-    ActivationFormat, ActivationFunction, ActivationGranularity, BLOCK_K, Element, Granularity,
+    ActivationFormat, ActivationFunction, ActivationGranularity, BLOCK_K, CodeType, Granularity,
     RowOrder, ScaleType, WeightFormat,
 };
 use crate::gpu::{AdapterClass, Caps, MAX_TEXTURE_WIDTH};
@@ -32,7 +32,7 @@ impl KernelChoice {
             add(true, if integer.x_zeros { "xint8asym" } else { "xint8" });
             add(true, &format!("w{}", integer.w_groups.name()));
             add(true, &format!("x{}", integer.x_groups.name()));
-            add(!integer.whole, "pieces");
+            add(!integer.whole, "slices");
             add(!integer.packed_dot, "fdot");
         }
         add(self.y == YStore::Float(FloatType::F16), "yf16");
@@ -44,7 +44,7 @@ impl KernelChoice {
         add(self.order == RowOrder::Panels, "panels");
         add(self.subgroup > 0, &format!("sub{}", self.subgroup));
         add(self.wide, "u64");
-        add(self.native_half, "half");
+        add(self.native_f16_unpack, "half");
         add(self.ragged, "tail");
         add(self.pair, "pair");
         add(self.subgroup_sum, "sum");
@@ -63,7 +63,7 @@ impl Decoder {
 
     fn find(name: &str) -> Option<Self> {
         let both = |element| [false, true].map(|sparse| Self { element, sparse });
-        Element::ALL.into_iter().flat_map(both).find(|decoder| decoder.name() == name)
+        CodeType::ALL.into_iter().flat_map(both).find(|decoder| decoder.name() == name)
     }
 }
 
@@ -83,7 +83,7 @@ impl std::str::FromStr for KernelChoice {
 }
 
 /// An id tells all but K, the sizes of groups, and where X may start. Kernels do not depend on
-/// these, only on whether they are whole blocks, quads, pieces and the like: of the few values
+/// these, only on whether they are whole blocks, quads, slices and the like: of the few values
 /// below one of each kind is there.
 fn read(text: &str) -> Option<KernelChoice> {
     let mut parts = text.split('.');
@@ -118,7 +118,7 @@ fn device(schedule: Schedule, parts: &[&str]) -> Option<Caps> {
         subgroups: has("sum") || subgroup > 0,
         matrix: if let Schedule::Coop { size } = schedule { size } else { 0 },
         int64: has("u64"),
-        exact_halves: has("half"),
+        exact_f16_unpack: has("half"),
         packed_dot: !has("fdot"),
         row_order: if has("panels") { RowOrder::Panels } else { RowOrder::Rows },
         texture_extent,
@@ -134,13 +134,13 @@ fn texture<'a>(parts: &[&'a str]) -> Option<&'a str> {
 const COLUMNS: [u32; 6] = [
     // Two and three whole blocks, and two and three ragged ones: `tail`, `pair`.
     64, 96, 36, 68,
-    // Six blocks, for groups of one to three that are pieces, or several, of each other.
+    // Six blocks, for groups of one to three that are slices, or several, of each other.
     192,
-    // More blocks than a piece has: `pieces` without groups, or with groups of several.
+    // More blocks than a slice has: `slices` without groups, or with groups of several.
     40_000,
 ];
 
-/// Blocks in groups of W and of X. 1100 are less than the most in K, and more than a piece has.
+/// Blocks in groups of W and of X. 1100 are less than the most in K, and more than a slice has.
 const GROUP_BLOCKS: [u32; 4] = [1, 2, 3, 1100];
 
 fn specs(decoder: Decoder, parts: &[&str]) -> Vec<MatmulSpec> {
@@ -174,11 +174,11 @@ fn specs(decoder: Decoder, parts: &[&str]) -> Vec<MatmulSpec> {
     let mut specs = Vec::new();
     for granularity in granularities {
         let mut format = match decoder.element {
-            Element::F32 => WeightFormat::f32(),
-            Element::F16 => WeightFormat::f16(),
-            Element::Int16 => WeightFormat::int16(granularity),
-            Element::Int8 => WeightFormat::int8(granularity),
-            Element::Int4 => WeightFormat::int4(granularity),
+            CodeType::F32 => WeightFormat::f32(),
+            CodeType::F16 => WeightFormat::f16(),
+            CodeType::Int16 => WeightFormat::int16(granularity),
+            CodeType::Int8 => WeightFormat::int8(granularity),
+            CodeType::Int4 => WeightFormat::int4(granularity),
         };
         format = if has("asym") { format.asymmetric() } else { format };
         format = if has("f16s") { format.with_scales(ScaleType::F16) } else { format };
@@ -208,7 +208,7 @@ mod tests {
             "rows_m16_n2.f32.panels.sub8.u64.texture",
             "gemv_m3_l2.int4_24.pair",
             "gemv_m1_l8.int8.f16s.xf16.yf16.bias.panels.half.tail",
-            "int_rows_m1.int8.row.asym.xint8asym.wrow.xgroup.pieces.fdot.bias.panels",
+            "int_rows_m1.int8.row.asym.xint8asym.wrow.xgroup.slices.fdot.bias.panels",
             "coop_8.int4",
             "rows_m1_n4.int8.row.panels.texture512",
         ] {

@@ -16,22 +16,22 @@ pub enum Select {
     Tuned(Arc<Tuning>),
 }
 
-/// Upper ends of the regimes of m that may have kernels of their own.
-const REGIMES: [u32; 4] = [1, 8, 64, u32::MAX];
+/// Upper ends of the row_ranges of m that may have kernels of their own.
+const ROW_RANGES: [u32; 4] = [1, 8, 64, u32::MAX];
 
 /// The regime of m, by number.
-pub(super) fn regime_of(m: u32) -> usize {
-    REGIMES.iter().take_while(|&&up_to| up_to < m).count()
+pub(super) fn row_range_of(m: u32) -> usize {
+    ROW_RANGES.iter().take_while(|&&up_to| up_to < m).count()
 }
 
 /// The largest m of each regime that a plan for up to `max_m` rows has a kernel for.
-pub(crate) fn regimes(max_m: u32) -> impl Iterator<Item = u32> {
-    REGIMES.into_iter().take(regime_of(max_m) + 1).map(move |up_to| up_to.min(max_m))
+pub(crate) fn row_ranges(max_m: u32) -> impl Iterator<Item = u32> {
+    ROW_RANGES.into_iter().take(row_range_of(max_m) + 1).map(move |up_to| up_to.min(max_m))
 }
 
 /// A kernel for m up to some number of rows.
 #[derive(Clone, Debug)]
-pub struct Regime {
+pub struct RowRange {
     /// The largest m it is for.
     pub up_to: u32,
     /// The kernel.
@@ -44,7 +44,7 @@ pub struct Regime {
 pub struct MatmulPlan {
     pub(super) kernels: Kernels,
     pub(super) spec: MatmulSpec,
-    pub(super) regimes: Arc<[Regime]>,
+    pub(super) row_ranges: Arc<[RowRange]>,
     /// What completes the rows of a quantized Y.
     pub(super) sums: Option<Arc<Pipeline>>,
 }
@@ -58,7 +58,7 @@ impl MatmulPlan {
     pub async fn new(kernels: &Kernels, spec: &MatmulSpec, how: Select) -> Result<Self, PlanError> {
         spec.check()?;
         let mut chosen: Vec<(u32, KernelChoice)> = Vec::new();
-        for up_to in self::regimes(spec.max_m) {
+        for up_to in row_ranges(spec.max_m) {
             let schedule = match &how {
                 Select::Auto => select(spec, kernels.caps(), up_to),
                 Select::Pinned(schedule) => *schedule,
@@ -89,17 +89,17 @@ impl MatmulPlan {
             .then(|| sums_shader(shaders[0].bindings.clone()));
         let shaders: Vec<_> = shaders.into_iter().chain(sums.clone()).collect();
         kernels.prepare(&shaders).await?;
-        let mut regimes = Vec::with_capacity(chosen.len());
+        let mut row_ranges = Vec::with_capacity(chosen.len());
         for ((up_to, choice), shader) in chosen.into_iter().zip(&shaders) {
             let pipeline = kernels.pipeline(shader).await?;
-            regimes.push(Regime { up_to, choice, pipeline });
+            row_ranges.push(RowRange { up_to, choice, pipeline });
         }
         let sums = match &sums {
             Some(shader) => Some(kernels.pipeline(shader).await?),
             None => None,
         };
         let (kernels, spec) = (kernels.clone(), spec.clone());
-        Ok(Self { kernels, spec, regimes: regimes.into(), sums })
+        Ok(Self { kernels, spec, row_ranges: row_ranges.into(), sums })
     }
 
     /// What the plan is for.
@@ -108,19 +108,19 @@ impl MatmulPlan {
     }
 
     /// The kernels, by rising m.
-    pub fn regimes(&self) -> &[Regime] {
-        &self.regimes
+    pub fn row_ranges(&self) -> &[RowRange] {
+        &self.row_ranges
     }
 
     /// The kernel that runs for `m` rows.
     pub fn kernel(&self, m: u32) -> &KernelChoice {
-        &self.regime(m).choice
+        &self.row_range(m).choice
     }
 
     /// There is always a last regime: `new` makes one even for max_m = 0.
-    pub(super) fn regime(&self, m: u32) -> &Regime {
-        let at = self.regimes.iter().position(|r| m <= r.up_to);
-        &self.regimes[at.unwrap_or(self.regimes.len() - 1)]
+    pub(super) fn row_range(&self, m: u32) -> &RowRange {
+        let at = self.row_ranges.iter().position(|r| m <= r.up_to);
+        &self.row_ranges[at.unwrap_or(self.row_ranges.len() - 1)]
     }
 }
 

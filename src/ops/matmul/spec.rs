@@ -1,7 +1,7 @@
 use super::choice::{Scaling, scaling};
 use crate::format::{
     ActivationError, ActivationFormat, ActivationFunction, ActivationGranularity, ActivationLayout,
-    BLOCK_K, Element, FormatError, Granularity, WeightFormat,
+    BLOCK_K, CodeType, FormatError, Granularity, WeightFormat,
 };
 use crate::gpu::{DeviceError, MAX_COUNT};
 use crate::ops::{DeviceWeights, FloatType, Role};
@@ -11,7 +11,7 @@ use crate::ops::{DeviceWeights, FloatType, Role};
 pub enum Activations {
     /// Floats.
     Float(FloatType),
-    /// 8-bit codes, as a [`QuantizePlan`](crate::ops::QuantizePlan) writes them: rows of u32 words
+    /// 8-bit codes, as a [`QuantizeActivationsPlan`](crate::ops::QuantizeActivationsPlan) writes them: rows of u32 words
     /// by [`ActivationFormat::layout`]. W is then int8 or int4, its groups multiples of 32.
     Int8(ActivationFormat),
 }
@@ -26,8 +26,8 @@ pub enum Output {
     /// matmul takes for its X: of an `int8-tensor` format. Only of quantized X. A NaN becomes
     /// some code.
     Int8(ActivationFormat),
-    /// For tests: the exact sums `Σ (cx − zx)(cw − zw)` over each piece of K
-    /// ([`MatmulSpec::piece_blocks`]), i32 `[batch, m, pieces, N]`, *added* to what Y holds. Only
+    /// For tests: the exact sums `Σ (cx − zx)(cw − zw)` over each slice of K
+    /// ([`MatmulSpec::slice_blocks`]), i32 `[batch, m, slices, N]`, *added* to what Y holds. Only
     /// of quantized X.
     Accumulators,
 }
@@ -237,7 +237,7 @@ pub enum PlanError {
     Activations(#[from] ActivationError),
     /// One scale and zero point for activations that have many.
     #[error("one scale and zero point are given for {format} activations; int8-tensor takes them")]
-    GivenScale {
+    StaticScaleNeeded {
         /// The format.
         format: ActivationFormat,
     },
@@ -285,7 +285,7 @@ impl MatmulSpec {
             Activations::Int8(format) => row_words(format, self.k),
         };
         self.x_batch_stride = self.x_stride.saturating_mul(self.max_m);
-        // Pieces depend on the groups of X.
+        // Slices depend on the groups of X.
         match self.output {
             Output::Accumulators => self.with_output(Output::Accumulators),
             _ => self,
@@ -298,7 +298,7 @@ impl MatmulSpec {
         self.y_stride = match self.output {
             Output::Float(float) => packed_row(self.n, float),
             Output::Int8(format) => row_words(format, self.n),
-            Output::Accumulators => self.n.saturating_mul(self.pieces()),
+            Output::Accumulators => self.n.saturating_mul(self.slices()),
         };
         self.y_batch_stride = self.y_stride.saturating_mul(self.max_m);
         self
@@ -368,7 +368,7 @@ impl MatmulSpec {
         match self.output {
             Output::Float(_) => self.n,
             Output::Int8(format) => row_words(format, self.n),
-            Output::Accumulators => self.n.saturating_mul(self.pieces()),
+            Output::Accumulators => self.n.saturating_mul(self.slices()),
         }
     }
 
@@ -385,10 +385,10 @@ impl MatmulSpec {
         }
     }
 
-    /// Blocks of 32 columns in a *piece* of K: the largest number, of at most 1024, that groups of
-    /// both W and quantized X are whole multiples of. Within a piece, sums of products are exact
-    /// in i32. Groups of a prime number of blocks above 1024 have pieces of one.
-    pub fn piece_blocks(&self) -> u32 {
+    /// Blocks of 32 columns in a *slice* of K: the largest number, of at most 1024, that groups of
+    /// both W and quantized X are whole multiples of. Within a slice, sums of products are exact
+    /// in i32. Groups of a prime number of blocks above 1024 have slices of one.
+    pub fn slice_blocks(&self) -> u32 {
         let blocks = self.k.div_ceil(BLOCK_K as u32).max(1);
         let x = self.x_layout().map_or(blocks, |layout| layout.group_blocks as u32);
         let shared = match (self.w_group_blocks(), x) {
@@ -397,12 +397,12 @@ impl MatmulSpec {
             (w, x) if x == blocks => w,
             (w, x) => gcd(w, x),
         };
-        (1..=shared.min(MAX_PIECE)).rev().find(|piece| shared % piece == 0).unwrap_or(1)
+        (1..=shared.min(MAX_PIECE)).rev().find(|slice| shared % slice == 0).unwrap_or(1)
     }
 
-    /// Pieces of K.
-    pub fn pieces(&self) -> u32 {
-        self.k.div_ceil(BLOCK_K as u32).div_ceil(self.piece_blocks())
+    /// Slices of K.
+    pub fn slices(&self) -> u32 {
+        self.k.div_ceil(BLOCK_K as u32).div_ceil(self.slice_blocks())
     }
 
     /// Refuses what no plan can serve.
@@ -466,8 +466,8 @@ impl MatmulSpec {
             };
         };
         format.layout(self.k as usize)?;
-        let element = self.weights.element();
-        if !matches!(element, Element::Int8 | Element::Int4)
+        let element = self.weights.code_type();
+        if !matches!(element, CodeType::Int8 | CodeType::Int4)
             || scaling(&self.weights, self.k) == Scaling::General
         {
             return Err(PlanError::IntegerWeights { format: self.weights });
@@ -475,14 +475,14 @@ impl MatmulSpec {
         if let Output::Int8(format) = self.output {
             format.layout(self.n as usize)?;
             if format.granularity() != ActivationGranularity::Tensor {
-                return Err(PlanError::GivenScale { format });
+                return Err(PlanError::StaticScaleNeeded { format });
             }
         }
         if self.output == Output::Accumulators {
-            let need = u64::from(self.n) * u64::from(self.pieces());
+            let need = u64::from(self.n) * u64::from(self.slices());
             if need > i32::MAX as u64 {
                 let value = u32::try_from(need).unwrap_or(u32::MAX);
-                let (name, limit) = ("n · pieces", i32::MAX as u32);
+                let (name, limit) = ("n · slices", i32::MAX as u32);
                 return Err(PlanError::TooLarge { name, value, limit });
             }
         }

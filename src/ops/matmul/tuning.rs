@@ -1,5 +1,5 @@
 use super::choice::{in_textures, scaling};
-use super::plan::regime_of;
+use super::plan::row_range_of;
 use super::{Activations, Decoder, MatmulSpec, Scaling, Schedule, select};
 use crate::gpu::Caps;
 use std::cmp::Reverse;
@@ -44,7 +44,7 @@ pub struct Problem {
     pub textures: bool,
     /// What X is.
     pub activations: Activations,
-    /// Rows of X; what is measured for one number holds for its regime.
+    /// Rows of X; what is measured for one number holds for its range.
     pub m: u32,
     /// Rows of W.
     pub n: u32,
@@ -73,7 +73,7 @@ impl Problem {
         let kernels = |p: &Self| (p.decoder, p.scaling, p.asymmetric, p.textures, p.activations);
         let twice = |a: u32, b: u32| u64::from(a.max(b)) <= 2 * u64::from(a.min(b));
         let near = kernels(self) == kernels(other)
-            && regime_of(self.m) == regime_of(other.m)
+            && row_range_of(self.m) == row_range_of(other.m)
             && twice(self.n, other.n)
             && twice(self.k, other.k);
         let ratio = |a: u32, b: u32| (f64::from(a.max(1)) / f64::from(b.max(1))).ln().abs();
@@ -222,7 +222,7 @@ mod tests {
             (512, 4096, 128, Some(gemv)),
             (2040, 4096, 128, Some(gemv)),
             (2056, 4096, 128, Some(ROWS)),
-            // More than twice, less than half, another regime.
+            // More than twice, less than half, another range.
             (8193, 4096, 128, None),
             (511, 4096, 128, None),
             (4096, 2047, 128, None),

@@ -1,7 +1,7 @@
 //! Measured schedules as JSON, so that they are measured once.
 
 use super::{Decoder, Problem, Scaling, Schedule, Tuning, TuningKey, applies};
-use crate::format::Element;
+use crate::format::CodeType;
 use crate::gpu::Caps;
 use serde::{Deserialize, Serialize};
 
@@ -128,7 +128,7 @@ fn parse(text: &[u8], key: &TuningKey, caps: &Caps) -> Result<Tuning, BadTuning>
 
 fn read_entry(entry: &Entry, caps: &Caps) -> Result<(Problem, Schedule), (&'static str, String)> {
     let unknown = |what, value: &str| (what, value.to_string());
-    let element = Element::ALL.into_iter().find(|element| element.name() == entry.weights);
+    let element = CodeType::ALL.into_iter().find(|element| element.name() == entry.weights);
     let scaling = SCALINGS.iter().find(|(_, name)| *name == entry.scaling);
     let problem = Problem {
         decoder: Decoder {

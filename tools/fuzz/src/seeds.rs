@@ -12,7 +12,7 @@ use lowbit::ops::MatmulSpec;
 use lowbit::ops::matmul::{Problem, Schedule, Tuning, select};
 use lowbit_models::checkpoint::{
     CompressedInfo, Content, Dtype, Entry, LayerActivations, LayerRanges, ModelFile, ModelWriter,
-    Ranges, Target, save_tuning, write_model,
+    RangeTarget, Ranges, save_tuning, write_model,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -145,7 +145,7 @@ fn ranges() -> Vec<Vec<u8>> {
     seeds.push(ranges.to_json());
     ranges.insert_channels(observe(Observer::channels("a.query", 3).with_bins(0)));
     let format: ActivationFormat = "int8-tensor-asym".parse().expect("a name");
-    ranges.target = Some(Target { method: Method::MinMax, format });
+    ranges.target = Some(RangeTarget { method: Method::MinMax, format });
     seeds.push(ranges.to_json());
     let mut bad = observe(Observer::tensor("b", 3).with_bins(4).with_momentum(0.5));
     let _ = bad.observe(&[1.0, f32::NAN, 2.0]);

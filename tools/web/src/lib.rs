@@ -60,7 +60,7 @@ pub fn plan(quick: bool, filter: &str, except: &str, every: usize) -> Result<Str
         op: case.op.name(),
         weights: match case.op {
             Op::Quantize { .. } | Op::Observe { .. } => "none",
-            _ => case.format.element().name(),
+            _ => case.format.code_type().name(),
         },
         sparsity: case.format.sparsity().name(),
     };

@@ -3,7 +3,7 @@
 use super::tools::{self, Glslang, SpirvVal, Tint};
 use lowbit::gpu::{Binding, Fragment, Shader};
 use lowbit::translate::{
-    Feature, Output, Parsed, SpirvVersion, Target, TranslateError, Translated, translate,
+    Feature, Parsed, SpirvVersion, Target, TranslateError, Translated, TranslatedCode, translate,
 };
 use lowbit_isa as isa;
 
@@ -16,7 +16,7 @@ fn kernel(wanted: impl Fn(&Parsed) -> bool) -> Parsed {
 fn with_text(made: &Translated, change: impl Fn(&str) -> String) -> Translated {
     let text = change(made.output.text().unwrap());
     assert_ne!(made.output.text(), Some(text.as_str()));
-    Translated { output: Output::Text(text), ..made.clone() }
+    Translated { output: TranslatedCode::Text(text), ..made.clone() }
 }
 
 /// A shader that naga accepts and that no browser does: lanes part before a barrier.
@@ -41,9 +41,9 @@ fn spirv_val_catches_faults() {
     let Some(checker) = tools::found(SpirvVal::new()) else { return };
     let plain = kernel(|parsed| parsed.features().next().is_none());
     let good = plain.translate(Target::Spirv(SpirvVersion::V1_6)).unwrap();
-    let Output::Words(words) = &good.output else { panic!("SPIR-V is words") };
+    let TranslatedCode::Words(words) = &good.output else { panic!("SPIR-V is words") };
     let check = |environment: &str, words: &[u32]| {
-        checker.check(environment, &Output::Words(words.to_vec()).bytes())
+        checker.check(environment, &TranslatedCode::Words(words.to_vec()).bytes())
     };
     assert_eq!(check("vulkan1.3", words), Ok(()));
     assert!(check("vulkan1.1", words).is_err(), "a later version than the environment's");
@@ -71,7 +71,7 @@ fn what_is_refused_is_wrong() {
     let (module, info) = super::read(&source).unwrap();
     let options = naga::back::spv::Options { lang_version: (1, 0), ..Default::default() };
     let words = naga::back::spv::write_vec(&module, &info, &options, None).unwrap();
-    let wrong = checker.check("vulkan1.0", &Output::Words(words).bytes()).unwrap_err();
+    let wrong = checker.check("vulkan1.0", &TranslatedCode::Words(words).bytes()).unwrap_err();
     assert!(wrong.contains("GroupNonUniform"), "{wrong}");
 }
 

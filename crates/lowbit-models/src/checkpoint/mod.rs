@@ -42,7 +42,7 @@ pub use atomic::{AtomicFile, write_atomic};
 pub use error::IoError;
 pub use model::{ModelFile, Tensor, read_compressed};
 pub use parts::{CompressedInfo, matrix_shape};
-pub use ranges::{BadRanges, LayerRanges, Ranges, RangesError, Target};
+pub use ranges::{BadRanges, LayerRanges, RangeTarget, Ranges, RangesError};
 pub use safetensors::Dtype;
 pub use tuning::{TuningIgnored, load_tuning, save_tuning};
 pub use writer::{Content, Entry, ModelWriter, write_model};

@@ -67,19 +67,19 @@ pub struct Ranges {
     /// Statistics by channels of the same layers, which [`smooth`](lowbit::compress::smooth) goes by.
     pub channels: BTreeMap<String, Statistics>,
     /// What the statistics were taken for.
-    pub target: Option<Target>,
+    pub target: Option<RangeTarget>,
 }
 
 /// The static scales that statistics are meant for.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Target {
+pub struct RangeTarget {
     /// How ranges are taken from what was observed.
     pub method: Method,
     /// The format of the codes, an `int8-tensor` one.
     pub format: ActivationFormat,
 }
 
-impl Default for Target {
+impl Default for RangeTarget {
     /// The whole range, in `int8-tensor`.
     fn default() -> Self {
         let format = ActivationFormat::int8(ActivationGranularity::Tensor);
@@ -327,14 +327,14 @@ fn check_name(name: &str, statistics: &Statistics) -> Result<(), BadRanges> {
     }
 }
 
-impl From<&Target> for RawTarget {
-    fn from(target: &Target) -> Self {
+impl From<&RangeTarget> for RawTarget {
+    fn from(target: &RangeTarget) -> Self {
         Self { format: target.format.to_string(), method: target.method.to_string() }
     }
 }
 
 impl RawTarget {
-    fn check(&self) -> Result<Target, (&'static str, String)> {
+    fn check(&self) -> Result<RangeTarget, (&'static str, String)> {
         let format = self.format.parse::<ActivationFormat>();
         let format = format.map_err(|error| ("format", error.to_string()))?;
         if format.granularity() != ActivationGranularity::Tensor {
@@ -342,7 +342,7 @@ impl RawTarget {
         }
         let method = self.method.parse::<Method>();
         let method = method.map_err(|error| ("method", error.to_string()))?;
-        Ok(Target { method, format })
+        Ok(RangeTarget { method, format })
     }
 }
 

@@ -3,7 +3,7 @@
 use super::*;
 use half::{bf16, f16};
 use lowbit::format::{
-    Element, FormatError, Granularity, Mask24, PackedWeights, ScaleType, Scales, StaticScale,
+    CodeType, FormatError, Granularity, Mask24, PackedWeights, ScaleType, Scales, StaticScale,
     WeightFormat,
 };
 use lowbit::host::Quantization;
@@ -41,16 +41,16 @@ fn formats() -> Vec<WeightFormat> {
     let g = |g| Granularity::group(g).unwrap();
     let mut formats = Vec::new();
     for granularity in [Granularity::Tensor, Granularity::Channel, g(3), g(32)] {
-        for element in Element::ALL {
+        for element in CodeType::ALL {
             if !element.is_integer() && granularity != Granularity::Tensor {
                 continue; // floats have no scales
             }
             let base = match element {
-                Element::F32 => WeightFormat::f32(),
-                Element::F16 => WeightFormat::f16(),
-                Element::Int16 => WeightFormat::int16(granularity),
-                Element::Int8 => WeightFormat::int8(granularity),
-                Element::Int4 => WeightFormat::int4(granularity),
+                CodeType::F32 => WeightFormat::f32(),
+                CodeType::F16 => WeightFormat::f16(),
+                CodeType::Int16 => WeightFormat::int16(granularity),
+                CodeType::Int8 => WeightFormat::int8(granularity),
+                CodeType::Int4 => WeightFormat::int4(granularity),
                 other => panic!("{other:?} has no constructor here"),
             };
             for format in [base, base.asymmetric()] {

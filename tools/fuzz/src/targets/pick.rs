@@ -4,7 +4,7 @@
 use arbitrary::Unstructured;
 use half::f16;
 use lowbit::format::{
-    ActivationFormat, ActivationGranularity, Element, Granularity, Mask24, PackedWeights,
+    ActivationFormat, ActivationGranularity, CodeType, Granularity, Mask24, PackedWeights,
     ScaleType, Scales, WeightFormat,
 };
 
@@ -79,11 +79,11 @@ pub fn granularity(u: &mut Bytes<'_>) -> Granularity {
 /// Any format, also such as does not exist.
 pub fn format(u: &mut Bytes<'_>) -> WeightFormat {
     let granularity = granularity(u);
-    let mut format = match one_of(u, &Element::ALL) {
-        Element::F32 => WeightFormat::f32(),
-        Element::F16 => WeightFormat::f16(),
-        Element::Int16 => WeightFormat::int16(granularity),
-        Element::Int8 => WeightFormat::int8(granularity),
+    let mut format = match one_of(u, &CodeType::ALL) {
+        CodeType::F32 => WeightFormat::f32(),
+        CodeType::F16 => WeightFormat::f16(),
+        CodeType::Int16 => WeightFormat::int16(granularity),
+        CodeType::Int8 => WeightFormat::int8(granularity),
         _ => WeightFormat::int4(granularity),
     };
     let flags = byte(u);

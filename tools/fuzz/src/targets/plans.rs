@@ -8,8 +8,9 @@ use lowbit::gpu::{AdapterClass, Caps, Kernels};
 use lowbit::ops::matmul::Schedule;
 use lowbit::ops::{
     BindError, DequantizeArgs, DequantizePlan, DeviceWeights, FakeQuantArgs, FakeQuantBackwardArgs,
-    FakeQuantPlan, MakeArgs, MakePlan, MatmulArgs, MatmulPlan, ObserveArgs, ObservePlan, Output,
-    QuantizeArgs, QuantizePlan, RepackArgs, RepackPlan, RepackSpec, Select, SourceRows, SubBuffer,
+    FakeQuantPlan, MatmulArgs, MatmulPlan, ObserveArgs, ObservePlan, Output,
+    QuantizeActivationsArgs, QuantizeActivationsPlan, QuantizeWeightsArgs, QuantizeWeightsPlan,
+    RepackArgs, RepackPlan, RepackSpec, Select, SourceRows, SubBuffer,
 };
 use pollster::block_on;
 use std::sync::{Arc, Mutex};
@@ -179,12 +180,12 @@ fn matmul(rig: &Rig, kernels: &Kernels, u: &mut Bytes<'_>) -> Option<()> {
 
 fn quantize(rig: &Rig, kernels: &Kernels, u: &mut Bytes<'_>) -> Option<()> {
     let spec = specs::quantize(u);
-    let plan = block_on(QuantizePlan::new(kernels, &spec)).ok()?;
+    let plan = block_on(QuantizeActivationsPlan::new(kernels, &spec)).ok()?;
     let x = rig.place(u, spec.x_bytes(spec.max_m));
     let y = rig.place(u, plan.output_bytes(spec.max_m));
     let given = rig.place(u, 8);
     let given = (spec.given != pick::rarely(u)).then(|| at(&given));
-    let args = QuantizeArgs { activations: at(&x), given, output: at(&y) };
+    let args = QuantizeActivationsArgs { activations: at(&x), given, output: at(&y) };
     let bound = accepted(block_on(plan.bind(args)))?;
     let m = if pick::flag(u) { pick::number(u) } else { spec.max_m };
     rig.submit(|pass| assert_eq!(bound.record(pass, m).is_err(), m > spec.max_m));
@@ -211,7 +212,7 @@ fn dequantize(rig: &Rig, kernels: &Kernels, u: &mut Bytes<'_>) -> Option<()> {
 
 fn make(rig: &Rig, kernels: &Kernels, u: &mut Bytes<'_>) -> Option<()> {
     let spec = specs::make(u);
-    let plan = block_on(MakePlan::new(kernels, &spec)).ok()?;
+    let plan = block_on(QuantizeWeightsPlan::new(kernels, &spec)).ok()?;
     let output = weights(kernels, spec.weights, spec.n, spec.k)?;
     let (n, stride) = (u64::from(spec.n), u64::from(spec.stride));
     let cut = if pick::flag(u) { u64::from(pick::number(u)).min(n) } else { n };
@@ -224,7 +225,7 @@ fn make(rig: &Rig, kernels: &Kernels, u: &mut Bytes<'_>) -> Option<()> {
     let mask = rig.place(u, 4 * n * u64::from(spec.k).div_ceil(32));
     let given = matches!(spec.mask, lowbit::ops::MaskSource::Given) != pick::rarely(u);
     let source = if cut == n { &sources[..1] } else { &sources[..] };
-    let args = MakeArgs { source, mask: given.then(|| at(&mask)), output: &output };
+    let args = QuantizeWeightsArgs { source, mask: given.then(|| at(&mask)), output: &output };
     let bound = accepted(block_on(plan.bind(args)))?;
     rig.submit(|pass| bound.record(pass));
     // Whatever a device leaves there.

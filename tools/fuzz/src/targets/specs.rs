@@ -6,8 +6,8 @@ use lowbit::format::{ActivationFunction, BLOCK_K, DeviceLayout, Geometry, RowOrd
 use lowbit::gpu::{AdapterClass, Caps};
 use lowbit::ops::matmul::{Activations, KernelChoice, Output, Schedule, candidates, select};
 use lowbit::ops::{
-    DequantizeSpec, DeviceWeights, FakeQuantSpec, FloatType, MakeSpec, MatmulSpec, ObserveSpec,
-    QuantizeSpec,
+    DequantizeSpec, DeviceWeights, FakeQuantSpec, FloatType, MatmulSpec, ObserveSpec,
+    QuantizeActivationsSpec, QuantizeWeightsSpec,
 };
 use wgpu::Limits;
 
@@ -91,7 +91,7 @@ fn matmuls(spec: &MatmulSpec, caps: &Caps, u: &mut Bytes<'_>) {
     let checked = spec.check();
     let (x, y) = (spec.x_bytes(spec.max_m), spec.y_bytes(spec.max_m));
     assert!(x <= spec.x_bytes(u32::MAX) && y <= spec.y_bytes(u32::MAX));
-    assert!(spec.piece_blocks() > 0 && spec.piece_blocks() <= 1024);
+    assert!(spec.slice_blocks() > 0 && spec.slice_blocks() <= 1024);
     let m = pick::number(u);
     let schedule = select(spec, caps, m);
     assert_eq!(select(spec, caps, m), schedule);
@@ -153,7 +153,7 @@ fn shapes(u: &mut Bytes<'_>, caps: &Caps) {
 
 fn counts(g: &Geometry) {
     let sizes = g.sizes();
-    let bits = u128::from(g.format.element().bits());
+    let bits = u128::from(g.format.code_type().bits());
     let [n, stored, codes] = [g.n, g.stored, sizes.codes].map(|count| count as u128);
     assert!(8 * codes >= n * stored * bits && 8 * codes <= n * (stored * bits + 31));
     assert!(sizes.total() >= sizes.codes);
@@ -164,16 +164,16 @@ fn counts(g: &Geometry) {
     }
 }
 
-pub fn quantize(u: &mut Bytes<'_>) -> QuantizeSpec {
+pub fn quantize(u: &mut Bytes<'_>) -> QuantizeActivationsSpec {
     let format = pick::activation_format(u);
-    let spec = QuantizeSpec::new(pick::number(u), pick::number(u), format);
+    let spec = QuantizeActivationsSpec::new(pick::number(u), pick::number(u), format);
     let spec = spec.with_activations(float(u));
     let stride = stride(u, spec.x_stride);
     let spec = spec.with_stride(stride);
     if pick::flag(u) { spec.with_given_scale() } else { spec }
 }
 
-fn quantizes(spec: &QuantizeSpec) {
+fn quantizes(spec: &QuantizeActivationsSpec) {
     assert!(spec.x_bytes(spec.max_m) <= spec.x_bytes(u32::MAX));
     if spec.check().is_err() {
         return;
@@ -217,9 +217,9 @@ pub fn dequantize(u: &mut Bytes<'_>) -> DequantizeSpec {
     if pick::rarely(u) { spec.with_code_textures() } else { spec }
 }
 
-pub fn make(u: &mut Bytes<'_>) -> MakeSpec {
+pub fn make(u: &mut Bytes<'_>) -> QuantizeWeightsSpec {
     let format: WeightFormat = pick::format(u);
-    let spec = MakeSpec::new(pick::number(u), pick::number(u), format);
+    let spec = QuantizeWeightsSpec::new(pick::number(u), pick::number(u), format);
     let stride = stride(u, spec.stride);
     let spec = spec.with_stride(stride);
     if pick::index(u, 4) == 3 { spec.with_given_mask() } else { spec }

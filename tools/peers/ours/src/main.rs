@@ -3,7 +3,7 @@
 use lowbit::format::{ActivationFormat, ActivationGranularity, WeightFormat};
 use lowbit::host::Host;
 use lowbit::ops::{
-    FloatType, MatmulArgs, MatmulPlan, MatmulSpec, QuantizeArgs, QuantizePlan, QuantizeSpec, Select,
+    FloatType, MatmulArgs, MatmulPlan, MatmulSpec, QuantizeActivationsArgs, QuantizeActivationsPlan, QuantizeActivationsSpec, Select,
 };
 use lowbit::reference;
 use pollster::block_on;
@@ -43,11 +43,11 @@ fn prepare(host: &Rc<Host>, case: &Case) -> Result<(Ready, Run), Box<dyn Error>>
     if case.activations == Activations::Int8 {
         let token = ActivationFormat::int8(ActivationGranularity::Token);
         spec = spec.with_activations(lowbit::ops::Activations::Int8(token));
-        let plan = QuantizeSpec::new(m, spec.k, token);
-        let plan = block_on(QuantizePlan::new(host.kernels(), &plan))?;
+        let plan = QuantizeActivationsSpec::new(m, spec.k, token);
+        let plan = block_on(QuantizeActivationsPlan::new(host.kernels(), &plan))?;
         source = host.zeros(plan.output_bytes(m))?;
         let args =
-            QuantizeArgs { activations: (&input).into(), given: None, output: (&source).into() };
+            QuantizeActivationsArgs { activations: (&input).into(), given: None, output: (&source).into() };
         quantize = Some(block_on(plan.bind(args))?);
     }
     let plan = block_on(MatmulPlan::new(host.kernels(), &spec, Select::Auto))?;

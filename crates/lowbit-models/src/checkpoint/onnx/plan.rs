@@ -4,7 +4,7 @@ use super::source::{Kind, Source};
 use crate::checkpoint::matrix_shape;
 use half::f16;
 use lowbit::format::{
-    Element, FormatError, Granularity, PackedWeights, ScaleType, Scales, WeightFormat,
+    CodeType, FormatError, Granularity, PackedWeights, ScaleType, Scales, WeightFormat,
 };
 use safetensors::Dtype;
 
@@ -229,9 +229,9 @@ impl Plan {
     /// A code or zero point under the negated scale: `(c − z)·s = (−1−c − (−1−z))·(−s)`, and
     /// int4's domain is 15 minus where int8's is −1 minus.
     fn turned(&self, code: i32, scale: f32) -> i32 {
-        match (scale < 0.0, self.format.element()) {
+        match (scale < 0.0, self.format.code_type()) {
             (false, _) => code,
-            (true, Element::Int4) => 15 - code,
+            (true, CodeType::Int4) => 15 - code,
             (true, _) => -1 - code,
         }
     }
@@ -240,8 +240,8 @@ impl Plan {
     /// codes under a negative one are turned over.
     pub fn pack(&self, sources: &[Source]) -> Result<PackedWeights, FormatError> {
         let geometry = self.format.geometry(self.n, self.k)?;
-        let bits = self.format.element().bits();
-        let per = self.format.element().per_word() as usize;
+        let bits = self.format.code_type().bits();
+        let per = self.format.code_type().per_word() as usize;
         let scales = self.scale_values(sources);
         let scale =
             |row, group| scales.get(geometry.scale_index(row, group)).copied().unwrap_or_default();

@@ -128,7 +128,7 @@ impl Source {
         tensor.to_f32().ok()
     }
 
-    /// Element `index` of the bytes read as integers of a type of at most 32 bits; 0 for
+    /// CodeType `index` of the bytes read as integers of a type of at most 32 bits; 0 for
     /// other types.
     pub fn integer(&self, kind: Kind, index: usize) -> i64 {
         let byte = |at: usize| self.data.get(at).copied().unwrap_or(0);

@@ -1,8 +1,8 @@
-// Pieces of K within which sums of products are exact integers and scales do not change: the
-// groups of W and of X are whole numbers of them, and a piece has 1024 blocks at most, since
+// Slices of K within which sums of products are exact integers and scales do not change: the
+// groups of W and of X are whole numbers of them, and a slice has 1024 blocks at most, since
 // 32768 · 255 · 255 < 2³¹.
-// Requires: lib/matmul, scale/side; consts W_GROUPS, X_GROUPS (0: one group a row, 1: each piece is
-// one, 2: groups of several pieces), W_ZEROS, X_ZEROS; SHIFT. Provides: run_steps, w_group,
+// Requires: lib/matmul, scale/side; consts W_GROUPS, X_GROUPS (0: one group a row, 1: each slice is
+// one, 2: groups of several slices), W_ZEROS, X_ZEROS; SHIFT. Provides: run_steps, w_group,
 // x_group, fold, Columns4, columns_at, scales4, zeros4, fills4.
 
 const ONES = 0x01010101u;
@@ -22,34 +22,34 @@ fn columns_at(n: u32) -> Columns4 {
 }
 
 fn run_steps() -> u32 {
-    return p.piece;
+    return p.slice;
 }
 
-fn group_of(piece: u32, kind: u32, pieces: u32) -> u32 {
+fn group_of(slice: u32, kind: u32, slices: u32) -> u32 {
     if (kind == 2u) {
-        return piece / pieces;
+        return slice / slices;
     }
-    return select(0u, piece, kind == 1u);
+    return select(0u, slice, kind == 1u);
 }
 
-fn w_group(piece: u32) -> u32 {
-    return group_of(piece, W_GROUPS, p.w_pieces);
+fn w_group(slice: u32) -> u32 {
+    return group_of(slice, W_GROUPS, p.w_slices);
 }
 
-fn x_group(piece: u32) -> u32 {
-    return group_of(piece, X_GROUPS, p.x_pieces);
+fn x_group(slice: u32) -> u32 {
+    return group_of(slice, X_GROUPS, p.x_slices);
 }
 
-fn scales4(rows: Columns4, piece: u32) -> vec4<f32> {
-    let g = w_group(piece);
+fn scales4(rows: Columns4, slice: u32) -> vec4<f32> {
+    let g = w_group(slice);
     return vec4<f32>(scales_of(rows.r0, rows.r1, g), scales_of(rows.r2, rows.r3, g));
 }
 
-fn zeros4(rows: Columns4, piece: u32) -> vec4<i32> {
+fn zeros4(rows: Columns4, slice: u32) -> vec4<i32> {
     if (!W_ZEROS) {
         return vec4<i32>(0);
     }
-    let g = w_group(piece);
+    let g = w_group(slice);
     return vec4<i32>(vec4<f32>(zeros_of(rows.r0, rows.r1, g), zeros_of(rows.r2, rows.r3, g)));
 }
 

@@ -1,6 +1,9 @@
 use super::kernel::Params;
-use super::{MakeError, MakeKernel, MakePlan, MaskSource, Pipelines, STATUS_WORDS, compile};
-use crate::format::Element;
+use super::{
+    MaskSource, Pipelines, QuantizeWeightsError, QuantizeWeightsPlan, STATUS_WORDS, WeightsKernel,
+    compile,
+};
+use crate::format::CodeType;
 use crate::gpu::BufferFill;
 use crate::ops::buffers::{Window, check, window_capacity};
 use crate::ops::slots::{Slots, check_grid, part};
@@ -19,7 +22,7 @@ pub struct SourceRows<'a> {
 
 /// The buffers of one making.
 #[derive(Clone, Copy, Debug)]
-pub struct MakeArgs<'a> {
+pub struct QuantizeWeightsArgs<'a> {
     /// The rows of W, in order: several buffers where one cannot hold them.
     pub source: &'a [SourceRows<'a>],
     /// Canonical metadata `[N, ⌈K/32⌉]` words, where the spec says the mask is given.
@@ -30,8 +33,8 @@ pub struct MakeArgs<'a> {
 
 /// A plan with its buffers. Owns the scratch buffer of ranges and the status.
 #[derive(Clone, Debug)]
-pub struct BoundMake {
-    plan: MakePlan,
+pub struct BoundQuantizeWeights {
+    plan: QuantizeWeightsPlan,
     pipelines: Pipelines,
     chunks: Vec<Chunk>,
     status: wgpu::Buffer,
@@ -46,7 +49,7 @@ struct Chunk {
 }
 
 /// Rows of one chunk: of `W`, and where they are.
-struct Piece {
+struct Segment {
     rows: Range<usize>,
     source: usize,
     /// The first of them among the rows of its source.
@@ -54,30 +57,33 @@ struct Piece {
     block: usize,
 }
 
-impl MakePlan {
+impl QuantizeWeightsPlan {
     /// Checks the buffers; makes scratch, status, parameters and bind groups. W that exceeds
     /// a binding is taken in chunks of rows.
     ///
     /// # Errors
     /// [`BindError`].
-    pub async fn bind(&self, args: MakeArgs<'_>) -> Result<BoundMake, BindError> {
+    pub async fn bind(
+        &self,
+        args: QuantizeWeightsArgs<'_>,
+    ) -> Result<BoundQuantizeWeights, BindError> {
         let spec = &self.spec;
         self.check_args(&args)?;
         let caps = self.kernels.caps();
-        let pieces = self.pieces(&args)?;
+        let segments = self.segments(&args)?;
         let layout = args.output.layout();
         let pairs = |rows: usize| match (layout.geometry.scales, spec.per_tensor()) {
             (0, _) => 0,
             (_, true) => 1,
             (_, false) => rows * layout.geometry.groups,
         };
-        let scratch = pieces.iter().map(|piece| pairs(piece.rows.len())).max().unwrap_or(0);
+        let scratch = segments.iter().map(|segment| pairs(segment.rows.len())).max().unwrap_or(0);
 
-        let mut all = Vec::with_capacity(pieces.len());
-        for (index, piece) in pieces.iter().enumerate() {
-            let (source, mask) = self.windows(&args, piece);
-            let rows = piece.rows.len();
-            let block_row = piece.rows.start - args.output.blocks()[piece.block].rows.start;
+        let mut all = Vec::with_capacity(segments.len());
+        for (index, segment) in segments.iter().enumerate() {
+            let (source, mask) = self.windows(&args, segment);
+            let rows = segment.rows.len();
+            let block_row = segment.rows.start - args.output.blocks()[segment.block].rows.start;
             let first = index == 0;
             let params = Params {
                 rows: rows as u32,
@@ -110,13 +116,13 @@ impl MakePlan {
         let scratch = buffer("lowbit make ranges", storage, 8 * scratch).await?;
         let readable = storage | wgpu::BufferUsages::COPY_SRC;
         let status =
-            buffer("lowbit make status", readable, 4 * STATUS_WORDS * pieces.len()).await?;
+            buffer("lowbit make status", readable, 4 * STATUS_WORDS * segments.len()).await?;
         let params: Vec<Params> = all.iter().map(|(params, ..)| *params).collect();
         let slots = Slots::new(kernels, "lowbit make", &params).await?;
         let chunks = kernels.guarded("the bind groups of a make", || {
-            let mut chunks = Vec::with_capacity(pieces.len());
-            for (index, (piece, (params, source, mask))) in pieces.iter().zip(all).enumerate() {
-                let block = &args.output.blocks()[piece.block];
+            let mut chunks = Vec::with_capacity(segments.len());
+            for (index, (segment, (params, source, mask))) in segments.iter().zip(all).enumerate() {
+                let block = &args.output.blocks()[segment.block];
                 let (codes, side) = layout.bytes(block.rows.len());
                 let codes = block.codes.binding(codes);
                 let bound = [
@@ -129,14 +135,14 @@ impl MakePlan {
                     (6, status.as_entire_binding()),
                 ];
                 let group = slots.group(kernels, &self.pipelines[0].1, index, bound);
-                chunks.push(Chunk { group, first_row: piece.rows.start, params });
+                chunks.push(Chunk { group, first_row: segment.rows.start, params });
             }
             chunks
         });
-        Ok(BoundMake { plan: self.clone(), pipelines, chunks: chunks.await?, status })
+        Ok(BoundQuantizeWeights { plan: self.clone(), pipelines, chunks: chunks.await?, status })
     }
 
-    fn check_args(&self, args: &MakeArgs<'_>) -> Result<(), BindError> {
+    fn check_args(&self, args: &QuantizeWeightsArgs<'_>) -> Result<(), BindError> {
         let spec = &self.spec;
         let (n, k) = (spec.n as usize, spec.k as usize);
         let output = args.output;
@@ -172,11 +178,11 @@ impl MakePlan {
     }
 
     /// Chunks: cut where a source or a block of weights ends, and where a binding is full.
-    fn pieces(&self, args: &MakeArgs<'_>) -> Result<Vec<Piece>, BindError> {
+    fn segments(&self, args: &QuantizeWeightsArgs<'_>) -> Result<Vec<Segment>, BindError> {
         let spec = &self.spec;
-        let mut pieces = Vec::new();
+        let mut segments = Vec::new();
         if spec.n == 0 || spec.k == 0 {
-            return Ok(pieces);
+            return Ok(segments);
         }
         let layout = args.output.layout();
         // Kernels index words with u32, whatever a device can bind.
@@ -215,31 +221,40 @@ impl MakePlan {
             }
             let source_end = starts[source] + args.source[source].rows;
             let end = source_end.min(blocks[block].rows.end).min(row.saturating_add(fit));
-            pieces.push(Piece { rows: row..end, source, source_row: row - starts[source], block });
+            segments.push(Segment {
+                rows: row..end,
+                source,
+                source_row: row - starts[source],
+                block,
+            });
             row = end;
         }
-        Ok(pieces)
+        Ok(segments)
     }
 
-    fn windows<'a>(&self, args: &MakeArgs<'a>, piece: &Piece) -> (Window<'a>, Option<Window<'a>>) {
+    fn windows<'a>(
+        &self,
+        args: &QuantizeWeightsArgs<'a>,
+        segment: &Segment,
+    ) -> (Window<'a>, Option<Window<'a>>) {
         let caps = self.kernels.caps();
         let spec = &self.spec;
-        let rows = piece.rows.len() as u64;
-        let at = args.source[piece.source].at;
-        let start = at.offset + 4 * piece.source_row as u64 * u64::from(spec.stride);
+        let rows = segment.rows.len() as u64;
+        let at = args.source[segment.source].at;
+        let start = at.offset + 4 * segment.source_row as u64 * u64::from(spec.stride);
         let len = 4 * ((rows - 1) * u64::from(spec.stride) + u64::from(spec.k));
         let mask_row = 4 * args.output.layout().blocks as u64;
         let mask = args.mask.map(|mask| {
-            let start = mask.offset + piece.rows.start as u64 * mask_row;
+            let start = mask.offset + segment.rows.start as u64 * mask_row;
             Window::new(caps, mask.buffer, start, rows * mask_row)
         });
         (Window::new(caps, at.buffer, start, len), mask)
     }
 }
 
-impl BoundMake {
+impl BoundQuantizeWeights {
     /// The plan it was bound from.
-    pub fn plan(&self) -> &MakePlan {
+    pub fn plan(&self) -> &QuantizeWeightsPlan {
         &self.plan
     }
 
@@ -252,7 +267,10 @@ impl BoundMake {
     /// waits for nothing; may be recorded again, for other values of the same W.
     pub fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
         let ranged = |kernel| {
-            matches!(kernel, MakeKernel::Scales | MakeKernel::Codes | MakeKernel::BlockCodes)
+            matches!(
+                kernel,
+                WeightsKernel::Scales | WeightsKernel::Codes | WeightsKernel::BlockCodes
+            )
         };
         if self.plan.spec.per_tensor() {
             // The one range is complete only after every chunk.
@@ -269,7 +287,7 @@ impl BoundMake {
         &self,
         pass: &mut wgpu::ComputePass<'_>,
         chunks: &[Chunk],
-        wanted: impl Fn(MakeKernel) -> bool,
+        wanted: impl Fn(WeightsKernel) -> bool,
     ) {
         for (kernel, pipeline) in self.pipelines.iter().filter(|(kernel, _)| wanted(*kernel)) {
             pass.set_pipeline(&pipeline.pipeline);
@@ -298,11 +316,11 @@ impl BoundMake {
     /// refused matrix are well-formed but mean nothing.
     ///
     /// # Errors
-    /// [`MakeError`]: what was refused, and where.
-    pub fn check(&self, status: &[u32]) -> Result<(), MakeError> {
+    /// [`QuantizeWeightsError`]: what was refused, and where.
+    pub fn check(&self, status: &[u32]) -> Result<(), QuantizeWeightsError> {
         let (need, have) = (self.status_words(), status.len());
         if need != have {
-            return Err(MakeError::WrongLength { need, have });
+            return Err(QuantizeWeightsError::WrongLength { need, have });
         }
         // The first index of a kind of fault, as (row of W, place in that row).
         let first = |kind: usize, row_length: usize| {
@@ -316,27 +334,27 @@ impl BoundMake {
         // A buffer starts as zeros, and no chunk has every fault at its first weight: a
         // scale is an integer's, an overflow f16's.
         if status.chunks(STATUS_WORDS).any(|words| words.iter().all(|&word| word == 0)) {
-            return Err(MakeError::NotRun);
+            return Err(QuantizeWeightsError::NotRun);
         }
         if let Some((word, &value)) =
             status.iter().enumerate().find(|&(word, &value)| !self.possible(word, value))
         {
-            return Err(MakeError::Garbage { word, value });
+            return Err(QuantizeWeightsError::Garbage { word, value });
         }
         let spec = &self.plan.spec;
         let (k, scale_type) = (spec.k as usize, spec.weights.scale_type());
         let Some(chunk) = self.chunks.first() else { return Ok(()) };
         if let Some((row, quad)) = first(3, 8 * chunk.params.blocks as usize) {
-            return Err(MakeError::BadMask { row, quad });
+            return Err(QuantizeWeightsError::BadMask { row, quad });
         }
         if let Some((row, col)) = first(0, k) {
-            return Err(MakeError::NonFinite { row, col });
+            return Err(QuantizeWeightsError::NonFinite { row, col });
         }
         if let Some((row, group)) = first(1, chunk.params.groups as usize) {
-            return Err(MakeError::ScaleRange { row, group, scale_type });
+            return Err(QuantizeWeightsError::ScaleRange { row, group, scale_type });
         }
         match first(2, k) {
-            Some((row, col)) => Err(MakeError::F16Overflow { row, col }),
+            Some((row, col)) => Err(QuantizeWeightsError::F16Overflow { row, col }),
             None => Ok(()),
         }
     }
@@ -346,12 +364,12 @@ impl BoundMake {
     fn possible(&self, word: usize, value: u32) -> bool {
         let Some(chunk) = self.chunks.get(word / STATUS_WORDS) else { return false };
         let (spec, params) = (&self.plan.spec, &chunk.params);
-        let (rows, element) = (u64::from(params.rows), spec.weights.element());
+        let (rows, element) = (u64::from(params.rows), spec.weights.code_type());
         let (scaled, given) = (element.is_integer(), spec.mask == MaskSource::Given);
         let places = match word % STATUS_WORDS {
             0 => rows * u64::from(spec.k),
             1 if scaled => rows * u64::from(params.groups),
-            2 if element == Element::F16 => rows * u64::from(spec.k),
+            2 if element == CodeType::F16 => rows * u64::from(spec.k),
             3 if given => rows * 8 * u64::from(params.blocks),
             _ => 0,
         };

@@ -1,10 +1,10 @@
-use crate::format::{DeviceLayout, Element, Granularity, RowOrder, ScaleType, WeightFormat};
+use crate::format::{CodeType, DeviceLayout, Granularity, RowOrder, ScaleType, WeightFormat};
 use crate::gpu::{AdapterClass, Binding, Caps, Const, Shader, fragment};
 
 /// How the kernels that take W by blocks of 32 columns load it. The others load words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
-pub enum MakeAccess {
+pub enum WeightsAccess {
     /// A word at a time: any offset, stride and K.
     Words,
     /// 16 bytes: offset, stride and K are multiples of 4 words.
@@ -13,7 +13,7 @@ pub enum MakeAccess {
     Wide,
 }
 
-impl MakeAccess {
+impl WeightsAccess {
     /// Every access.
     pub const ALL: [Self; 3] = [Self::Words, Self::Quads, Self::Wide];
 
@@ -51,7 +51,7 @@ impl MakeAccess {
 /// One kernel of the making of weights; its file under `shaders/` has its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum MakeKernel {
+pub enum WeightsKernel {
     /// Clears ranges and status.
     Reset,
     /// 2:4 metadata by magnitude.
@@ -74,7 +74,7 @@ pub enum MakeKernel {
     Compact,
 }
 
-impl MakeKernel {
+impl WeightsKernel {
     /// Every kernel.
     pub const ALL: [Self; 10] = [
         Self::Reset,
@@ -105,14 +105,14 @@ impl MakeKernel {
         }
     }
 
-    /// Whether it takes W by blocks, and [`MakeAccess`] matters.
+    /// Whether it takes W by blocks, and [`WeightsAccess`] matters.
     pub const fn by_blocks(self) -> bool {
         matches!(self, Self::BlockRanges | Self::BlockPrune | Self::BlockCodes | Self::Compact)
     }
 
     /// The shader for a format. Formats that differ in nothing the kernel looks at share it.
-    pub fn shader(self, format: &WeightFormat, order: RowOrder, access: MakeAccess) -> Shader {
-        let block_words = format.element().bits() / if format.is_sparse() { 2 } else { 1 };
+    pub fn shader(self, format: &WeightFormat, order: RowOrder, access: WeightsAccess) -> Shader {
+        let block_words = format.code_type().bits() / if format.is_sparse() { 2 } else { 1 };
         let [load, store] = access.fragments(block_words);
         let (fragments, wanted): (&[&str], &[&str]) = match self {
             Self::Reset => (&["quantize/make", "quantize/reset"], &[]),
@@ -219,7 +219,7 @@ impl MakeKernel {
         if self.by_blocks() {
             let rank = matches!(self, Self::BlockPrune | Self::Compact);
             consts.push(("RANK", Const::Bool(rank)));
-            consts.push(("QUADS", Const::Bool(access != MakeAccess::Words)));
+            consts.push(("QUADS", Const::Bool(access != WeightsAccess::Words)));
             name.push_str(access.suffix());
         }
         Shader {
@@ -282,9 +282,9 @@ pub(crate) fn constants(
     let (low, high) = format.code_range().unwrap_or((0, 0));
     // From the code of zero up; an asymmetric one counts from the lowest.
     let steps = high - if format.is_symmetric() { format.symmetric_zero() } else { low };
-    let is_float = matches!(format.element(), Element::F32 | Element::F16);
+    let is_float = matches!(format.code_type(), CodeType::F32 | CodeType::F16);
     let value = |name: &str| match name {
-        "ELEMENT_BITS" => Const::U32(format.element().bits()),
+        "ELEMENT_BITS" => Const::U32(format.code_type().bits()),
         "IS_FLOAT" => Const::Bool(is_float),
         "ASYMMETRIC" => Const::Bool(!format.is_symmetric()),
         "SPARSE" => Const::Bool(format.is_sparse()),
@@ -298,7 +298,7 @@ pub(crate) fn constants(
     wanted.iter().map(|&name| (name, value(name))).collect()
 }
 
-/// Mirror of `MakeParams` in `shaders/quantize/make.wgsl`; a test compares the two.
+/// Mirror of `WeightsParams` in `shaders/quantize/make.wgsl`; a test compares the two.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 pub(super) struct Params {
@@ -380,8 +380,8 @@ mod tests {
             extreme_words: 200,
             ..Params::default()
         };
-        for kernel in MakeKernel::ALL {
-            let shader = kernel.shader(&WeightFormat::f16(), RowOrder::Rows, MakeAccess::Words);
+        for kernel in WeightsKernel::ALL {
+            let shader = kernel.shader(&WeightFormat::f16(), RowOrder::Rows, WeightsAccess::Words);
             let number = |name: &str| match name {
                 "rows" => 37,
                 "blocks" => 3,

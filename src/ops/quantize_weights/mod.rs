@@ -6,13 +6,13 @@
 //! given; then for floats `compact` or `block_codes` alone, and for integers `block_prune` or
 //! `block_ranges`, `scales`, `block_codes`. Where groups are not whole blocks of 32 columns
 //! `prune`, `ranges`, `scales`, `codes` take the integers. What they refuse is left in a status buffer,
-//! which the caller reads back after the submission and gives to [`BoundMake::check`].
+//! which the caller reads back after the submission and gives to [`BoundQuantizeWeights::check`].
 
 mod bind;
 mod kernel;
 
-pub use bind::{BoundMake, MakeArgs, SourceRows};
-pub use kernel::{MakeAccess, MakeKernel, params_layout};
+pub use bind::{BoundQuantizeWeights, QuantizeWeightsArgs, SourceRows};
+pub use kernel::{WeightsAccess, WeightsKernel, params_layout};
 pub(crate) use kernel::{constants, kernel_name};
 
 use crate::format::{Granularity, ScaleType, WeightFormat};
@@ -39,12 +39,12 @@ pub enum MaskSource {
 ///
 /// ```
 /// use lowbit::format::{Granularity, WeightFormat};
-/// use lowbit::ops::MakeSpec;
+/// use lowbit::ops::QuantizeWeightsSpec;
 /// let format = WeightFormat::int8(Granularity::Channel).two_four();
-/// assert!(MakeSpec::new(1536, 384, format).check().is_ok());
+/// assert!(QuantizeWeightsSpec::new(1536, 384, format).check().is_ok());
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct MakeSpec {
+pub struct QuantizeWeightsSpec {
     /// Rows of W.
     pub n: u32,
     /// Columns of W.
@@ -57,7 +57,7 @@ pub struct MakeSpec {
     pub stride: u32,
 }
 
-impl MakeSpec {
+impl QuantizeWeightsSpec {
     /// Packed rows, masked by magnitude where the format is 2:4.
     pub fn new(n: u32, k: u32, weights: WeightFormat) -> Self {
         Self { n, k, weights, mask: MaskSource::Magnitude, stride: k }
@@ -99,28 +99,32 @@ impl MakeSpec {
     }
 
     /// The kernels it takes for each chunk of rows, in order.
-    pub fn kernels(&self) -> Vec<MakeKernel> {
-        let is_float = !self.weights.element().is_integer();
+    pub fn kernels(&self) -> Vec<WeightsKernel> {
+        let is_float = !self.weights.code_type().is_integer();
         let sparse = self.weights.is_sparse();
         let ranks = sparse && self.mask == MaskSource::Magnitude;
-        let mut kernels = vec![MakeKernel::Reset];
+        let mut kernels = vec![WeightsKernel::Reset];
         if sparse && !ranks {
-            kernels.push(MakeKernel::Place);
+            kernels.push(WeightsKernel::Place);
         }
         if is_float {
-            kernels.push(if ranks { MakeKernel::Compact } else { MakeKernel::BlockCodes });
+            kernels.push(if ranks { WeightsKernel::Compact } else { WeightsKernel::BlockCodes });
         } else if self.whole_blocks() {
-            kernels.push(if ranks { MakeKernel::BlockPrune } else { MakeKernel::BlockRanges });
-            kernels.extend([MakeKernel::Scales, MakeKernel::BlockCodes]);
+            kernels.push(if ranks {
+                WeightsKernel::BlockPrune
+            } else {
+                WeightsKernel::BlockRanges
+            });
+            kernels.extend([WeightsKernel::Scales, WeightsKernel::BlockCodes]);
         } else {
-            kernels.extend(ranks.then_some(MakeKernel::Prune));
-            kernels.extend([MakeKernel::Ranges, MakeKernel::Scales, MakeKernel::Codes]);
+            kernels.extend(ranks.then_some(WeightsKernel::Prune));
+            kernels.extend([WeightsKernel::Ranges, WeightsKernel::Scales, WeightsKernel::Codes]);
         }
         kernels
     }
 
-    fn shaders(&self, caps: &Caps, access: MakeAccess) -> Vec<Shader> {
-        let shader = |kernel: MakeKernel| kernel.shader(&self.weights, caps.row_order, access);
+    fn shaders(&self, caps: &Caps, access: WeightsAccess) -> Vec<Shader> {
+        let shader = |kernel: WeightsKernel| kernel.shader(&self.weights, caps.row_order, access);
         self.kernels().into_iter().map(shader).collect()
     }
 
@@ -131,10 +135,10 @@ impl MakeSpec {
     }
 
     /// The widest access that sources at these offsets, in words, allow.
-    fn access(&self, caps: &Caps, offsets: impl Iterator<Item = u32>) -> MakeAccess {
+    fn access(&self, caps: &Caps, offsets: impl Iterator<Item = u32>) -> WeightsAccess {
         // The stride counts even for one row: nothing is lost, and it is simple.
         let words = offsets.fold(self.k | self.stride, |words, offset| words | offset);
-        MakeAccess::widest(caps, words)
+        WeightsAccess::widest(caps, words)
     }
 
     fn per_tensor(&self) -> bool {
@@ -142,24 +146,24 @@ impl MakeSpec {
     }
 }
 
-/// Compiled kernels for one [`MakeSpec`]: bind it any number of times. Cheap to clone.
+/// Compiled kernels for one [`QuantizeWeightsSpec`]: bind it any number of times. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct MakePlan {
+pub struct QuantizeWeightsPlan {
     kernels: Kernels,
-    spec: MakeSpec,
+    spec: QuantizeWeightsSpec,
     /// For sources whose offsets allow the widest access.
-    access: MakeAccess,
+    access: WeightsAccess,
     pipelines: Pipelines,
 }
 
-type Pipelines = Arc<[(MakeKernel, Arc<Pipeline>)]>;
+type Pipelines = Arc<[(WeightsKernel, Arc<Pipeline>)]>;
 
-impl MakePlan {
+impl QuantizeWeightsPlan {
     /// Checks a spec and compiles what is not cached.
     ///
     /// # Errors
     /// [`PlanError`].
-    pub async fn new(kernels: &Kernels, spec: &MakeSpec) -> Result<Self, PlanError> {
+    pub async fn new(kernels: &Kernels, spec: &QuantizeWeightsSpec) -> Result<Self, PlanError> {
         spec.check()?;
         let access = spec.access(kernels.caps(), std::iter::empty());
         let pipelines = compile(kernels, spec, access).await?;
@@ -172,15 +176,15 @@ impl MakePlan {
     }
 
     /// What the plan is for.
-    pub fn spec(&self) -> &MakeSpec {
+    pub fn spec(&self) -> &QuantizeWeightsSpec {
         &self.spec
     }
 }
 
 async fn compile(
     kernels: &Kernels,
-    spec: &MakeSpec,
-    access: MakeAccess,
+    spec: &QuantizeWeightsSpec,
+    access: WeightsAccess,
 ) -> Result<Pipelines, DeviceError> {
     let shaders = spec.shaders(kernels.caps(), access);
     let compiled = pipelines(kernels, &shaders).await?;
@@ -191,7 +195,7 @@ async fn compile(
 /// several of one kind the first in row-major order.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum MakeError {
+pub enum QuantizeWeightsError {
     /// Not the words of the status buffer.
     #[error("the status holds {need} words, not {have}")]
     WrongLength {

@@ -2,7 +2,7 @@
 //! integer matmuls fold zero points with.
 //!
 //! `x ≈ (c − z) · s`; see [`ActivationFormat`]. Ranges come from X itself (dynamic) or from a
-//! calibration (static: [`QuantizeSpec::with_given_scale`]). The arithmetic is floating point, so
+//! calibration (static: [`QuantizeActivationsSpec::with_given_scale`]). The arithmetic is floating point, so
 //! a code next to a tie may be either neighbour, and a scale a few ulp off:
 //! [`reference::check_activations`](crate::reference::check_activations) has the contract.
 
@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 /// What is to be quantized.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct QuantizeSpec {
+pub struct QuantizeActivationsSpec {
     /// Rows of X at most.
     pub max_m: u32,
     /// Columns of X.
@@ -35,7 +35,7 @@ pub struct QuantizeSpec {
     pub given: bool,
 }
 
-impl QuantizeSpec {
+impl QuantizeActivationsSpec {
     /// Packed f32 rows, with ranges taken from X.
     pub fn new(max_m: u32, k: u32, format: ActivationFormat) -> Self {
         let (activations, x_stride) = (FloatType::F32, k);
@@ -95,7 +95,7 @@ impl QuantizeSpec {
             }
         }
         if self.given && self.format.granularity() != ActivationGranularity::Tensor {
-            return Err(PlanError::GivenScale { format: self.format });
+            return Err(PlanError::StaticScaleNeeded { format: self.format });
         }
         let (role, stride) = (Role::Activations, self.x_stride);
         if self.max_m > 1 && stride < self.k {
@@ -144,7 +144,7 @@ impl QuantizeSpec {
             consts.push(("RAGGED", Const::Bool(ragged)));
             suffix.push_str(if ragged { ".tail" } else { "" });
         }
-        let native = caps.exact_halves && self.activations == FloatType::F16;
+        let native = caps.exact_f16_unpack && self.activations == FloatType::F16;
         suffix.push_str(if native { ".half" } else { "" });
         let halves = if native { "lib/half_pair_native" } else { "lib/half_pair" };
         Loads { fragments: ["lib/dispatch", "lib/half", halves, access], consts, suffix }
@@ -193,7 +193,7 @@ impl QuantizeSpec {
     }
 }
 
-/// See [`QuantizeSpec::loads`].
+/// See [`QuantizeActivationsSpec::loads`].
 pub(super) struct Loads {
     pub fragments: [&'static str; 4],
     pub consts: Vec<(&'static str, Const)>,
@@ -202,7 +202,7 @@ pub(super) struct Loads {
 
 /// Specs that between them have every kernel, for tests and `lowbit-isa`.
 #[doc(hidden)]
-pub fn every_spec() -> Vec<QuantizeSpec> {
+pub fn every_spec() -> Vec<QuantizeActivationsSpec> {
     let group = ActivationGranularity::Group(std::num::NonZeroU32::MIN.saturating_add(31));
     let mut specs = Vec::new();
     for granularity in [ActivationGranularity::Token, group, ActivationGranularity::Tensor] {
@@ -211,7 +211,7 @@ pub fn every_spec() -> Vec<QuantizeSpec> {
             // Whole blocks, quads, pairs, neither.
             for k in [64, 68, 66, 67] {
                 for float in [FloatType::F32, FloatType::F16] {
-                    let spec = QuantizeSpec::new(2, k, format).with_activations(float);
+                    let spec = QuantizeActivationsSpec::new(2, k, format).with_activations(float);
                     if granularity == ActivationGranularity::Tensor {
                         specs.push(spec.clone().with_given_scale());
                     }
@@ -284,18 +284,18 @@ pub fn params_layout() -> (usize, Vec<(&'static str, usize)>) {
     (size_of::<Params>(), fields)
 }
 
-/// The compiled kernels for one [`QuantizeSpec`]. Cheap to clone.
+/// The compiled kernels for one [`QuantizeActivationsSpec`]. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct QuantizePlan {
+pub struct QuantizeActivationsPlan {
     kernels: Kernels,
-    spec: QuantizeSpec,
+    spec: QuantizeActivationsSpec,
     layout: ActivationLayout,
     pipelines: Vec<Arc<Pipeline>>,
 }
 
 /// The buffers of one quantization.
 #[derive(Clone, Copy, Debug)]
-pub struct QuantizeArgs<'a> {
+pub struct QuantizeActivationsArgs<'a> {
     /// X; f32 rows whose length and stride are multiples of 4 start at a multiple of 16 bytes,
     /// others at one of 4.
     pub activations: SubBuffer<'a>,
@@ -308,8 +308,8 @@ pub struct QuantizeArgs<'a> {
 
 /// A plan with its buffers: records any m up to the plan's maximum.
 #[derive(Clone, Debug)]
-pub struct BoundQuantize {
-    plan: QuantizePlan,
+pub struct BoundQuantizeActivations {
+    plan: QuantizeActivationsPlan,
     /// Of each kernel that takes rows, a bind group a span.
     segments: Vec<Segment>,
     reset: Option<wgpu::BindGroup>,
@@ -322,12 +322,12 @@ struct Segment {
     m_cap: u32,
 }
 
-impl QuantizePlan {
+impl QuantizeActivationsPlan {
     /// Checks a spec and compiles the kernels that are not cached.
     ///
     /// # Errors
     /// [`PlanError`].
-    pub async fn new(kernels: &Kernels, spec: &QuantizeSpec) -> Result<Self, PlanError> {
+    pub async fn new(kernels: &Kernels, spec: &QuantizeActivationsSpec) -> Result<Self, PlanError> {
         spec.check()?;
         let shaders = spec.shaders(kernels.caps());
         let pipelines = pipelines(kernels, &shaders).await?;
@@ -336,7 +336,7 @@ impl QuantizePlan {
     }
 
     /// What the plan is for.
-    pub fn spec(&self) -> &QuantizeSpec {
+    pub fn spec(&self) -> &QuantizeActivationsSpec {
         &self.spec
     }
 
@@ -355,7 +355,10 @@ impl QuantizePlan {
     ///
     /// # Errors
     /// [`BindError`].
-    pub async fn bind(&self, args: QuantizeArgs<'_>) -> Result<BoundQuantize, BindError> {
+    pub async fn bind(
+        &self,
+        args: QuantizeActivationsArgs<'_>,
+    ) -> Result<BoundQuantizeActivations, BindError> {
         let (spec, layout, caps) = (&self.spec, &self.layout, self.kernels.caps());
         self.check_args(&args)?;
         let spans = self.spans()?;
@@ -417,16 +420,16 @@ impl QuantizePlan {
             (segments, reset)
         };
         let (segments, reset) = self.kernels.guarded("bind groups of activations", make).await?;
-        Ok(BoundQuantize { plan: self.clone(), segments, reset })
+        Ok(BoundQuantizeActivations { plan: self.clone(), segments, reset })
     }
 
-    fn check_args(&self, args: &QuantizeArgs<'_>) -> Result<(), BindError> {
+    fn check_args(&self, args: &QuantizeActivationsArgs<'_>) -> Result<(), BindError> {
         let spec = &self.spec;
         let x = args.activations;
         check(Role::Activations, x, spec.x_bytes(spec.max_m), spec.x_align())?;
         check(Role::Output, args.output, self.output_bytes(spec.max_m), 16)?;
         if args.given.is_some() != spec.given {
-            return Err(BindError::GivenScale { planned: spec.given });
+            return Err(BindError::StaticScaleNeeded { planned: spec.given });
         }
         if let Some(given) = args.given {
             check(Role::Scales, given, 8, 4)?;
@@ -455,9 +458,9 @@ impl QuantizePlan {
     }
 }
 
-impl BoundQuantize {
+impl BoundQuantizeActivations {
     /// The plan it was bound from.
-    pub fn plan(&self) -> &QuantizePlan {
+    pub fn plan(&self) -> &QuantizeActivationsPlan {
         &self.plan
     }
 
@@ -467,7 +470,7 @@ impl BoundQuantize {
     /// # Errors
     /// [`RecordError::MTooLarge`]; then nothing is recorded.
     pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, m: u32) -> Result<(), RecordError> {
-        let QuantizePlan { kernels, spec, pipelines, .. } = &self.plan;
+        let QuantizeActivationsPlan { kernels, spec, pipelines, .. } = &self.plan;
         if m > spec.max_m {
             return Err(RecordError::MTooLarge { m, max_m: spec.max_m });
         }
