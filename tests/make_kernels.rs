@@ -572,7 +572,7 @@ fn params_mirror_the_shaders() {
     for (shader, name, layout) in [
         (
             WeightsKernel::Codes.shader(&int8, RowOrder::Rows, WeightsAccess::Words),
-            "WeightsParams",
+            "MakeParams",
             lowbit::ops::quantize_weights::params_layout(),
         ),
         (
