@@ -36,3 +36,13 @@ pub use wgpu;
 
 /// The version of this crate, as in its manifest.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The examples of README.md and docs/engines.md, compiled by `cargo test --doc`.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+
+    #[doc = include_str!("../docs/engines.md")]
+    struct Engines;
+}

@@ -1,5 +1,5 @@
-//! docs/compatibility.md says what is so: versions, backends, features and limits are compared with
-//! where they come from.
+//! Compares the versions, backends, features and limits that docs/compatibility.md states with the
+//! files and tables that they come from.
 
 use lowbit::gpu::{Binding, Caps};
 use lowbit::ops;
@@ -7,12 +7,13 @@ use std::collections::HashMap;
 
 const PAGE: &str = include_str!("../docs/compatibility.md");
 const MANIFEST: &str = include_str!("../Cargo.toml");
+const CLI: &str = include_str!("../crates/lowbit-cli/Cargo.toml");
 const LOCK: &str = include_str!("../Cargo.lock");
 const CANDLE: &str = include_str!("../tools/candle/Cargo.toml");
 const CANDLE_LOCK: &str = include_str!("../tools/candle/Cargo.lock");
 const WORKFLOW: &str = include_str!("../.github/workflows/verify.yml");
 
-/// The cells of the row whose first one is `name`, without back ticks.
+/// The cells of the row whose first cell is `name`, without backticks.
 fn row(name: &str) -> Vec<String> {
     let cells = |line: &str| -> Vec<String> {
         let line = line.trim().trim_matches('|');
@@ -29,7 +30,7 @@ fn locked<'a>(lock: &'a str, package: &str) -> &'a str {
     rest.split_once('"').unwrap().0
 }
 
-/// What stands between quotes after the first `=` of the line that begins with `key`.
+/// The text between the first quotes of the line that begins with `key =`.
 fn stated<'a>(manifest: &'a str, key: &str) -> &'a str {
     let mut lines = manifest.lines();
     let line = lines.find(|line| line.starts_with(&format!("{key} = "))).unwrap();
@@ -46,7 +47,7 @@ fn versions_are_those_of_the_manifest() {
         assert_eq!(cells[1], stated(MANIFEST, package));
         let version = locked(LOCK, package);
         assert!(cells[2].contains(&format!("{version} is what is tested")), "{package} {version}");
-        // A device of one must be a device of the other.
+        // Both must use the same wgpu, so that a device of one is a device of the other.
         assert_eq!(version, locked(CANDLE_LOCK, package));
     }
     let candle = stated(CANDLE, "candle-core").trim_start_matches('=');
@@ -57,10 +58,13 @@ fn versions_are_those_of_the_manifest() {
 
 #[test]
 fn every_backend_has_a_row() {
-    let features = MANIFEST.split("= [\"wgpu/").skip(1);
-    let backends: Vec<&str> = features.filter_map(|rest| rest.split('"').next()).collect();
+    let default = MANIFEST.lines().find(|line| line.starts_with("default = [")).unwrap();
+    let backends: Vec<&str> = default.split('"').skip(1).step_by(2).collect();
     assert!(backends.len() >= 4, "{backends:?}");
     for backend in backends {
+        // Each default feature is one of wgpu's backends.
+        assert!(MANIFEST.contains(&format!("\n{backend} = [\"wgpu/{backend}\"]\n")), "{backend}");
+        assert!(CLI.contains(&format!("\"{backend}\"")), "the command lacks {backend}");
         assert!(row(backend).len() == 4);
     }
     row("browser");
@@ -81,7 +85,7 @@ fn every_feature_asked_for_has_a_row() {
     }
 }
 
-/// What an engine keeps has no lifetime, and goes to other threads.
+/// What an engine keeps has no lifetime and can be sent to other threads.
 #[test]
 fn what_an_engine_keeps_is_owned() {
     fn kept<T: Clone + Send + Sync + 'static>() {}

@@ -8,3 +8,13 @@
 #[cfg(feature = "bert")]
 pub mod bert;
 pub mod checkpoint;
+
+/// The examples of docs/models.md and docs/tuning.md, compiled by `cargo test --doc`.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../../../docs/models.md")]
+    struct Models;
+
+    #[doc = include_str!("../../../docs/tuning.md")]
+    struct Tuning;
+}
