@@ -1,4 +1,4 @@
-//! Matmuls of quantized X, from the bytes of both sides.
+//! Matmuls of quantized X, computed from the bytes of both operands.
 
 use super::bound::{ETA, gamma};
 use super::row::{Weight, decode_row};
@@ -8,15 +8,15 @@ use crate::format::{ActivationLayout, PackedWeights};
 /// One matmul of quantized X: `Y = Σ s_x s_w Σ (c_x − z_x)(c_w − z_w) + b`.
 #[derive(Clone, Copy, Debug)]
 pub struct IntegerCase<'a> {
-    /// `[m, row_words]`, as the layout says: codes, scales, zero points.
+    /// `[m, row_words]` words in the given layout: codes, scales and zero points.
     pub x: &'a [u32],
-    /// Rows of X.
+    /// Number of rows of X.
     pub m: usize,
     /// The layout of a row of X.
     pub layout: &'a ActivationLayout,
-    /// `[N, K]`, int8 or int4.
+    /// The weights `[N, K]`, in int8 or int4.
     pub weights: &'a PackedWeights,
-    /// `[N]`.
+    /// The bias `[N]`, if there is one.
     pub bias: Option<&'a [f32]>,
 }
 
@@ -38,15 +38,13 @@ impl IntegerCase<'_> {
         Ok(())
     }
 
-    /// Parts of so many columns must not reach into two groups, of W or of X: a kernel that does so is
-    /// wrong, and its oracle must not be wrong with it.
-    fn check_parts(&self, part: usize) -> Result<(), ReferenceError> {
+    /// Checks that no slice of `slice` columns reaches into two groups of W or X. A kernel with
+    /// such slices is wrong, and the reference must not make the same mistake.
+    fn check_slices(&self, slice: usize) -> Result<(), ReferenceError> {
         let k = self.weights.k();
         for group in [self.weights.geometry().group_size, 32 * self.layout.group_blocks] {
-            if group < k && !group.is_multiple_of(part) {
-                let (role, index, limit) =
-                    ("columns of a part that is no whole share", part, group);
-                return Err(ReferenceError::OutOfRange { role, index, limit });
+            if group < k && !group.is_multiple_of(slice) {
+                return Err(ReferenceError::SplitsGroups { columns: slice, group });
             }
         }
         Ok(())
@@ -61,7 +59,7 @@ impl IntegerCase<'_> {
         column / 32 / self.layout.group_blocks.max(1)
     }
 
-    /// c_x − z_x.
+    /// Returns c_x − z_x.
     fn x_value(&self, row: &[u32], column: usize) -> i64 {
         let code = row[column / 4].to_le_bytes()[column % 4] as i8;
         let zero = row[self.layout.zero_at + self.x_group(column)] as i32;
@@ -73,18 +71,18 @@ fn w_value(weight: &Weight) -> i64 {
     i64::from(weight.code) - i64::from(weight.zero)
 }
 
-/// Exact sums `Σ (c_x − z_x)(c_w − z_w)` over each slice of `slice_blocks` blocks of 32 columns,
-/// `[m, slices, N]`.
+/// Returns the exact sums `Σ (c_x − z_x)(c_w − z_w)` over each slice of `slice_blocks` blocks of 32
+/// columns, as `[m, slices, N]`.
 ///
 /// # Errors
-/// [`ReferenceError`]: lengths that do not fit.
+/// Returns a [`ReferenceError`] if a length is wrong, or if a slice reaches into two groups.
 pub fn integer_accumulators(
     case: &IntegerCase,
     slice_blocks: usize,
 ) -> Result<Vec<i64>, ReferenceError> {
     case.check()?;
     let (m, n, slice) = (case.m, case.weights.n(), 32 * slice_blocks.max(1));
-    case.check_parts(slice)?;
+    case.check_slices(slice)?;
     let slices = case.weights.k().div_ceil(slice);
     let mut sums = room_for(m * slices, n)?;
     sums.resize(m * slices * n, 0i64);
@@ -102,57 +100,60 @@ pub fn integer_accumulators(
     Ok(sums)
 }
 
-/// Every output, `[m, N]`, with its bound, for a kernel that scales parts of `part_blocks` blocks
-/// of 32 columns apart and adds them in f32, in any order.
+/// Returns the expected outputs `[m, N]` of a kernel that sums integers within slices of
+/// `slice_blocks` blocks of 32 columns, scales each sum separately, and adds the results in f32 in
+/// any order.
 ///
-/// Of a part, the integer sum `a` is exact; turning it into a float, `s_x·s_w`, and the product of
-/// both are a rounding each, P parts and the bias have P − 1 + \[bias\] additions. So with u, η and
-/// γ as of [`matmul`](super::matmul()), R = P + 2 + \[bias\]:
+/// The integer sum `a` of a slice is exact. Its conversion to a float, `s_x·s_w`, and the product
+/// of both are one rounding each. P slices and the bias need P − 1 + \[bias\] additions. With u, η
+/// and γ as in [`matmul`](super::matmul()), R = P + 2 + \[bias\] and
 ///
 /// ```text
 /// |ŷ − y| ≤ γ_R · (Σ s_x s_w |a| + |b|) + η · (Σ (|a| + 2) + 2) · (1 + γ_R)
 /// ```
 ///
-/// where P counts parts whose sum is not 0: |a| stands for a flushed product of scales.
-/// NUMERICS' usual γ_{G+4} follows where parts are groups.
+/// where P counts the slices whose sum is not 0, and |a| accounts for a flushed product of scales.
+/// The usual γ_{G+4} follows if slices are groups.
 ///
 /// # Errors
-/// [`ReferenceError`]: lengths that do not fit, scales or a bias that are not finite.
+/// Returns a [`ReferenceError`] if a length is wrong, if a slice reaches into two groups, or if
+/// scales or the bias are not finite.
 pub fn integer_matmul(
     case: &IntegerCase,
-    part_blocks: usize,
+    slice_blocks: usize,
 ) -> Result<Vec<Expected>, ReferenceError> {
     case.check()?;
-    let (m, n, part) = (case.m, case.weights.n(), 32 * part_blocks.max(1));
-    case.check_parts(part)?;
+    let (m, n, slice) = (case.m, case.weights.n(), 32 * slice_blocks.max(1));
+    case.check_slices(slice)?;
     let mut all = room_for(m, n)?;
     let mut kept = Vec::new();
-    // By columns of Y, then transposed.
+    // The results are computed by columns of Y and then transposed.
     for column in 0..n {
         decode_row(case.weights, column, &mut kept)?;
         let bias = case.bias.map_or(0.0, |bias| f64::from(bias[column]));
         for row in 0..m {
             let x = case.row(row);
-            let (mut value, mut magnitude, mut flushes, mut parts) = (bias, bias.abs(), 2.0, 0);
-            for of_part in kept.chunk_by(|a, b| a.column / part == b.column / part) {
-                let sum: i64 = of_part.iter().map(|w| w_value(w) * case.x_value(x, w.column)).sum();
-                let Some(first) = of_part.first().filter(|_| sum != 0) else { continue };
+            let (mut value, mut magnitude, mut flushes, mut slices) = (bias, bias.abs(), 2.0, 0);
+            for of_slice in kept.chunk_by(|a, b| a.column / slice == b.column / slice) {
+                let sum: i64 =
+                    of_slice.iter().map(|w| w_value(w) * case.x_value(x, w.column)).sum();
+                let Some(first) = of_slice.first().filter(|_| sum != 0) else { continue };
                 let group = case.x_group(first.column);
                 let x_scale = f32::from_bits(x[case.layout.scale_at + group]);
                 let scaled = f64::from(x_scale) * first.scale * sum as f64;
                 value += scaled;
                 magnitude += scaled.abs();
                 flushes += sum.unsigned_abs() as f64 + 2.0;
-                parts += 1;
+                slices += 1;
             }
             if !magnitude.is_finite() {
                 return Err(ReferenceError::NonFinite { role: "x", row, column });
             }
-            let roundings = if parts == 0 { 0 } else { parts + 2 + usize::from(bias != 0.0) };
+            let roundings = if slices == 0 { 0 } else { slices + 2 + usize::from(bias != 0.0) };
             let gamma = gamma(roundings);
-            let own = (parts + 4) as f64 * f64::EPSILON;
+            let own = (slices + 4) as f64 * f64::EPSILON;
             let bound = (gamma + own) * magnitude + ETA * flushes * (1.0 + gamma);
-            let bound = if parts == 0 { ETA } else { bound };
+            let bound = if slices == 0 { ETA } else { bound };
             all.push(Expected::new(value, bound, OutputType::F32));
         }
     }
@@ -162,8 +163,9 @@ pub fn integer_matmul(
         .collect())
 }
 
-/// Checks a code that a result was stored as: `clamp(f/s + z)` of an f within its bound, to within
-/// 0.5 and what rounding of the quotient costs, in codes.
+/// Checks the code that a result was stored as. The expected code is `clamp(f/s + z)` for some f
+/// within its bound. The code may differ from it by 0.5 plus the rounding of the quotient, both in
+/// units of codes.
 pub fn check_code(
     expected: &Expected,
     scale: f32,
