@@ -38,13 +38,13 @@ impl IntegerCase<'_> {
         Ok(())
     }
 
-    /// Checks that no slice of `slice` columns reaches into two groups of W or X. A kernel with
-    /// such slices is wrong, and the reference must not make the same mistake.
-    fn check_slices(&self, slice: usize) -> Result<(), ReferenceError> {
+    /// Checks that no part of `part` columns reaches into two groups of W or X. A kernel with such
+    /// parts is wrong, and the reference must not make the same mistake.
+    fn check_parts(&self, part: usize) -> Result<(), ReferenceError> {
         let k = self.weights.k();
         for group in [self.weights.geometry().group_size, 32 * self.layout.group_blocks] {
-            if group < k && !group.is_multiple_of(slice) {
-                return Err(ReferenceError::SplitsGroups { columns: slice, group });
+            if group < k && !group.is_multiple_of(part) {
+                return Err(ReferenceError::SpansGroups { columns: part, group });
             }
         }
         Ok(())
@@ -82,7 +82,7 @@ pub fn integer_accumulators(
 ) -> Result<Vec<i64>, ReferenceError> {
     case.check()?;
     let (m, n, slice) = (case.m, case.weights.n(), 32 * slice_blocks.max(1));
-    case.check_slices(slice)?;
+    case.check_parts(slice)?;
     let slices = case.weights.k().div_ceil(slice);
     let mut sums = room_for(m * slices, n)?;
     sums.resize(m * slices * n, 0i64);
@@ -100,31 +100,31 @@ pub fn integer_accumulators(
     Ok(sums)
 }
 
-/// Returns the expected outputs `[m, N]` of a kernel that sums integers within slices of
-/// `slice_blocks` blocks of 32 columns, scales each sum separately, and adds the results in f32 in
-/// any order.
+/// Returns the expected outputs `[m, N]` of a kernel that sums integers within parts of
+/// `part_blocks` blocks of 32 columns, scales each sum separately, and adds the results in f32 in
+/// any order. A part is a slice, or a single block if lanes split slices.
 ///
-/// The integer sum `a` of a slice is exact. Its conversion to a float, `s_x·s_w`, and the product
-/// of both are one rounding each. P slices and the bias need P − 1 + \[bias\] additions. With u, η
-/// and γ as in [`matmul`](super::matmul()), R = P + 2 + \[bias\] and
+/// The integer sum `a` of a part is exact. Its conversion to a float, `s_x·s_w`, and the product of
+/// both are one rounding each. P parts and the bias need P − 1 + \[bias\] additions. With u, η and γ
+/// as in [`matmul`](super::matmul()), R = P + 2 + \[bias\] and
 ///
 /// ```text
 /// |ŷ − y| ≤ γ_R · (Σ s_x s_w |a| + |b|) + η · (Σ (|a| + 2) + 2) · (1 + γ_R)
 /// ```
 ///
-/// where P counts the slices whose sum is not 0, and |a| accounts for a flushed product of scales.
-/// The usual γ_{G+4} follows if slices are groups.
+/// where P counts the parts whose sum is not 0, and |a| accounts for a flushed product of scales.
+/// The usual γ_{G+4} follows if parts are groups.
 ///
 /// # Errors
-/// Returns a [`ReferenceError`] if a length is wrong, if a slice reaches into two groups, or if
+/// Returns a [`ReferenceError`] if a length is wrong, if a part reaches into two groups, or if
 /// scales or the bias are not finite.
 pub fn integer_matmul(
     case: &IntegerCase,
-    slice_blocks: usize,
+    part_blocks: usize,
 ) -> Result<Vec<Expected>, ReferenceError> {
     case.check()?;
-    let (m, n, slice) = (case.m, case.weights.n(), 32 * slice_blocks.max(1));
-    case.check_slices(slice)?;
+    let (m, n, part) = (case.m, case.weights.n(), 32 * part_blocks.max(1));
+    case.check_parts(part)?;
     let mut all = room_for(m, n)?;
     let mut kept = Vec::new();
     // The results are computed by columns of Y and then transposed.
@@ -133,27 +133,26 @@ pub fn integer_matmul(
         let bias = case.bias.map_or(0.0, |bias| f64::from(bias[column]));
         for row in 0..m {
             let x = case.row(row);
-            let (mut value, mut magnitude, mut flushes, mut slices) = (bias, bias.abs(), 2.0, 0);
-            for of_slice in kept.chunk_by(|a, b| a.column / slice == b.column / slice) {
-                let sum: i64 =
-                    of_slice.iter().map(|w| w_value(w) * case.x_value(x, w.column)).sum();
-                let Some(first) = of_slice.first().filter(|_| sum != 0) else { continue };
+            let (mut value, mut magnitude, mut flushes, mut parts) = (bias, bias.abs(), 2.0, 0);
+            for of_part in kept.chunk_by(|a, b| a.column / part == b.column / part) {
+                let sum: i64 = of_part.iter().map(|w| w_value(w) * case.x_value(x, w.column)).sum();
+                let Some(first) = of_part.first().filter(|_| sum != 0) else { continue };
                 let group = case.x_group(first.column);
                 let x_scale = f32::from_bits(x[case.layout.scale_at + group]);
                 let scaled = f64::from(x_scale) * first.scale * sum as f64;
                 value += scaled;
                 magnitude += scaled.abs();
                 flushes += sum.unsigned_abs() as f64 + 2.0;
-                slices += 1;
+                parts += 1;
             }
             if !magnitude.is_finite() {
                 return Err(ReferenceError::NonFinite { role: "x", row, column });
             }
-            let roundings = if slices == 0 { 0 } else { slices + 2 + usize::from(bias != 0.0) };
+            let roundings = if parts == 0 { 0 } else { parts + 2 + usize::from(bias != 0.0) };
             let gamma = gamma(roundings);
-            let own = (slices + 4) as f64 * f64::EPSILON;
+            let own = (parts + 4) as f64 * f64::EPSILON;
             let bound = (gamma + own) * magnitude + ETA * flushes * (1.0 + gamma);
-            let bound = if slices == 0 { ETA } else { bound };
+            let bound = if parts == 0 { ETA } else { bound };
             all.push(Expected::new(value, bound, OutputType::F32));
         }
     }

@@ -121,12 +121,12 @@ pub enum ReferenceError {
         /// The condition that is not met.
         why: Inexact,
     },
-    /// A slice of columns would reach into two groups, which have different scales.
+    /// A sum would span columns of two groups, which have different scales.
     #[error(
-        "slices of {columns} columns would split groups of {group} columns; use a divisor of {group}"
+        "sums over {columns} columns would span two groups of {group} columns; use a divisor of {group}"
     )]
-    SplitsGroups {
-        /// Number of columns per slice.
+    SpansGroups {
+        /// Number of columns per sum.
         columns: usize,
         /// Number of columns per group, of W or of X.
         group: usize,
