@@ -1,5 +1,5 @@
-//! docs/compatibility.md says what is so: versions, backends, features and limits are compared with
-//! where they come from.
+//! Checks that docs/compatibility.md is correct: versions, backends, features and limits are
+//! compared with their sources.
 
 use lowbit::gpu::{Binding, Caps};
 use lowbit::ops;
@@ -12,7 +12,7 @@ const CANDLE: &str = include_str!("../tools/candle/Cargo.toml");
 const CANDLE_LOCK: &str = include_str!("../tools/candle/Cargo.lock");
 const WORKFLOW: &str = include_str!("../.github/workflows/verify.yml");
 
-/// The cells of the row whose first one is `name`, without back ticks.
+/// Returns the cells of the row whose first cell is `name`, without back ticks.
 fn row(name: &str) -> Vec<String> {
     let cells = |line: &str| -> Vec<String> {
         let line = line.trim().trim_matches('|');
@@ -22,14 +22,14 @@ fn row(name: &str) -> Vec<String> {
     rows.find(|row| row[0] == name).unwrap_or_else(|| panic!("no row {name} in the page"))
 }
 
-/// The version of a package in a lock file.
+/// Returns the version of a package in a lock file.
 fn locked<'a>(lock: &'a str, package: &str) -> &'a str {
     let head = format!("name = \"{package}\"\nversion = \"");
     let (_, rest) = lock.split_once(&head).unwrap_or_else(|| panic!("{package} is not locked"));
     rest.split_once('"').unwrap().0
 }
 
-/// What stands between quotes after the first `=` of the line that begins with `key`.
+/// Returns the text between quotes after the first `=` of the line that begins with `key`.
 fn stated<'a>(manifest: &'a str, key: &str) -> &'a str {
     let mut lines = manifest.lines();
     let line = lines.find(|line| line.starts_with(&format!("{key} = "))).unwrap();
@@ -46,7 +46,7 @@ fn versions_are_those_of_the_manifest() {
         assert_eq!(cells[1], stated(MANIFEST, package));
         let version = locked(LOCK, package);
         assert!(cells[2].contains(&format!("{version} is what is tested")), "{package} {version}");
-        // A device of one must be a device of the other.
+        // candle and lowbit can only share a device if both use the same versions.
         assert_eq!(version, locked(CANDLE_LOCK, package));
     }
     let candle = stated(CANDLE, "candle-core").trim_start_matches('=');
@@ -83,7 +83,7 @@ fn every_feature_asked_for_has_a_row() {
     }
 }
 
-/// What an engine keeps has no lifetime, and goes to other threads.
+/// The types that an engine keeps have no lifetime and can be sent to other threads.
 #[test]
 fn what_an_engine_keeps_is_owned() {
     fn kept<T: Clone + Send + Sync + 'static>() {}
