@@ -373,8 +373,8 @@ fn values_that_are_odd() {
                 let m = x.len() as u32 / k;
                 let spec = FakeQuantSpec::new(m, k, format(name));
                 Job::new(spec.clone(), m, x.clone(), 1).check(&host);
-                // Steps of 1 and ½ make quotients exact. The other scales are the smallest and
-                // largest that can divide.
+                // Steps of 1 and ½ make quotients exact. The others include the smallest and the
+                // largest scale that can divide.
                 for scale in [1.0, 0.5, f32::MIN_POSITIVE, 2.0f32.powi(126), 3e-30] {
                     let mut job = Job::new(spec.clone().with_given_scales(), m, x.clone(), 2);
                     job.scales.fill(scale);

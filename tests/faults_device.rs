@@ -271,7 +271,7 @@ fn a_device_lost_with_work_in_flight_is_an_error() {
     works(&Host::new().unwrap());
 }
 
-/// A matmul of one GFLOP in total.
+/// A matmul that takes one GFLOP if all its rows are recorded.
 struct Slow {
     weights: DeviceWeights,
     bound: lowbit::ops::BoundMatmul,

@@ -246,7 +246,7 @@ fn what_cannot_be_is_refused() {
         let result =
             host.quantized_matmul(&x, 1, &weights, None, how, ActivationFunction::Identity);
         let refused = matches!(result, Err(HostError::Plan(PlanError::Activations(_))));
-        // A zero point is only invalid if the static format is symmetric.
+        // The host uses an asymmetric format for a zero point other than 0, so that is no error.
         assert_eq!(refused, zero_point == 0, "{scale} {zero_point}");
     }
 }

@@ -374,7 +374,7 @@ fn all_halves_widen_exactly() {
     // The upper half of the word must not matter.
     let dirty: Vec<u32> = halves.iter().map(|h| h | 0xffff_0000).collect();
     let pairs: Vec<_> = halves.iter().map(|&h| [h, 0]).collect();
-    // On devices that are said to keep subnormals, the native conversion must be exact.
+    // On devices that are said to keep subnormals, the native conversion is tested too.
     let native = match gpu().kernels().caps().exact_f16_unpack {
         true => "bitcast<u32>(unpack2x16float(a).x)",
         false => "half_to_f32_bits(a)",

@@ -18,9 +18,9 @@ fn allocated(host: &Host) -> Option<u64> {
     host.device().generate_allocator_report().map(|report| report.total_allocated_bytes)
 }
 
-/// Returns the peak of allocated bytes during one matmul, without what was there before the
-/// weights, the size of the weights, and Y. `scratch` adds the allocation of a careless
-/// implementation.
+/// Returns the size of the compressed weights, the peak of the bytes that are allocated during one
+/// matmul (without those from before the weights were uploaded), and Y. `scratch` adds the
+/// allocation of a careless implementation.
 fn peak(host: &Host, name: &str, schedule: Schedule, scratch: u64) -> (u64, u64, Vec<f32>) {
     let packed = crate::common::random_weights(name.parse().unwrap(), N as usize, K as usize, 1);
     let mut random = crate::common::Random(2);

@@ -174,7 +174,6 @@ prop_compose! {
             }
         };
         let bias = bias && matches!(case.op, Op::Matmul | Op::IntegerMatmul(_));
-        // The names of the table's cases cannot express strides without rows, so there are none.
         Case { bias, strided, ..case }
     }
 }

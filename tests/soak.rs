@@ -150,8 +150,7 @@ struct Slot {
 
 struct Made {
     packed: PackedWeights,
-    /// These are never read but must be held, because binds would otherwise be the only owners of
-    /// their buffers.
+    /// These are held although nothing reads them: binds keep the buffers alive without them.
     _weights: DeviceWeights,
     bound: BoundMatmul,
     x: Vec<f32>,

@@ -109,7 +109,8 @@ pub(super) fn flushes(weight: &Weight, zero_folded: bool) -> f64 {
 /// use lowbit::compress::quantize;
 /// use lowbit::format::{Granularity, WeightFormat};
 /// use lowbit::reference::{MatmulCase, OutputType, matmul};
-/// let weights = quantize(&[127.0, -64.0, 3.0, 127.0], 2, 2, &WeightFormat::int8(Granularity::Channel))?;
+/// let int8 = WeightFormat::int8(Granularity::Channel);
+/// let weights = quantize(&[127.0, -64.0, 3.0, 127.0], 2, 2, &int8)?;
 /// let expected = matmul(&MatmulCase {
 ///     x: &[1.0, 2.0],
 ///     m: 1,
