@@ -299,7 +299,8 @@ fn integer_output(turn: usize) -> Output {
     }
 }
 
-/// They give 8, 8 and 2 lanes, and the last one 32 and 128. 201 is not a multiple of any block or vector size.
+/// They give 8, 8 and 2 lanes, and the last one 32 and 128. 201 is not a multiple of any block or
+/// vector size.
 const PINNED_K: [usize; 4] = [200, 201, 36, 2080];
 
 fn large(cases: &mut Vec<Case>) {
