@@ -62,9 +62,9 @@ pub(super) async fn run(
         .map_err(|e| text(&e))?;
     recorded.map_err(|e| text(&e))?;
     let mut got = host.read_async(&output, 0, count).await.map_err(|e| text(&e))?;
-    let records = take(&mut got, before, case, &layout);
+    let packed_rows = take(&mut got, before, case, &layout);
 
-    let judged = reference::check_activations(format, &layout, &x, scale, &records);
+    let judged = reference::check_activations(format, &layout, &x, scale, &packed_rows);
     let judged = judged.map_err(|e| text(&e))?;
     let written = got.iter().position(|&word| word != SENTINEL);
     let outside = |word| format!("word {word}, which is outside of the rows, was overwritten");
@@ -95,14 +95,14 @@ fn take(got: &mut [u32], before: usize, case: &Case, layout: &ActivationLayout) 
     if case.k == 0 {
         return Vec::new();
     }
-    let mut records = got[before..][..case.m * layout.row_words].to_vec();
+    let mut packed_rows = got[before..][..case.m * layout.row_words].to_vec();
     let used = layout.sum_at + layout.blocks;
     for row in 0..case.m {
         let first = row * layout.row_words;
         got[before + first..][..used].fill(SENTINEL);
         // The reference does not check padding words. They stay in `got`, where they must be
         // sentinels.
-        records[first + used..first + layout.row_words].fill(0);
+        packed_rows[first + used..first + layout.row_words].fill(0);
     }
-    records
+    packed_rows
 }

@@ -219,18 +219,20 @@ impl DeviceLayout {
             side.extend_from_slice(&packed.metadata()[row * meta..][..meta]);
             side.resize(start + self.scale_at, META_FILL * 0x1111_1111);
             side.resize(start + self.side_words, 0);
-            let record = &mut side[start..];
+            let side_row = &mut side[start..];
             for group in 0..if packed.scales().is_empty() { 0 } else { geometry.groups } {
                 let index = geometry.scale_index(row, group);
                 match packed.scales() {
-                    Scales::F32(scales) => record[self.scale_at + group] = scales[index].to_bits(),
+                    Scales::F32(scales) => {
+                        side_row[self.scale_at + group] = scales[index].to_bits()
+                    }
                     Scales::F16(scales) => {
-                        record[self.scale_at + group / 2] |=
+                        side_row[self.scale_at + group / 2] |=
                             u32::from(scales[index].to_bits()) << (16 * (group % 2));
                     }
                 }
                 if !packed.zeros().is_empty() {
-                    record[self.zero_at + group / 4] |=
+                    side_row[self.zero_at + group / 4] |=
                         u32::from(packed.zeros()[index]) << (8 * (group % 4));
                 }
             }

@@ -44,7 +44,8 @@ pub fn check_activations(
     if layout.k == 0 {
         return Ok(judged);
     }
-    for (row, (x_row, record)) in x.chunks(layout.k).zip(words.chunks(layout.row_words)).enumerate()
+    for (row, (x_row, packed_row)) in
+        x.chunks(layout.k).zip(words.chunks(layout.row_words)).enumerate()
     {
         let group_columns = layout.group_blocks * 32;
         for group in 0..layout.groups {
@@ -54,8 +55,8 @@ pub fn check_activations(
                 ActivationGranularity::Tensor => x,
                 _ => &x_row[columns.clone()],
             };
-            let scale = f32::from_bits(record[layout.scale_at + group]);
-            let zero = record[layout.zero_at + group] as i32;
+            let scale = f32::from_bits(packed_row[layout.scale_at + group]);
+            let zero = packed_row[layout.zero_at + group] as i32;
             match static_scale {
                 Some(fixed) if (scale, zero) == fixed => {}
                 Some((s, z)) => judged.refuse(format!(
@@ -74,7 +75,7 @@ pub fn check_activations(
             let dead = static_scale.is_none() && scale == 1.0 && zero == 0 && largest(shared) < 0.5;
             let least = if format.is_symmetric() { -127.0 } else { -128.0 };
             for column in columns {
-                let code = code(record, column);
+                let code = code(packed_row, column);
                 let real = if dead {
                     0.0
                 } else {
@@ -98,9 +99,9 @@ pub fn check_activations(
             }
         }
         for block in 0..layout.blocks {
-            let codes = (32 * block..32 * block + 32).map(|column| code(record, column));
+            let codes = (32 * block..32 * block + 32).map(|column| code(packed_row, column));
             let padding = codes.clone().skip((layout.k - 32 * block).min(32)).any(|code| code != 0);
-            let sum = record[layout.sum_at + block] as i32;
+            let sum = packed_row[layout.sum_at + block] as i32;
             if padding || codes.map(i32::from).sum::<i32>() != sum {
                 judged.refuse(format!(
                     "row {row}, block {block}: the sum {sum} does not match the codes, or the padding is not 0"
@@ -112,8 +113,8 @@ pub fn check_activations(
     Ok(judged)
 }
 
-fn code(record: &[u32], column: usize) -> i8 {
-    record[column / 4].to_le_bytes()[column % 4] as i8
+fn code(packed_row: &[u32], column: usize) -> i8 {
+    packed_row[column / 4].to_le_bytes()[column % 4] as i8
 }
 
 fn largest(x: &[f32]) -> f64 {
