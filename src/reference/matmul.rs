@@ -121,7 +121,7 @@ pub(super) fn flushes(weight: &Weight, zero_folded: bool) -> f64 {
 /// })?;
 /// assert_eq!(expected[0].value, 127.0 - 2.0 * 64.0 + 0.5);
 /// assert_eq!(expected[1].value, 3.0 + 2.0 * 127.0);
-/// assert!(expected[1].bound < 1e-4);
+/// assert!(expected[1].bound < 2e-4); // four roundings of 2⁻²³ each
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
