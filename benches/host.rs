@@ -1,4 +1,5 @@
-//! Making weights on the host: quantize, prune, compress, and the kernel layout.
+//! Benchmarks of making weights on the host: quantizing, pruning, packing, and converting to the
+//! kernel layout.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use lowbit::compress::{compress24, prune_magnitude, quantize};

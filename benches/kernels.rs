@@ -1,7 +1,9 @@
-//! Kernels on the best adapter: matmul by regime and format, of floats and of X that is quantized
-//! on the way, making weights, undoing them, and what takes X alone.
-//! Whole submissions, the wait counted in; `lowbit bench` sets them beside the adapter's
-//! limits.
+//! Benchmarks of kernels on the best adapter: matmuls by row range and format, of floats and of X
+//! that is quantized in the same submission; quantizing and dequantizing weights; and the ops that
+//! have only X.
+//!
+//! Each measurement is a whole submission, including the wait. `lowbit bench` compares such times
+//! with the limits of the adapter.
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use lowbit::compress::calibrate::Observer;
@@ -18,7 +20,7 @@ use lowbit::ops::{
 use pollster::block_on;
 use std::collections::BTreeSet;
 
-/// The formats of the case table whose groups align, f32 scales only: what is timed.
+/// Returns the formats to measure: those of the case table with aligned groups and f32 scales.
 fn formats() -> Vec<WeightFormat> {
     let cases = table(Extent::Quick);
     let names: BTreeSet<_> = cases.iter().map(|case| case.format.to_string()).collect();
@@ -61,7 +63,7 @@ fn matmul(c: &mut Criterion, host: &Host) {
     }
 }
 
-/// X to codes, bound to buffers of its own; and the codes.
+/// Returns a plan that quantizes X, bound to its own buffers, and the buffer of codes.
 fn quantizing(
     host: &Host,
     x: &wgpu::Buffer,
@@ -81,7 +83,7 @@ fn activation_formats() -> impl Iterator<Item = ActivationFormat> {
     names.into_iter().map(|name| name.parse().expect("a format"))
 }
 
-/// Products of integers, with X quantized in the same submission.
+/// Measures integer matmuls with X quantized in the same submission.
 fn integer_matmul(c: &mut Criterion, host: &Host) {
     let (n, k) = (1024usize, 1024usize);
     let w = weights(n, k);
@@ -122,7 +124,7 @@ fn integer_matmul(c: &mut Criterion, host: &Host) {
     }
 }
 
-/// X to codes, X observed, and both passes of X fake-quantized.
+/// Measures quantizing X, observing X, and both passes of fake quantization.
 fn of_x(c: &mut Criterion, host: &Host) {
     let (m, k) = (128u32, 1024u32);
     let shape = format!("m{m}k{k}");
@@ -235,7 +237,8 @@ fn dequantize(c: &mut Criterion, host: &Host) {
     group.finish();
 }
 
-/// Canonical weights to the layout of kernels: on the device, and on one thread of the host.
+/// Measures the conversion of canonical weights to the kernel layout, on the device and on one
+/// thread of the host.
 fn repack(c: &mut Criterion, host: &Host) {
     let (n, k) = (1024, 1024);
     let w = weights(n, k);
@@ -253,14 +256,15 @@ fn repack(c: &mut Criterion, host: &Host) {
     group.finish();
 }
 
-/// All matmuls of a small encoder (MiniLM's shapes, up to 128 rows) on fresh kernels, planned,
-/// bound and run once in each regime, since some drivers compile at the first dispatch: as the
-/// driver compiles them, and with its pipeline cache of an earlier build. Mesa keeps a cache of
-/// its own on disk: `MESA_SHADER_CACHE_DISABLE=true` shows both without it.
+/// Measures all matmuls of a small encoder (MiniLM's shapes, up to 128 rows) on fresh kernels. They
+/// are planned, bound and run once per row range, because some drivers compile at the first
+/// dispatch. This is done without and with the driver's pipeline cache of an earlier build. Mesa
+/// also keeps a cache of its own on disk; `MESA_SHADER_CACHE_DISABLE=true` shows the times without
+/// it.
 fn plans(c: &mut Criterion) {
     let mut group = c.benchmark_group("plan/MiniLM");
     let cache = tempfile::tempdir().expect("a folder");
-    // As `Host::new` asks for it.
+    // The adapter is requested as `Host::new` does it.
     let adapter =
         block_on(wgpu::Instance::default().request_adapter(&wgpu::RequestAdapterOptions {
             power_preference: wgpu::PowerPreference::HighPerformance,
@@ -276,7 +280,7 @@ fn plans(c: &mut Criterion) {
                 BatchSize::PerIteration,
             );
         });
-        // SAFETY: the folder is fresh, and this process's own.
+        // SAFETY: the folder is new and belongs to this process.
         let cached = || unsafe { Host::with_pipelines_in(&adapter, cache.path()) };
         let first = Matrices::new(cached().expect("a host"), format);
         first.run();
@@ -295,7 +299,7 @@ fn plans(c: &mut Criterion) {
     group.finish();
 }
 
-/// The matrices of a small encoder's layer on a device of their own.
+/// The matrices of one layer of a small encoder, on a device of their own.
 struct Matrices {
     host: Host,
     weights: Vec<DeviceWeights>,

@@ -1,5 +1,6 @@
-//! Recording a bound matmul: how long it takes, and what it allocates beyond what wgpu does
-//! for the same commands. On wgpu's noop device, so that no driver is timed.
+//! Benchmark of recording a bound matmul: the time it takes, and the allocations it makes beyond
+//! those of wgpu for the same commands. It runs on wgpu's noop device, so that no driver is
+//! measured.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -34,7 +35,7 @@ fn recording(c: &mut Criterion) {
             all as i64 - wgpu as i64
         );
         assert_eq!(all, wgpu);
-        // A pass is opened and submitted with each hundred.
+        // The time to open and submit a pass is shared by a hundred recordings.
         group.bench_function(format!("{name}, lowbit"), |b| b.iter(|| allocations(&noop, ours)));
         group.bench_function(format!("{name}, by hand"), |b| b.iter(|| allocations(&noop, theirs)));
     }

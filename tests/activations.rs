@@ -1,4 +1,4 @@
-//! Quantized activations on the device, against their definition.
+//! Tests of quantizing activations on the device, against the definition.
 
 use half::f16;
 use lowbit::format::{ActivationFormat, ActivationGranularity, ActivationLayout};
@@ -24,14 +24,14 @@ const FORMATS: [&str; 8] = [
     "int8-g128",
 ];
 
-/// Where X and the output start: no multiple of a binding's alignment.
+/// The offset of X and of the output in bytes. It is not a multiple of a binding's alignment.
 const X_AT: u64 = 32;
 const Y_AT: u64 = 48;
 
 struct Job {
     spec: QuantizeActivationsSpec,
     m: u32,
-    /// `[m, k]`.
+    /// The values of X, `[m, k]`.
     x: Vec<f32>,
     given: Option<(f32, i32)>,
 }
@@ -49,7 +49,8 @@ impl Job {
         Self { spec: spec.with_stride(stride), m, x, given: None }
     }
 
-    /// Words of the output's rows; everything around X is NaN, and around the output as it was.
+    /// Returns the words of the output's rows, after checking that nothing around the output
+    /// changed. X is surrounded by NaN.
     fn run(&self, host: &Host) -> Vec<u32> {
         let spec = &self.spec;
         let plan = block_on(QuantizeActivationsPlan::new(host.kernels(), spec)).unwrap();
@@ -86,7 +87,7 @@ impl Job {
         let got = host.read(&y, 0, count).unwrap();
         let (first, rows) = ((Y_AT / 4) as usize, (plan.output_bytes(self.m) / 4) as usize);
         let layout = plan.layout();
-        // A row's last words pad it to quads, and nobody writes them.
+        // The last words of a row pad it to a multiple of four. No kernel writes them.
         let mut out = got[first..first + rows].to_vec();
         for row in out.chunks_mut(layout.row_words.max(1)) {
             let used = layout.sum_at + layout.blocks;
@@ -109,11 +110,11 @@ impl Job {
 }
 
 fn hosts() -> Vec<Host> {
-    // With bindings that split rows and grids that fold.
+    // The small host splits rows into several bindings and folds grids.
     crate::common::large_and_small(16 << 10, 3)
 }
 
-/// Bell-shaped rows, of very different sizes.
+/// Returns bell-shaped rows of very different magnitudes.
 fn normal(m: u32, k: u32, seed: u64) -> Vec<f32> {
     let mut random = crate::common::Random(seed);
     let mut bell = || (0..4).map(|_| random.float()).sum::<f32>();
@@ -153,7 +154,7 @@ fn ranges_that_are_odd() {
                 row(|i| if i == 0 { f32::MIN_POSITIVE } else { 0.0 }),
                 row(f32::from_bits),
                 row(|i| 1e-30 * i as f32),
-                // Ties: halves of a step.
+                // Multiples of half a step, which are ties.
                 row(|i| if i == 0 { 127.0 } else { i as f32 - 48.5 }),
             ];
             for x in &rows {
@@ -161,7 +162,7 @@ fn ranges_that_are_odd() {
             }
             let all: Vec<f32> = rows.concat();
             Job::new(format, FloatType::F32, (rows.len() as u32, k), 4, all).check(&host);
-            // What is not finite shows, in the last column too.
+            // Values that are not finite must show, even in the last column.
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 for at in [0, 40, 95] {
                     let mut x = normal(2, k, 3);
@@ -192,7 +193,7 @@ fn given_scales_are_taken() {
     }
 }
 
-/// A check that cannot fail shows nothing.
+/// Shows that the check can fail.
 #[test]
 fn faults_are_found() {
     let Some(host) = crate::common::host() else { return };
@@ -280,13 +281,13 @@ fn every_kernel_validates() {
     assert!(seen.len() >= 40, "{}", seen.len());
 }
 
-/// A device may flush a subnormal x to 0, and nothing else.
+/// A device may flush a subnormal x to 0, but nothing else.
 #[test]
 fn subnormals_may_count_as_zero() {
     let format = ActivationFormat::int8(ActivationGranularity::Tensor);
     let layout = format.layout(32).unwrap();
     let mut x = vec![0.0; 32];
-    // A scale of 2⁻¹²⁶, and 0.9 of it: a code of 1, or of 0 where it is flushed.
+    // The scale is 2⁻¹²⁶, and x is 0.9 times that: its code is 1, or 0 if x is flushed.
     (x[0], x[1]) = (127.0 * f32::MIN_POSITIVE, 0.9 * f32::MIN_POSITIVE);
     x[2] = f32::MIN_POSITIVE;
     assert!(x[1].is_subnormal() && x[2].is_normal());

@@ -1,4 +1,4 @@
-//! Properties of pruning and quantizing, over random matrices of every format.
+//! Properties of pruning and quantizing, tested with random matrices of every format.
 
 use lowbit::compress::{
     CompressError, compress24, dequantize, expand24, prune_magnitude, quantize, quantize_masked,
@@ -15,7 +15,7 @@ struct Matrix {
     w: Vec<f32>,
 }
 
-/// Weights within f16's range, with zeros of both signs, ties and subnormals among them.
+/// Generates weights within the range of f16, including zeros of both signs, ties and subnormals.
 fn weight() -> impl Strategy<Value = f32> {
     prop_oneof![
         6 => -4.0f32..4.0,
@@ -58,7 +58,7 @@ fn format() -> impl Strategy<Value = WeightFormat> {
     })
 }
 
-/// A mask that has nothing to do with magnitudes; some quads ask for fewer than two.
+/// Returns a mask that is unrelated to magnitudes. Some groups of four keep fewer than two weights.
 fn random_mask(n: usize, k: usize, seed: u64) -> Mask24 {
     let pair = |row: usize, quad: usize| {
         let mixed = (seed ^ (row * 1009 + quad) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -75,13 +75,13 @@ fn bits(w: &[f32]) -> Vec<u32> {
     w.iter().map(|x| x.to_bits()).collect()
 }
 
-/// `max |c − z|` of a format: how many steps of the scale its range may span.
+/// Returns `max |c − z|` of a format, which is the number of steps that its range may span.
 fn steps(format: &WeightFormat) -> f64 {
     let (low, high) = format.code_range().unwrap();
     f64::from(if format.is_symmetric() { high - format.symmetric_zero() } else { high - low })
 }
 
-/// Every weight of a group, pruned ones left out.
+/// Returns the kept weights of a group.
 fn members<'a>(
     packed: &'a PackedWeights,
     w: &'a [f32],
@@ -98,8 +98,8 @@ fn members<'a>(
     })
 }
 
-/// Scales and zero points from their formulas, in f64 where that is exact enough to
-/// round once: a sum or quotient of two f32 does (53 ≥ 2·24 + 2).
+/// Checks scales and zero points with their formulas in f64. f64 is precise enough to round a sum
+/// or quotient of two f32 correctly (53 ≥ 2·24 + 2).
 fn check_scales(packed: &PackedWeights, w: &[f32]) -> Result<(), TestCaseError> {
     let (g, format) = (packed.geometry(), packed.format());
     for index in 0..g.scales {
@@ -126,17 +126,17 @@ fn check_scales(packed: &PackedWeights, w: &[f32]) -> Result<(), TestCaseError> 
     Ok(())
 }
 
-/// Codes from their formula, and how far what they restore is from the weights.
+/// Checks codes with their formula, and bounds the difference between weights and restored weights.
 ///
-/// With u = 2⁻²⁴, s the scale, L = [`steps`]:
+/// Let u = 2⁻²⁴, let s be the scale and L = [`steps`]:
 ///
-/// - the quotient errs by at most (L + 1)·u, rounding it by ½, and the product
-///   `(c − z)·s` by (L + 1)·u steps: ½ + 2(L + 1)u in all where nothing is clamped;
-/// - clamping cuts off no more than the range exceeds L steps of the stored scale, whose
-///   sum, quotient and f16 rounding err by u, u and 2⁻¹¹: L·(2u + 2⁻¹¹), and L·u more for
-///   the quotient that gives the zero point.
+/// - the quotient has an error of at most (L + 1)·u, rounding it adds ½, and the product `(c −
+///   z)·s` has an error of (L + 1)·u steps. This is ½ + 2(L + 1)u in total if nothing is clamped;
+/// - clamping cuts off at most the amount by which the range exceeds L steps of the stored scale.
+///   The sum, the quotient and the f16 rounding of the scale have errors of u, u and 2⁻¹¹, which is
+///   L·(2u + 2⁻¹¹), and the quotient that gives the zero point adds L·u.
 ///
-/// So ½ + L·2⁻¹¹ + 6(L + 1)u covers every weight, the f16 term with f16 scales only.
+/// So ½ + L·2⁻¹¹ + 6(L + 1)u covers every weight. The f16 term applies only to f16 scales.
 fn check_codes(packed: &PackedWeights, w: &[f32]) -> Result<(), TestCaseError> {
     let (g, format) = (packed.geometry(), packed.format());
     let restored = dequantize(packed);
@@ -174,7 +174,7 @@ fn check_codes(packed: &PackedWeights, w: &[f32]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// Whatever fills the last word of a row is the code of zero of its last group.
+/// Checks that the rest of the last word of a row contains the zero point of the row's last group.
 fn check_padding(packed: &PackedWeights) {
     let (g, format) = (packed.geometry(), packed.format());
     for row in 0..g.n {
@@ -204,7 +204,7 @@ proptest! {
             _ => quantize(&m.w, m.n, m.k, &format),
         };
         let packed = match result {
-            // Only a group of tiny weights has no f16 scale, as the strategy goes.
+            // With these weights, only a group of tiny weights can lack an f16 scale.
             Err(CompressError::ScaleRange { low, high, scale_type, .. }) => {
                 prop_assert_eq!(scale_type, ScaleType::F16);
                 let scale = f64::from(high.max(-low)) / steps(&format);
@@ -233,12 +233,12 @@ proptest! {
                 .collect();
             prop_assert_eq!(bits(&dequantize(&packed)), bits(&kept));
         }
-        // The kernel layout pads with the same zeros, so nothing is lost on the way.
+        // The kernel layout pads with the same codes, so the conversion is lossless.
         let layout = DeviceLayout::new(format, m.n, m.k, RowOrder::Rows).unwrap();
         prop_assert_eq!(layout.unpack(&layout.pack(&packed, 0..m.n)).unwrap(), packed);
     }
 
-    /// A second pass with the scales' own values changes nothing, where they are exact.
+    /// Quantizing weights that are exact multiples of a power-of-two scale changes nothing.
     #[test]
     fn codes_of_a_power_of_two_scale_are_exact(
         codes in prop::collection::vec(-127i32..=127, 1..40),
@@ -260,7 +260,7 @@ proptest! {
     #[test]
     fn pruning_keeps_the_largest(m in matrix()) {
         let mask = prune_magnitude(&m.w, m.n, m.k).unwrap();
-        // Normalising again changes nothing, past K either.
+        // Normalizing again changes nothing, even past K.
         let again = Mask24::from_fn(m.n, m.k, |row, k| mask.keeps(row, k)).unwrap();
         prop_assert_eq!(&mask, &again);
         for row in 0..m.n {
@@ -286,14 +286,14 @@ proptest! {
         prop_assert_eq!(bits(&compress24(&dense, &mask).unwrap()), bits(&values));
     }
 
-    /// Any bits at all: an answer or an error that names what is there, never a panic.
+    /// Any bits must give a result or an error that names the right weight, and never a panic.
     #[test]
     fn any_bits_are_handled(
         raw in prop::collection::vec(any::<u32>(), 24),
         format in format(),
         calm in any::<bool>(),
     ) {
-        // Clearing the exponent's top bits makes every weight finite.
+        // Clearing the highest bit of the exponent makes every weight finite.
         let bits_of = |b: u32| f32::from_bits(if calm { b & 0xbfff_ffff } else { b });
         let w: Vec<f32> = raw.into_iter().map(bits_of).collect();
         let first = w.iter().position(|x| !x.is_finite());
@@ -312,7 +312,7 @@ proptest! {
                 prop_assert!(matches!(error, CompressError::ScaleRange { .. }), "{}", error)
             }
             (Ok(packed), None) => {
-                // ±MAX itself may come back infinite.
+                // ±MAX itself may become infinite.
                 let max = w.iter().any(|x| x.abs() == f32::MAX);
                 prop_assert!(max || dequantize(&packed).iter().all(|x| x.is_finite()));
             }

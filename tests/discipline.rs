@@ -1,9 +1,9 @@
-//! Rules of the source that no compiler checks: who submits and waits, and that nothing
-//! panics. The checks are themselves checked on planted text.
+//! Rules of the source that the compiler does not check: who may submit and wait, and that nothing
+//! panics. The checks are tested on planted text.
 
 use std::path::{Path, PathBuf};
 
-/// A line of code outside of tests and comments: file, number, text.
+/// A line of code outside of tests and comments.
 struct Line {
     file: String,
     number: usize,
@@ -16,8 +16,7 @@ impl std::fmt::Display for Line {
     }
 }
 
-/// The code of a file, less comments, the text of strings, and modules that are only there
-/// for tests.
+/// Returns the code of a file without comments, the text of strings, and test-only modules.
 fn code(file: &str, source: &str) -> Vec<Line> {
     let mut lines = Vec::new();
     let mut depth: Option<usize> = None;
@@ -26,7 +25,7 @@ fn code(file: &str, source: &str) -> Vec<Line> {
         let text = strip(line);
         let indent = line.len() - line.trim_start().len();
         if let Some(at) = depth {
-            // rustfmt puts the brace that closes an item at the item's indentation.
+            // rustfmt puts the closing brace of an item at the item's indentation.
             if indent == at && line.trim_start().starts_with('}') {
                 depth = None;
             }
@@ -49,7 +48,7 @@ fn code(file: &str, source: &str) -> Vec<Line> {
     lines
 }
 
-/// Without comments, and with empty strings.
+/// Returns the line without comments and with empty strings.
 fn strip(line: &str) -> String {
     let mut out = String::new();
     let mut chars = line.chars().peekable();
@@ -57,7 +56,7 @@ fn strip(line: &str) -> String {
     while let Some(c) = chars.next() {
         match c {
             '\\' if in_string => drop(chars.next()),
-            // A quote as a character is no string.
+            // A quote in a character literal does not start a string.
             '\'' if !in_string && chars.peek() == Some(&'"') => drop(chars.next()),
             '"' => {
                 in_string = !in_string;
@@ -82,7 +81,7 @@ fn rust_files(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// Every line of code under `src/`.
+/// Returns every line of code under `src/`.
 fn sources() -> Vec<Line> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
@@ -91,7 +90,7 @@ fn sources() -> Vec<Line> {
     let mut lines = Vec::new();
     for path in files {
         let name = path.strip_prefix(&root).unwrap().to_string_lossy().replace('\\', "/");
-        // Modules that a `#[cfg(test)] mod tests;` elsewhere includes.
+        // These modules are included by a `#[cfg(test)] mod tests;` in another file.
         if !name.ends_with("/tests.rs") {
             lines.extend(code(&name, &std::fs::read_to_string(&path).unwrap()));
         }
@@ -101,7 +100,7 @@ fn sources() -> Vec<Line> {
     lines
 }
 
-/// Submissions, polls and waits where there may be none.
+/// Returns submissions, polls and waits in files that must not contain them.
 fn waits(lines: &[Line]) -> Vec<String> {
     let at_all = [".poll(", ".poll_all(", ".map_async(", ".on_submitted_work_done("];
     let found = lines.iter().filter(|line| {
@@ -111,7 +110,7 @@ fn waits(lines: &[Line]) -> Vec<String> {
             return false;
         }
         at_all.iter().any(|call| text.contains(call))
-            // What stands on `host` goes through it.
+            // Modules above `host` may submit through it.
             || [".submit(", ".submit_async("].iter().any(|call| {
                 text.contains(call) && !(above && text.contains(&format!("host{call}")))
             })
@@ -126,7 +125,7 @@ fn only_the_host_submits_and_waits() {
     let lines = sources();
     let found = waits(&lines);
     assert!(found.is_empty(), "outside src/host.rs and src/host/:\n{}", found.join("\n"));
-    // The search finds what is there.
+    // The search must find the calls that exist.
     for call in [".submit(", ".poll(", ".map_async(", "block_on("] {
         let of_host = |file: &str| file == "host.rs" || file.starts_with("host/");
         let there = lines.iter().any(|line| of_host(&line.file) && line.text.contains(call));
@@ -134,7 +133,7 @@ fn only_the_host_submits_and_waits() {
     }
 }
 
-/// Calls that panic. Indexing, slicing and arithmetic are left to the tests.
+/// Calls that panic. Indexing, slicing and arithmetic are covered by tests.
 const PANICS: [&str; 12] = [
     ".unwrap()",
     ".expect(",
@@ -150,7 +149,7 @@ const PANICS: [&str; 12] = [
     "unwrap_unchecked(",
 ];
 
-/// Where a panic may stand: file, call, how often, why.
+/// The places where a panic is allowed: file, call, number of calls, and the reason.
 const ALLOWED: [(&str, &str, usize, &str); 2] = [
     (
         "gpu/fragments.rs",
@@ -174,7 +173,7 @@ fn panics(lines: &[Line]) -> Vec<(String, &'static str, String)> {
             while let Some(at) = line.text[from..].find(call) {
                 let start = from + at;
                 from = start + call.len();
-                // `debug_assert!(` is another word; `.unwrap()` begins with its dot.
+                // `debug_assert!(` is a different word, while `.unwrap()` begins with its own dot.
                 let before = line.text[..start].chars().next_back();
                 let inside = before.is_some_and(|c| c.is_alphanumeric() || c == '_');
                 if call.starts_with('.') || !inside {
@@ -203,7 +202,7 @@ fn nothing_panics() {
     assert!(found.is_empty(), "panics:\n{}", found.join("\n"));
 }
 
-/// `unsafe` says why it is sound, in the lines above it.
+/// Every `unsafe` has a comment above it that says why it is sound.
 #[test]
 fn unsafe_is_argued() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
@@ -216,15 +215,15 @@ fn unsafe_is_argued() {
         let source = std::fs::read_to_string(root.join(&line.file)).unwrap();
         let above: Vec<_> = source.lines().take(line.number - 1).collect();
         let above = &above[above.len().saturating_sub(10)..];
-        // An unsafe function states what its callers owe.
+        // An unsafe function documents the duties of its callers.
         let wanted = if line.text.contains("unsafe fn ") { "/// # Safety" } else { "// SAFETY: " };
         assert!(above.iter().any(|l| l.contains(wanted)), "{line}");
     }
-    // The shader modules without loop bounding.
+    // At least the creation of shader modules without loop bounding is unsafe.
     assert!(seen >= 1);
 }
 
-/// Arrows go one way: what knows nothing of wgpu, and what nothing below may know of.
+/// Modules depend in one direction only, and the lower ones do not know wgpu.
 #[test]
 fn modules_depend_one_way() {
     let forbidden: [(&str, &[&str]); 5] = [
@@ -276,7 +275,7 @@ fn modules_depend_one_way() {
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
-/// The searches see what they are for.
+/// Checks that the searches find planted faults.
 #[test]
 fn planted_faults_are_found() {
     let source = r#"

@@ -1,4 +1,4 @@
-//! The engine's example, as a test: it judges all that it reads back.
+//! The engine example, run as a test. It checks all of its results.
 
 #[path = "../examples/engine/main.rs"]
 mod example;
@@ -10,7 +10,7 @@ fn the_engines_frame_is_right() {
     }
 }
 
-/// It is documentation: short enough to read.
+/// The example is documentation, so it must be short enough to read.
 #[test]
 fn the_program_is_short() {
     assert!(include_str!("../examples/engine/main.rs").lines().count() < 90);

@@ -1,4 +1,4 @@
-//! Fake quantization and its gradients on the device, against their definition.
+//! Tests of fake quantization and its gradients on the device, against the definition.
 
 use half::f16;
 use lowbit::format::{ActivationGranularity, Granularity, Scales, WeightFormat};
@@ -17,10 +17,10 @@ use lowbit::reference::{
 };
 use pollster::block_on;
 
-/// NaN as f32, and as either half.
+/// A word that is NaN as f32 and as either f16.
 const HOLE: u32 = 0x7fc5_7fc5;
 
-/// Where data start: no multiples of a binding's alignment.
+/// The offsets of the data in bytes. They are not multiples of a binding's alignment.
 const X_AT: u64 = 32;
 const Y_AT: u64 = 12;
 const DY_AT: u64 = 48;
@@ -64,7 +64,7 @@ fn rounded(float: FloatType, values: Vec<f32>) -> Vec<f32> {
     values.into_iter().map(round).collect()
 }
 
-/// Rows in a buffer of holes, which are NaN.
+/// Rows in a buffer that is otherwise full of holes, which are NaN.
 #[derive(Clone, Copy)]
 struct Rows {
     float: FloatType,
@@ -98,7 +98,7 @@ impl Rows {
         words
     }
 
-    /// The values of `m` rows; around them everything must be as it was.
+    /// Returns the values of `m` rows, after checking that nothing around them changed.
     fn take(&self, words: &[u32], m: u32) -> Vec<f32> {
         let mut words = words.to_vec();
         let mut values = Vec::new();
@@ -132,7 +132,7 @@ struct Job {
     zeros: Vec<f32>,
 }
 
-/// What a forward and a backward pass gave.
+/// The results of a forward and a backward pass.
 #[derive(Clone, Debug)]
 struct Results {
     y: Vec<f32>,
@@ -149,7 +149,7 @@ impl Job {
         let groups = spec.scales(m) as usize;
         let (qmin, qmax) = spec.codes();
         let symmetric = spec.format.is_symmetric();
-        // A part of every group is clipped; row sizes are those of `normal`.
+        // A part of every group is clipped. The magnitudes of the rows are those of `normal`.
         let row_scales = (groups / m.max(1) as usize).max(1);
         let scale = |group| {
             let range = 2.0 * size(group / row_scales) / (qmax - qmin) as f32;
@@ -157,7 +157,7 @@ impl Job {
         };
         let scales = (0..groups).map(scale).collect();
         let mut random = crate::common::Random(!seed);
-        // Beyond the codes a little too, which counts as their ends.
+        // Some zero points are slightly outside the range of codes and are clamped to its ends.
         let middle = (qmin + qmax) as f32 / 2.0;
         let zero = |_| middle + 0.55 * (qmax - qmin) as f32 * random.float();
         let zeros = (0..if symmetric { 0 } else { groups }).map(zero).collect();
@@ -179,7 +179,7 @@ impl Job {
         let dx = rows(spec.input, DX_AT, spec.x_stride);
         let groups = spec.scales(m) as usize;
         let most = spec.scales(spec.max_m) as usize;
-        // A word, or two, before scales and what is like them, and holes behind.
+        // Scales and the like start after one or two words and are followed by holes.
         let side = |values: &[f32], at: usize| {
             let mut words = vec![HOLE; most + at + 9];
             words[at..at + values.len()].copy_from_slice(bytemuck::cast_slice(values));
@@ -238,7 +238,7 @@ impl Job {
         }
     }
 
-    /// The first fault of what a run gave.
+    /// Returns the first fault in the results of a run, if there is one.
     fn fault(&self, got: &Results) -> Option<String> {
         let spec = &self.spec;
         let case = self.case(&got.scales, &got.zeros);
@@ -265,16 +265,16 @@ impl Job {
 }
 
 fn hosts() -> Vec<Host> {
-    // With bindings that split rows and grids that fold.
+    // The small host splits rows into several bindings and folds grids.
     crate::common::large_and_small(64 << 10, 5)
 }
 
-/// How large a row of `normal` is.
+/// Returns the factor that a row of `normal` is multiplied by.
 fn size(row: usize) -> f32 {
     [1.0, 1e-2, 300.0][row % 3]
 }
 
-/// Bell-shaped rows, of very different sizes.
+/// Returns bell-shaped rows of very different magnitudes.
 fn normal(m: u32, k: u32, seed: u64) -> Vec<f32> {
     let mut random = crate::common::Random(seed);
     let mut bell = || (0..4).map(|_| random.float()).sum::<f32>();
@@ -285,8 +285,8 @@ fn format(name: &str) -> WeightFormat {
     name.parse().unwrap()
 }
 
-/// Every format, given and dynamic, with and without gradient scale, over types, ragged shapes,
-/// strides and two devices.
+/// Tests every format with static and dynamic scales, with and without gradient scale, for all
+/// types, ragged shapes, strides and two devices.
 #[test]
 fn everything_is_within_its_contract() {
     let shapes = [
@@ -310,7 +310,7 @@ fn everything_is_within_its_contract() {
                     FLOATS.into_iter().flat_map(|x| FLOATS.map(|y| (x, y))).enumerate()
                 {
                     let wide = (k + 10) as u64 * 4 > host.kernels().caps().max_binding;
-                    // Over long rows one pair of types a format.
+                    // Long rows are tested with one pair of types per format.
                     if wide || (k > 2000 && n != (i + j) % 4) {
                         continue;
                     }
@@ -332,7 +332,7 @@ fn everything_is_within_its_contract() {
     }
 }
 
-/// The order of sums is fixed: twice the same bits, whatever else differs.
+/// The order of sums is fixed, so two runs give the same bits, whatever else differs.
 #[test]
 fn sums_are_the_same_again() {
     let Some(host) = crate::common::host() else { return };
@@ -350,7 +350,7 @@ fn sums_are_the_same_again() {
     }
 }
 
-/// Ties, ends of the range, zeros of both signs, subnormals and the largest numbers.
+/// Tests ties, ends of the range, zeros of both signs, subnormals and the largest numbers.
 #[test]
 fn values_that_are_odd() {
     for host in hosts() {
@@ -373,7 +373,8 @@ fn values_that_are_odd() {
                 let m = x.len() as u32 / k;
                 let spec = FakeQuantSpec::new(m, k, format(name));
                 Job::new(spec.clone(), m, x.clone(), 1).check(&host);
-                // Steps of 1 and ½, so that quotients are exact; and the ends of what divides.
+                // Steps of 1 and ½ make quotients exact. The others include the smallest and the
+                // largest scale that can divide.
                 for scale in [1.0, 0.5, f32::MIN_POSITIVE, 2.0f32.powi(126), 3e-30] {
                     let mut job = Job::new(spec.clone().with_given_scales(), m, x.clone(), 2);
                     job.scales.fill(scale);
@@ -385,8 +386,8 @@ fn values_that_are_odd() {
     }
 }
 
-/// NaN and infinities, in x, dy, scales and zero points, show where the contract says, and nowhere
-/// else: the oracle knows their groups.
+/// NaN and infinities in x, dy, scales and zero points must show where the definition says, and
+/// nowhere else. The reference knows which values share a group.
 #[test]
 fn what_is_not_finite_shows() {
     for host in hosts() {
@@ -430,14 +431,14 @@ fn what_is_not_finite_shows() {
     }
 }
 
-/// How far a quotient is from a tie of rounding.
+/// Returns the distance of a quotient from a rounding tie.
 fn from_tie(x: f32, scale: f32) -> f64 {
     let ratio = f64::from(x) / f64::from(scale);
     (ratio - ratio.floor() - 0.5).abs()
 }
 
-/// Weights that are fake-quantized by the scales of [`Host::compress`] are those that
-/// [`Host::dequantize`] gives, but next to ties.
+/// Fake-quantizing weights with the scales of [`Host::compress`] gives the weights that
+/// [`Host::dequantize`] returns, except near ties.
 #[test]
 fn it_agrees_with_compressed_weights() {
     let Some(host) = crate::common::host() else { return };
@@ -473,7 +474,8 @@ fn it_agrees_with_compressed_weights() {
         };
         let made = host.fake_quantize(&w, n as usize, k as usize, &format).unwrap();
         assert_eq!(made.scales.len(), groups);
-        // Dynamic scales are as near as floating point makes them; f16 ones may round over.
+        // Dynamic scales are accurate to floating-point rounding. f16 scales may round to the other
+        // neighbor.
         let near = if name.ends_with("f16s") { 1.0 / 1024.0 } else { 6.0 / 8_388_608.0 };
         for (a, b) in made.scales.iter().zip(&scales) {
             assert!((a - b).abs() <= near * b, "{name}: {a}, not {b}");
@@ -494,7 +496,8 @@ fn it_agrees_with_compressed_weights() {
     }
 }
 
-/// By the scale and zero point of quantized activations it gives what their codes stand for.
+/// With the scale and zero point of quantized activations, the results are the values that their
+/// codes represent.
 #[test]
 fn it_agrees_with_quantized_activations() {
     let Some(host) = crate::common::host() else { return };
@@ -531,11 +534,11 @@ fn it_agrees_with_quantized_activations() {
             let (row, column) = (at / k as usize, at % k as usize);
             let code = records[row][column / 4].to_le_bytes()[column % 4] as i8;
             let want = (f32::from(code) - zeros[row]) * scales[row];
-            // Those codes go through a reciprocal: 4 ulp of at most 255 steps.
+            // Those codes are computed with a reciprocal: 4 ulp of at most 255 steps.
             let tie = from_tie(x[at], scales[row]) <= 255.0 * 4.0 / 8_388_608.0;
             assert!((y - want).abs() <= 2.0 / 8_388_608.0 * want.abs() || tie, "{at}: {y} {want}");
         }
-        // And its own ranges are those.
+        // Its own ranges give the same scales.
         let made = host.fake_quantize(&x, m as usize, k as usize, &format).unwrap();
         for (a, b) in made.scales.iter().zip(&scales) {
             assert!((a - b).abs() <= 6.0 / 8_388_608.0 * b);
@@ -544,7 +547,7 @@ fn it_agrees_with_quantized_activations() {
     }
 }
 
-/// Slices in, slices out, and the gradients of slices.
+/// Tests the calls that take and return slices, and their gradients.
 #[test]
 fn the_host_does_both_passes() {
     let Some(host) = crate::common::host() else { return };
@@ -571,7 +574,7 @@ fn the_host_does_both_passes() {
 
 struct Fault {
     name: &'static str,
-    /// The kernel, by the start of its name.
+    /// The start of the kernel's name.
     kernel: &'static str,
     format: &'static str,
     given: bool,
@@ -727,17 +730,17 @@ const FAULTS: [Fault; 22] = [
     ),
 ];
 
-/// What a check cannot miss: each fault is found where the sound kernel passes.
+/// Every planted fault must be found, and the correct kernel must pass.
 #[test]
 fn planted_faults_are_found() {
     let Some(host) = crate::common::host() else { return };
     for fault in &FAULTS {
-        // Groups of 48 leave 4 columns, others 1 or more.
+        // Groups of 48 leave a remainder of 4 columns, and others of 1 or more.
         let (m, k) = (6, 100);
         let mut spec = FakeQuantSpec::new(m, k, format(fault.format)).with_gradient_scale();
         spec.given = fault.given;
         let mut x = normal(m, k, 41);
-        // Ranges hang on the last column.
+        // The last column determines the range.
         for (row, x) in x.chunks_mut(k as usize).enumerate() {
             x[k as usize - 1] = 4.5 * size(row);
         }
@@ -753,7 +756,7 @@ fn planted_faults_are_found() {
         let (from, to) = fault.replace;
         assert_eq!(text.matches(from).count(), 1, "{}: the shader has changed", fault.name);
         block_on(faulty.kernels().plant(shader, &text.replace(from, to))).unwrap();
-        // A range that stays shows in the second of two runs, of smaller x.
+        // A range that is not reset shows in the second of two runs, whose x are smaller.
         let smaller = || {
             let plan = block_on(FakeQuantPlan::new(faulty.kernels(), &spec)).unwrap();
             twice(&faulty, &plan, &job)
@@ -765,7 +768,7 @@ fn planted_faults_are_found() {
     }
 }
 
-/// Two recordings of one binding, with X halved in between: the second run's fault.
+/// Records one binding twice, halves X in between, and returns the fault of the second run.
 fn twice(host: &Host, plan: &FakeQuantPlan, job: &Job) -> Option<String> {
     let mut job = job.clone();
     let x = host.storage(bytemuck::cast_slice(&job.x)).unwrap();
@@ -832,11 +835,11 @@ fn what_cannot_be_is_refused() {
     let part = |role, planned| Err(BindError::Part { role, planned });
     assert_eq!(bind(FakeQuantArgs { zeros: None, ..forward }), part(Role::Zeros, true));
     let aliased = |role| Err(BindError::Aliased { role });
-    // In place is refused: a dispatch does not read and write one buffer.
+    // In place is refused, because a dispatch must not read and write the same buffer.
     let in_place = FakeQuantArgs { output: at(0), ..forward };
     assert_eq!(bind(in_place), aliased(Role::Activations));
     assert_eq!(bind(FakeQuantArgs { output: at(1), ..forward }), aliased(Role::Scales));
-    // Scales and zero points that are only read may share a buffer; those that are written not.
+    // Scales and zero points that are only read may share a buffer, but not if they are written.
     let shared =
         FakeQuantArgs { zeros: Some(SubBuffer { buffer: &buffers[1], offset: 8 }), ..forward };
     assert_eq!(bind(shared), Ok(()));

@@ -1,6 +1,6 @@
-//! Devices that are lost, too small or too slow, or are given what does not compile.
-//! tests/faults_memory.rs has those that run out of memory, tests/faults_driver.rs what only a
-//! driver can do.
+//! Tests with devices that are lost, too small or too slow, or that get shaders which do not
+//! compile. tests/faults_memory.rs tests devices that run out of memory, and tests/faults_driver.rs
+//! faults that only a driver can cause.
 
 mod common;
 
@@ -21,7 +21,7 @@ fn format() -> WeightFormat {
     "2:4+int8-channel".parse().unwrap()
 }
 
-/// A matmul that must come out right.
+/// Runs a matmul and checks its result.
 fn works(host: &Host) {
     common::multiplies(host).unwrap();
 }
@@ -46,7 +46,7 @@ fn assert_lost<T>(result: Result<T, HostError>) {
     assert!(matches!(device_error(&error), Some(DeviceError::Lost(_))), "{error:?}");
 }
 
-/// Every call of the host on a lost device.
+/// Makes every call of the host on a lost device and checks its error.
 fn all_lost(host: &Host, weights: &DeviceWeights, buffer: &wgpu::Buffer) {
     let start = Instant::now();
     assert_lost(host.upload(&ones()));
@@ -70,11 +70,11 @@ fn a_destroyed_device_is_lost() {
     let buffer = host.zeros(64).unwrap();
     host.device().destroy();
     all_lost(&host, &weights, &buffer);
-    // Once more, and for one that is made of what is left.
+    // All calls are repeated, and then tried with a new host on the same device.
     all_lost(&host, &weights, &buffer);
     let (info, limits) = (host.adapter_info().clone(), host.device().limits());
     let again = Host::with_device(info, host.device().clone(), host.queue().clone(), &limits);
-    // Its lost callback is spent, so that a new host cannot tell why nothing works.
+    // The device-lost callback has already run, so a new host cannot know why nothing works.
     match again.and_then(|again| again.storage(&[1])) {
         Err(HostError::Device(_)) => {}
         other => panic!("{other:?}"),
@@ -82,7 +82,7 @@ fn a_destroyed_device_is_lost() {
     works(&Host::new().unwrap());
 }
 
-/// Lost while a pass is recorded, and while another thread computes.
+/// Loses the device while a pass is recorded and another thread computes.
 #[test]
 fn a_device_lost_midway_is_an_error() {
     let Some(host) = common::host() else { return };
@@ -112,7 +112,7 @@ fn a_device_lost_midway_is_an_error() {
     works(&Host::new().unwrap());
 }
 
-/// More than the device's largest buffer: refused, and no harm done.
+/// Buffers that exceed the device's limit are refused, and the host stays usable.
 #[test]
 fn buffers_too_large_are_refused() {
     let Some(host) = common::host() else { return };
@@ -130,11 +130,11 @@ fn buffers_too_large_are_refused() {
     for bytes in [(1 << 20) + 4, 1 << 40, u64::MAX - 4, u64::MAX] {
         refused(host.zeros(bytes).unwrap_err(), &format!("{}", bytes.next_multiple_of(4)));
     }
-    // Filled through mapped memory, which there is none of.
+    // This buffer would be filled through mapped memory, which does not exist.
     refused(host.storage(&vec![7; 300_000]).unwrap_err(), "1200000");
     host.zeros(1 << 20).unwrap();
     works(&host);
-    // Reads that no buffer holds.
+    // These ranges are outside of the buffer.
     let buffer = host.storage(&[1, 2, 3, 4, 5, 6, 7, 8]).unwrap();
     for (first, words) in [(0, 9), (9, 1), (8, 1), (1 << 40, 1), (usize::MAX / 4, 4)] {
         let error = host.read(&buffer, first, words).unwrap_err();
@@ -145,7 +145,7 @@ fn buffers_too_large_are_refused() {
         assert!(matches!(error, HostError::TooLarge { .. }), "{error:?}");
     }
     assert_eq!(host.read(&buffer, 1, 3).unwrap(), [2, 3, 4]);
-    // A buffer that cannot be copied from.
+    // This buffer cannot be copied from.
     let usage = wgpu::BufferUsages::STORAGE;
     let label = None;
     let descriptor = wgpu::BufferDescriptor { label, size: 64, usage, mapped_at_creation: false };
@@ -155,7 +155,7 @@ fn buffers_too_large_are_refused() {
     works(&host);
 }
 
-/// A shader with two real fragments and a broken one between.
+/// Returns a shader with two real fragments and a broken one between them.
 fn broken(text: &'static str, entry: &'static str) -> Shader {
     let real = |name| *FRAGMENTS.iter().find(|f| f.name == name).unwrap();
     Shader {
@@ -193,7 +193,7 @@ fn a_shader_that_does_not_compile_names_its_line() {
         ("fn broken() -> u32 { return 1.5; }", ENTRY, "test/broken.wgsl:1"),
         ("fn other() -> u32 { return 1u; }\n", ENTRY, "test/entry.wgsl:3"),
         ("const SECOND: u32 = 1u;\nfn broken() -> u32 { return 1u; }", ENTRY, "test/broken.wgsl:1"),
-        // Types are checked after parsing, by the validator.
+        // The validator checks types after parsing.
         (
             "\nfn broken() -> u32 {\n    var a = array<u32, 4>(1u, 2u, 3u, 4u);\n    return a[7];\n}\n",
             ENTRY,
@@ -204,7 +204,8 @@ fn a_shader_that_does_not_compile_names_its_line() {
         assert!(at.iter().any(|at| at == place), "{place} is not in {at:?}");
         assert!(message.contains(place), "{place} is not in {message}");
     }
-    // No line to blame: no entry point, a missing binding, too many invocations.
+    // These errors belong to no line: a missing entry point, a missing binding, too many
+    // invocations.
     refused(&broken(good, "fn not_main() {}"));
     refused(&broken(
         good,
@@ -219,7 +220,7 @@ fn main() { y[0] = broken(); }",
     works(&host);
 }
 
-/// The device is the same after errors of every other kind.
+/// The device still works after errors of every other kind.
 #[test]
 fn errors_leave_the_host_usable() {
     let Some(host) = common::host() else { return };
@@ -237,14 +238,15 @@ fn errors_leave_the_host_usable() {
     caps.max_groups = 1;
     let (info, device) = (host.adapter_info().clone(), host.device().clone());
     let one = Host::with_caps(info, device, host.queue().clone(), &caps).unwrap();
-    // With one workgroup there is no room for 24 × 200 results of any schedule.
+    // With one workgroup, no schedule has room for 24 × 200 results.
     let x = vec![1.0; 200 * K];
     let error = one.matmul(&x, 200, &weights, None).unwrap_err();
     assert!(matches!(error, HostError::Bind(BindError::GridTooLarge { .. })), "{error:?}");
     works(&host);
 }
 
-/// Lost between a submission and its being read, and while a long queue is being worked off.
+/// Loses the device between a submission and its read-back, and while a long queue is being
+/// processed.
 #[test]
 fn a_device_lost_with_work_in_flight_is_an_error() {
     let Some(host) = common::host() else { return };
@@ -269,7 +271,7 @@ fn a_device_lost_with_work_in_flight_is_an_error() {
     works(&Host::new().unwrap());
 }
 
-/// A matmul of a GFLOP with all its rows.
+/// A matmul that takes one GFLOP if all its rows are recorded.
 struct Slow {
     weights: DeviceWeights,
     bound: lowbit::ops::BoundMatmul,
@@ -303,8 +305,8 @@ impl Slow {
     }
 }
 
-/// A dispatch that takes longer than a host waits. It says how long it waited; a longer wait
-/// suffices, and so does another device at once.
+/// A dispatch that takes longer than the host waits gives an error that says how long it waited. A
+/// longer wait is enough, and another device is not blocked.
 #[test]
 fn a_wait_has_an_end() {
     let Some(host) = common::host() else { return };
@@ -313,8 +315,8 @@ fn a_wait_has_an_end() {
     let run = |host: &Host, count: u32| {
         host.submit(|pass| (0..count).for_each(|_| slow.record(pass, Slow::ROWS)))
     };
-    // The first dispatch compiles on some drivers. However fast the machine, it has work for
-    // twenty times as long then.
+    // The first dispatch includes compilation on some drivers. Afterwards, however fast the machine
+    // is, it gets work for twenty times as long.
     run(&host, 1).unwrap();
     let start = Instant::now();
     run(&host, 1).unwrap();
@@ -328,14 +330,15 @@ fn a_wait_has_an_end() {
     let text = format!("{:.3} s", waited.as_secs_f64());
     assert!(error.to_string().contains(&text), "{error}");
     eprintln!("gave up after {waited:?} of {limit:?}");
-    // Another device does not wait for this one, and this one comes to its end.
+    // Another device does not wait for this one, and this one finishes its work.
     works(&Host::new().unwrap());
     let host = host.with_timeout(Duration::from_secs(120));
     host.read(&slow.y, 0, 1).unwrap();
     works(&host);
 }
 
-/// Limits beyond the adapter's: each is named, with what was asked for and what there is.
+/// Limits beyond those of the adapter are refused. The error names each limit with the requested
+/// and the available value.
 #[test]
 fn limits_beyond_the_adapter_are_refused() {
     let Some(host) = common::host() else { return };
@@ -363,14 +366,14 @@ fn limits_beyond_the_adapter_are_refused() {
 
 type Lower = fn(&mut wgpu::Limits);
 
-/// Plans on devices that have less than the kernels want.
+/// Tests plans on devices whose limits are lower than kernels need.
 #[test]
 fn devices_too_small_for_a_kernel_are_refused() {
     let Some(host) = common::host() else { return };
     let small = common::host_within(&host, |limits| {
         limits.max_storage_buffers_per_shader_stage = 2;
     });
-    // A matmul is chosen by what there is, other kernels are what they are.
+    // The kernel of a matmul is chosen by the limits, but the other ops have only one kernel.
     let error = small.matmul(&[1.0; K], 1, &small.upload(&ones()).unwrap(), None).unwrap_err();
     let HostError::Plan(PlanError::NotApplicable { what, need, have: 2, .. }) = &error else {
         panic!("{error:?}")
@@ -382,7 +385,7 @@ fn devices_too_small_for_a_kernel_are_refused() {
     };
     assert_eq!(*limit, "max_storage_buffers_per_shader_stage");
     assert!(*need > 2 && error.to_string().contains(kernel), "{error}");
-    // A schedule that wants more workgroup memory, or a larger workgroup.
+    // This schedule needs more workgroup memory or a larger workgroup.
     let schedule = Schedule::Tiled { m_tile: 64 };
     let spec = MatmulSpec::new(64, N as u32, K as u32, format());
     for (what, lower) in [

@@ -1,5 +1,6 @@
-//! A driver that fails at any one of its calls: memory, the compiler, the device itself, a
-//! submission that never ends. Each call of lowbit fails with the error that says so, and goes on.
+//! Tests with a driver that fails at any one of its calls: memory, the compiler, the device itself,
+//! or a submission that never ends. Every call of lowbit must return the matching error and remain
+//! usable.
 
 use crate::shim::{Fault, Shim};
 use lowbit::compress;
@@ -21,7 +22,7 @@ fn packed() -> PackedWeights {
 
 type Call = fn(&Host) -> Result<(), HostError>;
 
-/// What a host can be asked for, each on its own.
+/// The calls of a host. Each is tested on its own.
 const CALLS: [(&str, Call); 9] = [
     ("matmul", crate::common::multiplies),
     ("compress", |host| {
@@ -89,13 +90,13 @@ fn device_error(error: &HostError) -> Option<&DeviceError> {
     }
 }
 
-/// A fresh device behind a driver that can fail.
+/// Creates a new device with a driver that can fail.
 fn shim() -> Shim {
     Shim::new(&Host::new().unwrap()).unwrap()
 }
 
-/// Plants a fault in the first, second, … call of the driver, until none is left that it strikes:
-/// how many there were. A call that it struck must fail as `is` says.
+/// Plants a fault in the first, second, … call of the driver until there are no more calls, and
+/// returns how many there were. `is` must accept the error of the lowbit call that was hit.
 fn each(
     name: &str,
     call: Call,
@@ -103,7 +104,7 @@ fn each(
     mut shim: impl FnMut() -> Shim,
     is: impl Fn(&HostError) -> bool,
 ) -> usize {
-    // Of a fresh device no kernel is compiled yet, and a lost one is of no more use.
+    // A new device has not compiled any kernel yet, and a lost device cannot be used again.
     let fresh = fault != Fault::OutOfMemory;
     let mut driver = shim();
     for after in 0..200 {
@@ -135,8 +136,8 @@ fn without_a_fault_all_calls_work() {
     assert!(shim.readbacks() > 8 && !shim.clear());
 }
 
-/// The first, second, … allocation fails: the error names it and its size, and the same device
-/// goes on.
+/// The first, second, … allocation fails. The error names it and its size, and the device stays
+/// usable.
 #[test]
 fn every_allocation_may_fail() {
     if crate::common::host().is_none() {
@@ -160,8 +161,8 @@ fn every_allocation_may_fail() {
     }
 }
 
-/// The driver's compiler gives up on the first, second, … kernel: the error names it. Tuning
-/// passes over such kernels, but for the one that it would fall back to.
+/// The driver's compiler fails on the first, second, … kernel. The error names the kernel. Tuning
+/// skips such kernels, except the one that it would fall back to.
 #[test]
 fn every_kernel_may_fail_to_compile() {
     if crate::common::host().is_none() {
@@ -195,7 +196,7 @@ fn every_submission_may_lose_the_device() {
         eprintln!("{name}: the device was lost at each of {count} submissions in turn");
         assert!(count >= 1, "{name}");
     }
-    // A device that is lost stays so, and another works.
+    // A lost device stays lost, and another device works.
     let lost = shim();
     lost.plant(Fault::Lost, 0);
     for (name, call) in CALLS {
@@ -205,13 +206,14 @@ fn every_submission_may_lose_the_device() {
     crate::common::multiplies(&shim().host).unwrap();
 }
 
-/// The first, second, … submission never ends: the wait for it does, and says how long it was.
+/// The first, second, … submission never ends. The wait for it ends, and the error says how long it
+/// was.
 #[test]
 fn every_wait_may_time_out() {
     if crate::common::host().is_none() {
         return;
     }
-    // Longer than a busy machine takes to compile a kernel at its first dispatch.
+    // This is longer than a busy machine needs to compile a kernel at its first dispatch.
     let limit = Duration::from_secs(2);
     let impatient = || {
         let Shim { host, state } = shim();
@@ -227,7 +229,7 @@ fn every_wait_may_time_out() {
         }
         _ => false,
     };
-    // They mostly sleep.
+    // The threads mostly sleep.
     std::thread::scope(|scope| {
         for (name, call) in CALLS {
             scope.spawn(move || {
@@ -240,8 +242,8 @@ fn every_wait_may_time_out() {
     crate::common::multiplies(&shim().host).unwrap();
 }
 
-/// Tuning passes over a kernel that the driver does not compile, unless it is the one that is
-/// chosen without tuning; of other faults it fails.
+/// Tuning skips a kernel that the driver cannot compile, unless it is the one that is chosen
+/// without tuning. With other faults, tuning fails.
 #[test]
 fn tuning_fails_as_other_calls_do() {
     if crate::common::host().is_none() {

@@ -1,5 +1,5 @@
-//! A driver that returns garbage: what is read back is corrupted on its way, and nothing else. The
-//! conformance runner must fail every case by its name, and the host must say what cannot be.
+//! Tests with a driver that returns garbage: only what is read back is corrupted. The conformance
+//! runner must fail every case and name it, and the host must report impossible values.
 
 use crate::shim::Shim;
 use lowbit::compress::calibrate::{Observer, Statistics};
@@ -9,18 +9,18 @@ use lowbit::ops::{ObserveError, QuantizeWeightsError};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// What becomes of the bytes of one read-back.
+/// The way in which the bytes of one read-back are corrupted.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Garbage {
     Zeros,
     Ones,
     NotNumbers,
     Noise,
-    /// What was read back before, as far as it reaches.
+    /// The data of the previous read-back, as far as they reach.
     Stale,
-    /// The highest bit of the exponent of one word in the middle.
+    /// The highest exponent bit of one word in the middle is flipped.
     OneBit,
-    /// Of the last word, which no row reaches.
+    /// The last word, which is past all rows, is changed.
     Sentinel,
 }
 
@@ -66,12 +66,13 @@ fn shim() -> Shim {
     Shim::new(&Host::new().unwrap()).unwrap()
 }
 
-/// Some of the table: of each op, dense and 2:4, the first that is not empty and not large.
+/// Returns some cases of the table: for each op, dense and 2:4, the first that is neither empty nor
+/// large.
 fn cases() -> Vec<Case> {
     let mut found = HashMap::new();
     for case in conformance::table(Extent::Quick) {
         let size = case.m.max(1) * case.n.max(1) * case.k;
-        // Of an empty result there is nothing to corrupt but sentinels, and stale ones are as good.
+        // An empty result contains only sentinels, and stale sentinels are correct.
         let rows = matches!(case.op, Op::Compress | Op::Dequantize) || case.m > 0;
         let empty = !rows || (case.op.has_weights() && case.n == 0);
         let integer = matches!(case.op, Op::IntegerMatmul(_));
@@ -115,7 +116,7 @@ fn conformance_fails_whatever_is_read_back() {
     }
 }
 
-/// What the host can tell by itself, it says; of what it cannot, it makes no more of it.
+/// The host reports what it can detect, and does not make other errors worse.
 #[test]
 fn the_host_says_what_cannot_be() {
     if crate::common::host().is_none() {
@@ -133,7 +134,7 @@ fn the_host_says_what_cannot_be() {
         let format = "int8-g32-asym".parse().unwrap();
         let made = host.compress(&w, n, k, &format).map(drop);
         let impossible = match garbage {
-            // No index of a fault: as if all were well, were it not for what comes of it later.
+            // This index means that there was no error, so the host sees nothing wrong here.
             Garbage::Ones => made == Ok(()),
             Garbage::Zeros | Garbage::Stale => made == Err(QuantizeWeightsError::NotRun.into()),
             _ => matches!(made, Err(HostError::Make(QuantizeWeightsError::Garbage { .. }))),
@@ -154,7 +155,7 @@ fn the_host_says_what_cannot_be() {
             assert!(words, "{garbage:?}: {observed:?}");
             assert_eq!(seen, before);
         }
-        // Numbers are numbers: these are wrong, and as many as they should be.
+        // The numbers are wrong, but the host cannot know that. Their count must be right.
         let y = host.matmul(&crate::common::floats(m * k, 4), m, &weights, None).unwrap();
         assert_eq!(y.len(), m * n);
         assert_eq!(host.dequantize(&weights).unwrap().len(), n * k);

@@ -1,4 +1,4 @@
-//! Memory that runs out for real: a process of its own with a few GiB of address space.
+//! Tests with memory that really runs out, in a process with a few GiB of address space.
 
 mod common;
 
@@ -10,7 +10,8 @@ use pollster::block_on;
 
 const CHILD: &str = "LOWBIT_TEST_OUT_OF_MEMORY";
 
-/// KiB of address space: a driver, its threads and an LLVM take up to two thirds of it.
+/// The limit of the address space in KiB. A driver, its threads and an LLVM need up to two thirds
+/// of it.
 const LIMIT: u32 = 6_000_000;
 
 #[test]
@@ -55,7 +56,7 @@ fn fill_memory() {
     };
     assert_eq!((what.as_str(), *bytes), ("lowbit host", Some(size)));
     assert!(error.to_string().contains(&format!("{size} bytes")), "{error}");
-    // Less than `large` is left: as weights, in blocks, four times as many do not fit either.
+    // Less than `large` is left. Four times as much does not fit as the blocks of weights either.
     let k = (large / 512) as usize;
     let allocated = block_on(DeviceWeights::allocate(host.kernels(), WeightFormat::f32(), 512, k));
     match allocated.map(drop) {
@@ -67,7 +68,7 @@ fn fill_memory() {
         }
         other => panic!("{other:?}"),
     }
-    // Something smaller fits in what is left, and works.
+    // A smaller buffer fits into what is left, and works.
     while host.zeros(size).is_err() {
         size /= 2;
         assert!(size >= 1 << 20, "nothing at all is left");

@@ -1,5 +1,6 @@
-//! Quantized X through the public interface: layers that chain in integers, the host's own way,
-//! functions, and what is refused. The products themselves are `lowbit verify`'s (conformance).
+//! Tests of quantized X through the public interface: layers that are chained in integers, the
+//! calls of the host, functions, and errors. `lowbit verify` (conformance) tests the products
+//! themselves.
 
 use crate::common::Random;
 use lowbit::conformance::{Case, Quantized, Status, Values, run};
@@ -33,8 +34,8 @@ fn upload(host: &Host, packed: &PackedWeights) -> DeviceWeights {
     block_on(DeviceWeights::upload(host.kernels(), packed)).unwrap()
 }
 
-/// x → int8 → W1, ReLU → int8 → W2 → f32, without leaving integers between. The second matmul is
-/// judged on the very codes that the first one wrote.
+/// x → int8 → W1, ReLU → int8 → W2 → f32, with nothing but integers between the layers. The second
+/// matmul is checked with the codes that the first one wrote.
 #[test]
 fn layers_chain_in_integers() {
     let Some(host) = crate::common::host() else { return };
@@ -88,7 +89,7 @@ fn layers_chain_in_integers() {
             output: (&y).into(),
         }))
         .unwrap();
-        // One submission, nothing read between.
+        // There is one submission, and nothing is read in between.
         host.submit(|pass| {
             q.record(pass, m).unwrap();
             b1.record(pass, m).unwrap();
@@ -127,8 +128,8 @@ fn layers_chain_in_integers() {
     }
 }
 
-/// Against f64 on the floats themselves: what quantization costs, as the formats promise. Each x is
-/// off by half a step at most.
+/// Compares the results with f64 matmuls of the original floats, within the error that the formats
+/// allow: each x differs by at most half a step.
 #[test]
 fn the_host_quantizes_and_multiplies() {
     let Some(host) = crate::common::host() else { return };
@@ -160,7 +161,7 @@ fn the_host_quantizes_and_multiplies() {
                     };
                     let exact: f64 =
                         pairs().map(|(x, w)| x * w).sum::<f64>() + f64::from(bias[column]);
-                    // Steps are at most largest/100; GELU's slope is below 1.13.
+                    // Steps are at most largest/100, and the slope of GELU is less than 1.13.
                     let step = f64::from(largest) / 100.0;
                     let slack: f64 = pairs().map(|(_, w)| 0.5001 * step * w.abs()).sum();
                     let got = f64::from(y[row * n + column]);
@@ -173,12 +174,12 @@ fn the_host_quantizes_and_multiplies() {
             }
         }
     }
-    // Nothing in, nothing out.
+    // Empty inputs give empty outputs.
     let weights = host.upload(&packed(n, k, "int8-channel", 7)).unwrap();
     let function = ActivationFunction::Identity;
     let how = Quantization::Dynamic(TOKEN);
     assert!(host.quantized_matmul(&[], 0, &weights, None, how, function).unwrap().is_empty());
-    // NaN is not lost.
+    // NaN must not be lost.
     let mut bad = x.clone();
     bad[k + 5] = f32::NAN;
     let y = host.quantized_matmul(&bad, m, &weights, None, how, function).unwrap();
@@ -219,7 +220,7 @@ fn what_cannot_be_is_refused() {
         assert!(matches!(error, PlanError::WrongSchedule { .. }), "{error}");
     }
 
-    // Scales of outputs.
+    // Output scales that are invalid are refused.
     let w = upload(&host, &packed(64, 96, "int8-channel", 1));
     let codes = host.zeros(sound.x_bytes(4)).unwrap();
     let out = sound.clone().with_output(Output::Int8(TENSOR));
@@ -245,12 +246,13 @@ fn what_cannot_be_is_refused() {
         let result =
             host.quantized_matmul(&x, 1, &weights, None, how, ActivationFunction::Identity);
         let refused = matches!(result, Err(HostError::Plan(PlanError::Activations(_))));
-        // A zero point is what makes a static format asymmetric.
+        // The host uses an asymmetric format for a zero point other than 0, so that is no error.
         assert_eq!(refused, zero_point == 0, "{scale} {zero_point}");
     }
 }
 
-/// Every function over a range of arguments, through a kernel: W is 1, X steps through it.
+/// Tests every function over a range of arguments through a kernel. W is 1, and X steps through the
+/// range.
 #[test]
 fn functions_are_within_their_bound() {
     let Some(host) = crate::common::host() else { return };
@@ -292,8 +294,8 @@ fn functions_are_within_their_bound() {
     }
 }
 
-/// Weights, X and Y that exceed their bindings, and grids that exceed a dispatch: several blocks of
-/// rows of W, several spans of rows of X, and codes of Y completed once for each span.
+/// Weights, X and Y exceed their bindings, and grids exceed a dispatch. This makes several blocks
+/// of rows of W and several spans of rows of X, and the codes of Y are completed once per span.
 #[test]
 fn small_bindings_split_the_work() {
     let Some(host) = crate::common::host() else { return };

@@ -1,4 +1,5 @@
-//! The kernel crate's tests, one program: wgpu is linked once, and tests share a device.
+//! The tests of the kernel crate in one program, so that wgpu is linked only once and tests share a
+//! device.
 
 mod activations;
 mod common;

@@ -1,6 +1,6 @@
-//! The kernels that make weights, against the host: bit for bit.
+//! Tests of the kernels that quantize weights, which must equal the host bit for bit.
 //!
-//! Everything runs on a device with WebGPU's default limits and no features.
+//! Everything runs on a device with WebGPU's default limits and without features.
 
 use half::f16;
 use lowbit::compress::{self, CompressError};
@@ -34,8 +34,8 @@ fn gpu() -> &'static Host {
     GPU.get_or_init(|| Host::with_limits(&adapter(), wgpu::Limits::defaults()).unwrap())
 }
 
-/// The same device limits, and hosts that believe in tiny ones, so that everything splits: one
-/// for rows one after the other, one for panels of eight, which need twice the binding.
+/// Hosts with the same device that are told of tiny limits, so that everything is split. One uses
+/// single rows and one uses panels of eight rows, which need bindings twice as large.
 fn tiny_gpus() -> &'static [Host; 2] {
     static GPUS: OnceLock<[Host; 2]> = OnceLock::new();
     GPUS.get_or_init(|| {
@@ -51,10 +51,10 @@ fn tiny_gpus() -> &'static [Host; 2] {
     })
 }
 
-/// Shaders that are no kernels of the crate.
+/// Runs shaders that are not kernels of the crate.
 struct Harness(&'static Host);
 
-/// A binding: an input, or an output that comes back.
+/// A binding: an input, or an output that is read back.
 enum Bind<'a> {
     Read(&'a [u32]),
     Write(Vec<u32>),
@@ -103,7 +103,8 @@ impl Harness {
         })
     }
 
-    /// Runs one pipeline after another over the same bindings; `Write`s come back changed.
+    /// Runs the pipelines one after another with the same bindings. `Write` bindings contain the
+    /// results afterwards.
     fn run(&self, passes: &[(&wgpu::ComputePipeline, [u32; 3])], binds: &mut [Bind]) {
         let buffers: Vec<_> = binds
             .iter()
@@ -172,7 +173,8 @@ impl Harness {
     }
 }
 
-/// A grid of at least `invocations`, folded into three dimensions although it need not be.
+/// Returns a grid of at least `invocations`, folded into three dimensions even if that is not
+/// necessary.
 fn grid(invocations: u64) -> [u32; 3] {
     let groups = invocations.div_ceil(64) as u32;
     let x = groups.min(1000);
@@ -187,7 +189,7 @@ const HALF: &str = concat!(
     include_str!("../shaders/lib/half_pair.wgsl")
 );
 
-/// `expression` of `a` and `b` for each pair.
+/// Evaluates `expression` of `a` and `b` for each pair.
 fn map2(expression: &str, pairs: &[[u32; 2]]) -> Vec<u32> {
     let source = format!(
         "{SOFTFLOAT}{RECIPROCAL}{HALF}
@@ -218,7 +220,7 @@ fn map(expression: &str, values: &[u32]) -> Vec<u32> {
     map2(expression, &values.iter().map(|&a| [a, 0]).collect::<Vec<_>>())
 }
 
-/// SplitMix64: enough for test data, and the same everywhere.
+/// SplitMix64. It is good enough for test data and gives the same numbers everywhere.
 struct Random(u64);
 
 impl Random {
@@ -235,20 +237,20 @@ impl Random {
     fn bits(&mut self) -> u32 {
         (self.next() >> 32) as u32
     }
-    /// A positive normal f32, uniform in its bits.
+    /// Returns the bits of a positive normal f32, uniform over the bit patterns.
     fn normal(&mut self) -> u32 {
         0x0080_0000 + self.below(0x7f00_0000) as u32
     }
     fn unit(&mut self) -> f32 {
         (self.next() >> 40) as f32 / (1 << 24) as f32
     }
-    /// Roughly a normal distribution: the sum of twelve.
+    /// Returns a roughly normal number: the sum of twelve uniform ones.
     fn gauss(&mut self) -> f32 {
         (0..12).map(|_| self.unit()).sum::<f32>() - 6.0
     }
 }
 
-/// Magnitudes where rounding, carries and exponents change: zero and normals.
+/// Returns magnitudes at which rounding, carries and exponents change: zero and normal numbers.
 fn edges() -> Vec<u32> {
     let fractions = [
         0, 1, 2, 3, 0x2a_aaaa, 0x3f_ffff, 0x40_0000, 0x40_0001, 0x55_5555, 0x7f_fffd, 0x7f_fffe,
@@ -291,11 +293,11 @@ fn division_is_correctly_rounded() {
     pairs.retain(|&[_, b]| b != 0);
     for _ in 0..MILLIONS {
         pairs.push([random.normal(), random.normal()]);
-        // Quotients in and about the subnormals.
+        // Quotients that are subnormal or nearly so.
         let b = random.normal();
         let e = (b >> 23).saturating_sub(127 + random.below(28) as u32).max(1);
         pairs.push([e << 23 | random.bits() >> 9, b]);
-        // What codes are: a weight next to half a step.
+        // Quotients as they occur in codes: a weight near half a step.
         let scale = f32::from_bits(random.normal() % 0x2000_0000 + 0x3000_0000);
         let steps = random.below(32768) as f32 + 0.5;
         let weight = (scale * steps).to_bits() as i32 + random.below(5) as i32 - 2;
@@ -303,12 +305,12 @@ fn division_is_correctly_rounded() {
     }
     let got = map2("div_f32(a, b)", &pairs);
     same("div_f32", &pairs, &got, |a, b| (f32::from_bits(a) / f32::from_bits(b)).to_bits());
-    // The whole step from weight to code.
+    // The whole computation from a weight to its code.
     let got = map2("rne_to_int(div_f32(a, b))", &pairs);
     same("rne_to_int(div_f32)", &pairs, &got, |a, b| {
         (f32::from_bits(a) / f32::from_bits(b)).round_ties_even() as u32
     });
-    // The same by a reciprocal; no bits but a scale's, which are of a normal number.
+    // The same with a reciprocal. Only bits of normal numbers are allowed here, as scales are.
     pairs.retain(|&[_, b]| (0x0080_0000..0x7f80_0000).contains(&b));
     let got = map2("steps_by(a, divisor_of(b))", &pairs);
     same("steps_by", &pairs, &got, |a, b| {
@@ -316,8 +318,8 @@ fn division_is_correctly_rounded() {
     });
 }
 
-/// Every significand of a weight over scales of few bits, of all ones and of none: ties, and
-/// quotients next to them.
+/// Tests every significand of a weight with scales that have few bits set, all bits set or none.
+/// This includes ties and the quotients next to them.
 #[test]
 fn every_significand_over_some_scales() {
     for scale in [0x0080_0000u32, 0x00ff_ffff, 0x0080_0001, 0x00c0_0000, 0x00b5_04f3] {
@@ -339,10 +341,10 @@ fn addition_is_correctly_rounded() {
     for _ in 0..MILLIONS {
         let a = random.normal();
         pairs.push([a, random.normal()]);
-        // Near enough in exponent that both count, at any alignment.
+        // The exponents are close enough for both numbers to matter, at any alignment.
         let e = ((a >> 23) as i32 + random.below(60) as i32 - 30).clamp(1, 254) as u32;
         pairs.push([a, e << 23 | random.bits() >> 9]);
-        // Few bits: ties.
+        // Few bits are set, which gives ties.
         let e = ((a >> 23) as i32 - 24 + random.below(3) as i32).clamp(1, 254) as u32;
         pairs.push([a, e << 23 | (random.below(4) as u32) << 21]);
     }
@@ -372,7 +374,7 @@ fn all_halves_widen_exactly() {
     // The upper half of the word must not matter.
     let dirty: Vec<u32> = halves.iter().map(|h| h | 0xffff_0000).collect();
     let pairs: Vec<_> = halves.iter().map(|&h| [h, 0]).collect();
-    // Devices that are said to keep subnormals do.
+    // On devices that are said to keep subnormals, the native conversion is tested too.
     let native = match gpu().kernels().caps().exact_f16_unpack {
         true => "bitcast<u32>(unpack2x16float(a).x)",
         false => "half_to_f32_bits(a)",
@@ -401,7 +403,7 @@ fn halves_round_to_nearest_even() {
     let mut values = vec![0, 1, 0x7f_ffff, 0x80_0000, f32::INFINITY.to_bits(), f32::NAN.to_bits()];
     values.extend([0x7f80_0001, 0x7fff_ffff, 0x7f80_2000]);
     values.extend(edges());
-    // Every half, every midpoint to the next, and their neighbours.
+    // Tests every f16, every midpoint to the next one, and the neighbors of both.
     for h in 0..=0x7c00u16 {
         let this = f16::from_bits(h).to_f32();
         let next = if h >= 0x7bff { 65536.0 } else { f16::from_bits(h + 1).to_f32() };
@@ -410,7 +412,7 @@ fn halves_round_to_nearest_even() {
         }
     }
     values.extend((0..MILLIONS).map(|_| random.bits() >> 1));
-    // From 2⁻²⁶ to 2¹⁷, where something happens.
+    // From 2⁻²⁶ to 2¹⁷, which is where results vary.
     values.extend((0..MILLIONS).map(|_| 0x3280_0000 + random.below(0x1580_0000) as u32));
     let values: Vec<u32> = values.into_iter().flat_map(|v| [v, v | 0x8000_0000]).collect();
     let pairs: Vec<_> = values.iter().map(|&v| [v, 0]).collect();
@@ -452,7 +454,7 @@ fn formats() -> Vec<WeightFormat> {
 fn parse(source: &str) -> (naga::Module, naga::valid::ModuleInfo) {
     let module = naga::front::wgsl::parse_str(source)
         .unwrap_or_else(|e| panic!("{}", e.emit_to_string(source)));
-    // No capability at all, no f16, no subgroups; i64 where a shader names it.
+    // No capabilities, neither f16 nor subgroups, except 64-bit integers if the shader uses them.
     let capabilities = match source.contains("u64") {
         true => naga::valid::Capabilities::SHADER_INT64,
         false => naga::valid::Capabilities::empty(),
@@ -463,7 +465,7 @@ fn parse(source: &str) -> (naga::Module, naga::valid::ModuleInfo) {
     (module, info)
 }
 
-/// What a function does with floats beyond moving them: the first such expression.
+/// Returns the first expression of a function that does more with floats than move them.
 fn float_arithmetic(
     module: &naga::Module,
     function: &naga::Function,
@@ -482,7 +484,7 @@ fn float_arithmetic(
             E::Binary { left, right, .. } => float(left) || float(right),
             E::Relational { argument, .. } => float(argument),
             E::Math { arg, .. } => float(arg) || float(handle),
-            // Without `convert` it is a bitcast.
+            // Without `convert`, this is a bitcast.
             E::As { expr, convert: Some(_), .. } => float(expr) || float(handle),
             E::Derivative { .. } | E::CooperativeMultiplyAdd { .. } => true,
             _ => false,
@@ -491,7 +493,7 @@ fn float_arithmetic(
     })
 }
 
-/// The entry point's own arithmetic and that of every function it reaches.
+/// Checks the entry point and every function that it calls.
 fn reachable_float_arithmetic(source: &str) -> Option<String> {
     let (module, info) = parse(source);
     let entry = &module.entry_points[0];
@@ -529,8 +531,8 @@ fn calls(block: &naga::Block, out: &mut Vec<naga::Handle<naga::Function>>) {
     }
 }
 
-/// Every kernel of every format is valid with no feature; those that make weights use no
-/// float arithmetic anywhere.
+/// Every kernel of every format is valid without any feature. The kernels that quantize weights
+/// contain no float arithmetic.
 #[test]
 fn making_is_integer_arithmetic_only() {
     let mut shaders = std::collections::HashSet::new();
@@ -554,7 +556,7 @@ fn making_is_integer_arithmetic_only() {
     let names: std::collections::HashSet<_> = shaders.iter().map(|s: &Shader| &s.name).collect();
     assert_eq!(names.len(), shaders.len(), "two shaders of one name");
     println!("{} shaders", shaders.len());
-    // The check can fail: dequantizing does multiply.
+    // Shows that the check can fail: dequantizing does multiply floats.
     let multiply = DequantizeSpec::new(1, 1, WeightFormat::int8(Granularity::Channel))
         .shader(&crate::common::all_caps()[0]);
     assert!(reachable_float_arithmetic(&multiply.compose().source).is_some());
@@ -591,9 +593,9 @@ fn params_mirror_the_shaders() {
     }
 }
 
-/// A row of weights of some kind, within what `format` can hold.
+/// Returns a row of weights of some kind that `format` can represent.
 fn row(format: &WeightFormat, kind: usize, k: usize, random: &mut Random) -> Vec<f32> {
-    // The number of steps between zero and the largest weight where the scale is 2^-3.
+    // The number of steps between zero and the largest weight if the scale is 2⁻³.
     let steps = [7.0, 127.0, 15.0, 255.0, 32767.0][random.below(5) as usize];
     (0..k)
         .map(|_| {
@@ -625,7 +627,8 @@ fn row(format: &WeightFormat, kind: usize, k: usize, random: &mut Random) -> Vec
 
 const KINDS: usize = 11;
 
-/// The nearest weight whose group never needs an impossible scale, whatever the others.
+/// Returns the nearest weight whose group never needs an impossible scale, whatever the other
+/// weights are.
 fn fit(format: &WeightFormat, x: f32) -> f32 {
     let (least, most) = match (format.code_type().is_integer(), format.scale_type()) {
         (false, _) if format.code_type() == lowbit::format::CodeType::F32 => (0.0, f32::MAX),
@@ -633,17 +636,17 @@ fn fit(format: &WeightFormat, x: f32) -> f32 {
         (true, ScaleType::F32) => (1e-33, 1.7e38),
         (true, ScaleType::F16) => (0.02, 4e5),
     };
-    // Subnormals stay: they count as 0.
+    // Subnormals are kept, because they count as 0.
     if x.is_normal() && x.abs() < least { 0.0f32.copysign(x) } else { x.clamp(-most, most) }
 }
 
-/// Runs a plan over `w` from the middle of a buffer with a stride, into buffers of garbage.
+/// Runs a plan on `w`, which is inside a larger buffer with a stride, into buffers full of garbage.
 fn make(host: &Host, w: &[f32], mask: Option<&Mask24>, spec: &QuantizeWeightsSpec) -> Made {
     let (n, k, stride) = (spec.n as usize, spec.k as usize, spec.stride as usize);
-    // Where no weight is there is NaN: reading it would be reported.
+    // All words that are not weights are NaN, so that a kernel that reads them reports an error.
     let mut buffers = vec![];
     let cut = n / 3;
-    // As far aligned as the stride, so that wide loads are made where they can be.
+    // The offset is aligned as far as the stride, so that wide loads are used if they are possible.
     let step = 1 << stride.trailing_zeros().min(3);
     for rows in [0..cut, cut..n] {
         let offset = step * (3 + rows.start % 5);
@@ -684,7 +687,7 @@ fn make(host: &Host, w: &[f32], mask: Option<&Mask24>, spec: &QuantizeWeightsSpe
         let words = host.read(bound.status(), 0, bound.status_words()).unwrap();
         assert_eq!(bound.check(&words), Err(QuantizeWeightsError::NotRun));
     }
-    // Twice: a plan may be recorded again, and nothing of the first run may stay.
+    // The plan is recorded twice, and nothing of the first run may remain.
     host.submit(|pass| {
         bound.record(pass);
         bound.record(pass);
@@ -714,8 +717,8 @@ fn as_make_error(error: CompressError) -> QuantizeWeightsError {
     }
 }
 
-/// Makes on the GPU and on the host, and compares; whether it succeeded, and in how many
-/// chunks.
+/// Quantizes on the GPU and on the host and compares the results. Returns whether this succeeded,
+/// and the number of chunks.
 #[track_caller]
 fn compare(
     host: &Host,
@@ -758,8 +761,8 @@ fn compare(
     }
 }
 
-/// Every format over ragged, tiny and zero shapes; a row is of one kind, with all kinds in
-/// each matrix.
+/// Tests every format with ragged, tiny and empty shapes. Each row has one kind of weights, and
+/// each matrix has all kinds.
 #[test]
 fn equal_to_the_host() {
     let mut random = Random(5);
@@ -779,7 +782,7 @@ fn equal_to_the_host() {
     println!("{cases} matrices");
 }
 
-/// One kind at a time where all rows share a range.
+/// Tests one kind of weights at a time if all rows share a range.
 #[test]
 fn equal_to_the_host_per_tensor() {
     let mut random = Random(6);
@@ -817,7 +820,7 @@ fn given_masks() {
     println!("{cases} matrices");
 }
 
-/// What the host refuses the kernels refuse, naming the same place.
+/// The kernels refuse the same weights as the host and name the same position.
 #[test]
 fn refusals_are_the_hosts() {
     let mut random = Random(8);
@@ -830,7 +833,7 @@ fn refusals_are_the_hosts() {
                 .collect();
             match case {
                 0 => {}
-                // One bad weight in a good matrix, then several.
+                // One or several invalid weights in a valid matrix.
                 1..=3 => {
                     w.iter_mut().for_each(|x| *x = fit(&format, random.gauss()));
                     let value = [f32::NAN, f32::INFINITY, -f32::NAN][case - 1];
@@ -846,7 +849,7 @@ fn refusals_are_the_hosts() {
                         w[random.below((n * k) as u64) as usize] = x;
                     }
                 }
-                // Around the least f32 and f16 scales.
+                // Weights whose scales are near the least f32 and f16 scales.
                 _ => {
                     let least = match format.scale_type() {
                         ScaleType::F32 => f32::MIN_POSITIVE,
@@ -893,13 +896,13 @@ fn bad_masks_are_refused() {
         let want =
             if good { Ok(()) } else { Err(QuantizeWeightsError::BadMask { row: 1, quad: 17 }) };
         assert_eq!(bound.check(&status), want, "{nibble:04b}");
-        // Refused or not, what is left is well-formed.
+        // Even if weights were refused, the buffers contain well-formed weights.
         host.download(&output).unwrap();
         assert!(bound.check(&status[1..]).is_err());
     }
 }
 
-/// Bindings of 2 KiB and grids of 3 workgroups a dimension: the same bits.
+/// Bindings of 2 KiB and grids of 3 workgroups per dimension give the same bits.
 #[test]
 fn chunks_are_equal_to_the_whole() {
     let mut random = Random(9);
@@ -937,7 +940,8 @@ fn packed(format: &WeightFormat, n: usize, k: usize, random: &mut Random) -> Pac
     compress::quantize(&w, n, k, format).unwrap()
 }
 
-/// f32 values a GPU may give for the product: it rounds it either way, and may flush.
+/// Returns the f32 values that a GPU may return for the product: either neighbor, or 0 if it is
+/// flushed.
 fn neighbours(format: &WeightFormat, value: f32) -> [u32; 3] {
     let exact = !format.code_type().is_integer() || value == 0.0;
     let near = |bits: u32| if exact { value.to_bits() } else { bits };
@@ -961,7 +965,7 @@ fn check_dequantize(host: &Host, weights: &DeviceWeights, packed: &PackedWeights
         let code_textures = weights.has_textures();
         let spec = DequantizeSpec { code_textures, ..spec.with_stride(stride) };
         let row_words = if half { stride / 2 } else { stride } as usize;
-        // The list stands behind a word that is no index of it.
+        // The list of indices starts after a word that does not belong to it.
         let list = spec.gather.map(|_| host.storage(&[&[0], &indices[..]].concat()).unwrap());
         let gathered = spec.gather.is_some();
         let rows: Vec<u32> = if gathered { indices.clone() } else { (0..n as u32).collect() };
@@ -1034,7 +1038,7 @@ fn dequantize_and_gather() {
     println!("{cases} matrices, four ways");
 }
 
-/// Slices in, slices out.
+/// Tests the calls that take and return slices.
 #[test]
 fn host_calls() {
     let mut random = Random(11);
@@ -1047,7 +1051,7 @@ fn host_calls() {
             assert_eq!(gpu().download(&weights).unwrap(), packed);
             let all = gpu().dequantize(&weights).unwrap();
             assert!(compress::relative_error(&compress::dequantize(&packed), &all) < 1e-6);
-            // Rows past the last are an error here, NaN in the kernel.
+            // Rows past the last one are an error of the host. Kernels return NaN for them.
             assert!(gpu().gather(&weights, &[n as u32]).is_err());
             if n > 8 && k > 0 {
                 let some = gpu().gather(&weights, &[8, 0]).unwrap();
@@ -1066,7 +1070,7 @@ fn host_calls() {
     }
 }
 
-/// How long it takes; run with `--ignored --nocapture`.
+/// Measures the time. Run it with `--ignored --nocapture`.
 #[test]
 #[ignore = "a measurement"]
 fn speed() {
@@ -1096,7 +1100,7 @@ fn speed() {
     }
 }
 
-/// Misuse is an error of ours, never of the device.
+/// Wrong buffers give an error of this crate, and not of the device.
 #[test]
 fn buffers_are_checked() {
     let host = gpu();

@@ -1,5 +1,6 @@
-//! Compressed weights stay compressed: what the device has allocated between upload and
-//! result is counted by the driver layer's own allocator, and no full-size copy fits in it.
+//! Checks that compressed weights stay compressed. The allocator of the driver layer counts what
+//! the device has allocated between upload and result, and a full-size copy would not fit into
+//! that.
 
 use lowbit::host::Host;
 use lowbit::ops::{MatmulArgs, MatmulPlan, MatmulSpec, Schedule, Select};
@@ -8,29 +9,30 @@ use pollster::block_on;
 const N: u32 = 2048;
 const K: u32 = 2048;
 const M: u32 = 16;
-/// The dense matrix, as f16 and as f32.
+/// The size of the dense matrix in bytes, as f16 and as f32.
 const DENSE: [u64; 2] = [2 * N as u64 * K as u64, 4 * N as u64 * K as u64];
 
-/// Bytes in live allocations. Buffers that a submission uses are live until the device is
-/// polled after it.
+/// Returns the number of allocated bytes. Buffers of a submission stay allocated until the device
+/// is polled after it.
 fn allocated(host: &Host) -> Option<u64> {
     host.device().generate_allocator_report().map(|report| report.total_allocated_bytes)
 }
 
-/// The most that is allocated at any point of one matmul, less what there was before the
-/// weights, and Y. `scratch` stands for a careless implementation.
+/// Returns the size of the compressed weights, the peak of the bytes that are allocated during one
+/// matmul (without those from before the weights were uploaded), and Y. `scratch` adds the
+/// allocation of a careless implementation.
 fn peak(host: &Host, name: &str, schedule: Schedule, scratch: u64) -> (u64, u64, Vec<f32>) {
     let packed = crate::common::random_weights(name.parse().unwrap(), N as usize, K as usize, 1);
     let mut random = crate::common::Random(2);
     let x: Vec<u32> = (0..M * K).map(|_| random.float().to_bits()).collect();
     let idle = wgpu::PollType::Wait { submission_index: None, timeout: None };
-    // An empty submission, so that nothing of earlier runs is left.
+    // An empty submission frees what earlier runs have left.
     host.submit(|_| ()).unwrap();
     let before = allocated(host).unwrap();
     let now = || allocated(host).unwrap() - before;
 
     let weights = host.upload(&packed).unwrap();
-    // Uploads through staging memory end with the next submission.
+    // Staging memory of the upload is freed after the next submission.
     host.submit(|_| ()).unwrap();
     host.device().poll(idle.clone()).unwrap();
     let compressed = now();
@@ -59,7 +61,7 @@ fn peak(host: &Host, name: &str, schedule: Schedule, scratch: u64) -> (u64, u64,
     }
     peak = peak.max(now());
     host.queue().submit([encoder.finish()]);
-    // Nothing was polled since `bind`: all that the work needs is still allocated.
+    // Nothing was polled since `bind`, so everything that the work needs is still allocated.
     peak = peak.max(now());
     host.device().poll(idle).unwrap();
     peak = peak.max(now());
@@ -79,7 +81,7 @@ fn no_dequantized_copy() {
         return;
     }
     let xy = 4 * u64::from(M) * u64::from(K + N);
-    // A block of parameters, and rounding of each buffer by the driver.
+    // One block of parameters, and the driver's rounding of each buffer.
     let slack = 64 << 10;
     for name in ["2:4+int4-g64-asym", "2:4+int8-channel", "int4-g24", "2:4+f16"] {
         let sizes = crate::common::random_weights(name.parse().unwrap(), N as usize, K as usize, 1);
@@ -90,7 +92,7 @@ fn no_dequantized_copy() {
             Schedule::Gemv { lanes: 64, m_tile: 4 },
         ];
         for schedule in schedules {
-            // Of the slower general decoder once is enough.
+            // The slower general decoder is tested once.
             if name == "int4-g24" && schedule != (Schedule::Tiled { m_tile: 32 }) {
                 continue;
             }
@@ -103,14 +105,14 @@ fn no_dequantized_copy() {
                 peak <= compressed + xy + slack,
                 "{name} {schedule}: {peak} bytes at the peak, {compressed} of weights, {xy} of X and Y"
             );
-            // So that not even a copy as f16 could hide in it.
+            // Not even an f16 copy could be hidden in X, Y and the slack.
             assert!(xy + slack < DENSE[0] / 4);
             assert!(y.iter().all(|y| y.is_finite()) && y.iter().any(|&y| y != 0.0));
         }
     }
 }
 
-/// The same measurement sees a copy, were there one: of half a byte a weight already.
+/// Shows that the same measurement would detect a copy, even one of only half a byte per weight.
 #[test]
 fn a_copy_would_show() {
     let Some(host) = crate::common::host() else { return };

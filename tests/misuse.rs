@@ -1,5 +1,6 @@
-//! Misuse, on a device that validates and executes nothing: each gives its typed error, and
-//! none reaches the device's uncaptured handler. What is accepted, wgpu accepts too.
+//! Tests of misuse, on a device that validates but executes nothing. Each misuse gives its typed
+//! error, and none reaches the device's uncaptured error handler. wgpu accepts everything that the
+//! crate accepts.
 
 use crate::common::Noop;
 use lowbit::format::{FormatError, RowOrder, WeightFormat};
@@ -30,7 +31,7 @@ fn empty(kernels: &Kernels, format: WeightFormat, n: usize, k: usize) -> DeviceW
     block_on(DeviceWeights::allocate(kernels, format, n, k)).unwrap()
 }
 
-/// WebGPU's default limits and no feature suffice for every kernel.
+/// WebGPU's default limits without features are enough for every kernel.
 #[test]
 fn every_kernel_fits_default_limits() {
     let noop = Noop::new(Limits::defaults());
@@ -43,7 +44,8 @@ fn every_kernel_fits_default_limits() {
         }
         choice.schedule.check(&caps).unwrap();
         let shader = choice.shader();
-        // Types of X and Y and the bias meet every decoder and every schedule; not each all.
+        // The types of X and Y and the bias are tested with every decoder and every schedule, but
+        // not in all combinations.
         let thin = seen.len() % 4 != 0;
         let mut key = shader.clone();
         key.fragments.retain(|f| !thin || !f.name.starts_with("access/"));
@@ -55,7 +57,8 @@ fn every_kernel_fits_default_limits() {
     assert!(kernels.cached_pipelines() > 300, "{}", kernels.cached_pipelines());
 }
 
-/// Cooperative matrices: pipelines of every format on a device that has them, a refusal elsewhere.
+/// Cooperative matrices: pipelines for every format on a device that supports them, and an error on
+/// others.
 #[test]
 fn cooperative_matrices_are_pinned_only() {
     let features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16;
@@ -108,8 +111,8 @@ fn cooperative_matrices_are_pinned_only() {
     }
 }
 
-/// Where a device has fewer storage buffers than a kernel needs, that is a typed error: OpenGL ES
-/// 3.1's four do for a matmul, not for one with a bias.
+/// If a device has fewer storage buffers than a kernel needs, the error is typed. The four of
+/// OpenGL ES 3.1 are enough for a matmul, but not for one with a bias.
 #[test]
 fn downlevel_limits_are_refused_by_name() {
     let spec = MatmulSpec::new(4, 8, 8, int4());
@@ -171,10 +174,10 @@ fn specs_are_refused() {
     let batch = ok.clone().with_batch(2);
     assert_eq!(stride(batch.clone().with_x_strides(9, 35)), (Role::Activations, 35, 36));
     assert_eq!(stride(batch.clone().with_y_strides(7, 27)), (Role::Output, 27, 28));
-    // Nothing may be written twice, but X may be shared.
+    // No output may be written twice, but X may be shared.
     assert_eq!(stride(batch.clone().with_y_strides(7, 0)), (Role::Output, 0, 28));
     assert_eq!(batch.with_x_strides(9, 0).check(), Ok(()));
-    // One row needs no stride.
+    // A single row needs no stride.
     assert_eq!(MatmulSpec::new(1, 7, 9, int4()).with_x_strides(0, 0).check(), Ok(()));
 
     let f16 = ok.with_activations(FloatType::F16).with_output(FloatType::F16).with_batch(2);
@@ -204,7 +207,7 @@ fn plans_are_refused() {
     .unwrap_err()
     {
         PlanError::NotApplicable { what, need, have, .. } => {
-            // Where a set of values is allowed, `have` is its largest.
+            // If several values are allowed, `have` is the largest.
             assert!(need > have || what.contains('('));
             what
         }
@@ -245,7 +248,7 @@ fn plans_are_refused() {
         panic!("{refusal}")
     };
     assert_eq!(what, "storage buffers");
-    // Left to choose, a plan takes what runs on so small a device.
+    // With `Select::Auto`, a plan uses a kernel that fits such a small device.
     let auto =
         block_on(MatmulPlan::new(&smaller, &MatmulSpec::new(65, 8, 64, int4()), Select::Auto));
     for regime in auto.unwrap().row_ranges() {
@@ -256,7 +259,7 @@ fn plans_are_refused() {
     noop.assert_quiet();
 }
 
-/// Higher limits than the device has do not count.
+/// Limits that are higher than the device's are ignored.
 #[test]
 fn stated_limits_never_exceed_the_device() {
     let limits = Limits { max_compute_workgroup_storage_size: 4096, ..Limits::defaults() };
@@ -291,7 +294,7 @@ fn stated_limits_never_exceed_the_device() {
     noop.assert_quiet();
 }
 
-/// A plan, its weights and buffers of the right size.
+/// A plan with weights and buffers of the right size.
 struct Rig {
     plan: MatmulPlan,
     weights: DeviceWeights,
@@ -305,7 +308,7 @@ impl Rig {
         let plan = plan(kernels, &spec).unwrap();
         let weights = empty(kernels, spec.weights, spec.n as usize, spec.k as usize);
         let (x, y) = (spec.x_bytes(spec.max_m), spec.y_bytes(spec.max_m));
-        // As small as they may be: every check of size is met at its edge.
+        // The buffers are as small as possible, so that every size check is tested at its limit.
         let buffer = |bytes: u64, least: u64| noop.buffer(bytes.next_multiple_of(4).max(least));
         let (x, y) = (buffer(x, plan.kernel(1).x_align()), buffer(y, 4));
         let bias = buffer(4 * u64::from(spec.n), 4);
@@ -340,7 +343,7 @@ fn buffers_are_refused() {
     noop.submit(|pass| bound.record(pass, 5).unwrap());
     noop.assert_quiet();
 
-    // Too small, by one word.
+    // Each is too small by one word.
     let (x, y) = (noop.buffer(5 * 64 * 4 - 4), noop.buffer(5 * 7 * 4 - 4));
     let bias = noop.buffer(7 * 4 - 4);
     let small = |role, need, have| Err(BindError::TooSmall { role, need, have });
@@ -350,20 +353,21 @@ fn buffers_are_refused() {
     assert_eq!(got, small(Role::Output, 140, 136));
     let got = rig.bind(|a| a.bias = Some((&bias).into())).map(drop);
     assert_eq!(got, small(Role::Bias, 28, 24));
-    // Large enough, but not from there on.
+    // The buffer is large enough, but not from this offset on.
     let got = rig.bind(|a| a.output.offset = 4).map(drop);
     assert_eq!(got, small(Role::Output, 144, 140));
     let got = rig.bind(|a| a.activations.offset = 1 << 40).map(drop);
     assert_eq!(got, small(Role::Activations, (1 << 40) + 1280, 1280));
 
-    // Offsets that overflow.
+    // These offsets overflow.
     let last = u64::MAX - 15;
     let got = rig.bind(|a| a.activations.offset = last).map(drop);
     assert_eq!(got, Err(BindError::Overflow { role: Role::Activations }));
     let got = rig.bind(|a| a.output.offset = last).map(drop);
     assert_eq!(got, Err(BindError::Overflow { role: Role::Output }));
 
-    // Misaligned: X is loaded 16 bytes at a time here, all else by words.
+    // These offsets are misaligned. X is loaded 16 bytes at a time here, and everything else by
+    // words.
     let big = noop.buffer(1 << 16);
     let at = |offset| SubBuffer { buffer: &big, offset };
     let misaligned = |role, offset, align| Err(BindError::Misaligned { role, offset, align });
@@ -392,7 +396,7 @@ fn buffers_are_refused() {
     let got = halves.bind(|a| a.output = at(6)).map(drop);
     assert_eq!(got, misaligned(Role::Output, 6, 4));
 
-    // No storage usage.
+    // These buffers lack the storage usage.
     let copies = noop.buffer_for(1 << 16, BufferUsages::COPY_SRC | BufferUsages::COPY_DST);
     let usage = |role| Err(BindError::Usage { role });
     let got = rig.bind(|a| a.activations = (&copies).into()).map(drop);
@@ -411,7 +415,7 @@ fn buffers_are_refused() {
         assert_eq!(block_on(rig.plan.bind(args)).map(drop), usage(Role::Weights));
     }
 
-    // The output is an input, overlapping or not.
+    // The output is also an input, whether the ranges overlap or not.
     let aliased = |role| Err(BindError::Aliased { role });
     for offset in [0, 1 << 15] {
         let got = rig.bind(|a| (a.activations, a.output) = (at(0), at(offset))).map(drop);
@@ -432,7 +436,7 @@ fn buffers_are_refused() {
     let bound = rig.bind(|a| (a.activations, a.bias) = (at(0), Some(at(4)))).unwrap();
     noop.submit(|pass| bound.record(pass, 5).unwrap());
 
-    // A bias too few, a bias too many.
+    // One bias is missing, and one is superfluous.
     let got = rig.bind(|a| a.bias = None).map(drop);
     assert_eq!(got, Err(BindError::Bias { planned: true }));
     let plain = Rig::new(&kernels, &noop, MatmulSpec::new(5, 7, 64, int4()));
@@ -458,7 +462,7 @@ fn weights_of_another_plan_are_refused() {
         assert_eq!(need, "7×64 int4-g64-asym");
         assert_eq!(*have, format!("{n}×{k} {format}"));
     }
-    // Weights in blocks that another device split, too large for a binding of this one.
+    // These weights are in blocks for another device, and too large for a binding of this one.
     let small = noop.kernels_with(|caps| caps.max_binding = 4096);
     let plan = plan(&small, &MatmulSpec::new(5, 300, 64, int4())).unwrap();
     let weights = empty(&kernels, int4(), 300, 64);
@@ -482,7 +486,7 @@ fn weights_of_another_plan_are_refused() {
     noop.assert_quiet();
 }
 
-/// Buffers of another device are for wgpu to tell: its words come as an error all the same.
+/// wgpu detects buffers of another device, and its message is returned as an error.
 #[test]
 fn buffers_of_another_device_are_refused() {
     let (noop, other) = (Noop::new(Limits::defaults()), Noop::new(Limits::defaults()));
@@ -490,7 +494,7 @@ fn buffers_of_another_device_are_refused() {
     let foreign = other.buffer(1 << 16);
     let got = rig.bind(|a| a.activations = (&foreign).into()).map(drop);
     assert!(matches!(got, Err(BindError::Device(DeviceError::Refused { .. }))), "{got:?}");
-    // So is a buffer that was destroyed.
+    // The same holds for a buffer that was destroyed.
     let gone = noop.buffer(1 << 16);
     gone.destroy();
     let got = rig.bind(|a| a.output = (&gone).into()).map(drop);
@@ -502,7 +506,7 @@ fn buffers_of_another_device_are_refused() {
 #[test]
 fn rows_and_grids_too_large_are_refused() {
     let noop = Noop::new(Limits::defaults());
-    // Windows hold 4096 less alignment (256) and rounding (16).
+    // A window holds 4096 bytes, less the alignment (256) and rounding (16).
     let small = noop.kernels_with(|caps| caps.max_binding = 4096);
     let limit = 4096 - 272;
     let row = |spec: MatmulSpec| {
@@ -521,7 +525,7 @@ fn rows_and_grids_too_large_are_refused() {
     assert_eq!(row(MatmulSpec::new(2, 960, 8, int4)), (Role::Output, 3840));
     let bias = MatmulSpec::new(2, 960, 8, int4).with_bias().with_output(FloatType::F16);
     assert_eq!(row(bias), (Role::Bias, 3840));
-    // The largest rows that do fit are bound, and wgpu is content.
+    // The largest rows that fit can be bound, and wgpu accepts them.
     for (n, k) in [(8, 956), (956, 8)] {
         let rig = Rig::new(&small, &noop, MatmulSpec::new(2, n, k, int4).with_bias());
         let bound = rig.bind(|_| ()).unwrap();
@@ -530,7 +534,7 @@ fn rows_and_grids_too_large_are_refused() {
     }
 
     let few = noop.kernels_with(|caps| caps.max_groups = 2);
-    // Tiles of 4 rows by `tile` columns: 3 · 3 groups where 2 · 2 · 2 fit.
+    // Tiles of 4 rows by `tile` columns need 3 · 3 groups, but only 2 · 2 · 2 fit.
     let tile = ROWS.tile().1;
     let rig = Rig::new(&few, &noop, MatmulSpec::new(9, 2 * tile + 1, 8, int4));
     let got = rig.bind(|_| ()).map(drop);
@@ -539,7 +543,7 @@ fn rows_and_grids_too_large_are_refused() {
     let bound = rig.bind(|_| ()).unwrap();
     noop.submit(|pass| bound.record(pass, 8).unwrap());
 
-    // So many pieces that their parameters exceed a buffer: 256 bytes each.
+    // There are so many dispatches that their parameters, 256 bytes each, exceed a buffer.
     let tight = noop.kernels_with(|caps| {
         (caps.max_binding, caps.max_buffer) = (512, 10 * 256);
     });
@@ -581,14 +585,14 @@ fn weights_are_refused() {
     let caps = kernels.caps().clone();
     let split = |format, n, k| DeviceWeights::split(&caps, format, n, k).map(|(_, rows)| rows);
 
-    // f32, K = 64: 256 bytes a row.
+    // f32 with K = 64 takes 256 bytes per row.
     let f32 = WeightFormat::f32();
     assert_eq!(split(f32, 9, 64).unwrap(), [0..4, 4..8, 8..9]);
     assert_eq!(split(f32, 0, 64).unwrap(), [] as [std::ops::Range<usize>; 0]);
     assert_eq!(split(f32, 9, 128).unwrap().len(), 5);
     let row = |need| Err::<Vec<_>, _>(WeightsError::RowTooLarge { rows: 2, need, limit: 1024 });
     assert_eq!(split(f32, 9, 129), row(2 * 160 * 4));
-    // Alone a row may fill the binding.
+    // A single row may fill the whole binding.
     assert_eq!(split(f32, 1, 256).unwrap(), std::slice::from_ref(&(0..1)));
     assert_eq!(split(f32, 2, 256), row(2048));
     assert_eq!(split(f32, 1, 257), row(2 * 288 * 4));
@@ -640,7 +644,7 @@ fn weights_are_refused() {
     noop.assert_quiet();
 }
 
-/// The noop device takes its memory from the heap: what no heap has is out of memory.
+/// The noop device allocates from the heap, so a size that no heap has is out of memory.
 #[test]
 fn out_of_memory_is_an_error() {
     let noop = Noop::new(Limits { max_buffer_size: 1 << 62, ..Limits::defaults() });
@@ -656,11 +660,11 @@ fn out_of_memory_is_an_error() {
         panic!("{error}")
     };
     assert_eq!(what, "lowbit host");
-    // More than the device's limit is no matter of memory.
+    // Exceeding the device's limit is a different error from running out of memory.
     let error = host.zeros(u64::MAX).unwrap_err();
     assert!(matches!(error, lowbit::host::HostError::Device(DeviceError::Refused { .. })));
     noop.assert_quiet();
-    // Both are over with: the device goes on.
+    // The device works after both errors.
     host.zeros(16).unwrap();
     let rig = Rig::new(host.kernels(), &noop, MatmulSpec::new(5, 7, 64, int4()));
     let bound = rig.bind(|_| ()).unwrap();
@@ -692,7 +696,7 @@ fn a_lost_device_is_an_error() {
     noop.assert_quiet();
 }
 
-/// A buffer need not be a multiple of 4 bytes long, a binding must.
+/// The size of a buffer need not be a multiple of 4 bytes, but that of a binding must be.
 #[test]
 fn odd_buffer_sizes_are_bound() {
     let noop = Noop::new(Limits::defaults());
@@ -714,7 +718,8 @@ fn odd_buffer_sizes_are_bound() {
     noop.assert_quiet();
 }
 
-/// X of no columns has no bytes, however many rows and whatever strides: Y is the bias.
+/// X without columns has no bytes, however many rows and whatever strides it has, and Y is the
+/// bias.
 #[test]
 fn no_columns_need_no_buffer() {
     let noop = Noop::new(Limits::defaults());
@@ -741,7 +746,7 @@ fn handles_cross_threads() {
     send_and_sync::<lowbit::host::Host>();
 }
 
-/// Small numbers, edges, and anything.
+/// Generates small numbers, edge cases and arbitrary numbers.
 fn number() -> impl Strategy<Value = u32> {
     prop_oneof![
         12 => 0u32..10,
@@ -774,7 +779,7 @@ fn schedule() -> impl Strategy<Value = Select> {
     ]
 }
 
-/// A stride that is often just right, sometimes just wrong, sometimes anything.
+/// Returns a stride that is often right, sometimes slightly wrong and sometimes arbitrary.
 fn adjust(stride: u32, by: &Adjust) -> u32 {
     match *by {
         Adjust::Keep => stride,
@@ -820,7 +825,7 @@ prop_compose! {
     }
 }
 
-/// Where a buffer starts and how much longer it is than it must be.
+/// Generates the offset in a buffer, and by how much it is longer than necessary.
 fn place() -> impl Strategy<Value = (u64, i64)> {
     let offset = prop_oneof![
         12 => Just(0u64),
@@ -833,9 +838,9 @@ fn place() -> impl Strategy<Value = (u64, i64)> {
 }
 
 thread_local! {
-    /// How many random cases came to a recording.
+    /// The number of random cases that were recorded.
     static BOUND: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
-    /// One device, and kernels that differ in the limits they know.
+    /// One device, and kernels that are told of different limits.
     static RIG: (Noop, Vec<Kernels>) = {
         let noop = Noop::new(Limits::defaults());
         let kernels = vec![
@@ -846,15 +851,15 @@ thread_local! {
             noop.kernels_with(|c| (c.max_binding, c.max_groups) = (8192, 1)),
             noop.kernels_with(|c| (c.max_workgroup_memory, c.max_invocations) = (1024, 64)),
             noop.kernels_with(|c| (c.storage_align, c.uniform_align) = (3000, 513)),
-            // Nothing runs here.
+            // With these limits, nothing can run.
             noop.kernels_with(|c| (c.max_binding, c.max_buffer, c.max_groups) = (0, 0, 0)),
         ];
         (noop, kernels)
     };
 }
 
-/// Nothing panics, nothing reaches the uncaptured handler, and whatever is accepted passes
-/// wgpu's own validation, recorded and submitted with no error scope.
+/// Nothing panics or reaches the uncaptured error handler, and everything that is accepted passes
+/// wgpu's own validation when it is recorded and submitted without an error scope.
 #[test]
 fn any_matmul_is_safe() {
     matmuls();
@@ -881,7 +886,8 @@ proptest! {
                 noop.assert_quiet();
                 return;
             };
-            // Large shapes get no memory here: what is refused is refused before it is read.
+            // Large shapes get no memory here, because they must be refused before anything is
+            // read.
             let (n, k) = (spec.n as usize, spec.k as usize);
             let small = n.saturating_mul(k + 64) < 1 << 20;
             let allocated = small.then(|| block_on(DeviceWeights::allocate(kernels, spec.weights, n, k)));
@@ -909,14 +915,14 @@ proptest! {
                 });
                 BOUND.with(|count| count.set(count.get() + 1));
             } else if let Err(BindError::Device(error)) = bound {
-                // The device refuses nothing that was checked before.
+                // The device must not refuse anything that was checked before.
                 panic!("{error}");
             }
             noop.assert_quiet();
         });
     }
 
-    /// Splitting covers every row once, in order, within the limit, or is refused.
+    /// Splitting covers every row once, in order and within the limit, or returns an error.
     #[test]
     fn any_split_is_whole(
         format in format(),
@@ -941,7 +947,7 @@ proptest! {
         }
     }
 
-    /// Sizes of a spec that nobody checked.
+    /// Tests the sizes of specs that were not checked.
     #[test]
     fn any_spec_is_checked(
         numbers in prop::array::uniform8(prop_oneof![number(), any::<u32>()]),
@@ -965,7 +971,7 @@ proptest! {
     }
 }
 
-/// Puts a buffer in the place of a block's codes or side data.
+/// Replaces a block's codes or its side buffer.
 fn replace(block: &mut RowBlock, part: &str, buffer: &wgpu::Buffer) {
     match part {
         "codes" => block.codes = buffer.clone().into(),

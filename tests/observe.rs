@@ -1,4 +1,4 @@
-//! X observed on the device, against the host bit for bit.
+//! Tests of observing X on the device, which must equal the host bit for bit.
 
 use half::f16;
 use lowbit::compress::calibrate::{Axis, Batch, CalibrateError, Method, Observer, Statistics};
@@ -13,19 +13,19 @@ use pollster::block_on;
 
 const HOLE: u32 = 0x7fc5_7fc5;
 
-/// Where X and the observation start: no multiple of a binding's alignment.
+/// The offset of X and of the observation in bytes. It is not a multiple of a binding's alignment.
 const X_AT: u64 = 32;
 const Y_AT: u64 = 20;
 
 fn hosts() -> Vec<Host> {
-    // With bindings that split rows and grids that fold.
+    // The small host splits rows into several bindings and folds grids.
     crate::common::large_and_small(32 << 10, 5)
 }
 
 struct Job {
     spec: ObserveSpec,
     m: u32,
-    /// `[m, k]`, as the device's type holds it.
+    /// The values of X, `[m, k]`, rounded to the type on the device.
     x: Vec<f32>,
 }
 
@@ -39,7 +39,7 @@ impl Job {
         Self { x: x.into_iter().map(round).collect(), spec, m }
     }
 
-    /// X amid NaN.
+    /// Creates a buffer with X surrounded by NaN.
     fn buffer(&self, host: &Host) -> wgpu::Buffer {
         let spec = &self.spec;
         let bytes = spec.activations.bytes();
@@ -60,7 +60,8 @@ impl Job {
         host.storage(&words).unwrap()
     }
 
-    /// Recorded twice over what was there, with everything around it as it was.
+    /// Records twice over the previous contents, and checks that nothing around the observation
+    /// changed.
     fn run(&self, host: &Host) -> Batch {
         let spec = &self.spec;
         let plan = block_on(ObservePlan::new(host.kernels(), spec)).unwrap();
@@ -92,7 +93,7 @@ impl Job {
         Batch::of(&observer.with_bins(spec.bins as usize), &self.x).unwrap()
     }
 
-    /// Bits too: a batch compares −0 and +0 as equal.
+    /// Compares bits as well, because −0 and +0 are equal in a batch.
     fn check(&self, host: &Host) -> Batch {
         let (got, want) = (self.run(host), self.expected());
         assert_eq!(got, want, "{:?}, m = {}", self.spec, self.m);
@@ -107,7 +108,8 @@ impl Job {
 const AXES: [(Axis, u32); 4] =
     [(Axis::Tensor, 2048), (Axis::Channel, 16), (Axis::Tensor, 0), (Axis::Channel, 1)];
 
-/// Columns of very different sizes, with zeros of both kinds and edges of bins.
+/// Returns columns of very different magnitudes, with zeros of both signs and values at the edges
+/// of bins.
 fn columns(m: u32, k: u32, seed: u64) -> Vec<f32> {
     let mut random = crate::common::Random(seed);
     let mut value = |i: u32| match random.next() % 8 {
@@ -151,7 +153,7 @@ fn odd_numbers_count_as_on_the_host() {
             row(|i| f32::from_bits(i * 250_000)),
             row(|i| -f32::from_bits(i * 250_000)),
             row(|i| if i == 67 { TINY } else { -TINY.next_down() }),
-            // Edges of bins, and what lies beside them.
+            // Values at the edges of bins and next to them.
             row(|i| (i as f32 - 30.0) / 4.0),
             row(|i| ((i as f32 - 30.0) / 4.0).next_up()),
             row(|i| ((i as f32 - 30.0) / 4.0).next_down()),
@@ -194,7 +196,7 @@ fn what_is_not_finite_is_found() {
     }
 }
 
-/// 2²⁴ − 1 units a value wrap the low word of a sum many times over.
+/// Values of 2²⁴ − 1 units make the low word of a sum wrap many times.
 #[test]
 fn sums_carry() {
     for host in hosts() {
@@ -222,7 +224,7 @@ fn bins_are_as_wide_as_given() {
                     let width = exponent.max(narrow.histogram.width_exponent());
                     assert_eq!(got.histogram.width_exponent(), width);
                     assert_eq!(got.abs_units, narrow.abs_units);
-                    // Pairs of bins, merged one doubling at a time.
+                    // Pairs of bins are merged, one doubling at a time.
                     let mut counts = narrow.histogram.counts().to_vec();
                     for _ in narrow.histogram.width_exponent()..width {
                         let half = counts.len() / 2;
@@ -240,7 +242,7 @@ fn bins_are_as_wide_as_given() {
     }
 }
 
-/// Batches on the device and here come to the same statistics, and their ranges.
+/// Batches from the device and from the host give the same statistics and ranges.
 #[test]
 fn statistics_are_the_hosts() {
     let Some(host) = crate::common::host() else { return };
@@ -304,7 +306,7 @@ fn what_cannot_be_is_refused() {
         let (activations, output) = (at(&x, 0), at(&y, 0));
         let bound = block_on(plan.bind(ObserveArgs { activations, output })).unwrap();
         host.submit(|pass| assert!(bound.record(pass, 3).is_err())).unwrap();
-        // Words that nothing was recorded into, or not for so many rows.
+        // Words that were not recorded, or that were recorded with another number of rows.
         let words = |count: usize| vec![0; count];
         let count = spec.words() as usize;
         assert_eq!(plan.batch(2, &words(3)).unwrap_err(), ObserveError::Words(3));
@@ -314,7 +316,7 @@ fn what_cannot_be_is_refused() {
         let words = host.read(&y, 0, count).unwrap();
         assert!(plan.batch(1, &words).is_ok() && plan.batch(2, &words).is_err());
     }
-    // An observation that no binding holds.
+    // An observation that does not fit into a binding is refused.
     let Some(host) = hosts().pop() else { return };
     let wide = ObserveSpec::new(1, 64, Axis::Channel, 1024);
     let plan = block_on(ObservePlan::new(host.kernels(), &wide)).unwrap();

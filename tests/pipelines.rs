@@ -1,4 +1,5 @@
-//! The driver's compiled code, kept over runs: whole files are used, others ignored.
+//! Tests of the driver's compiled code, which is kept between runs: complete files are used and
+//! others are ignored.
 
 use lowbit::host::Host;
 use std::path::Path;
@@ -17,8 +18,8 @@ fn host_in(folder: &Path) -> Host {
             ..Default::default()
         },
     ));
-    // SAFETY: the folder is this test's own, and holds what a driver returned or what the test
-    // has cut short, which a checksum notices.
+    // SAFETY: the folder belongs to this test. It contains what a driver returned, or files that
+    // the test has truncated, which the checksum detects.
     unsafe { Host::with_pipelines_in(&adapter.unwrap(), folder) }.unwrap()
 }
 
@@ -36,7 +37,7 @@ fn compiled_code_is_kept() {
     let files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
     let [Ok(file)] = &files[..] else { panic!("{files:?}") };
     let whole = std::fs::read(file.path()).unwrap();
-    // Magic and checksum are not all.
+    // The file contains more than the magic number and the checksum.
     assert!(whole.len() > 64, "{} bytes", whole.len());
 
     let second = host_in(folder.path());
@@ -47,6 +48,6 @@ fn compiled_code_is_kept() {
         std::fs::write(file.path(), bad).unwrap();
         assert_eq!(product(&host_in(folder.path())), want);
     }
-    // A host that was not made with a folder has nothing to keep.
+    // A host that was created without a folder has nothing to keep.
     assert!(!plain.save_pipelines(folder.path()).unwrap());
 }

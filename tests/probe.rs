@@ -1,12 +1,12 @@
-//! What a device is asked about itself.
+//! Tests of the probe, which measures properties of a device.
 
 use lowbit::gpu::Caps;
 use lowbit::host::{Host, probe_shader};
 use lowbit::ops::{MatmulPlan, MatmulSpec, Select};
 use pollster::block_on;
 
-/// The probe finds what the crate takes for granted of a driver, and a conversion that flushes
-/// one half does not pass it.
+/// The probe confirms what the crate assumes about a driver, and it detects an f16 conversion that
+/// flushes a single value.
 #[test]
 fn halves_are_probed() {
     let Some(host) = crate::common::host() else { return };
@@ -19,7 +19,8 @@ fn halves_are_probed() {
     let faulty = Host::new().unwrap();
     let text = probe_shader().compose().source;
     for (from, to) in [
-        // Flushes the smallest subnormal alone; takes the halves of a word for each other.
+        // One conversion flushes only the smallest subnormal, and the other swaps the two f16 of a
+        // word.
         (
             "return unpack2x16float(word);",
             "return unpack2x16float(select(word, word & 0xffffu, (word >> 16u) == 1u));",
@@ -32,7 +33,7 @@ fn halves_are_probed() {
     }
 }
 
-/// Kernels go by it.
+/// The choice of kernels depends on the result of the probe.
 #[test]
 fn exact_halves_choose_kernels() {
     let Some(host) = crate::common::host() else { return };

@@ -1,6 +1,7 @@
-//! Random shapes and schemes on a device against the oracle, with shrinking, for a bounded time.
-//! The case table (`conformance::table`) enumerates; here numbers are drawn, and strides, offsets
-//! and batches with them, of which the table has few. Without a device the host's round trips remain.
+//! Random shapes and formats on a device, checked against the reference, with shrinking and for a
+//! limited time. The case table (`conformance::table`) enumerates its cases. Here they are drawn at
+//! random, with strides, offsets and batches, of which the table has only a few. Without a device,
+//! only the conversions on the host are tested.
 
 use crate::common::{Random, all_formats, host};
 use lowbit::conformance::{self, Case, FakeScales, Op, Quantized, Status, Values};
@@ -18,10 +19,11 @@ use proptest::test_runner::{TestCaseError, TestRunner};
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-/// What each property on a device may take; a kernel costs tenths of a second to compile there.
+/// The time for each property on a device, where compiling a kernel takes tenths of a second.
 const TIME: Duration = Duration::from_secs(12);
 
-/// Runs a property until its time is over, and says how far it came. What fails shrinks.
+/// Runs a property until its time is over and prints the number of cases. Cases that fail are
+/// shrunk.
 fn check<S: Strategy>(
     what: &str,
     least: u32,
@@ -36,7 +38,8 @@ fn check<S: Strategy>(
     };
     let (start, count, failed) = (Instant::now(), Cell::new(0), Cell::new(false));
     let result = TestRunner::new(config).run(&strategy, |value| {
-        // A device that is busy must not fail for it: the least number runs whatever it takes.
+        // A busy device must not make the test fail, so a minimum number of cases runs however long
+        // it takes.
         if !failed.get() && start.elapsed() > TIME && count.get() >= least {
             return Ok(());
         }
@@ -60,7 +63,7 @@ fn granularity() -> impl Strategy<Value = Granularity> {
     ]
 }
 
-/// Any format that exists.
+/// Generates any format that exists.
 fn format() -> impl Strategy<Value = WeightFormat> {
     let base = prop::sample::select(all_formats());
     (base, granularity()).prop_map(|(base, granularity)| {
@@ -70,7 +73,7 @@ fn format() -> impl Strategy<Value = WeightFormat> {
             "int4" => WeightFormat::int4(granularity),
             _ => return base,
         };
-        // A short group of small weights has no f16 scale.
+        // A short group of small weights may have no f16 scale.
         if base.scale_type() == ScaleType::F16 {
             return base;
         }
@@ -81,7 +84,7 @@ fn format() -> impl Strategy<Value = WeightFormat> {
     })
 }
 
-/// Formats that integer products take.
+/// Generates the formats that integer products support.
 fn integer_format() -> impl Strategy<Value = WeightFormat> {
     let groups = prop_oneof![
         Just(Granularity::Tensor),
@@ -126,7 +129,7 @@ fn values() -> impl Strategy<Value = Values> {
 }
 
 prop_compose! {
-    /// Anything that the runner of the case table can check.
+    /// Generates any case that the runner of the case table can check.
     fn case()(
         weights in format(),
         integers in integer_format(),
@@ -171,12 +174,12 @@ prop_compose! {
             }
         };
         let bias = bias && matches!(case.op, Op::Matmul | Op::IntegerMatmul(_));
-        // Without a word for it in the table's own cases, what has no rows has no strides either.
         Case { bias, strided, ..case }
     }
 }
 
-/// Values within their bounds, sums of integers and made weights bit for bit, nothing else written.
+/// Results are within their bounds, integer sums and quantized weights are right bit for bit, and
+/// nothing else is written.
 #[test]
 fn cases_pass() {
     let Some(host) = host() else { return };
@@ -197,18 +200,18 @@ fn cases_pass() {
     assert!(ran.get() >= 10, "{} random cases ran: the others hide everything", ran.get());
 }
 
-/// Where rows of X and Y lie, in elements.
+/// The positions of the rows of X and Y, counted in values.
 #[derive(Clone, Debug)]
 struct Places {
     batch: u32,
-    /// Rows of the plan beyond those that are recorded.
+    /// The number of rows in the plan beyond those that are recorded.
     spare: u32,
-    /// Elements after a row, and after a batch, of X and of Y.
+    /// The number of unused values after each row and each batch of X and of Y.
     x: [u32; 2],
     y: [u32; 2],
-    /// Bytes before X, Y and the bias, in units of 4.
+    /// The offsets of X, Y and the bias, in units of 4 bytes.
     offsets: [u64; 3],
-    /// All of the batch share one X.
+    /// Whether all batches share one X.
     shared: bool,
 }
 
@@ -225,8 +228,8 @@ prop_compose! {
     }
 }
 
-/// Random weights of at least a tenth: the last group of a row may be one weight, and none is so
-/// small that its scale is no f16.
+/// Returns random weights with magnitudes of at least 0.1. The last group of a row may be a single
+/// weight, and its scale must not be too small for f16.
 fn weights(format: WeightFormat, n: usize, k: usize, seed: u64) -> PackedWeights {
     let mut random = Random(seed);
     let mut float = || random.float();
@@ -234,15 +237,15 @@ fn weights(format: WeightFormat, n: usize, k: usize, seed: u64) -> PackedWeights
     lowbit::compress::quantize(&w, n, k, &format).unwrap()
 }
 
-/// A word that no arithmetic makes.
+/// A word that no arithmetic produces.
 const SENTINEL: u32 = 0x7fc5_7fc5;
 
-/// f32 X and Y at any stride and any offset: every result within its bound, and not a word between
-/// or past the rows of Y written.
+/// Tests f32 X and Y with any strides and offsets: every result is within its bound, and no word
+/// outside the rows of Y is written.
 #[test]
 fn strides_and_offsets() {
     let Some(host) = host() else { return };
-    // Few formats, so that time goes into layouts and not into compiling.
+    // There are few formats, so that the time is spent on layouts and not on compiling.
     let formats: Vec<WeightFormat> =
         ["int8-channel", "int4-g32-asym", "2:4+int8-g64"].map(|f| f.parse().unwrap()).into();
     let strategy = (
@@ -286,7 +289,7 @@ fn multiply(
         for row in 0..m {
             let start = x_at + batch * x_batch as usize + row * x_row as usize;
             for word in &mut x_words[start..start + k] {
-                // Those that share X find it written.
+                // Batches that share X find it already written.
                 if *word == SENTINEL {
                     *word = random.float().to_bits();
                 }
@@ -344,15 +347,15 @@ fn multiply(
     }
 }
 
-/// Canonical weights → the device by upload and by repacking → back, bit for bit; and the host's
-/// layout holds the same.
+/// Canonical weights are uploaded or repacked and then downloaded, which must return the same bits.
+/// The host's layout must have the same contents.
 #[test]
 fn weights_come_back() {
     let Some(host) = host() else { return };
     let strategy = (format(), size(40), size(300), any::<u64>(), any::<bool>());
     check("weights on the device", 30, strategy, |(format, n, k, seed, repack)| {
         let packed = weights(format, n, k, seed);
-        // Repacking compiles a kernel a format; uploading none.
+        // Repacking compiles one kernel per format, and uploading compiles none.
         let weights = if repack { host.repack(&packed) } else { host.upload(&packed) };
         let weights = weights.map_err(|e| TestCaseError::fail(e.to_string()))?;
         let back = host.download(&weights).map_err(|e| TestCaseError::fail(e.to_string()))?;
@@ -371,7 +374,7 @@ proptest! {
         ..ProptestConfig::default()
     })]
 
-    /// Both orders of rows, whole or cut anywhere, give the weights back.
+    /// Both row orders, whole or split between any two rows, return the weights unchanged.
     #[test]
     fn layouts_are_lossless(
         format in format(),
@@ -397,13 +400,13 @@ proptest! {
         prop_assert_eq!(first, image);
     }
 
-    /// A mask in its three forms is one mask.
+    /// A mask can be converted between its three forms without loss.
     #[test]
     fn masks_are_lossless(n in 0usize..9, k in 0usize..150, seed: u64) {
         let quads = k / 4 + 1;
         let mut random = Random(seed);
         let noise: Vec<u64> = (0..n * quads).map(|_| random.next()).collect();
-        // Two of four, one or none.
+        // Two of four are kept, or one or none.
         let keep = |row: usize, column: usize| {
             let noise = noise[row * quads + column / 4];
             let (a, b) = (noise % 4, noise / 4 % 4);

@@ -1,5 +1,5 @@
-//! Recording allocates nothing of its own: as many allocations as wgpu makes for the same
-//! bare commands, counted on this thread.
+//! Checks that recording allocates nothing of its own: it makes as many allocations as wgpu for the
+//! same commands, counted on this thread.
 
 mod common;
 #[path = "common/counting.rs"]
@@ -35,14 +35,14 @@ fn recording_allocates_nothing() {
         };
         let (first, wgpu) = (ours(), theirs(false));
         assert_eq!(first, wgpu, "{} dispatches {repeats} times", bound.dispatches());
-        // Not only at first: nothing is cached or grown along the way.
+        // The count is the same later on: nothing is cached or grown.
         assert_eq!(ours(), wgpu);
-        // One allocation a recording would be seen.
+        // A single allocation per recording would be detected.
         assert_eq!(theirs(true), wgpu + repeats);
     }
 }
 
-/// Refused recordings leave the pass as it was, and allocate nothing either.
+/// Recordings that return an error leave the pass unchanged and allocate nothing either.
 #[test]
 fn a_refused_recording_records_nothing() {
     let noop = common::Noop::new(wgpu::Limits::defaults());

@@ -1,4 +1,4 @@
-//! The oracle against identities, hand-computed cases, the crate's own accessors, and
+//! Tests of the reference against identities, hand-computed cases, the crate's own accessors, and
 //! f32 arithmetic in many orders.
 
 use half::f16;
@@ -11,7 +11,7 @@ use lowbit::reference::{
 };
 use proptest::prelude::*;
 
-/// A small generator, so that cases are the same everywhere.
+/// A small generator that gives the same cases everywhere.
 struct Noise(u64);
 
 impl Noise {
@@ -32,12 +32,12 @@ impl Noise {
         self.bits() as f32 / 2f32.powi(31)
     }
 
-    /// Roughly normal: twelve uniforms.
+    /// Returns a roughly normal number: the sum of twelve uniform ones.
     fn normal(&mut self) -> f32 {
         (0..12).map(|_| self.unit()).sum::<f32>() - 6.0
     }
 
-    /// Normal, one in a hundred a thousand times larger.
+    /// Returns a normal number, which is a thousand times larger in one of a hundred cases.
     fn outlier(&mut self) -> f32 {
         let scale = if self.below(100) == 0 { 1000.0 } else { 1.0 };
         self.normal() * scale
@@ -48,8 +48,8 @@ fn format(name: &str) -> WeightFormat {
     name.parse().unwrap()
 }
 
-/// Packs codes (float bits for floats) in the canonical layout. `code(row, column)` is
-/// asked for the kept columns; the rest is the code of zero.
+/// Packs codes (the bits of floats) in the canonical layout. `code(row, column)` is called for the
+/// kept columns, and all other positions get the zero point.
 fn pack(
     format: WeightFormat,
     (n, k): (usize, usize),
@@ -95,7 +95,8 @@ fn pack(
     PackedWeights::from_parts(format, n, k, words, metadata, scales, zeros).unwrap()
 }
 
-/// Any legal codes, scales 0.5…1.5 (or powers of two ¼…2), zero points and masks.
+/// Returns weights with random valid codes, scales of 0.5…1.5 (or powers of two from ¼ to 2), zero
+/// points and masks.
 fn random(format: WeightFormat, n: usize, k: usize, seed: u64, powers: bool) -> PackedWeights {
     let g = format.geometry(n, k).unwrap();
     let mut noise = Noise(seed);
@@ -157,7 +158,7 @@ const SHAPES: [(usize, usize); 9] =
 
 // --- decoding -----------------------------------------------------------------------
 
-/// The oracle's decoding and the crate's accessors agree everywhere.
+/// The decoding of the reference and the accessors of the crate always agree.
 #[test]
 fn decoding_matches_the_accessors() {
     for name in FORMATS {
@@ -192,7 +193,7 @@ fn decoding_matches_the_accessors() {
 
 #[test]
 fn hand_computed_int8() {
-    // −2, 127, −128, 5 | −1: five columns, one ragged word; g = 3.
+    // −2, 127, −128, 5 | −1: five columns, with one incomplete word, and g = 3.
     let words = vec![u32::from_le_bytes([0xfe, 0x7f, 0x80, 5]), 0xff];
     let scales = Scales::F32(vec![0.5, 4.0]);
     let symmetric = format("int8-g3");
@@ -214,7 +215,7 @@ fn hand_computed_int8() {
 
 #[test]
 fn hand_computed_int4() {
-    // Nibbles 0 8 15 1 | 7 in two rows, the second reversed; one scale a row.
+    // The nibbles 0 8 15 1 | 7 in two rows, reversed in the second row, and one scale per row.
     let words = vec![0x8887_1f80, 0x8880_8f17];
     let scales = Scales::F16(vec![f16::from_f32(0.5), f16::from_f32(2.0)]);
     let channel = format("int4-channel-f16s");
@@ -261,12 +262,13 @@ fn hand_computed_floats_and_int16() {
     assert_eq!(parts("int16-channel", words, vec![0.5]), [16383.5, -16383.5, -1.0]);
 }
 
-/// Quads (1, 3), (0, 2) and, past K = 9, (0, 3): the last index is out of bounds.
+/// The groups of four keep (1, 3), (0, 2) and, past K = 9, (0, 3), whose second index is out of
+/// bounds.
 #[test]
 fn hand_computed_two_four() {
     let metadata = vec![0x4444_4c8d];
     let dense = [0.0, -4.0, 0.0, -3.5, 0.0, 0.0, 1.0, 0.0, 2.0];
-    // Nibbles 1 2 8 10 15 and one past K.
+    // The nibbles 1 2 8 10 15 and one past K.
     let words = vec![0x888f_a821];
     let scales = Scales::F32(vec![0.5, 0.5, 0.5]);
     let weights = PackedWeights::from_parts(
@@ -280,7 +282,7 @@ fn hand_computed_two_four() {
     )
     .unwrap();
     assert_eq!(dequantize_f64(&weights).unwrap(), dense);
-    // Pruned columns and the padding take no part.
+    // Pruned columns and the padding do not contribute.
     let x: Vec<f32> = (0..9).map(|i| 10f32.powi(i)).collect();
     let y = matmul(&case(&x, 1, &weights)).unwrap();
     assert_eq!(y[0].value, -40.0 - 3500.0 + 1e6 + 2e8);
@@ -290,7 +292,7 @@ fn hand_computed_two_four() {
 
 // --- identities ---------------------------------------------------------------------
 
-/// W = s·I in every format gives back X.
+/// W = s·I returns X, in every format.
 #[test]
 fn identity_weights() {
     for name in FORMATS {
@@ -316,7 +318,7 @@ fn identity_weights() {
         let y = matmul(&case(&x, 3, &weights)).unwrap();
         for (y, x) in y.iter().zip(&x) {
             assert_eq!(y.value, f64::from(*x), "{name}");
-            // One product that counts: at most two roundings.
+            // Only one product is not 0, so there are at most two roundings.
             assert!(y.bound <= 2.001 * UNIT * y.value.abs() + 1e-30, "{name}");
         }
         let bias: Vec<f32> = (0..k).map(|i| i as f32).collect();
@@ -327,7 +329,8 @@ fn identity_weights() {
     }
 }
 
-/// Against the plain triple loop over the dense f64 matrix; linear in X; layout [M, N].
+/// The result equals that of three nested loops over the dense f64 matrix, is linear in X, and has
+/// the layout [M, N].
 #[test]
 fn matmul_is_the_triple_loop() {
     for name in FORMATS {
@@ -412,7 +415,7 @@ fn gathers_rows() {
         assert_eq!(picked[131..262], all[..131]);
         assert_eq!(picked[262..], all[6 * 131..]);
         for e in &all {
-            // Any f32 kernel rounds once, to a neighbour; zeros stay.
+            // Every f32 kernel rounds once, to a neighbor. Zeros stay zeros.
             assert!(check(e, e.value as f32).passes());
             assert_eq!(e.bound == 0.0, e.value == 0.0 || !format(name).code_type().is_integer());
         }
@@ -429,22 +432,22 @@ fn gathers_rows() {
 
 // --- bounds against real f32 arithmetic -----------------------------------------------
 
-/// Orders and places of scaling that kernels use.
+/// The orders of summation and the places of scaling that kernels use.
 #[derive(Clone, Copy, Debug)]
 enum Order {
-    /// One accumulator, weights scaled one by one.
+    /// One accumulator, with each weight scaled separately.
     Sequential { fused: bool, reversed: bool },
     /// A binary tree over scaled products.
     Pairwise,
-    /// `lanes` strided accumulators over scaled products, then a tree.
+    /// `lanes` accumulators over scaled products with a stride of `lanes`, and then a tree.
     Lanes { lanes: usize },
-    /// Sums of pieces of a group, scaled once a piece.
+    /// Sums over parts of a group, each scaled once.
     Blocks { size: usize, fused: bool },
-    /// `s·(Σcx − z·Σx)` a piece of a group.
+    /// `s·(Σcx − z·Σx)` for each part of a group.
     Folded { size: usize },
-    /// `acc += s·Σcx; acc −= (s·z)·Σx` a group.
+    /// `acc += s·Σcx; acc −= (s·z)·Σx` for each group.
     FoldedApart,
-    /// `(c·s − z·s)·x`, one by one.
+    /// `(c·s − z·s)·x` for each weight.
     FoldedWeight { fused: bool },
 }
 
@@ -544,7 +547,7 @@ const FOLDED: [Order; 5] = [
     Order::FoldedWeight { fused: true },
 ];
 
-/// The worst error / bound of some orders, over all outputs.
+/// Returns the largest error / bound of some orders, over all outputs.
 fn worst(case: &MatmulCase, orders: &[Order]) -> f64 {
     let expected = matmul(case).unwrap();
     let (n, k) = (case.weights.n(), case.weights.k());
@@ -566,8 +569,8 @@ fn worst(case: &MatmulCase, orders: &[Order]) -> f64 {
     worst
 }
 
-/// Every order that kernels use stays within the bound, at short and long K; at K of a
-/// few it gets to a good part of it, so it is not absurdly loose.
+/// Every order that kernels use stays within the bound, for small and large K. With a few columns,
+/// the error reaches a good part of the bound, so the bound is not much too large.
 #[test]
 fn bounds_hold_in_any_order() {
     for name in FORMATS {
@@ -590,7 +593,7 @@ fn bounds_hold_in_any_order() {
                 worst(&half, &PLAIN);
                 report += &format!(" K={k}: {:.4}/{:.4}", ratios.0, ratios.1);
                 if k == 2 {
-                    // Round-to-nearest makes at most half of what WGSL may.
+                    // Rounding to nearest causes at most half of the error that WGSL allows.
                     assert!((0.05..=0.5).contains(&ratios.0), "{name} {ratios:?}");
                 }
             }
@@ -612,8 +615,8 @@ fn bounds_hold_for_floats() {
     }
 }
 
-/// Results near and below the least normal f32, where a device may flush: simulated by
-/// flushing x, every product and every partial sum.
+/// Results near and below the least normal f32, which a device may flush. Flushing is simulated for
+/// x, every product and every partial sum.
 #[test]
 fn bounds_cover_flushed_subnormals() {
     let flush = |v: f32| if v.is_subnormal() { 0.0 } else { v };
@@ -650,8 +653,8 @@ fn bounds_cover_flushed_subnormals() {
     }
 }
 
-/// The bound is the least of its kind: where every operation rounds up, as WGSL allows,
-/// and adds a little to a sum of 1, the error is nearly all of it, and never more.
+/// The bound is as small as possible: if every operation rounds up, as WGSL allows, and adds a
+/// little to a sum of 1, the error is nearly the whole bound and never exceeds it.
 #[test]
 fn worst_rounding_fills_the_bound() {
     let up = |v: f64| if f64::from(v as f32) < v { (v as f32).next_up() } else { v as f32 };
@@ -693,14 +696,15 @@ fn integers(count: usize, limit: u32, seed: u64) -> Vec<f32> {
     (0..count).map(|_| noise.between(-(limit as i32), limit as i32) as f32).collect()
 }
 
-/// At the largest X that is allowed, every order gives the oracle's value bit for bit.
+/// With the largest X that is allowed, every order gives the reference value bit for bit.
 #[test]
 fn exact_cases_are_exact_in_every_order() {
     for name in FORMATS {
         if !format(name).code_type().is_integer() {
             continue;
         }
-        // 512 full int16 codes at one scale fill 2²⁴; scales and biases here take 8 times.
+        // 512 full int16 codes with one scale reach 2²⁴. The scales and biases here take up 8 times
+        // as much.
         let k = if format(name).code_type() == CodeType::Int16 { 53 } else { 2053 };
         let weights = random(format(name), 4, k, 8, true);
         let bias: Vec<f32> = integers(4, 1000, 2).iter().map(|b| b / 4.0).collect();
@@ -720,7 +724,7 @@ fn exact_cases_are_exact_in_every_order() {
                     assert!(exact.is_f32(got), "{name} {order:?}: {got} is not {exact:?}");
                 }
             }
-            // One more than allowed, everywhere, is refused.
+            // One more than the limit, everywhere, is refused.
             let x = vec![limit as f32 + 1.0; 3 * k];
             let case = MatmulCase { x: &x, ..case };
             assert!(matches!(
@@ -752,14 +756,14 @@ fn inexact_cases_are_refused() {
     assert!(negative.is_f16(0xbc00) && !negative.is_f16(0x3c00));
 }
 
-/// The reason for exact patterns: at K = 4096 a wrong nibble is far inside the bound.
+/// The reason for exact patterns: at K = 4096, a wrong nibble is far within the bound.
 #[test]
 fn one_wrong_code_at_4096() {
     let k = 4096;
     for (name, last) in [("int4-g128-asym", k - 1), ("int8-g128", k - 3), ("2:4+int4-g64", k - 4)] {
         let format = format(name);
         let good = random(format, 1, k, 21, true);
-        // One code off by one, at a kept column of the last group.
+        // One code is wrong by one, at a kept column of the last group.
         let mut codes = good.codes().to_vec();
         let bits = format.code_type().bits() as usize;
         let per = 32 / bits;
@@ -790,7 +794,7 @@ fn one_wrong_code_at_4096() {
             assert!(exact.is_f32(simulate(&good, 0, &x, 0.0, order)));
             assert!(!exact.is_f32(simulate(&bad, 0, &x, 0.0, order)));
         }
-        // And the weight alone.
+        // One-hot rows also detect it.
         let column = bad.column(0, at);
         let hot = one_hot(&good, &[(column, 1.0)], None, OutputType::F32, false).unwrap()[0];
         let mut x = vec![0.0; k];
@@ -800,7 +804,7 @@ fn one_wrong_code_at_4096() {
     }
 }
 
-/// One-hot rows, against the dense oracle and every order.
+/// Compares one-hot rows with the dense reference and every order.
 #[test]
 fn one_hot_rows() {
     for name in FORMATS {
@@ -903,7 +907,7 @@ proptest! {
     }
 }
 
-/// The size that the runner calls with: M = 128, N = K = 4096. Run it by name.
+/// Measures the size that the runner uses: M = 128, N = K = 4096. Run it by name.
 #[test]
 #[ignore = "takes seconds; for timing"]
 fn speed() {

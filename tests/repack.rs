@@ -1,5 +1,5 @@
-//! The device's own conversion to the layout that kernels read: bit for bit the host's, for
-//! every format, in either order of rows, from offsets, and split where a binding is small.
+//! Tests of the conversion to the kernel layout on the device. It must equal the host's bit for
+//! bit, for every format, in both row orders, with offsets, and if it is split for small bindings.
 
 use lowbit::format::{DeviceLayout, PackedWeights, RowOrder, Scales, WeightFormat};
 use lowbit::host::Host;
@@ -8,12 +8,12 @@ use lowbit::ops::{
 };
 use pollster::block_on;
 
-/// Where parts start, in bytes: no multiple of the binding alignment.
+/// The offset of the parts in bytes. It is not a multiple of the binding alignment.
 const OFFSET: u64 = 36;
-/// What stands before and after each part.
+/// The word before and after each part.
 const NOISE: u32 = 0xdead_beef;
 
-/// A part as a buffer holds it, between noise.
+/// Creates a buffer with a part that is surrounded by noise.
 fn part(host: &Host, bytes: &[u8]) -> wgpu::Buffer {
     let mut words = vec![NOISE; (OFFSET / 4) as usize];
     words.extend(bytes.chunks(4).map(|chunk| {
@@ -25,14 +25,15 @@ fn part(host: &Host, bytes: &[u8]) -> wgpu::Buffer {
     host.storage(&words).unwrap()
 }
 
-/// Weights of 1 and more, so that f16 scales hold groups of one.
+/// Returns weights of at least 1, so that a group of one weight has an f16 scale.
 fn random_weights(format: WeightFormat, n: usize, k: usize, seed: u64) -> PackedWeights {
     let mut random = crate::common::Random(seed);
     let w: Vec<f32> = (0..n * k).map(|_| random.float()).map(|x| x + 1f32.copysign(x)).collect();
     lowbit::compress::quantize(&w, n, k, &format).unwrap()
 }
 
-/// Repacks into weights full of noise and compares every row; how many chunks it took.
+/// Repacks into weights that are full of noise, compares every row, and returns the number of
+/// chunks.
 fn repack(host: &Host, packed: &PackedWeights, name: &str) -> usize {
     let kernels = host.kernels();
     let (n, k, format) = (packed.n(), packed.k(), packed.format());
@@ -67,7 +68,7 @@ fn repack(host: &Host, packed: &PackedWeights, name: &str) -> usize {
     bound.chunks()
 }
 
-/// The same device with the other order of rows.
+/// Returns the same device with the other row order.
 fn other_order(host: &Host) -> Host {
     let mut caps = host.kernels().caps().clone();
     caps.row_order = match caps.row_order {

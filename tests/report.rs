@@ -1,11 +1,11 @@
-//! Reports without a device: what a page holds, and what two of them differ in.
+//! Tests of reports without a device: the contents of a page, and the differences of two reports.
 
 use lowbit::conformance::{
     AdapterReport, CaseReport, ErrorOverBound, Extent, Kind, Report, Status, compare, json_of,
     page, table,
 };
 
-/// A report of real cases, all right.
+/// Returns a report of real cases in which all passed.
 fn report(cases: usize) -> AdapterReport {
     let cases: Vec<CaseReport> = table(Extent::Quick)
         .iter()
@@ -34,7 +34,7 @@ fn kinds(first: &AdapterReport, second: &AdapterReport) -> Vec<(Kind, String)> {
 #[test]
 fn a_page_holds_its_report() {
     let mut adapter = report(20);
-    // What a driver calls itself, and what a reason quotes, is not ours to choose.
+    // The name of a driver and the quotes in a reason may contain anything.
     let evil = "</script><script>alert('1')</script> & \"two\"\u{7}";
     adapter.name = evil.into();
     adapter.cases[3].status = Status::Fail;
@@ -50,11 +50,11 @@ fn a_page_holds_its_report() {
     let (html, _) = page.split_once("<script").unwrap();
     assert!(!html.contains("alert('1')") && html.contains("alert(&#39;1&#39;)"));
     assert!(!page.contains('\u{7}'));
-    assert!(page.contains("1 failed, 1 not the same twice, 19 passed"));
+    assert!(page.contains("1 failed, 1 with different bits in a second run, 19 passed"));
     for case in &report.adapters[0].cases[3..5] {
         assert!(page.contains(&case.id), "{}", case.id);
     }
-    // Nothing is fetched.
+    // The page loads nothing.
     for fetched in ["src=", "href=", "url(", "@import"] {
         assert!(!page.contains(fetched), "{fetched}");
     }
@@ -75,7 +75,7 @@ fn what_differs_is_named() {
     second.cases[7].bits = Some("0".into());
     let id = |at: usize| first.cases[at].id.clone();
     assert_eq!(kinds(&first, &second), [(Kind::Bits, id(7))]);
-    // One adapter must give the same bits; another need not.
+    // The same adapter must give the same bits, but another adapter need not.
     assert!(compare(&first, &second).found_wrong());
     second.driver = "another".into();
     assert!(!compare(&first, &second).found_wrong());

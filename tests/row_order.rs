@@ -1,5 +1,5 @@
-//! GPUs get rows one after the other, the software adapters here panels: what only the former
-//! have, loads of two blocks and sums through subgroups, runs here all the same.
+//! GPUs get single rows, but the software adapters that run these tests get panels. Therefore these
+//! tests force what only GPUs use: single rows, loads of two blocks, and sums through subgroups.
 
 use lowbit::conformance::{Case, Status, Values, run};
 use lowbit::format::RowOrder;
@@ -8,7 +8,8 @@ use lowbit::host::Host;
 use lowbit::ops::{FloatType, Schedule};
 use pollster::block_on;
 
-/// A device of the same adapter that counts as a GPU, with subgroups of any size or none.
+/// Returns a device of the same adapter that counts as a GPU, with subgroups of any size or without
+/// them.
 fn gpu(subgroups: bool) -> Host {
     let adapter = block_on(wgpu::Instance::default().request_adapter(&Default::default())).unwrap();
     let limits = adapter.limits();
@@ -39,10 +40,11 @@ fn schedules_of_gpus_with_rows_in_order() {
         .into_iter()
         .enumerate()
     {
-        // Whole pairs of blocks, a tail in one, an odd number of blocks; more lanes than a wave.
+        // These K have whole pairs of blocks, an incomplete pair, an odd number of blocks, and more
+        // lanes than a subgroup.
         for (j, k) in [192, 116, 224, 4096].into_iter().enumerate() {
             for schedule in Schedule::all(k as u32) {
-                // Of CPU adapters alone.
+                // These schedules are only for CPU adapters.
                 if matches!(schedule, Schedule::Rows { m_tile: 8.., .. }) {
                     continue;
                 }

@@ -1,9 +1,11 @@
-//! What `select` chooses on devices that exist, as a table, so that a change of it is seen.
+//! A table of the kernels that `select` chooses on real devices, so that a change of the choice is
+//! noticed.
 //!
-//! Limits, features and subgroup sizes are those of reports at vulkan.gpuinfo.org (of Apple:
-//! of Metal's feature tables), as wgpu 30 maps them: bindings below 2 GiB, buffers below
-//! 2 GiB on Linux except NVIDIA's, the smallest of three workgroup counts, 4 to 64 lanes for
-//! all of Metal. Alignments and sizes vary by driver version and do not enter the choice.
+//! The limits, features and subgroup sizes are from reports at vulkan.gpuinfo.org (for Apple, from
+//! Metal's feature tables), as wgpu 30 maps them: bindings are smaller than 2 GiB, and so are
+//! buffers on Linux except on NVIDIA; the number of workgroups is the smallest of the three
+//! dimensions; and all Metal devices have subgroups of 4 to 64 lanes. Alignments and sizes vary
+//! with the driver version and do not influence the choice.
 
 use lowbit::format::{ActivationFormat, ActivationGranularity, WeightFormat};
 use lowbit::gpu::{AdapterClass, Caps};
@@ -17,13 +19,13 @@ struct Device {
     kind: DeviceType,
     backend: Backend,
     features: Features,
-    /// Fewest and most lanes of a subgroup.
+    /// The smallest and the largest size of a subgroup.
     subgroup: (u32, u32),
     limits: Limits,
 }
 
-/// The limits that the crate looks at: storage buffers a stage, bytes of a binding and of a
-/// buffer, alignments of uniforms and storage, workgroup memory, invocations.
+/// Returns the limits that the crate uses: storage buffers per stage, bytes of a binding and of a
+/// buffer, alignments of uniforms and storage buffers, workgroup memory and invocations.
 fn limits(
     buffers: u32,
     (binding, buffer): (u64, u64),
@@ -44,7 +46,7 @@ fn limits(
     }
 }
 
-/// What wgpu lets a binding be at most, and a buffer on Linux.
+/// The largest binding that wgpu allows, and the largest buffer on Linux.
 const BINDING: u64 = (1 << 31) - 1;
 const LINUX: u64 = (1 << 31) - 1;
 
@@ -128,8 +130,8 @@ const FORMATS: [&str; 9] = [
 ];
 const M: [u32; 8] = [1, 2, 7, 8, 16, 64, 128, 4096];
 
-/// For K = N = 4096: what the crate knows of a device, then a line for all formats that
-/// share their choices.
+/// The choices for K = N = 4096: the facts about a device, followed by one line for all formats
+/// that have the same choices.
 const EXPECTED: &str = "
 GeForce RTX 3080: Gpu, 32 lanes, int64
   all formats: 1 gemv_m1_l32, 2–8 gemv_m4_l32, 16–64 tiled_32x64, 128–4096 tiled_64x64
@@ -156,7 +158,7 @@ llvmpipe: Cpu, 8 lanes, int64
   int4-g64-asym 2:4+int8-channel 2:4+int4-g64-asym: 1 rows_m1_n4, 2–4096 rows_m4_n2
 ";
 
-/// The choices for every m, runs of the same one together.
+/// Returns the choices for every m, with equal neighbors combined.
 fn choices(caps: &Caps, format: &str) -> String {
     choices_of(caps, format, FloatType::F32.into())
 }
@@ -213,8 +215,8 @@ fn the_table_of_choices() {
     assert_eq!(table, EXPECTED, "`select` now chooses:\n{table}");
 }
 
-/// The same for quantized X: schedules of integer products, and whether bytes are multiplied by the
-/// device's own operation.
+/// The choices for quantized X: schedules of integer products, and whether bytes are multiplied by
+/// the device's own instruction.
 const INTEGERS: &str = "
 GeForce RTX 3080: packed dot: 1 int_gemv_m1_l32, 2–8 int_gemv_m4_l32, 16–64 int_tiled_32x64, 128–4096 int_tiled_64x64
 Radeon RX 6800: packed dot: 1 int_gemv_m1_l32, 2–8 int_gemv_m4_l32, 16–64 int_tiled_32x64, 128–4096 int_tiled_64x64
@@ -234,7 +236,7 @@ fn the_table_of_integer_choices() {
     let mut table = String::from("\n");
     for device in devices() {
         let caps = device.caps();
-        // No format of W changes the schedule.
+        // The format of W does not change the schedule.
         let all = ["int8-channel", "int4-g64-asym", "2:4+int4-g64-asym"]
             .map(|format| choices_of(&caps, format, Activations::Int8(token)));
         assert!(all.iter().all(|choices| *choices == all[0]), "{}: {all:?}", device.name);
@@ -244,8 +246,8 @@ fn the_table_of_integer_choices() {
     assert_eq!(table, INTEGERS, "`select` now chooses:\n{table}");
 }
 
-/// For every K that gives other schedules: what is chosen fits the device, by its limits
-/// rather than by `check`, and is among those that `verify` runs.
+/// For every K that leads to another schedule, the choice fits the limits of the device (checked
+/// without `check`) and is one of the schedules that `verify` runs.
 #[test]
 fn choices_fit_the_device() {
     let mut seen = 0;
@@ -271,7 +273,7 @@ fn choices_fit_the_device() {
                 let choice = KernelChoice::new(&spec, schedule, &caps);
                 let groups = choice.groups(m, 640, 1);
                 assert!(groups > 0 && caps.fold(groups).is_some(), "{what}");
-                // Features only where the device has them.
+                // A feature is only used if the device has it.
                 let features = device.features;
                 assert!(!choice.wide || features.contains(Features::SHADER_INT64), "{what}");
                 assert!(
@@ -287,7 +289,8 @@ fn choices_fit_the_device() {
     assert_eq!(seen, 9 * 9 * 8 * 10);
 }
 
-/// Each limit by itself: `select` steps down to what fits, or `check` says what is missing.
+/// Lowers one limit at a time: `select` chooses something smaller that fits, or `check` says what
+/// is missing.
 #[test]
 fn low_limits_are_kept_to() {
     for (memory, invocations, fits) in

@@ -1,4 +1,4 @@
-//! Smoothing of activations: the network stays what it is, and int8 loses less of it.
+//! Tests of activation smoothing: the network computes the same function, and int8 loses less.
 
 use lowbit::compress::calibrate::{Observer, Statistics};
 use lowbit::compress::smooth::{self, Linear, Options, SmoothError};
@@ -10,7 +10,7 @@ fn random(count: usize, seed: u64) -> Vec<f32> {
     (0..count).map(|_| (0..4).map(|_| random.float()).sum()).collect()
 }
 
-/// Rows of `k` bell-shaped channels, some of them 50 to 100 times larger.
+/// Returns rows of `k` bell-shaped channels, of which some are 50 to 100 times larger.
 fn outliers(m: usize, k: usize) -> Vec<f32> {
     let large = |channel: usize| match channel % 43 {
         5 => 50.0,
@@ -30,7 +30,7 @@ fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&x| x.into()).collect()
 }
 
-/// `‖Y − Ŷ‖ / ‖Y‖` in W8A8, all in f64 from codes and scales.
+/// Returns `‖Y − Ŷ‖ / ‖Y‖` in W8A8, computed in f64 from codes and scales.
 fn w8a8_error(x: &[f32], w: &[f32], k: usize, factors: &[f32]) -> f64 {
     let n = w.len() / k;
     let scaled: Vec<f32> = w.iter().zip(factors.iter().cycle()).map(|(w, s)| w * s).collect();
@@ -57,11 +57,11 @@ fn planted_outliers_lose_less() {
         let smoothing = smooth::search(&x, k, &linears, &options).unwrap();
         let (before, after) = (smoothing.error_before(), smoothing.error());
         assert!(before > 3.0 * after, "{before} {after}");
-        // Both are what they say; dequantized weights are rounded once, to 2⁻²⁴.
+        // Both errors are as stated. Dequantized weights are rounded once, to 2⁻²⁴.
         let near = |a: f64, b: f64| (a - b).abs() <= 1e-6;
         assert!(near(before, w8a8_error(&x, &w, k, &vec![1.0; k])));
         assert!(near(after, w8a8_error(&x, &w, k, smoothing.factors())));
-        // The best of what was tried, and all of it was.
+        // The result is the best of the tried values, and all were tried.
         assert_eq!(smoothing.tried().len(), 21);
         let least = smoothing.tried().iter().map(|(_, error)| *error).fold(before, f64::min);
         assert_eq!(after, least);
@@ -73,7 +73,7 @@ fn planted_outliers_lose_less() {
         let power = |s: &f32| s.to_bits() & 0x7f_ffff == 0;
         assert_eq!(smoothing.factors().iter().all(power), powers_of_two);
     }
-    // Nothing to gain: one channel, whose factor both scales take out.
+    // With a single channel there is nothing to gain, because its factor cancels in both scales.
     let smoothing =
         smooth::search(&x, 1, &[Linear { weights: &[0.5], rows: 1 }], &Options::default());
     let smoothing = smoothing.unwrap();
@@ -89,22 +89,22 @@ fn factors_are_their_formula() {
         for ((s, x), w) in factors.iter().zip(x).zip(w) {
             let want = f64::from(x).powf(alpha) / f64::from(w).powf(1.0 - alpha);
             let want = want.clamp(64f64.exp2().recip(), 64f64.exp2());
-            // Rounded once to f32; exp2 and log2 are far better than that.
+            // The factors are rounded once to f32. exp2 and log2 are far more accurate than that.
             assert!((f64::from(*s) - want).abs() <= want / (1 << 24) as f64 * 1.001, "{s} {want}");
         }
         for (s, t) in factors.iter().zip(smooth::factors(&x, &w, alpha, true).unwrap()) {
-            // Half a doubling off at most, and s was rounded.
+            // The result differs by at most half a doubling, and s was rounded.
             let off = (f64::from(t) / f64::from(*s)).log2().abs();
             assert!(t.to_bits() & 0x7f_ffff == 0 && off <= 0.5 + 1e-6, "{s} {t}");
         }
     }
-    // What is dead in X or in W stays alone.
+    // Channels of zeros in X or in W keep the factor 1.
     let tiny = f32::MIN_POSITIVE / 2.0;
     let dead = smooth::factors(&[0.0, 5.0, tiny, 3.0], &[2.0, 0.0, 1.0, tiny], 0.5, false);
     assert_eq!(dead.unwrap(), [1.0; 4]);
 }
 
-/// A norm, and three linears that share its output.
+/// A norm and three linear layers that share its output.
 struct Block {
     x: Vec<f32>,
     gamma: Vec<f32>,
@@ -122,7 +122,7 @@ impl Block {
         Self { x: random(20 * K, 5), gamma, beta: random(K, 8), weights }
     }
 
-    /// The norm's output, in f32 as an engine has it.
+    /// Returns the output of the norm in f32, as an engine has it.
     fn normed(&self) -> Vec<f32> {
         let row = |x: &[f32]| -> Vec<f32> {
             let mean = x.iter().sum::<f32>() / K as f32;
@@ -163,11 +163,11 @@ fn bits(x: &[f32]) -> Vec<u32> {
 #[test]
 fn the_network_stays_what_it_is() {
     let block = Block::new();
-    // Powers of two scale every product by 1.
+    // Powers of two change no product.
     assert_eq!(bits(&block.smoothed(true).run()), bits(&block.run()));
-    // Other factors are rounded in W' and in γ' and β': (1 + δ)² − 1 of each product at most, with
-    // δ = 2⁻²⁴. The norm's own unit rows are the same, and all else is in f64, which adds K + 4
-    // roundings of 2⁻⁵³ on either side.
+    // Other factors are rounded in W' and in γ' and β'. Each product changes by at most (1 + δ)² −
+    // 1 with δ = 2⁻²⁴. The unit rows of the norm are the same, and everything else is in f64, which
+    // adds K + 4 roundings of 2⁻⁵³ on either side.
     let other = block.smoothed(false);
     assert_ne!(bits(&other.gamma), bits(&block.gamma));
     let units = Block { gamma: vec![1.0; K], beta: vec![0.0; K], ..Block::new() }.normed();
@@ -269,12 +269,12 @@ fn what_cannot_be_is_refused() {
     assert!(smooth::scale_columns(&[f32::MAX, 1.0], &[2.0, 1.0]).is_err());
     assert!(smooth::factors(&[1.0], &[1.0, 2.0], 0.5, false).is_err());
     assert!(smooth::factors(&[f32::NAN], &[1.0], 0.5, false).is_err());
-    // What fails changes nothing, neither of the two.
+    // If smoothing fails, neither γ nor β changes.
     let (mut gamma, mut beta) = ([1.0, 2.0], [1.0, f32::MAX]);
     assert!(smooth::fold_into_norm(&mut gamma, Some(&mut beta), &[0.5, 0.5]).is_err());
     assert_eq!((gamma, beta), ([1.0, 2.0], [1.0, f32::MAX]));
     assert!(smooth::fold_into_rows(&mut [1.0; 5], None, 2, &[0.5, 0.5]).is_err());
-    // All zeros: nothing to smooth, and nothing is lost.
+    // If everything is zero, there is nothing to smooth and nothing is lost.
     let zeros = [Linear { weights: &[0.0; 4], rows: 2 }];
     let dead = smooth::search(&[0.0; 6], 2, &zeros, &Options::default()).unwrap();
     assert_eq!((dead.alpha(), dead.error(), dead.factors()), (None, 0.0, &[1.0, 1.0][..]));

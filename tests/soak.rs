@@ -1,5 +1,5 @@
-//! Ten thousand mixed dispatches on one device leak no memory and no handles. The same measure
-//! sees binds that are kept.
+//! Checks that ten thousand mixed dispatches on one device leak neither memory nor handles. The
+//! same measurement detects binds that are kept.
 
 mod common;
 
@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicIsize, Ordering};
 use std::time::Instant;
 
-/// Bytes that Rust code holds of the heap: wgpu's objects and ours.
+/// The number of heap bytes that Rust code holds: objects of wgpu and of this crate.
 static HEAP: AtomicIsize = AtomicIsize::new(0);
 
 struct Counting;
@@ -40,23 +40,23 @@ static ALLOCATOR: Counting = Counting;
 const DISPATCHES: usize = 10_000;
 const MAX_M: u32 = 40;
 
-/// What a process and a device hold.
+/// The resources that the process and the device hold.
 #[derive(Clone, Debug)]
 struct Footprint {
-    /// Bytes of memory that are resident, with the driver's.
+    /// Resident memory in bytes, including the driver's.
     resident: isize,
     /// Bytes of Rust's heap.
     heap: isize,
-    /// Bytes of the device's memory that are allocated.
+    /// Allocated bytes of the device's memory.
     device: isize,
-    /// Open files.
+    /// Number of open files.
     files: usize,
-    /// Live objects, by kind, of wgpu and of the driver.
+    /// Number of live objects of wgpu and of the driver, by kind.
     handles: BTreeMap<&'static str, isize>,
 }
 
 impl Footprint {
-    /// Once the device has come to rest.
+    /// Measures once the device is idle.
     fn of(instance: &wgpu::Instance, host: &Host) -> Self {
         for _ in 0..2 {
             host.submit(|_| ()).unwrap();
@@ -84,7 +84,8 @@ impl Footprint {
         ] {
             handles.insert(kind, registry.num_kept_from_user as isize);
         }
-        // wgpu 30 counts textures down and not up: there are only their ids.
+        // wgpu 30 decrements its count of textures but does not increment it, so only their ids are
+        // counted.
         let counters = host.device().get_internal_counters().hal;
         for (kind, counter) in [
             ("buffers", &counters.buffers),
@@ -111,10 +112,10 @@ impl Footprint {
     }
 }
 
-/// What grew that must not, over so many dispatches. Objects are counted, and there may be none
-/// more. Bytes are compared with `bind`, what one bind holds of Rust's heap: a leak of one in a hundred
-/// dispatches shows there. Resident memory is rounded to pages and comes back from allocators late,
-/// so that one in ten must do.
+/// Returns what has grown over so many dispatches although it must not. No further objects are
+/// allowed. Bytes are compared with `bind`, the heap bytes of one bind: a leak in one of a hundred
+/// dispatches is detected. Resident memory is rounded to pages, and allocators return it late, so
+/// only a leak in one of ten dispatches is detected there.
 fn leaks(before: &Footprint, after: &Footprint, dispatches: usize, bind: isize) -> Vec<String> {
     let mut found = Vec::new();
     for (kind, count) in &after.handles {
@@ -140,7 +141,7 @@ fn leaks(before: &Footprint, after: &Footprint, dispatches: usize, bind: isize) 
     found
 }
 
-/// A matmul whose weights, buffers and bind are dropped and made again after some turns.
+/// A matmul whose weights, buffers and bind are dropped and created again after some turns.
 struct Slot {
     format: &'static str,
     schedule: Option<Schedule>,
@@ -149,7 +150,7 @@ struct Slot {
 
 struct Made {
     packed: PackedWeights,
-    /// Not read any more, but held: binds keep their buffers alive without it.
+    /// These are held although nothing reads them: binds keep the buffers alive without them.
     _weights: DeviceWeights,
     bound: BoundMatmul,
     x: Vec<f32>,
@@ -183,8 +184,8 @@ impl Slot {
         Made { packed, _weights: weights, bound, x, y, turns }
     }
 
-    /// Records a few at once, with m of their own; the last is checked where `check`. The bind
-    /// too, where it is to be kept.
+    /// Records a few dispatches at once, each with its own m. Checks the last one if `check` is
+    /// set. Returns the number of dispatches and the bind, in case it is kept.
     fn turn(&mut self, host: &Host, random: &mut Random, check: bool) -> (usize, BoundMatmul) {
         let mut made = self.made.take().unwrap_or_else(|| self.make(host, random));
         let ms: Vec<u32> =
@@ -217,8 +218,8 @@ fn slots() -> Vec<Slot> {
     ]
 }
 
-/// The other ops, through slices: buffers, plans and binds are made and dropped each time. How
-/// many dispatches there were at least.
+/// Runs the other ops on slices, where buffers, plans and binds are created and dropped each time.
+/// Returns the least number of dispatches.
 fn other(host: &Host, random: &mut Random, check: bool) -> usize {
     let (n, k, m) = (2 * (1 + random.next() as usize % 20), 64, 1 + random.next() as usize % 9);
     let (w, x) = (common::floats(n * k, random.next()), common::floats(m * k, random.next()));
@@ -281,8 +282,8 @@ fn other(host: &Host, random: &mut Random, check: bool) -> usize {
     }
 }
 
-/// So many dispatches at least, and how many results were checked. Binds go into `kept`, where
-/// there is such a thing.
+/// Runs at least so many dispatches and returns the number of results that were checked. Binds are
+/// moved into `kept`, if that is given.
 fn run(
     host: &Host,
     slots: &mut [Slot],
@@ -306,12 +307,12 @@ fn run(
             kept.push(bound);
         }
     }
-    // All are made anew afterwards.
+    // Everything is created again afterwards.
     slots.iter_mut().for_each(|slot| slot.made = None);
     (done, checked)
 }
 
-/// Bytes of heap that a bind holds, from a few hundred of one plan.
+/// Returns the heap bytes that a bind holds, measured with a few hundred binds of one plan.
 fn bind_cost(instance: &wgpu::Instance, host: &Host) -> isize {
     const COUNT: isize = 400;
     let weights = host.upload(&common::random_weights("f16".parse().unwrap(), 8, 32, 1)).unwrap();
@@ -348,7 +349,7 @@ fn ten_thousand_dispatches_leak_nothing() {
     let adapter = block_on(instance.request_adapter(&options)).unwrap();
     let host = Host::with_adapter(&adapter).unwrap();
     let (mut slots, mut random) = (slots(), Random(7));
-    // Until every kernel is compiled and every pool has its size.
+    // Warm up until every kernel is compiled and every pool has its final size.
     let start = Instant::now();
     let (warm, _) = run(&host, &mut slots, 2000, &mut random, None);
     let bind = bind_cost(&instance, &host);
@@ -371,7 +372,7 @@ fn ten_thousand_dispatches_leak_nothing() {
     );
     assert_eq!(leaks(&before, &after, done, bind), [""; 0]);
 
-    // The same that keeps its binds is seen by every measure.
+    // Every measure must detect a run that keeps its binds.
     let mut kept = Vec::new();
     let before = Footprint::of(&instance, &host);
     let (done, _) = run(&host, &mut slots, 2000, &mut random, Some(&mut kept));
@@ -381,7 +382,7 @@ fn ten_thousand_dispatches_leak_nothing() {
     for what in ["bind group ids", "bind groups", "buffers", "device memory", "heap", "resident"] {
         assert!(found.iter().any(|leak| leak.starts_with(what)), "{what}: unseen");
     }
-    // And it is over with them, but for memory that allocators keep for the next.
+    // Dropping them frees everything, except for memory that allocators keep.
     drop(kept);
     let after = Footprint::of(&instance, &host);
     let mut found = leaks(&before, &after, done, bind);

@@ -1,8 +1,8 @@
-//! What exceeds a limit of the device is split, and the results are those of the unsplit run,
-//! bit for bit.
+//! Work that exceeds a limit of the device is split, and the results must equal those of the
+//! unsplit run bit for bit.
 //!
-//! The limits are lowered on the device itself, so that an unsplit binding or grid would be
-//! refused, and each test asserts that splitting took place.
+//! The limits are lowered on the device itself, so that it would refuse an unsplit binding or grid.
+//! Each test asserts that splitting took place.
 
 use crate::common::Random;
 use half::f16;
@@ -15,9 +15,9 @@ use lowbit::ops::{
 use pollster::block_on;
 
 const K: u32 = 200;
-/// NaN, as f32 and as two f16: no arithmetic on finite numbers makes it.
+/// A word that is NaN as f32 and as two f16. Arithmetic on finite numbers does not produce it.
 const SENTINEL: u32 = 0x7fc5_7fc5;
-/// Where X and Y start, in bytes: no multiple of the binding alignment.
+/// The offset of X and Y in bytes. It is not a multiple of the binding alignment.
 const X_OFFSET: u64 = 48;
 const Y_OFFSET: u64 = 20;
 
@@ -30,16 +30,18 @@ struct Job {
     schedule: Schedule,
     x: Vec<u32>,
     bias: Vec<u32>,
-    /// Fewer than `spec.max_m`.
+    /// The number of rows, which is less than `spec.max_m`.
     m: u32,
 }
 
 impl Job {
-    /// Three tiles of rows, two or three of columns, each dimension odd, times a batch of
-    /// three: more than 9 workgroups, even for two tiles of rows, and no more than 27.
+    /// Creates a job with three tiles of rows and two or three of columns, with odd dimensions and
+    /// a batch of three. These are more than 9 workgroups, even with two tiles of rows, and at most
+    /// 27.
     fn new(format: &str, schedule: Schedule, x: FloatType, y: FloatType, seed: u64) -> Self {
         let (tile_m, tile_n) = schedule.tile();
-        // Small tiles nearly fill the last of three, lest all of W fits a binding.
+        // With small tiles, the last of three is nearly full, so that not all of W fits into one
+        // binding.
         let n = match tile_n {
             0..=16 => 3 * tile_n - 1,
             17..=128 => 2 * tile_n + 1,
@@ -88,11 +90,11 @@ impl Job {
 }
 
 struct Ran {
-    /// Y after `m` rows and after all rows, sentinels included.
+    /// Y after `m` rows and after all rows, including sentinels.
     y: [Vec<u32>; 2],
     blocks: usize,
     dispatches: usize,
-    /// The largest buffer of weights.
+    /// The size of the largest buffer of weights in bytes.
     largest: u64,
 }
 
@@ -131,8 +133,8 @@ fn run(host: &Host, job: &Job) -> Ran {
     Ran { y, blocks: weights.blocks().len(), dispatches, largest }
 }
 
-/// Every schedule with a third of the formats, and every format with a third of the schedules, all
-/// pairs of types of X and Y among them.
+/// Returns every schedule with a third of the formats and every format with a third of the
+/// schedules. All pairs of types of X and Y occur.
 fn jobs() -> Vec<Job> {
     let types = [FloatType::F32, FloatType::F16];
     let mut jobs = Vec::new();
@@ -162,7 +164,7 @@ fn bindings_and_grids_are_split() {
         limits.min_storage_buffer_offset_alignment = 256;
         limits.max_compute_workgroups_per_dimension = 2;
     });
-    // Panels of eight rows would not fit so small a binding; `slices_are_split` splits them.
+    // Panels of eight rows would not fit into such a small binding. `slices_are_split` splits them.
     let mut caps = bindings.kernels().caps().clone();
     caps.row_order = RowOrder::Rows;
     let (info, device) = (whole.adapter_info().clone(), bindings.device().clone());
@@ -180,7 +182,7 @@ fn bindings_and_grids_are_split() {
         let split = run(&bindings, &job);
         assert!(split.largest <= BINDING, "{name}: a buffer of {} bytes", split.largest);
         assert!(split.blocks > 1, "{name}: the weights are in one piece");
-        // More than one span of X and Y, so that rows or batches were split too.
+        // X and Y have more than one span, so rows or batches were split as well.
         assert!(split.dispatches >= 2 * split.blocks, "{name}: X and Y are in one piece");
         assert!(split.y == unsplit.y, "{name}: split bindings change the result");
 
@@ -197,7 +199,7 @@ fn bindings_and_grids_are_split() {
     }
 }
 
-/// Where whole batches fit a binding, each dispatch takes as many as fit.
+/// If whole batches fit into a binding, each dispatch takes as many as fit.
 #[test]
 fn whole_batches_share_a_dispatch() {
     let Some(whole) = crate::common::host() else { return };
@@ -207,12 +209,13 @@ fn whole_batches_share_a_dispatch() {
     });
     let (n, max_m, format) = (31, 9, "int8-channel".parse().unwrap());
     let spec = MatmulSpec::new(max_m, n, K, format).with_bias().with_batch(5);
-    // One X takes 9 · 200 · 4 = 7200 bytes: two fit 16384 − 272, three do not.
+    // One X takes 9 · 200 · 4 = 7200 bytes. Two of them fit into 16384 − 272 bytes, and three do
+    // not.
     let job = Job::from_spec(spec, Schedule::Rows { m_tile: 4, n_tile: 2 }, 5, 1);
     let (unsplit, split) = (run(&whole, &job), run(&small, &job));
     assert_eq!((split.blocks, split.dispatches), (1, 3));
     assert!(split.y == unsplit.y);
-    // An X that all share is not split for its sake: only Y counts, 5 · 9 · 31 · 4 bytes.
+    // An X that all batches share need not be split, so only Y counts: 5 · 9 · 31 · 4 bytes.
     let shared = job.spec.clone().with_x_strides(K, 0);
     let job = Job::from_spec(shared, Schedule::Rows { m_tile: 4, n_tile: 2 }, 5, 2);
     let (unsplit, split) = (run(&whole, &job), run(&small, &job));
@@ -220,7 +223,7 @@ fn whole_batches_share_a_dispatch() {
     assert!(split.y == unsplit.y);
 }
 
-/// The calls over slices split as well.
+/// The calls on slices split their work as well.
 #[test]
 fn slices_are_split() {
     let Some(whole) = crate::common::host() else { return };
@@ -247,7 +250,7 @@ fn slices_are_split() {
     }
 }
 
-/// A limit that only our facts state, not the device, is kept as well.
+/// A limit that only `Caps` states, and not the device, is respected as well.
 #[test]
 fn stated_limits_split_too() {
     let Some(whole) = crate::common::host() else { return };
@@ -266,7 +269,7 @@ fn stated_limits_split_too() {
     let (unsplit, split) = (run(&whole, &job), run(&stated, &job));
     assert!(split.blocks > 1 && split.dispatches >= 2 * split.blocks && split.largest <= 4096);
     assert!(split.y == unsplit.y);
-    // Empty buffers for kernels to fill are cut the same way.
+    // Empty buffers that kernels fill are split in the same way.
     let (n, k) = (job.packed.n(), job.packed.k());
     let empty = block_on(DeviceWeights::allocate(stated.kernels(), format, n, k)).unwrap();
     let rows = |w: &DeviceWeights| w.blocks().iter().map(|b| b.rows.clone()).collect::<Vec<_>>();

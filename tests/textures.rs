@@ -1,5 +1,6 @@
-//! Codes out of textures: bit for bit what the same kernels make of buffers, with rows of texels
-//! so short that every block of weights ends within one, and errors where there are none.
+//! Tests of codes in textures. The results must equal those of the same kernels with buffers bit
+//! for bit, with rows of texels so short that every block of weights ends within one. Missing
+//! textures give errors.
 
 use lowbit::format::{Granularity, RowOrder, WeightFormat};
 use lowbit::gpu::Caps;
@@ -15,7 +16,7 @@ use pollster::block_on;
 const N: usize = 44;
 const K: usize = 200;
 
-/// The same device with other facts.
+/// Returns the same device with different facts.
 fn with(host: &Host, change: impl FnOnce(&mut Caps)) -> Host {
     let mut caps = host.kernels().caps().clone();
     change(&mut caps);
@@ -64,14 +65,14 @@ fn textures_change_no_bit() {
     );
     for (order, schedules) in [(RowOrder::Rows, gemv), (RowOrder::Panels, rows)] {
         for host in [&whole, &small] {
-            // 128 texels a row, so that most textures end within one.
+            // A row has 128 texels, so that most textures end within a row.
             let host = with(host, |caps| (caps.texture_extent, caps.row_order) = (200, order));
             for format in formats() {
                 let packed = crate::common::random_weights(format, N, K, 3);
                 let plain = block_on(DeviceWeights::upload(host.kernels(), &packed)).unwrap();
                 let textured = host.textured(&plain).unwrap();
                 assert_eq!(host.download(&textured).unwrap(), packed);
-                // A last row of texels a block, at most.
+                // At most the last row of texels of each block is unused.
                 let most = 16 * 128 * textured.blocks().len() as u64;
                 assert!(textured.device_bytes() - plain.device_bytes() < most);
                 blocks = blocks.max(textured.blocks().len());
@@ -86,7 +87,7 @@ fn textures_change_no_bit() {
     assert!(blocks > 1, "no weights were split");
 }
 
-/// The calls over slices take textures where they pay and fit, and buffers else.
+/// The calls on slices use textures if they fit and are faster, and buffers otherwise.
 #[test]
 fn slices_do_without_where_they_must() {
     let Some(host) = crate::common::host() else { return };
@@ -117,7 +118,8 @@ fn what_cannot_be_is_refused() {
         Err(HostError::Weights(error)) => error,
         other => panic!("{other:?}"),
     };
-    // 48 or 44 rows of 224 columns of f32 fit 64 rows of 64 texels; those of f16 not 32 of 32.
+    // 48 or 44 rows of 224 columns of f32 fit into 64 rows of 64 texels. In f16 they do not fit
+    // into 32 rows of 32.
     let f32 = upload(WeightFormat::f32());
     assert!(host.textured(&f32).is_ok());
     let tiny = with(&host, |caps| caps.texture_extent = 32);
@@ -138,7 +140,7 @@ fn what_cannot_be_is_refused() {
         let plan = block_on(MatmulPlan::new(host.kernels(), &spec, Select::Auto)).unwrap();
         assert_eq!(plan.kernel(1).texture_width, 0);
     }
-    // Buffers that cannot be copied.
+    // These buffers cannot be copied.
     let own = |usage| {
         let (codes, side) = f32.layout().bytes(N);
         let buffer = |size: u64| {
@@ -154,7 +156,7 @@ fn what_cannot_be_is_refused() {
     let error = refusal(&own(wgpu::BufferUsages::STORAGE));
     assert_eq!(error, WeightsError::NoCopy { block: 0 });
 
-    // A plan for textures, and weights without, or with others.
+    // The plan needs textures, but the weights have none or others.
     let f16 = upload(WeightFormat::f16());
     let spec = MatmulSpec::of(1, &f16).with_code_textures();
     let plan = block_on(MatmulPlan::new(host.kernels(), &spec, Select::Auto)).unwrap();
@@ -170,7 +172,7 @@ fn what_cannot_be_is_refused() {
     assert_eq!(bind(&wide), Err(BindError::Textures { need: 64, have: 2048 }));
     let textured = host.textured(&f16).unwrap();
     assert_eq!(bind(&textured), Ok(()));
-    // And the other way round, for each op.
+    // The opposite case, for each op.
     let (need, have) = (0, 64);
     let spec = MatmulSpec::new(1, N as u32, K as u32, f16.format());
     let plan = block_on(MatmulPlan::new(host.kernels(), &spec, Select::Auto)).unwrap();
@@ -194,7 +196,7 @@ fn what_cannot_be_is_refused() {
     let args = RepackArgs { codes, metadata, scales, zeros, output: &textured };
     let bound = block_on(block_on(plan).unwrap().bind(args)).map(drop);
     assert_eq!(bound, Err(BindError::TexturesWritten));
-    // Textures once made are no more to be copied, nor a caller's to be taken over.
+    // Weights in textures cannot be copied again, and a caller's buffers cannot be taken over.
     assert_eq!(refusal(&textured), WeightsError::NoCopy { block: 0 });
     let (order, blocks) = (textured.layout().order, textured.blocks().to_vec());
     let taken = DeviceWeights::from_blocks(f16.format(), N, K, order, blocks).map(drop);

@@ -1,6 +1,8 @@
-//! An engine's frame: its own device, buffers and encoder, in which lowbit's layers stand beside a
-//! pass of its own: Y = X + gelu(X·W₁ᵀ + b)·W₂ᵀ, with W in int4, X and what lies between in int8.
-//! One encoder, one submission, one read back. `cargo run --release --example engine`
+//! A frame of an engine that has its own device, buffers and encoder. lowbit's layers run next to a
+//! pass of the engine: Y = X + gelu(X·W₁ᵀ + b)·W₂ᵀ, with W in int4, and X and the hidden layer in
+//! int8. There is one encoder, one submission and one read-back.
+//!
+//! Run it with `cargo run --release --example engine`.
 
 mod parts;
 
@@ -30,10 +32,10 @@ async fn frame() -> Result<(), Box<dyn Error>> {
     };
     let (device, queue) = adapter.request_device(&descriptor).await?;
     let caps = Caps::new(&adapter.get_info(), &device.limits(), device.features());
-    // One for the device's life. The engine's lost callback is to set its `lost_flag`.
+    // Create one `Kernels` per device. The engine's device-lost callback must set its `lost_flag`.
     let kernels = Kernels::new(&device, &caps).await?;
 
-    // Once a model: weights in memory, kernels compiled.
+    // Once per model: load the weights into memory and compile the kernels.
     let data = Data::new(M, K, INNER)?;
     let w1 = DeviceWeights::upload(&kernels, &data.w1).await?;
     let w2 = DeviceWeights::upload(&kernels, &data.w2).await?;
@@ -45,7 +47,7 @@ async fn frame() -> Result<(), Box<dyn Error>> {
     let spec = MatmulSpec::of(M, &w2).with_activations(Activations::Int8(BETWEEN));
     let down = MatmulPlan::new(&kernels, &spec, Select::Auto).await?;
 
-    // Once a set of buffers, which are the engine's: checks, and bind groups.
+    // Once per set of buffers, which belong to the engine: check them and create bind groups.
     let sizes = [quantize.output_bytes(M), up.spec().y_bytes(M), down.spec().y_bytes(M)];
     let (x, bias) = (upload(&device, &data.x), upload(&device, &data.bias));
     let [codes, inner, y] = sizes.map(|size| buffer(&device, size, false));
@@ -60,7 +62,7 @@ async fn frame() -> Result<(), Box<dyn Error>> {
     let down = down.bind(args).await?;
     let (add, add_group) = residual(&device, &x, &y);
 
-    // Every frame: nothing here allocates, compiles or waits, and any m up to M would do.
+    // Every frame: nothing here allocates, compiles or waits, and m may be any number up to M.
     let mut encoder = device.create_command_encoder(&Default::default());
     let mut pass = encoder.begin_compute_pass(&Default::default());
     quantize.record(&mut pass, M)?;

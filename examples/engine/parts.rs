@@ -1,5 +1,5 @@
-//! What the engine beside lowbit's layers would have anyway: data, buffers, a pass of its own. And
-//! the judge of what came back.
+//! The parts of the example that an engine has anyway (data, buffers and a pass of its own), and
+//! the check of the results.
 
 use lowbit::format::{
     ActivationFormat, ActivationFunction, ActivationGranularity, Granularity, PackedWeights,
@@ -12,16 +12,18 @@ use lowbit::reference::{
 use lowbit::wgpu::{self, BufferUsages, util::DeviceExt};
 use std::error::Error;
 
-/// X: a scale and a zero point a row, from the row itself.
+/// The format of X: each row has a scale and a zero point, computed from the row.
 pub const TOKEN: ActivationFormat =
     ActivationFormat::int8(ActivationGranularity::Token).asymmetric();
-/// What the first layer writes and the second takes: one scale and zero point, fixed ahead.
+/// The format of the first layer's output, which is the second layer's input: one static scale and
+/// zero point.
 pub const BETWEEN: ActivationFormat =
     ActivationFormat::int8(ActivationGranularity::Tensor).asymmetric();
-/// As of a calibration: codes stand for −0.25…3.73, and gelu is never below −0.17.
+/// The static scale and zero point, as a calibration would give them: codes represent −0.25…3.73,
+/// and gelu is never less than −0.17.
 pub const SCALE: StaticScale = StaticScale { scale: 1.0 / 64.0, zero_point: -112 };
 
-/// Two layers and what they are given.
+/// The two layers and their inputs.
 pub struct Data {
     pub w1: PackedWeights,
     pub w2: PackedWeights,
@@ -31,7 +33,8 @@ pub struct Data {
 }
 
 impl Data {
-    /// X `[m, k]`, W₁ `[inner, k]`, W₂ `[k, inner]`, b `[inner]`, uniform.
+    /// Creates X `[m, k]`, W₁ `[inner, k]`, W₂ `[k, inner]` and b `[inner]` with uniform random
+    /// values.
     pub fn new(m: u32, k: u32, inner: u32) -> Result<Self, Box<dyn Error>> {
         let int4 = WeightFormat::int4(Granularity::group(64)?).asymmetric();
         let (m, k, inner) = (m as usize, k as usize, inner as usize);
@@ -45,7 +48,7 @@ impl Data {
     }
 }
 
-/// Numbers within ±`range`, by a linear congruential generator.
+/// Returns numbers within ±`range` from a linear congruential generator.
 fn uniform(count: usize, range: f32, seed: u32) -> Vec<f32> {
     let mut state = seed;
     let mut next = || {
@@ -55,7 +58,7 @@ fn uniform(count: usize, range: f32, seed: u32) -> Vec<f32> {
     (0..count).map(|_| next()).collect()
 }
 
-/// A buffer for kernels, or one that the CPU reads.
+/// Creates a buffer for kernels, or one that the CPU can read.
 pub fn buffer(device: &wgpu::Device, size: u64, read: bool) -> wgpu::Buffer {
     let usage = match read {
         true => BufferUsages::MAP_READ | BufferUsages::COPY_DST,
@@ -65,7 +68,7 @@ pub fn buffer(device: &wgpu::Device, size: u64, read: bool) -> wgpu::Buffer {
     device.create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false })
 }
 
-/// A buffer with data.
+/// Creates a buffer that contains `data`.
 pub fn upload(device: &wgpu::Device, data: &[f32]) -> wgpu::Buffer {
     device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
         label: Some("engine"),
@@ -85,7 +88,7 @@ fn add(@builtin(global_invocation_id) id: vec3<u32>) {
     }
 }";
 
-/// The engine's own pass, `Y += X`.
+/// The engine's own pass: `Y += X`.
 pub fn residual(
     device: &wgpu::Device,
     x: &wgpu::Buffer,
@@ -115,16 +118,17 @@ pub fn residual(
     (pipeline, group)
 }
 
-/// Waits, and reads a buffer back.
+/// Waits for the device and reads a buffer back.
 pub fn words(device: &wgpu::Device, from: &wgpu::Buffer) -> Result<Vec<u32>, Box<dyn Error>> {
-    // What it is told shows when the range is asked for.
+    // The callback can ignore its result, because requesting the mapped range fails if mapping
+    // failed.
     from.map_async(wgpu::MapMode::Read, .., |_| ());
     device.poll(wgpu::PollType::wait_indefinitely())?;
     let bytes = from.get_mapped_range(..)?;
     Ok(bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
 }
 
-/// The worst of each step, as a share of what its bound allows.
+/// The largest error of each step as a fraction of its bound.
 pub struct Judged {
     codes: f64,
     inner: f64,
@@ -133,8 +137,8 @@ pub struct Judged {
 }
 
 impl Judged {
-    /// Judges each step by the very codes that the one before it wrote: every code of X and of the
-    /// layer between, every number of Y.
+    /// Checks each step using the codes that the previous step actually wrote: every code of X,
+    /// every code of the hidden layer, and every number of Y.
     pub fn of(
         data: &Data,
         words: &[u32],
@@ -169,7 +173,7 @@ impl Judged {
         let case = IntegerCase { x: inner, m: data.m, layout: &inner_layout, weights, bias: None };
         let mut worst_y = 0.0f64;
         for (at, sum) in integer_matmul(&case, parts[1])?.into_iter().enumerate() {
-            // The engine's own addition rounds once, either way.
+            // The engine's own addition rounds once, in either direction.
             let value = sum.value + f64::from(data.x[at]);
             let bound = sum.bound + UNIT * (value.abs() + sum.bound) + f64::from(f32::MIN_POSITIVE);
             let expected = Expected::new(value, bound, OutputType::F32);

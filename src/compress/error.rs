@@ -1,31 +1,31 @@
 use crate::format::{FormatError, ScaleType, WeightFormat};
 
-/// Why weights cannot be compressed.
+/// The reason why weights could not be compressed.
 ///
-/// Where several apply, the first in this order is given: a bad format or shape, a wrong
-/// length, a non-finite weight anywhere, then a scale or an f16 overflow; among several
-/// of one kind the first in row-major order.
+/// If several apply, the first in this order is returned: an invalid format or shape, a wrong
+/// length, a non-finite weight anywhere, then a scale out of range or an f16 overflow. Among
+/// several of one kind, it is the first in row-major order.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompressError {
-    /// The slice does not hold the matrix.
-    #[error("{have} weights given where the shape needs {need}")]
+    /// The number of weights does not match the shape.
+    #[error("the matrix has {have} weights, but its shape needs {need}")]
     WrongLength {
-        /// Elements that the shape needs.
+        /// The number of weights that the shape needs.
         need: usize,
-        /// Elements given.
+        /// The number of weights that were passed.
         have: usize,
     },
-    /// A format that does not exist, or a shape that overflows.
+    /// The format does not exist, or its sizes overflow.
     #[error(transparent)]
     Format(#[from] FormatError),
-    /// A 2:4 mask was given for a dense format.
+    /// A 2:4 mask was passed with a dense format.
     #[error("{format} is dense and takes no 2:4 mask; ask for 2:4+{format}")]
     NotTwoFour {
-        /// The format given.
+        /// The dense format.
         format: WeightFormat,
     },
-    /// A NaN or an infinity, refused even where it would be pruned.
+    /// A weight is NaN or infinite. It is refused even if it would be pruned.
     #[error("the weight at row {row}, column {col} is {value}: weights must be finite")]
     NonFinite {
         /// Row of `W`.
@@ -35,27 +35,27 @@ pub enum CompressError {
         /// The weight.
         value: f32,
     },
-    /// A group that is not all zeros needs a scale that is no positive normal number of
-    /// its type: too small, or too large, or `high − low` overflows f32.
+    /// A group with a nonzero weight needs a scale that is not a positive normal number of the
+    /// scale type: it is too small or too large, or `high − low` overflows f32.
     #[error(
-        "the weights of row {row}, group {group} span {low:e}…{high:e}, out of reach of {}",
+        "the weights of row {row}, group {group} span {low:e}…{high:e}, which is out of range for {}",
         advice(*scale_type)
     )]
     ScaleRange {
-        /// Row of `W` (0 for per-tensor scales).
+        /// Row of `W`, or 0 for a per-tensor scale.
         row: usize,
-        /// Group of that row.
+        /// Group within that row.
         group: usize,
-        /// Least weight of the group, or 0 if that is less.
+        /// The least weight of the group, or 0 if that is less.
         low: f32,
-        /// Greatest weight of the group, or 0 if that is greater.
+        /// The greatest weight of the group, or 0 if that is greater.
         high: f32,
-        /// How scales are stored.
+        /// The type that scales are stored as.
         scale_type: ScaleType,
     },
-    /// A weight rounds to infinity as f16.
+    /// A weight is too large for f16.
     #[error(
-        "the weight at row {row}, column {col} is {value:e}, beyond f16's 65504; use f32, int8 or int4 weights"
+        "the weight at row {row}, column {col} is {value:e}, but f16 reaches only 65504; use f32, int8 or int4 weights"
     )]
     F16Overflow {
         /// Row of `W`.
@@ -86,7 +86,7 @@ mod tests {
         };
         assert_eq!(
             range(ScaleType::F16),
-            "the weights of row 3, group 1 span -1e-9…0e0, out of reach of an f16 scale; \
+            "the weights of row 3, group 1 span -1e-9…0e0, which is out of range for an f16 scale; \
              use f32 scales, or multiply the matrix by a power of two"
         );
         assert!(!range(ScaleType::F32).contains("use f32 scales"));

@@ -1,25 +1,25 @@
-//! How to make compressed weights on the host: prune, quantize, compress.
+//! Functions that make compressed weights on the host: they prune, quantize and pack.
 //!
-//! Every function here is the definition that the kernels are held to bit for bit. A
-//! weight's code and value are
+//! The kernels must agree with these functions bit for bit. A weight's code and value are
 //!
 //! ```text
 //! c = clamp(rne(w / s) + z)        ŵ = (c − z) · s
 //! ```
 //!
-//! with `rne` round half to even and `w / s` one correctly rounded f32 division. Over a
-//! group, its range widened to hold 0, `hi = max(w, 0)` and `lo = max(−w, 0)`:
+//! where `rne` rounds to the nearest integer, with ties to even, and `w / s` is one correctly
+//! rounded f32 division. The range of a group is extended to include 0, so that it is given by two
+//! magnitudes over its weights: `hi = max(w, 0)` and `lo = max(−w, 0)`.
 //!
 //! | | scale `s` | zero point `z` |
 //! |---|---|---|
 //! | symmetric | max(lo, hi) / (32767, 127 or 7) | fixed |
 //! | asymmetric | (hi + lo) / (255 or 15) | clamp(rne(lo / s)), counted from the lowest code |
 //!
-//! f16 scales are rounded first; zero points and codes follow from the rounded scale.
-//! A group of zeros gets `s = 1`. f32 subnormals count as 0, since GPUs may flush them;
-//! only f32 elements, which are copied, keep their bits.
+//! f16 scales are rounded first, and zero points and codes are then computed with the rounded
+//! scale. A group of zeros gets `s = 1`. f32 subnormals count as 0, because GPUs may flush them;
+//! only f32 weights, which are copied, keep their bits.
 //!
-//! Why a division: `w · (1/s)` rounds twice and differs from it near ties.
+//! The formula divides because `w · (1/s)` rounds twice, which gives other codes near ties.
 //!
 //! ```
 //! use lowbit::compress::{dequantize, relative_error};
@@ -43,7 +43,7 @@ pub use error::CompressError;
 pub use prune::{compress24, expand24, prune_magnitude};
 pub use quantize::{dequantize, quantize, quantize_masked};
 
-/// The value that counts for `x`: GPUs may flush f32 subnormals, so both sides do.
+/// Returns `x`, or 0 if it is subnormal. GPUs may flush f32 subnormals, so the host does as well.
 fn flushed(x: f32) -> f32 {
     if x.abs() < f32::MIN_POSITIVE { 0.0 } else { x }
 }
@@ -52,8 +52,8 @@ fn check_length(need: usize, have: usize) -> Result<(), CompressError> {
     if need == have { Ok(()) } else { Err(CompressError::WrongLength { need, have }) }
 }
 
-/// Checks the length and that every weight is finite. `n · k` must not overflow: have
-/// made a geometry of it.
+/// Checks that `w` has `n · k` weights and that all of them are finite. `n · k` must not overflow,
+/// which a [`Geometry`](crate::format::Geometry) of that shape ensures.
 fn check_weights(w: &[f32], n: usize, k: usize) -> Result<(), CompressError> {
     check_length(n * k, w.len())?;
     match w.iter().position(|x| !x.is_finite()) {
@@ -62,15 +62,15 @@ fn check_weights(w: &[f32], n: usize, k: usize) -> Result<(), CompressError> {
     }
 }
 
-/// How far `restored` is from `original`: `‖a − b‖₂ / ‖a‖₂`, summed in f64.
+/// Returns the relative error of `restored`: `‖a − b‖₂ / ‖a‖₂`, summed in f64.
 ///
-/// 0 where both are all zeros (or empty), infinite where only `original` is, NaN where
-/// either holds a NaN or their lengths differ.
+/// The result is 0 if both are all zeros (or empty), infinite if only `original` is all zeros, and
+/// NaN if either contains a NaN or their lengths differ.
 pub fn relative_error(original: &[f32], restored: &[f32]) -> f64 {
     if original.len() != restored.len() {
         return f64::NAN;
     }
-    // f64 holds the square of every f32, the smallest subnormal's too.
+    // f64 represents the square of every f32, even of the smallest subnormal.
     let (mut error, mut norm) = (0.0, 0.0);
     for (&a, &b) in original.iter().zip(restored) {
         let (a, b) = (f64::from(a), f64::from(b));

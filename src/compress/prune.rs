@@ -2,17 +2,30 @@ use super::rows::each_row;
 use super::{CompressError, check_length, check_weights, flushed};
 use crate::format::{META_FILL, Mask24, WeightFormat};
 
-/// The 2:4 mask that keeps the two weights of greatest magnitude of every four
-/// consecutive k: the one-shot rule of Mishra et al., *Accelerating Sparse Deep Neural
-/// Networks* (2021), arXiv:2104.08378.
+/// Computes the 2:4 mask that keeps the two weights of greatest magnitude of every four consecutive
+/// columns. This is the one-shot rule of Mishra et al., *Accelerating Sparse Deep Neural Networks*
+/// (2021), arXiv:2104.08378.
 ///
-/// `w` is `[n, k]` row-major. Ties keep the lowest index; f32 subnormals count as 0;
-/// positions past K rank below every weight, lowest index first, so that the mask is
-/// normalised.
+/// `w` is `[n, k]` in row-major order. Among equal magnitudes, the lowest columns are kept. f32
+/// subnormals count as 0. Positions past K rank below every weight and are filled from the lowest
+/// index, as in [`Mask24::from_fn`].
+///
+/// ```
+/// use lowbit::compress::{compress24, expand24, prune_magnitude};
+/// let w = [1.0, -4.0, 2.0, 3.0, 0.5, 0.0, -0.25, 0.0];
+/// let mask = prune_magnitude(&w, 2, 4)?;
+/// assert_eq!(mask.kept(0, 0), [1, 3]);
+/// let values = compress24(&w, &mask)?;
+/// assert_eq!(values, [-4.0, 3.0, 0.5, -0.25]);
+/// assert_eq!(expand24(&values, &mask)?, [0.0, -4.0, 0.0, 3.0, 0.5, 0.0, -0.25, 0.0]);
+/// # Ok::<(), lowbit::compress::CompressError>(())
+/// ```
+///
+/// [`Mask24`] has an example with a mask of one's own.
 ///
 /// # Errors
-/// [`CompressError::Format`] where the size overflows, [`CompressError::WrongLength`],
-/// [`CompressError::NonFinite`].
+/// Returns [`CompressError::Format`] if a size overflows, [`CompressError::WrongLength`] if `w`
+/// does not have `n · k` weights, and [`CompressError::NonFinite`] if a weight is not finite.
 pub fn prune_magnitude(w: &[f32], n: usize, k: usize) -> Result<Mask24, CompressError> {
     let geometry = WeightFormat::f32().two_four().geometry(n, k)?;
     check_weights(w, n, k)?;
@@ -26,7 +39,7 @@ pub fn prune_magnitude(w: &[f32], n: usize, k: usize) -> Result<Mask24, Compress
     Ok(Mask24::from_words(n, k, words)?)
 }
 
-/// The metadata nibble of the two largest of up to four finite weights.
+/// Returns the metadata nibble of the two largest of up to four finite weights.
 fn largest_two(weights: &[f32]) -> u32 {
     let mut magnitudes = [-1.0; 4];
     for (magnitude, &x) in magnitudes.iter_mut().zip(weights) {
@@ -38,16 +51,16 @@ fn largest_two(weights: &[f32]) -> u32 {
     (first.min(second) | first.max(second) << 2) as u32
 }
 
-/// The lowest index of a greatest value.
+/// Returns the lowest index of the greatest value.
 fn largest(values: [f32; 4]) -> usize {
     (1..4).fold(0, |best, i| if values[i] > values[best] { i } else { best })
 }
 
-/// Takes the kept weights out of a dense `[n, k]` matrix: values `[n, 2⌈k/4⌉]`, in
-/// ascending k, bit for bit. A position past K gives +0.0.
+/// Extracts the kept weights of a dense `[n, k]` matrix: values `[n, 2⌈k/4⌉]` in order of columns,
+/// bit for bit. A position past K yields +0.0.
 ///
 /// # Errors
-/// [`CompressError::WrongLength`] where `w` does not fit the mask.
+/// Returns [`CompressError::WrongLength`] if `w` does not have the shape of the mask.
 pub fn compress24(w: &[f32], mask: &Mask24) -> Result<Vec<f32>, CompressError> {
     let (n, k) = (mask.n(), mask.k());
     check_length(n * k, w.len())?;
@@ -61,12 +74,12 @@ pub fn compress24(w: &[f32], mask: &Mask24) -> Result<Vec<f32>, CompressError> {
     Ok(values)
 }
 
-/// Puts values `[n, 2⌈k/4⌉]` back into a dense `[n, k]` matrix, bit for bit: the inverse
-/// of [`compress24`] but for what the mask prunes, which is +0.0. What is kept the mask
-/// alone says, so −0.0 stays. Values past K are dropped.
+/// Writes values `[n, 2⌈k/4⌉]` back into a dense `[n, k]` matrix, bit for bit. This is the inverse
+/// of [`compress24`], except that pruned weights become +0.0. Only the mask decides what is kept,
+/// so a kept −0.0 stays −0.0. Values past K are dropped.
 ///
 /// # Errors
-/// [`CompressError::WrongLength`] where `values` do not fit the mask.
+/// Returns [`CompressError::WrongLength`] if `values` does not match the mask.
 pub fn expand24(values: &[f32], mask: &Mask24) -> Result<Vec<f32>, CompressError> {
     let (n, k) = (mask.n(), mask.k());
     let quads = k.div_ceil(4);
@@ -116,7 +129,7 @@ mod tests {
         assert_eq!(kept(&[0.0, 0.0, 1e-39, f32::MIN_POSITIVE]), [0, 3]);
     }
 
-    /// Positions past K rank below even zeros, and take the lowest free indices.
+    /// Positions past K rank below even zeros, and the lowest free ones are kept.
     #[test]
     fn ragged_quads_are_normalised() {
         assert_eq!(kept(&[0.0]), [0, 1]);

@@ -7,15 +7,28 @@ use crate::format::{
 use half::f16;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Packs a dense `[n, k]` row-major matrix in any format, by the formulas of
-/// [`compress`](crate::compress). A 2:4 format is first pruned as by
+/// Quantizes and packs a dense `[n, k]` row-major matrix into any format. The formulas are those of
+/// [`compress`](crate::compress). For a 2:4 format, the matrix is first pruned with
 /// [`prune_magnitude`].
 ///
-/// f32 weights are copied bit for bit, f16 ones rounded to nearest even. Padding, and a
-/// 2:4 position past K, holds the code of zero of the row's last group.
+/// f32 weights are copied bit for bit, and f16 weights are rounded to the nearest, with ties to
+/// even. Padding and 2:4 positions past K contain the zero point of the row's last group.
+///
+/// ```
+/// use lowbit::compress::{dequantize, quantize, relative_error};
+/// use lowbit::format::{Granularity, WeightFormat};
+/// let w: Vec<f32> = (0..4 * 128).map(|i| (i as f32 * 0.37).sin()).collect();
+/// let int4 = WeightFormat::int4(Granularity::group(32)?);
+/// let packed = quantize(&w, 4, 128, &int4)?;
+/// // 4 bits per code and one f32 scale per 32 weights.
+/// assert_eq!(packed.geometry().sizes().total(), 4 * 128 / 2 + 4 * 4 * 4);
+/// let error = relative_error(&w, &dequantize(&packed));
+/// assert!(error > 0.0 && error < 0.1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Errors
-/// See [`CompressError`]; all but `NotTwoFour`.
+/// Returns a [`CompressError`] of any variant but [`NotTwoFour`](CompressError::NotTwoFour).
 pub fn quantize(
     w: &[f32],
     n: usize,
@@ -32,11 +45,14 @@ pub fn quantize(
     }
 }
 
-/// As [`quantize`] in a 2:4 format, with the given mask and its shape. Scales and zero
-/// points come from the kept weights alone.
+/// Quantizes and packs a matrix into a 2:4 format like [`quantize`], but with the given mask. The
+/// matrix has the shape of the mask. Scales and zero points are computed from the kept weights
+/// only.
+///
+/// [`Mask24`] has an example.
 ///
 /// # Errors
-/// See [`CompressError`]. A non-finite weight is refused even where it is pruned.
+/// Returns a [`CompressError`]. A non-finite weight is refused even if it is pruned.
 pub fn quantize_masked(
     w: &[f32],
     mask: &Mask24,
@@ -51,10 +67,10 @@ pub fn quantize_masked(
 }
 
 impl PackedWeights {
-    /// Quantizes on the host: [`compress::quantize`](crate::compress::quantize()).
+    /// Quantizes on the host; see [`compress::quantize`](crate::compress::quantize()).
     ///
     /// # Errors
-    /// See [`CompressError`].
+    /// Returns the errors of [`compress::quantize`](crate::compress::quantize()).
     pub fn quantize(
         w: &[f32],
         n: usize,
@@ -65,12 +81,12 @@ impl PackedWeights {
     }
 }
 
-/// The dense `[n, k]` matrix that packed weights stand for: `(c − z) · s`, the difference
-/// exact and the product one f32 multiplication; floats as they are, f16 widened. What
-/// 2:4 prunes is +0.0.
+/// Returns the dense `[n, k]` matrix that packed weights represent: `(c − z) · s`, where the
+/// difference is exact and the product is one f32 multiplication. f32 weights are returned as they
+/// are and f16 weights are widened. Weights that 2:4 sparsity prunes are +0.0.
 ///
-/// A product beyond f32 is infinite: ±`f32::MAX` itself comes back so from symmetric int8
-/// and int16, where 127 or 32767 steps of the rounded scale just exceed it.
+/// A product beyond the range of f32 is infinite. For example, ±`f32::MAX` itself becomes infinite
+/// in symmetric int8 and int16, because 127 or 32767 times the rounded scale is slightly greater.
 pub fn dequantize(packed: &PackedWeights) -> Vec<f32> {
     let geometry = packed.geometry();
     let mut w = vec![0.0; geometry.n * geometry.k];
@@ -97,11 +113,11 @@ fn value(packed: &PackedWeights, row: usize, at: usize, group: usize) -> f32 {
     }
 }
 
-/// Finite weights of the right length, and how they are to be packed.
+/// A matrix of finite weights with the right length, and how to pack it.
 struct Source<'a> {
     w: &'a [f32],
     geometry: Geometry,
-    /// Present exactly for 2:4 formats.
+    /// `Some` for 2:4 formats and only for them.
     mask: Option<&'a Mask24>,
 }
 
@@ -121,15 +137,16 @@ impl Source<'_> {
             ScaleType::F32 => Scales::F32(scales.collect()),
             ScaleType::F16 => Scales::F16(scales.map(f16::from_f32).collect()),
         };
-        let zeros = match format.is_symmetric() {
-            true => vec![],
-            // int8's are two's complement, int4's below 16: one byte either way.
-            false => affines.iter().map(|affine| affine.zero as u8).collect(),
+        let zeros = if format.is_symmetric() {
+            vec![]
+        } else {
+            // Both int8's two's complement and int4's values below 16 fit in one byte.
+            affines.iter().map(|affine| affine.zero as u8).collect()
         };
         Ok(PackedWeights::from_parts(format, n, k, codes, metadata, scales, zeros)?)
     }
 
-    /// The column of stored position `at`: K or more for padding, and where the mask
+    /// Returns the column of stored position `at`. It is K or more for padding and if the mask
     /// points past K.
     fn column(&self, row: usize, at: usize) -> usize {
         match self.mask {
@@ -139,8 +156,8 @@ impl Source<'_> {
         }
     }
 
-    /// The weight of a column and its group: past K a zero of the last group, whose code
-    /// is what padding holds and which no range feels.
+    /// Returns the weight of a column and its group. Past K this is a 0 of the last group: its code
+    /// is the one that padding needs, and a 0 changes no range.
     fn weight(&self, row: usize, column: usize) -> (f32, usize) {
         let Geometry { k, groups, .. } = self.geometry;
         if column < k {
@@ -152,7 +169,7 @@ impl Source<'_> {
 
     fn affines(&self, grid: CodeGrid) -> Result<Vec<Affine>, CompressError> {
         let geometry = &self.geometry;
-        // A tensor's one range is that of its rows.
+        // The range of a whole tensor is merged from the ranges of its rows.
         let mut ranges = vec![Range::default(); geometry.n * geometry.groups];
         each_row(&mut ranges, geometry.groups, |row, ranges| {
             for at in 0..geometry.stored {
@@ -200,7 +217,7 @@ impl Source<'_> {
             return Ok(self.words(|row, column| self.weight(row, column).0.to_bits()));
         }
         let k = self.geometry.k;
-        // The first that overflows, whichever thread finds it.
+        // Threads may find overflows in any order; the first one in the matrix is reported.
         let overflow = AtomicUsize::new(usize::MAX);
         let words = self.words(|row, col| {
             let half = f16::from_f32(self.weight(row, col).0);
@@ -215,12 +232,12 @@ impl Source<'_> {
         }
     }
 
-    /// Packs `code(row, column)` of every stored position and of the padding, in
-    /// row-major order; bits above the element's are cut off.
+    /// Packs `code(row, column)` of every stored position and of the padding, in row-major order.
+    /// Bits above the width of the code type are dropped.
     fn words(&self, code: impl Fn(usize, usize) -> u32 + Send + Sync) -> Vec<u32> {
         let geometry = &self.geometry;
-        let element = geometry.format.code_type();
-        let (per, bits) = (element.per_word() as usize, element.bits());
+        let code_type = geometry.format.code_type();
+        let (per, bits) = (code_type.per_word() as usize, code_type.bits());
         let mut words = vec![0; geometry.n * geometry.code_words];
         each_row(&mut words, geometry.code_words, |row, words| {
             for (first, word) in words.iter_mut().enumerate().map(|(at, word)| (at * per, word)) {
@@ -253,7 +270,7 @@ mod tests {
 
     #[test]
     fn int8_by_hand() {
-        // Row 0 has scale 1, row 1 scale 2; each row pads its last word with zeros.
+        // Row 0 has scale 1 and row 1 has scale 2. Each row pads its last word with zeros.
         let w = [127.0, -63.5, 0.5, 1.5, -2.5, 254.0, -254.0, 2.9, 3.1, -0.0];
         let p = packed(&w, 2, 5, "int8-channel");
         assert_eq!(p.codes(), [0x0200_c07f, 0x0000_00fe, 0x0201_817f, 0]);
@@ -266,7 +283,7 @@ mod tests {
     #[test]
     fn int8_asymmetric_by_hand() {
         let p = packed(&[-100.0, 155.0, 0.0], 1, 3, "int8-channel-asym");
-        // 0, 255 and 100, less 128 each; padding is the zero point.
+        // The codes are 0, 255 and 100, each minus 128. The padding is the zero point.
         assert_eq!(p.codes(), [0xe4e4_7f80]);
         assert_eq!(p.zeros(), [0xe4]);
         assert_eq!(dequantize(&p), [-100.0, 155.0, 0.0]);
@@ -289,14 +306,14 @@ mod tests {
         assert_eq!(dequantize(&p), [-32767.0, 2.0, 2.0]);
     }
 
-    /// The last group of a row is shorter, and the next row's starts afresh.
+    /// The last group of a row is shorter, and the next row starts with a new group.
     #[test]
     fn ragged_groups() {
         let w = [15.0, -0.0, 30.0, 0.0, 45.0, 60.0, 0.0, 0.0, 0.0, -75.0];
         let p = packed(&w, 2, 5, "int4-g2-asym");
         assert_eq!(*p.scales(), Scales::F32(vec![1.0, 2.0, 3.0, 4.0, 1.0, 5.0]));
         assert_eq!(p.zeros(), [0, 0, 0, 0, 0, 15]);
-        // Row 1 pads with 15, the code of zero of its last group.
+        // Row 1 is padded with 15, the zero point of its last group.
         assert_eq!(p.codes(), [0x000f_0f0f, 0xfff0_000f]);
         assert_eq!(bits(&dequantize(&p)), bits(&w.map(|x| x + 0.0)));
     }
@@ -316,7 +333,8 @@ mod tests {
             assert_eq!(p.codes(), bits(&w[..2]));
         }
         assert_eq!(bits(&dequantize(&packed(&w, 1, 5, "f32"))), bits(&w));
-        // f16: half a step to even, ±0 below half the least subnormal, subnormals kept.
+        // f16: half a step rounds to even, values below half the least subnormal become ±0, and
+        // subnormals are kept.
         let w = [1.0 + 1.0 / 2048.0, 1.0 + 3.0 / 2048.0, -1e-40, 65519.0, 6e-8];
         let p = packed(&w, 1, 5, "f16");
         assert_eq!(p.codes(), [0x3c02_3c00, 0x7bff_8000, 0x0000_0001]);
@@ -325,7 +343,7 @@ mod tests {
         assert_eq!(bits(&dequantize(&p)), bits(&restored));
     }
 
-    /// Neither a large pruned weight nor one of a group that keeps none is in a range.
+    /// Neither a large pruned weight nor a group without kept weights affects a range.
     #[test]
     fn sparse_scales_come_from_kept_weights() {
         let w = [7.0, 100.0, -14.0, 900.0, 3.0, 0.0, 5.0, 5.0];
@@ -343,7 +361,7 @@ mod tests {
         assert_eq!(p.scale(0, 0), 900.0 / 127.0);
     }
 
-    /// Zeros of the last group stand in a quad's missing places and in the padding.
+    /// The missing positions of a group of four and the padding contain zeros of the last group.
     #[test]
     fn sparse_and_ragged() {
         let w = [1.0, 12.0, 0.0, -3.0, -30.0];
@@ -409,7 +427,7 @@ mod tests {
 
     #[test]
     fn non_finite_comes_first() {
-        // Row 0 alone would be out of range for an f16 scale, and for f16 itself.
+        // Row 0 alone would be out of range for an f16 scale and for f16 itself.
         let mut w = [1e9, 0.0, 0.0, 0.0, 1.0, 2.0, 3.0, 4.0];
         let sparse = ["2:4+f32", "2:4+f16", "2:4+int8-g2-asym"];
         for name in ["f32", "f16", "int8-channel-f16s"].into_iter().chain(sparse) {

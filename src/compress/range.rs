@@ -2,20 +2,20 @@ use super::flushed;
 use crate::format::{ScaleType, WeightFormat};
 use half::f16;
 
-/// The range of a group's weights, widened to hold 0, as two magnitudes.
+/// The range of a group's weights, extended to include 0, as two magnitudes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Range {
-    /// How far below 0 it reaches.
+    /// How far the range extends below 0.
     pub lo: f32,
-    /// How far above 0 it reaches.
+    /// How far the range extends above 0.
     pub hi: f32,
 }
 
 impl Range {
-    /// Takes one more weight in.
+    /// Extends the range to include `x`.
     pub fn widen(&mut self, x: f32) {
         let x = flushed(x);
-        // Comparisons and not `max`, which may give either zero of +0 and −0.
+        // `max` may return either zero of +0 and −0, so the code compares instead.
         if x > self.hi {
             self.hi = x;
         }
@@ -24,7 +24,7 @@ impl Range {
         }
     }
 
-    /// Takes in what another took.
+    /// Extends the range to include another range.
     pub fn merge(&mut self, other: Self) {
         self.widen(other.hi);
         self.widen(-other.lo);
@@ -35,40 +35,41 @@ impl Range {
     }
 }
 
-/// The scale of a group as stored (widened to f32) and the code of zero.
+/// The scale of a group as it is stored (widened to f32), and its zero point.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Affine {
     pub scale: f32,
     pub zero: i32,
 }
 
-/// The integer codes of a format: all that a group's scale, zero point and codes depend
-/// on beside its weights.
+/// The integer codes of a format: everything besides its weights that a group's scale, zero point
+/// and codes depend on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CodeGrid {
     low: i32,
     high: i32,
-    /// The code of zero where it is the same for every group.
+    /// The zero point if it is the same for every group.
     fixed_zero: Option<i32>,
     scale_type: ScaleType,
 }
 
 impl CodeGrid {
-    /// `None` for floats.
+    /// Returns `None` for floats.
     pub fn of(format: &WeightFormat) -> Option<Self> {
         let (low, high) = format.code_range()?;
         let fixed_zero = format.is_symmetric().then(|| format.symmetric_zero());
         Some(Self { low, high, fixed_zero, scale_type: format.scale_type() })
     }
 
-    /// The scale and zero point of a group; `None` where its type cannot hold the scale.
+    /// Returns the scale and zero point of a group, or `None` if the scale type cannot represent
+    /// the scale.
     pub fn affine(&self, range: Range) -> Option<Affine> {
         if range.is_dead() {
             return Some(Affine { scale: 1.0, zero: self.fixed_zero.unwrap_or(self.low) });
         }
         let exact = match self.fixed_zero {
             Some(zero) => range.lo.max(range.hi) / (self.high - zero) as f32,
-            // An overflowing sum stays infinite and is refused with the scale.
+            // A sum that overflows is infinite, and the scale is then refused.
             None => (range.lo + range.hi) / (self.high - self.low) as f32,
         };
         let scale = self.stored(exact)?;
@@ -79,7 +80,7 @@ impl CodeGrid {
         Some(Affine { scale, zero })
     }
 
-    /// The scale as its type holds it, if as a normal number.
+    /// Returns the scale rounded to its type, or `None` if it is not a normal number there.
     fn stored(&self, scale: f32) -> Option<f32> {
         match self.scale_type {
             ScaleType::F32 => scale.is_normal().then_some(scale),
@@ -90,8 +91,8 @@ impl CodeGrid {
         }
     }
 
-    /// The code of a weight of the group that `affine` was made for: `x / s` is then at
-    /// most a little above the number of codes, and nothing here overflows.
+    /// Returns the code of a weight of the group that `affine` was computed for. `x / s` is then at
+    /// most slightly greater than the number of codes, so nothing overflows.
     pub fn code(&self, affine: Affine, x: f32) -> i32 {
         let steps = (flushed(x) / affine.scale).round_ties_even() as i32;
         (steps + affine.zero).clamp(self.low, self.high)
@@ -138,8 +139,8 @@ mod tests {
         assert!(CodeGrid::of(&WeightFormat::f16()).is_none());
     }
 
-    /// Scale 1 throughout, so that ties are visible: they go to the even code counted
-    /// from the zero point, on both sides of it.
+    /// The scale is 1 throughout, so that ties are visible. They go to the even code, counted from
+    /// the zero point, on both sides of it.
     #[test]
     fn ties_go_to_even() {
         let w = [127.0, 0.5, 1.5, 2.5, -0.5, -1.5, -63.5, -2.5, -0.0];
@@ -153,8 +154,8 @@ mod tests {
         assert_eq!(codes(INT8.asymmetric(), &w), [-128, 127, -28, -26, -28]);
     }
 
-    /// Half the maximum is within an ulp of a tie: `x · (1/s)` gives 63 for the first and
-    /// 64 for the second.
+    /// Half the maximum is within one ulp of a tie. `x · (1/s)` gives 63 for the first group and 64
+    /// for the second.
     #[test]
     fn codes_divide_by_the_scale() {
         assert_eq!(codes(INT8, &[7.5, 3.75, -3.75]), [127, 64, -64]);
@@ -169,7 +170,7 @@ mod tests {
         assert_eq!((zero(-100.5, 154.5), zero(-101.5, 153.5)), (Some(-28), Some(-26)));
     }
 
-    /// A subnormal can be most of a step and is still 0.
+    /// A subnormal counts as 0 even if it is most of a step.
     #[test]
     fn subnormals_take_the_code_of_zero() {
         let tiny = f32::MIN_POSITIVE;
@@ -188,7 +189,8 @@ mod tests {
         assert_eq!(affine(INT8.asymmetric(), &[-51.0]), Some(Affine { scale: 0.2, zero: 127 }));
     }
 
-    /// Both ends at x.5 round away from each other and ask for one code too many.
+    /// Both ends are at x.5 and round away from each other, so together they need one code too
+    /// many.
     #[test]
     fn clamps_at_the_top() {
         let format = INT8.asymmetric();
@@ -209,13 +211,13 @@ mod tests {
         assert_eq!(codes(INT8.asymmetric(), &[0.0, 1e-39]), [-128, -128]);
     }
 
-    /// 127 steps of 1 + 2⁻¹² round to f16's 1: what was 2.4995 steps is then 2.5001.
+    /// A scale of 1 + 2⁻¹² rounds to 1 in f16. What was 2.4995 steps is then 2.5001 steps.
     #[test]
     fn codes_use_the_rounded_scale() {
         let w = [127.0 * (1.0 + 1.0 / 4096.0), 2.5001];
         assert_eq!(codes(INT8, &w), [127, 2]);
         assert_eq!(codes(INT8.with_scales(ScaleType::F16), &w), [127, 3]);
-        // The zero point too: lo/s is 7.4999 steps before, 7.5018 after.
+        // The same holds for the zero point: lo/s is 7.4999 steps before rounding and 7.5018 after.
         let unit = 1.0 + 1.0 / 4096.0;
         let w = [-7.4999 * unit, 7.5001 * unit];
         let zero = |f: WeightFormat| affine(f, &w).unwrap().zero;
@@ -223,7 +225,7 @@ mod tests {
         assert_eq!(zero(INT4.asymmetric().with_scales(ScaleType::F16)), 8);
     }
 
-    /// The edges of the normal numbers, from both sides.
+    /// Tests both sides of the limits of normal numbers.
     #[test]
     fn scales_out_of_range() {
         let tiny = f32::MIN_POSITIVE;
@@ -234,7 +236,7 @@ mod tests {
         let half = |x: f32| affine(INT4.with_scales(ScaleType::F16), &[7.0 * x]).map(|a| a.scale);
         let tiny = f16::MIN_POSITIVE.to_f32();
         assert_eq!(half(tiny), Some(tiny));
-        // Half a subnormal step below still rounds up to the least normal number.
+        // Half a subnormal step below the least normal number still rounds up to it.
         let step = f16::MIN_POSITIVE_SUBNORMAL.to_f32();
         assert_eq!(half(tiny - step / 2.0), Some(tiny));
         assert_eq!(half(tiny - 0.75 * step), None);

@@ -1,27 +1,27 @@
-//! Rows that do not depend on each other, on all processors where the feature `rayon` is on.
+//! A loop over independent rows, which runs on all processors if the feature `rayon` is enabled.
 
 #[cfg(feature = "rayon")]
 use rayon::prelude::*;
 
-/// Calls `f` with every row's number and its `per_row` items.
+/// Calls `f` with the index of every row and its `per_row` items.
 #[cfg(feature = "rayon")]
 pub(super) fn each_row<T: Send>(
     items: &mut [T],
     per_row: usize,
     f: impl Fn(usize, &mut [T]) + Send + Sync,
 ) {
-    // Rows of nothing: a chunk must have something.
+    // Rows may be empty, but a chunk needs at least one item.
     items.par_chunks_mut(per_row.max(1)).enumerate().for_each(|(row, items)| f(row, items));
 }
 
-/// Calls `f` with every row's number and its `per_row` items.
+/// Calls `f` with the index of every row and its `per_row` items.
 #[cfg(not(feature = "rayon"))]
 pub(super) fn each_row<T: Send>(
     items: &mut [T],
     per_row: usize,
     f: impl Fn(usize, &mut [T]) + Send + Sync,
 ) {
-    // Rows of nothing: a chunk must have something.
+    // Rows may be empty, but a chunk needs at least one item.
     items.chunks_mut(per_row.max(1)).enumerate().for_each(|(row, items)| f(row, items));
 }
 

@@ -2,40 +2,40 @@ use crate::compress::calibrate::Axis;
 use crate::format::{ActivationFormat, ActivationFunction, WeightFormat};
 use crate::ops::{FloatType, Output, Schedule};
 
-/// What a case checks, with what only such cases have.
+/// The op that a case checks, with the parameters that only this op has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Op {
     /// `Y = X · Wᵀ (+ bias)`.
     Matmul,
-    /// The same with quantized X: exact sums bit for bit, then results.
+    /// A matmul of quantized X. First its exact sums are checked bit for bit, then its results.
     IntegerMatmul(Quantized),
-    /// Prune, ranges, scales and codes on the device, against the host bit for bit.
+    /// Weights pruned and quantized on the device, which must equal the host's bit for bit.
     Compress,
-    /// Packed weights back to floats.
+    /// Packed weights converted to floats.
     Dequantize,
-    /// Rows of packed weights by index, as floats.
+    /// Rows of packed weights by index, converted to floats.
     Gather,
-    /// X to 8-bit codes, with scales of its own or one that is given.
+    /// X quantized to 8-bit codes, with scales computed from X or one static scale.
     Quantize {
-        /// What X becomes.
+        /// The format that X is quantized to.
         format: ActivationFormat,
-        /// Whether scale and zero point are given.
+        /// Whether the scale and zero point are static.
         given: bool,
     },
-    /// Ranges, sums and histograms of X, against the host bit for bit.
+    /// Ranges, sums and histograms of X, which must equal the host's bit for bit.
     Observe {
-        /// What has a range of its own.
+        /// The set of values that have a range of their own.
         axis: Axis,
-        /// Bins on either side of 0.
+        /// Number of bins on either side of 0.
         bins: u32,
     },
-    /// X quantized and dequantized at once by the case's format, and the gradients of that.
+    /// X quantized and dequantized at once in the format of the case, and the gradients of that.
     FakeQuant(FakeScales),
 }
 
 impl Op {
-    /// The op's name.
+    /// Returns the name of the op.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Matmul => "matmul",
@@ -49,28 +49,28 @@ impl Op {
         }
     }
 
-    /// Whether there are weights, and not X alone.
+    /// Returns whether the op has weights. All other ops have only X.
     pub const fn has_weights(&self) -> bool {
         !matches!(self, Self::Quantize { .. } | Self::Observe { .. } | Self::FakeQuant(_))
     }
 }
 
-/// Where the scales of a fake quantization come from.
+/// The origin of the scales of a fake quantization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FakeScales {
-    /// Ranges of X.
+    /// They are computed from X.
     Dynamic,
-    /// The caller, who gets their gradients.
+    /// The caller provides static scales and gets their gradients.
     Given,
-    /// The same, with LSQ's gradient scale.
+    /// The caller provides them and gets their gradients with the gradient scale of LSQ.
     Lsq,
 }
 
 impl FakeScales {
-    /// All of them.
+    /// All origins.
     pub const ALL: [Self; 3] = [Self::Dynamic, Self::Given, Self::Lsq];
 
-    /// The name.
+    /// Returns the name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Dynamic => "dynamic",
@@ -80,28 +80,28 @@ impl FakeScales {
     }
 }
 
-/// What the numbers of a case are like.
+/// The pattern of the numbers of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Values {
-    /// Bell-shaped around 0.
+    /// A bell-shaped distribution around 0.
     Normal,
-    /// The same with one in 64 a hundred times as large.
+    /// The same distribution, with one in 64 values a hundred times as large.
     Outliers,
-    /// Half of them 0 or −0.
+    /// Half of the values are 0 or −0.
     SignedZeros,
-    /// Whole runs of 48 are 0, so that groups are dead.
+    /// Runs of 48 values are 0, so that some groups are all zeros.
     DeadGroups,
-    /// Only the largest and the smallest value, so that codes are extreme.
+    /// Only the largest and the smallest value occur, so that codes are extreme.
     Extreme,
-    /// Halves of what becomes one step, so that rounding meets ties.
+    /// Multiples of half a quantization step, so that rounding meets ties.
     Ties,
-    /// All the same and positive, or for quantized X all as far from the zero point as can be: sums
-    /// are as large as they get.
+    /// All values are equal and positive, or as far from the zero point as possible if X is
+    /// quantized, so that sums are as large as they can be.
     Constant,
-    /// Subnormals and what is not much larger, so that scales are flushed or nearly.
+    /// Subnormals and slightly larger values, so that scales are flushed or nearly flushed.
     Tiny,
-    /// A NaN and two infinities among others.
+    /// A NaN and two infinities among other values.
     NotFinite,
 }
 
@@ -116,10 +116,10 @@ impl Values {
         Self::Ties,
     ];
 
-    /// The others, which X alone can have.
+    /// The patterns that only X can have.
     pub const ODD: [Self; 2] = [Self::Tiny, Self::NotFinite];
 
-    /// The pattern's name.
+    /// Returns the name of the pattern.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Normal => "normal",
@@ -135,49 +135,50 @@ impl Values {
     }
 }
 
-/// What a matmul of quantized X takes and gives.
+/// The types of X and Y of a matmul of quantized X.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Quantized {
-    /// What X is.
+    /// The format of X.
     pub format: ActivationFormat,
-    /// What Y is.
+    /// The type of Y.
     pub output: Output,
 }
 
-/// One row of the table.
+/// One case of the table.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Case {
-    /// What it checks.
+    /// The op that the case checks.
     pub op: Op,
-    /// The format of W, or that X is fake-quantized by; f32 where there is neither.
+    /// The format of W, or the format that X is fake-quantized to. f32 if there is neither.
     pub format: WeightFormat,
-    /// The type of X, where it is floats.
+    /// The type of X if it consists of floats.
     pub activations: FloatType,
-    /// The type of Y, where that is floats.
+    /// The type of Y if it consists of floats.
     pub output: FloatType,
-    /// What a matmul applies to its sums.
+    /// The function that a matmul applies to its sums.
     pub function: ActivationFunction,
-    /// Rows of X, or rows gathered.
+    /// Number of rows of X, or number of gathered rows.
     pub m: usize,
-    /// Rows of W; 0 where there is none.
+    /// Number of rows of W, or 0 if there is no W.
     pub n: usize,
-    /// Columns of W and X.
+    /// Number of columns of W and X.
     pub k: usize,
-    /// What the numbers are like.
+    /// The pattern of the numbers.
     pub values: Values,
     /// Whether a bias is added.
     pub bias: bool,
-    /// Two batches, rows with gaps, offsets, and a plan for more rows than are recorded.
+    /// Whether there are two batches, gaps between rows, offsets, and a plan for more rows than are
+    /// recorded.
     pub strided: bool,
-    /// A pinned schedule; `None` takes the adapter's own choice.
+    /// A pinned schedule, or `None` for the adapter's own choice.
     pub schedule: Option<Schedule>,
-    /// Whether codes are read out of textures, on devices that have them.
+    /// Whether codes are read from textures, on devices that support it.
     pub textures: bool,
 }
 
 impl Case {
-    /// A matmul with the adapter's own kernel. Whether it has a bias and strides follows
-    /// from the types, so that both occur with every decoder and no kernel is compiled
+    /// Creates a matmul case with the adapter's own kernel. Whether it has a bias and strides
+    /// follows from the types, so that both occur with every decoder and no kernel is compiled
     /// twice for it.
     pub fn matmul(
         format: WeightFormat,
@@ -204,7 +205,7 @@ impl Case {
         }
     }
 
-    /// A matmul of quantized X.
+    /// Creates a case of a matmul of quantized X.
     pub fn integer(
         format: WeightFormat,
         quantized: Quantized,
@@ -216,7 +217,7 @@ impl Case {
         Self { op, ..Self::matmul(format, floats, shape, values) }
     }
 
-    /// What takes X alone: quantize, observe or, with a format, fake-quant.
+    /// Creates a case of an op that has only X: quantize, observe or, with a format, fake-quant.
     pub fn of_x(
         op: Op,
         format: WeightFormat,
@@ -228,7 +229,7 @@ impl Case {
         Self { op, bias: false, strided, ..Self::matmul(format, types, (m, 0, k), values) }
     }
 
-    /// What X is, for people.
+    /// Returns a readable name of the type of X.
     pub fn activations_name(&self) -> String {
         match self.op {
             Op::IntegerMatmul(quantized) => quantized.format.to_string(),
@@ -236,7 +237,7 @@ impl Case {
         }
     }
 
-    /// What Y is, for people.
+    /// Returns a readable name of the type of Y.
     pub fn output_name(&self) -> String {
         match self.op {
             Op::IntegerMatmul(quantized) => quantized.output.to_string(),
@@ -246,7 +247,7 @@ impl Case {
         }
     }
 
-    /// A name that says everything: `lowbit verify --case` repeats it.
+    /// Returns a name that determines the case. `lowbit verify --case` repeats it.
     pub fn id(&self) -> String {
         let mut id = format!("{}/", self.op.name());
         if self.op.has_weights() || matches!(self.op, Op::FakeQuant(_)) {
@@ -280,7 +281,7 @@ impl Case {
         id
     }
 
-    /// A seed that differs from case to case and stays the same from run to run (FNV-1a).
+    /// Returns a seed that differs between cases and is the same in every run (FNV-1a).
     pub(super) fn seed(&self) -> u64 {
         self.id().bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -288,7 +289,7 @@ impl Case {
     }
 }
 
-/// The axis, for people.
+/// Returns a readable name of the axis.
 pub(super) fn axis_name(axis: Axis) -> &'static str {
     match axis {
         Axis::Tensor => "tensor",

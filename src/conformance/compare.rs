@@ -1,27 +1,27 @@
-//! Two reports side by side: what one adapter gives and another does not, or what it gave before.
+//! Comparisons of two reports: of two adapters, or of one adapter at two times.
 
 use super::report::{AdapterReport, CaseReport, Status};
 use serde::Serialize;
 use std::collections::HashMap;
 
-/// How a case differs.
+/// The way in which a case differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// One passes, the other is beyond the bound or broke off.
+    /// One report passes. In the other, the error exceeds its bound or the case could not finish.
     BeyondBound,
-    /// One ran, the other was skipped.
+    /// The case ran in one report and was skipped in the other.
     Skipped,
-    /// Both end alike, by different bits.
+    /// Both reports have the same status, but the results have different bits.
     Bits,
-    /// Only the first report has it.
+    /// Only the first report has the case.
     OnlyFirst,
-    /// Only the second report has it.
+    /// Only the second report has the case.
     OnlySecond,
 }
 
 impl Kind {
-    /// For people.
+    /// Returns a readable name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::BeyondBound => "beyond the bound",
@@ -36,18 +36,18 @@ impl Kind {
 /// A case that differs.
 #[derive(Clone, Debug, Serialize)]
 pub struct Difference {
-    /// The case.
+    /// The name of the case.
     pub id: String,
-    /// How it differs.
+    /// The way in which it differs.
     pub kind: Kind,
-    /// As the first report has it: kernel and error over bound.
+    /// The kernel and the result in the first report.
     pub first: Option<Side>,
-    /// As the second has it.
+    /// The kernel and the result in the second report.
     pub second: Option<Side>,
 }
 
 impl Difference {
-    /// Whether both reports had it from one kernel.
+    /// Returns whether both reports used the same kernel.
     pub fn same_kernel(&self) -> bool {
         match (&self.first, &self.second) {
             (Some(first), Some(second)) => first.kernel == second.kernel,
@@ -56,16 +56,16 @@ impl Difference {
     }
 }
 
-/// One report's word on a case.
+/// The result of a case in one report.
 #[derive(Clone, Debug, Serialize)]
 pub struct Side {
     /// The kernel that ran.
     pub kernel: String,
-    /// The worst error, as a fraction of its bound; 0 where all bits are right.
+    /// The largest error as a fraction of its bound, or 0 if all bits are right.
     pub error_over_bound: f64,
-    /// How it ended.
+    /// The status of the case.
     pub status: Status,
-    /// Why it failed or was skipped.
+    /// The reason why it failed or was skipped.
     pub reason: Option<String>,
 }
 
@@ -80,29 +80,29 @@ impl Side {
     }
 }
 
-/// What two adapters' reports have in common, and what not.
+/// The common cases and the differences of two reports.
 #[derive(Clone, Debug, Serialize)]
 pub struct Comparison {
-    /// The first adapter, with driver and options.
+    /// The first adapter, with its driver and options.
     pub first: String,
-    /// The second.
+    /// The second adapter, with its driver and options.
     pub second: String,
-    /// Whether they are the same adapter, driver, options and version of this crate: then the bits
-    /// of a kernel must be the same too.
+    /// Whether both have the same adapter, driver, options and version of this crate. Then the same
+    /// kernel must give the same bits.
     pub same_adapter: bool,
-    /// Cases that both have.
+    /// Number of cases that both reports have.
     pub compared: usize,
-    /// Of these, those whose results have the same bits.
+    /// Number of these whose results have the same bits.
     pub same_bits: usize,
-    /// Of these, those whose bits one of the reports does not tell.
+    /// Number of these for which a report does not contain the bits.
     pub bits_unknown: usize,
-    /// What differs, the gravest first.
+    /// The differences, with the most serious first.
     pub differences: Vec<Difference>,
 }
 
 impl Comparison {
-    /// Whether something is wrong: a case that is beyond the bound in one report only, or other bits
-    /// from the same adapter.
+    /// Returns whether something is wrong: a case exceeds its bound in one report only, or the same
+    /// adapter and kernel gave different bits.
     pub fn found_wrong(&self) -> bool {
         let wrong = |kind| match kind {
             Kind::BeyondBound => true,
@@ -112,7 +112,7 @@ impl Comparison {
         self.differences.iter().any(|d| wrong(d.kind) && (d.kind != Kind::Bits || d.same_kernel()))
     }
 
-    /// How many differ in this way.
+    /// Returns the number of cases that differ in this way.
     pub fn count(&self, kind: Kind) -> usize {
         self.differences.iter().filter(|difference| difference.kind == kind).count()
     }
@@ -126,7 +126,7 @@ fn by_id(report: &AdapterReport) -> HashMap<&str, &CaseReport> {
     report.cases.iter().map(|case| (case.id.as_str(), case)).collect()
 }
 
-/// Compares the cases of two adapters, or of one at two times, by their ids.
+/// Compares the cases of two reports by their names.
 pub fn compare(first: &AdapterReport, second: &AdapterReport) -> Comparison {
     let (firsts, seconds) = (by_id(first), by_id(second));
     let (mut compared, mut same_bits, mut bits_unknown) = (0, 0, 0);
@@ -158,7 +158,7 @@ pub fn compare(first: &AdapterReport, second: &AdapterReport) -> Comparison {
     for case in second.cases.iter().filter(|case| !firsts.contains_key(case.id.as_str())) {
         differences.push(difference(Kind::OnlySecond, None, Some(case)));
     }
-    // Stable, so that within a kind the order is the table's.
+    // The sort is stable, so cases of one kind keep the order of the table.
     differences.sort_by_key(|difference| difference.kind);
     let (name, other) = (describe(first), describe(second));
     let same_adapter = name == other && first.version == second.version;

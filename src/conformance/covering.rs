@@ -1,10 +1,10 @@
-//! Covering arrays of strength 3: every triple of levels of any three factors occurs.
+//! Covering arrays of strength 3, in which every triple of levels of any three factors occurs.
 
 use std::collections::HashSet;
 
-/// Rows of levels, one a factor, that hold every triple of levels at least once. Greedy:
-/// each row starts from a triple that is not covered yet and takes, factor by factor, the
-/// level that covers most new ones.
+/// Returns rows with one level per factor that contain every triple of levels at least once. The
+/// algorithm is greedy: each row starts with a triple that is not covered yet, and then takes for
+/// each factor the level that covers the most new triples.
 pub(super) fn triples(levels: &[usize]) -> Vec<Vec<usize>> {
     let factors = levels.len();
     let mut missing: HashSet<[(u8, u8); 3]> = HashSet::new();
@@ -24,7 +24,7 @@ pub(super) fn triples(levels: &[usize]) -> Vec<Vec<usize>> {
             }
         }
     }
-    // Largest factors first: their triples bound the number of rows from below.
+    // Triples of the largest factors come first, because they bound the number of rows from below.
     let weight = |t: &[(u8, u8); 3]| t.iter().map(|&(f, _)| levels[f as usize]).product::<usize>();
     order.sort_by_key(|t| std::cmp::Reverse(weight(t)));
     let mut rows = Vec::new();
@@ -40,7 +40,7 @@ pub(super) fn triples(levels: &[usize]) -> Vec<Vec<usize>> {
             if row[factor].is_some() {
                 continue;
             }
-            // Ties rotate with the row, so that no level is favoured.
+            // Among equal levels, the choice rotates with the row, so that no level is preferred.
             let best = (0..levels[factor]).max_by_key(|&level| {
                 let gain = new_triples(&row, factor, level).filter(|t| missing.contains(t)).count();
                 (gain, (level + rows.len()) % levels[factor])
@@ -64,7 +64,7 @@ fn pair(factor: usize, level: usize) -> (u8, u8) {
     (factor as u8, level as u8)
 }
 
-/// The triples that fixing one more factor completes.
+/// Returns the triples that become complete when one more factor is fixed.
 fn new_triples(
     row: &[Option<usize>],
     factor: usize,

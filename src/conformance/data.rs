@@ -1,4 +1,4 @@
-//! The numbers of a case: the same on every machine.
+//! The numbers of a case, which are the same on every machine.
 
 use super::{Case, Values};
 use crate::compress::{self, CompressError};
@@ -8,7 +8,7 @@ use crate::ops::matmul::texture_width;
 use crate::ops::{DeviceWeights, FloatType};
 use half::f16;
 
-/// SplitMix64 (Steele, Lea and Flood, 2014).
+/// The random number generator SplitMix64 (Steele, Lea and Flood, 2014).
 pub(super) struct Random(u64);
 
 impl Random {
@@ -23,13 +23,14 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Below `end`.
+    /// Returns a number below `end`.
     pub fn below(&mut self, end: u64) -> u64 {
         self.next() % end.max(1)
     }
 
-    /// Roughly normal with deviation 1, the sum of four 16-bit uniforms; at least 0.02, so
-    /// that a group of few weights has no range below f16 scales, which is an error.
+    /// Returns a number from a roughly normal distribution with deviation 1, which is the sum of
+    /// four 16-bit uniform numbers. Its magnitude is at least 0.02, because the scale of a group
+    /// with a few tiny weights would be too small for f16, which is an error.
     fn normal(&mut self) -> f32 {
         let bits = self.next();
         let sum: i64 = (0..4).map(|i| i64::from((bits >> (16 * i)) as u16)).sum();
@@ -38,7 +39,7 @@ impl Random {
     }
 }
 
-/// `count` values of a pattern.
+/// Returns `count` values of a pattern.
 pub(super) fn values(pattern: Values, count: usize, random: &mut Random) -> Vec<f32> {
     (0..count)
         .map(|i| {
@@ -52,10 +53,12 @@ pub(super) fn values(pattern: Values, count: usize, random: &mut Random) -> Vec<
                 Values::DeadGroups => v,
                 Values::Extreme => [1.5, -1.5][random.below(2) as usize],
                 Values::Constant => 1.5,
-                // Steps of 2⁻⁷ · ½: where the range is ±127 steps, every other one is a tie.
+                // The values are multiples of 2⁻⁸. If the range is ±127 steps of 2⁻⁷, every second
+                // value is a tie.
                 Values::Ties if i % 16 == 0 => 127.0 / 128.0,
                 Values::Ties => (random.below(509) as f32 - 254.0) / 256.0,
-                // Biased exponents from 0 to 7: of 127 steps or 255 of them one is subnormal.
+                // The biased exponents are 0 to 7, so that a step is subnormal if a range has
+                // 127 or 255 of them.
                 Values::Tiny => f32::from_bits(random.below(1 << 26) as u32).copysign(v),
                 Values::NotFinite if i == count / 3 => f32::NAN,
                 Values::NotFinite if i == count / 2 => f32::INFINITY,
@@ -66,9 +69,9 @@ pub(super) fn values(pattern: Values, count: usize, random: &mut Random) -> Vec<
         .collect()
 }
 
-/// Rows `[m, k]` of X as a pattern has them and the type of X holds them, of sizes that differ by
-/// powers of two, so that a scale of another row shows. Of normal rows the range hangs on the last
-/// column.
+/// Returns rows `[m, k]` of X in the pattern of the case, rounded to the type of X. The magnitudes
+/// of the rows differ by powers of two, so that using the scale of another row shows up. In normal
+/// rows, the last column determines the range.
 pub(super) fn rows(case: &Case, random: &mut Random) -> Vec<f32> {
     let mut x = values(case.values, case.m * case.k, random);
     if case.values == Values::Normal {
@@ -80,12 +83,12 @@ pub(super) fn rows(case: &Case, random: &mut Random) -> Vec<f32> {
     sized.map(|v| rounded(case.activations, v)).collect()
 }
 
-/// How large a row of [`rows`] is.
+/// Returns the factor that a row of [`rows`] is multiplied by.
 pub(super) fn size(row: usize) -> f32 {
     [1.0, 1.0 / 64.0, 16.0][row % 3]
 }
 
-/// As a type holds it.
+/// Returns `value` rounded to a type.
 pub(super) fn rounded(float: FloatType, value: f32) -> f32 {
     match float {
         FloatType::F32 => value,
@@ -93,9 +96,9 @@ pub(super) fn rounded(float: FloatType, value: f32) -> f32 {
     }
 }
 
-/// Activations of `count` elements as the kernel sees them: f16 ones rounded.
+/// Returns `count` activations as the kernel sees them, rounded if they are f16.
 pub(super) fn activations(case: &Case, count: usize, random: &mut Random) -> Vec<f32> {
-    // Weights carry the pattern; X has zeros of both signs where that is the point.
+    // The weights carry the pattern. X contains zeros of both signs if the pattern is about them.
     let pattern = match case.values {
         Values::SignedZeros => Values::SignedZeros,
         Values::Outliers => Values::Outliers,
@@ -108,14 +111,14 @@ pub(super) fn activations(case: &Case, count: usize, random: &mut Random) -> Vec
     x
 }
 
-/// The weights of a case, quantized on the host.
+/// Returns the weights of a case, quantized on the host.
 pub(super) fn weights(case: &Case, random: &mut Random) -> Result<PackedWeights, CompressError> {
     let w = values(case.values, case.n * case.k, random);
     compress::quantize(&w, case.n, case.k, &case.format)
 }
 
-/// The same weights for pattern (a): scales are powers of two, floats small integers of
-/// eighths, so that sums of integers times them are exact in any order.
+/// Returns weights for the exact pattern. Scales are powers of two and floats are small multiples
+/// of 1/8, so that sums of their products with integers are exact in any order.
 pub(super) fn exact_weights(
     case: &Case,
     packed: &PackedWeights,
@@ -126,7 +129,7 @@ pub(super) fn exact_weights(
         let w: Vec<f32> = (0..n * k).map(|_| (random.below(17) as f32 - 8.0) / 8.0).collect();
         return compress::quantize(&w, n, k, &format);
     }
-    // Neighbouring groups differ, so that a scale of the wrong group shows.
+    // The scales of neighboring groups differ, so that using the scale of the wrong group shows up.
     let power = |index: usize| [1.0, 0.5, 2.0][index % 3];
     let count = packed.scales().len();
     let scales = match format.scale_type() {
@@ -135,7 +138,8 @@ pub(super) fn exact_weights(
     };
     let mut codes = packed.codes().to_vec();
     if format.code_type() == CodeType::Int16 {
-        // Full int16 codes fill 2²⁴ with 512 terms: keep seven bits and the sign.
+        // 512 products with full int16 codes would reach 2²⁴, so only seven bits and the sign are
+        // kept.
         codes.iter_mut().for_each(|word| {
             let pair = [*word as u16 as i16, (*word >> 16) as i16].map(|c| c % 128);
             *word = u32::from(pair[0] as u16) | u32::from(pair[1] as u16) << 16;
@@ -145,7 +149,7 @@ pub(super) fn exact_weights(
     Ok(PackedWeights::from_parts(format, n, k, codes, metadata, scales, zeros)?)
 }
 
-/// Weights with their codes where the case wants them, whether that pays or not.
+/// Uploads weights. Their codes are stored in textures if the case says so, even if that is slower.
 pub async fn upload(
     host: &Host,
     case: &Case,
@@ -154,8 +158,9 @@ pub async fn upload(
     let weights = DeviceWeights::upload(host.kernels(), packed).await;
     let weights = weights.map_err(|e| e.to_string())?;
     let width = texture_width(&case.format, case.k as u32, host.kernels().caps());
-    match case.textures && width > 0 {
-        true => host.textured_async(&weights).await.map_err(|e| e.to_string()),
-        false => Ok(weights),
+    if case.textures && width > 0 {
+        host.textured_async(&weights).await.map_err(|e| e.to_string())
+    } else {
+        Ok(weights)
     }
 }

@@ -1,4 +1,4 @@
-//! X quantized and dequantized at once, and the gradients of that: against their definitions.
+//! Cases of fake quantization (X quantized and dequantized at once) and its gradients.
 
 use super::Case;
 use super::case::FakeScales;
@@ -13,17 +13,17 @@ use crate::ops::{
 };
 use crate::reference::{self, FakeQuantCase, FakeQuantGradients, OutputType};
 
-/// What a case quantizes, and by what.
+/// The inputs of a case.
 struct Job {
     spec: FakeQuantSpec,
     x: Vec<f32>,
     dy: Vec<f32>,
-    /// Where they are given; else none.
+    /// The static scales, or nothing if they are computed from X.
     scales: Vec<f32>,
     zeros: Vec<f32>,
 }
 
-/// What both passes leave.
+/// The results of the forward and the backward pass.
 struct Results {
     y: Vec<f32>,
     scales: Vec<f32>,
@@ -40,7 +40,8 @@ pub(super) async fn run(host: &Host, case: &Case, from: FakeScales) -> Result<Ou
     })?;
     let results = both_passes(host, case, &plan, &job).await?;
     let caps = host.kernels().caps();
-    // The last of the forward pass: the backward one shares its name with a suffix.
+    // The last kernel of the forward pass names the case. The name of the backward kernel only adds
+    // a suffix.
     let kernel = job.spec.forward_shaders(caps).pop().map(|shader| shader.name);
     let judged = judge(case, &job, &results).map_err(|e| e.to_string())?;
     Ok(Outcome {
@@ -51,12 +52,13 @@ pub(super) async fn run(host: &Host, case: &Case, from: FakeScales) -> Result<Ou
 }
 
 fn job(case: &Case, from: FakeScales) -> Job {
-    // A plan for more rows than are recorded.
+    // The plan is for more rows than are recorded.
     let rows = case.m as u32 + if case.strided { 2 } else { 0 };
     let spec = FakeQuantSpec::new(rows, case.k as u32, case.format);
     let mut spec = spec.with_types(case.activations, case.output);
     if case.strided {
-        // Both ways to load f32, of X and of dY.
+        // f32 rows of X and of dY are loaded in two ways, depending on the stride. Both ways are
+        // used.
         let (x, y) = [(4, 4), (2, 4), (4, 2)][case.m % 3];
         (spec.x_stride, spec.y_stride) = (spec.x_stride + x, spec.y_stride + y);
     }
@@ -71,18 +73,20 @@ fn job(case: &Case, from: FakeScales) -> Job {
     let steps = (qmax - qmin) as f32;
     let row_scales = (groups / case.m.max(1)).max(1);
     let mut scale = |group: usize| {
-        // Two deviations are inside and the rest is clipped; powers of two keep ties what they are.
+        // Two standard deviations are inside the range, and the rest is clipped. Powers of two keep
+        // ties exact.
         let exact = data::size(group / row_scales) * (4.0 / steps).log2().floor().exp2();
         if random.below(2) == 0 { exact } else { exact * (0.7 + random.below(600) as f32 / 1000.0) }
     };
     let scales = (0..groups).map(&mut scale).collect();
-    // Beyond the codes a little too, which counts as their ends.
+    // Some zero points are slightly outside the range of codes and are clamped to its ends.
     let mut zero = |_| qmin as f32 + (random.below(1101) as f32 / 1000.0 - 0.05) * steps;
     let zeros = if case.format.is_symmetric() { 0 } else { groups };
     Job { spec, x, dy, scales, zeros: (0..zeros).map(&mut zero).collect() }
 }
 
-/// Words before the numbers in a buffer of scales or of what is like them, and after.
+/// Number of words before the numbers in a buffer of scales, zero points or their gradients, and
+/// after them.
 const BEFORE: usize = 3;
 
 async fn both_passes(
@@ -148,7 +152,7 @@ async fn both_passes(
         .map_err(|e| text(&e))?;
     recorded.map_err(|e| text(&e))?;
 
-    // Buffers may be larger than what was put into them.
+    // Buffers may be larger than their contents.
     let read = async |buffer: &wgpu::Buffer, words| {
         host.read_async(buffer, 0, words).await.map_err(|e| text(&e))
     };
@@ -156,9 +160,11 @@ async fn both_passes(
         let words = read(buffer, most + 2 * BEFORE).await?;
         let (inner, after) = words[BEFORE..].split_at(count);
         let mut around = words[..BEFORE].iter().chain(after);
-        match around.any(|&word| word != SENTINEL) {
-            true => Err("words around the scales or their gradients were written".to_string()),
-            false => Ok(inner.iter().map(|&word| f32::from_bits(word)).collect()),
+        if around.any(|&word| word != SENTINEL) {
+            Err("words around the scales, the zero points or their gradients were written"
+                .to_string())
+        } else {
+            Ok(inner.iter().map(|&word| f32::from_bits(word)).collect())
         }
     };
     let groups = spec.scales(m) as usize;
@@ -185,7 +191,8 @@ fn judge(
         FloatType::F16 => OutputType::F16,
         FloatType::F32 => OutputType::F32,
     };
-    // By the scales as they are now: the kernel's own, or those given, which nobody may write.
+    // The results are judged by the scales in the buffers now. These are the kernel's own, or the
+    // static ones, which must not have changed.
     let (format, k) = (&case.format, case.k);
     let by = FakeQuantCase { format, x: &job.x, k, scales: &got.scales, zeros: &got.zeros };
     let y = reference::check_fake_quantize(&by, kind(case.output), &got.y)?;
@@ -197,7 +204,7 @@ fn judge(
         let mut judged =
             y.and(reference::check_fake_gradients(&by, dy, lsq, x_kind, &got.gradients)?);
         if !kept {
-            judged.fault = Some("scales or zero points that were given were written".into());
+            judged.fault = Some("the static scales or zero points were overwritten".into());
         }
         return Ok(judged);
     }

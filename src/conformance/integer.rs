@@ -1,4 +1,5 @@
-//! Matmuls of quantized X: exact sums bit for bit, then results.
+//! Cases of matmuls of quantized X. First their exact sums are checked bit for bit, then their
+//! results.
 
 use super::Case;
 use super::case::Quantized;
@@ -10,7 +11,7 @@ use crate::host::Host;
 use crate::ops::{self, DeviceWeights, FloatType, MatmulArgs, MatmulPlan, MatmulSpec, SubBuffer};
 use crate::reference::{self, Expected, IntegerCase};
 
-/// What Y is quantized with, where it is.
+/// The scale and zero point that Y is quantized with, if it is quantized.
 const OUTPUT: StaticScale = StaticScale { scale: 0.375, zero_point: 5 };
 
 pub(super) async fn run(
@@ -30,7 +31,7 @@ pub(super) async fn run(
     let reference =
         IntegerCase { x: &x, m: batch * case.m, layout: &layout, weights: &packed, bias };
 
-    // The same kernel twice: its exact sums, then what it makes of them.
+    // The same kernel runs twice: first it writes its exact sums, and then its results.
     let sums = spec(case, quantized, ops::Output::Accumulators);
     let plan = plan(host, case, &sums).await?;
     let slice = sums.slice_blocks() as usize;
@@ -39,7 +40,7 @@ pub(super) async fn run(
     let wrong = y.iter().zip(&want).position(|(&got, &want)| i64::from(got as i32) != want);
     let mut fault = wrong.map(|at| {
         let (got, want) = (y[at] as i32, want[at]);
-        format!("sums of slices: number {at} of [m, slices, n] is {got}, must be {want}")
+        format!("sums of slices: entry {at} of [m, slices, n] is {got}, must be {want}")
     });
 
     let spec = spec(case, quantized, quantized.output);
@@ -66,7 +67,7 @@ async fn plan(host: &Host, case: &Case, spec: &MatmulSpec) -> Result<MatmulPlan,
 fn spec(case: &Case, quantized: &Quantized, output: ops::Output) -> MatmulSpec {
     let (m, n, k) = (case.m as u32, case.n as u32, case.k as u32);
     let batch = if case.strided { 2 } else { 1 };
-    // A plan for more rows than are recorded.
+    // The plan is for more rows than are recorded.
     let rows = if case.strided { m + 3 } else { m };
     let mut spec = MatmulSpec::new(rows, n, k, case.format)
         .with_batch(batch)
@@ -82,8 +83,8 @@ fn spec(case: &Case, quantized: &Quantized, output: ops::Output) -> MatmulSpec {
     spec
 }
 
-/// Rows of X as any calibration or device might leave them: all codes, far-apart scales, zero
-/// points of their own a group where there are any.
+/// Returns rows of X as any calibration or device might produce them: all codes occur, scales
+/// differ widely, and each group has its own zero point if the format is asymmetric.
 fn codes(
     case: &Case,
     quantized: &Quantized,
@@ -94,7 +95,7 @@ fn codes(
     let symmetric = quantized.format.is_symmetric();
     let mut all = vec![0u32; rows * layout.row_words];
     for (index, row) in all.chunks_mut(layout.row_words.max(1)).enumerate() {
-        // Every other row lies on the other side of its zero point.
+        // In every second row, the codes are on the other side of the zero point.
         let far = if index % 2 == 0 { (127i8, -128i64) } else { (-128, 127) };
         for column in 0..layout.k {
             let code = match case.values {
@@ -127,7 +128,8 @@ fn codes(
     all
 }
 
-/// The words of Y's rows, after checking that nothing else was written. Where Y is f16, one a word.
+/// Returns the words of the rows of Y after checking that nothing else was written. If Y is f16,
+/// each word contains one value.
 async fn multiply(
     host: &Host,
     case: &Case,
@@ -148,7 +150,7 @@ async fn multiply(
     let (x_offset, y_offset) = if case.strided { (8, 12) } else { (0, 0) };
     let x_len = x_offset + (spec.x_bytes(spec.max_m) / 4) as usize;
     let mut x_words = vec![SENTINEL; x_len + 8];
-    // Rows of no columns lie nowhere.
+    // Rows without columns have no position.
     let x_rows = rows(spec.x_batch_stride, spec.x_stride, x_offset).filter(|_| row_words > 0);
     for (source, at) in x_rows.enumerate() {
         x_words[at..at + row_words].copy_from_slice(&x[source * row_words..][..row_words]);
@@ -195,7 +197,7 @@ async fn multiply(
     }
     match got.iter().zip(&around).position(|(got, want)| got != want) {
         Some(word) => {
-            Err(format!("word {word} of Y was written, and lies between or past its rows"))
+            Err(format!("word {word} of Y, which is outside of its rows, was overwritten"))
         }
         None => Ok(out),
     }
@@ -213,9 +215,10 @@ fn judge(
     output: ops::Output,
 ) -> (f64, Option<String>) {
     let half = output == ops::Output::Float(FloatType::F16);
-    let (float, kind) = match half {
-        true => (FloatType::F16, reference::OutputType::F16),
-        false => (FloatType::F32, reference::OutputType::F32),
+    let (float, kind) = if half {
+        (FloatType::F16, reference::OutputType::F16)
+    } else {
+        (FloatType::F32, reference::OutputType::F32)
     };
     let mut worst = 0.0f64;
     for (at, (&bits, want)) in y.iter().zip(expected).enumerate() {
@@ -256,7 +259,9 @@ fn judge_codes(
             worst = worst.max(verdict.error_over_bound);
             if !verdict.passes() {
                 let (got, value, off) = (code(column), want.value, verdict.error);
-                let text = format!("y[{row}, {column}] is code {got} for {value}, off by {off}");
+                let text = format!(
+                    "y[{row}, {column}] has code {got}, but its value is {value}: off by {off} codes"
+                );
                 return (worst, Some(text));
             }
         }
@@ -271,11 +276,15 @@ fn judge_codes(
         }
         let side = (words[layout.scale_at], words[layout.zero_at] as i32);
         if side != (scale.to_bits(), zero_point) {
-            return (worst, Some(format!("row {row}: scale and zero point are {side:?}")));
+            let want = (scale.to_bits(), zero_point);
+            let text = format!(
+                "row {row}: scale and zero point are {side:?}, must be {want:?} (bits of f32, i32)"
+            );
+            return (worst, Some(text));
         }
         let used = layout.sum_at + layout.blocks;
         if words[used..].iter().any(|&word| word != SENTINEL) {
-            return (worst, Some(format!("row {row}: padding was written")));
+            return (worst, Some(format!("row {row}: the padding after its sums was overwritten")));
         }
     }
     (worst, None)

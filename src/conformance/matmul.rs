@@ -1,4 +1,4 @@
-//! One matmul case: three runs of one kernel.
+//! A matmul case. It runs the same kernel with three kinds of input.
 
 use super::Case;
 use super::data::{self, Random};
@@ -10,8 +10,8 @@ use crate::ops::{FloatType, MatmulArgs, MatmulPlan, MatmulSpec, Select, SubBuffe
 use crate::reference::{self, MatmulCase, OutputType};
 use half::f16;
 
-/// What outputs hold before a run, and what lies around rows afterwards: a NaN that no
-/// arithmetic makes.
+/// The contents of outputs before a run, and of the words around rows after it. This is a NaN that
+/// no arithmetic produces.
 pub(super) const SENTINEL: u32 = 0x7fc5_7fc5;
 
 pub(super) async fn run(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
@@ -30,8 +30,8 @@ pub(super) async fn run(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
     };
     let mut worst = 0.0f64;
 
-    // The value pattern, against the bound.
-    // What is applied to sums comes before they are written as f16.
+    // First the value pattern is checked against the bound. A function is applied to sums before
+    // they are rounded to f16, so its bound starts from the f32 sums.
     let kind = match case.function {
         ActivationFunction::Identity => output(case.output),
         _ => OutputType::F32,
@@ -55,8 +55,8 @@ pub(super) async fn run(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
     let expected = reference::matmul(&reference(&packed, &x)).map_err(|e| e.to_string())?;
     judge(case, "values", &y, &after(expected), &mut worst, &mut outcome.fault);
 
-    // Pattern (b): one-hot rows show each weight alone: every column of pinned cases with
-    // short rows, the last and some others elsewhere.
+    // The one-hot pattern shows each weight alone. Pinned cases with short rows test every column,
+    // and other cases the last column and some others.
     let rows = batch * case.m;
     let all = case.schedule.is_some() && case.k <= 256 && rows > 0;
     for run in 0..if all { case.k.div_ceil(rows) } else { usize::from(case.k > 0) } {
@@ -78,14 +78,14 @@ pub(super) async fn run(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
     }
 
     if case.function != ActivationFunction::Identity {
-        // Of these no result is exact.
+        // The functions have no exact results, so the last pattern does not apply.
         outcome.error_over_bound = ErrorOverBound::Ratio(worst);
         return Ok(outcome);
     }
-    // Pattern (a): integers and powers of two, bit for bit.
+    // The exact pattern: with integers and powers of two, every bit must be right.
     let exact = data::exact_weights(case, &packed, &mut random).map_err(|e| e.to_string())?;
     let limit = reference::exact_limit(&exact, bias, false).map_err(|e| e.to_string())?;
-    // 64 keeps f16 activations exact and leaves no case out at K = 4096.
+    // With at most 64, f16 activations are exact, and every case of the table has room at K = 4096.
     let limit = u64::from(limit.min(64));
     if limit > 0 {
         let x: Vec<f32> = (0..batch * case.m * case.k)
@@ -102,11 +102,12 @@ pub(super) async fn run(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
             let (row, column) = (at / case.n, at % case.n);
             let (got, want) = (y[at], expected[at].f32);
             worst = f64::MAX;
-            outcome.fault =
-                Some(format!("pattern (a), integers: y[{row}, {column}] is {got}, must be {want}"));
+            outcome.fault = Some(format!("integers: y[{row}, {column}] is {got}, must be {want}"));
         }
     } else if outcome.fault.is_none() {
-        outcome.fault = Some("pattern (a) has no room: the case table is wrong".into());
+        outcome.fault = Some(
+            "no integers keep the sums of this case exact: the case table must be changed".into(),
+        );
     }
     outcome.error_over_bound = ErrorOverBound::Ratio(worst);
     Ok(outcome)
@@ -144,8 +145,9 @@ pub(super) fn how(case: &Case) -> Select {
     case.schedule.map_or(Select::Auto, Select::Pinned)
 }
 
-/// What a strided case leaves free, in elements: before the first row, after each row,
-/// after each batch. Multiples of 4 where K is one, so that both ways to load X occur.
+/// The number of unused values in a strided case before the first row of X and Y. The strides leave
+/// more of them after each row and each batch. All are multiples of 4 if K is one, so that both
+/// ways to load X are used.
 struct Gaps {
     x_offset: u32,
     y_offset: u32,
@@ -177,8 +179,7 @@ fn spec(case: &Case) -> MatmulSpec {
     spec.with_function(case.function)
 }
 
-/// Runs the kernel and returns Y, `[batch · m, N]`, after checking that nothing else was
-/// written.
+/// Runs the kernel and returns Y, `[batch · m, N]`, after checking that nothing else was written.
 async fn multiply(
     host: &Host,
     case: &Case,
@@ -191,10 +192,10 @@ async fn multiply(
     let weights = data::upload(host, case, packed).await?;
     let Gaps { x_offset, y_offset } = gaps(case);
     let (x_bytes, y_bytes) = (case.activations.bytes(), case.output.bytes());
-    let words = |elements: u64, bytes: u64| (elements * bytes).div_ceil(4) as usize + 8;
+    let words = |values: u64, bytes: u64| (values * bytes).div_ceil(4) as usize + 8;
     let x_len = u64::from(x_offset) + spec.x_bytes(spec.max_m) / x_bytes;
     let y_len = u64::from(y_offset) + spec.y_bytes(spec.max_m) / y_bytes;
-    // What lies between rows of X is NaN: a kernel that reads it shows.
+    // The words between rows of X are NaN, so that a kernel that reads them gives a wrong result.
     let mut x_words = vec![SENTINEL; words(x_len, x_bytes)];
     let x_rows = rows(spec.batch, case.m, x_offset, spec.x_batch_stride, spec.x_stride);
     for (source, at) in x_rows.enumerate() {
@@ -222,8 +223,7 @@ async fn multiply(
     recorded.map_err(|e| e.to_string())?;
     let got =
         host.read_async(&y_buffer, 0, expected_words.len()).await.map_err(|e| e.to_string())?;
-    // Take the results out and put them where sentinels are expected, so that all that is
-    // left must be equal.
+    // The results are moved to where sentinels are expected. Everything else must then be equal.
     let mut y = Vec::with_capacity(case.m * case.n * spec.batch as usize);
     for at in rows(spec.batch, case.m, y_offset, spec.y_batch_stride, spec.y_stride) {
         for column in 0..case.n {
@@ -234,13 +234,13 @@ async fn multiply(
     }
     match got.iter().zip(&expected_words).position(|(got, want)| got != want) {
         Some(word) => {
-            Err(format!("word {word} of Y was written, and lies between or past its rows"))
+            Err(format!("word {word} of Y, which is outside of its rows, was overwritten"))
         }
         None => Ok(y),
     }
 }
 
-/// Where each row of each batch starts.
+/// Returns the index of the first value of each row of each batch.
 fn rows(
     batch: u32,
     m: usize,

@@ -1,10 +1,12 @@
-//! The case table and the runner: `lowbit verify`, the tests and the benches share them.
+//! The table of test cases and the code that runs them. `lowbit verify`, the tests and the benches
+//! share both.
 //!
-//! Every matmul case runs three times on the device: its value pattern against the f64
-//! oracle and the bound of [`reference`](crate::reference); pattern (a), integers and
-//! powers of two, which must come out bit for bit; pattern (b), one-hot rows, which show
-//! each weight alone. Making weights must equal the host bit for bit, and so must observations.
-//! Outputs start as NaN, with sentinels around every row.
+//! Every matmul case runs on the device with three kinds of input. The results of its value pattern
+//! must be within the bounds of [`reference`](crate::reference). The exact pattern consists of
+//! integers and powers of two, so that every bit must be right. The one-hot pattern has one
+//! non-zero x per row and shows each weight alone. Weights that are quantized on the device and
+//! observations must equal those of the host bit for bit. Outputs start as NaN, with sentinels
+//! around every row.
 
 mod case;
 mod compare;

@@ -1,4 +1,5 @@
-//! X observed for calibration: ranges, sums and histograms are the host's, bit for bit.
+//! Cases of observing X for calibration. Ranges, sums and histograms must equal the host's bit for
+//! bit.
 
 use super::Case;
 use super::data::{self, Random};
@@ -9,7 +10,8 @@ use crate::compress::calibrate::{Axis, Batch, Observer};
 use crate::host::Host;
 use crate::ops::{ObserveArgs, ObservePlan, ObserveSpec, SubBuffer};
 
-/// Words before the observation of a strided case: no multiple of a binding's alignment.
+/// Number of words before the observation in a strided case. It is not a multiple of a binding's
+/// alignment.
 const BEFORE: usize = 5;
 
 pub(super) async fn run(
@@ -39,8 +41,8 @@ pub(super) async fn run(
         .await
         .map_err(|e| text(&e))?;
     let mut recorded = Ok(());
-    // Twice: what a recording finds there must not count. Of a strided case the first sees rows
-    // of sentinels too.
+    // The kernel runs twice, because the earlier contents of the output must not matter. In a
+    // strided case, the first run also includes rows of sentinels.
     host.submit_async(|pass| {
         let first = bound.record(pass, spec.max_m);
         recorded = first.and(bound.record(pass, case.m as u32));
@@ -68,18 +70,20 @@ pub(super) async fn run(
 }
 
 fn spec(case: &Case, axis: Axis, bins: u32) -> ObserveSpec {
-    // A plan for more rows than are recorded.
+    // The plan is for more rows than are recorded.
     let rows = case.m as u32 + if case.strided { 2 } else { 0 };
     let spec = ObserveSpec::new(rows, case.k as u32, axis, bins);
     let mut spec = spec.with_activations(case.activations);
     if case.strided {
-        // Both ways to load rows of f32 whose length is a multiple of 4.
+        // f32 rows whose length is a multiple of 4 are loaded in two ways, depending on the stride.
+        // Both ways are used.
         spec.x_stride += [4, 6][case.m % 2];
     }
     spec
 }
 
-/// Where an observation is not what the host's is; −0 is not 0 here.
+/// Returns the first difference from the host's observation, if there is one. −0 and 0 are
+/// different here.
 fn difference(got: &Batch, want: &Batch) -> Option<String> {
     if (got.rows, got.not_finite) != (want.rows, want.not_finite) {
         let ((rows, bad), (want_rows, want_bad)) =
@@ -87,7 +91,8 @@ fn difference(got: &Batch, want: &Batch) -> Option<String> {
         return Some(format!("{rows} rows, {bad:?}; must be {want_rows}, {want_bad:?}"));
     }
     if got.channels.len() != want.channels.len() {
-        return Some(format!("{} channels of {}", got.channels.len(), want.channels.len()));
+        let (got, want) = (got.channels.len(), want.channels.len());
+        return Some(format!("there are {got} channels, must be {want}"));
     }
     got.channels.iter().zip(&want.channels).enumerate().find_map(|(at, (got, want))| {
         let ends = [got.min, got.max, want.min, want.max].map(f32::to_bits);

@@ -1,4 +1,5 @@
-//! X as 8-bit codes: against the contract of the codes, scales, zero points and sums.
+//! Cases of quantizing X to 8-bit codes. Codes, scales, zero points and sums are checked against
+//! their definition.
 
 use super::Case;
 use super::data::{self, Random};
@@ -12,10 +13,11 @@ use crate::ops::{
 };
 use crate::reference;
 
-/// A scale that rows of size 1 fill, and larger ones exceed.
-const GIVEN: StaticScale = StaticScale { scale: 0.03125, zero_point: -17 };
+/// A static scale that rows of size 1 fill and larger rows exceed.
+const STATIC: StaticScale = StaticScale { scale: 0.03125, zero_point: -17 };
 
-/// Words before the codes of a strided case: no multiple of a binding's alignment.
+/// Number of words before the codes in a strided case. It is not a multiple of a binding's
+/// alignment.
 const BEFORE: usize = 12;
 
 pub(super) async fn run(
@@ -30,8 +32,8 @@ pub(super) async fn run(
     let plan = QuantizeActivationsPlan::new(host.kernels(), &spec).await;
     let plan = plan.map_err(|error| Trouble::of(case, &error))?;
     let layout = *plan.layout();
-    let zero_point = if format.is_symmetric() { 0 } else { GIVEN.zero_point };
-    let scale = given.then_some((GIVEN.scale, zero_point));
+    let zero_point = if format.is_symmetric() { 0 } else { STATIC.zero_point };
+    let scale = given.then_some((STATIC.scale, zero_point));
 
     let offset = if case.strided { 8 } else { 0 };
     let stride = spec.x_stride as usize;
@@ -60,12 +62,12 @@ pub(super) async fn run(
         .map_err(|e| text(&e))?;
     recorded.map_err(|e| text(&e))?;
     let mut got = host.read_async(&output, 0, count).await.map_err(|e| text(&e))?;
-    let records = take(&mut got, before, case, &layout);
+    let packed_rows = take(&mut got, before, case, &layout);
 
-    let judged = reference::check_activations(format, &layout, &x, scale, &records);
+    let judged = reference::check_activations(format, &layout, &x, scale, &packed_rows);
     let judged = judged.map_err(|e| text(&e))?;
     let written = got.iter().position(|&word| word != SENTINEL);
-    let outside = |word| format!("word {word} was written, and lies between or past the rows");
+    let outside = |word| format!("word {word}, which is outside of the rows, was overwritten");
     let kernel = spec.shaders(host.kernels().caps()).pop().map(|shader| shader.name);
     Ok(Outcome {
         kernel: kernel.unwrap_or_default(),
@@ -75,29 +77,32 @@ pub(super) async fn run(
 }
 
 fn spec(case: &Case, format: ActivationFormat, given: bool) -> QuantizeActivationsSpec {
-    // A plan for more rows than are recorded.
+    // The plan is for more rows than are recorded.
     let rows = case.m as u32 + if case.strided { 2 } else { 0 };
     let mut spec = QuantizeActivationsSpec::new(rows, case.k as u32, format)
         .with_activations(case.activations);
     if case.strided {
-        // Both ways to load rows of f32 whose length is a multiple of 4.
+        // f32 rows whose length is a multiple of 4 are loaded in two ways, depending on the stride.
+        // Both ways are used.
         spec.x_stride += [4, 6][case.m % 2];
     }
     if given { spec.with_given_scale() } else { spec }
 }
 
-/// The words of the rows, with sentinels left in their place; those that pad a row stay.
+/// Removes the words of the rows from `got`, which leaves sentinels in their place. Padding words
+/// remain in `got`.
 fn take(got: &mut [u32], before: usize, case: &Case, layout: &ActivationLayout) -> Vec<u32> {
     if case.k == 0 {
         return Vec::new();
     }
-    let mut records = got[before..][..case.m * layout.row_words].to_vec();
+    let mut packed_rows = got[before..][..case.m * layout.row_words].to_vec();
     let used = layout.sum_at + layout.blocks;
     for row in 0..case.m {
         let first = row * layout.row_words;
         got[before + first..][..used].fill(SENTINEL);
-        // What the oracle does not read is judged where it is.
-        records[first + used..first + layout.row_words].fill(0);
+        // The reference does not check padding words. They stay in `got`, where they must be
+        // sentinels.
+        packed_rows[first + used..first + layout.row_words].fill(0);
     }
-    records
+    packed_rows
 }

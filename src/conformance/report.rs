@@ -9,92 +9,92 @@ use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-/// What `verify` writes as JSON.
+/// The report that `lowbit verify` writes as JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// The version of this crate.
     #[serde(default)]
     pub version: String,
-    /// One a device that was tried.
+    /// One report per device that was tried.
     pub adapters: Vec<AdapterReport>,
 }
 
 impl Report {
-    /// A report of this version.
+    /// Creates a report of this version of the crate.
     pub fn new(adapters: Vec<AdapterReport>) -> Self {
         Self { version: env!("CARGO_PKG_VERSION").into(), adapters }
     }
 
-    /// What `verify --json` or `--report` wrote.
+    /// Reads a report that `lowbit verify --json` or `--report` wrote.
     ///
     /// # Errors
-    /// Where it is not JSON, or not a report.
+    /// Returns an error if the bytes are not JSON or not a report.
     pub fn read(bytes: &[u8]) -> Result<Self, serde_json::Error> {
         match std::str::from_utf8(bytes) {
             Ok(text) => serde_json::from_str(super::json_of(text).unwrap_or(text)),
-            // That says where the text ends to be one.
+            // The error of this function says where the text stops being UTF-8.
             Err(_) => serde_json::from_slice(bytes),
         }
     }
 }
 
-/// All cases on one adapter.
+/// The results of all cases on one adapter.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct AdapterReport {
-    /// The adapter's name.
+    /// Name of the adapter.
     pub name: String,
-    /// Its driver and version.
+    /// The driver and its version.
     pub driver: String,
-    /// The API it was reached through.
+    /// The graphics API.
     pub backend: String,
-    /// Discrete, integrated or virtual GPU, or a CPU.
+    /// The type of the adapter: discrete, integrated or virtual GPU, or CPU.
     #[serde(default)]
     pub device_type: String,
-    /// What the device was asked to do without, as options of `lowbit verify`.
+    /// The features that were disabled, as options of `lowbit verify`.
     #[serde(default)]
     pub options: String,
-    /// Features that the device was requested with, by WebGPU's or wgpu's names.
+    /// The features that were requested with the device, by the names of WebGPU or wgpu.
     #[serde(default)]
     pub features: Vec<String>,
-    /// Limits of the device, by WebGPU's names.
+    /// The limits of the device, by the names of WebGPU.
     #[serde(default)]
     pub limits: BTreeMap<String, u64>,
-    /// What kernels were chosen by: see [`Caps`](crate::gpu::Caps).
+    /// The facts that the choice of kernels depends on; see [`Caps`](crate::gpu::Caps).
     #[serde(default)]
     pub caps: BTreeMap<String, String>,
     /// The version of this crate.
     #[serde(default)]
     pub version: String,
-    /// Why nothing could run, where nothing could.
+    /// The reason why nothing could run, if that is so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Seconds that all cases took.
+    /// The time that all cases took, in seconds.
     #[serde(default)]
     pub seconds: f64,
-    /// How fast some kernels are, where that was measured.
+    /// The speed of some kernels, if it was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub speed: Option<Speed>,
-    /// Every case.
+    /// All cases.
     pub cases: Vec<CaseReport>,
-    /// How many passed.
+    /// Number of cases that passed.
     pub passed: usize,
-    /// How many failed.
+    /// Number of cases that failed.
     pub failed: usize,
-    /// How many could not run here.
+    /// Number of cases that could not run on this adapter.
     pub skipped: usize,
 }
 
-/// How fast some kernels are, beside the adapter's own limits in the same run.
+/// The speed of some kernels, with the limits of the adapter measured in the same run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Speed {
-    /// What the adapter can do at most.
+    /// The measured limits of the adapter.
     pub limits: MeasuredLimits,
-    /// A kernel each.
+    /// One row per kernel.
     pub rows: Vec<Timing>,
 }
 
 impl AdapterReport {
-    /// What `cases` found on a device.
+    /// Creates the report of the cases that ran on a device.
     pub fn new(host: &Host, cases: Vec<CaseReport>) -> Self {
         let info = host.adapter_info();
         let count = |status| cases.iter().filter(|case| case.status == status).count();
@@ -115,7 +115,7 @@ impl AdapterReport {
         }
     }
 
-    /// An adapter that gives no device.
+    /// Creates the report of an adapter on which no device could be created.
     pub fn without_device(info: &wgpu::AdapterInfo, error: String) -> Self {
         Self {
             name: info.name.clone(),
@@ -128,30 +128,31 @@ impl AdapterReport {
         }
     }
 
-    /// Whether all that ran is right, and something did.
+    /// Returns whether there was a device, no case failed, and no case gave different bits in a
+    /// second run.
     pub fn is_right(&self) -> bool {
         self.error.is_none() && self.failed == 0 && self.unsteady().next().is_none()
     }
 
-    /// Name, driver and backend, which tell it from other adapters of a machine.
+    /// Returns the name, driver and backend, which identify one of the adapters of a machine.
     pub fn full_name(&self) -> String {
         format!("{} ({}, {})", self.name, self.driver, self.backend)
     }
 
-    /// The command that repeats just this case here.
+    /// Returns the command that repeats this case on this adapter.
     pub fn command(&self, case: &CaseReport) -> String {
         let quoted = |text: &str| format!("'{}'", text.replace('\'', "'\\''"));
         let (name, id) = (quoted(&self.full_name()), quoted(&case.id));
         format!("lowbit verify --adapter {name} --case {id}{}", self.options)
     }
 
-    /// Cases that gave other bits when they ran a second time.
+    /// Returns the cases that gave different bits in a second run.
     pub fn unsteady(&self) -> impl Iterator<Item = &CaseReport> {
         self.cases.iter().filter(|case| case.repeats == Some(false))
     }
 }
 
-/// The limits that decide how work is split.
+/// Returns the limits that decide how work is divided.
 fn limits(limits: &wgpu::Limits) -> BTreeMap<String, u64> {
     let all = [
         ("maxBufferSize", limits.max_buffer_size),
@@ -169,7 +170,7 @@ fn limits(limits: &wgpu::Limits) -> BTreeMap<String, u64> {
     all.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
 }
 
-/// What of the device kernels go by beside limits.
+/// Returns the facts, besides limits, that the choice of kernels depends on.
 fn facts(caps: &Caps) -> BTreeMap<String, String> {
     let yes = |yes: bool| if yes { "yes" } else { "no" }.to_string();
     let number = |number: u32| if number == 0 { "no".into() } else { number.to_string() };
@@ -188,18 +189,19 @@ fn facts(caps: &Caps) -> BTreeMap<String, String> {
     all.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
 }
 
-/// The worst error as a fraction of the proven bound.
+/// The largest error as a fraction of the proven bound.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum ErrorOverBound {
-    /// Up to 1 is right; the largest f64 for NaN, infinities and cases that broke off.
+    /// A correct result has at most 1. NaN, infinities and cases that could not finish have the
+    /// largest f64.
     Ratio(f64),
-    /// Bit for bit equal where that was asked: always the string `exact`.
+    /// All bits are right, where that was required. The string is always `exact`.
     Exact(Cow<'static, str>),
 }
 
 impl ErrorOverBound {
-    /// As a number: 0 where all bits are right.
+    /// Returns the number, or 0 if all bits are right.
     pub fn ratio(&self) -> f64 {
         match self {
             Self::Ratio(ratio) => *ratio,
@@ -211,7 +213,7 @@ impl ErrorOverBound {
 impl std::fmt::Display for ErrorOverBound {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            // Of a case that broke off, and of bits that differ, there is no error to speak of.
+            // Cases that could not finish, and bits that differ, have no meaningful error.
             Self::Ratio(ratio) if *ratio < 1e6 => write!(f, "{ratio:.3}"),
             Self::Ratio(_) => f.write_str("wrong"),
             Self::Exact(_) => f.write_str("exact"),
@@ -219,34 +221,34 @@ impl std::fmt::Display for ErrorOverBound {
     }
 }
 
-/// How a case ended.
+/// The status of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// As proven.
+    /// The result is correct.
     Pass,
-    /// Not.
+    /// The result is wrong, or the case could not finish.
     Fail,
-    /// Could not run, for a reason.
+    /// The case cannot run on this adapter.
     Skip,
 }
 
-/// One case on one adapter.
+/// The result of one case on one adapter.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CaseReport {
-    /// The case's name; `lowbit verify --case` repeats it.
+    /// The name of the case. `lowbit verify --case` repeats it.
     pub id: String,
-    /// The op.
+    /// Name of the op.
     pub op: Cow<'static, str>,
-    /// What W is stored as, or X becomes: the whole format.
+    /// The whole format of W, or the format that X is quantized to.
     #[serde(default)]
     pub format: String,
-    /// f32, f16, int16, int8 or int4: what W is stored as, or X is fake-quantized to; `none` where
-    /// there is neither.
+    /// The type that W is stored as, or that X is fake-quantized to: f32, f16, int16, int8 or int4.
+    /// `none` if there is neither.
     pub weights: Cow<'static, str>,
     /// `"tensor"`, `"channel"`, `"token"` or a group size.
     pub group: serde_group::Group,
-    /// Whether there are no stored zero points.
+    /// Whether the format is symmetric, that is, has no stored zero points.
     pub symmetric: bool,
     /// `dense` or `2:4`.
     pub sparsity: Cow<'static, str>,
@@ -254,31 +256,31 @@ pub struct CaseReport {
     pub activations: String,
     /// The type of Y.
     pub output: String,
-    /// Rows of X.
+    /// Number of rows of X.
     pub m: usize,
-    /// Rows of W.
+    /// Number of rows of W.
     pub n: usize,
-    /// Columns of W.
+    /// Number of columns of W.
     pub k: usize,
-    /// The kernel that ran.
+    /// Name of the kernel that ran.
     pub kernel: String,
-    /// The worst error, as a fraction of its bound.
+    /// The largest error as a fraction of its bound.
     pub error_over_bound: ErrorOverBound,
-    /// How it ended.
+    /// The status of the case.
     pub status: Status,
-    /// A checksum of every word that was read back, 16 hexadecimal digits: the same where all
+    /// A checksum of every word that was read back, as 16 hexadecimal digits. It is equal if all
     /// results have the same bits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bits: Option<String>,
-    /// Whether a second run gave the same bits; none where there was one run.
+    /// Whether a second run gave the same bits, or `None` if the case ran only once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repeats: Option<bool>,
-    /// Why it failed or was skipped.
+    /// The reason why the case failed or was skipped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
-/// The ways to name a granularity in JSON.
+/// The JSON form of a granularity.
 pub mod serde_group {
     use serde::{Deserialize, Serialize};
     use std::borrow::Cow;
@@ -287,14 +289,15 @@ pub mod serde_group {
     #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
     #[serde(untagged)]
     pub enum Group {
-        /// One scale for all, or one a row.
+        /// One scale for everything, or one per row.
         Named(Cow<'static, str>),
-        /// Weights in a group.
+        /// Number of weights per group.
         Size(u32),
     }
 }
 
-/// Weights, group and symmetry: of W, or of what X becomes.
+/// Returns the code type, the granularity and the symmetry of W, or of the format that X is
+/// quantized to.
 fn scheme(case: &Case) -> (&'static str, serde_group::Group, bool) {
     let of_weights = |format: &WeightFormat| match format.granularity() {
         Granularity::Tensor => serde_group::Group::Named("tensor".into()),
@@ -330,7 +333,7 @@ impl CaseReport {
                 (kernel, error_over_bound, Status::Pass, None)
             }
             Ok(Outcome { kernel, error_over_bound, fault }) => {
-                // Bits that differ have no ratio.
+                // Results that must be exact have no ratio.
                 let ratio = match error_over_bound {
                     ErrorOverBound::Ratio(ratio) => ErrorOverBound::Ratio(ratio.min(f64::MAX)),
                     ErrorOverBound::Exact(_) => broken,
@@ -371,18 +374,18 @@ impl CaseReport {
     }
 }
 
-/// Why a case did not run to its end.
+/// The reason why a case could not finish.
 #[derive(Clone, Debug)]
 pub(super) enum Trouble {
-    /// Something refused or broke.
+    /// A step returned an error.
     Failed(String),
-    /// The adapter lacks what a pinned kernel needs.
+    /// The adapter lacks something that the case needs.
     NotHere(String),
 }
 
 impl Trouble {
-    /// A plan that the adapter is too small for is no failure; that a schedule does not apply is
-    /// one, unless it was pinned.
+    /// Classifies the error of a plan. It is not a failure if the limits of the adapter are too
+    /// small. It is one if a schedule is not applicable, unless the case pins that schedule.
     pub fn of(case: &Case, error: &PlanError) -> Self {
         match error {
             PlanError::NotApplicable { what, .. }
@@ -402,11 +405,11 @@ impl From<String> for Trouble {
     }
 }
 
-/// What running a case found.
+/// The result of running a case.
 #[derive(Clone, Debug)]
 pub(super) struct Outcome {
     pub kernel: String,
     pub error_over_bound: ErrorOverBound,
-    /// What is wrong, if anything.
+    /// The fault, if there is one.
     pub fault: Option<String>,
 }

@@ -1,9 +1,9 @@
-//! Rows of floats in a buffer of sentinels.
+//! Rows of floats in a buffer that is otherwise full of sentinels.
 
 use super::matmul::{SENTINEL, put, put_bits, take};
 use crate::ops::FloatType;
 
-/// Where rows lie, in elements.
+/// The position of rows in a buffer. `offset`, `stride` and `k` count values.
 #[derive(Clone, Copy)]
 pub(super) struct Rows {
     pub float: FloatType,
@@ -13,18 +13,19 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// Where they start, in bytes.
+    /// Returns the offset of the first row in bytes.
     pub fn bytes(&self) -> u64 {
         self.offset as u64 * self.float.bytes()
     }
 
-    /// Words of a buffer for so many rows, with some behind them.
+    /// Returns the number of words in a buffer for `rows` rows, with some words after them.
     pub fn words(&self, rows: usize) -> usize {
-        let elements = self.offset + rows * self.stride.max(self.k) + 16;
-        elements * self.float.bytes() as usize / 4
+        let values = self.offset + rows * self.stride.max(self.k) + 16;
+        values * self.float.bytes() as usize / 4
     }
 
-    /// The words of such a buffer: `values` by rows, and all else sentinels, which are NaN.
+    /// Returns the words of such a buffer, with `values` in its rows. All other words are
+    /// sentinels, which are NaN.
     pub fn lay(&self, rows: usize, values: &[f32]) -> Vec<u32> {
         let mut words = vec![SENTINEL; self.words(rows)];
         for (row, values) in values.chunks(self.k.max(1)).enumerate() {
@@ -35,7 +36,8 @@ impl Rows {
         words
     }
 
-    /// The values of `m` rows; around them everything must be as [`lay`](Self::lay) leaves it.
+    /// Returns the values of `m` rows, or an error if anything around them differs from what
+    /// [`lay`](Self::lay) wrote.
     pub fn take(&self, words: &[u32], m: usize) -> Result<Vec<f32>, String> {
         let mut rest = words.to_vec();
         let mut values = Vec::with_capacity(m * self.k);
@@ -48,7 +50,7 @@ impl Rows {
         }
         match rest.iter().position(|&word| word != SENTINEL) {
             Some(word) => {
-                Err(format!("word {word} was written, and lies between or past the rows"))
+                Err(format!("word {word}, which is outside of the rows, was overwritten"))
             }
             None => Ok(values),
         }

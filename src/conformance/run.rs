@@ -6,19 +6,19 @@ use std::collections::HashMap;
 #[cfg(not(target_arch = "wasm32"))]
 use std::sync::{Mutex, PoisonError};
 
-/// Runs cases, a thread a host: several devices of one adapter share the work. Cases of one
-/// format stay together, so that no kernel is compiled twice. `done` is called after each
-/// case. Reports come in the order of the cases.
+/// Runs cases with one thread per host. Several devices of one adapter share the work. Cases with
+/// the same kernels run on the same device, so that no kernel is compiled twice. `done` is called
+/// after each case. The reports are in the order of the cases.
 ///
-/// A case that cannot run to its end, because the device was lost, say, has failed.
+/// A case that cannot finish, for example because the device was lost, has failed.
 #[cfg(not(target_arch = "wasm32"))]
 pub fn run(hosts: &[Host], cases: &[Case], done: &(dyn Fn(&CaseReport) + Sync)) -> Vec<CaseReport> {
     run_times(hosts, cases, 1, &|| None, done)
 }
 
-/// The same with each case run so many times, at least once: results must have the same bits each
-/// time, or [`CaseReport::repeats`] says that they have not. The first run is what is judged.
-/// `renew` makes a device in the place of one that was lost, so that one bad kernel costs one case.
+/// Runs each case `times` times, but at least once. If the bits of the results differ between runs,
+/// [`CaseReport::repeats`] says so. Only the first run is judged. `renew` replaces a device that
+/// was lost, so that one bad kernel affects only one case.
 #[cfg(not(target_arch = "wasm32"))]
 pub fn run_times(
     hosts: &[Host],
@@ -53,12 +53,13 @@ pub fn run_times(
     reports.into_iter().flatten().collect()
 }
 
-/// Indices of cases that share kernels, and so belong on one device; those that take longest last,
-/// to be popped first, so that no thread is left with a long one at the end.
+/// Returns the indices of cases that share kernels and therefore belong on one device. The groups
+/// that take the longest are last and are popped first, so that no thread has a long one left at
+/// the end.
 pub fn groups(cases: &[Case]) -> Vec<Vec<usize>> {
     let mut groups: HashMap<_, Vec<usize>> = HashMap::new();
     for (index, case) in cases.iter().enumerate() {
-        // Ops on X alone share no kernel with those on weights.
+        // Ops on X share no kernels with ops on weights.
         let alone = (!case.op.has_weights()).then(|| case.op.name());
         groups.entry((alone, case.format)).or_default().push(index);
     }
@@ -68,12 +69,12 @@ pub fn groups(cases: &[Case]) -> Vec<Vec<usize>> {
 }
 
 fn cost(case: &Case) -> u64 {
-    // About what compiling a kernel costs, in products.
+    // Compiling a kernel takes about as long as this many products.
     3_000_000 + (case.m * case.n.max(1) * case.k) as u64
 }
 
-/// Runs one case so many times, at least once: what [`run`](fn@run) does with each, and what a
-/// browser calls, where nothing waits and there are no threads.
+/// Runs one case `times` times, but at least once. [`run`](fn@run) calls this for each case.
+/// Browsers call it directly, because they have no threads and cannot block.
 pub async fn run_one(host: &Host, case: &Case, times: usize) -> CaseReport {
     host.restart_read_checksum();
     let outcome = self::outcome(host, case).await;

@@ -9,22 +9,23 @@ use crate::ops::matmul::Decoder;
 use crate::ops::{FloatType, Output, Schedule};
 use std::num::NonZeroU32;
 
-/// How much of the table.
+/// The part of the table to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Extent {
-    /// All of it: minutes on a software adapter.
+    /// The whole table, which takes minutes on a software adapter.
     Full,
-    /// Every decoder, schedule and type once or a few times: under a minute.
+    /// Every decoder, schedule and type once or a few times, which takes less than a minute.
     Quick,
 }
 
 const FLOATS: [FloatType; 2] = [FloatType::F32, FloatType::F16];
 
-/// One m a range.
+/// One m for each row range.
 const SMALL_M: [usize; 4] = [1, 7, 16, 65];
 
-/// Empty, single, tiny odd, whole blocks, ragged beyond two blocks.
+/// Shapes that are empty, single, tiny and odd, whole blocks, and more than two blocks with a
+/// remainder.
 const SMALL_SHAPES: [(usize, usize); 7] =
     [(0, 8), (8, 0), (1, 1), (5, 7), (64, 64), (33, 72), (72, 35)];
 
@@ -35,8 +36,8 @@ fn group(g: u32) -> Granularity {
     Granularity::Group(NonZeroU32::new(g).unwrap_or(NonZeroU32::MIN))
 }
 
-/// Every format there is with these groups: elements × granularities × symmetries × scale
-/// types × sparsities, less what does not exist.
+/// Returns every format with these group sizes: all combinations of code type, granularity,
+/// symmetry, scale type and sparsity that exist.
 pub fn formats(groups: [u32; 2]) -> Vec<WeightFormat> {
     let mut formats = Vec::new();
     let granularities =
@@ -52,8 +53,8 @@ pub fn formats(groups: [u32; 2]) -> Vec<WeightFormat> {
     formats
 }
 
-/// Sparsity, symmetry and scale type from the bits of `index`; `None` if there is no such
-/// format.
+/// Returns the format whose sparsity, symmetry and scale type are the bits of `index`, or `None` if
+/// it does not exist.
 fn format(element: CodeType, granularity: Granularity, index: usize) -> Option<WeightFormat> {
     let mut format = match element {
         CodeType::F32 => WeightFormat::f32(),
@@ -74,15 +75,15 @@ fn format(element: CodeType, granularity: Granularity, index: usize) -> Option<W
     format.check().ok().map(|()| format)
 }
 
-/// The case table.
+/// Returns the case table. It consists of:
 ///
-/// Textures: codes out of them, for every decoder and range.
-///
-/// Small: the full product of formats, types of X and Y, row_ranges of m and shapes up to 72;
-/// value patterns and scale types in turn. Pinned: every schedule with every decoder and scaling. Large: a
-/// covering of strength 3 over elements, granularities, symmetry, scale type and sparsity,
-/// types, m, N, K and value patterns. Then the kernels that make and undo weights, and those that
-/// take X alone.
+/// - matmuls whose codes are in textures, for every decoder and row range;
+/// - small matmuls: the full product of formats, types of X and Y, row ranges of m and shapes up to
+///   72, with alternating value patterns and scale types;
+/// - pinned matmuls: every schedule with every decoder and way of scaling;
+/// - large matmuls: a covering array of strength 3 over code types, granularities, symmetry, scale
+///   types and sparsity, types, m, N, K and value patterns;
+/// - the kernels that quantize and dequantize weights, and those that have only X.
 pub fn table(extent: Extent) -> Vec<Case> {
     let mut cases = Vec::new();
     small(extent, &mut cases);
@@ -100,13 +101,13 @@ pub fn table(extent: Extent) -> Vec<Case> {
 }
 
 fn small(extent: Extent, cases: &mut Vec<Case>) {
-    // Scale types alternate over the rest of the product, so that both meet every decoder.
+    // Scale types alternate over the rest of the product, so that both occur with every decoder.
     let formats = formats([32, 6]).into_iter().filter(|f| f.scale_type() == ScaleType::F32);
     for (i, format) in formats.enumerate() {
         for (j, activations) in FLOATS.into_iter().enumerate() {
             for (l, output) in FLOATS.into_iter().enumerate() {
                 for (a, m) in SMALL_M.into_iter().enumerate() {
-                    // Quick: one of the sixteen pairs of types and m a format, in turn.
+                    // Quick: each format gets one of the sixteen pairs of types and m, in turn.
                     let turn = (i + 4 * (2 * j + l) + a) % 16;
                     if extent == Extent::Quick && turn != 0 {
                         continue;
@@ -127,9 +128,10 @@ fn small(extent: Extent, cases: &mut Vec<Case>) {
     }
 }
 
-/// Schedules that this adapter may not choose by itself: each with every decoder and way
-/// of scaling, over K that give each number of lanes and both ways to load X. Neither
-/// symmetry, scale type, types, bias nor strides change a schedule's loop: they alternate.
+/// Adds cases for schedules that this adapter may not choose by itself. Each is combined with every
+/// decoder and way of scaling, and with values of K that give each number of lanes and both ways to
+/// load X. Symmetry, scale type, types, bias and strides do not change the loop of a schedule, so
+/// they alternate.
 fn pinned(extent: Extent, cases: &mut Vec<Case>) {
     let mut kinds = 0;
     for element in CodeType::ALL {
@@ -140,7 +142,7 @@ fn pinned(extent: Extent, cases: &mut Vec<Case>) {
                 }
                 kinds += 1;
                 for (shape, k) in PINNED_K.into_iter().enumerate() {
-                    // Quick: one K a kind, in turn.
+                    // Quick: one K per kind, in turn.
                     if extent == Extent::Quick && kinds % PINNED_K.len() != shape {
                         continue;
                     }
@@ -150,13 +152,14 @@ fn pinned(extent: Extent, cases: &mut Vec<Case>) {
                         if extent == Extent::Quick && largest && (kinds + j) % 4 != 0 {
                             continue;
                         }
-                        // Symmetry and scale type from the turn, where the element has both.
+                        // Symmetry and scale type alternate if the code type has both.
                         let turn = kinds + j + shape;
                         let format = format(element, granularity, sparse | ((turn % 4) << 1))
                             .or_else(|| format(element, granularity, sparse));
                         let Some(format) = format else { continue };
                         let values = Values::ALL[turn % Values::ALL.len()];
-                        // A tile and part of one; of kernels for one row, a row or two.
+                        // One tile and part of another, or one or two rows for kernels that compute
+                        // one row.
                         let tile = schedule.tile().0 as usize;
                         let m = if tile == 1 { 1 + turn % 2 } else { tile + 1 + turn % (tile - 1) };
                         let types = (FLOATS[turn / 2 % 2], FLOATS[turn / 3 % 2]);
@@ -175,13 +178,13 @@ fn pinned(extent: Extent, cases: &mut Vec<Case>) {
     }
 }
 
-/// Codes of every decoder that loads 16 bytes or more, of less than a row of a texture and of
-/// several with a ragged end.
+/// Adds cases whose codes are in textures, for every decoder that loads 16 bytes or more. Their
+/// rows take less than one row of a texture, or several with a remainder.
 fn textures(extent: Extent, cases: &mut Vec<Case>) {
     let decoders = CodeType::ALL.into_iter().flat_map(|element| [(element, 0), (element, 1)]);
     for (i, (element, sparse)) in decoders.enumerate() {
         for (j, m) in LARGE_M.into_iter().enumerate() {
-            // Quick: one m a decoder, in turn.
+            // Quick: one m per decoder, in turn.
             if extent == Extent::Quick && i % LARGE_M.len() != j {
                 continue;
             }
@@ -201,8 +204,9 @@ fn textures(extent: Extent, cases: &mut Vec<Case>) {
     }
 }
 
-/// Quantized X: every decoder of integers, every way that groups of W and of X meet, with every
-/// schedule; outputs and functions in turn. And K next to where sums would wrap.
+/// Adds matmuls of quantized X: every decoder of integers and every combination of groups of W and
+/// of X, with every schedule. Outputs and functions alternate. Some K are next to the limit at
+/// which sums would wrap.
 fn integers(extent: Extent, cases: &mut Vec<Case>) {
     let granularities = [Granularity::Channel, group(64), group(96), group(160)];
     let mut kind = 0usize;
@@ -212,7 +216,8 @@ fn integers(extent: Extent, cases: &mut Vec<Case>) {
                 let Some(format) = format(element, granularity, index) else { continue };
                 for (b, x) in int8_formats().into_iter().enumerate() {
                     kind += 1;
-                    // Half of the product; quick: one in eleven, which is prime to all that turns.
+                    // Half of the product, or one in eleven if quick: 11 is coprime to the length
+                    // of everything that alternates.
                     let one_in = if extent == Extent::Quick { 11 } else { 2 };
                     if !(index + a + b + kind / 7).is_multiple_of(one_in) {
                         continue;
@@ -243,7 +248,7 @@ fn integers(extent: Extent, cases: &mut Vec<Case>) {
             }
         }
     }
-    // Sums of 2¹⁵ products of 255 · 255, a block more, and twice as many.
+    // K for sums of 2¹⁵ products of 255 · 255, for one block more, and for twice as many.
     for (i, k) in [32_768, 32_800, 65_536].into_iter().enumerate() {
         for (j, x) in int8_formats().into_iter().enumerate() {
             for schedule in Schedule::integer(k as u32) {
@@ -294,16 +299,17 @@ fn integer_output(turn: usize) -> Output {
     }
 }
 
-/// 8, 8, 2, and 32 and 128 lanes; 201 is no multiple of anything.
+/// They give 8, 8 and 2 lanes, and the last one 32 and 128. 201 is not a multiple of any block or
+/// vector size.
 const PINNED_K: [usize; 4] = [200, 201, 36, 2080];
 
 fn large(cases: &mut Vec<Case>) {
     let granularities = [Granularity::Tensor, Granularity::Channel, group(64), group(40)];
-    // CodeType, granularity, sparsity/symmetry/scales, types, m, n, k, values.
+    // The factors are code type, granularity, sparsity/symmetry/scales, types, m, n, k and values.
     let levels = [5, 4, 2, 2, 2, 2, 2, LARGE_M.len(), LARGE.len(), LARGE.len(), 6];
     for row in triples(&levels) {
         let element = CodeType::ALL[row[0]];
-        // Bits that a format has no room for fall away; the triple is covered by the rest.
+        // Bits that do not apply to a format are ignored. The rest still covers the triple.
         let index = match element {
             CodeType::F32 | CodeType::F16 => row[2],
             CodeType::Int16 => row[2],
@@ -316,14 +322,14 @@ fn large(cases: &mut Vec<Case>) {
     }
 }
 
-/// Compress, dequantize and gather: every format, shape and value pattern.
+/// Adds cases of compress, dequantize and gather: every format, shape and value pattern.
 fn making(extent: Extent, cases: &mut Vec<Case>) {
     for (i, format) in formats([32, 6]).into_iter().enumerate() {
         for (a, (n, k)) in SMALL_SHAPES.into_iter().chain([(130, 300)]).enumerate() {
             for (b, values) in Values::ALL.into_iter().enumerate() {
                 for (c, op) in [Op::Compress, Op::Dequantize, Op::Gather].into_iter().enumerate() {
-                    // Rows are read back by what is in them, not by how it came there: one
-                    // pattern is enough. So is one for the quick table.
+                    // How rows are read back depends on their contents, not on the pattern they
+                    // came from, so one pattern is enough. It is also enough for the quick table.
                     let one = extent == Extent::Quick || op != Op::Compress;
                     if one && (i + a + c) % Values::ALL.len() != b {
                         continue;
@@ -340,18 +346,18 @@ fn making(extent: Extent, cases: &mut Vec<Case>) {
     }
 }
 
-/// Rows and columns of X: empty, single, less than a block, whole blocks and ragged ones, whole
-/// quads, pairs and neither, several trips of a workgroup.
+/// Rows and columns of X: empty, single, less than a block, whole blocks with and without a
+/// remainder, multiples of four, of two and of neither, and several iterations of a workgroup.
 const X_SHAPES: [(usize, usize); 9] =
     [(0, 8), (3, 0), (1, 1), (2, 31), (4, 64), (5, 33), (7, 100), (4, 386), (2, 2080)];
 
-/// The patterns of X.
+/// Returns the patterns of X.
 fn x_values() -> impl Iterator<Item = Values> + Clone {
     Values::ALL.into_iter().chain(Values::ODD)
 }
 
-/// X to codes: every format, type and shape, by ranges of X and by a scale that is given, of every
-/// pattern.
+/// Adds cases that quantize X: every format, type and shape, with scales computed from X and with a
+/// static scale, in every pattern.
 fn quantizing(extent: Extent, cases: &mut Vec<Case>) {
     let tensor = ActivationFormat::int8(ActivationGranularity::Tensor);
     let block = ActivationFormat::int8(activation_group(32));
@@ -362,7 +368,7 @@ fn quantizing(extent: Extent, cases: &mut Vec<Case>) {
         for (j, activations) in FLOATS.into_iter().enumerate() {
             for (a, shape) in X_SHAPES.into_iter().enumerate() {
                 for (b, values) in x_values().enumerate() {
-                    // Quick: a shape and a pattern each, in turn.
+                    // Quick: one shape and one pattern each, in turn.
                     let turn = i + 4 * j;
                     if extent == Extent::Quick && ((2 + turn) % 9 != a || turn % 8 != b) {
                         continue;
@@ -375,8 +381,8 @@ fn quantizing(extent: Extent, cases: &mut Vec<Case>) {
     }
 }
 
-/// Observations: both axes with many bins, few and none, of every type, shape and pattern; and rows
-/// of more than one tile.
+/// Adds observations: both axes with many bins, few and none, for every type, shape and pattern,
+/// and rows of more than one tile.
 fn observing(extent: Extent, cases: &mut Vec<Case>) {
     let kinds = [(Axis::Tensor, 2048), (Axis::Channel, 16), (Axis::Tensor, 0), (Axis::Channel, 1)];
     for (i, (axis, bins)) in kinds.into_iter().enumerate() {
@@ -397,8 +403,8 @@ fn observing(extent: Extent, cases: &mut Vec<Case>) {
     }
 }
 
-/// Fake quantization: every format of dense integers, source of scales, pair of types and shape, and
-/// rows longer than one workgroup sums, of every pattern; types of scales in turn.
+/// Adds fake quantizations: every format of dense integers, origin of scales, pair of types and
+/// shape, and rows longer than one workgroup sums, in every pattern. Scale types alternate.
 fn fake_quantizing(extent: Extent, cases: &mut Vec<Case>) {
     let integers = |f: &WeightFormat| f.code_type().is_integer() && !f.is_sparse();
     let formats = formats([32, 6]).into_iter().filter(integers);
@@ -414,7 +420,7 @@ fn fake_quantizing(extent: Extent, cases: &mut Vec<Case>) {
                         if extent == Extent::Quick && !(quick && (turn / 2 + a) % 8 == b) {
                             continue;
                         }
-                        // Long rows of one pattern: the oracle takes its time.
+                        // Long rows have only one pattern, because the reference is slow.
                         if shape.1 > 8192 && b != turn % 8 {
                             continue;
                         }

@@ -1,4 +1,4 @@
-//! Cases of the kernels that make and undo weights.
+//! Cases of the kernels that quantize and dequantize weights.
 
 use super::case::{Case, Op};
 use super::data::{self, Random};
@@ -13,9 +13,9 @@ use crate::ops::{
 };
 use crate::reference::{self, OutputType};
 
-/// Makes weights on the device, over buffers full of sentinels, and compares every word of
-/// the kernel layout with what the host makes; and so what the device repacks of it. Strided
-/// cases give the mask and leave gaps between the rows of W.
+/// Quantizes weights on the device into buffers that are full of sentinels, and compares every word
+/// of the kernel layout with the host's. The same is done for weights that the device repacks from
+/// the canonical layout. Strided cases provide a mask and leave gaps between the rows of W.
 pub(super) async fn compress(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
     let text = |e: &dyn std::error::Error| e.to_string();
     let (n, k) = (case.n, case.k);
@@ -23,12 +23,13 @@ pub(super) async fn compress(host: &Host, case: &Case) -> Result<Outcome, Troubl
     let w = data::values(case.values, n * k, &mut random);
     let given = case.strided && case.format.is_sparse();
     let gap = if case.strided { 3 } else { 0 };
-    // A mask that magnitudes would not give: that of other numbers.
+    // The mask comes from other numbers, so that it differs from the mask by magnitude.
     let other = data::values(case.values, n * k, &mut random);
     let mask = prune_magnitude(&other, n, k).map_err(|e| text(&e))?;
-    let expected = match given {
-        true => compress::quantize_masked(&w, &mask, &case.format),
-        false => compress::quantize(&w, n, k, &case.format),
+    let expected = if given {
+        compress::quantize_masked(&w, &mask, &case.format)
+    } else {
+        compress::quantize(&w, n, k, &case.format)
     };
     let expected = expected.map_err(|e| text(&e))?;
 
@@ -40,7 +41,7 @@ pub(super) async fn compress(host: &Host, case: &Case) -> Result<Outcome, Troubl
     let plan = QuantizeWeightsPlan::new(host.kernels(), &spec).await;
     let plan = plan.map_err(|error| Trouble::of(case, &error))?;
     let kernel = plan.shaders().pop().map(|shader| shader.name).unwrap_or_default();
-    // NaN between rows: a kernel that reads it reports it.
+    // The words between rows are NaN, so that a kernel that reads them reports an error.
     let mut words = vec![SENTINEL; (n * (k + gap)).max(4)];
     for row in 0..n {
         for column in 0..k {
@@ -62,14 +63,14 @@ pub(super) async fn compress(host: &Host, case: &Case) -> Result<Outcome, Troubl
 
     let repacked = host.repack_async(&expected).await.map_err(|e| text(&e))?;
     let mut fault = None;
-    for (how, weights) in [("made", &output), ("repacked", &repacked)] {
+    for (how, weights) in [("quantized", &output), ("repacked", &repacked)] {
         fault =
             fault.or(difference(host, weights, &expected).await?.map(|at| format!("{how}: {at}")));
     }
     Ok(Outcome { kernel, error_over_bound: ErrorOverBound::Exact("exact".into()), fault })
 }
 
-/// Where weights differ from the host's.
+/// Returns the first difference from the host's weights, if there is one.
 async fn difference(
     host: &Host,
     weights: &DeviceWeights,
@@ -77,7 +78,7 @@ async fn difference(
 ) -> Result<Option<String>, String> {
     let want = weights.layout().pack_rows(expected, 0..expected.n());
     let got = host.download_rows_async(weights).await.map_err(|e| e.to_string())?;
-    let parts = [("codes", &got.codes, &want.codes), ("side data", &got.side, &want.side)];
+    let parts = [("codes", &got.codes, &want.codes), ("side buffer", &got.side, &want.side)];
     for (part, got, want) in parts {
         if let Some(word) = got.iter().zip(want).position(|(g, w)| g != w) {
             let (g, w) = (got[word], want[word]);
@@ -88,7 +89,7 @@ async fn difference(
     Ok(None)
 }
 
-/// Buffers of a packed matrix's shape that hold sentinels.
+/// Creates buffers of a packed matrix's shape that contain sentinels.
 async fn filled(host: &Host, packed: &PackedWeights) -> Result<DeviceWeights, String> {
     let (format, n, k) = (packed.format(), packed.n(), packed.k());
     let weights = DeviceWeights::allocate(host.kernels(), format, n, k).await;
@@ -102,8 +103,8 @@ async fn filled(host: &Host, packed: &PackedWeights) -> Result<DeviceWeights, St
     Ok(weights)
 }
 
-/// Dequantizes all rows, or gathers some of them, one of which does not exist, against the
-/// oracle; rows start as NaN and nothing around them may change.
+/// Dequantizes all rows, or gathers some of them, of which one does not exist. The output starts as
+/// NaN, and nothing around its rows may change.
 pub(super) async fn rows(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
     let text = |e: &dyn std::error::Error| e.to_string();
     let mut random = Random::new(case.seed());
@@ -111,13 +112,13 @@ pub(super) async fn rows(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
     let (n, k) = (case.n as u32, case.k as u32);
     let gather = case.op == Op::Gather;
     let indices: Vec<u32> = (0..case.m).map(|_| random.below(u64::from(n)) as u32).collect();
-    // An index past the end gives NaN; of an empty matrix every index is.
+    // An index past the end gives NaN. In an empty matrix, this applies to every index.
     let missing = |row: usize| gather && (n == 0 || row == case.m / 2);
     let sent: Vec<u32> = (0..indices.len())
         .map(|row| if missing(row) { n + row as u32 } else { indices[row] })
         .collect();
     let (rows, mut spec) = if gather {
-        // A plan for more rows than are recorded.
+        // The plan is for more rows than are recorded.
         (case.m, DequantizeSpec::gather(case.m as u32 + 2, n, k, case.format))
     } else {
         (case.n, DequantizeSpec::new(n, k, case.format))

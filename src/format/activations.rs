@@ -1,28 +1,40 @@
 use super::BLOCK_K;
 use std::num::NonZeroU32;
 
-/// What shares one scale (and zero point) of quantized activations.
+/// The set of quantized activations that share one scale and zero point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ActivationGranularity {
     /// All of X.
     Tensor,
-    /// A row of X: a token.
+    /// One row of X, that is, one token.
     Token,
-    /// So many consecutive columns of a row, a multiple of 32.
+    /// The given number of consecutive columns of a row. It must be a multiple of 32.
     Group(NonZeroU32),
 }
 
-/// How activations become 8-bit codes: `x ≈ (c − z) · s`.
+/// A format of 8-bit activations: `x ≈ (c − z) · s`.
 ///
 /// | | codes `c` | scale | zero point |
 /// |---|---|---|---|
 /// | symmetric | −127…127 | absmax/127 | 0 |
-/// | asymmetric | −128…127 | (max−min)/255, the range widened to hold 0 | clamp(rne(−min/s), 0, 255) − 128 |
+/// | asymmetric | −128…127 | (max−min)/255, over the range extended to include 0 | clamp(rne(−min/s), 0, 255) − 128 |
 ///
-/// Codes are `clamp(rne(x · (1/s)) + z)`: a product with the reciprocal, as is usual at run time. A range of zeros, and one whose scale would be subnormal, gets
-/// s = 1, z = 0 and codes of 0; one with NaN or an infinity gets s = NaN, so that products with it
-/// are NaN too. Names are `int8-token`, `int8-tensor-asym`, `int8-g128`.
+/// The codes are `clamp(rne(x · (1/s)) + z)`. They multiply by the reciprocal of the scale, as is
+/// usual when activations are quantized at run time. If all values of a range are 0, or if its
+/// scale would be subnormal, then s = 1, z = 0 and all codes are 0. If a range contains NaN or an
+/// infinity, then s = NaN, so that products with it are NaN as well.
+///
+/// Names are `int8-token`, `int8-tensor-asym` and `int8-g128`, for example.
+///
+/// ```
+/// use lowbit::format::{ActivationFormat, ActivationGranularity};
+/// let format = ActivationFormat::int8(ActivationGranularity::Token).asymmetric();
+/// assert_eq!(format.to_string(), "int8-token-asym");
+/// let layout = format.layout(100)?;
+/// assert_eq!((layout.blocks, layout.groups), (4, 1));
+/// # Ok::<(), lowbit::format::ActivationError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ActivationFormat {
     granularity: ActivationGranularity,
@@ -30,31 +42,32 @@ pub struct ActivationFormat {
 }
 
 impl ActivationFormat {
-    /// Symmetric codes.
+    /// Returns the format of symmetric codes.
     pub const fn int8(granularity: ActivationGranularity) -> Self {
         Self { granularity, symmetric: true }
     }
 
-    /// The same with zero points.
+    /// Returns this format with zero points.
     #[must_use]
     pub const fn asymmetric(self) -> Self {
         Self { symmetric: false, ..self }
     }
 
-    /// What shares a scale.
+    /// Returns the set of activations that share a scale.
     pub const fn granularity(&self) -> ActivationGranularity {
         self.granularity
     }
 
-    /// Whether the zero point is 0.
+    /// Returns whether the zero point is always 0.
     pub const fn is_symmetric(&self) -> bool {
         self.symmetric
     }
 
-    /// The layout of rows of `k` columns.
+    /// Returns the layout of rows of `k` columns.
     ///
     /// # Errors
-    /// [`ActivationError`]: a group that is no multiple of 32, or rows that overflow.
+    /// Returns an [`ActivationError`] if the group size is not a multiple of 32, or if the size of
+    /// a row overflows.
     pub fn layout(&self, k: usize) -> Result<ActivationLayout, ActivationError> {
         let blocks = k.div_ceil(BLOCK_K);
         let group_blocks = match self.granularity {
@@ -88,20 +101,21 @@ impl ActivationFormat {
     }
 }
 
-/// A scale and a zero point for all of X, fixed ahead on calibration data: `x ≈ (c − z) · s`.
+/// A scale and a zero point for all of X that are fixed in advance, from calibration data: `x ≈ (c
+/// − z) · s`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StaticScale {
-    /// s: positive and a normal f32, and so is 1/s.
+    /// The scale s. Both s and 1/s must be positive normal f32 numbers.
     pub scale: f32,
-    /// z: −128…127, and 0 where the format is symmetric.
+    /// The zero point z. It must be within −128…127, and 0 if the format is symmetric.
     pub zero_point: i32,
 }
 
 impl StaticScale {
-    /// Refuses what no kernel quantizes by.
+    /// Checks that kernels can quantize with this scale and zero point.
     ///
     /// # Errors
-    /// [`ActivationError::Static`].
+    /// Returns [`ActivationError::Static`] if they cannot.
     pub fn check(&self, format: ActivationFormat) -> Result<(), ActivationError> {
         let Self { scale, zero_point } = *self;
         let zeros = if format.is_symmetric() { 0..=0 } else { -128..=127 };
@@ -114,25 +128,25 @@ impl StaticScale {
     }
 }
 
-/// Why activations have no layout.
+/// The reason why an activation format, a layout or a static scale was refused.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ActivationError {
-    /// Kernels scale blocks of 32 columns.
-    #[error("groups of {group} activations: they must be a multiple of 32")]
+    /// The group size is not a multiple of 32. Kernels scale blocks of 32 columns.
+    #[error("the activation group size is {group}; it must be a multiple of 32")]
     Group {
         /// The group size.
         group: u32,
     },
-    /// Rows longer than an index.
-    #[error("rows of {k} activations exceed what kernels index")]
+    /// A row is too long to be indexed with 32 bits.
+    #[error("rows of {k} activations are longer than kernels can index")]
     TooLarge {
         /// Columns.
         k: usize,
     },
-    /// A scale or zero point that cannot be.
+    /// The static scale or zero point is invalid for the format.
     #[error(
-        "scale {scale} and zero point {zero_point} are none of {format}: scales are normal, positive and have an inverse; zero points are −128…127, or 0 where symmetric"
+        "scale {scale} and zero point {zero_point} are invalid for {format}: the scale and its reciprocal must be positive normal numbers, and the zero point must be within −128…127, or 0 if the format is symmetric"
     )]
     Static {
         /// The scale.
@@ -142,34 +156,35 @@ pub enum ActivationError {
         /// The format.
         format: ActivationFormat,
     },
-    /// A name that no format has.
+    /// The name does not belong to any activation format.
     #[error(
-        "there is no activation format `{0}`; there are int8-token, int8-tensor and int8-g128, with -asym"
+        "unknown activation format `{0}`; examples: int8-token, int8-tensor, int8-g128, each also with -asym"
     )]
     Unknown(String),
 }
 
-/// Where the parts of a row of quantized activations lie, in u32 words: codes, four a word and
-/// low byte first, in whole blocks of 32 columns; scales, f32; zero points, i32; and for each
-/// block the sum of its 32 codes, i32. Codes past the last column are 0.
+/// The positions of the parts of a row of quantized activations, in `u32` words. The parts follow
+/// each other: codes, four per word with the first in the low byte, in whole blocks of 32 columns;
+/// scales as f32; zero points as i32; and for each block the sum of its 32 codes as i32. Codes past
+/// the last column are 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct ActivationLayout {
-    /// Columns.
+    /// Number of columns.
     pub k: usize,
-    /// Blocks of 32 columns.
+    /// Number of blocks of 32 columns.
     pub blocks: usize,
-    /// Blocks that share a scale.
+    /// Number of blocks that share a scale.
     pub group_blocks: usize,
-    /// Scales a row.
+    /// Number of scales per row.
     pub groups: usize,
-    /// First word of the scales.
+    /// Index of the first word of the scales.
     pub scale_at: usize,
-    /// First word of the zero points.
+    /// Index of the first word of the zero points.
     pub zero_at: usize,
-    /// First word of the sums of codes.
+    /// Index of the first word of the sums of codes.
     pub sum_at: usize,
-    /// Words from one row to the next, a multiple of 4.
+    /// Number of words from one row to the next. It is a multiple of 4.
     pub row_words: usize,
 }
 
@@ -203,7 +218,7 @@ impl std::str::FromStr for ActivationFormat {
             None => return Err(unknown()),
         };
         let format = Self { granularity, symmetric };
-        // No leading zeros or signs.
+        // A name has no leading zeros or signs.
         if format.to_string() == text { Ok(format) } else { Err(unknown()) }
     }
 }

@@ -5,56 +5,57 @@ use super::{
 use half::f16;
 use std::ops::Range;
 
-/// Columns that a kernel decodes at a time. Under 2:4 the metadata of one block is
-/// exactly one word, in every format.
+/// The number of columns that a kernel decodes at a time. In every 2:4 format, the metadata of one
+/// block is exactly one word.
 pub const BLOCK_K: usize = 32;
 
-/// The layout kernels read, derived from the canonical one row by row, so that a
-/// matrix splits anywhere between rows. What follows describes a row; [`RowOrder`] says how
-/// rows lie beside each other.
+/// The layout that kernels read. It is derived from the canonical layout row by row, so that a
+/// matrix can be split between any two rows. The description below is that of a single row;
+/// [`RowOrder`] says how the rows are arranged.
 ///
-/// **Codes**: `[n, code_words]`. A row is whole blocks of 32 columns, padded with the
-/// code of zero. Where canonical int4 has nibbles k0…k7 of a word from low to high,
-/// here byte `j` holds `k_j` low and `k_{4+j}` high: `w & 0x0f0f0f0f` and
-/// `(w >> 4) & 0x0f0f0f0f` are four packed bytes each, in order.
+/// **Codes**: `[n, code_words]`. A row consists of whole blocks of 32 columns and is padded with
+/// the code of zero. In canonical int4, a word holds the nibbles k0…k7 from low to high. Here byte
+/// `j` holds `k_j` in its low nibble and `k_{4+j}` in its high nibble, so that `w & 0x0f0f0f0f` and
+/// `(w >> 4) & 0x0f0f0f0f` are each four packed bytes in order.
 ///
-/// **Side data**: `[n, side_words]`, a record a row: 2:4 metadata (a word a block, rest
-/// filled with [`META_FILL`]), then scales (a word each, or two f16 a word, low half
-/// first), then zero points (four bytes a word, low byte first); unused halves and
-/// bytes are 0. Per-tensor and per-channel scales are one a row.
+/// **Side buffer**: `[n, side_words]`. Each row holds its 2:4 metadata (one word per block, with
+/// the rest filled with [`META_FILL`]), then its scales (one per word if f32, two per word if f16,
+/// the first in the low 16 bits), then its zero points (four bytes per word, the first in the low
+/// byte). Unused 16-bit fields and bytes are 0. Per-tensor and per-channel formats store one scale
+/// per row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceLayout {
-    /// The canonical layout it derives from.
+    /// The canonical layout that this layout is derived from.
     pub geometry: Geometry,
-    /// Blocks of 32 columns a row: ⌈K/32⌉.
+    /// Number of blocks of 32 columns per row: ⌈K/32⌉.
     pub blocks: usize,
-    /// Words of codes in one block.
+    /// Number of words of codes per block.
     pub block_words: usize,
-    /// Words of codes a row.
+    /// Number of words of codes per row.
     pub code_words: usize,
-    /// Where in a row's record the scales start.
+    /// Index of the first scale within a row of the side buffer, in words.
     pub scale_at: usize,
-    /// Where in a row's record the zero points start.
+    /// Index of the first zero point within a row of the side buffer, in words.
     pub zero_at: usize,
-    /// Words in a row's record; may be 0.
+    /// Number of words per row of the side buffer. It may be 0.
     pub side_words: usize,
-    /// How rows lie in memory.
+    /// The arrangement of the rows in memory.
     pub order: RowOrder,
 }
 
-/// How rows lie in memory: what suits the lanes that read them.
+/// The arrangement of rows in memory. Which one is faster depends on how lanes read the rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum RowOrder {
-    /// One row after the other: neighbouring lanes read neighbouring blocks of a row.
+    /// Rows follow each other: neighboring lanes read neighboring blocks of one row.
     #[default]
     Rows,
-    /// Eight rows at a time, block by block and word by word side by side: lanes that own
-    /// neighbouring rows read neighbouring memory.
+    /// Panels of eight rows, which are interleaved: block by block in the codes, and word by word
+    /// in the side buffer. Lanes that own neighboring rows read neighboring memory.
     Panels,
 }
 
 impl RowOrder {
-    /// Rows that lie side by side.
+    /// Returns the number of interleaved rows.
     pub const fn panel(self) -> u32 {
         match self {
             Self::Rows => 1,
@@ -63,20 +64,20 @@ impl RowOrder {
     }
 }
 
-/// Both buffers of some rows in a [`DeviceLayout`].
+/// The contents of both buffers for some rows in a [`DeviceLayout`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceImage {
-    /// `[rows, code_words]`, in the layout's order.
+    /// The codes, `[rows, code_words]`, in the row order of the layout.
     pub codes: Vec<u32>,
-    /// `[rows, side_words]`, in the layout's order.
+    /// The side buffer, `[rows, side_words]`, in the row order of the layout.
     pub side: Vec<u32>,
 }
 
 impl DeviceLayout {
-    /// The kernel layout of an `[n, k]` matrix.
+    /// Creates the kernel layout of an `[n, k]` matrix.
     ///
     /// # Errors
-    /// As [`WeightFormat::geometry`].
+    /// Returns the errors of [`WeightFormat::geometry`].
     pub fn new(
         format: WeightFormat,
         n: usize,
@@ -106,19 +107,21 @@ impl DeviceLayout {
         })
     }
 
-    /// Words of codes and of side data of so many rows: whole panels.
+    /// Returns the number of words of codes and of the side buffer for `rows` rows, rounded up to
+    /// whole panels.
     pub fn words(&self, rows: usize) -> (usize, usize) {
         let rows = rows.next_multiple_of(self.order.panel() as usize);
         (rows * self.code_words, rows * self.side_words)
     }
 
-    /// The same in bytes.
+    /// Returns the number of bytes of codes and of the side buffer for `rows` rows, rounded up to
+    /// whole panels.
     pub fn bytes(&self, rows: usize) -> (u64, u64) {
         let (codes, side) = self.words(rows);
         (4 * codes as u64, 4 * side as u64)
     }
 
-    /// The word of zero codes that pads a row.
+    /// Returns the word of zero codes that pads a row.
     fn padding(&self, packed: &PackedWeights, row: usize) -> u32 {
         let zero = match self.geometry.groups {
             0 => 0,
@@ -131,11 +134,11 @@ impl DeviceLayout {
         }
     }
 
-    /// The kernel's copy of some rows of a packed matrix. Rows that fill the last panel are
-    /// zeros, which no kernel reads.
+    /// Packs some rows of a matrix for kernels. Rows that fill up the last panel are zeros, which
+    /// no kernel reads.
     ///
     /// # Panics
-    /// Where `rows` reaches past the matrix, or the matrix has another layout.
+    /// Panics if `rows` reaches past the end of the matrix, or if the matrix has another layout.
     pub fn pack(&self, packed: &PackedWeights, rows: Range<usize>) -> DeviceImage {
         let count = rows.len();
         let by_rows = self.pack_rows(packed, rows);
@@ -159,15 +162,15 @@ impl DeviceLayout {
         image
     }
 
-    /// Some rows of an image, one after the other: the image as it would be in
-    /// [`RowOrder::Rows`], without the rows that fill the last panel.
+    /// Returns the first `rows` rows of an image in the order [`RowOrder::Rows`], without the rows
+    /// that fill up the last panel.
     ///
     /// # Errors
-    /// [`FormatError::WrongLength`].
+    /// Returns [`FormatError::WrongLength`] if a buffer does not hold exactly `rows` rows.
     pub fn by_rows(&self, image: &DeviceImage, rows: usize) -> Result<DeviceImage, FormatError> {
         let (codes, side) = self.words(rows);
         for (part, need, have) in
-            [("codes", codes, image.codes.len()), ("side data", side, image.side.len())]
+            [("codes", codes, image.codes.len()), ("the side buffer", side, image.side.len())]
         {
             if need != have {
                 return Err(FormatError::WrongLength { part, need, have });
@@ -183,22 +186,22 @@ impl DeviceLayout {
         Ok(out)
     }
 
-    /// The first word of a block of a row.
+    /// Returns the index of the first word of block `b` of a row.
     fn code_at(&self, row: usize, b: usize) -> usize {
         let panel = self.order.panel() as usize;
         ((row / panel * self.blocks + b) * panel + row % panel) * self.block_words
     }
 
-    /// A word of a row's record.
+    /// Returns the index of word `i` of a row of the side buffer.
     fn side_at(&self, row: usize, i: usize) -> usize {
         let panel = self.order.panel() as usize;
         (row / panel * self.side_words + i) * panel + row % panel
     }
 
-    /// The same, one row after the other, whatever the order.
+    /// Packs some rows in the order [`RowOrder::Rows`], whatever the order of this layout is.
     ///
     /// # Panics
-    /// As [`pack`](Self::pack).
+    /// Panics under the same conditions as [`pack`](Self::pack).
     pub fn pack_rows(&self, packed: &PackedWeights, rows: Range<usize>) -> DeviceImage {
         let geometry = self.geometry;
         assert_eq!(geometry, *packed.geometry());
@@ -216,18 +219,20 @@ impl DeviceLayout {
             side.extend_from_slice(&packed.metadata()[row * meta..][..meta]);
             side.resize(start + self.scale_at, META_FILL * 0x1111_1111);
             side.resize(start + self.side_words, 0);
-            let record = &mut side[start..];
+            let side_row = &mut side[start..];
             for group in 0..if packed.scales().is_empty() { 0 } else { geometry.groups } {
                 let index = geometry.scale_index(row, group);
                 match packed.scales() {
-                    Scales::F32(scales) => record[self.scale_at + group] = scales[index].to_bits(),
+                    Scales::F32(scales) => {
+                        side_row[self.scale_at + group] = scales[index].to_bits()
+                    }
                     Scales::F16(scales) => {
-                        record[self.scale_at + group / 2] |=
+                        side_row[self.scale_at + group / 2] |=
                             u32::from(scales[index].to_bits()) << (16 * (group % 2));
                     }
                 }
                 if !packed.zeros().is_empty() {
-                    record[self.zero_at + group / 4] |=
+                    side_row[self.zero_at + group / 4] |=
                         u32::from(packed.zeros()[index]) << (8 * (group % 4));
                 }
             }
@@ -235,17 +240,17 @@ impl DeviceLayout {
         DeviceImage { codes, side }
     }
 
-    /// Back to the canonical layout, from all rows one after the other
-    /// ([`by_rows`](Self::by_rows)).
+    /// Converts all rows back to the canonical layout. The image must be in the order
+    /// [`RowOrder::Rows`]; see [`by_rows`](Self::by_rows).
     ///
     /// # Errors
-    /// [`FormatError::WrongLength`], and whatever
-    /// [`PackedWeights::from_parts`] finds wrong.
+    /// Returns [`FormatError::WrongLength`] if a buffer has the wrong length, and every error of
+    /// [`PackedWeights::from_parts`].
     pub fn unpack(&self, image: &DeviceImage) -> Result<PackedWeights, FormatError> {
         let geometry = self.geometry;
         for (part, need, have) in [
             ("codes", geometry.n * self.code_words, image.codes.len()),
-            ("side data", geometry.n * self.side_words, image.side.len()),
+            ("the side buffer", geometry.n * self.side_words, image.side.len()),
         ] {
             if need != have {
                 return Err(FormatError::WrongLength { part, need, have });
@@ -299,13 +304,14 @@ impl DeviceLayout {
     }
 }
 
-/// Nibbles 0…7 to bytes `(j, 4 + j)`.
+/// Moves nibbles `j` and `4 + j` of a word into byte `j`.
 fn interleave(word: u32) -> u32 {
     (0..4).fold(0, |out, j| {
         out | (word >> (4 * j) & 0xf) << (8 * j) | (word >> (4 * (j + 4)) & 0xf) << (8 * j + 4)
     })
 }
 
+/// The inverse of [`interleave`].
 fn deinterleave(word: u32) -> u32 {
     (0..4).fold(0, |out, j| {
         out | (word >> (8 * j) & 0xf) << (4 * j) | (word >> (8 * j + 4) & 0xf) << (4 * (j + 4))
@@ -333,7 +339,7 @@ mod tests {
             .collect()
     }
 
-    /// Random legal parts come back as they went, from one image and from two halves.
+    /// Random valid parts survive packing and unpacking, both in one image and in two halves.
     #[test]
     fn pack_and_unpack() {
         for name in [
@@ -374,7 +380,7 @@ mod tests {
                 a.codes.extend(b.codes);
                 a.side.extend(b.side);
                 assert_eq!(a, whole);
-                // The other order holds the same rows.
+                // Panels hold the same rows.
                 let panels = DeviceLayout::new(format, n, k, RowOrder::Panels).unwrap();
                 let image = panels.pack(&packed, 0..n);
                 assert_eq!((image.codes.len(), image.side.len()), panels.words(n));

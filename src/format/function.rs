@@ -1,4 +1,4 @@
-/// What a matmul applies to its sums, after the bias.
+/// The function that a matmul applies to its sums after it has added the bias.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ActivationFunction {
@@ -7,19 +7,21 @@ pub enum ActivationFunction {
     Identity,
     /// max(v, 0).
     Relu,
-    /// v · Φ(v), Φ the normal distribution: (v/2) · (1 + erf(v/√2)) (Hendrycks and Gimpel, 2016).
+    /// v · Φ(v), where Φ is the cumulative distribution function of the standard normal
+    /// distribution: (v/2) · (1 + erf(v/√2)) (Hendrycks and Gimpel, 2016).
     Gelu,
-    /// The same with √(2/π)·(v + 0.044715v³) for the argument of a tanh instead of the erf.
+    /// The approximation of [`Gelu`](Self::Gelu) with a tanh: (v/2) · (1 + tanh(√(2/π)·(v +
+    /// 0.044715v³))).
     GeluTanh,
     /// v / (1 + exp(−v)), also called swish.
     Silu,
 }
 
 impl ActivationFunction {
-    /// All of them.
+    /// Every activation function.
     pub const ALL: [Self; 5] = [Self::Identity, Self::Relu, Self::Gelu, Self::GeluTanh, Self::Silu];
 
-    /// As it is called in kernels and reports.
+    /// Returns the name that kernels and reports use.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Identity => "identity",

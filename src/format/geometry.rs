@@ -1,34 +1,36 @@
 use super::{CodeType, FormatError, Granularity, ScaleType, WeightFormat};
 
-/// The canonical layout of one packed matrix: every count that its parts follow from.
+/// The canonical layout of one packed matrix, with all counts that determine its parts:
 ///
-/// - codes: `[n, code_words]` of `u32`, low nibble or low byte first along K, each
-///   row padded with the code of zero;
-/// - metadata (2:4): `[n, meta_words]`, 4 bits a quad, low nibble first;
-/// - scales and zero points: `[n, groups]`, or one for per-tensor.
+/// - codes: `[n, code_words]` of `u32`, in which the first column along K is in the low nibble,
+///   byte or 16 bits, and each row is padded with the code of zero;
+/// - metadata (2:4): `[n, meta_words]`, 4 bits per group of four columns, the first in the low
+///   nibble;
+/// - scales and zero points: `[n, groups]`, or one each for per-tensor granularity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
     /// The format.
     pub format: WeightFormat,
-    /// Rows of `W`.
+    /// Number of rows of `W`.
     pub n: usize,
-    /// Columns of `W`.
+    /// Number of columns of `W`.
     pub k: usize,
-    /// Codes stored a row: K, or 2⌈K/4⌉ under 2:4.
+    /// Number of codes stored per row: K, or 2⌈K/4⌉ for 2:4 formats.
     pub stored: usize,
-    /// `u32` words of codes a row.
+    /// Number of `u32` words of codes per row.
     pub code_words: usize,
-    /// Groups of four a row: ⌈K/4⌉ under 2:4, else 0.
+    /// Number of groups of four per row: ⌈K/4⌉ for 2:4 formats, 0 for dense ones.
     pub quads: usize,
-    /// `u32` words of metadata a row.
+    /// Number of `u32` words of metadata per row.
     pub meta_words: usize,
-    /// k in a group; K (at least 1) for per-channel and per-tensor.
+    /// Number of columns per group. For per-channel and per-tensor formats it is K, but at least 1.
     pub group_size: usize,
-    /// Groups a row: ⌈K/group_size⌉.
+    /// Number of groups per row: ⌈K/group_size⌉.
     pub groups: usize,
-    /// Scales stored: 0 for floats, at most 1 for per-tensor, else n·groups.
+    /// Number of stored scales: 0 for floats, at most 1 for per-tensor granularity, otherwise
+    /// n·groups.
     pub scales: usize,
-    /// Zero points stored: as many as scales where asymmetric, else 0.
+    /// Number of stored zero points: the number of scales if asymmetric, otherwise 0.
     pub zeros: usize,
 }
 
@@ -63,27 +65,27 @@ impl Geometry {
             scales,
             zeros: if format.is_symmetric() { 0 } else { scales },
         };
-        // Every later product (elements, bytes, f32 bytes of the dense matrix) and sum (the words
-        // of a row, even where there is none) is bounded by this one, so checking it once makes
-        // them all safe.
+        // This product bounds every later one (weights, bytes of every part, bytes of the dense
+        // matrix in f32) and every sum (the words of a row, even if there are no rows), so that
+        // checking it once makes them all safe.
         let words = k.checked_add(64).and_then(|k| k.checked_mul(n.max(1)));
         let words = words.and_then(|words| words.checked_mul(16));
         words.filter(|&bytes| bytes <= isize::MAX as usize).ok_or_else(too_large)?;
         Ok(geometry)
     }
 
-    /// Rows that hold anything: none where there are no columns. A file that is tiny may say that
-    /// there are 2³¹ such rows, which nothing should count one by one.
+    /// Returns the number of rows that hold data, which is 0 if there are no columns. A tiny file
+    /// may claim 2³¹ rows without columns, and no loop should run over them.
     pub(crate) fn filled_rows(&self) -> usize {
         if self.k == 0 { 0 } else { self.n }
     }
 
-    /// The group of column `k`.
+    /// Returns the group of column `k`.
     pub fn group_of(&self, k: usize) -> usize {
         k / self.group_size
     }
 
-    /// Where the scale (and zero point) of a row's group stands in the canonical arrays.
+    /// Returns the index of the scale (and zero point) of a row's group in the canonical arrays.
     pub fn scale_index(&self, row: usize, group: usize) -> usize {
         match self.format.granularity() {
             Granularity::Tensor => 0,
@@ -91,7 +93,7 @@ impl Geometry {
         }
     }
 
-    /// Exact sizes in bytes.
+    /// Returns the exact sizes in bytes.
     pub fn sizes(&self) -> Sizes {
         let scale_bytes = match self.format.scale_type() {
             ScaleType::F32 => 4,
@@ -107,10 +109,10 @@ impl Geometry {
     }
 }
 
-/// Exact sizes of a packed matrix, in bytes, and the weights it stands for.
+/// The exact sizes of a packed matrix in bytes, and the number of weights it represents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sizes {
-    /// Weights of the uncompressed matrix: N·K.
+    /// Number of weights of the uncompressed matrix: N·K.
     pub weights: usize,
     /// Bytes of codes.
     pub codes: usize,
@@ -123,12 +125,12 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// All parts together, in bytes.
+    /// Returns the size of all parts together, in bytes.
     pub fn total(&self) -> usize {
         self.codes + self.metadata + self.scales + self.zeros
     }
 
-    /// Bits per original weight; 0 for an empty matrix.
+    /// Returns the number of bits per original weight, or 0 for an empty matrix.
     pub fn bits_per_weight(&self) -> f64 {
         if self.weights == 0 { 0.0 } else { 8.0 * self.total() as f64 / self.weights as f64 }
     }

@@ -1,20 +1,21 @@
-//! What a compressed weight is: its scheme, its layouts and its exact sizes.
+//! This module describes compressed weights: their formats, their memory layouts and their exact
+//! sizes.
 //!
-//! Nothing here knows of a GPU. Notation, used across the crate: weights `W` are
-//! `[N, K]` row-major (N output channels, K input channels), a *group* is `g`
-//! consecutive k of one row, and `G = ⌈K/g⌉`.
+//! Nothing here depends on a GPU. The whole crate uses this notation: weights `W` are `[N, K]` in
+//! row-major order, with N output channels and K input channels. A *group* is `g` consecutive
+//! columns of one row, and a row has `G = ⌈K/g⌉` groups.
 //!
-//! A weight's real value is `(c − z) · s`: `c` the stored code, `z` its zero point
-//! in the same domain, `s` the scale as stored.
+//! The value of a weight is `(c − z) · s`, where `c` is the stored code, `z` is the zero point
+//! (itself a code) and `s` is the scale as it is stored.
 //!
-//! | element | code `c` | symmetric `z` | asymmetric `z` | symmetric scale | asymmetric scale |
+//! | code type | code `c` | symmetric `z` | asymmetric `z` | symmetric scale | asymmetric scale |
 //! |---|---|---|---|---|---|
 //! | int16 | −32767…32767 | 0 | – | absmax/32767 | – |
 //! | int8 | −127…127 (asymmetric −128…127) | 0 | −128…127 | absmax/127 | (max−min)/255 |
 //! | int4 | 0…15 | 8 | 0…15 | absmax/7 | (max−min)/15 |
 //!
-//! Asymmetric int8 is the field's 0…255 stored minus 128, since WGSL's packed
-//! dot product has no mixed signs.
+//! Other libraries store asymmetric int8 codes as 0…255. Here 128 is subtracted from them, because
+//! WGSL's packed dot product cannot multiply signed by unsigned bytes.
 
 mod activations;
 mod device;
@@ -34,15 +35,15 @@ pub use sparsity::{BitMask, EnumerativeMask, META_FILL, Mask24};
 
 use std::num::NonZeroU32;
 
-/// What one weight is stored as.
+/// The type that each weight is stored as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum CodeType {
-    /// IEEE binary32, unscaled: the baseline.
+    /// IEEE binary32 without scales. It is the baseline.
     F32,
-    /// IEEE binary16, unscaled.
+    /// IEEE binary16 without scales.
     F16,
-    /// 16-bit integer codes with scales; symmetric only, f32 scales only.
+    /// 16-bit integer codes with scales. They are always symmetric, with f32 scales.
     Int16,
     /// 8-bit integer codes with scales.
     Int8,
@@ -51,10 +52,10 @@ pub enum CodeType {
 }
 
 impl CodeType {
-    /// Every element, widest first.
+    /// Every code type, from the widest to the narrowest.
     pub const ALL: [CodeType; 5] = [Self::F32, Self::F16, Self::Int16, Self::Int8, Self::Int4];
 
-    /// Bits of one stored code.
+    /// Returns the number of bits of one stored code.
     pub const fn bits(self) -> u32 {
         match self {
             Self::F32 => 32,
@@ -64,17 +65,17 @@ impl CodeType {
         }
     }
 
-    /// Codes in one `u32`.
+    /// Returns the number of codes in one `u32`.
     pub const fn per_word(self) -> u32 {
         32 / self.bits()
     }
 
-    /// Whether codes are integers that need a scale.
+    /// Returns whether the codes are integers that need a scale.
     pub const fn is_integer(self) -> bool {
         !matches!(self, Self::F32 | Self::F16)
     }
 
-    /// The field's name: `f32`, `f16`, `int16`, `int8`, `int4`.
+    /// Returns the usual name: `f32`, `f16`, `int16`, `int8` or `int4`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -86,23 +87,23 @@ impl CodeType {
     }
 }
 
-/// Over which weights one scale is shared.
+/// The set of weights that share one scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Granularity {
     /// One scale for the whole matrix.
     Tensor,
-    /// One scale an output channel (a row of `W`): `g = K`.
+    /// One scale per output channel (a row of `W`), so `g = K`.
     Channel,
-    /// One scale for every `g` consecutive k of a row; the last group of a row may
-    /// be shorter.
+    /// One scale for every `g` consecutive columns of a row. The last group of a row may be
+    /// shorter.
     Group(NonZeroU32),
 }
 
 impl Granularity {
-    /// Groups of `g` weights.
+    /// Creates a granularity with groups of `g` weights.
     ///
     /// # Errors
-    /// [`FormatError::ZeroGroup`] for `g = 0`.
+    /// Returns [`FormatError::ZeroGroup`] if `g` is 0.
     pub fn group(g: u32) -> Result<Self, FormatError> {
         NonZeroU32::new(g).map(Self::Group).ok_or(FormatError::ZeroGroup)
     }
@@ -118,37 +119,37 @@ impl std::fmt::Display for Granularity {
     }
 }
 
-/// What a zero point is.
+/// Whether codes have a stored zero point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum ZeroPoint {
-    /// Symmetric: the same fixed code for every group, not stored.
+    /// Symmetric: every group uses the same fixed zero point, which is not stored.
     Symmetric,
-    /// Asymmetric: an integer zero point a group, stored as one byte.
+    /// Asymmetric: each group has an integer zero point, which is stored in one byte.
     Integer,
 }
 
-/// How scales are stored.
+/// The type that scales are stored as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ScaleType {
-    /// Four bytes a scale.
+    /// Four bytes per scale.
     F32,
-    /// Two bytes a scale; codes are computed with the rounded scale.
+    /// Two bytes per scale. Codes are computed with the rounded scale.
     F16,
 }
 
-/// Which weights are kept.
+/// The set of weights that are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Sparsity {
-    /// All of them.
+    /// All weights are kept.
     Dense,
-    /// Two of every four consecutive k (2:4 structured sparsity).
+    /// Two of every four consecutive columns are kept (2:4 structured sparsity).
     TwoFour,
 }
 
 impl Sparsity {
-    /// `dense` or `2:4`.
+    /// Returns `dense` or `2:4`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Dense => "dense",
@@ -157,7 +158,11 @@ impl Sparsity {
     }
 }
 
-/// A weight format: element, granularity, zero point, scale type and sparsity.
+/// A weight format: code type, granularity, zero point, scale type and sparsity.
+///
+/// A format starts with a constructor for its code type; the other methods return a changed copy.
+/// [`geometry`](Self::geometry) checks the combination and gives exact sizes. Formats have names,
+/// which [`Display`](std::fmt::Display) writes and [`FromStr`](std::str::FromStr) reads.
 ///
 /// ```
 /// use lowbit::format::{Granularity, WeightFormat};
@@ -168,9 +173,21 @@ impl Sparsity {
 /// assert_eq!(sizes.bits_per_weight(), 4.0 + (32.0 + 8.0) / 64.0);
 /// # Ok::<(), lowbit::format::FormatError>(())
 /// ```
+///
+/// A format with f16 scales and 2:4 sparsity:
+///
+/// ```
+/// use lowbit::format::{Granularity, ScaleType, WeightFormat};
+/// let format = WeightFormat::int8(Granularity::Channel).with_scales(ScaleType::F16).two_four();
+/// assert_eq!(format, "2:4+int8-channel-f16s".parse()?);
+/// // Half of the codes, 4 bits of metadata per 4 weights, and one scale per row.
+/// let bits = format.geometry(4096, 4096)?.sizes().bits_per_weight();
+/// assert_eq!(bits, 8.0 / 2.0 + 1.0 + 16.0 / 4096.0);
+/// # Ok::<(), lowbit::format::FormatError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WeightFormat {
-    element: CodeType,
+    code_type: CodeType,
     granularity: Granularity,
     zero_point: ZeroPoint,
     scale_type: ScaleType,
@@ -178,9 +195,9 @@ pub struct WeightFormat {
 }
 
 impl WeightFormat {
-    const fn new(element: CodeType, granularity: Granularity) -> Self {
+    const fn new(code_type: CodeType, granularity: Granularity) -> Self {
         Self {
-            element,
+            code_type,
             granularity,
             zero_point: ZeroPoint::Symmetric,
             scale_type: ScaleType::F32,
@@ -188,90 +205,90 @@ impl WeightFormat {
         }
     }
 
-    /// Unquantized f32 weights.
+    /// Returns the format of unquantized f32 weights.
     pub const fn f32() -> Self {
         Self::new(CodeType::F32, Granularity::Channel)
     }
 
-    /// Weights rounded to f16.
+    /// Returns the format of weights that are rounded to f16.
     pub const fn f16() -> Self {
         Self::new(CodeType::F16, Granularity::Channel)
     }
 
-    /// Symmetric 16-bit codes with f32 scales.
+    /// Returns the format of symmetric 16-bit codes with f32 scales.
     pub const fn int16(granularity: Granularity) -> Self {
         Self::new(CodeType::Int16, granularity)
     }
 
-    /// Symmetric 8-bit codes with f32 scales.
+    /// Returns the format of symmetric 8-bit codes with f32 scales.
     pub const fn int8(granularity: Granularity) -> Self {
         Self::new(CodeType::Int8, granularity)
     }
 
-    /// Symmetric 4-bit codes with f32 scales.
+    /// Returns the format of symmetric 4-bit codes with f32 scales.
     pub const fn int4(granularity: Granularity) -> Self {
         Self::new(CodeType::Int4, granularity)
     }
 
-    /// The same with a stored zero point a group. Checked by
-    /// [`geometry`](Self::geometry): int8 and int4 have one.
+    /// Returns this format with a stored zero point per group. Only int8 and int4 can have one;
+    /// [`geometry`](Self::geometry) checks this.
     pub const fn asymmetric(mut self) -> Self {
         self.zero_point = ZeroPoint::Integer;
         self
     }
 
-    /// The same with another type of scale. Checked by [`geometry`](Self::geometry):
-    /// int8 and int4 may have f16 scales.
+    /// Returns this format with another type of scale. Only int8 and int4 can have f16 scales;
+    /// [`geometry`](Self::geometry) checks this.
     pub const fn with_scales(mut self, scale_type: ScaleType) -> Self {
         self.scale_type = scale_type;
         self
     }
 
-    /// The same with 2:4 structured sparsity.
+    /// Returns this format with 2:4 structured sparsity.
     pub const fn two_four(mut self) -> Self {
         self.sparsity = Sparsity::TwoFour;
         self
     }
 
-    /// What one weight is stored as.
+    /// Returns the type that each weight is stored as.
     pub const fn code_type(&self) -> CodeType {
-        self.element
+        self.code_type
     }
 
-    /// Over which weights a scale is shared.
+    /// Returns the set of weights that share one scale.
     pub const fn granularity(&self) -> Granularity {
         self.granularity
     }
 
-    /// Whether there are stored zero points.
+    /// Returns whether the format has stored zero points.
     pub const fn zero_point(&self) -> ZeroPoint {
         self.zero_point
     }
 
-    /// Whether the zero point is fixed: true for f32 and f16 as well.
+    /// Returns whether the zero point is fixed. This is true for f32 and f16 as well.
     pub const fn is_symmetric(&self) -> bool {
         matches!(self.zero_point, ZeroPoint::Symmetric)
     }
 
-    /// How scales are stored.
+    /// Returns the type that scales are stored as.
     pub const fn scale_type(&self) -> ScaleType {
         self.scale_type
     }
 
-    /// Which weights are kept.
+    /// Returns which weights are kept.
     pub const fn sparsity(&self) -> Sparsity {
         self.sparsity
     }
 
-    /// Whether the weights are 2:4 sparse.
+    /// Returns whether the weights are 2:4 sparse.
     pub const fn is_sparse(&self) -> bool {
         matches!(self.sparsity, Sparsity::TwoFour)
     }
 
-    /// The lowest and highest code that quantizing gives, and the zero point's
-    /// range in the same domain; `None` for floats.
+    /// Returns the lowest and the highest code that quantization produces, or `None` for floats. A
+    /// stored zero point lies in the same range.
     pub const fn code_range(&self) -> Option<(i32, i32)> {
-        match (self.element, self.zero_point) {
+        match (self.code_type, self.zero_point) {
             (CodeType::F32 | CodeType::F16, _) => None,
             (CodeType::Int16, _) => Some((-32767, 32767)),
             (CodeType::Int8, ZeroPoint::Symmetric) => Some((-127, 127)),
@@ -280,49 +297,50 @@ impl WeightFormat {
         }
     }
 
-    /// The code of zero where the format is symmetric: 8 for int4, else 0.
+    /// Returns the zero point of a symmetric format: 8 for int4 and 0 for all others.
     pub const fn symmetric_zero(&self) -> i32 {
-        match self.element {
+        match self.code_type {
             CodeType::Int4 => 8,
             _ => 0,
         }
     }
 
-    /// Refuses combinations that do not exist.
+    /// Checks that the combination of code type, zero point and scale type exists.
     ///
     /// # Errors
-    /// [`FormatError::NoAsymmetric`] for a zero point on f32, f16 or int16;
+    /// Returns [`FormatError::NoAsymmetric`] for a stored zero point on f32, f16 or int16, and
     /// [`FormatError::NoF16Scales`] for f16 scales on anything but int8 and int4.
     pub const fn check(&self) -> Result<(), FormatError> {
-        if !self.is_symmetric() && !matches!(self.element, CodeType::Int8 | CodeType::Int4) {
-            return Err(FormatError::NoAsymmetric(self.element));
+        if !self.is_symmetric() && !matches!(self.code_type, CodeType::Int8 | CodeType::Int4) {
+            return Err(FormatError::NoAsymmetric(self.code_type));
         }
         if matches!(self.scale_type, ScaleType::F16)
-            && !matches!(self.element, CodeType::Int8 | CodeType::Int4)
+            && !matches!(self.code_type, CodeType::Int8 | CodeType::Int4)
         {
-            return Err(FormatError::NoF16Scales(self.element));
+            return Err(FormatError::NoF16Scales(self.code_type));
         }
         Ok(())
     }
 
-    /// The canonical layout and exact sizes of an `[n, k]` matrix in this format.
+    /// Returns the canonical layout and the exact sizes of an `[n, k]` matrix in this format.
     ///
     /// # Errors
-    /// What [`check`](Self::check) refuses, and [`FormatError::TooLarge`] where a
-    /// size overflows.
+    /// Returns the errors of [`check`](Self::check), and [`FormatError::TooLarge`] if a size
+    /// overflows.
     pub fn geometry(&self, n: usize, k: usize) -> Result<Geometry, FormatError> {
         Geometry::new(*self, n, k)
     }
 }
 
-/// `int4-g64-asym`, `2:4+int8-channel`, `f16`; f16 scales add `-f16s`.
+/// Writes names such as `int4-g64-asym`, `2:4+int8-channel` and `f16`. A format with f16 scales
+/// ends in `-f16s`.
 impl std::fmt::Display for WeightFormat {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.is_sparse() {
             f.write_str("2:4+")?;
         }
-        f.write_str(self.element.name())?;
-        if self.element.is_integer() {
+        f.write_str(self.code_type.name())?;
+        if self.code_type.is_integer() {
             match self.granularity {
                 Granularity::Group(g) => write!(f, "-g{g}")?,
                 other => write!(f, "-{other}")?,
@@ -331,7 +349,7 @@ impl std::fmt::Display for WeightFormat {
         if !self.is_symmetric() {
             f.write_str("-asym")?;
         }
-        if self.element.is_integer() && self.scale_type == ScaleType::F16 {
+        if self.code_type.is_integer() && self.scale_type == ScaleType::F16 {
             f.write_str("-f16s")?;
         }
         Ok(())
@@ -341,7 +359,7 @@ impl std::fmt::Display for WeightFormat {
 impl std::str::FromStr for WeightFormat {
     type Err = FormatError;
 
-    /// Reads what [`Display`](std::fmt::Display) writes.
+    /// Reads a name that [`Display`](std::fmt::Display) writes.
     fn from_str(text: &str) -> Result<Self, FormatError> {
         let unknown = || FormatError::Unknown(text.chars().take(64).collect());
         let (sparse, rest) = match text.strip_prefix("2:4+") {
@@ -350,9 +368,9 @@ impl std::str::FromStr for WeightFormat {
         };
         let mut parts = rest.split('-');
         let name = parts.next().ok_or_else(unknown)?;
-        let element = CodeType::ALL.into_iter().find(|e| e.name() == name).ok_or_else(unknown)?;
-        let mut format = Self::new(element, Granularity::Channel);
-        if element.is_integer() {
+        let code_type = CodeType::ALL.into_iter().find(|e| e.name() == name).ok_or_else(unknown)?;
+        let mut format = Self::new(code_type, Granularity::Channel);
+        if code_type.is_integer() {
             format.granularity = match parts.next().ok_or_else(unknown)? {
                 "tensor" => Granularity::Tensor,
                 "channel" => Granularity::Channel,
@@ -382,21 +400,21 @@ impl std::str::FromStr for WeightFormat {
     }
 }
 
-/// Why a format, a shape or a buffer of packed weights is refused.
+/// The reason why a format, a shape or a buffer of packed weights was refused.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FormatError {
-    /// A group needs at least one weight.
-    #[error("a group size of 0; use 1 or more, or per-channel granularity")]
+    /// The group size is 0.
+    #[error("the group size is 0; use at least 1, or per-channel granularity")]
     ZeroGroup,
-    /// Only int8 and int4 have zero points.
+    /// The format is asymmetric, but its code type has no zero points.
     #[error("{} weights have no zero point; only int8 and int4 can be asymmetric", .0.name())]
     NoAsymmetric(CodeType),
-    /// Only int8 and int4 have f16 scales.
+    /// The format has f16 scales, but its code type allows only f32 scales or none.
     #[error("{} weights have no f16 scales; only int8 and int4 do", .0.name())]
     NoF16Scales(CodeType),
-    /// A size in bytes does not fit the address space.
-    #[error("a {n}×{k} matrix of {format} overflows the address space")]
+    /// A size in bytes does not fit into the address space.
+    #[error("a {n}×{k} matrix of {format} does not fit into the address space; split it by rows")]
     TooLarge {
         /// Rows.
         n: usize,
@@ -406,21 +424,21 @@ pub enum FormatError {
         format: WeightFormat,
     },
     /// A part of a packed matrix has the wrong length.
-    #[error("{part} holds {have} elements where {need} are needed")]
+    #[error("the length of {part} is {have}, but it must be {need}")]
     WrongLength {
-        /// Which part: `codes`, `metadata`, `scales` or `zeros`.
+        /// The part: `codes`, `metadata`, `scales`, `zeros`, or the name of another buffer.
         part: &'static str,
-        /// Elements needed.
+        /// The number of entries that the shape and the format need.
         need: usize,
-        /// Elements given.
+        /// The number of entries that were passed.
         have: usize,
     },
-    /// Scales are of another type than the format says.
-    #[error("scales are {have:?} where the format says {need:?}")]
+    /// The scales have another type than the format.
+    #[error("the scales are {have:?}, but the format has {need:?} scales")]
     WrongScaleType {
-        /// What the format says.
+        /// The type in the format.
         need: ScaleType,
-        /// What was given.
+        /// The type that was passed.
         have: ScaleType,
     },
     /// A scale is negative, zero, subnormal, infinite or NaN.
@@ -428,56 +446,60 @@ pub enum FormatError {
         "the scale of row {row}, group {group} is {value}: it must be a positive normal number"
     )]
     BadScale {
-        /// Row of `W` (0 for per-tensor scales).
+        /// Row of `W`, or 0 for a per-tensor scale.
         row: usize,
-        /// Group of that row.
+        /// Group within that row.
         group: usize,
-        /// The scale found.
+        /// The scale that was found.
         value: f32,
     },
     /// A zero point is outside the code range.
     #[error("the zero point of row {row}, group {group} is {value}, outside {low}…{high}")]
     BadZeroPoint {
-        /// Row of `W` (0 for per-tensor scales).
+        /// Row of `W`, or 0 for a per-tensor zero point.
         row: usize,
-        /// Group of that row.
+        /// Group within that row.
         group: usize,
-        /// The zero point found.
+        /// The zero point that was found.
         value: i32,
-        /// Lowest allowed.
+        /// The lowest valid zero point.
         low: i32,
-        /// Highest allowed.
+        /// The highest valid zero point.
         high: i32,
     },
-    /// 2:4 metadata that does not name two ascending positions.
-    #[error("2:4 metadata of row {row}, quad {quad} is {nibble:04b}: its two indices must ascend")]
+    /// A nibble of 2:4 metadata does not name two ascending positions.
+    #[error(
+        "the 2:4 metadata of row {row}, group of four {quad} is {nibble:04b}: its two indices must ascend"
+    )]
     BadMetadata {
         /// Row of `W`.
         row: usize,
-        /// Group of four in that row.
+        /// Group of four within that row.
         quad: usize,
-        /// The offending four bits.
+        /// The four bits that are wrong.
         nibble: u32,
     },
-    /// A mask keeps more than two of four.
-    #[error("the mask keeps {kept} of 4 in row {row}, quad {quad}; 2:4 keeps two")]
+    /// A mask keeps more than two weights of a group of four.
+    #[error(
+        "the mask keeps {kept} of 4 weights in row {row}, group of four {quad}; 2:4 sparsity keeps two"
+    )]
     TooManyKept {
         /// Row of `W`.
         row: usize,
-        /// Group of four in that row.
+        /// Group of four within that row.
         quad: usize,
-        /// How many it keeps.
+        /// The number of weights that it keeps.
         kept: u32,
     },
-    /// An enumerative word of 6¹² or more.
-    #[error("word {index} of the enumerative metadata is {value}, not below 6^12")]
+    /// A word of an enumerative mask is 6¹² or more.
+    #[error("word {index} of the enumerative metadata is {value}; it must be less than 6^12")]
     BadEnumerative {
-        /// Which word.
+        /// Index of the word.
         index: usize,
-        /// Its value.
+        /// Value of the word.
         value: u32,
     },
-    /// A format's name that cannot be read.
+    /// The name does not belong to any weight format.
     #[error(
         "unknown weight format `{0}`; examples: f16, int8-channel, int4-g64-asym, 2:4+int8-channel"
     )]
@@ -491,16 +513,16 @@ mod tests {
     #[test]
     fn names_round_trip() {
         let g = |g| Granularity::group(g).unwrap();
-        for element in CodeType::ALL {
+        for code_type in CodeType::ALL {
             for granularity in [Granularity::Tensor, Granularity::Channel, g(1), g(7), g(128)] {
                 for sparse in [false, true] {
                     for asymmetric in [false, true] {
                         for scale in [ScaleType::F32, ScaleType::F16] {
-                            let mut format = WeightFormat::new(element, granularity);
-                            if !element.is_integer() {
+                            let mut format = WeightFormat::new(code_type, granularity);
+                            if !code_type.is_integer() {
                                 format.granularity = Granularity::Channel;
                             }
-                            format = format.with_scales(if element.is_integer() {
+                            format = format.with_scales(if code_type.is_integer() {
                                 scale
                             } else {
                                 ScaleType::F32

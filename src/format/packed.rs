@@ -1,17 +1,17 @@
 use super::{CodeType, FormatError, Geometry, Mask24, ScaleType, WeightFormat};
 use half::f16;
 
-/// Scales as stored.
+/// The scales of a packed matrix, as they are stored.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Scales {
     /// f32 scales.
     F32(Vec<f32>),
-    /// f16 scales; widened exactly where they are used.
+    /// f16 scales. They are widened to f32, which is exact, where they are used.
     F16(Vec<f16>),
 }
 
 impl Scales {
-    /// How many there are.
+    /// Returns the number of scales.
     pub fn len(&self) -> usize {
         match self {
             Self::F32(scales) => scales.len(),
@@ -19,12 +19,12 @@ impl Scales {
         }
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no scales.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How they are stored.
+    /// Returns the type that the scales are stored as.
     pub fn scale_type(&self) -> ScaleType {
         match self {
             Self::F32(_) => ScaleType::F32,
@@ -32,7 +32,7 @@ impl Scales {
         }
     }
 
-    /// Scale `index`, widened to f32.
+    /// Returns scale `index`, widened to f32. Panics if there is no such scale.
     pub fn get(&self, index: usize) -> f32 {
         match self {
             Self::F32(scales) => scales[index],
@@ -48,8 +48,28 @@ impl Scales {
     }
 }
 
-/// A packed matrix in the canonical layout ([`Geometry`]): what files hold, what the
-/// oracle reads and what kernel layouts derive from.
+/// A packed matrix in the canonical layout ([`Geometry`]).
+///
+/// Files store this layout, the reference implementation reads it, and the layout that kernels read
+/// ([`DeviceLayout`](super::DeviceLayout)) is derived from it.
+///
+/// ```
+/// use lowbit::compress::dequantize;
+/// use lowbit::format::{Granularity, PackedWeights, Scales, WeightFormat};
+/// // Two rows of four weights, quantized on the host.
+/// let format = WeightFormat::int8(Granularity::Channel);
+/// let w = [127.0, -2.0, 3.0, 4.0, 0.5, -63.5, 1.5, 2.0];
+/// let packed = PackedWeights::quantize(&w, 2, 4, &format)?;
+/// assert_eq!(packed.scale(0, 0), 1.0);
+/// assert_eq!(packed.code(1, 1), -127);
+/// assert_eq!(dequantize(&packed), w);
+/// // The same matrix from its parts, as a file would hold them.
+/// let codes = packed.codes().to_vec();
+/// let scales = Scales::F32(vec![1.0, 0.5]);
+/// let same = PackedWeights::from_parts(format, 2, 4, codes, vec![], scales, vec![])?;
+/// assert_eq!(same, packed);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct PackedWeights {
     geometry: Geometry,
@@ -60,17 +80,18 @@ pub struct PackedWeights {
 }
 
 impl PackedWeights {
-    /// Takes the parts of a packed matrix and checks every length and value.
+    /// Creates a packed matrix from its parts and checks every length and value.
     ///
-    /// `metadata` is empty for dense formats, `zeros` for symmetric ones, `scales` for
-    /// floats. A zero point is one byte: int4's 0…15, int8's −128…127 as two's
-    /// complement. Codes that stand for no weight (the rest of a row's last word, 2:4
-    /// positions past K) are rewritten as the code of zero, so that a kernel may multiply
-    /// them by 0.
+    /// `metadata` must be empty for dense formats, `zeros` for symmetric formats and `scales` for
+    /// floats. A zero point is one byte: 0…15 for int4, and −128…127 in two's complement for int8.
+    /// Some codes belong to no weight: those after the last weight in a row's last word, and those
+    /// of 2:4 positions past K. They are overwritten with the code of zero, so that a kernel may
+    /// multiply them by 0.
     ///
     /// # Errors
-    /// [`FormatError`]: a bad format, a wrong length, a scale that is not a positive
-    /// normal number of its type, a zero point outside the codes, bad 2:4 metadata.
+    /// Returns a [`FormatError`] if the format is invalid, a part has the wrong length, a scale is
+    /// not a positive normal number of its type, a zero point is outside the range of codes, or 2:4
+    /// metadata is invalid.
     pub fn from_parts(
         format: WeightFormat,
         n: usize,
@@ -120,74 +141,75 @@ impl PackedWeights {
 
     fn normalise_padding(&mut self) {
         let Geometry { k, stored, code_words, groups, .. } = self.geometry;
-        let element = self.format().code_type();
-        let per = element.per_word() as usize;
-        // Only the last quad of a 2:4 row reaches past K.
+        let code_type = self.format().code_type();
+        let per = code_type.per_word() as usize;
+        // Only the last group of four of a 2:4 row can reach past K.
         let first = if k.is_multiple_of(4) { stored } else { stored.saturating_sub(2) };
         for row in 0..self.geometry.filled_rows() {
-            let zero = match (element, groups) {
+            let zero = match (code_type, groups) {
                 (CodeType::F32 | CodeType::F16, _) | (_, 0) => 0,
                 _ => self.zero(row, groups - 1) as u32,
             };
             for at in first..code_words * per {
                 if at >= stored || self.column(row, at) >= k {
                     let word = &mut self.codes[row * code_words + at / per];
-                    let shift = (at % per) as u32 * element.bits();
-                    let mask = (u32::MAX >> (32 - element.bits())) << shift;
+                    let shift = (at % per) as u32 * code_type.bits();
+                    let mask = (u32::MAX >> (32 - code_type.bits())) << shift;
                     *word = *word & !mask | zero << shift & mask;
                 }
             }
         }
     }
 
-    /// The layout of the parts.
+    /// Returns the layout of the parts.
     pub fn geometry(&self) -> &Geometry {
         &self.geometry
     }
 
-    /// The format.
+    /// Returns the format.
     pub fn format(&self) -> WeightFormat {
         self.geometry.format
     }
 
-    /// Rows of `W` (output channels).
+    /// Returns the number of rows of `W` (output channels).
     pub fn n(&self) -> usize {
         self.geometry.n
     }
 
-    /// Columns of `W` (input channels).
+    /// Returns the number of columns of `W` (input channels).
     pub fn k(&self) -> usize {
         self.geometry.k
     }
 
-    /// Codes, `[n, code_words]`.
+    /// Returns the codes, `[n, code_words]`.
     pub fn codes(&self) -> &[u32] {
         &self.codes
     }
 
-    /// 2:4 metadata, `[n, meta_words]`; empty for dense formats.
+    /// Returns the 2:4 metadata, `[n, meta_words]`. It is empty for dense formats.
     pub fn metadata(&self) -> &[u32] {
         &self.metadata
     }
 
-    /// Scales, `[n, groups]` or one; empty for floats.
+    /// Returns the scales: `[n, groups]`, or one per tensor. They are empty for floats.
     pub fn scales(&self) -> &Scales {
         &self.scales
     }
 
-    /// Zero points as stored, one byte each; empty for symmetric formats.
+    /// Returns the zero points as they are stored, one byte each. They are empty for symmetric
+    /// formats.
     pub fn zeros(&self) -> &[u8] {
         &self.zeros
     }
 
-    /// The raw code at position `at < stored` of a row: the bits of a float, or the
-    /// integer code sign-extended as its element says.
+    /// Returns the raw code at position `at < stored` of a row: the bits of a float, or the integer
+    /// code, which is sign-extended for the signed code types int16 and int8.
     pub fn code(&self, row: usize, at: usize) -> i32 {
-        let element = self.format().code_type();
-        let per = element.per_word() as usize;
+        let code_type = self.format().code_type();
+        let per = code_type.per_word() as usize;
         let word = self.codes[row * self.geometry.code_words + at / per];
-        let shift = (at % per) as u32 * element.bits();
-        match element {
+        let shift = (at % per) as u32 * code_type.bits();
+        match code_type {
             CodeType::F32 => word as i32,
             CodeType::F16 => (word >> shift & 0xffff) as i32,
             CodeType::Int16 => i32::from((word >> shift) as i16),
@@ -203,7 +225,7 @@ impl PackedWeights {
         }
     }
 
-    /// The code of zero of a row's group.
+    /// Returns the zero point of a group of a row.
     pub fn zero(&self, row: usize, group: usize) -> i32 {
         if self.format().is_symmetric() {
             self.format().symmetric_zero()
@@ -212,7 +234,7 @@ impl PackedWeights {
         }
     }
 
-    /// The scale of a row's group; 1 for floats.
+    /// Returns the scale of a group of a row, or 1 for floats.
     pub fn scale(&self, row: usize, group: usize) -> f32 {
         if self.scales.is_empty() {
             1.0
@@ -221,8 +243,8 @@ impl PackedWeights {
         }
     }
 
-    /// The column that position `at < stored` of a row stands for; under 2:4 it may be K
-    /// or more in the last quad.
+    /// Returns the column of the weight at position `at < stored` of a row. In the last group of
+    /// four of a 2:4 row, it may be K or more.
     pub fn column(&self, row: usize, at: usize) -> usize {
         if !self.format().is_sparse() {
             return at;

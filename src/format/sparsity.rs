@@ -1,21 +1,37 @@
 use super::{FormatError, WeightFormat};
 
-/// The metadata nibble of a quad that keeps its first two: it also fills the rest of
-/// the last word of a row, so that every nibble in a buffer names two positions.
+/// The metadata nibble of a group of four that keeps its first two weights. It also fills the rest
+/// of the last word of a row, so that every nibble in a buffer names two positions.
 pub const META_FILL: u32 = 0b0100;
 
-/// The six nibbles `idx0 | idx1 << 2`, in the order of their enumerative digits.
+/// The six valid nibbles `idx0 | idx1 << 2`, in the order of their enumerative digits.
 const NIBBLES: [u32; 6] = [0b0100, 0b1000, 0b1100, 0b1001, 0b1101, 0b1110];
 
-/// Quads in one enumerative word: 6¹² < 2³².
+/// Number of groups of four in one word of an [`EnumerativeMask`]: 6¹² < 2³².
 const PER_ENUMERATIVE: usize = 12;
 const ENUMERATIVE_LIMIT: u32 = 6u32.pow(PER_ENUMERATIVE as u32);
 
-/// Which two of every four consecutive k are kept, as canonical metadata: 4 bits a
-/// quad, `idx0 | idx1 << 2` with `idx0 < idx1`, 8 quads a `u32`, low nibble = lowest k,
-/// each row padded to a whole word. The nibbles are those of the vendor libraries.
+/// A 2:4 mask: it says which two of every four consecutive columns are kept.
 ///
-/// Where K is no multiple of 4, an index of the last quad may point past K.
+/// It is stored as canonical metadata: 4 bits per group of four (*quad*), `idx0 | idx1 << 2` with
+/// `idx0 < idx1`, in the encoding of the vendor libraries. A `u32` holds 8 groups of four, the one
+/// with the lowest columns in the low nibble, and each row is padded to a whole word. If K is not a
+/// multiple of 4, an index in the last group of four may point past K.
+///
+/// A mask of one's own, for example from a pruning method that this crate does not have:
+///
+/// ```
+/// use lowbit::compress::{dequantize, quantize_masked};
+/// use lowbit::format::{Granularity, Mask24, WeightFormat};
+/// let w = [1.0, -4.0, 2.0, 3.0, 5.0, 6.0, 7.0, 8.0];
+/// // Keep the even columns.
+/// let mask = Mask24::from_fn(2, 4, |_row, column| column % 2 == 0)?;
+/// assert_eq!(mask.kept(0, 0), [0, 2]);
+/// let format = WeightFormat::f16().two_four();
+/// let packed = quantize_masked(&w, &mask, &format)?;
+/// assert_eq!(dequantize(&packed), [1.0, 0.0, 2.0, 0.0, 5.0, 0.0, 7.0, 0.0]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mask24 {
     n: usize,
@@ -23,27 +39,28 @@ pub struct Mask24 {
     words: Vec<u32>,
 }
 
-/// A [`Mask24`] in base 6: 12 quads a `u32`, least significant digit = lowest k, each
-/// row padded with digit 0. 2⅔ bits a quad instead of 4.
+/// A [`Mask24`] as numbers in base 6, which needs 2⅔ bits per group of four instead of 4. A `u32`
+/// holds 12 groups of four. The one with the lowest columns is the least significant digit, and
+/// each row is padded with the digit 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EnumerativeMask {
-    /// Rows.
+    /// Number of rows.
     pub n: usize,
-    /// Columns.
+    /// Number of columns.
     pub k: usize,
-    /// `[n, ⌈⌈K/4⌉/12⌉]` words.
+    /// The words, `[n, ⌈⌈K/4⌉/12⌉]`.
     pub words: Vec<u32>,
 }
 
-/// A mask as one bit a weight, least significant first, each row padded to a byte: the
-/// `bitmask` of compressed-tensors' `sparse-24-bitmask`.
+/// A mask with one bit per weight, least significant bit first, each row padded to a whole byte.
+/// This is the `bitmask` of the format `sparse-24-bitmask` in compressed-tensors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BitMask {
-    /// Rows.
+    /// Number of rows.
     pub n: usize,
-    /// Columns.
+    /// Number of columns.
     pub k: usize,
-    /// `[n, ⌈K/8⌉]` bytes.
+    /// The bytes, `[n, ⌈K/8⌉]`.
     pub bytes: Vec<u8>,
 }
 
@@ -52,12 +69,13 @@ fn check_length(part: &'static str, need: usize, have: usize) -> Result<(), Form
 }
 
 impl Mask24 {
-    /// Normalises any mask with at most two of four kept: a quad with fewer takes its
-    /// lowest free indices. `keep(row, k)` is asked for k below K only.
+    /// Creates a mask from a function that says which weights to keep. It may keep at most two of
+    /// every four. If it keeps fewer, the lowest free positions are added, so that equal choices
+    /// give equal masks. `keep(row, column)` is called only with columns below K.
     ///
     /// # Errors
-    /// [`FormatError::TooManyKept`] where a quad keeps three or four,
-    /// [`FormatError::TooLarge`] where a size overflows.
+    /// Returns [`FormatError::TooManyKept`] if three or four weights of a group of four are kept,
+    /// and [`FormatError::TooLarge`] if a size overflows.
     pub fn from_fn(
         n: usize,
         k: usize,
@@ -87,20 +105,20 @@ impl Mask24 {
         Ok(mask)
     }
 
-    /// The mask that keeps the first two of every four.
+    /// Creates the mask that keeps the first two of every four columns.
     ///
     /// # Errors
-    /// [`FormatError::TooLarge`] where a size overflows.
+    /// Returns [`FormatError::TooLarge`] if a size overflows.
     pub fn first_two(n: usize, k: usize) -> Result<Self, FormatError> {
         let words = WeightFormat::f32().two_four().geometry(n, k)?.meta_words * n;
         Ok(Self { n, k, words: vec![META_FILL * 0x1111_1111; words] })
     }
 
-    /// Takes canonical metadata, `[n, ⌈⌈K/4⌉/8⌉]` words.
+    /// Creates a mask from canonical metadata, `[n, ⌈⌈K/4⌉/8⌉]` words.
     ///
     /// # Errors
-    /// [`FormatError::WrongLength`], [`FormatError::TooLarge`], and
-    /// [`FormatError::BadMetadata`] for a nibble that is not one of the six.
+    /// Returns [`FormatError::WrongLength`], [`FormatError::TooLarge`] if a size overflows, and
+    /// [`FormatError::BadMetadata`] for a nibble that is not one of the six valid ones.
     pub fn from_words(n: usize, k: usize, words: Vec<u32>) -> Result<Self, FormatError> {
         let geometry = WeightFormat::f32().two_four().geometry(n, k)?;
         check_length("metadata", geometry.meta_words * n, words.len())?;
@@ -116,7 +134,7 @@ impl Mask24 {
         Ok(mask)
     }
 
-    /// Rows that hold anything: none where there are no columns.
+    /// Returns the rows that hold data: none if there are no columns.
     fn filled_rows(&self) -> std::ops::Range<usize> {
         0..if self.k == 0 { 0 } else { self.n }
     }
@@ -129,39 +147,39 @@ impl Mask24 {
         self.words[row * self.row_words() + quad / 8] >> (quad % 8 * 4) & 0xf
     }
 
-    /// Rows.
+    /// Returns the number of rows.
     pub fn n(&self) -> usize {
         self.n
     }
 
-    /// Columns of the uncompressed matrix.
+    /// Returns the number of columns of the uncompressed matrix.
     pub fn k(&self) -> usize {
         self.k
     }
 
-    /// Canonical metadata words.
+    /// Returns the words of canonical metadata.
     pub fn words(&self) -> &[u32] {
         &self.words
     }
 
-    /// Gives up the canonical metadata words.
+    /// Converts the mask into its words of canonical metadata.
     pub fn into_words(self) -> Vec<u32> {
         self.words
     }
 
-    /// The k of the two kept positions of a quad; either may be K or more in the last
-    /// quad of a ragged row.
+    /// Returns the columns of the two kept positions of a group of four. In the last group of four
+    /// of a row, either may be K or more.
     pub fn kept(&self, row: usize, quad: usize) -> [usize; 2] {
         let nibble = self.nibble(row, quad) as usize;
         [4 * quad + (nibble & 3), 4 * quad + (nibble >> 2)]
     }
 
-    /// Whether the weight at `(row, k)` is kept.
+    /// Returns whether the weight at `(row, k)` is kept.
     pub fn keeps(&self, row: usize, k: usize) -> bool {
         self.kept(row, k / 4).contains(&k)
     }
 
-    /// The same mask in base 6. Lossless.
+    /// Converts the mask to base 6, without loss.
     pub fn to_enumerative(&self) -> EnumerativeMask {
         let quads = self.k.div_ceil(4);
         let mut words = Vec::with_capacity(self.n * quads.div_ceil(PER_ENUMERATIVE));
@@ -178,8 +196,9 @@ impl Mask24 {
         EnumerativeMask { n: self.n, k: self.k, words }
     }
 
-    /// The same mask as one bit a weight. Lossless for a normalised mask; indices past K
-    /// are not stored.
+    /// Converts the mask to one bit per weight. Positions past K are not stored. The conversion is
+    /// lossless for masks whose free positions are the lowest, as [`from_fn`](Self::from_fn) makes
+    /// them.
     pub fn to_bitmask(&self) -> BitMask {
         let row_bytes = self.k.div_ceil(8);
         let mut bytes = vec![0; self.n * row_bytes];
@@ -195,10 +214,10 @@ impl Mask24 {
 }
 
 impl EnumerativeMask {
-    /// Back to canonical metadata.
+    /// Converts the mask back to canonical metadata.
     ///
     /// # Errors
-    /// [`FormatError::WrongLength`], [`FormatError::TooLarge`], and
+    /// Returns [`FormatError::WrongLength`], [`FormatError::TooLarge`] if a size overflows, and
     /// [`FormatError::BadEnumerative`] for a word of 6¹² or more.
     pub fn to_mask(&self) -> Result<Mask24, FormatError> {
         let mut mask = Mask24::first_two(self.n, self.k)?;
@@ -224,10 +243,11 @@ impl EnumerativeMask {
 }
 
 impl BitMask {
-    /// Back to canonical metadata, normalised.
+    /// Converts the mask to canonical metadata, with the lowest free positions added as in
+    /// [`Mask24::from_fn`].
     ///
     /// # Errors
-    /// As [`Mask24::from_fn`], and [`FormatError::WrongLength`].
+    /// Returns the errors of [`Mask24::from_fn`], and [`FormatError::WrongLength`].
     pub fn to_mask(&self) -> Result<Mask24, FormatError> {
         let row_bytes = self.k.div_ceil(8);
         let need = self.n.checked_mul(row_bytes).ok_or(FormatError::TooLarge {
@@ -246,7 +266,7 @@ impl BitMask {
 mod tests {
     use super::*;
 
-    /// All 11 subsets of at most two of four, in every ragged width.
+    /// Covers all 11 subsets of at most two of four, in every width that is not a multiple of 4.
     #[test]
     fn normalises_and_round_trips() {
         for k in 0..=70 {
@@ -255,7 +275,8 @@ mod tests {
                 let keep: Vec<bool> = (0..3 * k)
                     .map(|i| {
                         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                        // at most two of four: only positions of one random pair may be set
+                        // Only the positions of one random pair may be set, so at most two of four
+                        // are.
                         let pair = NIBBLES[(state >> 8) as usize % 6] * u32::from(seed > 0);
                         let at = i % k.max(1) % 4;
                         (at == pair as usize & 3 && state >> 31 == 1) || (at == 3 && seed > 4)

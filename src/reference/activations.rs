@@ -1,36 +1,40 @@
-//! What quantized activations must be, from the definition and in f64.
+//! Checks of quantized activations against their definition, in f64.
 
 use super::{Judgement, ReferenceError, check_length};
 use crate::format::{ActivationFormat, ActivationGranularity, ActivationLayout};
 
-/// Relative errors of a scale: two divisions of 2.5 ulp and a sum of one, of 2⁻²³ each at most.
+/// The relative error of a scale: two divisions of 2.5 ulp and a sum of 1 ulp, where an ulp is at
+/// most 2⁻²³.
 const SCALE: f64 = 6.0 / (1 << 23) as f64;
 
-/// How far beyond a half a code may be rounded from: `x / s` is at most 255 and goes through a
-/// reciprocal and a product, 3.5 ulp together.
+/// The largest distance between a code and the exact quotient. `x / s` is at most 255 and is
+/// computed as a reciprocal and a product, with 3.5 ulp together; this adds to the half code of
+/// rounding.
 pub(super) const TIE: f64 = 0.5 + 255.0 * 4.0 / (1 << 23) as f64;
 
-/// Scales below the smallest normal may be flushed: then s = 1 and codes are of zero.
+/// Scales below the smallest normal number may be flushed. Then s = 1 and all codes are the zero
+/// point.
 const SMALLEST: f64 = f32::MIN_POSITIVE as f64;
 
-/// Checks `[m, row_words]` words of quantized activations against the X they come from, row-major
-/// `[m, k]`; `given` is the scale and the zero point of a calibration.
+/// Checks `[m, row_words]` words of quantized activations against the row-major `[m, k]` X that
+/// they were made from. `static_scale` is the scale and zero point if they come from a calibration.
 ///
-/// - A scale is within 6 · 2⁻²³ of absmax/127 or (max−min)/255. Where that is not a normal
-///   number, s = 1, z = 0 and all codes are 0. Where X is not finite, s is NaN.
-/// - A zero point is an integer next to −min/s, less 128.
-/// - A code is `clamp(x/s + z)` to within 0.5 + 2⁻¹³, with the s and z stored; any where a NaN
-///   meets an s that is given. A subnormal x may count as 0: WGSL lets a device flush it, and
-///   SwiftShader does.
-/// - Sums are exact; codes past column k are 0.
+/// - A scale must be within 6 · 2⁻²³ of absmax/127 or (max−min)/255, relatively. If that is not a
+///   normal number, then s = 1, z = 0 and all codes must be 0. If X is not finite, s must be NaN.
+/// - A zero point must be an integer next to −min/s − 128.
+/// - A code must be `clamp(x/s + z)` to within 0.5 + 2⁻¹³, with the stored s and z. If x is NaN and
+///   the scale is static, any code is accepted. A subnormal x may count as 0, because WGSL lets a
+///   device flush it and SwiftShader does so.
+/// - Sums must be exact, and codes past column k must be 0.
 ///
 /// # Errors
-/// [`ReferenceError::WrongLength`].
+/// Returns [`ReferenceError::WrongLength`] if `words` is not a whole number of rows or `x` does not
+/// have as many rows.
 pub fn check_activations(
     format: ActivationFormat,
     layout: &ActivationLayout,
     x: &[f32],
-    given: Option<(f32, i32)>,
+    static_scale: Option<(f32, i32)>,
     words: &[u32],
 ) -> Result<Judgement, ReferenceError> {
     let m = words.len() / layout.row_words.max(1);
@@ -40,7 +44,8 @@ pub fn check_activations(
     if layout.k == 0 {
         return Ok(judged);
     }
-    for (row, (x_row, record)) in x.chunks(layout.k).zip(words.chunks(layout.row_words)).enumerate()
+    for (row, (x_row, packed_row)) in
+        x.chunks(layout.k).zip(words.chunks(layout.row_words)).enumerate()
     {
         let group_columns = layout.group_blocks * 32;
         for group in 0..layout.groups {
@@ -50,11 +55,13 @@ pub fn check_activations(
                 ActivationGranularity::Tensor => x,
                 _ => &x_row[columns.clone()],
             };
-            let scale = f32::from_bits(record[layout.scale_at + group]);
-            let zero = record[layout.zero_at + group] as i32;
-            match given {
-                Some(given) if (scale, zero) == given => {}
-                Some(_) => judged.refuse(format!("{scale}, {zero} are not as given")),
+            let scale = f32::from_bits(packed_row[layout.scale_at + group]);
+            let zero = packed_row[layout.zero_at + group] as i32;
+            match static_scale {
+                Some(fixed) if (scale, zero) == fixed => {}
+                Some((s, z)) => judged.refuse(format!(
+                    "the stored scale {scale} and zero point {zero} are not the static {s} and {z}"
+                )),
                 None => check_scheme(format, shared, scale, zero, &mut judged),
             }
             if let Some(fault) = judged.fault.take() {
@@ -64,14 +71,15 @@ pub fn check_activations(
             if scale.is_nan() {
                 continue;
             }
-            // Where the scale was flushed, anything small is a code of zero.
-            let dead = given.is_none() && scale == 1.0 && zero == 0 && largest(shared) < 0.5;
+            // If the scale was flushed, every small value must have the code 0.
+            let dead = static_scale.is_none() && scale == 1.0 && zero == 0 && largest(shared) < 0.5;
             let least = if format.is_symmetric() { -127.0 } else { -128.0 };
             for column in columns {
-                let code = code(record, column);
-                let real = match dead {
-                    true => 0.0,
-                    false => f64::from(x_row[column]) / f64::from(scale) + f64::from(zero),
+                let code = code(packed_row, column);
+                let real = if dead {
+                    0.0
+                } else {
+                    f64::from(x_row[column]) / f64::from(scale) + f64::from(zero)
                 };
                 if real.is_nan() {
                     continue;
@@ -80,18 +88,24 @@ pub fn check_activations(
                 if x_row[column].is_subnormal() {
                     off = off.min((f64::from(code) - f64::from(zero)).abs());
                 }
-                let fault = || format!("row {row}, column {column}: code {code}, not {real}");
+                let fault = || {
+                    format!(
+                        "row {row}, column {column}: the code is {code}, but must be near {real}"
+                    )
+                };
                 if !judged.see(off / TIE, fault) {
                     return Ok(judged);
                 }
             }
         }
         for block in 0..layout.blocks {
-            let codes = (32 * block..32 * block + 32).map(|column| code(record, column));
+            let codes = (32 * block..32 * block + 32).map(|column| code(packed_row, column));
             let padding = codes.clone().skip((layout.k - 32 * block).min(32)).any(|code| code != 0);
-            let sum = record[layout.sum_at + block] as i32;
+            let sum = packed_row[layout.sum_at + block] as i32;
             if padding || codes.map(i32::from).sum::<i32>() != sum {
-                judged.refuse(format!("row {row}, block {block}: sum {sum} or its padding"));
+                judged.refuse(format!(
+                    "row {row}, block {block}: the sum {sum} does not match the codes, or the padding is not 0"
+                ));
                 return Ok(judged);
             }
         }
@@ -99,8 +113,8 @@ pub fn check_activations(
     Ok(judged)
 }
 
-fn code(record: &[u32], column: usize) -> i8 {
-    record[column / 4].to_le_bytes()[column % 4] as i8
+fn code(packed_row: &[u32], column: usize) -> i8 {
+    packed_row[column / 4].to_le_bytes()[column % 4] as i8
 }
 
 fn largest(x: &[f32]) -> f64 {
@@ -116,33 +130,34 @@ fn check_scheme(
 ) {
     if x.iter().any(|x| !x.is_finite()) {
         if !scale.is_nan() {
-            judged.refuse(format!("scale {scale} hides what is not finite"));
+            judged.refuse(format!("the scale is {scale}, but must be NaN: X is not finite"));
         }
         return;
     }
     let high = x.iter().fold(0.0, |high, &x| f64::max(high, x.into()));
     let low = x.iter().fold(0.0, |low, &x| f64::max(low, -f64::from(x)));
-    let want = match format.is_symmetric() {
-        true => f64::max(high, low) / 127.0,
-        false => (high + low) / 255.0,
-    };
+    let want =
+        if format.is_symmetric() { f64::max(high, low) / 127.0 } else { (high + low) / 255.0 };
     let flushed = (scale, zero) == (1.0, 0);
-    // Parts of a sum are flushed apart: each of two may go.
+    // The two terms of the sum are flushed independently, so both may be lost.
     if want < 2.0 * SMALLEST && flushed {
         return;
     }
     if want < (1.0 - SCALE) * SMALLEST {
-        judged.refuse(format!("scale {scale}, zero point {zero} of a range of zeros"));
+        judged.refuse(format!(
+            "the scale is {scale} and the zero point {zero}, but must be 1 and 0 for a range of zeros"
+        ));
         return;
     }
     let off = (f64::from(scale) - want).abs() / (SCALE * want);
-    if !judged.see(off, || format!("scale {scale}, not {want}")) {
+    if !judged.see(off, || format!("the scale is {scale}, but must be near {want}")) {
         return;
     }
-    let real = match format.is_symmetric() {
-        true => 0.0,
-        false => (low / f64::from(scale)).clamp(0.0, 255.0) - 128.0,
+    let real = if format.is_symmetric() {
+        0.0
+    } else {
+        (low / f64::from(scale)).clamp(0.0, 255.0) - 128.0
     };
     let off = (f64::from(zero) - real).abs() / TIE;
-    judged.see(off, || format!("zero point {zero}, not {real}"));
+    judged.see(off, || format!("the zero point is {zero}, but must be near {real}"));
 }

@@ -1,7 +1,7 @@
-//! IEEE binary16 by integer arithmetic: written without the `half` crate, which the
-//! code under test uses.
+//! IEEE binary16 in integer arithmetic. It does not use the `half` crate, because the code under
+//! test uses it.
 
-/// The exact value of the f16 with these bits.
+/// Returns the exact value of the f16 with these bits.
 pub fn f16_to_f64(bits: u16) -> f64 {
     let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
     let fraction = f64::from(bits & 0x3ff);
@@ -15,8 +15,8 @@ pub fn f16_to_f64(bits: u16) -> f64 {
     sign * magnitude
 }
 
-/// The bits of the f16 nearest to `value`, ties to even; 65520 and more give infinity,
-/// NaN gives a quiet NaN.
+/// Returns the bits of the f16 nearest to `value`, with ties to even. From 65520 on, the result is
+/// infinite. NaN becomes a quiet NaN.
 pub fn f64_to_f16(value: f64) -> u16 {
     let sign = if value.is_sign_negative() { 0x8000 } else { 0 };
     if value.is_nan() {
@@ -26,8 +26,8 @@ pub fn f64_to_f16(value: f64) -> u16 {
     if magnitude >= 65520.0 {
         return sign | 0x7c00;
     }
-    // Scaled so that one f16 ulp is 1: the quotient is at most 2048, and exact, as is its
-    // floor's difference, so the comparison with a half decides correctly.
+    // The value is scaled so that one f16 ulp is 1. The quotient is at most 2048 and exact, and so
+    // is its difference from its floor, so the comparison with 0.5 decides correctly.
     let exponent = exponent_of(magnitude).max(-14);
     let scaled = magnitude * power_of_two(10 - exponent);
     let floor = scaled.floor();
@@ -36,17 +36,17 @@ pub fn f64_to_f16(value: f64) -> u16 {
     if rest > 0.5 || (rest == 0.5 && steps % 2 == 1) {
         steps += 1;
     }
-    // Consecutive f16 have consecutive bits, across binades too: a carry is right.
+    // Consecutive f16 have consecutive bits, even across binades, so a carry is correct.
     let binade = ((exponent + 14) as u16) << 10;
     sign | (binade + steps)
 }
 
-/// ⌊log₂ magnitude⌋ of a positive normal f64; −1023 for zero and subnormals.
+/// Returns ⌊log₂ magnitude⌋ of a positive normal f64, or −1023 for zero and subnormals.
 pub(super) fn exponent_of(magnitude: f64) -> i32 {
     (magnitude.to_bits() >> 52 & 0x7ff) as i32 - 1023
 }
 
-/// 2ᵉ for −1022 ≤ e ≤ 1023.
+/// Returns 2ᵉ for −1022 ≤ e ≤ 1023.
 pub(super) fn power_of_two(exponent: i32) -> f64 {
     f64::from_bits(((exponent + 1023) as u64) << 52)
 }
@@ -64,7 +64,7 @@ mod tests {
         }
     }
 
-    /// Every f16, every midpoint between two, and the f64 neighbours of each midpoint.
+    /// Tests every f16, every midpoint between two, and the f64 neighbors of each midpoint.
     #[test]
     fn narrows_like_half() {
         for bits in 0..0x7c00u16 {

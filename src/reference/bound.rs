@@ -1,122 +1,125 @@
-//! How far an f32 kernel may be from the exact sum.
+//! The bound on the difference between the result of an f32 kernel and the exact sum.
 //!
 //! # The model of arithmetic
 //!
-//! WGSL lets +, −, × return either neighbour of a result that is not representable,
-//! and `fma` be fused or not. With u = 2⁻²³ and η = 2⁻¹²⁶ (the least normal f32)
+//! WGSL allows +, − and × to return either neighbor of a result that is not representable, and
+//! allows `fma` to be fused or not. Let u = 2⁻²³ and η = 2⁻¹²⁶ (the least normal f32). Then
 //!
 //! ```text
 //! fl(a ∘ b) = (a ∘ b)(1 + δ) + ε,   |δ| ≤ u,   |ε| ≤ η
 //! ```
 //!
-//! where ε ≠ 0 only for a result below η. One ε a value is enough wherever subnormals
-//! are flushed: either where the value is written or where it is next read, not at
-//! both, and |ε| < η for both kinds of loss. An input may be flushed once too, and
-//! only shrinks. A fused multiply-add leaves one δ and one ε out. Exact results stay
-//! exact: adding 0, multiplying by 0 or 1, small integers, `c − z`, and the removal of
-//! a magic number's offset. So zero-padded terms cost nothing, and T counts the
-//! products that are not 0: at most the weights kept (the non-zero ones, unless the
-//! zero point is folded), and at most the non-zero x.
+//! where ε ≠ 0 only for results below η. One ε per value is enough, wherever subnormals are
+//! flushed: a value is flushed either where it is written or where it is next read, but not at
+//! both, and |ε| < η for both kinds of loss. An input may also be flushed once, which only makes it
+//! smaller. A fused multiply-add has one δ and one ε less. Exact results stay exact: adding 0,
+//! multiplying by 0 or 1, small integers, `c − z`, and removing the offset of a magic number.
+//! Therefore zero-padded terms cost nothing, and T counts only the products that are not 0. T is at
+//! most the number of kept weights (only the non-zero ones, unless the zero point is folded), and
+//! at most the number of non-zero x.
 //!
 //! # Relative part
 //!
-//! Wherever the scale is applied (to each weight, to each partial sum of a block, of a
-//! lane or of a group), the way of a term (c−z)·s·x to the result is one rounding for
-//! each of its two products, and the additions above it. Partial sums and their scaling
-//! make a tree whose leaves are the T terms and the bias; scaling does not branch, and
-//! each way passes exactly one. A tree of T + 1 leaves has T additions, so that
+//! The scale may be applied to each weight, or to each partial sum of a block, a lane or a group.
+//! In every case, a term (c−z)·s·x goes through one rounding for each of its two products, and
+//! through the additions above it. The partial sums and their scaling form a tree whose leaves are
+//! the T terms and the bias. Scaling does not branch, and the path of every term passes exactly one
+//! scaling. A tree of T + 1 leaves has T additions, so that
 //!
 //! ```text
-//! R = 2 + (T − 1) + [bias]          roundings a term; one less without scales (f32, f16)
+//! R = 2 + (T − 1) + [bias]          roundings per term; one less without scales (f32, f16)
 //! |ŷ − y| ≤ γ_R · S,   S = Σ|x||w| + |b|,   γ_R = R·u / (1 − R·u)
 //! ```
 //!
-//! for any tree, order and width, split-K included. The usual statement has K + 2 for R.
+//! for any tree, order and width, including split-K. The usual bound has K + 2 for R.
 //!
-//! Zero point folded: s·(Σcx − z·Σx) has one subtraction more on each way where it is
-//! done inside a block: R + 1. A kernel that adds s·Σcx and −(s·z)·Σx to its accumulator
-//! separately has 2B + 1 leaves above its B blocks, and a term of a block of n_b terms
-//! goes through n_b − 1 additions in it, 2 products, and 2B more additions at most. Other
-//! blocks hold at least two terms, but for some number B₁ of blocks of one, so T ≥ n_b +
-//! 2(B−1) − B₁ and the count is at most T + 3 + B₁. There are no more than G such blocks
-//! where blocks are groups, or even pieces of groups with one remainder each:
+//! If the zero point is folded, the kernel computes s·(Σcx − z·Σx). If it does so inside a block,
+//! each path has one more subtraction: R + 1. A kernel may instead add s·Σcx and −(s·z)·Σx to its
+//! accumulator separately. Then there are 2B + 1 leaves above its B blocks. A term in a block of
+//! n_b terms goes through n_b − 1 additions in the block, 2 products, and at most 2B more
+//! additions. All other blocks have at least two terms, except for some number B₁ of blocks with
+//! one term. Therefore T ≥ n_b + 2(B−1) − B₁, and the count is at most T + 3 + B₁. There are at
+//! most G blocks with one term if blocks are groups, or if they are equal parts of groups with one
+//! remainder each:
 //!
 //! ```text
 //! R = 3 + (T − 1) + [bias] + G,   S = Σ s(|c| + |z|)|x| + |b|
 //! ```
 //!
-//! with c and z as stored. Per weight, c·s − (z·s) then ·x, is 3 roundings: covered.
-//! The usual statement has K + 3, which blocks of one term (g = 1, or 2:4 and g < 4) exceed.
+//! with c and z as they are stored. If folding happens per weight, as c·s − (z·s) followed by ·x,
+//! there are 3 roundings, which this bound covers. The usual bound has K + 3, which is too small
+//! for blocks with one term (g = 1, or 2:4 with g < 4).
 //!
 //! # Absolute part
 //!
-//! Each ε reaches the result through the later factors: (1 + γ_R), and s where it is
-//! inside a scaled partial sum. Scales are normal numbers, so (c−z)·s is normal or 0
-//! and has none. In units of η, over the weights kept:
+//! Each ε reaches the result through the factors that follow it: (1 + γ_R), and also s if it arises
+//! inside a partial sum that is scaled later. Scales are normal numbers, so (c−z)·s is normal or 0
+//! and has no ε. Over the kept weights, in units of η:
 //!
-//! - an x flushed: |w|; an f32 weight flushed: |x|; the bias flushed: 1;
-//! - scaled per weight: 1 a product, at most T additions in all;
-//! - scaled per block, n_b terms in a block: s a product, s for each of n_b − 1 additions,
-//!   1 for the scaling, 1 for the addition to other blocks or to the bias. A block costs
-//!   (2n_b − 1)s + 2 ≤ 3·n_b·max(1, s).
+//! - a flushed x costs |w|, a flushed f32 weight costs |x|, and a flushed bias costs 1;
+//! - scaling per weight costs 1 per product, and the additions cost at most T in all;
+//! - scaling per block of n_b terms costs s per product, s for each of n_b − 1 additions, 1 for the
+//!   scaling, and 1 for the addition to other blocks or to the bias. A block costs (2n_b − 1)s + 2
+//!   ≤ 3·n_b·max(1, s).
 //!
 //! ```text
 //! A = Σ(|w| + 3·max(1, s)) + Σ|x| + 3
 //! ```
 //!
-//! The usual statement has 2·max(1, s) and G, which is right for one block a group, but not where
-//! a group is scaled in several pieces: with s < 1 and pieces of one weight, a weight
-//! costs s + 2.
+//! The usual bound has 2·max(1, s) and G. It is correct for one block per group, but not if a group
+//! is scaled in several parts: with s < 1 and parts of one weight each, a weight costs s + 2.
 //!
-//! Folded: x flushed in both sums: s(|c| + |z|); c·x: s; additions in both: s + |z|s;
-//! ·z: s; the subtraction: s; scalings and additions above: 2 + 2. Together at most
+//! If the zero point is folded, a flushed x in both sums costs s(|c| + |z|), the product c·x costs
+//! s, the additions in both sums cost s + |z|s, the product with z costs s, the subtraction costs
+//! s, and the scalings and additions above cost 2 + 2. Together this is at most
 //!
 //! ```text
 //! A = Σ(2·s(|c| + |z|) + 8·max(1, s)) + Σ|x| + 3
 //! ```
 //!
-//! # The oracle's own error
+//! # The error of the reference itself
 //!
-//! y and S are f64 sums of rounded f64 products, with at most T + 2 roundings of 2⁻⁵³
-//! each (zeros add none), so each is off by less than (T + 4)·2⁻⁵³·S. With γ_R ≤ 1/3 the
-//! error of γ_R·S is a third of that: both are covered by (T + 4)·2⁻⁵²·S.
+//! y and S are f64 sums of rounded f64 products, with at most T + 2 roundings of 2⁻⁵³ each (zeros
+//! add none), so each has an error of less than (T + 4)·2⁻⁵³·S. With γ_R ≤ 1/3, the error of γ_R·S
+//! is a third of that. Both are covered by (T + 4)·2⁻⁵²·S.
 
 use super::ReferenceError;
 
-/// u: the relative error of one f32 operation that may return either neighbour, 2⁻²³.
+/// u = 2⁻²³: the relative error of one f32 operation that may return either neighbor.
 pub const UNIT: f64 = 1.0 / 8_388_608.0;
 
-/// η: the least normal f32, 2⁻¹²⁶, below which results may become 0.
+/// η = 2⁻¹²⁶: the least normal f32. Results below it may become 0.
 pub const ETA: f64 = f32::MIN_POSITIVE as f64;
 
-/// Sums with more roundings than this are refused: R·u = ¼ there, and a bound that
-/// nears the sum itself says nothing.
+/// The largest number of roundings in a sum. With more, an error is returned: R·u is ¼ at this
+/// limit, and a bound close to the sum itself says nothing.
 pub const MAX_ROUNDINGS: usize = 1 << 21;
 
-/// γₙ = n·u / (1 − n·u): what n roundings may do to a product. Infinite where n·u ≥ 1.
+/// Returns γₙ = n·u / (1 − n·u), the relative error of a product after n roundings. It is infinite
+/// for n·u ≥ 1.
 pub fn gamma(n: usize) -> f64 {
     let nu = n as f64 * UNIT;
     if nu < 1.0 { nu / (1.0 - nu) } else { f64::INFINITY }
 }
 
-/// What the bound of one sum depends on.
+/// The quantities that the bound of one sum depends on.
 pub(super) struct Sum {
-    /// T: products that are not 0.
+    /// T: the number of products that are not 0.
     pub terms: usize,
-    /// Whether weights have scales.
+    /// Whether the weights have scales.
     pub scaled: bool,
     /// Whether a bias is added.
     pub bias: bool,
-    /// G, where the zero point is folded.
+    /// G if the zero point is folded, otherwise `None`.
     pub folded_groups: Option<usize>,
-    /// S: the magnitude that relative errors multiply.
+    /// S: the magnitude that relative errors are multiplied by.
     pub magnitude: f64,
-    /// A: how many η absolute errors may add up to.
+    /// A: the sum of the absolute errors, in units of η.
     pub flushes: f64,
 }
 
 impl Sum {
-    /// R of the derivation.
+    /// Returns R of the derivation.
     fn roundings(&self) -> usize {
         if self.terms == 0 {
             // Only the bias is left, and adding 0 to it is exact.
@@ -127,10 +130,10 @@ impl Sum {
         products + additions + self.folded_groups.map_or(0, |groups| 1 + groups)
     }
 
-    /// The bound on |ŷ − y| before any rounding to f16.
+    /// Returns the bound on |ŷ − y| before any rounding to f16.
     ///
     /// # Errors
-    /// [`ReferenceError::TooManyTerms`].
+    /// Returns [`ReferenceError::TooManyTerms`] if R exceeds [`MAX_ROUNDINGS`].
     pub fn bound(&self) -> Result<f64, ReferenceError> {
         let roundings = self.roundings();
         if roundings > MAX_ROUNDINGS {

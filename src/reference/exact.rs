@@ -4,61 +4,62 @@ use super::sweep::sweep;
 use super::{MatmulCase, ReferenceError, f64_to_f16};
 use crate::format::PackedWeights;
 
-/// Why a case may round.
+/// The reason why a case may need rounding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Inexact {
-    /// An x with a fractional part.
-    #[error("an x is no integer")]
+    /// An x has a fractional part.
+    #[error("an input x is not an integer")]
     FractionalInput,
-    /// A scale with more than one bit set.
-    #[error("a scale is no power of two")]
+    /// A scale is not a power of two.
+    #[error("a scale is not a power of two")]
     ScaleNotPowerOfTwo,
-    /// Some partial sum may need more than 24 bits.
+    /// A partial sum may need more than 24 bits.
     #[error("partial sums may reach 2^24 units")]
     TooLarge,
-    /// Sums, in f32, may become subnormal or infinite.
+    /// Sums may be subnormal or infinite in f32.
     #[error("the unit of the sums is too small or too large for f32")]
     OutOfRange,
 }
 
-/// The only right answer for one output, as f32 and rounded to f16.
+/// The only correct result for one output, as f32 and rounded to f16.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Exact {
-    /// The value, representable in f32.
+    /// The value, which f32 represents exactly.
     pub f32: f32,
-    /// The bits of the f16 nearest to it, ties to even.
+    /// The bits of the f16 nearest to it, with ties to even.
     pub f16: u16,
 }
 
 impl Exact {
-    /// Whether an f32 output has this value; the sign of zero is free.
+    /// Returns whether an f32 output has this value. Zeros of either sign are equal.
     pub fn is_f32(&self, got: f32) -> bool {
         got == self.f32
     }
 
-    /// Whether an f16 output has this value; the sign of zero is free.
+    /// Returns whether an f16 output has this value. Zeros of either sign are equal.
     pub fn is_f16(&self, bits: u16) -> bool {
         bits == self.f16 || (bits | self.f16) & 0x7fff == 0
     }
 }
 
-/// 2²⁴: integers below it, and their sums below it, are exact in f32.
+/// 2²⁴. Integers below it are exact in f32, and so are sums of integers if they stay below it.
 const LIMIT: f64 = 16_777_216.0;
 
-/// A row of weights, each an integer multiple of one power of two.
+/// A row of weights that are all integer multiples of one power of two.
 struct ExactRow {
     dense: DenseRow,
     unit: f64,
     bias: f64,
-    /// Σ of the weights' magnitudes, as partial sums meet them.
+    /// Σ of the magnitudes of the weights, as they contribute to partial sums.
     magnitude: f64,
 }
 
 impl ExactRow {
-    /// The unit of a row is its least scale (a float's lowest set bit, and the bias's), so
-    /// that every partial sum is an integer in that unit, scaled or not: an unscaled sum
-    /// is one in units of 1, with scale/unit ≥ 1 times less room taken.
+    /// Prepares a row. Its unit is the least of its scales (for floats: of the lowest set bits of
+    /// the weights) and of the lowest set bit of the bias. Every partial sum is then an integer in
+    /// that unit, whether it is scaled or not: an unscaled sum has the unit 1 instead, and it takes
+    /// up less room by the factor scale/unit ≥ 1.
     fn new(
         weights: &PackedWeights,
         row: usize,
@@ -86,14 +87,15 @@ impl ExactRow {
     }
 }
 
-/// The value of the lowest set bit; infinite for 0.
+/// Returns the value of the lowest set bit, or infinity for 0.
 fn lowest_bit(value: f64) -> f64 {
     let bits = value.abs().to_bits();
     if bits == 0 {
         return f64::INFINITY;
     }
-    // Clearing the lowest set bit of the fraction leaves a number that differs by just it;
-    // without one, the number is itself a power of two. All inputs are normal in f64.
+    // Clearing the lowest set bit of the fraction gives a number that is smaller by that bit's
+    // value. If no bit of the fraction is set, the number itself is a power of two. All inputs are
+    // normal in f64.
     let fraction = bits & ((1 << 52) - 1);
     if fraction == 0 {
         return f64::from_bits(bits);
@@ -101,14 +103,16 @@ fn lowest_bit(value: f64) -> f64 {
     f64::from_bits(bits) - f64::from_bits(bits & (bits - 1))
 }
 
-/// The outputs, `[m, N]`, of a matmul that any kernel must get exactly, in any order of
-/// summation, fused or not: X small integers, scales powers of two, every partial sum
-/// below 2²⁴ units of the row's least scale. One wrong code, column or scale then shows,
-/// however large K is. For f16 outputs the sum is exact and rounded once.
+/// Computes the outputs `[m, N]` of a matmul that every kernel must compute exactly, in any order
+/// of summation, with or without fused operations.
+///
+/// This needs an X of small integers and scales that are powers of two, and every partial sum must
+/// be less than 2²⁴ units of the row's least scale. One wrong code, column or scale then changes
+/// the result, however large K is. f16 outputs are the exact sum, rounded once.
 ///
 /// # Errors
-/// [`ReferenceError::NotExact`] where the case does not meet that; else as
-/// [`matmul`](super::matmul).
+/// Returns [`ReferenceError::NotExact`] if the case does not meet these conditions, and otherwise
+/// the errors of [`matmul`](super::matmul()).
 pub fn matmul_exact(case: &MatmulCase) -> Result<Vec<Exact>, ReferenceError> {
     case.check()?;
     let k = case.weights.k();
@@ -120,7 +124,8 @@ pub fn matmul_exact(case: &MatmulCase) -> Result<Vec<Exact>, ReferenceError> {
             .map_err(|why| ReferenceError::NotExact { m: 0, n: row, why })
     };
     sweep(case, prepare, |exact, row, m, x| {
-        // Below the limit these f64 sums are exact too, and they pass it if the true ones do.
+        // Below the limit, these f64 sums are exact as well, and they exceed it if the true sums
+        // do.
         let (sum, magnitude) = exact.dense.dot(x);
         if (magnitude + exact.bias.abs()) / exact.unit >= LIMIT {
             return Err(ReferenceError::NotExact { m, n: row, why: Inexact::TooLarge });
@@ -130,11 +135,13 @@ pub fn matmul_exact(case: &MatmulCase) -> Result<Vec<Exact>, ReferenceError> {
     })
 }
 
-/// The largest |x| for which [`matmul_exact`] accepts every X of integers; 0 where it
-/// accepts none. Dense int16 at K = 4096 needs small codes: 512 full ones fill 2²⁴.
+/// Returns the largest |x| for which [`matmul_exact`] accepts every X of integers, or 0 if it
+/// accepts none. Dense int16 at K = 4096 needs small codes, because 512 products of full codes
+/// reach 2²⁴.
 ///
 /// # Errors
-/// [`ReferenceError`]: a bias of the wrong length, non-finite weights or bias.
+/// Returns a [`ReferenceError`] if the bias has the wrong length, or if weights or bias are not
+/// finite.
 pub fn exact_limit(
     weights: &PackedWeights,
     bias: Option<&[f32]>,
@@ -150,7 +157,7 @@ pub fn exact_limit(
             return Ok(0);
         };
         let units = exact.magnitude / exact.unit;
-        // Not LIMIT itself: sums stay below it.
+        // The limit itself is excluded, because sums must stay below it.
         let room = LIMIT - 1.0 - exact.bias.abs() / exact.unit;
         limit = limit.min(if units > 0.0 { (room / units).floor() } else { limit });
     }

@@ -1,30 +1,32 @@
-//! Activation functions in f64, and how far a kernel's may be off.
+//! Activation functions in f64, and the error bounds of kernels that compute them.
 
 use super::bound::UNIT;
 use super::{Expected, OutputType};
 use crate::format::ActivationFunction;
 
-/// The largest slope of any of the functions: GELU's, 1.1290 at v = √2.
+/// The largest slope of all the functions. It is that of GELU: 1.1290 at v = √2.
 const SLOPE: f64 = 1.13;
 
 impl Expected {
-    /// The same after an activation function, and written as `output`. This one must be of
-    /// [`OutputType::F32`].
+    /// Returns the expected value after an activation function, written as `output`. `self` must
+    /// have been computed for [`OutputType::F32`].
     ///
-    /// With |v̂ − v| ≤ b, f as a kernel computes it is within 1.13·b + ε of f(v); u = 2⁻²³, and
-    /// F = |f(v)| + 1.13·b bounds |f(v̂)|. WGSL's exp is good to 3 + 2|x| ulp, its division to 2.5:
+    /// Let |v̂ − v| ≤ b. Then f as a kernel computes it is within 1.13·b + ε of f(v). With u =
+    /// 2⁻²³, F = |f(v)| + 1.13·b is a bound on |f(v̂)|. WGSL's exp is accurate to 3 + 2|x| ulp and
+    /// its division to 2.5 ulp. The values of ε are:
     ///
     /// - identity, ReLU: ε = 0;
-    /// - SiLU: exp's error reaches the result with a factor |v|·e^−|v|, and |v|·e^−|v|·(3 + 2|v|) < 2.5;
-    ///   a sum and a division cost 4F: ε = u(2.5 + 6F);
-    /// - GELU as tanh: the exponent 1.6v(1 + 0.045v²) =: w is off by 5u|w|, so that
-    ///   |v|·e^−|w|·(3 + 7|w|) < 3.5: ε = u(3.5 + 6F);
-    /// - GELU: the fit of erfc is within 1.5e-7 (Abramowitz and Stegun 7.1.26), halved and times |v|,
-    ///   which is at most 12 where it is used. t is off by 4.5u, which a slope of 16 makes 72u;
-    ///   Horner's scheme costs 45u, exp and the product with it 8u, all times e^−v²/2, and
-    ///   |v|·e^−v²/2 < 0.61: ε = 0.75e-7·min(|v| + b, 12) + u(48 + 4F).
+    /// - SiLU: the error of exp reaches the result with the factor |v|·e^−|v|, and |v|·e^−|v|·(3 +
+    ///   2|v|) < 2.5. A sum and a division cost 4F, so ε = u(2.5 + 6F);
+    /// - GELU with tanh: the exponent w := 1.6v(1 + 0.045v²) has an error of 5u|w|, so that
+    ///   |v|·e^−|w|·(3 + 7|w|) < 3.5 and ε = u(3.5 + 6F);
+    /// - GELU: the approximation of erfc has an error of at most 1.5e-7 (Abramowitz and Stegun
+    ///   7.1.26). It is halved and multiplied by |v|, which is at most 12 where the approximation
+    ///   is used. t has an error of 4.5u, and a slope of 16 makes it 72u. Horner's scheme costs
+    ///   45u, and exp and the product with it cost 8u. All this is multiplied by e^−v²/2, and
+    ///   |v|·e^−v²/2 < 0.61. So ε = 0.75e-7·min(|v| + b, 12) + u(48 + 4F).
     ///
-    /// Past the point below which kernels return 0, f is less than 1e-30.
+    /// Kernels return 0 below a certain v. There, |f| is less than 1e-30.
     #[must_use]
     pub fn after(self, function: ActivationFunction, output: OutputType) -> Self {
         let value = apply(function, self.value);
@@ -47,7 +49,7 @@ impl Expected {
     }
 }
 
-/// f(v).
+/// Returns f(v).
 pub fn apply(function: ActivationFunction, v: f64) -> f64 {
     match function {
         ActivationFunction::Identity => v,
@@ -61,8 +63,8 @@ pub fn apply(function: ActivationFunction, v: f64) -> f64 {
     }
 }
 
-/// 1 − erf(z): by the series 2/√π·e^(−z²)·Σ 2ⁿz²ⁿ⁺¹/(2n+1)!! below 3, above by the continued
-/// fraction e^(−z²)/√π / (z + ½/(z + 1/(z + 3⁄2/(z + …)))).
+/// Returns 1 − erf(z). Below 3 it uses the series 2/√π·e^(−z²)·Σ 2ⁿz²ⁿ⁺¹/(2n+1)!!, and above 3 the
+/// continued fraction e^(−z²)/√π / (z + ½/(z + 1/(z + 3⁄2/(z + …)))).
 fn erfc(z: f64) -> f64 {
     let a = z.abs();
     let upper = if a < 3.0 {
@@ -83,7 +85,7 @@ fn erfc(z: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// Values of tables (Abramowitz and Stegun, table 7.1).
+    /// The values are from Abramowitz and Stegun, table 7.1.
     #[test]
     fn erfc_is_right() {
         for (z, want) in [
@@ -113,7 +115,7 @@ mod tests {
         assert_eq!(apply(ActivationFunction::Relu, -2.0), 0.0);
     }
 
-    /// No slope exceeds what the bound takes.
+    /// No function has a larger slope than the bound assumes.
     #[test]
     fn slopes() {
         for function in ActivationFunction::ALL {

@@ -2,16 +2,16 @@ use super::row::{Weight, decode_row};
 use super::{ETA, Expected, OutputType, ReferenceError, UNIT, room_for};
 use crate::format::{PackedWeights, WeightFormat};
 
-/// All weights, dense `[N, K]`, exact; pruned ones are 0.
+/// Returns all weights as an exact dense `[N, K]` matrix. Pruned weights are 0.
 ///
 /// # Errors
-/// [`ReferenceError::TooLarge`] where the result does not fit in memory.
+/// Returns [`ReferenceError::TooLarge`] if the result does not fit in memory.
 pub fn dequantize_f64(weights: &PackedWeights) -> Result<Vec<f64>, ReferenceError> {
     let (n, k) = (weights.n(), weights.k());
     let mut out = room_for(n, k)?;
     out.resize(n * k, 0.0);
     let mut kept = Vec::new();
-    // Rows without columns are no work, however many.
+    // A file may claim any number of rows without columns, so they must not be looped over.
     for row in 0..if k == 0 { 0 } else { n } {
         decode_row(weights, row, &mut kept)?;
         for weight in &kept {
@@ -21,10 +21,10 @@ pub fn dequantize_f64(weights: &PackedWeights) -> Result<Vec<f64>, ReferenceErro
     Ok(out)
 }
 
-/// What a dequantizing kernel may write, `[N, K]`: see [`gather`].
+/// Returns the expected results `[N, K]` of a dequantizing kernel; see [`gather`] for the bounds.
 ///
 /// # Errors
-/// As [`gather`].
+/// Returns the errors of [`gather`].
 pub fn dequantize(
     weights: &PackedWeights,
     output: OutputType,
@@ -32,14 +32,16 @@ pub fn dequantize(
     rows(weights, weights.n(), 0..weights.n(), output)
 }
 
-/// What a kernel that looks up rows of `W` (an embedding) may write, `[rows.len(), K]`:
-/// `(c−z)·s` within one f32 rounding, u·|w|. That product is never flushed, since scales
-/// are normal and the difference is an integer. A weight equal to its zero point, or
-/// pruned, must be exactly 0. Floats are copied: only an f32 subnormal may become 0.
-/// f16 outputs add their rounding.
+/// Returns the expected results `[rows.len(), K]` of a kernel that looks up rows of `W` (an
+/// embedding).
+///
+/// A result is `(c−z)·s` within one f32 rounding, u·|w|. This product is never flushed, because
+/// scales are normal and the difference is an integer. A weight that is pruned or equal to its zero
+/// point must be exactly 0. Floats are copied, and only an f32 subnormal may become 0. f16 outputs
+/// add their rounding.
 ///
 /// # Errors
-/// [`ReferenceError`]: a row that is not below N, non-finite weights.
+/// Returns a [`ReferenceError`] if a row index is not less than N, or if a weight is not finite.
 pub fn gather(
     weights: &PackedWeights,
     rows: &[u32],
@@ -73,7 +75,7 @@ fn rows(
     Ok(out)
 }
 
-/// The bound of one weight in f32.
+/// Returns the bound for one weight in f32.
 fn rounding(format: WeightFormat, weight: &Weight) -> f64 {
     let magnitude = weight.value.abs();
     if format.code_type().is_integer() {

@@ -1,4 +1,4 @@
-//! Matmuls of quantized X, from the bytes of both sides.
+//! Matmuls of quantized X, computed from the bytes of both operands.
 
 use super::bound::{ETA, gamma};
 use super::row::{Weight, decode_row};
@@ -8,15 +8,15 @@ use crate::format::{ActivationLayout, PackedWeights};
 /// One matmul of quantized X: `Y = Σ s_x s_w Σ (c_x − z_x)(c_w − z_w) + b`.
 #[derive(Clone, Copy, Debug)]
 pub struct IntegerCase<'a> {
-    /// `[m, row_words]`, as the layout says: codes, scales, zero points.
+    /// `[m, row_words]` words in the given layout: codes, scales and zero points.
     pub x: &'a [u32],
-    /// Rows of X.
+    /// Number of rows of X.
     pub m: usize,
     /// The layout of a row of X.
     pub layout: &'a ActivationLayout,
-    /// `[N, K]`, int8 or int4.
+    /// The weights `[N, K]`, in int8 or int4.
     pub weights: &'a PackedWeights,
-    /// `[N]`.
+    /// The bias `[N]`, if there is one.
     pub bias: Option<&'a [f32]>,
 }
 
@@ -38,15 +38,13 @@ impl IntegerCase<'_> {
         Ok(())
     }
 
-    /// Parts of so many columns must not reach into two groups, of W or of X: a kernel that does so is
-    /// wrong, and its oracle must not be wrong with it.
+    /// Checks that no part of `part` columns reaches into two groups of W or X. A kernel with such
+    /// parts is wrong, and the reference must not make the same mistake.
     fn check_parts(&self, part: usize) -> Result<(), ReferenceError> {
         let k = self.weights.k();
         for group in [self.weights.geometry().group_size, 32 * self.layout.group_blocks] {
             if group < k && !group.is_multiple_of(part) {
-                let (role, index, limit) =
-                    ("columns of a part that is no whole share", part, group);
-                return Err(ReferenceError::OutOfRange { role, index, limit });
+                return Err(ReferenceError::SpansGroups { columns: part, group });
             }
         }
         Ok(())
@@ -61,7 +59,7 @@ impl IntegerCase<'_> {
         column / 32 / self.layout.group_blocks.max(1)
     }
 
-    /// c_x − z_x.
+    /// Returns c_x − z_x.
     fn x_value(&self, row: &[u32], column: usize) -> i64 {
         let code = row[column / 4].to_le_bytes()[column % 4] as i8;
         let zero = row[self.layout.zero_at + self.x_group(column)] as i32;
@@ -73,11 +71,11 @@ fn w_value(weight: &Weight) -> i64 {
     i64::from(weight.code) - i64::from(weight.zero)
 }
 
-/// Exact sums `Σ (c_x − z_x)(c_w − z_w)` over each slice of `slice_blocks` blocks of 32 columns,
-/// `[m, slices, N]`.
+/// Returns the exact sums `Σ (c_x − z_x)(c_w − z_w)` over each slice of `slice_blocks` blocks of 32
+/// columns, as `[m, slices, N]`.
 ///
 /// # Errors
-/// [`ReferenceError`]: lengths that do not fit.
+/// Returns a [`ReferenceError`] if a length is wrong, or if a slice reaches into two groups.
 pub fn integer_accumulators(
     case: &IntegerCase,
     slice_blocks: usize,
@@ -102,22 +100,24 @@ pub fn integer_accumulators(
     Ok(sums)
 }
 
-/// Every output, `[m, N]`, with its bound, for a kernel that scales parts of `part_blocks` blocks
-/// of 32 columns apart and adds them in f32, in any order.
+/// Returns the expected outputs `[m, N]` of a kernel that sums integers within parts of
+/// `part_blocks` blocks of 32 columns, scales each sum separately, and adds the results in f32 in
+/// any order. A part is a slice, or a single block if lanes split slices.
 ///
-/// Of a part, the integer sum `a` is exact; turning it into a float, `s_x·s_w`, and the product of
-/// both are a rounding each, P parts and the bias have P − 1 + \[bias\] additions. So with u, η and
-/// γ as of [`matmul`](super::matmul()), R = P + 2 + \[bias\]:
+/// The integer sum `a` of a part is exact. Its conversion to a float, `s_x·s_w`, and the product of
+/// both are one rounding each. P parts and the bias need P − 1 + \[bias\] additions. With u, η and γ
+/// as in [`matmul`](super::matmul()), R = P + 2 + \[bias\] and
 ///
 /// ```text
 /// |ŷ − y| ≤ γ_R · (Σ s_x s_w |a| + |b|) + η · (Σ (|a| + 2) + 2) · (1 + γ_R)
 /// ```
 ///
-/// where P counts parts whose sum is not 0: |a| stands for a flushed product of scales.
-/// NUMERICS' usual γ_{G+4} follows where parts are groups.
+/// where P counts the parts whose sum is not 0, and |a| accounts for a flushed product of scales.
+/// The usual γ_{G+4} follows if parts are groups.
 ///
 /// # Errors
-/// [`ReferenceError`]: lengths that do not fit, scales or a bias that are not finite.
+/// Returns a [`ReferenceError`] if a length is wrong, if a part reaches into two groups, or if
+/// scales or the bias are not finite.
 pub fn integer_matmul(
     case: &IntegerCase,
     part_blocks: usize,
@@ -127,7 +127,7 @@ pub fn integer_matmul(
     case.check_parts(part)?;
     let mut all = room_for(m, n)?;
     let mut kept = Vec::new();
-    // By columns of Y, then transposed.
+    // The results are computed by columns of Y and then transposed.
     for column in 0..n {
         decode_row(case.weights, column, &mut kept)?;
         let bias = case.bias.map_or(0.0, |bias| f64::from(bias[column]));
@@ -162,8 +162,9 @@ pub fn integer_matmul(
         .collect())
 }
 
-/// Checks a code that a result was stored as: `clamp(f/s + z)` of an f within its bound, to within
-/// 0.5 and what rounding of the quotient costs, in codes.
+/// Checks the code that a result was stored as. The expected code is `clamp(f/s + z)` for some f
+/// within its bound. The code may differ from it by 0.5 plus the rounding of the quotient, both in
+/// units of codes.
 pub fn check_code(
     expected: &Expected,
     scale: f32,

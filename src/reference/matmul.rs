@@ -4,26 +4,27 @@ use super::sweep::{dot, sweep};
 use super::{Expected, OutputType, ReferenceError, check_finite, check_length, room_for};
 use crate::format::PackedWeights;
 
-/// One matmul, `Y = X · Wᵀ (+ bias)`, with f32 accumulation.
+/// One matmul `Y = X · Wᵀ (+ bias)` with f32 accumulation.
 #[derive(Clone, Copy, Debug)]
 pub struct MatmulCase<'a> {
-    /// `[m, K]` row-major, the values that the kernel sees: f16 inputs widened exactly.
+    /// The inputs, `[m, K]` row-major, as the kernel sees them: f16 inputs are widened, which is
+    /// exact.
     pub x: &'a [f32],
-    /// Rows of X.
+    /// Number of rows of X.
     pub m: usize,
-    /// `[N, K]`, packed.
+    /// The packed weights, `[N, K]`.
     pub weights: &'a PackedWeights,
-    /// `[N]`.
+    /// The bias `[N]`, if there is one.
     pub bias: Option<&'a [f32]>,
-    /// What results are written as.
+    /// The type that results are written as.
     pub output: OutputType,
-    /// Whether the kernel computes `s·(Σcx − z·Σx)`: a looser bound, since it cancels.
-    /// Its sums must leave pruned weights out.
+    /// Whether the kernel computes `s·(Σcx − z·Σx)`. The bound is then looser, because of
+    /// cancellation. The kernel's sums must not include pruned weights.
     pub zero_folded: bool,
 }
 
 impl MatmulCase<'_> {
-    /// Checks lengths and finiteness.
+    /// Checks that lengths are correct and that all inputs are finite.
     pub(super) fn check(&self) -> Result<(), ReferenceError> {
         let (n, k) = (self.weights.n(), self.weights.k());
         let too_large = ReferenceError::TooLarge { rows: self.m, columns: k };
@@ -37,23 +38,24 @@ impl MatmulCase<'_> {
     }
 }
 
-/// A decoded row of weights as dense columns, and what its bounds need.
+/// A decoded row of weights as dense columns, and the quantities that its bounds need.
 pub(super) struct DenseRow {
-    /// `[K]`, 0 where pruned.
+    /// `[K]` weights, 0 if pruned.
     values: Vec<f64>,
-    /// `[K]`: magnitudes relative to which a folded kernel rounds; else empty.
+    /// `[K]` magnitudes that the rounding of a folded kernel is relative to. Empty if the zero
+    /// point is not folded.
     folded: Vec<f64>,
-    /// Products that can be other than 0.
+    /// The number of products that can differ from 0.
     terms: usize,
     /// A of the derivation without Σ|x|, in units of η.
     flushes: f64,
 }
 
 impl DenseRow {
-    /// Spreads the decoded weights of row `row`.
+    /// Writes the decoded weights of row `row` into their columns.
     ///
     /// # Errors
-    /// [`ReferenceError::NonFinite`].
+    /// Returns [`ReferenceError::NonFinite`] if a weight is not finite.
     pub fn new(
         weights: &PackedWeights,
         row: usize,
@@ -82,7 +84,8 @@ impl DenseRow {
         Ok(dense)
     }
 
-    /// The exact sum with one row of X, and the magnitude that roundings are relative to.
+    /// Returns the exact dot product with one row of X, and the magnitude that roundings are
+    /// relative to.
     pub fn dot(&self, x: &[f64]) -> (f64, f64) {
         let (value, magnitude) = dot(&self.values, x);
         let folded = !self.folded.is_empty();
@@ -90,25 +93,46 @@ impl DenseRow {
     }
 }
 
-/// What one weight adds to A of the derivation, in units of η.
+/// Returns what one weight contributes to A of the derivation, in units of η.
 pub(super) fn flushes(weight: &Weight, zero_folded: bool) -> f64 {
     let scale = weight.scale.max(1.0);
     if zero_folded { 2.0 * weight.folded + 8.0 * scale } else { weight.value.abs() + 3.0 * scale }
 }
 
-/// Every output of a matmul, `[m, N]`, with its bound.
+/// Returns the expected outputs `[m, N]` of a matmul: the exact values with their error bounds.
 ///
-/// Magnitudes past f32's range are outside the contract, as is the order in which a
-/// kernel meets them: an infinite f32 output never passes [`check`](super::check()).
+/// Results whose magnitude exceeds the range of f32 are outside the contract, and so is the order
+/// in which a kernel would reach them: an infinite f32 output never passes
+/// [`check`](super::check()).
+///
+/// ```
+/// use lowbit::compress::quantize;
+/// use lowbit::format::{Granularity, WeightFormat};
+/// use lowbit::reference::{MatmulCase, OutputType, matmul};
+/// let int8 = WeightFormat::int8(Granularity::Channel);
+/// let weights = quantize(&[127.0, -64.0, 3.0, 127.0], 2, 2, &int8)?;
+/// let expected = matmul(&MatmulCase {
+///     x: &[1.0, 2.0],
+///     m: 1,
+///     weights: &weights,
+///     bias: Some(&[0.5, 0.0]),
+///     output: OutputType::F32,
+///     zero_folded: false,
+/// })?;
+/// assert_eq!(expected[0].value, 127.0 - 2.0 * 64.0 + 0.5);
+/// assert_eq!(expected[1].value, 3.0 + 2.0 * 127.0);
+/// assert!(expected[1].bound < 2e-4); // four roundings of 2⁻²³ each
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Errors
-/// [`ReferenceError`]: lengths that do not fit, non-finite inputs or weights, more terms
-/// a sum than [`MAX_ROUNDINGS`](super::MAX_ROUNDINGS) allows.
+/// Returns a [`ReferenceError`] if a length is wrong, an input or a weight is not finite, or a sum
+/// has more terms than [`MAX_ROUNDINGS`](super::MAX_ROUNDINGS) allows.
 pub fn matmul(case: &MatmulCase) -> Result<Vec<Expected>, ReferenceError> {
     case.check()?;
     let weights = case.weights;
     let k = weights.k();
-    // Of each row of X: how many x are not 0, and Σ|x|.
+    // For each row of X: the number of non-zero x, and Σ|x|.
     let mut inputs = room_for(case.m, 1)?;
     inputs.extend((0..case.m).map(|m| {
         let row = &case.x[m * k..][..k];

@@ -1,14 +1,13 @@
-//! The f64 oracle of every op, from packed bytes, and the error bounds.
+//! The reference implementation of every op in f64, and the error bounds of correct kernels.
 //!
-//! Nothing here knows of a kernel. Codes, metadata, scales and zero points are decoded
-//! from the raw words of [`PackedWeights`](crate::format::PackedWeights) by code of
-//! this module's own, so that a fault in the crate's accessors, layouts or shaders
-//! shows as a difference.
+//! This module knows nothing about kernels. It decodes codes, metadata, scales and zero points from
+//! the raw words of [`PackedWeights`](crate::format::PackedWeights) with code of its own, so that a
+//! fault in the crate's accessors, layouts or shaders shows up as a difference.
 //!
-//! Each oracle gives an [`Expected`] for every output: the exact value and how far a
-//! correct kernel may be from it. [`check`] judges one output. A bound is nearly blind
-//! to one wrong code at real sizes, so [`matmul_exact`] and [`one_hot`] give the two
-//! patterns that are not.
+//! Most functions return an [`Expected`] for every output: the exact value and the largest error of
+//! a correct kernel. [`check`] compares one output with it. At realistic sizes, such a bound hardly
+//! notices a single wrong code. Therefore [`matmul_exact`] and [`one_hot`] provide two kinds of
+//! input that detect it.
 //!
 //! ```
 //! use lowbit::format::{Granularity, PackedWeights, Scales, WeightFormat};
@@ -62,63 +61,75 @@ pub use matmul::{MatmulCase, matmul};
 pub use one_hot::one_hot;
 pub use row::{Weight, decode_row};
 
-/// Why the oracle has no answer.
+/// The reason why the reference has no result.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReferenceError {
     /// An input has the wrong length.
-    #[error("{role} holds {have} elements where {need} are needed")]
+    #[error("the length of {role} is {have}, but it must be {need}")]
     WrongLength {
-        /// Which input: `x` or `bias`.
+        /// The input, for example `x` or `bias`.
         role: &'static str,
-        /// Elements needed.
+        /// The length that is needed.
         need: usize,
-        /// Elements given.
+        /// The length that was passed.
         have: usize,
     },
-    /// A row or column past the end of the matrix.
-    #[error("{role} {index} is not below {limit}")]
+    /// A row or column index is past the end of the matrix.
+    #[error("{role} {index} is out of range: it must be less than {limit}")]
     OutOfRange {
         /// `row` or `column`.
         role: &'static str,
-        /// The index asked for.
+        /// The index that was requested.
         index: usize,
-        /// How many there are.
+        /// The number of rows or columns.
         limit: usize,
     },
-    /// NaN or an infinity, which the error contract excludes.
+    /// A NaN or an infinity, which the error contract excludes.
     #[error("{role} is not finite at row {row}, column {column}")]
     NonFinite {
-        /// `x`, `bias` or `weights`.
+        /// The input: `x`, `bias` or `weights`.
         role: &'static str,
-        /// Row of the first one.
+        /// Row of the first such value.
         row: usize,
-        /// Column of the first one.
+        /// Column of the first such value.
         column: usize,
     },
-    /// So many terms in one sum that the bound would say nothing.
-    #[error("{roundings} roundings in one sum: no useful bound above {MAX_ROUNDINGS}")]
+    /// A sum has so many terms that its bound would be meaningless.
+    #[error(
+        "a term of a sum goes through {roundings} roundings; there is no useful bound above {MAX_ROUNDINGS}"
+    )]
     TooManyTerms {
-        /// Roundings a term may go through.
+        /// The number of roundings that a term may go through.
         roundings: usize,
     },
     /// The result does not fit in memory.
-    #[error("a result of {rows}×{columns} does not fit in memory")]
+    #[error("a result of {rows}×{columns} values does not fit in memory")]
     TooLarge {
-        /// Rows of the result.
+        /// Number of rows of the result.
         rows: usize,
-        /// Columns of the result.
+        /// Number of columns of the result.
         columns: usize,
     },
-    /// The case is not one whose result is exact in any order.
-    #[error("output ({m}, {n}) is not exact in every order: {why}")]
+    /// The result of the case may depend on the order of summation.
+    #[error("output ({m}, {n}) is not exact in every order of summation: {why}")]
     NotExact {
         /// Row of X.
         m: usize,
         /// Row of `W`.
         n: usize,
-        /// Which precondition fails.
+        /// The condition that is not met.
         why: Inexact,
+    },
+    /// A sum would span columns of two groups, which have different scales.
+    #[error(
+        "sums over {columns} columns would span two groups of {group} columns; use a divisor of {group}"
+    )]
+    SpansGroups {
+        /// Number of columns per sum.
+        columns: usize,
+        /// Number of columns per group, of W or of X.
+        group: usize,
     },
 }
 
@@ -126,7 +137,8 @@ fn check_length(role: &'static str, need: usize, have: usize) -> Result<(), Refe
     if need == have { Ok(()) } else { Err(ReferenceError::WrongLength { role, need, have }) }
 }
 
-/// An empty vector with room for `rows · columns`, or an error instead of an abort.
+/// Creates an empty vector with room for `rows · columns` values. If there is not enough memory,
+/// this returns an error instead of aborting.
 fn room_for<T>(rows: usize, columns: usize) -> Result<Vec<T>, ReferenceError> {
     let too_large = ReferenceError::TooLarge { rows, columns };
     let mut room = Vec::new();
@@ -135,7 +147,7 @@ fn room_for<T>(rows: usize, columns: usize) -> Result<Vec<T>, ReferenceError> {
     Ok(room)
 }
 
-/// Refuses NaN and infinities in an input of `columns` columns.
+/// Returns an error if an input of `columns` columns contains NaN or an infinity.
 fn check_finite(role: &'static str, columns: usize, values: &[f32]) -> Result<(), ReferenceError> {
     match values.iter().position(|v| !v.is_finite()) {
         None => Ok(()),

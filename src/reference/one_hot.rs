@@ -4,16 +4,20 @@ use super::row::decode_row;
 use super::{Expected, OutputType, ReferenceError, check_finite, check_length, room_for};
 use crate::format::PackedWeights;
 
-/// The outputs, `[hot.len(), N]`, of a matmul whose X has in row m nothing but
-/// `hot[m] = (column, x)`: each weight alone, within the roundings of w·x (two; one for
-/// floats; two more where the zero point is folded and the group's sums are added
-/// separately) and, with a bias, of one addition. The sums over zeros are exact, so a
-/// weight that is 0 or pruned must give exactly 0 (unfolded, without bias).
+/// Returns the expected outputs `[hot.len(), N]` of a matmul with one-hot X: row m of X is 0 except
+/// for `hot[m] = (column, x)`.
 ///
-/// Folded, the bound is still relative to `s(|c| + |z|)|x|`.
+/// Each output is then a single product w·x, and its bound is that of the roundings of this
+/// product: two, or one for floats, and two more if the zero point is folded and the sums of the
+/// group are added separately. With a bias, one addition follows. Sums of zeros are exact, so a
+/// weight that is 0 or pruned must give exactly 0 (if the zero point is not folded and there is no
+/// bias).
+///
+/// If the zero point is folded, the bound is still relative to `s(|c| + |z|)|x|`.
 ///
 /// # Errors
-/// [`ReferenceError`]: a column past K, a bias of the wrong length, non-finite values.
+/// Returns a [`ReferenceError`] if a column is not less than K, the bias has the wrong length, or a
+/// value is not finite.
 pub fn one_hot(
     weights: &PackedWeights,
     hot: &[(usize, f32)],
@@ -42,7 +46,7 @@ pub fn one_hot(
         let bias = bias.map(|bias| f64::from(bias[row]));
         for (m, &(column, x)) in hot.iter().enumerate() {
             let x = f64::from(x);
-            // Flushes of the bias, if there is one: read, and written.
+            // The bias, if there is one, may be flushed when it is read and when it is written.
             let mut sum = Sum {
                 terms: 0,
                 scaled: weights.format().code_type().is_integer(),

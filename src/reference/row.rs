@@ -2,31 +2,31 @@ use super::ReferenceError;
 use super::binary16::f16_to_f64;
 use crate::format::{CodeType, Granularity, PackedWeights, Scales};
 
-/// One weight that a row keeps: every in-bounds column of a dense row, the named ones
-/// under 2:4.
+/// One weight that a row keeps. In a dense row these are all columns, in a 2:4 row those that the
+/// metadata names, if they are less than K.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Weight {
-    /// Its column, below K.
+    /// The column, which is less than K.
     pub column: usize,
-    /// The code as stored, sign-extended; the bits of a float.
+    /// The code as it is stored, sign-extended if it is signed, or the bits of a float.
     pub code: i32,
-    /// The code of zero in its group; 0 for floats.
+    /// The zero point of its group, or 0 for floats.
     pub zero: i32,
-    /// The scale of its group, widened exactly; 1 for floats.
+    /// The scale of its group, widened exactly, or 1 for floats.
     pub scale: f64,
-    /// The weight: `(code − zero) · scale`, exact in f64 (at most 17 + 24 bits), or the
-    /// float.
+    /// The value of the weight: `(code − zero) · scale`, which is exact in f64 (at most 17 + 24
+    /// bits), or the float.
     pub value: f64,
-    /// What rounding is relative to where the zero point is folded:
-    /// `(|code| + |zero|) · scale`, or |value| for floats.
+    /// The magnitude that rounding is relative to if the zero point is folded: `(|code| + |zero|) ·
+    /// scale`, or |value| for floats.
     pub folded: f64,
 }
 
-/// Decodes one row into `out`, columns ascending, from the raw words of the parts.
-/// Positions that 2:4 metadata places past K are left out.
+/// Decodes one row from the raw words of the parts into `out`, in ascending order of columns.
+/// Positions that 2:4 metadata places past K are omitted.
 ///
 /// # Errors
-/// [`ReferenceError::OutOfRange`] for a row that is not below N.
+/// Returns [`ReferenceError::OutOfRange`] if `row` is not less than N.
 pub fn decode_row(
     weights: &PackedWeights,
     row: usize,
@@ -38,7 +38,7 @@ pub fn decode_row(
     }
     out.clear();
     let format = geometry.format;
-    let (element, sparse) = (format.code_type(), format.is_sparse());
+    let (code_type, sparse) = (format.code_type(), format.is_sparse());
     let words = &weights.codes()[row * geometry.code_words..][..geometry.code_words];
     let metadata = &weights.metadata()[row * geometry.meta_words..][..geometry.meta_words];
     let stored = if sparse { geometry.k.div_ceil(4) * 2 } else { geometry.k };
@@ -55,8 +55,8 @@ pub fn decode_row(
         if column >= geometry.k {
             continue;
         }
-        let code = raw_code(element, words, at);
-        let weight = match element {
+        let code = raw_code(code_type, words, at);
+        let weight = match code_type {
             CodeType::F32 => float(column, code, f64::from(f32::from_bits(code as u32))),
             CodeType::F16 => float(column, code, f16_to_f64(code as u16)),
             CodeType::Int16 | CodeType::Int8 | CodeType::Int4 => {
@@ -84,9 +84,9 @@ fn float(column: usize, code: i32, value: f64) -> Weight {
     Weight { column, code, zero: 0, scale: 1.0, value, folded: value.abs() }
 }
 
-/// Code `at` of a row's words, lowest bits first.
-fn raw_code(element: CodeType, words: &[u32], at: usize) -> i32 {
-    match element {
+/// Returns code `at` of a row's words, lowest bits first.
+fn raw_code(code_type: CodeType, words: &[u32], at: usize) -> i32 {
+    match code_type {
         CodeType::F32 => words[at] as i32,
         CodeType::F16 => i32::from(half_word(words[at / 2], at % 2)),
         CodeType::Int16 => i32::from(half_word(words[at / 2], at % 2) as i16),
@@ -98,13 +98,13 @@ fn raw_code(element: CodeType, words: &[u32], at: usize) -> i32 {
     }
 }
 
-/// One half of a word, low first.
+/// Returns the low 16 bits of a word (`which = 0`) or the high ones.
 fn half_word(word: u32, which: usize) -> u16 {
     let [a, b, c, d] = word.to_le_bytes();
     u16::from_le_bytes(if which == 0 { [a, b] } else { [c, d] })
 }
 
-/// What the weights of one group share.
+/// The scale and zero point that the weights of one group share.
 struct Group {
     index: usize,
     zero: i32,
@@ -123,7 +123,7 @@ impl Group {
             Scales::F32(scales) => f64::from(scales[at]),
             Scales::F16(scales) => f16_to_f64(scales[at].to_bits()),
         };
-        // Stored zero points are bytes in the domain of the codes: int8's are signed.
+        // Stored zero points are bytes that hold codes, so those of int8 are signed.
         let zero = match (geometry.format.code_type(), weights.zeros().get(at)) {
             (CodeType::Int4, None) => 8,
             (_, None) => 0,

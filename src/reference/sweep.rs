@@ -1,13 +1,13 @@
-//! Every output of a matmul, on all cores.
+//! A loop over every output of a matmul that runs on all cores.
 
 use super::{MatmulCase, ReferenceError, room_for};
 use std::sync::Mutex;
 
-/// Rows of weights that share one pass over X, so that X comes from the cache.
+/// The number of rows of weights that share one pass over X, so that X is read from the cache.
 const BLOCK: usize = 4;
 
-/// `[m, N]` outputs of a checked case: `prepare(row)` once a row of weights, then
-/// `output(&prepared, row, m, x)` with each row of X in f64.
+/// Computes the `[m, N]` outputs of a checked case. It calls `prepare(row)` once per row of
+/// weights, and then `output(&prepared, row, m, x)` with each row of X in f64.
 pub(super) fn sweep<R, T: Send + Clone>(
     case: &MatmulCase,
     prepare: impl Fn(usize) -> Result<R, ReferenceError> + Sync,
@@ -40,7 +40,7 @@ pub(super) fn sweep<R, T: Send + Clone>(
     Ok(out)
 }
 
-/// Σab and Σ|ab|, in eight lanes that the compiler keeps in vector registers.
+/// Returns Σab and Σ|ab|, computed in eight lanes that the compiler keeps in vector registers.
 pub(super) fn dot(a: &[f64], b: &[f64]) -> (f64, f64) {
     const LANES: usize = 8;
     let (mut sums, mut magnitudes) = ([0.0; LANES], [0.0; LANES]);
@@ -59,8 +59,8 @@ pub(super) fn dot(a: &[f64], b: &[f64]) -> (f64, f64) {
     (sums.iter().sum(), magnitudes.iter().sum())
 }
 
-/// Runs `work(index, chunk)` over chunks of `items`, on all cores. Where threads cannot
-/// be had, as on wasm, the caller's does everything.
+/// Runs `work(index, chunk)` over chunks of `items` on all cores. If threads are not available, as
+/// on wasm, the calling thread does all the work.
 fn each_chunk<T: Send>(
     items: &mut [T],
     size: usize,
@@ -77,7 +77,7 @@ fn each_chunk<T: Send>(
                 && let Ok(mut failure) = failure.lock()
                 && failure.as_ref().is_none_or(|&(at, _)| index < at)
             {
-                // The first chunk's error, whichever thread met it.
+                // The error of the first chunk is kept, whichever thread finds it.
                 *failure = Some((index, error));
             }
         }

@@ -1,54 +1,54 @@
 use super::{Axis, CalibrateError, Histogram, Observer, exponent_of};
 use crate::compress::flushed;
 
-/// What one batch of rows of X shows: what [`Statistics::fold`](super::Statistics::fold) takes in.
-/// Made on the host by [`Batch::of`] and on a device by [`ops::observe`](crate::ops), alike bit for
-/// bit.
+/// The statistics of one batch of rows of X, which [`Statistics::fold`](super::Statistics::fold)
+/// adds to those of earlier batches. [`Batch::of`] computes them on the host and
+/// [`ops::observe`](crate::ops) on a device, with the same bits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// Rows.
+    /// Number of rows.
     pub rows: u64,
-    /// One for all of X, or one a column; none where there is nothing to observe.
+    /// One entry for all of X, or one per column. Empty if there is nothing to observe.
     pub channels: Vec<ChannelBatch>,
-    /// NaN and infinities; with any there is nothing in `channels`.
+    /// The NaN and infinities of the batch. If there are any, `channels` is empty.
     pub not_finite: Option<NotFinite>,
 }
 
-/// What one batch shows of a channel. Subnormals count as 0, and there is no −0.
+/// The statistics of one batch for one channel. Subnormals count as 0, and there is no −0.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChannelBatch {
     /// The least value.
     pub min: f32,
     /// The greatest value.
     pub max: f32,
-    /// Σ|x| in units of 2⁻²³ times the largest power of two that is at most max |x|, each |x|
-    /// rounded down to such units; see [`abs_sum`](Self::abs_sum).
+    /// Σ|x| in units of 2⁻²³ times the largest power of two that is at most max |x|, where each |x|
+    /// is rounded down to a whole number of units; see [`abs_sum`](Self::abs_sum).
     pub abs_units: u64,
-    /// How often values fell where.
+    /// The histogram of the values.
     pub histogram: Histogram,
 }
 
-/// Values of a batch that are not finite.
+/// The values of a batch that are not finite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotFinite {
-    /// How many NaN.
+    /// Number of NaN.
     pub nan: u64,
-    /// How many infinities.
+    /// Number of infinities.
     pub infinite: u64,
-    /// Row of the first, from 0.
+    /// Row of the first such value, counted from 0.
     pub row: u64,
-    /// Its column.
+    /// Column of the first such value, counted from 0.
     pub column: u64,
 }
 
 impl ChannelBatch {
-    /// Σ|x|, too small by less than 2⁻²³ · max |x| a value: integers, so that a device adds them up
-    /// in any order to the same.
+    /// Returns Σ|x|, which is too small by less than 2⁻²³ · max |x| per value. It is summed in
+    /// integers, so that a device gets the same sum in any order.
     pub fn abs_sum(&self) -> f64 {
         self.abs_units as f64 * f64::from(self.exponent() as i32 - 150).exp2()
     }
 
-    /// Whether it can be of so many values.
+    /// Returns whether these can be the statistics of so many values.
     pub(super) fn holds(&self, values: Option<u64>) -> bool {
         let finite = self.min <= self.max && self.min.is_finite() && self.max.is_finite();
         let add = |sum: u64, count: &u64| sum.checked_add(*count);
@@ -57,7 +57,7 @@ impl ChannelBatch {
     }
 
     fn widen(&mut self, x: f32) {
-        // Neither zero of +0 and −0 but +0.
+        // Adding 0 turns −0 into +0.
         let x = flushed(x) + 0.0;
         self.min = if x < self.min { x } else { self.min };
         self.max = if x > self.max { x } else { self.max };
@@ -70,13 +70,13 @@ impl ChannelBatch {
         }
     }
 
-    /// The biased exponent of the largest |x|.
+    /// Returns the biased exponent of the largest |x|.
     fn exponent(&self) -> u32 {
         exponent_of(self.min).max(exponent_of(self.max))
     }
 }
 
-/// |x| in units of 2^(exponent − 150), rounded down.
+/// Returns |x| in units of 2^(exponent − 150), rounded down.
 fn units(x: f32, exponent: u32) -> u64 {
     let bits = flushed(x).to_bits();
     let own = (bits >> 23) & 0xff;
@@ -85,10 +85,11 @@ fn units(x: f32, exponent: u32) -> u64 {
 }
 
 impl Batch {
-    /// Observes row-major `[rows, columns]`.
+    /// Computes the statistics of row-major `[rows, columns]` values.
     ///
     /// # Errors
-    /// [`CalibrateError::Length`], [`CalibrateError::Bins`].
+    /// Returns [`CalibrateError::Length`] if `x` is not a whole number of rows, and
+    /// [`CalibrateError::Bins`] if the observer's number of bins is invalid.
     pub fn of(observer: &Observer, x: &[f32]) -> Result<Self, CalibrateError> {
         let columns = observer.columns();
         if (columns == 0 && !x.is_empty()) || !x.len().is_multiple_of(columns.max(1)) {
@@ -123,7 +124,7 @@ impl Batch {
     }
 }
 
-/// Calls `f` with every value and its channel, as values lie in memory.
+/// Calls `f` with every value and its channel, in the order of memory.
 fn each(
     observer: &Observer,
     x: &[f32],

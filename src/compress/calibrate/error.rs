@@ -1,121 +1,125 @@
 use super::Method;
 use crate::format::ActivationFormat;
 
-/// Why activations cannot be observed, or give no range.
+/// The reason why activations could not be observed or have no range.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CalibrateError {
-    /// Batches held NaN or infinities; nothing of those batches is in the statistics.
+    /// Batches contained NaN or infinities. The statistics contain nothing of those batches.
     #[error(
         "activations of `{layer}` are not finite: {nan} NaN and {infinite} infinities, the first in batch {batch} at row {row}, column {column}"
     )]
     NonFinite {
-        /// The layer.
+        /// Name of the layer.
         layer: String,
-        /// The first batch that was refused, from 0.
+        /// The first batch that was refused, counted from 0.
         batch: u64,
-        /// Row of the first such value in it, from 0.
+        /// Row of the first such value in that batch, counted from 0.
         row: u64,
-        /// Its column, from 0.
+        /// Column of that value, counted from 0.
         column: u64,
-        /// How many NaN there were, in all batches.
+        /// Number of NaN in all batches.
         nan: u64,
-        /// How many infinities.
+        /// Number of infinities in all batches.
         infinite: u64,
     },
-    /// A range was asked for before there was a value.
-    #[error("no activations of `{layer}` have been observed")]
+    /// A range was requested before any value was observed.
+    #[error("no activations of `{layer}` have been observed; observe at least one row first")]
     Nothing {
-        /// The layer.
+        /// Name of the layer.
         layer: String,
     },
-    /// A batch that is not whole rows.
-    #[error("{have} activations of `{layer}` are no whole rows of {columns}")]
+    /// A batch does not consist of whole rows.
+    #[error("{have} activations of `{layer}` are not a whole number of rows of {columns} columns")]
     Length {
-        /// The layer.
+        /// Name of the layer.
         layer: String,
-        /// Elements given.
+        /// Number of values that were passed.
         have: usize,
-        /// Elements of a row.
+        /// Number of values per row.
         columns: usize,
     },
-    /// Bins that cannot be merged in pairs.
-    #[error("{bins} bins on either side of 0: they must be a power of two up to 2^20, or none")]
+    /// The number of bins is not 0 or a power of two, so that bins cannot be merged in pairs.
+    #[error(
+        "the histogram has {bins} bins on either side of 0; it must be 0 or a power of two up to 2^20"
+    )]
     Bins {
-        /// What was asked for.
+        /// The number of bins on either side of 0.
         bins: usize,
     },
-    /// Bins of a width that no f32 asks for.
-    #[error("bins of a width of 2^{exponent} fit no f32")]
+    /// No range of f32 values has bins of this width.
+    #[error("bins with a width of 2^{exponent} do not match any range of f32 values")]
     Width {
-        /// The exponent.
+        /// The exponent of the width.
         exponent: i32,
     },
-    /// A momentum that is no weight.
-    #[error("a momentum of {momentum}: it must be above 0 and at most 1")]
+    /// The momentum is out of range.
+    #[error("the momentum is {momentum}; it must be greater than 0 and at most 1")]
     Momentum {
-        /// What was asked for.
+        /// The momentum.
         momentum: f64,
     },
-    /// A method of no such name, or with a percentage that is none.
+    /// The name does not belong to any method, or its percentage is out of range.
     #[error(
-        "there is no calibration method `{0}`; there are minmax, average, percentile-99.99, tails-99.99, mse and entropy"
+        "unknown calibration method `{0}`; examples: minmax, average, percentile-99.99, tails-99.99, mse, entropy"
     )]
     Method(String),
-    /// The method needs a finer histogram than was kept.
+    /// The method needs a finer histogram than the one that was collected.
     #[error(
-        "`{method}` needs at least {need} bins on either side of 0, `{layer}` was observed in {have}"
+        "`{method}` needs at least {need} bins on either side of 0, but `{layer}` was observed with {have}"
     )]
     Histogram {
-        /// The layer.
+        /// Name of the layer.
         layer: String,
         /// The method.
         method: Method,
-        /// Bins it needs.
+        /// The number of bins that it needs.
         need: usize,
-        /// Bins there are.
+        /// The number of bins that there are.
         have: usize,
     },
-    /// Statistics, or a batch, that were made in another way.
-    #[error("statistics of `{layer}` cannot take in others with another {what}")]
+    /// Statistics or a batch were made by a different observer.
+    #[error("statistics of `{layer}` cannot be combined with others that have another {what}")]
     Mismatch {
-        /// The layer.
+        /// Name of the layer.
         layer: String,
-        /// What differs.
+        /// The property that differs.
         what: &'static str,
     },
-    /// More values than are counted.
-    #[error("activations of `{layer}` are more than 2^64")]
+    /// A count of values or batches exceeds 64 bits.
+    #[error("more than 2^64 activations of `{layer}` were observed")]
     TooMany {
-        /// The layer.
+        /// Name of the layer.
         layer: String,
     },
-    /// A static scale for a format whose scales come from X.
-    #[error("{format} takes its scales from each row; static ones are of int8-tensor")]
+    /// A static scale was requested for a format that computes its scales from X.
+    #[error("{format} computes its scales from X; only int8-tensor formats have static scales")]
     NotStatic {
         /// The format.
         format: ActivationFormat,
     },
-    /// A calibration was made for one format, and another is asked for.
-    #[error("the calibration is for {have}, not {need}")]
+    /// A calibration was made for another format than the requested one.
+    #[error("the calibration is for {have}, but {need} is needed; calibrate again for {need}")]
     OtherFormat {
-        /// The format asked for.
+        /// The format that was requested.
         need: ActivationFormat,
-        /// The format it was made for.
+        /// The format that the calibration was made for.
         have: ActivationFormat,
     },
-    /// One scale was asked for, and a range a channel is there.
-    #[error("`{layer}` was observed by channels; one scale for all of X needs one range")]
+    /// One scale for all of X was requested, but there is a range per column.
+    #[error(
+        "`{layer}` was observed per channel, but one scale for all of X needs one range; observe it with `Observer::tensor`"
+    )]
     ByChannels {
-        /// The layer.
+        /// Name of the layer.
         layer: String,
     },
-    /// A range that is none.
-    #[error("{min}…{max} is no range that holds 0")]
+    /// The ends are not finite, or 0 is not between them.
+    #[error("{min}…{max} is not a finite range that includes 0")]
     Range {
-        /// Its lower end.
+        /// The lower end.
         min: f32,
-        /// Its upper end.
+        /// The upper end.
         max: f32,
     },
 }

@@ -1,46 +1,51 @@
 use super::{ActivationRange, CalibrateError, Histogram};
 
-/// How a range is taken from what was observed.
+/// The way in which a range is computed from what was observed.
 ///
-/// All but the first two go by the histogram, as though values lay evenly in its bins; what they
-/// give is never wider than what was observed. Names are `minmax`, `average`, `percentile-99.99`,
-/// `tails-99.99`, `mse`, `entropy`.
+/// All methods but the first two use the histogram and treat values as evenly distributed within
+/// each bin. Their range is never wider than what was observed. The names are `minmax`, `average`,
+/// `percentile-99.99`, `tails-99.99`, `mse` and `entropy`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Method {
     /// The least and the greatest value.
     MinMax,
-    /// Averages of each batch's least and greatest value: `a ← a + momentum · (b − a)`, from the
-    /// first batch's on (Jacob et al. 2018, "Quantization and Training of Neural Networks for
-    /// Efficient Integer-Arithmetic-Only Inference").
+    /// The moving averages of each batch's least and greatest value, which start with those of the
+    /// first batch: `a ← a + momentum · (b − a)` (Jacob et al. 2018, "Quantization and Training of
+    /// Neural Networks for Efficient Integer-Arithmetic-Only Inference").
     MovingAverage,
-    /// ±t, where at least so many percent of all |x| are at most t: of n values the ⌈n·p/100⌉th in
-    /// order, and up to one bin more.
+    /// The range ±t such that at least p percent of all |x| are at most t. Among n values in order,
+    /// t is the ⌈n·p/100⌉th, plus at most the width of one bin.
     Percentile(f64),
-    /// Each end by itself, cut so that (100 − p)/2 percent lie beyond: the ⌈n·(100 + p)/200⌉th value
-    /// from the other end, and up to one bin more.
+    /// A range whose ends are cut independently, such that (100 − p)/2 percent of the values lie
+    /// beyond each. Each end is the ⌈n·(100 + p)/200⌉th value from the other end, plus at most the
+    /// width of one bin.
     Tails(f64),
-    /// Least squared error of quantization, rounding and clipping together. Symmetric codes: over
-    /// all thresholds at an edge of a bin. Asymmetric ones: the two ends in turn, each over 256
-    /// places, from the whole range on until neither improves.
+    /// The range with the least squared error of quantization, which includes both rounding and
+    /// clipping. For symmetric codes, every threshold at the edge of a bin is tried. For asymmetric
+    /// codes, the two ends are optimized in turn, each over 256 positions; this starts with the
+    /// whole range and stops when neither end improves.
     Mse,
-    /// ±t, where 128 levels up to t lose least of the distribution of |x|, by the divergence of
-    /// Kullback and Leibler (Migacz 2017, "8-bit Inference with TensorRT"): for each t at an edge of
-    /// a bin, from the 128th on, P holds the bins below t, the last with all that lies beyond; Q the
-    /// same bins without that, bin b of i in level ⌊128·b/i⌋, each level spread evenly over those of
-    /// its bins that are not empty; and of the t with the least Σ P·ln(P/Q), the largest.
+    /// The range ±t for which 128 levels up to t preserve the distribution of |x| best, by the
+    /// Kullback–Leibler divergence (Migacz 2017, "8-bit Inference with TensorRT").
+    ///
+    /// Every t at the edge of a bin is tried, from the 128th bin on. P consists of the i bins below
+    /// t, and its last bin also contains everything beyond t. Q consists of the same bins without
+    /// what lies beyond t. Bin b of Q belongs to level ⌊128·b/i⌋, and the values of each level are
+    /// spread evenly over those of its bins that are not empty. The result is the t with the least
+    /// Σ P·ln(P/Q), or the largest such t.
     Entropy,
 }
 
-/// Levels of [`Method::Entropy`]: those of int8 on one side of 0.
+/// The number of levels of [`Method::Entropy`]: those of int8 on one side of 0.
 const LEVELS: usize = 128;
 
-/// Places that each end of an asymmetric range is tried at.
+/// The number of positions that are tried for each end of an asymmetric range.
 const PLACES: usize = 256;
 
 impl Method {
-    /// Bins on either side of 0 that the method asks for. Entropy chooses between bins from the
-    /// 128th on, and up to half the bins may lie above all values.
+    /// Returns the number of bins on either side of 0 that the method needs. Entropy chooses among
+    /// bins from the 128th on, and up to half of the bins may lie above all values.
     pub(super) fn least_bins(&self) -> usize {
         match self {
             Self::MinMax | Self::MovingAverage => 0,
@@ -49,7 +54,7 @@ impl Method {
         }
     }
 
-    /// Whether it is one of these methods at all.
+    /// Checks that a percentage is in range.
     pub(super) fn check(&self) -> Result<(), CalibrateError> {
         match *self {
             Self::Percentile(p) | Self::Tails(p) if !(p > 0.0 && p <= 100.0) => {
@@ -59,7 +64,7 @@ impl Method {
         }
     }
 
-    /// The range of at least one value, all of them in `whole`.
+    /// Computes the range of at least one value. All values lie in `whole`.
     pub(super) fn range(
         &self,
         whole: ActivationRange,
@@ -90,7 +95,7 @@ impl Method {
     }
 }
 
-/// So many of the first bins hold at least this part of all that is counted.
+/// Returns how many of the first bins are needed to hold at least this fraction of all values.
 fn bins_holding(counts: &[u64], part: f64) -> usize {
     let total: u64 = counts.iter().sum();
     let rank = ((total as f64 * part).ceil() as u64).clamp(1, total.max(1));
@@ -102,7 +107,7 @@ fn bins_holding(counts: &[u64], part: f64) -> usize {
     counts.iter().position(reaches).map_or(counts.len(), |at| at + 1)
 }
 
-/// How many bins below and above 0 are left when the tails are cut.
+/// Returns how many bins below and above 0 remain when the tails are cut.
 fn tails(histogram: &Histogram, part: f64) -> (f64, f64) {
     let (bins, counts) = (histogram.bins(), histogram.counts());
     let upward = bins_holding(counts, part);
@@ -111,12 +116,12 @@ fn tails(histogram: &Histogram, part: f64) -> (f64, f64) {
     (downward.saturating_sub(bins) as f64, upward.saturating_sub(bins) as f64)
 }
 
-/// Bins up to the last that is not empty.
+/// Returns the number of bins up to the last one that is not empty.
 fn used(counts: &[u64]) -> usize {
     counts.iter().rposition(|&count| count > 0).map_or(0, |at| at + 1)
 }
 
-/// Codes from `low` to `high` steps of `step` about 0.
+/// Codes whose values lie from `low` to `high` steps of size `step` around 0.
 struct Steps {
     step: f64,
     low: f64,
@@ -124,14 +129,16 @@ struct Steps {
 }
 
 impl Steps {
-    /// `∫ (t − step·n(t))² dt` from 0 to x, `n(t) = clamp(rne(t/step), low, high)`: each whole step
-    /// below n(x) adds step³/12, and what is left is a cube, inside the codes and beyond them.
+    /// Returns `∫ (t − step·n(t))² dt` from 0 to x, where `n(t) = clamp(rne(t/step), low, high)`.
+    /// Each whole step between 0 and n(x) contributes step³/12. The rest is a cubic term, both
+    /// within the range of codes and beyond it.
     fn error_to(&self, x: f64) -> f64 {
         let n = (x / self.step).round_ties_even().clamp(self.low, self.high);
         n * self.step.powi(3) / 12.0 + (x - n * self.step).powi(3) / 3.0
     }
 
-    /// The squared error of values evenly in bins of width 1, from `first` on.
+    /// Returns the squared error of values that are evenly distributed in bins of width 1, which
+    /// start at `first`.
     fn error(&self, first: f64, counts: &[u64]) -> f64 {
         let (mut at, mut before, mut sum) = (first, self.error_to(first), 0.0);
         for &count in counts {
@@ -144,7 +151,8 @@ impl Steps {
     }
 }
 
-/// The bins below the threshold of least squared error, in symmetric codes.
+/// Returns the number of bins below the threshold with the least squared error, for symmetric
+/// codes.
 fn least_error(magnitudes: &[u64]) -> usize {
     let counts = &magnitudes[..used(magnitudes)];
     let error = |bins: usize| {
@@ -153,7 +161,7 @@ fn least_error(magnitudes: &[u64]) -> usize {
     least((1..=counts.len()).map(|bins| (bins, error(bins)))).unwrap_or(counts.len())
 }
 
-/// The same below and above 0, in asymmetric codes.
+/// Returns the number of bins below and above 0 with the least squared error, for asymmetric codes.
 fn least_error_of_two(histogram: &Histogram) -> (f64, f64) {
     let (below, above) = histogram.counts().split_at(histogram.bins());
     let reversed: Vec<u64> = below.iter().rev().copied().collect();
@@ -182,14 +190,15 @@ fn least_error_of_two(histogram: &Histogram) -> (f64, f64) {
                 }
             }
         }
-        // Each round takes of finitely many pairs of ends one with a smaller error.
+        // The loop ends, because each round but the last finds a smaller error among finitely many
+        // pairs of ends.
         if least_error >= before {
             return (best[0] as f64, best[1] as f64);
         }
     }
 }
 
-/// The bins below the threshold at which codes keep most of the distribution.
+/// Returns the number of bins below the threshold with the least divergence.
 fn least_divergence(magnitudes: &[u64]) -> usize {
     let counts = &magnitudes[..used(magnitudes)];
     let mut beyond: u64 = counts.iter().skip(LEVELS).sum();
@@ -201,10 +210,10 @@ fn least_divergence(magnitudes: &[u64]) -> usize {
     least(tried).unwrap_or(counts.len())
 }
 
-/// `Σ P·ln(P/Q)` of bins, with `beyond` more values above them.
+/// Returns the divergence `Σ P·ln(P/Q)` of these bins when `beyond` more values lie above them.
 fn divergence(counts: &[u64], beyond: u64) -> f64 {
     let bins = counts.len();
-    // (values, bins that are not empty) of each level.
+    // For each level: the number of values and the number of bins that are not empty.
     let mut levels = [(0u64, 0u64); LEVELS];
     for (bin, &count) in counts.iter().enumerate() {
         let level = &mut levels[bin * LEVELS / bins];
@@ -219,7 +228,7 @@ fn divergence(counts: &[u64], beyond: u64) -> f64 {
             continue;
         }
         let (values, of) = levels[bin * LEVELS / bins];
-        // An empty last bin with values beyond it: Q is 0 where P is not.
+        // If the last bin is empty but values lie beyond it, then Q is 0 where P is not.
         let q = if count == 0 { 0.0 } else { values as f64 / of as f64 / kept };
         let p = reference as f64 / all;
         sum += p * (p / q).ln();
@@ -227,7 +236,7 @@ fn divergence(counts: &[u64], beyond: u64) -> f64 {
     sum
 }
 
-/// The last of those with the least value.
+/// Returns the last of the entries with the least value.
 fn least(values: impl IntoIterator<Item = (usize, f64)>) -> Option<usize> {
     let mut best: Option<(usize, f64)> = None;
     for (at, value) in values {
@@ -267,7 +276,7 @@ impl std::str::FromStr for Method {
                 _ => None,
             },
         };
-        // No method has two names: 99.90, +5, inf.
+        // A method has only one name, so 99.90, +5 and inf are refused.
         method
             .filter(|method| method.check().is_ok() && method.to_string() == text)
             .ok_or_else(|| CalibrateError::Method(text.into()))

@@ -1,15 +1,17 @@
-//! Ranges of activations from samples: calibration.
+//! Calibration: the ranges of activations, measured on samples.
 //!
-//! A [`Statistics`] takes in batches of rows of X, for all of X or for each column (channel), and
-//! at the end gives the range that any [`Method`] makes of them, and with it the scale and zero
-//! point of static codes ([`ActivationFormat`]).
+//! [`Statistics`] collect batches of rows of X, either for all of X or for each column (channel). A
+//! [`Method`] then computes a range from them, and the range determines the scale and zero point of
+//! static codes ([`ActivationFormat`]).
 //!
-//! All it holds but sums and moving averages is exact: bins have widths of powers of two and merge
-//! in pairs ([`Histogram`]), so that neither the order of rows nor how they were cut into batches
-//! nor which of several statistics that are merged saw them matters. f32 subnormals count as 0.
+//! Everything in the statistics is exact, except for sums and moving averages. The widths of bins
+//! are powers of two, and bins are merged in pairs ([`Histogram`]). Therefore the result depends
+//! neither on the order of rows, nor on how they are divided into batches, nor on how batches are
+//! distributed over several statistics that are merged later. f32 subnormals count as 0.
 //!
-//! A batch with NaN or an infinity is counted and leaves no other trace; the range is refused then,
-//! by the first such row and column, until [`Statistics::forgive`] says that it may be.
+//! A batch with NaN or an infinity is counted, but nothing else of it is kept. From then on, a
+//! request for the range returns an error that names the first such row and column, until
+//! [`Statistics::forgive`] is called.
 //!
 //! ```
 //! use lowbit::compress::calibrate::{Method, Observer, Statistics};
@@ -39,17 +41,32 @@ use super::rows::each_row;
 use crate::format::ActivationFormat;
 use histogram::exponent_of;
 
-/// What has a range of its own.
+/// The set of values that have a range of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Axis {
     /// All of X.
     Tensor,
-    /// A column of X: an input channel of the weights.
+    /// One column of X, which is one input channel of the weights.
     Channel,
 }
 
-/// What is observed, and how.
+/// The configuration of an observation: which layer it is for, whether each column has a range of
+/// its own, and the number of histogram bins.
+///
+/// ```
+/// use lowbit::compress::calibrate::{Method, Observer, Statistics};
+/// // One range for each of the two columns of the layer's input.
+/// let observer = Observer::channels("decoder.1.mlp", 2).with_bins(64);
+/// let mut statistics = Statistics::new(observer)?;
+/// statistics.observe(&[0.5, -8.0, -1.0, 2.0])?; // two rows
+/// statistics.observe(&[0.25, 4.0])?; // one row
+/// assert_eq!(statistics.rows(), 3);
+/// assert_eq!(statistics.absmax()?, [1.0, 8.0]);
+/// let ranges = statistics.ranges(Method::MinMax, true)?;
+/// assert_eq!((ranges[1].min(), ranges[1].max()), (-8.0, 4.0));
+/// # Ok::<(), lowbit::compress::calibrate::CalibrateError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Observer {
     layer: String,
@@ -60,67 +77,70 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// All of the X of a layer, rows of `columns`, in 2048 bins on either side of 0: 32 KiB.
+    /// Creates an observer of all of X with one range. X is the input of `layer` and has `columns`
+    /// columns. The histogram has 2048 bins on either side of 0, which is 32 KiB.
     pub fn tensor(layer: impl Into<String>, columns: usize) -> Self {
         let (axis, bins, momentum) = (Axis::Tensor, 2048, 0.01);
         Self { layer: layer.into(), columns, axis, bins, momentum }
     }
 
-    /// Each column by itself, in 512 bins on either side of 0: 8 KiB a column.
+    /// Creates an observer with one range per column. Each histogram has 512 bins on either side of
+    /// 0, which is 8 KiB per column.
     pub fn channels(layer: impl Into<String>, columns: usize) -> Self {
         Self { axis: Axis::Channel, bins: 512, ..Self::tensor(layer, columns) }
     }
 
-    /// The same with another number of bins on either side of 0, a power of two; without any only
-    /// [`Method::MinMax`] and [`Method::MovingAverage`] have what they need.
+    /// Sets the number of bins on either side of 0. It must be 0 or a power of two up to 2²⁰.
+    /// Without bins, only [`Method::MinMax`] and [`Method::MovingAverage`] are available.
     pub fn with_bins(self, bins: usize) -> Self {
         Self { bins, ..self }
     }
 
-    /// The same with another weight of each new batch in the moving average, 0 < momentum ≤ 1; it
-    /// is 0.01 unless said.
+    /// Sets the weight of each new batch in the moving average, 0 < momentum ≤ 1. The default is
+    /// 0.01.
     pub fn with_momentum(self, momentum: f64) -> Self {
         Self { momentum, ..self }
     }
 
-    /// The layer's name, for errors and files.
+    /// Returns the name of the layer, which errors and files contain.
     pub fn layer(&self) -> &str {
         &self.layer
     }
 
-    /// Columns of X.
+    /// Returns the number of columns of X.
     pub fn columns(&self) -> usize {
         self.columns
     }
 
-    /// What has a range of its own.
+    /// Returns the set of values that have a range of their own.
     pub fn axis(&self) -> Axis {
         self.axis
     }
 
-    /// Bins on either side of 0.
+    /// Returns the number of bins on either side of 0.
     pub fn bins(&self) -> usize {
         self.bins
     }
 
-    /// The weight of each new batch in the moving average.
+    /// Returns the weight of each new batch in the moving average.
     pub fn momentum(&self) -> f64 {
         self.momentum
     }
 
-    /// Refuses what cannot be observed.
+    /// Checks the number of bins and the momentum.
     ///
     /// # Errors
-    /// [`CalibrateError::Bins`], [`CalibrateError::Momentum`].
+    /// Returns [`CalibrateError::Bins`] or [`CalibrateError::Momentum`].
     pub fn check(&self) -> Result<(), CalibrateError> {
         Histogram::check_bins(self.bins)?;
-        match self.momentum > 0.0 && self.momentum <= 1.0 {
-            true => Ok(()),
-            false => Err(CalibrateError::Momentum { momentum: self.momentum }),
+        if self.momentum > 0.0 && self.momentum <= 1.0 {
+            Ok(())
+        } else {
+            Err(CalibrateError::Momentum { momentum: self.momentum })
         }
     }
 
-    /// How many have a range of their own.
+    /// Returns the number of ranges: 1, or the number of columns.
     pub fn ranges(&self) -> usize {
         match self.axis {
             Axis::Tensor => 1,
@@ -129,10 +149,11 @@ impl Observer {
     }
 }
 
-/// What was seen of a channel, or of all of X.
+/// The statistics of a channel, or of all of X.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChannelStatistics {
-    /// min and max, of all batches, of the first, and their moving averages.
+    /// The least and greatest values of all batches, those of the first batch, and the moving
+    /// averages of each batch's.
     ends: Ends<f32>,
     first: Ends<f32>,
     average: Ends<f64>,
@@ -148,60 +169,62 @@ struct Ends<T> {
 }
 
 impl ChannelStatistics {
-    /// The least value, 0 before there is one.
+    /// Returns the least value, or 0 if there is none yet.
     pub fn min(&self) -> f32 {
         self.ends.min
     }
 
-    /// The greatest value, 0 before there is one.
+    /// Returns the greatest value, or 0 if there is none yet.
     pub fn max(&self) -> f32 {
         self.ends.max
     }
 
-    /// The moving averages of each batch's least and greatest value.
+    /// Returns the moving averages of each batch's least and greatest value.
     pub fn average(&self) -> (f64, f64) {
         (self.average.min, self.average.max)
     }
 
-    /// Σ|x|, in f64; each value counts as up to 2⁻²³ of its batch's max |x| less.
+    /// Returns Σ|x|, summed in f64. Each value contributes up to 2⁻²³ · max |x| of its batch too
+    /// little.
     pub fn abs_sum(&self) -> f64 {
         self.abs_sum
     }
 
-    /// How often values fell where.
+    /// Returns the histogram of the values.
     pub fn histogram(&self) -> &Histogram {
         &self.histogram
     }
 }
 
-/// The first value that was not finite, and how many there were.
+/// The first batch that was not finite, with its first such value, and the number of such values so
+/// far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Fault {
     batch: u64,
     first: NotFinite,
 }
 
-/// All that is kept of the batches seen: plain data, which can be written, read back
-/// (`io::Ranges`), merged and fed further.
+/// The statistics of all batches so far. They are plain data: they can be saved and loaded with
+/// serde, merged, and extended by further batches.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(into = "saved::Saved", try_from = "saved::Saved"))]
 pub struct Statistics {
     observer: Observer,
-    /// Of batches that were taken in.
+    /// Number of rows of all batches that were accepted.
     rows: u64,
     batches: u64,
-    /// Batches that were refused.
+    /// Number of batches that were refused.
     refused: u64,
     fault: Option<Fault>,
     channels: Vec<ChannelStatistics>,
 }
 
 impl Statistics {
-    /// Nothing seen yet.
+    /// Creates empty statistics.
     ///
     /// # Errors
-    /// As [`Observer::check`].
+    /// Returns the errors of [`Observer::check`].
     pub fn new(observer: Observer) -> Result<Self, CalibrateError> {
         observer.check()?;
         let channel = ChannelStatistics {
@@ -215,76 +238,80 @@ impl Statistics {
         Ok(Self { observer, rows: 0, batches: 0, refused: 0, fault: None, channels })
     }
 
-    /// The same under the name of another layer: one that shares X with this one.
+    /// Returns a copy under the name of another layer that has the same X.
     pub fn for_layer(&self, layer: impl Into<String>) -> Self {
         let mut shared = self.clone();
         shared.observer.layer = layer.into();
         shared
     }
 
-    /// What is observed, and how.
+    /// Returns the configuration of the observation.
     pub fn observer(&self) -> &Observer {
         &self.observer
     }
 
-    /// The layer's name.
+    /// Returns the name of the layer.
     pub fn layer(&self) -> &str {
         &self.observer.layer
     }
 
-    /// Rows seen, those of refused batches not among them.
+    /// Returns the number of rows, without those of refused batches.
     pub fn rows(&self) -> u64 {
         self.rows
     }
 
-    /// Batches seen that had rows and were finite.
+    /// Returns the number of batches that had rows and were finite.
     pub fn batches(&self) -> u64 {
         self.batches
     }
 
-    /// Batches that were refused because they were not finite.
+    /// Returns the number of batches that were refused because they were not finite.
     pub fn refused(&self) -> u64 {
         self.refused
     }
 
-    /// Where the first value stood that was not finite, and how many there were.
+    /// Returns the position of the first value that was not finite and the number of such values,
+    /// or `None` if all values were finite.
     pub fn not_finite(&self) -> Option<NotFinite> {
         self.fault.map(|fault| fault.first)
     }
 
-    /// Values that each range comes from.
+    /// Returns the number of values that each range is computed from.
     pub fn values(&self) -> u64 {
-        // `fold`, `merge` and reading have made sure that it is a u64.
+        // `fold`, `merge` and deserialization ensure that the product fits in a u64.
         self.rows.saturating_mul(per_row(&self.observer))
     }
 
-    /// What was seen of all of X, or of each column.
+    /// Returns the statistics of all of X, or of each column.
     pub fn channels(&self) -> &[ChannelStatistics] {
         &self.channels
     }
 
-    /// max |x| of all of X, or of each column: what [`smooth`](super::smooth) goes by.
+    /// Returns max |x| of all of X, or of each column. [`smooth`](super::smooth) computes its
+    /// factors from it.
     ///
     /// # Errors
-    /// As [`ranges`](Self::ranges).
+    /// Returns the errors of [`ranges`](Self::ranges).
     pub fn absmax(&self) -> Result<Vec<f32>, CalibrateError> {
         let ranges = self.ranges(Method::MinMax, true)?;
         Ok(ranges.iter().map(ActivationRange::absmax).collect())
     }
 
-    /// Takes in a batch, row-major `[rows, columns]`, or counts what of it is not finite.
+    /// Adds a batch of row-major `[rows, columns]` values. If the batch is not finite, only the
+    /// number of its NaN and infinities is counted.
     ///
     /// # Errors
-    /// [`CalibrateError::Length`], [`CalibrateError::TooMany`]; nothing has changed then.
+    /// Returns [`CalibrateError::Length`] if `x` is not a whole number of rows, and
+    /// [`CalibrateError::TooMany`] if a count overflows. The statistics are then unchanged.
     pub fn observe(&mut self, x: &[f32]) -> Result<(), CalibrateError> {
         self.fold(&Batch::of(&self.observer, x)?)
     }
 
-    /// Takes in what was observed of a batch. One without rows is none.
+    /// Adds the statistics of a batch. A batch without rows is ignored.
     ///
     /// # Errors
-    /// [`CalibrateError::Mismatch`] for one observed otherwise, [`CalibrateError::TooMany`]; nothing
-    /// has changed then.
+    /// Returns [`CalibrateError::Mismatch`] if the batch was observed with another configuration,
+    /// and [`CalibrateError::TooMany`] if a count overflows. The statistics are then unchanged.
     pub fn fold(&mut self, batch: &Batch) -> Result<(), CalibrateError> {
         if let Some(found) = batch.not_finite {
             return self.refuse(1, Fault { batch: self.batches + self.refused, first: found });
@@ -321,15 +348,17 @@ impl Statistics {
         Ok(())
     }
 
-    /// Takes in other statistics, as though their batches had been observed after these: counts,
-    /// ends and histograms exactly, in whatever order several are merged; moving averages and sums
-    /// to a rounding of f64. The average of other batches `a₂`, `n` of them and `f` the first, comes
-    /// after `a₁` as `(1 − momentum)ⁿ·(a₁ − f) + a₂`, which is what observing them one by one gives:
-    /// an average depends on what comes last.
+    /// Adds other statistics, as if their batches had been observed after the batches of these.
+    ///
+    /// Counts, ends and histograms are exact, in whatever order several statistics are merged.
+    /// Moving averages and sums are accurate to the rounding of f64. A moving average depends on
+    /// which batches come last: if `a₁` is the average so far, and the other statistics have `n`
+    /// batches, the first value `f` and the average `a₂`, then the result is `(1 − momentum)ⁿ·(a₁ −
+    /// f) + a₂`, which is the same as if their batches had been observed one by one.
     ///
     /// # Errors
-    /// [`CalibrateError::Mismatch`] where the observers are not alike, [`CalibrateError::TooMany`];
-    /// nothing has changed then.
+    /// Returns [`CalibrateError::Mismatch`] if the observers differ, and
+    /// [`CalibrateError::TooMany`] if a count overflows. The statistics are then unchanged.
     pub fn merge(&mut self, other: &Self) -> Result<(), CalibrateError> {
         if let Some(what) = self.difference(other) {
             return Err(self.mismatch(what));
@@ -362,19 +391,20 @@ impl Statistics {
         Ok(())
     }
 
-    /// Forgets the batches that were not finite, and says how many there were: the range is then
-    /// that of the others.
+    /// Forgets the batches that were not finite and returns their number. The range is then that of
+    /// all other batches.
     pub fn forgive(&mut self) -> u64 {
         self.fault = None;
         std::mem::take(&mut self.refused)
     }
 
-    /// The range that a method makes of what was seen: one for all of X, or one a column.
-    /// `symmetric` says for which codes; only [`Method::Mse`] asks.
+    /// Computes a range for all of X, or one for each column, with the given method. `symmetric`
+    /// says whether the codes will be symmetric, which only matters for [`Method::Mse`].
     ///
     /// # Errors
-    /// [`CalibrateError`]: something was not finite, nothing was seen, no such percentage, too few
-    /// bins.
+    /// Returns [`CalibrateError::NonFinite`] if a batch was not finite, [`CalibrateError::Nothing`]
+    /// if nothing was observed, [`CalibrateError::Method`] if a percentage is out of range, and
+    /// [`CalibrateError::Histogram`] if there are too few bins.
     pub fn ranges(
         &self,
         method: Method,
@@ -404,11 +434,12 @@ impl Statistics {
         Ok(ranges)
     }
 
-    /// The static scale and zero point of a format.
+    /// Computes the static scale and zero point of a format.
     ///
     /// # Errors
-    /// As [`ranges`](Self::ranges), [`CalibrateError::NotStatic`] for a format whose scales come from
-    /// X, [`CalibrateError::ByChannels`] where there is no one range.
+    /// Returns the errors of [`ranges`](Self::ranges), [`CalibrateError::NotStatic`] if the format
+    /// computes its scales from X, and [`CalibrateError::ByChannels`] if there is a range per
+    /// column.
     pub fn calibrate(
         &self,
         method: Method,
@@ -438,7 +469,7 @@ impl Statistics {
         .find_map(|(what, differs)| differs.then_some(what))
     }
 
-    /// Counts rows, unless their values would overflow.
+    /// Adds to the number of rows and batches, unless the number of values would overflow.
     fn add_rows(&mut self, rows: u64, batches: u64) -> Result<(), CalibrateError> {
         let rows = self.rows.checked_add(rows);
         let values = rows.and_then(|rows| rows.checked_mul(per_row(&self.observer)));
@@ -453,7 +484,7 @@ impl Statistics {
         }
     }
 
-    /// Counts batches that are not finite.
+    /// Adds to the number of batches that were not finite.
     fn refuse(&mut self, batches: u64, new: Fault) -> Result<(), CalibrateError> {
         let mut fault = self
             .fault
@@ -473,7 +504,7 @@ impl Statistics {
     }
 }
 
-/// Values of a range in each row.
+/// Returns how many values of each range a row contains.
 fn per_row(observer: &Observer) -> u64 {
     match observer.axis {
         Axis::Tensor => observer.columns as u64,

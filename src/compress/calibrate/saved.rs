@@ -1,4 +1,4 @@
-//! [`Statistics`] as they stand in a file, and what is checked of them there.
+//! The form in which [`Statistics`] are stored in a file, and the checks on reading them.
 
 use super::{
     Axis, ChannelStatistics, Ends, Fault, Histogram, NotFinite, Observer, Statistics, exponent_of,
@@ -7,10 +7,10 @@ use super::{
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde::{Deserialize as DeriveDeserialize, Serialize};
 
-/// The version that is written, and the only one that is read.
+/// The version that is written. No other version is read.
 const VERSION: u32 = 1;
 
-/// The fields of the file; a list has one item a range.
+/// The fields of the file. Each list has one item per range.
 #[derive(Serialize, Default)]
 pub(super) struct Saved {
     version: u32,
@@ -66,7 +66,7 @@ const FIELDS: [&str; 19] = [
     "counts",
 ];
 
-/// By hand, so that an error says of which field it is.
+/// This is written by hand so that an error names the field it is about.
 impl<'de> Deserialize<'de> for Saved {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(SavedVisitor)
@@ -79,7 +79,7 @@ impl<'de> Visitor<'de> for SavedVisitor {
     type Value = Saved;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("an object of statistics")
+        f.write_str("an object with calibration statistics")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Saved, A::Error> {
@@ -161,7 +161,7 @@ fn axis_name(axis: Axis) -> &'static str {
     }
 }
 
-/// Which field is wrong, and why.
+/// Names the invalid field and says why it is invalid.
 #[derive(Debug, thiserror::Error)]
 #[error("`{field}`: {why}")]
 pub(super) struct BadField {
@@ -178,15 +178,21 @@ impl TryFrom<Saved> for Statistics {
 
     fn try_from(saved: Saved) -> Result<Self, BadField> {
         if saved.version != VERSION {
-            return bad("version", format!("{} is none that is read here", saved.version));
+            return bad(
+                "version",
+                format!("it is {}, but only {VERSION} can be read", saved.version),
+            );
         }
         let Some(axis) =
             [Axis::Tensor, Axis::Channel].into_iter().find(|axis| axis_name(*axis) == saved.axis)
         else {
-            return bad("axis", format!("`{}` is neither `tensor` nor `channel`", saved.axis));
+            return bad(
+                "axis",
+                format!("it is `{}`, but must be `tensor` or `channel`", saved.axis),
+            );
         };
         let (Ok(columns), Ok(bins)) = (saved.columns.try_into(), saved.bins.try_into()) else {
-            return bad("columns", "too many for this machine");
+            return bad("columns", "it does not fit into this machine's address space");
         };
         let momentum = saved.momentum;
         let observer = Observer { layer: saved.layer.clone(), columns, axis, bins, momentum };
@@ -195,10 +201,13 @@ impl TryFrom<Saved> for Statistics {
             return bad(field, error.to_string());
         }
         let Some(values) = saved.rows.checked_mul(per_row(&observer)) else {
-            return bad("rows", "they hold more than 2^64 values");
+            return bad("rows", "there are more than 2^64 values");
         };
         if saved.batches > saved.rows || (saved.batches == 0) != (saved.rows == 0) {
-            return bad("batches", format!("{} of {} rows", saved.batches, saved.rows));
+            return bad(
+                "batches",
+                format!("{} batches cannot have {} rows", saved.batches, saved.rows),
+            );
         }
         let channels = saved.channels(&observer, values)?;
         let fault = saved.fault(&observer)?;
@@ -210,12 +219,12 @@ impl TryFrom<Saved> for Statistics {
 impl Saved {
     fn fault(&self, observer: &Observer) -> Result<Option<Fault>, BadField> {
         let Some(all) = self.batches.checked_add(self.refused) else {
-            return bad("refused", "more than 2^64 batches");
+            return bad("refused", "there are more than 2^64 batches");
         };
         let Some(SavedFault { batch, row, column, nan, infinite }) = self.not_finite else {
             return match self.refused {
                 0 => Ok(None),
-                _ => bad("not_finite", "batches were refused, and nothing says why"),
+                _ => bad("not_finite", "it is missing, although batches were refused"),
             };
         };
         let found = nan.checked_add(infinite);
@@ -224,7 +233,7 @@ impl Saved {
             || batch >= all
             || column >= observer.columns as u64
         {
-            return bad("not_finite", "no such batches were refused");
+            return bad("not_finite", "it does not match the number of refused batches or columns");
         }
         Ok(Some(Fault { batch, first: NotFinite { nan, infinite, row, column } }))
     }
@@ -247,7 +256,7 @@ impl Saved {
             ("counts", self.counts.len()),
         ] {
             if have != need {
-                return bad(field, format!("{have} items where there are {need} ranges"));
+                return bad(field, format!("it has {have} items, but there are {need} ranges"));
             }
         }
         let mut channels = Vec::with_capacity(need);
@@ -266,21 +275,22 @@ impl Saved {
     fn histogram(&self, at: usize, bins: usize, values: u64) -> Result<Histogram, BadField> {
         let counts = &self.counts[at];
         if counts.len() != 2 * bins {
-            return bad("counts", format!("{} of them in 2·{bins} bins", counts.len()));
+            return bad("counts", format!("it has {} items for 2·{bins} bins", counts.len()));
         }
         let sum = counts.iter().try_fold(0u64, |sum, &count| sum.checked_add(count));
         if bins > 0 && sum != Some(values) {
-            return bad("counts", format!("they do not add up to {values}"));
+            return bad("counts", format!("its sum is not the number of values, {values}"));
         }
         let width = self.width_exponent[at];
         match Histogram::from_counts(width, counts.clone()) {
             Ok(histogram) => {
                 let (min, max) = (exponent_of(self.min[at]), exponent_of(self.max[at]));
                 let top = if bins == 0 { 1 } else { min.max(max) };
-                // Wider bins than values ask for may have been given.
-                match histogram.top() >= top {
-                    true => Ok(histogram),
-                    false => bad("width_exponent", format!("{width} does not suit min and max")),
+                // A histogram may have wider bins than its values need.
+                if histogram.top() >= top {
+                    Ok(histogram)
+                } else {
+                    bad("width_exponent", format!("{width} is too small for min and max"))
                 }
             }
             Err(error) => bad("width_exponent", error.to_string()),
@@ -305,20 +315,21 @@ fn check_numbers(
         ("abs_sum", abs_sum),
     ] {
         if !value.is_finite() || (empty && value != 0.0) {
-            return bad(field, format!("{value} cannot be"));
+            return bad(field, format!("{value} is not a valid value"));
         }
     }
     if ends.min > ends.max {
-        return bad("min", format!("{} is above the maximum {}", ends.min, ends.max));
+        return bad("min", format!("{} is greater than the maximum {}", ends.min, ends.max));
     }
     if first.min > first.max || first.min < ends.min || first.max > ends.max {
-        return bad("first_min", format!("{}…{} is not within", first.min, first.max));
+        let (min, max) = (first.min, first.max);
+        return bad("first_min", format!("{min}…{max} is not a range within min…max"));
     }
     if average.min > average.max {
-        return bad("average_min", format!("{} is above {}", average.min, average.max));
+        return bad(
+            "average_min",
+            format!("{} is greater than the average maximum {}", average.min, average.max),
+        );
     }
-    match abs_sum < 0.0 {
-        true => bad("abs_sum", format!("{abs_sum} is negative")),
-        false => Ok(()),
-    }
+    if abs_sum < 0.0 { bad("abs_sum", format!("{abs_sum} is negative")) } else { Ok(()) }
 }

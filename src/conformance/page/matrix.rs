@@ -1,10 +1,10 @@
-//! The matrix of a report: a table an op, a row a format, a column a regime of m.
+//! The matrix of a report: one table per op, one row per format and one column per row range of m.
 
 use super::escape;
 use crate::conformance::report::{AdapterReport, CaseReport, ErrorOverBound, Status};
 use std::collections::BTreeMap;
 
-/// Regimes of m, for which kernels are chosen apart.
+/// The ranges of m that have their own kernels.
 const ROW_RANGES: [&str; 4] = ["m ≤ 1", "m 2–8", "m 9–64", "m > 64"];
 
 fn row_range(m: usize) -> usize {
@@ -16,18 +16,19 @@ fn row_range(m: usize) -> usize {
     }
 }
 
-/// What a cell says of its cases.
+/// The summary of the cases in a cell.
 #[derive(Default)]
 struct Cell<'a> {
     cases: usize,
     failed: usize,
     skipped: usize,
     unsteady: usize,
-    /// The case to show: a failed one, else the largest error over bound.
+    /// The case to show: a failed one if there is one, otherwise the one with the largest error
+    /// over bound.
     worst: Option<&'a CaseReport>,
 }
 
-/// Failures weigh more than errors, and these more than cases that did not run.
+/// Ranks cases for display: failures first, then cases that ran by their error, then skipped ones.
 fn weight(case: &CaseReport) -> (u8, f64) {
     let rank = match case.status {
         Status::Fail => 2,
@@ -62,7 +63,7 @@ impl<'a> Cell<'a> {
         let counts = [
             (self.failed, "failed"),
             (self.skipped, "skipped"),
-            (self.unsteady, "not the same twice"),
+            (self.unsteady, "with different bits in a second run"),
         ];
         let counts: Vec<String> = counts
             .iter()
@@ -82,14 +83,15 @@ impl<'a> Cell<'a> {
     }
 }
 
-/// Formats in the order of people: dense before sparse, wide before narrow.
+/// The sort key of a format: dense formats come before sparse ones, and wide types before narrow
+/// ones.
 fn order(case: &CaseReport) -> (bool, usize, &str) {
     let widths = ["none", "f32", "f16", "int16", "int8", "int4"];
     let width = widths.iter().position(|&name| name == case.weights).unwrap_or(widths.len());
     (case.sparsity != "dense", width, &case.format)
 }
 
-/// A table for each op.
+/// Returns one table per op.
 pub(super) fn matrices(adapter: &AdapterReport) -> String {
     let mut ops: BTreeMap<&str, BTreeMap<_, [Cell<'_>; 4]>> = BTreeMap::new();
     for case in &adapter.cases {
@@ -102,7 +104,7 @@ pub(super) fn matrices(adapter: &AdapterReport) -> String {
         let used: Vec<usize> = (0..ROW_RANGES.len())
             .filter(|&at| rows.values().any(|cells| cells[at].cases > 0))
             .collect();
-        // Making weights and undoing them knows no rows of X.
+        // Ops on weights alone have no rows of X.
         let name = |at: usize| match *op {
             "compress" | "dequantize" => "all cases",
             _ => ROW_RANGES[at],

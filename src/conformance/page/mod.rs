@@ -1,32 +1,33 @@
-//! A report as one HTML page that stands alone: no script, nothing fetched, the JSON inside.
+//! A report as a self-contained HTML page: it has no scripts, loads nothing, and contains the JSON.
 
 mod matrix;
 
 use super::report::{AdapterReport, CaseReport, Report, Speed, Status};
 use matrix::matrices;
 
-/// How many cases a list names.
+/// The largest number of cases that a list shows.
 const LISTED: usize = 50;
 
-/// The page. What a case shows, its command repeats.
+/// Returns the HTML page of a report. Every case that it shows comes with the command that repeats
+/// it.
 ///
 /// # Errors
-/// Where the report is no JSON: a number that is not finite, say.
+/// Returns an error if the report cannot be written as JSON.
 pub fn page(report: &Report) -> Result<String, serde_json::Error> {
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <title>lowbit conformance</title>\n<style>\n{}</style></head><body>\n\
          <h1>lowbit conformance</h1>\n\
-         <p class=\"dim\">lowbit {}: every kernel against a CPU oracle in f64 and a proven error bound; \
-         what is made of integers, bit for bit.</p>\n",
+         <p class=\"dim\">lowbit {}: every kernel is checked against a CPU reference in f64 with a proven error \
+         bound. Integer results must be right in every bit.</p>\n",
         include_str!("style.css"),
         escape(&report.version)
     );
     for adapter in &report.adapters {
         page.push_str(&section(adapter));
     }
-    // A script that no browser runs, and `</script>` cannot end early.
+    // Browsers do not run a script of this type. Without `<`, the JSON cannot contain `</script>`.
     let json = serde_json::to_string(report)?.replace('<', "\\u003c");
     page.push_str(&format!("{OPENING}{json}{CLOSING}</body></html>\n"));
     Ok(page)
@@ -35,7 +36,7 @@ pub fn page(report: &Report) -> Result<String, serde_json::Error> {
 const OPENING: &str = "<script type=\"application/json\" id=\"lowbit-report\">";
 const CLOSING: &str = "</script>\n";
 
-/// The JSON in a page; none where the text is no such page.
+/// Returns the JSON in a page, or `None` if the text is not such a page.
 pub fn json_of(page: &str) -> Option<&str> {
     let (_, rest) = page.split_once(OPENING)?;
     rest.split_once(CLOSING).map(|(json, _)| json)
@@ -52,7 +53,7 @@ fn section(adapter: &AdapterReport) -> String {
         (0, 0) => format!("<p class=\"verdict\">{passed} passed"),
         (failed, 0) => format!("<p class=\"verdict bad\">{failed} failed, {passed} passed"),
         (failed, unsteady) => format!(
-            "<p class=\"verdict bad\">{failed} failed, {unsteady} not the same twice, {passed} passed"
+            "<p class=\"verdict bad\">{failed} failed, {unsteady} with different bits in a second run, {passed} passed"
         ),
     };
     let mut out = format!(
@@ -71,7 +72,7 @@ fn section(adapter: &AdapterReport) -> String {
          <span style=\"background:var(--near)\">1, the bound</span>\
          <span style=\"background:var(--exact)\">exact: every bit</span>\
          <span style=\"background:var(--bad);color:#fff\">beyond</span>\
-         A cell is the worst case of its kind; open it for its name and the command that repeats it.</p>\n",
+         Each cell shows the worst of its cases. Open it for the name of that case and the command that repeats it.</p>\n",
     );
     out.push_str(&matrices(adapter));
     out.push_str(&skips(adapter));
@@ -111,7 +112,7 @@ fn repeats(adapter: &AdapterReport, unsteady: &[&CaseReport]) -> String {
         .take(LISTED)
         .map(|case| format!("<li>{}</li>\n", line(adapter, case)))
         .collect();
-    list("Not the same bits twice", &items, unsteady.len())
+    list("Different bits in a second run", &items, unsteady.len())
 }
 
 fn list(title: &str, items: &[String], of: usize) -> String {
@@ -120,12 +121,14 @@ fn list(title: &str, items: &[String], of: usize) -> String {
     }
     let more = match of - items.len().min(of) {
         0 => String::new(),
-        more => format!("<p class=\"dim\">and {more} more: the JSON of this page has all.</p>\n"),
+        more => {
+            format!("<p class=\"dim\">and {more} more, which the JSON of this page contains.</p>\n")
+        }
     };
     format!("<h3>{title}</h3>\n<ul>\n{}</ul>\n{more}", items.concat())
 }
 
-/// A case's name with the command that repeats it.
+/// Returns the name of a case with the command that repeats it.
 fn line(adapter: &AdapterReport, case: &CaseReport) -> String {
     format!("<b>{}</b><br><code>{}</code>", escape(&case.id), escape(&adapter.command(case)))
 }
@@ -146,9 +149,9 @@ fn speeds(speed: &Speed) -> String {
     let giga = |rate: f64| if rate > 0.0 { format!("{:.2}", rate / 1e9) } else { "–".into() };
     let limits = &speed.limits;
     let mut out = format!(
-        "<h3>Speed</h3>\n<p class=\"dim\">This adapter's own limits, measured in the same run: {} Gop/s \
-         f32, {} Gop/s 8-bit dot products, reads of {} GB/s at best. The bar is the time that these \
-         would take at least, as a share of the time taken.</p>\n<div class=\"scroll\"><table>\n<tr>\
+        "<h3>Speed</h3>\n<p class=\"dim\">The limits of this adapter, measured in the same run: {} Gop/s \
+         f32, {} Gop/s 8-bit dot products, reads of at most {} GB/s. The bar is the least time at these \
+         limits as a share of the measured time.</p>\n<div class=\"scroll\"><table>\n<tr>\
          <th>op</th><th>weights</th><th>X</th><th>M×N×K</th><th>ms</th><th>Gop/s</th><th>GB/s of W</th>\
          <th>of limit</th><th>kernel</th></tr>\n",
         giga(limits.operations_per_second),
@@ -192,13 +195,13 @@ fn facts(adapter: &AdapterReport) -> String {
     let mut features = adapter.features.iter().map(|name| (name.clone(), "yes".into()));
     format!(
         "<div class=\"facts\">\n{}{}{}</div>\n",
-        table("What kernels go by", &mut chosen),
+        table("What the choice of kernels depends on", &mut chosen),
         table("Features in use", &mut features),
         table("Limits of the device", &mut limits),
     )
 }
 
-/// Text between tags and within quotes.
+/// Escapes text for use between tags and within quotes.
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -208,7 +211,7 @@ fn escape(text: &str) -> String {
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
             '\'' => out.push_str("&#39;"),
-            // A driver's name may hold anything.
+            // The name of a driver may contain any characters.
             c if c.is_control() => out.push(' '),
             c => out.push(c),
         }
