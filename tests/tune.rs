@@ -81,7 +81,7 @@ fn every_tuned_schedule_computes_the_same() {
     let x = host.storage(bytemuck::cast_slice(&x)).unwrap();
     for schedule in candidates(&spec, host.kernels().caps(), m) {
         let entries = vec![(Problem::new(&spec, m), schedule)];
-        let tuning = Tuning { key: TuningKey::new(host.adapter_info()), entries };
+        let tuning = Tuning::new(TuningKey::new(host.adapter_info()), entries);
         let how = Select::Tuned(Arc::new(tuning));
         let plan = block_on(MatmulPlan::new(host.kernels(), &spec, how)).unwrap();
         assert_eq!(plan.kernel(m).schedule, schedule);
@@ -110,7 +110,7 @@ fn a_tuning_that_does_not_apply_is_passed_over() {
     let spec = &specs()[0];
     let bad = Schedule::Gemv { lanes: 5, m_tile: 9 };
     let entries = [1, 8, 9].map(|m| (Problem::new(spec, m), bad)).to_vec();
-    let tuning = Arc::new(Tuning { key: TuningKey::default(), entries });
+    let tuning = Arc::new(Tuning::new(TuningKey::default(), entries));
     let plan = |how| block_on(MatmulPlan::new(host.kernels(), spec, how)).unwrap();
     let (tuned, auto) = (plan(Select::Tuned(tuning)), plan(Select::Auto));
     assert_eq!(format!("{:?}", tuned.row_ranges()), format!("{:?}", auto.row_ranges()));
