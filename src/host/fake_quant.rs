@@ -29,13 +29,13 @@ pub struct FakeQuantGradients {
 impl Host {
     with_blocking!(
         fake_quantize,
-        /// Computes `y = (clamp(rne(x/s) + z, qmin, qmax) − z) · s` for `x`, `[m, k]` row-major. The
-        /// scales and zero points come from the ranges of `x` itself; see
+        /// Computes `y = (clamp(rne(x/s) + z, qmin, qmax) − z) · s` for `x`, `[m, k]` row-major.
+        /// The scales and zero points come from the ranges of `x` itself; see
         /// [`ops::fake_quant`](crate::ops::fake_quant).
         ///
         /// # Errors
-        /// Returns an error if `x` has the wrong length, if `format` is a float or 2:4 format, or if
-        /// the device refuses a request.
+        /// Returns an error if `x` has the wrong length, if `format` is a float or 2:4 format, or
+        /// if the device refuses a request.
         pub async fn fake_quantize_async(
             &self,
             x: &[f32],
@@ -54,12 +54,12 @@ impl Host {
 
     with_blocking!(
         fake_quantize_with,
-        /// Fake-quantizes `x`, `[m, k]` row-major, with the given `(scales, zeros)`: `[m, ⌈k/g⌉]` of
-        /// each, or a single one per tensor. A symmetric format has no zero points.
+        /// Fake-quantizes `x`, `[m, k]` row-major, with the given `(scales, zeros)`: `[m, ⌈k/g⌉]`
+        /// of each, or a single one per tensor. A symmetric format has no zero points.
         ///
         /// # Errors
-        /// Returns the errors of [`fake_quantize_async`](Self::fake_quantize_async), and an error if
-        /// there are too few or too many scales or zero points.
+        /// Returns the errors of [`fake_quantize_async`](Self::fake_quantize_async), and an error
+        /// if there are too few or too many scales or zero points.
         pub async fn fake_quantize_with_async(
             &self,
             x: &[f32],
@@ -75,10 +75,10 @@ impl Host {
 
     with_blocking!(
         fake_quantize_backward,
-        /// Computes the gradients of [`fake_quantize_with_async`](Self::fake_quantize_with_async) with
-        /// the same `(scales, zeros)`. `values` are X and the gradient of Y, `[m, k]` each. The gradient
-        /// of X is the straight-through estimate; those of scales and zero points follow LSQ and LSQ+.
-        /// With `gradient_scale` the latter are multiplied by LSQ's 1/√(N·Q).
+        /// Computes the gradients of [`fake_quantize_with_async`](Self::fake_quantize_with_async)
+        /// with the same `(scales, zeros)`. `values` are X and the gradient of Y, `[m, k]` each.
+        /// The gradient of X is the straight-through estimate; those of scales and zero points
+        /// follow LSQ and LSQ+. With `gradient_scale` the latter are multiplied by LSQ's 1/√(N·Q).
         ///
         /// # Errors
         /// Returns the errors of [`fake_quantize_with_async`](Self::fake_quantize_with_async).

@@ -5,12 +5,13 @@ use crate::ops::{ObserveArgs, ObservePlan, ObserveSpec, SubBuffer};
 impl Host {
     with_blocking!(
         observe,
-        /// Observes a batch of rows of X, `[rows, columns]` row-major f32, on the device. The result has
-        /// the same bits as that of [`Statistics::observe`] on the host.
+        /// Observes a batch of rows of X, `[rows, columns]` row-major f32, on the device. The
+        /// result has the same bits as that of [`Statistics::observe`] on the host.
         ///
         /// # Errors
-        /// Returns [`HostError::Calibrate`] or [`HostError::Observe`] if the rows cannot be observed,
-        /// and an error if the device refuses a request. The statistics then stay as they were.
+        /// Returns [`HostError::Calibrate`] or [`HostError::Observe`] if the rows cannot be
+        /// observed, and an error if the device refuses a request. The statistics then stay as they
+        /// were.
         pub async fn observe_async(
             &self,
             statistics: &mut Statistics,
@@ -36,8 +37,8 @@ impl Host {
         ///
         /// # Errors
         /// Returns the errors of [`observe_async`](Self::observe_async), and
-        /// [`CalibrateError::Mismatch`] if `spec` and the statistics have different columns, axes or
-        /// bins.
+        /// [`CalibrateError::Mismatch`] if `spec` and the statistics have different columns, axes
+        /// or bins.
         pub async fn observe_buffer_async(
             &self,
             statistics: &mut Statistics,

@@ -19,8 +19,8 @@ impl Host {
     with_blocking!(
         exact_f16_unpack,
         /// Measures whether the device converts all 65,536 f16 values to f32 exactly. It takes one
-        /// small dispatch. If so, kernels may use the device's conversion, which on GPUs takes a tenth
-        /// of the operations of integer arithmetic ([`Caps::exact_f16_unpack`]).
+        /// small dispatch. If so, kernels may use the device's conversion, which on GPUs takes a
+        /// tenth of the operations of integer arithmetic ([`Caps::exact_f16_unpack`]).
         ///
         /// # Errors
         /// Returns [`HostError::Device`], [`HostError::Timeout`] or [`HostError::ReadBack`] if the

@@ -48,8 +48,8 @@ impl Host {
         /// Copies the codes of weights into textures; see [`DeviceWeights::with_textures`].
         ///
         /// # Errors
-        /// Returns [`HostError::Weights`] if no texture can hold the codes, and an error if the device
-        /// refuses a request.
+        /// Returns [`HostError::Weights`] if no texture can hold the codes, and an error if the
+        /// device refuses a request.
         pub async fn textured_async(
             &self,
             weights: &DeviceWeights,
@@ -70,8 +70,8 @@ impl Host {
         /// converts them to the kernels' layout on the device instead of the host.
         ///
         /// # Errors
-        /// Returns an error if the device refuses a request, for example because a part of the weights
-        /// is larger than a buffer may be.
+        /// Returns an error if the device refuses a request, for example because a part of the
+        /// weights is larger than a buffer may be.
         pub async fn repack_async(
             &self,
             packed: &PackedWeights,
@@ -131,8 +131,8 @@ impl Host {
 
     with_blocking!(
         download_rows,
-        /// Copies weights back in the kernels' layout. The rows are consecutive, whatever their order
-        /// on the device.
+        /// Copies weights back in the kernels' layout. The rows are consecutive, whatever their
+        /// order on the device.
         ///
         /// # Errors
         /// Returns [`HostError::ReadBack`] or [`HostError::Timeout`] if the copy fails.
@@ -159,13 +159,13 @@ impl Host {
 
     with_blocking!(
         compress,
-        /// Uploads `w`, `[n, k]` row-major f32, and quantizes and packs it on the device. If the format
-        /// is 2:4, it first prunes by magnitude. The result has the same bits as that of
+        /// Uploads `w`, `[n, k]` row-major f32, and quantizes and packs it on the device. If the
+        /// format is 2:4, it first prunes by magnitude. The result has the same bits as that of
         /// [`compress::quantize`](crate::compress::quantize).
         ///
         /// # Errors
-        /// Returns [`HostError::Make`] if the format cannot hold a weight (for example a NaN), and an
-        /// error if the device refuses a request.
+        /// Returns [`HostError::Make`] if the format cannot hold a weight (for example a NaN), and
+        /// an error if the device refuses a request.
         pub async fn compress_async(
             &self,
             w: &[f32],
@@ -226,8 +226,8 @@ impl Host {
         /// does.
         ///
         /// # Errors
-        /// Returns [`HostError::TooLarge`] if a row is not below N, and an error if the device refuses
-        /// a request.
+        /// Returns [`HostError::TooLarge`] if a row is not below N, and an error if the device
+        /// refuses a request.
         pub async fn gather_async(
             &self,
             weights: &DeviceWeights,

@@ -49,8 +49,8 @@ impl Host {
         /// Records one compute pass, submits it and waits for it.
         ///
         /// # Errors
-        /// Returns [`HostError::Device`] if the device refuses a request, and [`HostError::Timeout`] if
-        /// it does not finish in time.
+        /// Returns [`HostError::Device`] if the device refuses a request, and
+        /// [`HostError::Timeout`] if it does not finish in time.
         pub async fn submit_async(
             &self,
             record: impl FnOnce(&mut wgpu::ComputePass<'_>),
@@ -70,12 +70,12 @@ impl Host {
 
     with_blocking!(
         submit_timed,
-        /// Records one compute pass, submits it, waits for it, and returns the milliseconds that the
-        /// pass took according to the device. Returns `None` if the device has no timestamps.
+        /// Records one compute pass, submits it, waits for it, and returns the milliseconds that
+        /// the pass took according to the device. Returns `None` if the device has no timestamps.
         ///
         /// # Errors
-        /// Returns the errors of [`submit_async`](Self::submit_async), and [`HostError::ReadBack`] if
-        /// the timestamps cannot be read.
+        /// Returns the errors of [`submit_async`](Self::submit_async), and [`HostError::ReadBack`]
+        /// if the timestamps cannot be read.
         pub async fn submit_timed_async(
             &self,
             record: impl FnOnce(&mut wgpu::ComputePass<'_>),
@@ -237,8 +237,8 @@ impl Host {
         /// Copies `words` words back from a buffer with `COPY_SRC` usage, starting at word `first`.
         ///
         /// # Errors
-        /// Returns [`HostError::ReadBack`], [`HostError::Timeout`] or [`HostError::Device`] if the copy
-        /// fails.
+        /// Returns [`HostError::ReadBack`], [`HostError::Timeout`] or [`HostError::Device`] if the
+        /// copy fails.
         pub async fn read_async(
             &self,
             buffer: &wgpu::Buffer,

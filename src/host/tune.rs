@@ -30,11 +30,11 @@ impl Host {
     with_blocking!(
         tune,
         /// Measures the schedules that apply to each spec, in each row range that its plan
-        /// distinguishes, and returns the fastest ones for [`Select::Tuned`]. With the feature `serde`,
-        /// [`Tuning::to_json`] stores them.
+        /// distinguishes, and returns the fastest ones for [`Select::Tuned`]. With the feature
+        /// `serde`, [`Tuning::to_json`] stores them.
         ///
-        /// The budget is shared evenly among the problems, and includes setup and compilation. It is
-        /// checked between submissions. [`Tuning::unmeasured`] lists the schedules that it left
+        /// The budget is shared evenly among the problems, and includes setup and compilation. It
+        /// is checked between submissions. [`Tuning::unmeasured`] lists the schedules that it left
         /// unmeasured. A problem for which it ends too early keeps the choice of
         /// [`select`](crate::ops::matmul::select).
         ///
@@ -55,12 +55,12 @@ impl Host {
         measure,
         /// Measures the schedules that apply to each spec, and returns all times; [`Tuning::of`]
         /// picks the fastest. Specs that kernels do not distinguish (see [`Problem`]) are measured
-        /// once, and empty ones are skipped. `next` is called before each problem, with the number of
-        /// all problems.
+        /// once, and empty ones are skipped. `next` is called before each problem, with the number
+        /// of all problems.
         ///
         /// # Errors
-        /// Returns [`HostError::Plan`] if no plan can serve a spec, and an error if the device refuses
-        /// a request. Kernels that its driver does not compile are skipped instead.
+        /// Returns [`HostError::Plan`] if no plan can serve a spec, and an error if the device
+        /// refuses a request. Kernels that its driver does not compile are skipped instead.
         pub async fn measure_async(
             &self,
             specs: &[MatmulSpec],
