@@ -6,7 +6,8 @@
 #        public-api.sh --update   rewrite the listing
 #
 # The items come from rustdoc's JSON, which is an unstable output of every toolchain, and the crate
-# `public-api` (tools/public-api) reads it. Set PROFILE to reuse what another profile has built.
+# `public-api` (tools/public-api) reads it. PROFILE is the cargo profile whose checked dependencies
+# are reused (default: dev).
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 cd "$(dirname "$0")/.."
@@ -28,7 +29,7 @@ RUSTC_BOOTSTRAP=1 exec "${LOWBIT_RUSTDOC:-rustdoc}" "$@"
 SH
 chmod +x "$work/rustdoc"
 LOWBIT_RUSTDOC=${RUSTDOC:-rustdoc} RUSTDOC=$work/rustdoc \
-    cargo rustdoc --quiet --locked -p lowbit --lib --all-features --profile "${PROFILE:-ci}" \
+    cargo rustdoc --quiet --locked -p lowbit --lib --all-features --profile "${PROFILE:-dev}" \
     -- -Z unstable-options --output-format json --cap-lints allow
 cargo build --quiet --release --locked --manifest-path tools/public-api/Cargo.toml \
     --target-dir "$work/build"
