@@ -1,10 +1,12 @@
-//! Compressed neural-network weights on any GPU that wgpu reaches: int8, int4 and 2:4 sparse,
-//! as WGSL kernels with a CPU reference and a proven error bound for each.
+//! Kernels for compressed neural-network weights (int8, int4 and 2:4 sparse) on any GPU that wgpu
+//! supports. The kernels are WGSL, and each has a CPU reference and a proven error bound.
 //!
-//! - [`mod@format`]: what a compressed weight is. [`compress`]: making one on the host.
-//!   [`mod@reference`]: the f64 oracle and the bounds. None of them knows of a GPU.
-//! - [`gpu`] and [`ops`]: kernels for a caller's device, recorded into a caller's encoder.
-//! - [`host`]: the same over slices, with a device of its own.
+//! - [`mod@format`] defines compressed weights, [`compress`] creates them on the host, and
+//!   [`mod@reference`] contains the f64 oracle and the bounds. These modules do not use a GPU.
+//! - [`gpu`] and [`ops`] record kernels for the caller's device into the caller's encoder.
+//! - [`host`] offers the same operations over slices, on a device that it opens itself.
+//!
+//! The features `vulkan`, `metal`, `dx12` and `gles` enable wgpu's backends; all are on by default.
 //!
 //! ```no_run
 //! use lowbit::format::{Granularity, WeightFormat};
@@ -34,7 +36,7 @@ pub mod translate;
 
 pub use wgpu;
 
-/// The version of this crate, as in its manifest.
+/// The version of this crate.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The examples of README.md and docs/engines.md, compiled by `cargo test --doc`.

@@ -81,7 +81,7 @@ fn every_tuned_schedule_computes_the_same() {
     let x = host.storage(bytemuck::cast_slice(&x)).unwrap();
     for schedule in candidates(&spec, host.kernels().caps(), m) {
         let entries = vec![(Problem::new(&spec, m), schedule)];
-        let tuning = Tuning { key: TuningKey::new(host.adapter_info()), entries };
+        let tuning = Tuning::new(TuningKey::new(host.adapter_info()), entries);
         let how = Select::Tuned(Arc::new(tuning));
         let plan = block_on(MatmulPlan::new(host.kernels(), &spec, how)).unwrap();
         assert_eq!(plan.kernel(m).schedule, schedule);
@@ -110,7 +110,7 @@ fn a_tuning_that_does_not_apply_is_passed_over() {
     let spec = &specs()[0];
     let bad = Schedule::Gemv { lanes: 5, m_tile: 9 };
     let entries = [1, 8, 9].map(|m| (Problem::new(spec, m), bad)).to_vec();
-    let tuning = Arc::new(Tuning { key: TuningKey::default(), entries });
+    let tuning = Arc::new(Tuning::new(TuningKey::default(), entries));
     let plan = |how| block_on(MatmulPlan::new(host.kernels(), spec, how)).unwrap();
     let (tuned, auto) = (plan(Select::Tuned(tuning)), plan(Select::Auto));
     assert_eq!(format!("{:?}", tuned.row_ranges()), format!("{:?}", auto.row_ranges()));
@@ -119,7 +119,15 @@ fn a_tuning_that_does_not_apply_is_passed_over() {
 #[test]
 fn budgets_are_kept() {
     let Some(host) = crate::common::host() else { return };
-    assert_eq!(host.tune(&specs(), Duration::ZERO).unwrap().entries, []);
+    let spent = host.tune(&specs(), Duration::ZERO).unwrap();
+    assert_eq!(spent.entries, []);
+    let caps = host.kernels().caps();
+    let all = [(0, 1), (0, 8), (0, 9), (1, 1), (2, 1), (2, 2)].iter().flat_map(|&(index, m)| {
+        let spec = &specs()[index];
+        let all = candidates(spec, caps, m).into_iter();
+        all.map(|schedule| (Problem::new(spec, m), schedule)).collect::<Vec<_>>()
+    });
+    assert_eq!(spent.unmeasured, all.collect::<Vec<_>>());
     // Hours of work, cut short; one share is seconds at most, whatever the device.
     let large: Vec<_> = [256, 512, 768]
         .map(|n| MatmulSpec::new(16, n, 1024, WeightFormat::int4(Granularity::Channel)))
@@ -128,8 +136,10 @@ fn budgets_are_kept() {
     let tuning = host.tune(&large, Duration::from_millis(50)).unwrap();
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     assert!(tuning.entries.len() <= 9);
+    assert!(!tuning.unmeasured.is_empty());
     // No budget is too large.
-    assert!(host.tune(&specs()[1..2], Duration::MAX).unwrap().entries.len() == 1);
+    let whole = host.tune(&specs()[1..2], Duration::MAX).unwrap();
+    assert_eq!((whole.entries.len(), whole.unmeasured.len()), (1, 0));
 }
 
 #[test]

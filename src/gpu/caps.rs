@@ -1,70 +1,77 @@
 use crate::format::RowOrder;
 
-/// What kind of machine executes the kernels: what is fast differs.
+/// The kind of processor that executes the kernels. Different schedules are fast on each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AdapterClass {
-    /// A graphics processor: coalesced loads and workgroup memory pay.
+    /// A graphics processor. Coalesced loads and workgroup memory are fast.
     Gpu,
-    /// Software on a CPU: a lane's own contiguous runs pay, barriers are dear.
+    /// A software adapter on a CPU. Contiguous loads of a single lane are fast, and barriers are
+    /// slow.
     Cpu,
 }
 
-/// Facts about a device that kernels are chosen by: plain data, so that choices are
-/// tested with no hardware, and limits can be lowered on purpose.
+/// The capabilities of a device that kernels are chosen by. They are plain data, so that choices
+/// can be tested without hardware and limits can be lowered on purpose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caps {
-    /// GPU or CPU.
+    /// Whether the device is a GPU or a CPU.
     pub class: AdapterClass,
-    /// Largest storage binding, in bytes.
+    /// The largest storage binding, in bytes.
     pub max_binding: u64,
-    /// Largest buffer, in bytes.
+    /// The largest buffer, in bytes.
     pub max_buffer: u64,
-    /// Alignment of storage binding offsets, in bytes.
+    /// The alignment of storage binding offsets, in bytes.
     pub storage_align: u32,
-    /// Alignment of uniform binding offsets, in bytes.
+    /// The alignment of uniform binding offsets, in bytes.
     pub uniform_align: u32,
-    /// Storage buffers in one stage.
+    /// The largest number of storage buffers in one stage.
     pub max_storage_buffers: u32,
-    /// Workgroup memory, in bytes.
+    /// The largest amount of workgroup memory, in bytes.
     pub max_workgroup_memory: u32,
-    /// Invocations in one workgroup.
+    /// The largest number of invocations in one workgroup.
     pub max_invocations: u32,
-    /// Workgroups along one dimension of a dispatch.
+    /// The largest number of workgroups along one dimension of a dispatch.
     pub max_groups: u32,
-    /// Lanes of every subgroup; 0 where the device has no subgroups or sizes vary.
+    /// The number of lanes of every subgroup, or 0 if the device has no subgroups or their size
+    /// varies.
     pub subgroup: u32,
-    /// Shaders may use subgroups, of whatever size.
+    /// Whether shaders may use subgroups, whatever their size.
     pub subgroups: bool,
-    /// Rows and columns of cooperative matrices that shaders may use: 16 or 8, else 0. See
-    /// [`with_matrices`](Self::with_matrices).
+    /// The number of rows and columns of cooperative matrices that shaders may use: 16 or 8, or 0
+    /// if there are none. See [`with_matrices`](Self::with_matrices).
     pub matrix: u32,
-    /// Shaders may use 64-bit integers.
+    /// Whether shaders may use 64-bit integers.
     pub int64: bool,
-    /// `unpack2x16float` keeps f16 subnormals, which WGSL lets a device flush. Known of Mesa's
-    /// software drivers; of others [`Host::exact_f16_unpack`](crate::host::Host::exact_f16_unpack) finds
-    /// out.
+    /// Whether `unpack2x16float` keeps f16 subnormals, which WGSL permits a device to flush. It is
+    /// known for Mesa's software drivers. For others,
+    /// [`Kernels::for_adapter`](crate::gpu::Kernels::for_adapter) and
+    /// [`Host`](crate::host::Host::exact_f16_unpack) measure it.
     pub exact_f16_unpack: bool,
-    /// `dot4I8Packed` is one of the device's own operations, as far as the backend tells; where it
-    /// is not, kernels multiply bytes in f32. Vulkan, Direct3D 12 and browsers are believed to
-    /// have it; Metal and OpenGL have no such operation.
+    /// Whether the device executes `dot4I8Packed` as a single operation, as far as the backend
+    /// tells. Otherwise kernels multiply bytes in f32. Vulkan, Direct3D 12 and browsers are assumed
+    /// to have it. Metal and OpenGL have no such operation.
     pub packed_dot: bool,
     /// The order in which rows of weights are laid out for this device.
     pub row_order: RowOrder,
-    /// Width and height of the largest 2D texture, where kernels load long codes faster out of
-    /// textures than out of buffers; else 0. See [`DeviceWeights::with_textures`].
+    /// The width and height of the largest 2D texture, if kernels load long codes faster from
+    /// textures than from buffers on this device; 0 otherwise. See
+    /// [`DeviceWeights::with_textures`].
     ///
     /// [`DeviceWeights::with_textures`]: crate::ops::DeviceWeights::with_textures
     pub texture_extent: u32,
 }
 
-/// Texels in a row of a texture of codes, at most: the last row wastes 32 KiB at most, and
-/// 256 MiB fit within WebGPU's default limits.
+/// The largest number of texels in a row of a texture of codes. The last row then wastes at most
+/// 32 KiB, and 256 MiB of codes fit within WebGPU's default limits.
 pub(crate) const MAX_TEXTURE_WIDTH: u32 = 2048;
 
 impl Caps {
-    /// The facts of a device, as it was requested: limits are the device's, which may be
-    /// below the adapter's, and features those that it was requested with.
+    /// Returns the capabilities of a device. `limits` and `features` are those that the device was
+    /// requested with, which may be below the adapter's.
+    ///
+    /// They do not include [`exact_f16_unpack`](Self::exact_f16_unpack) of drivers that have to be
+    /// measured; [`Kernels::for_adapter`](crate::gpu::Kernels::for_adapter) does.
     pub fn new(info: &wgpu::AdapterInfo, limits: &wgpu::Limits, features: wgpu::Features) -> Self {
         let class = match info.device_type {
             wgpu::DeviceType::Cpu => AdapterClass::Cpu,
@@ -76,13 +83,14 @@ impl Caps {
             subgroup: if subgroups { info.subgroup_min_size } else { 0 },
             subgroups: features.contains(wgpu::Features::SUBGROUP),
             int64: features.contains(wgpu::Features::SHADER_INT64),
-            // It converts by the CPU's own instruction, or by integer arithmetic.
+            // llvmpipe converts with the CPU's own instruction or with integer arithmetic.
             exact_f16_unpack: info.driver == "llvmpipe",
             packed_dot: matches!(
                 info.backend,
                 wgpu::Backend::Vulkan | wgpu::Backend::Dx12 | wgpu::Backend::BrowserWebGpu
             ),
-            // It gathers texels of all lanes at once, words of a buffer lane by lane.
+            // lavapipe gathers the texels of all lanes at once, but loads the words of a buffer
+            // lane by lane.
             texture_extent: match (info.driver.as_str(), info.backend) {
                 ("llvmpipe", wgpu::Backend::Vulkan) => limits.max_texture_dimension_2d,
                 _ => 0,
@@ -91,10 +99,10 @@ impl Caps {
         }
     }
 
-    /// The same with cooperative matrices (experimental), for a device that was requested with
-    /// [`EXPERIMENTAL_COOPERATIVE_MATRIX`](wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX):
-    /// `kinds` is what [`wgpu::Adapter::cooperative_matrix_properties`] says. Matrices of 16
-    /// need [`SHADER_F16`](wgpu::Features::SHADER_F16) too.
+    /// Adds cooperative matrices (experimental) to the capabilities of a device that was requested
+    /// with [`EXPERIMENTAL_COOPERATIVE_MATRIX`](wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX).
+    /// `kinds` is the result of [`wgpu::Adapter::cooperative_matrix_properties`]. 16×16 matrices
+    /// also need [`SHADER_F16`](wgpu::Features::SHADER_F16).
     #[must_use]
     pub fn with_matrices(
         mut self,
@@ -108,20 +116,25 @@ impl Caps {
                     && (kind.ab_type, kind.cr_type) == (ab, F32)
             })
         };
-        self.matrix = match features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
-            true if has(16, F16) && features.contains(wgpu::Features::SHADER_F16) => 16,
-            true if has(8, F32) => 8,
-            _ => 0,
+        self.matrix = if !features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+            0
+        } else if has(16, F16) && features.contains(wgpu::Features::SHADER_F16) {
+            16
+        } else if has(8, F32) {
+            8
+        } else {
+            0
         };
         self
     }
 
-    /// Features that kernels use where a device has them; request those of the adapter's.
+    /// Returns the features that kernels use if the device has them. Request those of them that the
+    /// adapter has.
     pub fn useful_features() -> wgpu::Features {
         wgpu::Features::SUBGROUP | wgpu::Features::SHADER_INT64
     }
 
-    /// The same from a class and limits alone, without optional features.
+    /// Returns the capabilities of a device of this class and limits without optional features.
     pub fn from_limits(class: AdapterClass, limits: &wgpu::Limits) -> Self {
         Self {
             class,
@@ -147,21 +160,22 @@ impl Caps {
         }
     }
 
-    /// Texels in a row of a texture of codes, a power of two; 0 where there are none.
+    /// Returns the number of texels in a row of a texture of codes: a power of two, or 0 if this
+    /// device does not use textures.
     pub(crate) fn texture_width(&self) -> u32 {
         match self.texture_extent.min(MAX_TEXTURE_WIDTH).checked_ilog2() {
-            // Copies want rows of 256 bytes.
+            // Copies need rows of at least 256 bytes.
             Some(bits) if bits >= 4 => 1 << bits,
             _ => 0,
         }
     }
 
-    /// The same within a device's limits: a caller may state lower ones, never higher.
-    /// Alignments become powers of two, and what kernels index with a `u32` stays below
-    /// 4 GiB.
+    /// Lowers these capabilities to the limits and features of a device, which a caller may not
+    /// exceed. Alignments become powers of two, and bindings stay below 4 GiB, because kernels
+    /// index them with a `u32`.
     pub(crate) fn within(&self, limits: &wgpu::Limits, features: wgpu::Features) -> Self {
         let device = Self::from_limits(self.class, limits);
-        // No device asks for more than 256; 4096 leaves room and bounds what padding costs.
+        // No device needs more than 256; a bound of 4096 leaves room and limits the padding.
         let align = |asked: u32, needed: u32| {
             let needed = needed.max(16);
             asked.clamp(needed, needed.max(4096)).checked_next_power_of_two().unwrap_or(needed)
@@ -176,15 +190,14 @@ impl Caps {
             max_workgroup_memory: self.max_workgroup_memory.min(device.max_workgroup_memory),
             max_invocations: self.max_invocations.min(device.max_invocations),
             max_groups: self.max_groups.min(device.max_groups),
-            subgroup: match features.contains(wgpu::Features::SUBGROUP) {
-                true => self.subgroup,
-                false => 0,
-            },
+            subgroup: if features.contains(wgpu::Features::SUBGROUP) { self.subgroup } else { 0 },
             subgroups: self.subgroups && features.contains(wgpu::Features::SUBGROUP),
-            matrix: match features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
-                true if self.matrix == 16 && !features.contains(wgpu::Features::SHADER_F16) => 0,
-                true => self.matrix,
-                false => 0,
+            matrix: if !features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
+                || (self.matrix == 16 && !features.contains(wgpu::Features::SHADER_F16))
+            {
+                0
+            } else {
+                self.matrix
             },
             int64: self.int64 && features.contains(wgpu::Features::SHADER_INT64),
             exact_f16_unpack: self.exact_f16_unpack,
@@ -197,9 +210,10 @@ impl Caps {
         }
     }
 
-    /// The three dimensions of a dispatch of `groups` workgroups, folded where one
-    /// dimension is too short; kernels put the index together again and return past the
-    /// end. `None` where even three dimensions, or a `u32`, do not hold them.
+    /// Returns the three dimensions of a dispatch of `groups` workgroups. They are folded over
+    /// several dimensions if there are too many for one; kernels compute the linear index and
+    /// return if it is past the end. Returns `None` if three dimensions or a `u32` cannot hold
+    /// `groups`.
     pub fn fold(&self, groups: u64) -> Option<[u32; 3]> {
         let limit = u64::from(self.max_groups.max(1));
         let x = groups.min(limit);

@@ -1,5 +1,5 @@
-//! How a callback's answer comes to who waits for it: on a browser's thread by a future,
-//! elsewhere by a channel that blocks.
+//! Passes the answer of a callback to the code that waits for it: through a future in a browser,
+//! and through a channel that blocks on other platforms.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use std::sync::mpsc::{Receiver, Sender, channel as new};
 #[cfg(target_arch = "wasm32")]
 use futures_channel::oneshot::{Receiver, Sender, channel as new};
 
-/// For the callback.
+/// The end that the callback holds.
 pub(super) struct Promise<T>(Sender<T>);
 
-/// For who waits.
+/// The end that the waiting code holds.
 pub(super) struct Answer<T>(Receiver<T>);
 
 pub(super) fn channel<T>() -> (Promise<T>, Answer<T>) {
@@ -21,15 +21,15 @@ pub(super) fn channel<T>() -> (Promise<T>, Answer<T>) {
 }
 
 impl<T> Promise<T> {
-    /// Nobody may be waiting any more after an early error.
+    /// Sends the answer. It is dropped if an earlier error ended the wait.
     pub fn send(self, answer: T) {
         drop(self.0.send(answer));
     }
 }
 
 impl<T> Answer<T> {
-    /// `None` where the time is over, which a browser does not measure, or the callback was
-    /// dropped.
+    /// Waits for the answer. Returns `None` if the callback was dropped or, outside of browsers,
+    /// if the timeout elapsed.
     #[cfg(not(target_arch = "wasm32"))]
     pub async fn wait(self, timeout: Duration) -> Option<T> {
         self.0.recv_timeout(timeout).ok()

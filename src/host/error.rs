@@ -8,29 +8,27 @@ use crate::ops::{
 };
 use std::time::Duration;
 
-/// Why a host call failed.
+/// Why a call of [`Host`](super::Host) failed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HostError {
-    /// There is no adapter.
-    #[error(
-        "no GPU adapter found ({0}); install a Vulkan driver: on Debian `apt-get install mesa-vulkan-drivers libvulkan1` gives a software one"
-    )]
+    /// wgpu found no adapter, or was built without a backend. The text says which.
+    #[error("no GPU adapter found: {0}")]
     NoAdapter(String),
-    /// The adapter gives no device.
-    #[error("adapter {adapter} gives no device: {message}")]
+    /// The adapter provided no device.
+    #[error("adapter {adapter} provides no device: {message}")]
     NoDevice {
         /// The adapter's name.
         adapter: String,
-        /// Its words.
+        /// The driver's message.
         message: String,
     },
-    /// Limits that the adapter does not have: ask for [`wgpu::Adapter::limits`] at most.
-    #[error("adapter {adapter} refuses these limits: {}", super::limits::listed(.refused))]
+    /// The limits asked for exceed the adapter's. Ask for at most [`wgpu::Adapter::limits`].
+    #[error("adapter {adapter} does not support these limits: {}", super::limits::listed(.refused))]
     Limits {
         /// The adapter's name.
         adapter: String,
-        /// Each of them.
+        /// Every limit that exceeds the adapter's.
         refused: Vec<RefusedLimit>,
     },
     /// A slice has the wrong length.
@@ -38,70 +36,94 @@ pub enum HostError {
     WrongLength {
         /// Which slice.
         what: &'static str,
-        /// Elements needed.
+        /// The number of elements needed.
         need: usize,
-        /// Elements given.
+        /// The number of elements given.
         have: usize,
     },
-    /// A dimension exceeds what kernels index.
+    /// A dimension is larger than kernels can index.
     #[error("{what} = {value} exceeds {limit}")]
     TooLarge {
         /// Which dimension.
         what: &'static str,
         /// Its value.
         value: usize,
-        /// The most there can be.
+        /// The largest value allowed.
         limit: usize,
     },
-    /// The device did not finish in time. It may yet finish: wait longer
-    /// ([`Host::with_timeout`](super::Host::with_timeout)), or drop the host and make a new one.
+    /// The device did not finish in time. It may still finish: wait longer
+    /// ([`Host::with_timeout`](super::Host::with_timeout)), or drop the host and open a new one.
     #[error(
         "the device did not finish {what} within {:.3} s; wait longer, or go on with a new device",
         waited.as_secs_f64()
     )]
     Timeout {
-        /// What was waited for.
+        /// The work that did not finish.
         what: &'static str,
-        /// How long.
+        /// How long the host waited.
         waited: Duration,
     },
     /// Results could not be read back.
     #[error("reading back failed: {0}")]
     ReadBack(String),
-    /// A bad format, or a device that returned impossible data.
+    /// A format is invalid, or the device returned data that its format does not allow.
     #[error(transparent)]
     Format(#[from] FormatError),
-    /// Weights that cannot be placed on the device.
+    /// Weights could not be placed on the device.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// Weights that cannot be quantized, with row and column.
+    /// Weights could not be quantized. The error names the row and column.
     #[error(transparent)]
     Make(#[from] QuantizeWeightsError),
-    /// Activations that cannot be observed.
+    /// Activations could not be observed on the host.
     #[error(transparent)]
     Calibrate(#[from] CalibrateError),
-    /// The same on the device.
+    /// Activations could not be observed on the device.
     #[error(transparent)]
     Observe(#[from] ObserveError),
-    /// No plan.
+    /// An operation could not be planned.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// No plan of fake quantization.
+    /// A fake quantization could not be planned.
     #[error(transparent)]
     FakeQuant(#[from] FakeQuantError),
-    /// No binding.
+    /// Buffers could not be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// No recording.
+    /// An operation could not be recorded.
     #[error(transparent)]
     Record(#[from] RecordError),
-    /// The device said no.
+    /// The device refused a request, or was lost.
     #[error(transparent)]
     Device(#[from] DeviceError),
 }
 
+/// Returns an error if wgpu was built without any backend: [`wgpu::Instance::new`] would panic.
+/// lowbit's own features alone do not tell, because a caller may enable backends of wgpu itself.
+pub(super) fn backends_enabled(backends: wgpu::Backends) -> Result<(), HostError> {
+    if backends.is_empty() {
+        return Err(HostError::NoAdapter(
+            "this program was built without a wgpu backend for its platform; enable one of \
+             lowbit's features `vulkan`, `metal`, `dx12` or `gles`"
+                .into(),
+        ));
+    }
+    Ok(())
+}
+
+/// The error if wgpu found no adapter.
+pub(super) fn no_adapter(error: wgpu::RequestAdapterError) -> HostError {
+    let hint = if cfg!(target_os = "linux") {
+        "; install a Vulkan driver: on Debian, `apt-get install mesa-vulkan-drivers libvulkan1` \
+         installs a software driver"
+    } else {
+        ""
+    };
+    HostError::NoAdapter(format!("{error}{hint}"))
+}
+
 impl HostError {
-    /// Whether the device has refused something, and not this crate.
+    /// Returns whether the device refused a request, rather than this crate.
     #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn is_the_devices(&self) -> bool {
         let error = match self {
@@ -115,5 +137,23 @@ impl HostError {
             _ => return false,
         };
         !matches!(error, DeviceError::Limit { .. } | DeviceError::Lost(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_without_backends_says_which_features_exist() {
+        let error = backends_enabled(wgpu::Backends::empty()).unwrap_err();
+        assert!(matches!(error, HostError::NoAdapter(_)));
+        let message = error.to_string();
+        for feature in ["`vulkan`", "`metal`", "`dx12`", "`gles`"] {
+            assert!(message.contains(feature), "{message}");
+        }
+        for backend in wgpu::Backends::all() {
+            assert_eq!(backends_enabled(backend), Ok(()));
+        }
     }
 }

@@ -1,110 +1,131 @@
-use super::{Host, HostError, to_u32};
+use super::{Host, HostError, to_u32, with_blocking};
 use crate::format::WeightFormat;
 use crate::ops::{FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantPlan, FakeQuantSpec};
 
-/// Fake-quantized values, and what they were quantized by.
+/// Fake-quantized values with the scales and zero points that were used.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct FakeQuantized {
-    /// Y, `[m, k]`.
+    /// The values Y, `[m, k]`.
     pub y: Vec<f32>,
-    /// Scales, `[m, ⌈k/g⌉]`, or one.
+    /// The scales, `[m, ⌈k/g⌉]`, or a single one per tensor.
     pub scales: Vec<f32>,
-    /// As many zero points where the format is asymmetric, else none.
+    /// As many zero points as scales, or none if the format is symmetric.
     pub zeros: Vec<f32>,
 }
 
-/// Gradients of a fake quantization.
+/// The gradients of a fake quantization.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct FakeQuantGradients {
-    /// Of X, `[m, k]`.
+    /// The gradient of X, `[m, k]`.
     pub x: Vec<f32>,
-    /// Of the scales, as many as there are.
+    /// The gradients of the scales, as many as there are scales.
     pub scales: Vec<f32>,
-    /// Of the zero points where the format is asymmetric, else none.
+    /// The gradients of the zero points, or none if the format is symmetric.
     pub zeros: Vec<f32>,
 }
 
 impl Host {
-    /// `y = (clamp(rne(x/s) + z, qmin, qmax) − z) · s` of `x`, `[m, k]` row-major, by ranges of its
-    /// own: see [`ops::fake_quant`](crate::ops::fake_quant).
-    ///
-    /// # Errors
-    /// [`HostError`]: wrong lengths, a format of floats or 2:4, or what the device refuses.
-    pub async fn fake_quantize_async(
-        &self,
-        x: &[f32],
-        m: usize,
-        k: usize,
-        format: &WeightFormat,
-    ) -> Result<FakeQuantized, HostError> {
-        self.fake_forward(x, &FakeQuantSpec::new(to_u32("m", m)?, to_u32("k", k)?, *format), None)
+    with_blocking!(
+        fake_quantize,
+        /// Computes `y = (clamp(rne(x/s) + z, qmin, qmax) − z) · s` for `x`, `[m, k]` row-major.
+        /// The scales and zero points come from the ranges of `x` itself; see
+        /// [`ops::fake_quant`](crate::ops::fake_quant).
+        ///
+        /// # Errors
+        /// Returns an error if `x` has the wrong length, if `format` is a float or 2:4 format, or
+        /// if the device refuses a request.
+        pub async fn fake_quantize_async(
+            &self,
+            x: &[f32],
+            m: usize,
+            k: usize,
+            format: &WeightFormat,
+        ) -> Result<FakeQuantized, HostError> {
+            self.fake_forward(
+                x,
+                &FakeQuantSpec::new(to_u32("m", m)?, to_u32("k", k)?, *format),
+                None,
+            )
             .await
-    }
+        }
+    );
 
-    /// The same by scales and zero points that are given: `[m, ⌈k/g⌉]` or one of each, and no zero
-    /// points where the format is symmetric.
-    ///
-    /// # Errors
-    /// As [`fake_quantize`](Self::fake_quantize).
-    pub async fn fake_quantize_with_async(
-        &self,
-        x: &[f32],
-        m: usize,
-        k: usize,
-        format: &WeightFormat,
-        (scales, zeros): (&[f32], &[f32]),
-    ) -> Result<Vec<f32>, HostError> {
-        let spec = FakeQuantSpec::new(to_u32("m", m)?, to_u32("k", k)?, *format);
-        Ok(self.fake_forward(x, &spec.with_given_scales(), Some((scales, zeros))).await?.y)
-    }
+    with_blocking!(
+        fake_quantize_with,
+        /// Fake-quantizes `x`, `[m, k]` row-major, with the given `(scales, zeros)`: `[m, ⌈k/g⌉]`
+        /// of each, or a single one per tensor. A symmetric format has no zero points.
+        ///
+        /// # Errors
+        /// Returns the errors of [`fake_quantize_async`](Self::fake_quantize_async), and an error
+        /// if there are too few or too many scales or zero points.
+        pub async fn fake_quantize_with_async(
+            &self,
+            x: &[f32],
+            m: usize,
+            k: usize,
+            format: &WeightFormat,
+            given: (&[f32], &[f32]),
+        ) -> Result<Vec<f32>, HostError> {
+            let spec = FakeQuantSpec::new(to_u32("m", m)?, to_u32("k", k)?, *format);
+            Ok(self.fake_forward(x, &spec.with_given_scales(), Some(given)).await?.y)
+        }
+    );
 
-    /// The gradients of [`fake_quantize_with`](Self::fake_quantize_with): straight-through, LSQ and
-    /// LSQ+, from that of Y, `[m, k]`. With `gradient_scale` those of scales and zero points are
-    /// multiplied by LSQ's 1/√(N·Q).
-    ///
-    /// # Errors
-    /// As [`fake_quantize`](Self::fake_quantize).
-    pub async fn fake_quantize_backward_async(
-        &self,
-        (x, dy): (&[f32], &[f32]),
-        m: usize,
-        k: usize,
-        format: &WeightFormat,
-        (scales, zeros): (&[f32], &[f32]),
-        gradient_scale: bool,
-    ) -> Result<FakeQuantGradients, HostError> {
-        let spec = FakeQuantSpec::new(to_u32("m", m)?, to_u32("k", k)?, *format);
-        let spec = FakeQuantSpec { gradient_scale, ..spec.with_given_scales() };
-        let groups = check_lengths(&spec, x, Some((scales, zeros)))?;
-        check_length("the gradient of Y", x.len(), dy.len())?;
-        let plan = self.run(FakeQuantPlan::new(&self.kernels, &spec)).await?;
-        let floats = async |values: &[f32]| self.storage_async(bytemuck::cast_slice(values)).await;
-        let (x, dy) = (floats(x).await?, floats(dy).await?);
-        let (scales, zeros) = (floats(scales).await?, floats(zeros).await?);
-        let dx = self.zeros_async(spec.x_bytes(spec.max_m)).await?;
-        let ds = self.zeros_async(4 * groups as u64).await?;
-        let dz = self.zeros_async(4 * groups as u64).await?;
-        let asymmetric = !format.is_symmetric();
-        let bound = self
-            .run(plan.bind_backward(FakeQuantBackwardArgs {
-                input: (&x).into(),
-                scales: (&scales).into(),
-                zeros: asymmetric.then(|| (&zeros).into()),
-                output_gradient: (&dy).into(),
-                input_gradient: (&dx).into(),
-                scale_gradients: Some((&ds).into()),
-                zero_gradients: asymmetric.then(|| (&dz).into()),
-            }))
-            .await?;
-        let mut recorded = Ok(());
-        self.submit_async(|pass| recorded = bound.record(pass, spec.max_m)).await?;
-        recorded?;
-        Ok(FakeQuantGradients {
-            x: self.floats(&dx, m * k).await?,
-            scales: self.floats(&ds, groups).await?,
-            zeros: self.floats(&dz, if asymmetric { groups } else { 0 }).await?,
-        })
-    }
+    with_blocking!(
+        fake_quantize_backward,
+        /// Computes the gradients of [`fake_quantize_with_async`](Self::fake_quantize_with_async)
+        /// with the same `(scales, zeros)`. `values` are X and the gradient of Y, `[m, k]` each.
+        /// The gradient of X is the straight-through estimate; those of scales and zero points
+        /// follow LSQ and LSQ+. With `gradient_scale` the latter are multiplied by LSQ's 1/√(N·Q).
+        ///
+        /// # Errors
+        /// Returns the errors of [`fake_quantize_with_async`](Self::fake_quantize_with_async).
+        pub async fn fake_quantize_backward_async(
+            &self,
+            values: (&[f32], &[f32]),
+            m: usize,
+            k: usize,
+            format: &WeightFormat,
+            given: (&[f32], &[f32]),
+            gradient_scale: bool,
+        ) -> Result<FakeQuantGradients, HostError> {
+            let ((x, dy), (scales, zeros)) = (values, given);
+            let spec = FakeQuantSpec::new(to_u32("m", m)?, to_u32("k", k)?, *format);
+            let spec = FakeQuantSpec { gradient_scale, ..spec.with_given_scales() };
+            let groups = check_lengths(&spec, x, Some((scales, zeros)))?;
+            check_length("the gradient of Y", x.len(), dy.len())?;
+            let plan = self.run(FakeQuantPlan::new(&self.kernels, &spec)).await?;
+            let floats =
+                async |values: &[f32]| self.storage_async(bytemuck::cast_slice(values)).await;
+            let (x, dy) = (floats(x).await?, floats(dy).await?);
+            let (scales, zeros) = (floats(scales).await?, floats(zeros).await?);
+            let dx = self.zeros_async(spec.x_bytes(spec.max_m)).await?;
+            let ds = self.zeros_async(4 * groups as u64).await?;
+            let dz = self.zeros_async(4 * groups as u64).await?;
+            let asymmetric = !format.is_symmetric();
+            let bound = self
+                .run(plan.bind_backward(FakeQuantBackwardArgs {
+                    input: (&x).into(),
+                    scales: (&scales).into(),
+                    zeros: asymmetric.then(|| (&zeros).into()),
+                    output_gradient: (&dy).into(),
+                    input_gradient: (&dx).into(),
+                    scale_gradients: Some((&ds).into()),
+                    zero_gradients: asymmetric.then(|| (&dz).into()),
+                }))
+                .await?;
+            let mut recorded = Ok(());
+            self.submit_async(|pass| recorded = bound.record(pass, spec.max_m)).await?;
+            recorded?;
+            Ok(FakeQuantGradients {
+                x: self.floats(&dx, m * k).await?,
+                scales: self.floats(&ds, groups).await?,
+                zeros: self.floats(&dz, if asymmetric { groups } else { 0 }).await?,
+            })
+        }
+    );
 
     async fn fake_forward(
         &self,
@@ -146,7 +167,7 @@ impl Host {
     }
 }
 
-/// How many scales there are.
+/// Checks the lengths of all slices, and returns the number of scales.
 fn check_lengths(
     spec: &FakeQuantSpec,
     x: &[f32],

@@ -1,21 +1,22 @@
-/// A limit that was asked for and that the adapter does not have.
+/// A requested limit that exceeds the adapter's.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RefusedLimit {
     /// The field of [`wgpu::Limits`].
     pub name: &'static str,
-    /// What was asked for.
+    /// The value that was requested.
     pub asked: u64,
-    /// What the adapter has.
+    /// The adapter's value.
     pub has: u64,
 }
 
 impl std::fmt::Display for RefusedLimit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} of {}, where it has {}", self.name, self.asked, self.has)
+        write!(f, "{} of {} (it has {})", self.name, self.asked, self.has)
     }
 }
 
-/// Which of `asked` the adapter does not have; alignments count as worse where they are lower.
+/// Lists the limits of `asked` that exceed `has`. A lower alignment is the stricter request.
 pub(super) fn refused(asked: &wgpu::Limits, has: &wgpu::Limits) -> Vec<RefusedLimit> {
     let mut refused = Vec::new();
     asked.check_limits_with_fail_fn(has, false, |name, asked, has| {
@@ -24,7 +25,7 @@ pub(super) fn refused(asked: &wgpu::Limits, has: &wgpu::Limits) -> Vec<RefusedLi
     refused
 }
 
-/// The limits in a row, for a message.
+/// Joins the limits for a message.
 pub(super) fn listed(refused: &[RefusedLimit]) -> String {
     refused.iter().map(RefusedLimit::to_string).collect::<Vec<_>>().join("; ")
 }

@@ -1,6 +1,7 @@
 use std::sync::{Mutex, PoisonError};
 
-/// A checksum of the words that are read back (FNV-1a by words), kept where it was asked for.
+/// A checksum of all words that were read back (FNV-1a over words). It is only computed once
+/// [`restart`](Self::restart) has been called.
 #[derive(Debug, Default)]
 pub(super) struct ReadLog(Mutex<Option<u64>>);
 
@@ -13,7 +14,7 @@ impl ReadLog {
         }
     }
 
-    /// What was kept since the last call; from now on it is kept anew.
+    /// Starts a new checksum, and returns the previous one if there was one.
     pub fn restart(&self) -> Option<u64> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).replace(0xcbf2_9ce4_8422_2325)
     }

@@ -1,6 +1,6 @@
-//! Weights and products of slices.
+//! Uploads, downloads and compresses weights, and multiplies slices by them.
 
-use super::{Host, HostError, to_u32};
+use super::{Host, HostError, to_u32, with_blocking};
 use crate::format::{DeviceImage, PackedWeights, Scales, WeightFormat};
 use crate::gpu::DeviceError;
 use crate::ops::matmul::code_textures_pay;
@@ -11,17 +11,24 @@ use crate::ops::{
 };
 
 impl Host {
-    /// Copies packed weights to the device, their codes into textures where those
-    /// [pay](code_textures_pay).
-    ///
-    /// # Errors
-    /// [`HostError::Weights`].
-    pub async fn upload_async(&self, packed: &PackedWeights) -> Result<DeviceWeights, HostError> {
-        self.settled(self.run(DeviceWeights::upload(&self.kernels, packed)).await?).await
-    }
+    with_blocking!(
+        upload,
+        /// Copies packed weights to the device. Their codes go to textures if
+        /// [these are faster](code_textures_pay) on this device.
+        ///
+        /// # Errors
+        /// Returns [`HostError::Weights`] if the weights cannot be placed on the device.
+        pub async fn upload_async(
+            &self,
+            packed: &PackedWeights,
+        ) -> Result<DeviceWeights, HostError> {
+            self.settled(self.run(DeviceWeights::upload(&self.kernels, packed)).await?).await
+        }
+    );
 
-    /// With textures where those pay, hold the codes, and find memory: for a moment the codes
-    /// are there twice.
+    /// Moves the codes into textures if these are faster. The weights stay in buffers if no
+    /// texture can hold the codes or there is not enough memory: while they are copied, the codes
+    /// exist twice.
     pub(super) async fn settled(&self, weights: DeviceWeights) -> Result<DeviceWeights, HostError> {
         let k = to_u32("k", weights.k())?;
         if !code_textures_pay(&weights.format(), k, self.kernels.caps()) {
@@ -36,169 +43,206 @@ impl Host {
         })
     }
 
-    /// The same weights with their codes in textures: see [`DeviceWeights::with_textures`].
-    ///
-    /// # Errors
-    /// [`HostError::Weights`], and what the device refuses.
-    pub async fn textured_async(
-        &self,
-        weights: &DeviceWeights,
-    ) -> Result<DeviceWeights, HostError> {
-        let mut encoder = self.device().create_command_encoder(&Default::default());
-        let weights = self.run(weights.with_textures(&self.kernels, &mut encoder)).await?;
-        let submit = || self.queue.submit([encoder.finish()]);
-        let what = "a copy into textures";
-        let index = self.run(self.kernels.guarded(what, submit)).await?;
-        self.wait(what, index).await?;
-        Ok(weights)
-    }
+    with_blocking!(
+        textured,
+        /// Copies the codes of weights into textures; see [`DeviceWeights::with_textures`].
+        ///
+        /// # Errors
+        /// Returns [`HostError::Weights`] if no texture can hold the codes, and an error if the
+        /// device refuses a request.
+        pub async fn textured_async(
+            &self,
+            weights: &DeviceWeights,
+        ) -> Result<DeviceWeights, HostError> {
+            let mut encoder = self.device().create_command_encoder(&Default::default());
+            let weights = self.run(weights.with_textures(&self.kernels, &mut encoder)).await?;
+            let submit = || self.queue.submit([encoder.finish()]);
+            let what = "a copy into textures";
+            let index = self.run(self.kernels.guarded(what, submit)).await?;
+            self.wait(what, index).await?;
+            Ok(weights)
+        }
+    );
 
-    /// The same, converted to the layout of kernels on the device and not here.
-    ///
-    /// # Errors
-    /// What the device refuses, a part of the weights larger than a buffer among it.
-    pub async fn repack_async(&self, packed: &PackedWeights) -> Result<DeviceWeights, HostError> {
-        let (n, k, format) = (packed.n(), packed.k(), packed.format());
-        let spec = RepackSpec::new(to_u32("n", n)?, to_u32("k", k)?, format);
-        let plan = self.run(RepackPlan::new(&self.kernels, &spec)).await?;
-        let output = self.run(DeviceWeights::allocate(&self.kernels, format, n, k)).await?;
-        let part = async |bytes: &[u8]| {
-            // The last word is filled up with zeros.
-            let mut words = vec![0u32; bytes.len().div_ceil(4)];
-            bytemuck::cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
-            self.storage_async(&words).await
-        };
-        let there = async |wanted: bool, bytes: &[u8]| match wanted {
-            true => part(bytes).await.map(Some),
-            false => Ok(None),
-        };
-        let codes = self.storage_async(packed.codes()).await?;
-        let metadata = there(format.is_sparse(), bytemuck::cast_slice(packed.metadata())).await?;
-        let scales = match packed.scales() {
-            Scales::F32(scales) => bytemuck::cast_slice(scales),
-            Scales::F16(scales) => bytemuck::cast_slice(scales),
-        };
-        let scales = there(format.code_type().is_integer(), scales).await?;
-        let zeros = there(!format.is_symmetric(), packed.zeros()).await?;
-        let bound = self
-            .run(plan.bind(RepackArgs {
-                codes: (&codes).into(),
-                metadata: metadata.as_ref().map(Into::into),
-                scales: scales.as_ref().map(Into::into),
-                zeros: zeros.as_ref().map(Into::into),
-                output: &output,
-            }))
-            .await?;
-        self.submit_async(|pass| bound.record(pass)).await?;
-        self.settled(output).await
-    }
-
-    /// Copies weights back and checks them.
-    ///
-    /// # Errors
-    /// [`HostError::ReadBack`], [`HostError::Timeout`], and [`HostError::Format`] where the
-    /// device returned what cannot be.
-    pub async fn download_async(
-        &self,
-        weights: &DeviceWeights,
-    ) -> Result<PackedWeights, HostError> {
-        let layout = weights.layout();
-        Ok(layout.unpack(&self.download_rows_async(weights).await?)?)
-    }
-
-    /// Copies the kernel layout back, one row after the other whatever their order.
-    ///
-    /// # Errors
-    /// [`HostError::ReadBack`], [`HostError::Timeout`].
-    pub async fn download_rows_async(
-        &self,
-        weights: &DeviceWeights,
-    ) -> Result<DeviceImage, HostError> {
-        let layout = weights.layout();
-        let mut image = DeviceImage { codes: Vec::new(), side: Vec::new() };
-        for block in weights.blocks() {
-            let (codes, side) = layout.words(block.rows.len());
-            let codes = match &block.codes {
-                Codes::Buffer(buffer) => self.read_async(buffer, 0, codes).await?,
-                Codes::Texture(texture) => self.read_texture(texture, codes).await?,
+    with_blocking!(
+        repack,
+        /// Copies packed weights to the device as [`upload_async`](Self::upload_async) does, but
+        /// converts them to the kernels' layout on the device instead of the host.
+        ///
+        /// # Errors
+        /// Returns an error if the device refuses a request, for example because a part of the
+        /// weights is larger than a buffer may be.
+        pub async fn repack_async(
+            &self,
+            packed: &PackedWeights,
+        ) -> Result<DeviceWeights, HostError> {
+            let (n, k, format) = (packed.n(), packed.k(), packed.format());
+            let spec = RepackSpec::new(to_u32("n", n)?, to_u32("k", k)?, format);
+            let plan = self.run(RepackPlan::new(&self.kernels, &spec)).await?;
+            let output = self.run(DeviceWeights::allocate(&self.kernels, format, n, k)).await?;
+            let part = async |bytes: &[u8]| {
+                // The last word is padded with zeros.
+                let mut words = vec![0u32; bytes.len().div_ceil(4)];
+                bytemuck::cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
+                self.storage_async(&words).await
             };
-            let side = self.read_async(&block.side, 0, side).await?;
-            let rows = layout.by_rows(&DeviceImage { codes, side }, block.rows.len())?;
-            image.codes.extend(rows.codes);
-            image.side.extend(rows.side);
+            let there = async |wanted: bool, bytes: &[u8]| match wanted {
+                true => part(bytes).await.map(Some),
+                false => Ok(None),
+            };
+            let codes = self.storage_async(packed.codes()).await?;
+            let metadata =
+                there(format.is_sparse(), bytemuck::cast_slice(packed.metadata())).await?;
+            let scales = match packed.scales() {
+                Scales::F32(scales) => bytemuck::cast_slice(scales),
+                Scales::F16(scales) => bytemuck::cast_slice(scales),
+            };
+            let scales = there(format.code_type().is_integer(), scales).await?;
+            let zeros = there(!format.is_symmetric(), packed.zeros()).await?;
+            let bound = self
+                .run(plan.bind(RepackArgs {
+                    codes: (&codes).into(),
+                    metadata: metadata.as_ref().map(Into::into),
+                    scales: scales.as_ref().map(Into::into),
+                    zeros: zeros.as_ref().map(Into::into),
+                    output: &output,
+                }))
+                .await?;
+            self.submit_async(|pass| bound.record(pass)).await?;
+            self.settled(output).await
         }
-        Ok(image)
-    }
+    );
 
-    /// Uploads `w`, `[n, k]` f32 row-major, and prunes (by magnitude, where the format is
-    /// 2:4), quantizes and packs it on the device: what
-    /// [`compress::quantize`](crate::compress::quantize) makes, bit for bit.
-    ///
-    /// # Errors
-    /// [`HostError::Make`] for weights that the format cannot hold (NaN, say), and what the
-    /// device refuses.
-    pub async fn compress_async(
-        &self,
-        w: &[f32],
-        n: usize,
-        k: usize,
-        format: &WeightFormat,
-    ) -> Result<DeviceWeights, HostError> {
-        let need = n.saturating_mul(k);
-        if w.len() != need {
-            return Err(HostError::WrongLength { what: "W", need, have: w.len() });
+    with_blocking!(
+        download,
+        /// Copies weights back from the device and checks them.
+        ///
+        /// # Errors
+        /// Returns [`HostError::ReadBack`] or [`HostError::Timeout`] if the copy fails, and
+        /// [`HostError::Format`] if the device returned data that the format does not allow.
+        pub async fn download_async(
+            &self,
+            weights: &DeviceWeights,
+        ) -> Result<PackedWeights, HostError> {
+            let layout = weights.layout();
+            Ok(layout.unpack(&self.download_rows_async(weights).await?)?)
         }
-        let spec = QuantizeWeightsSpec::new(to_u32("n", n)?, to_u32("k", k)?, *format);
-        let plan = self.run(QuantizeWeightsPlan::new(&self.kernels, &spec)).await?;
-        let output = self.run(DeviceWeights::allocate(&self.kernels, *format, n, k)).await?;
-        // f32 rows may need more buffers than the compressed ones.
-        let caps = self.kernels.caps();
-        let fit = caps.max_binding.min(caps.max_buffer) / (4 * k.max(1)) as u64;
-        let rows = usize::try_from(fit).unwrap_or(usize::MAX).clamp(1, n.max(1));
-        let mut buffers = Vec::new();
-        for chunk in w.chunks(rows.saturating_mul(k).max(1)) {
-            buffers.push((self.storage_async(bytemuck::cast_slice(chunk)).await?, chunk.len() / k));
-        }
-        if buffers.is_empty() {
-            buffers.push((self.zeros_async(0).await?, n));
-        }
-        let source: Vec<_> = buffers
-            .iter()
-            .map(|(buffer, rows)| SourceRows { at: buffer.into(), rows: *rows })
-            .collect();
-        let args = QuantizeWeightsArgs { source: &source, mask: None, output: &output };
-        let bound = self.run(plan.bind(args)).await?;
-        self.submit_async(|pass| bound.record(pass)).await?;
-        bound.check(&self.read_async(bound.status(), 0, bound.status_words()).await?)?;
-        self.settled(output).await
-    }
+    );
 
-    /// All weights as f32, `[N, K]`; pruned ones are 0.
-    ///
-    /// # Errors
-    /// What the device refuses.
-    pub async fn dequantize_async(&self, weights: &DeviceWeights) -> Result<Vec<f32>, HostError> {
-        self.rows(&DequantizeSpec::of(weights), weights, None).await
-    }
-
-    /// Rows of the weights as f32, `[rows.len(), K]`: a lookup in an embedding table.
-    ///
-    /// # Errors
-    /// [`HostError::TooLarge`] for a row that is not below N, and what the device refuses.
-    pub async fn gather_async(
-        &self,
-        weights: &DeviceWeights,
-        rows: &[u32],
-    ) -> Result<Vec<f32>, HostError> {
-        let n = to_u32("n", weights.n())?;
-        if let Some(&row) = rows.iter().find(|&&row| row >= n) {
-            let limit = weights.n().saturating_sub(1);
-            return Err(HostError::TooLarge { what: "row", value: row as usize, limit });
+    with_blocking!(
+        download_rows,
+        /// Copies weights back in the kernels' layout. The rows are consecutive, whatever their
+        /// order on the device.
+        ///
+        /// # Errors
+        /// Returns [`HostError::ReadBack`] or [`HostError::Timeout`] if the copy fails.
+        pub async fn download_rows_async(
+            &self,
+            weights: &DeviceWeights,
+        ) -> Result<DeviceImage, HostError> {
+            let layout = weights.layout();
+            let mut image = DeviceImage { codes: Vec::new(), side: Vec::new() };
+            for block in weights.blocks() {
+                let (codes, side) = layout.words(block.rows.len());
+                let codes = match &block.codes {
+                    Codes::Buffer(buffer) => self.read_async(buffer, 0, codes).await?,
+                    Codes::Texture(texture) => self.read_texture(texture, codes).await?,
+                };
+                let side = self.read_async(&block.side, 0, side).await?;
+                let rows = layout.by_rows(&DeviceImage { codes, side }, block.rows.len())?;
+                image.codes.extend(rows.codes);
+                image.side.extend(rows.side);
+            }
+            Ok(image)
         }
-        let spec = DequantizeSpec::of(weights).with_gather(to_u32("rows", rows.len())?);
-        let indices = self.storage_async(rows).await?;
-        self.rows(&spec, weights, Some((&indices).into())).await
-    }
+    );
+
+    with_blocking!(
+        compress,
+        /// Uploads `w`, `[n, k]` row-major f32, and quantizes and packs it on the device. If the
+        /// format is 2:4, it first prunes by magnitude. The result has the same bits as that of
+        /// [`compress::quantize`](crate::compress::quantize).
+        ///
+        /// # Errors
+        /// Returns [`HostError::Make`] if the format cannot hold a weight (for example a NaN), and
+        /// an error if the device refuses a request.
+        pub async fn compress_async(
+            &self,
+            w: &[f32],
+            n: usize,
+            k: usize,
+            format: &WeightFormat,
+        ) -> Result<DeviceWeights, HostError> {
+            let need = n.saturating_mul(k);
+            if w.len() != need {
+                return Err(HostError::WrongLength { what: "W", need, have: w.len() });
+            }
+            let spec = QuantizeWeightsSpec::new(to_u32("n", n)?, to_u32("k", k)?, *format);
+            let plan = self.run(QuantizeWeightsPlan::new(&self.kernels, &spec)).await?;
+            let output = self.run(DeviceWeights::allocate(&self.kernels, *format, n, k)).await?;
+            // f32 rows may need more buffers than the compressed ones.
+            let caps = self.kernels.caps();
+            let fit = caps.max_binding.min(caps.max_buffer) / (4 * k.max(1)) as u64;
+            let rows = usize::try_from(fit).unwrap_or(usize::MAX).clamp(1, n.max(1));
+            let mut buffers = Vec::new();
+            for chunk in w.chunks(rows.saturating_mul(k).max(1)) {
+                buffers.push((
+                    self.storage_async(bytemuck::cast_slice(chunk)).await?,
+                    chunk.len() / k,
+                ));
+            }
+            if buffers.is_empty() {
+                buffers.push((self.zeros_async(0).await?, n));
+            }
+            let source: Vec<_> = buffers
+                .iter()
+                .map(|(buffer, rows)| SourceRows { at: buffer.into(), rows: *rows })
+                .collect();
+            let args = QuantizeWeightsArgs { source: &source, mask: None, output: &output };
+            let bound = self.run(plan.bind(args)).await?;
+            self.submit_async(|pass| bound.record(pass)).await?;
+            bound.check(&self.read_async(bound.status(), 0, bound.status_words()).await?)?;
+            self.settled(output).await
+        }
+    );
+
+    with_blocking!(
+        dequantize,
+        /// Returns all weights as f32, `[N, K]`. Pruned weights are 0.
+        ///
+        /// # Errors
+        /// Returns an error if the device refuses a request.
+        pub async fn dequantize_async(
+            &self,
+            weights: &DeviceWeights,
+        ) -> Result<Vec<f32>, HostError> {
+            self.rows(&DequantizeSpec::of(weights), weights, None).await
+        }
+    );
+
+    with_blocking!(
+        gather,
+        /// Returns rows of the weights as f32, `[rows.len(), K]`, as a lookup in an embedding table
+        /// does.
+        ///
+        /// # Errors
+        /// Returns [`HostError::TooLarge`] if a row is not below N, and an error if the device
+        /// refuses a request.
+        pub async fn gather_async(
+            &self,
+            weights: &DeviceWeights,
+            rows: &[u32],
+        ) -> Result<Vec<f32>, HostError> {
+            let n = to_u32("n", weights.n())?;
+            if let Some(&row) = rows.iter().find(|&&row| row >= n) {
+                let limit = weights.n().saturating_sub(1);
+                return Err(HostError::TooLarge { what: "row", value: row as usize, limit });
+            }
+            let spec = DequantizeSpec::of(weights).with_gather(to_u32("rows", rows.len())?);
+            let indices = self.storage_async(rows).await?;
+            self.rows(&spec, weights, Some((&indices).into())).await
+        }
+    );
 
     pub(super) async fn rows(
         &self,
@@ -216,41 +260,45 @@ impl Host {
         Ok(words.into_iter().map(f32::from_bits).collect())
     }
 
-    /// `Y = X · Wᵀ (+ bias)`: X `[m, K]` and Y `[m, N]` row-major f32.
-    ///
-    /// # Errors
-    /// [`HostError`]: wrong lengths, or what the device refuses.
-    pub async fn matmul_async(
-        &self,
-        x: &[f32],
-        m: usize,
-        weights: &DeviceWeights,
-        bias: Option<&[f32]>,
-    ) -> Result<Vec<f32>, HostError> {
-        self.check_lengths(x, m, weights, bias)?;
-        let n = weights.n();
-        let mut spec = MatmulSpec::of(to_u32("m", m)?, weights);
-        if bias.is_some() {
-            spec = spec.with_bias();
+    with_blocking!(
+        matmul,
+        /// Computes `Y = X · Wᵀ (+ bias)`. X is `[m, K]` and Y `[m, N]`, row-major f32.
+        ///
+        /// # Errors
+        /// Returns [`HostError::WrongLength`] if a slice has the wrong length, and an error if the
+        /// device refuses a request.
+        pub async fn matmul_async(
+            &self,
+            x: &[f32],
+            m: usize,
+            weights: &DeviceWeights,
+            bias: Option<&[f32]>,
+        ) -> Result<Vec<f32>, HostError> {
+            self.check_lengths(x, m, weights, bias)?;
+            let n = weights.n();
+            let mut spec = MatmulSpec::of(to_u32("m", m)?, weights);
+            if bias.is_some() {
+                spec = spec.with_bias();
+            }
+            let plan = self.run(MatmulPlan::new(&self.kernels, &spec, Select::Auto)).await?;
+            let activations = self.storage_async(bytemuck::cast_slice(x)).await?;
+            let bias = self.optional(bias).await?;
+            let output = self.zeros_async(spec.y_bytes(spec.max_m)).await?;
+            let bound = self
+                .run(plan.bind(MatmulArgs {
+                    activations: (&activations).into(),
+                    weights,
+                    bias: bias.as_ref().map(Into::into),
+                    output: (&output).into(),
+                }))
+                .await?;
+            let mut recorded = Ok(());
+            self.submit_async(|pass| recorded = bound.record(pass, spec.max_m)).await?;
+            recorded?;
+            let words = self.read_async(&output, 0, m * n).await?;
+            Ok(words.into_iter().map(f32::from_bits).collect())
         }
-        let plan = self.run(MatmulPlan::new(&self.kernels, &spec, Select::Auto)).await?;
-        let activations = self.storage_async(bytemuck::cast_slice(x)).await?;
-        let bias = self.optional(bias).await?;
-        let output = self.zeros_async(spec.y_bytes(spec.max_m)).await?;
-        let bound = self
-            .run(plan.bind(MatmulArgs {
-                activations: (&activations).into(),
-                weights,
-                bias: bias.as_ref().map(Into::into),
-                output: (&output).into(),
-            }))
-            .await?;
-        let mut recorded = Ok(());
-        self.submit_async(|pass| recorded = bound.record(pass, spec.max_m)).await?;
-        recorded?;
-        let words = self.read_async(&output, 0, m * n).await?;
-        Ok(words.into_iter().map(f32::from_bits).collect())
-    }
+    );
 
     pub(super) fn check_lengths(
         &self,

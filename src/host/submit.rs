@@ -1,6 +1,6 @@
-//! Buffers, submissions, waits and what is read back.
+//! Creates buffers, submits work, waits for it and reads results back.
 
-use super::{Host, HostError, Instant, answer};
+use super::{Host, HostError, Instant, answer, with_blocking};
 use crate::gpu::{BufferFill, DeviceError};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
@@ -10,15 +10,18 @@ const USAGE: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE
     .union(wgpu::BufferUsages::COPY_DST);
 
 impl Host {
-    /// A storage buffer that holds these words.
-    ///
-    /// # Errors
-    /// [`HostError::Device`].
-    pub async fn storage_async(&self, words: &[u32]) -> Result<wgpu::Buffer, HostError> {
-        self.run(self.kernels.buffer("lowbit host", USAGE, BufferFill::Words(words))).await
-    }
+    with_blocking!(
+        storage,
+        /// Creates a storage buffer that holds `words`.
+        ///
+        /// # Errors
+        /// Returns [`HostError::Device`] if the device refuses the buffer.
+        pub async fn storage_async(&self, words: &[u32]) -> Result<wgpu::Buffer, HostError> {
+            self.run(self.kernels.buffer("lowbit host", USAGE, BufferFill::Words(words))).await
+        }
+    );
 
-    /// A buffer of what is there.
+    /// Creates a buffer that holds `values`, if there are any.
     pub(crate) async fn optional(
         &self,
         values: Option<&[f32]>,
@@ -29,83 +32,94 @@ impl Host {
         }
     }
 
-    /// A storage buffer of zeros.
-    ///
-    /// # Errors
-    /// [`HostError::Device`].
-    pub async fn zeros_async(&self, bytes: u64) -> Result<wgpu::Buffer, HostError> {
-        let bytes = bytes.checked_next_multiple_of(4).unwrap_or(u64::MAX);
-        self.run(self.kernels.buffer("lowbit host", USAGE, BufferFill::Zeros(bytes))).await
-    }
-
-    /// Records one compute pass, submits it and waits for it.
-    ///
-    /// # Errors
-    /// [`HostError::Device`] for whatever the device refuses, [`HostError::Timeout`].
-    pub async fn submit_async(
-        &self,
-        record: impl FnOnce(&mut wgpu::ComputePass<'_>),
-    ) -> Result<(), HostError> {
-        let device = self.device();
-        let what = "a submission";
-        let index = self
-            .run(self.kernels.guarded(what, || {
-                let mut encoder = device.create_command_encoder(&Default::default());
-                record(&mut encoder.begin_compute_pass(&Default::default()));
-                self.queue.submit([encoder.finish()])
-            }))
-            .await?;
-        self.wait(what, index).await
-    }
-
-    /// As [`submit`](Self::submit), and the milliseconds that the device says the pass took;
-    /// `None` where it keeps no time.
-    ///
-    /// # Errors
-    /// As [`submit`](Self::submit), and [`HostError::ReadBack`].
-    pub async fn submit_timed_async(
-        &self,
-        record: impl FnOnce(&mut wgpu::ComputePass<'_>),
-    ) -> Result<Option<f64>, HostError> {
-        let device = self.device();
-        if !device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
-            self.submit_async(record).await?;
-            return Ok(None);
+    with_blocking!(
+        zeros,
+        /// Creates a storage buffer of zeros.
+        ///
+        /// # Errors
+        /// Returns [`HostError::Device`] if the device refuses the buffer.
+        pub async fn zeros_async(&self, bytes: u64) -> Result<wgpu::Buffer, HostError> {
+            let bytes = bytes.checked_next_multiple_of(4).unwrap_or(u64::MAX);
+            self.run(self.kernels.buffer("lowbit host", USAGE, BufferFill::Zeros(bytes))).await
         }
-        let what = "a timed submission";
-        let (index, ticks) = self
-            .run(self.kernels.guarded(what, || {
-                let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
-                    label: Some("lowbit time"),
-                    ty: wgpu::QueryType::Timestamp,
-                    count: 2,
-                });
-                let ticks = device.create_buffer(&wgpu::BufferDescriptor {
-                    label: Some("lowbit time"),
-                    size: 16,
-                    usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
-                    mapped_at_creation: false,
-                });
-                let mut encoder = device.create_command_encoder(&Default::default());
-                let timestamp_writes = Some(wgpu::ComputePassTimestampWrites {
-                    query_set: &queries,
-                    beginning_of_pass_write_index: Some(0),
-                    end_of_pass_write_index: Some(1),
-                });
-                let pass = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
-                record(&mut encoder.begin_compute_pass(&pass));
-                encoder.resolve_query_set(&queries, 0..2, &ticks, 0);
-                (self.queue.submit([encoder.finish()]), ticks)
-            }))
-            .await?;
-        self.wait(what, index).await?;
-        let words = self.read_async(&ticks, 0, 4).await?;
-        let tick = |i: usize| u64::from(words[2 * i]) | u64::from(words[2 * i + 1]) << 32;
-        let period = f64::from(self.queue.get_timestamp_period());
-        Ok(Some(tick(1).saturating_sub(tick(0)) as f64 * period / 1e6))
-    }
+    );
 
-    /// How long a submission takes, from recording to the end of waiting.
+    with_blocking!(
+        submit,
+        /// Records one compute pass, submits it and waits for it.
+        ///
+        /// # Errors
+        /// Returns [`HostError::Device`] if the device refuses a request, and
+        /// [`HostError::Timeout`] if it does not finish in time.
+        pub async fn submit_async(
+            &self,
+            record: impl FnOnce(&mut wgpu::ComputePass<'_>),
+        ) -> Result<(), HostError> {
+            let device = self.device();
+            let what = "a submission";
+            let index = self
+                .run(self.kernels.guarded(what, || {
+                    let mut encoder = device.create_command_encoder(&Default::default());
+                    record(&mut encoder.begin_compute_pass(&Default::default()));
+                    self.queue.submit([encoder.finish()])
+                }))
+                .await?;
+            self.wait(what, index).await
+        }
+    );
+
+    with_blocking!(
+        submit_timed,
+        /// Records one compute pass, submits it, waits for it, and returns the milliseconds that
+        /// the pass took according to the device. Returns `None` if the device has no timestamps.
+        ///
+        /// # Errors
+        /// Returns the errors of [`submit_async`](Self::submit_async), and [`HostError::ReadBack`]
+        /// if the timestamps cannot be read.
+        pub async fn submit_timed_async(
+            &self,
+            record: impl FnOnce(&mut wgpu::ComputePass<'_>),
+        ) -> Result<Option<f64>, HostError> {
+            let device = self.device();
+            if !device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
+                self.submit_async(record).await?;
+                return Ok(None);
+            }
+            let what = "a timed submission";
+            let (index, ticks) = self
+                .run(self.kernels.guarded(what, || {
+                    let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
+                        label: Some("lowbit time"),
+                        ty: wgpu::QueryType::Timestamp,
+                        count: 2,
+                    });
+                    let ticks = device.create_buffer(&wgpu::BufferDescriptor {
+                        label: Some("lowbit time"),
+                        size: 16,
+                        usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+                        mapped_at_creation: false,
+                    });
+                    let mut encoder = device.create_command_encoder(&Default::default());
+                    let timestamp_writes = Some(wgpu::ComputePassTimestampWrites {
+                        query_set: &queries,
+                        beginning_of_pass_write_index: Some(0),
+                        end_of_pass_write_index: Some(1),
+                    });
+                    let pass = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
+                    record(&mut encoder.begin_compute_pass(&pass));
+                    encoder.resolve_query_set(&queries, 0..2, &ticks, 0);
+                    (self.queue.submit([encoder.finish()]), ticks)
+                }))
+                .await?;
+            self.wait(what, index).await?;
+            let words = self.read_async(&ticks, 0, 4).await?;
+            let tick = |i: usize| u64::from(words[2 * i]) | u64::from(words[2 * i + 1]) << 32;
+            let period = f64::from(self.queue.get_timestamp_period());
+            Ok(Some(tick(1).saturating_sub(tick(0)) as f64 * period / 1e6))
+        }
+    );
+
+    /// Measures a submission from the start of recording to the end of waiting.
     pub(super) async fn timed(
         &self,
         record: impl FnOnce(&mut wgpu::ComputePass<'_>),
@@ -115,7 +129,8 @@ impl Host {
         Ok(start.elapsed())
     }
 
-    /// Runs what makes device objects, and tells a lost device from other errors.
+    /// Awaits `make`, which creates device objects. Its errors become [`DeviceError::Lost`] if the
+    /// device is lost.
     pub(super) async fn run<T, E: Into<HostError>>(
         &self,
         make: impl Future<Output = Result<T, E>>,
@@ -123,7 +138,8 @@ impl Host {
         self.check()?;
         make.await.map_err(|error| {
             let error = error.into();
-            // One that is destroyed at work refuses what is asked, and says why once it is idle.
+            // A device that is destroyed while it works refuses requests, and only reports its
+            // loss once it is idle.
             #[cfg(not(target_arch = "wasm32"))]
             if error.is_the_devices() {
                 let timeout = Some(self.timeout);
@@ -133,7 +149,8 @@ impl Host {
         })
     }
 
-    /// An error once the device is lost: a destroyed device says so when it is polled.
+    /// Returns an error if the device is lost. It polls, because a destroyed device reports its
+    /// loss only then.
     pub(super) fn check(&self) -> Result<(), HostError> {
         let _ = self.poll(wgpu::PollType::Poll)?;
         Ok(())
@@ -143,7 +160,7 @@ impl Host {
         &self,
         poll: wgpu::PollType,
     ) -> Result<Result<wgpu::PollStatus, wgpu::PollError>, HostError> {
-        // wgpu 30 panics where the driver loses the device during a poll. By then it has
+        // wgpu 30 panics if the driver loses the device during a poll. At that point it has
         // called the lost callback and holds no lock.
         let polled = catch_unwind(AssertUnwindSafe(|| self.device().poll(poll)));
         match self.kernels.lost_flag().reason() {
@@ -152,7 +169,7 @@ impl Host {
         }
     }
 
-    /// Waits for a submission; in a browser, whose own watchdog ends what takes too long, for all.
+    /// Waits for all submissions. The browser's watchdog ends those that take too long.
     #[cfg(target_arch = "wasm32")]
     pub(super) async fn wait(
         &self,
@@ -161,12 +178,13 @@ impl Host {
     ) -> Result<(), HostError> {
         let (done, answer) = answer::channel();
         self.queue.on_submitted_work_done(move || done.send(()));
-        // Unanswered, it has gone with the device.
+        // The callback is dropped without a call if the device is lost.
         let answered = answer.wait(self.timeout).await;
         self.check()?;
         answered.ok_or_else(|| HostError::ReadBack("a submission was never answered".into()))
     }
 
+    /// Waits for a submission.
     #[cfg(not(target_arch = "wasm32"))]
     pub(super) async fn wait(
         &self,
@@ -177,7 +195,7 @@ impl Host {
         let poll = wgpu::PollType::Wait { submission_index: Some(index), timeout };
         let start = Instant::now();
         let polled = self.poll(poll);
-        // A device lost while waiting explains whatever poll said.
+        // If the device was lost while waiting, that explains any other error.
         self.check()?;
         match polled? {
             Ok(_) => Ok(()),
@@ -188,7 +206,7 @@ impl Host {
         }
     }
 
-    /// Copies the first words of a texture of codes back.
+    /// Copies the first `words` words of a texture of codes back.
     pub(super) async fn read_texture(
         &self,
         texture: &wgpu::Texture,
@@ -214,65 +232,71 @@ impl Host {
         self.read_async(&buffer, 0, words).await
     }
 
-    /// Copies words back from a buffer with `COPY_SRC` usage.
-    ///
-    /// # Errors
-    /// [`HostError::ReadBack`], [`HostError::Timeout`], [`HostError::Device`].
-    pub async fn read_async(
-        &self,
-        buffer: &wgpu::Buffer,
-        first: usize,
-        words: usize,
-    ) -> Result<Vec<u32>, HostError> {
-        if words == 0 {
-            return Ok(Vec::new());
-        }
-        let limit = usize::MAX / 4;
-        for (what, value) in [("words", words), ("first word", first)] {
-            if value > limit {
-                return Err(HostError::TooLarge { what, value, limit });
+    with_blocking!(
+        read,
+        /// Copies `words` words back from a buffer with `COPY_SRC` usage, starting at word `first`.
+        ///
+        /// # Errors
+        /// Returns [`HostError::ReadBack`], [`HostError::Timeout`] or [`HostError::Device`] if the
+        /// copy fails.
+        pub async fn read_async(
+            &self,
+            buffer: &wgpu::Buffer,
+            first: usize,
+            words: usize,
+        ) -> Result<Vec<u32>, HostError> {
+            if words == 0 {
+                return Ok(Vec::new());
             }
-        }
-        let bytes = 4 * words as u64;
-        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        let staging = self
-            .run(self.kernels.buffer("lowbit read back", usage, BufferFill::Zeros(bytes)))
-            .await?;
-        let device = self.device();
-        let what = "a read back";
-        let (mapped, answer) = answer::channel();
-        let index = self
-            .run(self.kernels.guarded(what, || {
-                let mut encoder = device.create_command_encoder(&Default::default());
-                encoder.copy_buffer_to_buffer(buffer, 4 * first as u64, &staging, 0, bytes);
-                let index = self.queue.submit([encoder.finish()]);
-                staging.map_async(wgpu::MapMode::Read, ..bytes, move |result| mapped.send(result));
-                index
-            }))
-            .await?;
-        self.wait(what, index).await?;
-        // Another thread's poll may have taken this callback and not have called it yet.
-        match answer.wait(self.timeout).await {
-            Some(Ok(())) => {}
-            Some(Err(error)) => {
-                // A browser answers so where the device was lost.
-                self.check()?;
-                return Err(HostError::ReadBack(error.to_string()));
+            let limit = usize::MAX / 4;
+            for (what, value) in [("words", words), ("first word", first)] {
+                if value > limit {
+                    return Err(HostError::TooLarge { what, value, limit });
+                }
             }
-            None => return Err(HostError::Timeout { what: "a mapping", waited: self.timeout }),
+            let bytes = 4 * words as u64;
+            let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+            let staging = self
+                .run(self.kernels.buffer("lowbit read back", usage, BufferFill::Zeros(bytes)))
+                .await?;
+            let device = self.device();
+            let what = "a read back";
+            let (mapped, answer) = answer::channel();
+            let index = self
+                .run(self.kernels.guarded(what, || {
+                    let mut encoder = device.create_command_encoder(&Default::default());
+                    encoder.copy_buffer_to_buffer(buffer, 4 * first as u64, &staging, 0, bytes);
+                    let index = self.queue.submit([encoder.finish()]);
+                    staging
+                        .map_async(wgpu::MapMode::Read, ..bytes, move |result| mapped.send(result));
+                    index
+                }))
+                .await?;
+            self.wait(what, index).await?;
+            // Another thread's poll may have taken this callback without having called it yet.
+            match answer.wait(self.timeout).await {
+                Some(Ok(())) => {}
+                Some(Err(error)) => {
+                    // A browser gives this answer if the device was lost.
+                    self.check()?;
+                    return Err(HostError::ReadBack(error.to_string()));
+                }
+                None => return Err(HostError::Timeout { what: "a mapping", waited: self.timeout }),
+            }
+            let view = staging
+                .get_mapped_range(..bytes)
+                .map_err(|error| HostError::ReadBack(error.to_string()))?;
+            // A cast is not possible, because the view may be unaligned.
+            let word = |b: &[u8]| u32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+            let words: Vec<u32> = view.chunks_exact(4).map(word).collect();
+            self.reads.add(&words);
+            Ok(words)
         }
-        let view = staging
-            .get_mapped_range(..bytes)
-            .map_err(|error| HostError::ReadBack(error.to_string()))?;
-        // Not a cast: the view need not be aligned.
-        let word = |b: &[u8]| u32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-        let words: Vec<u32> = view.chunks_exact(4).map(word).collect();
-        self.reads.add(&words);
-        Ok(words)
-    }
+    );
 
-    /// A checksum of all words that were read back since the last call, which is kept from the first
-    /// call on: the same where all results have the same bits. Reads of several threads mix.
+    /// Returns a checksum of all words that were read back since the last call, or `None` in the
+    /// first call. Two runs have equal checksums if all their results have the same bits. The reads
+    /// of several threads enter one checksum.
     #[doc(hidden)]
     pub fn restart_read_checksum(&self) -> Option<u64> {
         self.reads.restart()

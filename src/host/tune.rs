@@ -1,4 +1,4 @@
-use super::{Host, HostError, Instant, to_u32};
+use super::{Host, HostError, Instant, to_u32, with_blocking};
 use crate::gpu::DeviceError;
 use crate::ops::matmul::{Activations, Measured, Problem, Tuning, candidates, row_ranges};
 use crate::ops::{
@@ -7,99 +7,114 @@ use crate::ops::{
 };
 use std::time::Duration;
 
-/// Bytes of weights that are gone through before any is read again, so that they come from
-/// memory and not from a cache.
+/// The number of bytes of weights that are read before any of them is read again, so that they
+/// come from memory and not from a cache.
 pub(crate) const COLD: u64 = 64 << 20;
 
-/// Rows of X of a first look. Unsuitable schedules are slower by any factor, and nothing
-/// ends a submission before its time.
+/// The number of rows of X in a trial run. Unsuitable schedules may be slower by any factor, and a
+/// submission cannot be ended early.
 const LOOK: u32 = 32;
 
-/// A schedule this many times as slow at first look is not measured further.
+/// A schedule that takes this many times as long in the trial run as the first one is not
+/// measured further.
 const HOPELESS: u32 = 4;
 
-/// How long one submission should take, and the most of a median.
+/// How long one submission should take, and how many of them a median is taken of at most.
 const SUBMISSION: Duration = Duration::from_millis(10);
 const SAMPLES: usize = 9;
 
-/// Fewest samples that a median is taken of, when the budget ends.
+/// The fewest samples that a median is taken of if the budget ends.
 const FEWEST: usize = 3;
 
 impl Host {
-    /// Measures the schedules that apply to each spec, in each regime of m that a plan of it
-    /// has, and keeps the fastest: for [`Select::Tuned`]. To be stored with the feature `io`.
-    ///
-    /// The budget is shared evenly among what is to be measured, and looked at between
-    /// submissions; setting up and compiling count. Where it does not suffice, what
-    /// [`select`](crate::ops::matmul::select) chooses stays.
-    ///
-    /// # Errors
-    /// As [`measure`](Self::measure). An engine then goes by [`Select::Auto`].
-    pub async fn tune_async(
-        &self,
-        specs: &[MatmulSpec],
-        budget: Duration,
-    ) -> Result<Tuning, HostError> {
-        let measured = self.measure_async(specs, budget, |_, _| {}).await?;
-        Ok(Tuning::of(self.adapter_info(), &measured))
-    }
-
-    /// What [`tune`](Self::tune) goes by. `next` is told each problem before it
-    /// is measured, and how many there are.
-    /// Specs that kernels do not distinguish (see [`Problem`]) are measured once, and empty
-    /// ones not at all.
-    ///
-    /// # Errors
-    /// [`HostError::Plan`] for a spec that no plan can serve, and what the device refuses,
-    /// except kernels that it does not compile: those are passed over.
-    pub async fn measure_async(
-        &self,
-        specs: &[MatmulSpec],
-        budget: Duration,
-        mut next: impl FnMut(&Measured, usize),
-    ) -> Result<Vec<Measured>, HostError> {
-        // A budget past the end of time is none.
-        let end = Instant::now().checked_add(budget);
-        let mut all = problems(specs, self.kernels())?;
-        let count = all.len();
-        let mut left = count as u32;
-        for measured in &mut all {
-            next(measured, count);
-            let now = Instant::now();
-            let share = end.map(|end| end.saturating_duration_since(now) / left.max(1));
-            self.measure_one(measured, share.map(|share| now + share)).await?;
-            left -= 1;
+    with_blocking!(
+        tune,
+        /// Measures the schedules that apply to each spec, in each row range that its plan
+        /// distinguishes, and returns the fastest ones for [`Select::Tuned`]. With the feature
+        /// `serde`, [`Tuning::to_json`] stores them.
+        ///
+        /// The budget is shared evenly among the problems, and includes setup and compilation. It
+        /// is checked between submissions. [`Tuning::unmeasured`] lists the schedules that it left
+        /// unmeasured. A problem for which it ends too early keeps the choice of
+        /// [`select`](crate::ops::matmul::select).
+        ///
+        /// # Errors
+        /// Returns the errors of [`measure_async`](Self::measure_async). An engine can then use
+        /// [`Select::Auto`].
+        pub async fn tune_async(
+            &self,
+            specs: &[MatmulSpec],
+            budget: Duration,
+        ) -> Result<Tuning, HostError> {
+            let measured = self.measure_async(specs, budget, |_, _| {}).await?;
+            Ok(Tuning::of(self.adapter_info(), &measured))
         }
-        Ok(all)
-    }
+    );
 
-    /// Times what applies until the deadline.
+    with_blocking!(
+        measure,
+        /// Measures the schedules that apply to each spec, and returns all times; [`Tuning::of`]
+        /// picks the fastest. Specs that kernels do not distinguish (see [`Problem`]) are measured
+        /// once, and empty ones are skipped. `next` is called before each problem, with the number
+        /// of all problems.
+        ///
+        /// # Errors
+        /// Returns [`HostError::Plan`] if no plan can serve a spec, and an error if the device
+        /// refuses a request. Kernels that its driver does not compile are skipped instead.
+        pub async fn measure_async(
+            &self,
+            specs: &[MatmulSpec],
+            budget: Duration,
+            next: impl FnMut(&Measured, usize),
+        ) -> Result<Vec<Measured>, HostError> {
+            let mut next = next;
+            // A budget that ends after the clock does is unlimited.
+            let end = Instant::now().checked_add(budget);
+            let mut all = problems(specs, self.kernels())?;
+            let count = all.len();
+            let mut left = count as u32;
+            for measured in &mut all {
+                next(measured, count);
+                let now = Instant::now();
+                let share = end.map(|end| end.saturating_duration_since(now) / left.max(1));
+                self.measure_one(measured, share.map(|share| now + share)).await?;
+                left -= 1;
+            }
+            Ok(all)
+        }
+    );
+
+    /// Measures the schedules that apply to one problem until the deadline. Records those that are
+    /// left.
     async fn measure_one(
         &self,
         measured: &mut Measured,
         deadline: Option<Instant>,
     ) -> Result<(), HostError> {
         let late = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
-        if late() {
-            return Ok(());
-        }
         let m = measured.problem.m;
         let spec = MatmulSpec { max_m: m, ..measured.spec.clone() };
+        let candidates = candidates(&spec, self.kernels().caps(), m);
+        if late() {
+            measured.unmeasured = candidates;
+            return Ok(());
+        }
         let data = Data::new(self, &spec).await?;
         let mut first_look = None;
-        for schedule in candidates(&spec, self.kernels().caps(), m) {
+        for schedule in candidates {
             if late() {
-                break;
+                measured.unmeasured.push(schedule);
+                continue;
             }
             let bound = match data.bind(self, &spec, schedule).await {
-                // It is what a plan without tuning would fail with too.
+                // A plan without tuning would fail with this error too.
                 Err(error) if schedule == measured.selected => return Err(error),
                 Err(HostError::Plan(PlanError::Device(
                     DeviceError::Pipeline { .. } | DeviceError::Shader { .. },
                 ))) => continue,
                 bound => bound?,
             };
-            // A first look, with one copy of W; the first run compiles on some drivers.
+            // A trial run with one copy of W. Some drivers compile in the first submission.
             let (rows, one) = (m.min(LOOK), &bound[..1]);
             self.round(one, rows, 1).await?;
             let look = self.round(one, rows, 1).await?.min(self.round(one, rows, 1).await?);
@@ -111,10 +126,14 @@ impl Host {
                 let left = deadline.saturating_duration_since(Instant::now());
                 left < likely.saturating_mul(FEWEST as u32)
             });
-            if hopeless || too_long {
+            if hopeless {
                 continue;
             }
-            // The warm-up touches every copy, and says how many rounds fill a submission.
+            if too_long {
+                measured.unmeasured.push(schedule);
+                continue;
+            }
+            // The warm-up reads every copy, and tells how many rounds fill a submission.
             let round = self.round(&bound, m, 1).await?;
             let rounds = (SUBMISSION.as_nanos() / round.as_nanos().max(1)).clamp(1, 64) as u32;
             let mut samples = Vec::new();
@@ -124,12 +143,14 @@ impl Host {
             samples.sort();
             if samples.len() >= FEWEST {
                 measured.times.push((schedule, samples[samples.len() / 2]));
+            } else {
+                measured.unmeasured.push(schedule);
             }
         }
         Ok(())
     }
 
-    /// Each of `bound`, `rounds` times over, in one submission.
+    /// Measures one submission that runs all of `bound` `rounds` times.
     async fn round(
         &self,
         bound: &[BoundMatmul],
@@ -148,7 +169,7 @@ impl Host {
     }
 }
 
-/// What there is to measure, each once.
+/// Lists the problems to measure, each of them once.
 fn problems(
     specs: &[MatmulSpec],
     kernels: &crate::gpu::Kernels,
@@ -169,8 +190,8 @@ fn problems(
     Ok(all)
 }
 
-/// Buffers that every schedule is measured with. Weights are zeros: no kernel's time depends
-/// on what they are, but for subnormals on a CPU.
+/// The buffers that every schedule is measured with. The weights are zeros: apart from subnormals
+/// on a CPU, no kernel's time depends on their values.
 struct Data {
     weights: Vec<DeviceWeights>,
     x: wgpu::Buffer,
@@ -184,7 +205,7 @@ impl Data {
         let one = match spec.activations {
             Activations::Float(FloatType::F32) => 0x3f80_0000,
             Activations::Float(_) => 0x3c00_3c00,
-            // Codes of 0 and 64, and 0.5 for a scale; zero points and sums of any size cost the same.
+            // Codes of 0 and 64, and scales of 0.5. Zero points and sums do not affect the time.
             Activations::Int8(_) => 0x3f00_0000,
         };
         let (n, k) = (spec.n as usize, spec.k as usize);
@@ -212,7 +233,7 @@ impl Data {
         spec: &MatmulSpec,
         schedule: Schedule,
     ) -> Result<Vec<BoundMatmul>, HostError> {
-        // Codes that no texture holds stay in buffers.
+        // Codes stay in buffers if no texture can hold them.
         let code_textures = self.weights[0].has_textures();
         let spec = &MatmulSpec { code_textures, ..spec.clone() };
         let plan =

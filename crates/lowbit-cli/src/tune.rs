@@ -6,33 +6,34 @@ use crate::files;
 use crate::report::{JsonArg, Report, count, progress, right, table, text};
 use lowbit::format::WeightFormat;
 use lowbit::ops::matmul::{Measured, Tuning, code_textures_pay};
-use lowbit::ops::{Activations, MatmulSpec};
-use lowbit_models::checkpoint::save_tuning;
+use lowbit::ops::{Activations, MatmulSpec, Schedule};
+use lowbit_models::checkpoint::{AtomicFile, IoError};
 use serde::Serialize;
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Measure which kernels are fastest for your shapes, and remember it in a file
+/// Measure which kernels are fastest for your shapes, and store the result in a file
 ///
-/// Every schedule that the adapter can run is measured, for M rows of X and for each lower
-/// regime that kernels distinguish (1, 2 to 8, 9 to 64, more). Formats that kernels do not
-/// distinguish (int8-g64 and int8-g128, say) are measured once. The file holds for this
-/// adapter, driver and version of lowbit, and is ignored elsewhere.
+/// The command measures every schedule that the adapter can run, for M rows of X and for each
+/// lower range of rows that kernels distinguish (1, 2 to 8, 9 to 64, more). Formats that kernels
+/// do not distinguish (for example int8-g64 and int8-g128) are measured once. The file is valid
+/// for this adapter, driver and version of lowbit, and is ignored elsewhere.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Most rows of X, rows of W, columns; may be given again
+    /// The largest number of rows of X, the rows of W and the columns; may be repeated
     #[arg(long, value_name = "MxNxK", required = true)]
     shape: Vec<Shape>,
-    /// Formats of W; may be given again
+    /// Formats of W; may be repeated
     #[arg(long, value_name = "FORMAT", default_values = ["int8-channel", "int4-g64-asym"])]
     format: Vec<WeightFormat>,
-    /// What X is: f32, f16, or codes as of int8-token, int8-g128-asym
+    /// The type of X: f32, f16, or a format of codes such as int8-token or int8-g128-asym
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     activations: Activations,
-    /// Seconds in all; what they do not suffice for stays as without tuning
+    /// How many seconds to measure in all; the output says what they did not suffice for
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     budget: Duration,
-    /// Write the fastest schedules to this file, replacing it
+    /// Write the fastest schedules to this file; an existing file is replaced
     #[arg(short, long, value_name = "FILE", value_parser = files::to_file())]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -48,7 +49,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
-/// What `--json` holds.
+/// The output of `--json`.
 #[derive(Serialize)]
 struct Json {
     adapter: String,
@@ -58,7 +59,7 @@ struct Json {
     rows: Vec<Row>,
 }
 
-/// What was measured for one shape, format and regime of m.
+/// What was measured for one shape, format and range of rows.
 #[derive(Serialize)]
 struct Row {
     weights: String,
@@ -66,13 +67,15 @@ struct Row {
     m: u32,
     n: u32,
     k: u32,
-    /// What is chosen without tuning.
+    /// The schedule that is chosen without tuning.
     selected: String,
-    /// The fastest, or `selected`.
+    /// The fastest schedule, or `selected` if none is faster by more than noise.
     best: String,
-    /// The time of `selected` over that of `best`; null where nothing was measured.
+    /// The time of `selected` divided by that of `best`; null if `selected` was not measured.
     gain: Option<f64>,
     times: Vec<Time>,
+    /// The schedules that the budget did not suffice for.
+    unmeasured: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -100,6 +103,7 @@ fn row(measured: &Measured) -> Row {
         best: best.to_string(),
         gain: gain.map(|(selected, best)| selected / best),
         times: times.collect(),
+        unmeasured: measured.unmeasured.iter().map(Schedule::to_string).collect(),
     }
 }
 
@@ -107,12 +111,16 @@ fn row(measured: &Measured) -> Row {
 pub fn run(args: &Args) -> Result<Outcome, CliError> {
     if args.output.is_some() && !args.device.is_empty() {
         return Err(CliError::new(
-            "what is measured on less than the whole device is not to be kept",
+            "a tuning that was measured on a restricted device is not written to a file",
         )
-        .hint(
-            "a file of it would hold for the whole adapter; leave -o away, or --without and limits",
-        ));
+        .hint("the file would apply to the whole adapter; omit -o, or omit --without and limits"));
     }
+    // Both files are opened first, so that a path that cannot be written does not cost the time
+    // of measuring.
+    let paths = [("--output", args.output.as_deref()), ("--json", args.json.json.as_deref())];
+    files::refuse_same(&files::named(&paths))?;
+    let unwritable = |error: IoError| CliError::new("cannot write the tuning").because(error);
+    let output = args.output.as_ref().map(AtomicFile::create).transpose().map_err(unwritable)?;
     let report = Report::open(&args.json)?;
     let adapter = args.adapter.choose()?;
     let info = adapter.get_info();
@@ -121,7 +129,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     let shapes = args.shape.iter().flat_map(|shape| args.format.iter().map(move |f| (shape, f)));
     let specs: Vec<MatmulSpec> = shapes
         .map(|(&Shape(m, n, k), &format)| {
-            // A shape's parts are far below 2³².
+            // `Shape` only parses numbers that are far below 2³².
             let spec = MatmulSpec::new(m as u32, n as u32, k as u32, format);
             let code_textures = code_textures_pay(&format, k as u32, host.kernels().caps());
             let spec = MatmulSpec { code_textures, ..spec };
@@ -148,15 +156,16 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         budget_seconds: args.budget.as_secs_f64(),
         rows: measured.iter().map(row).collect(),
     };
-    // The table first: it cost the time, whatever becomes of the file.
+    // The table comes first, so that the measurements are not lost if the file cannot be written.
     report.finish(&page(&json), &json)?;
-    if let Some(path) = &args.output {
+    if let Some(mut file) = output {
         if tuning.entries.is_empty() {
             return Err(CliError::new("nothing was measured, so the tuning is not written")
-                .hint("give more --budget"));
+                .hint("give a larger --budget"));
         }
-        save_tuning(path, &tuning)
+        file.write_all(tuning.to_json().as_bytes())
             .map_err(|error| CliError::new("cannot write the tuning").because(error))?;
+        file.commit().map_err(unwritable)?;
     }
     Ok(Outcome::Fine)
 }
@@ -183,18 +192,25 @@ fn page(json: &Json) -> String {
                 .into(),
             ]);
         };
-        if row.times.is_empty() {
+        if row.gain.is_none() {
             add(&row.selected, "–".into());
         }
         for time in &row.times {
             add(&time.schedule, format!("{:.3}", time.ms));
         }
+        if !row.unmeasured.is_empty() {
+            add(&format!("{} unmeasured", row.unmeasured.len()), "–".into());
+        }
     }
     let mut page = format!("{} ({}, {})\n{}", json.adapter, json.driver, json.backend, text(&rows));
-    let unmeasured = json.rows.iter().filter(|row| row.gain.is_none()).count();
-    if unmeasured > 0 {
-        let problems = count(unmeasured, "problem");
-        page += &format!("{problems} not measured: the budget was spent; give a larger --budget\n");
+    let problems = json.rows.iter().filter(|row| !row.unmeasured.is_empty()).count();
+    if problems > 0 {
+        let schedules = json.rows.iter().map(|row| row.unmeasured.len()).sum();
+        page += &format!(
+            "The budget left {} of {} unmeasured; give a larger --budget.\n",
+            count(schedules, "schedule"),
+            count(problems, "problem"),
+        );
     }
     page
 }

@@ -641,7 +641,51 @@ fn tuning_is_measured_stored_and_used() {
     let args = ["tune", "--shape", "1x8x8", "--without", "textures", "-o", &file];
     let output = lowbit(&args);
     assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("is not to be kept"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("restricted device"), "{}", stderr(&output));
+}
+
+/// The budget is spent at once, so every schedule is listed as unmeasured, and no file is written.
+#[test]
+fn a_spent_tuning_budget_is_reported() {
+    if !gpu() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let (file, json) = (scratch.text("tuning"), scratch.text("json"));
+    let args = ["tune", "--shape", "2x40x96", "--format", "int8-channel", "--budget", "0"];
+    let output = lowbit(&[&args[..], &["-o", &file, "--json", &json]].concat());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("nothing was measured"), "{}", stderr(&output));
+    assert!(!scratch.path("tuning").exists());
+    let rows = scratch.json("json")["rows"].as_array().unwrap().clone();
+    let mut unmeasured = 0;
+    for row in &rows {
+        let schedules = row["unmeasured"].as_array().unwrap();
+        assert!(
+            schedules.contains(&row["selected"]) && row["times"].as_array().unwrap().is_empty()
+        );
+        unmeasured += schedules.len();
+    }
+    let line =
+        format!("The budget left {unmeasured} schedules of {} problems unmeasured", rows.len());
+    assert!(stdout(&output).contains(&line), "{}", stdout(&output));
+}
+
+/// A path that cannot be written is refused before anything is measured.
+#[test]
+fn an_unwritable_tuning_is_refused_first() {
+    let scratch = Scratch::new();
+    let (folder, missing) = (scratch.text(""), scratch.text("missing/tuning"));
+    let (json, budget) = (scratch.text("json"), ["--shape", "1x8x8", "--budget", "1e9"]);
+    for path in [&folder, &missing] {
+        let output = lowbit(&[&["tune", "-o", path, "--json", &json][..], &budget].concat());
+        assert_eq!(output.status.code(), Some(2));
+        assert_eq!(stdout(&output), "");
+        assert!(stderr(&output).contains("cannot write the tuning"), "{}", stderr(&output));
+    }
+    let output = lowbit(&[&["tune", "-o", &json, "--json", &json][..], &budget].concat());
+    assert!(stderr(&output).contains("are the same file"), "{}", stderr(&output));
+    assert!(!scratch.path("json").exists());
 }
 
 #[test]

@@ -87,21 +87,35 @@ impl Problem {
 /// [`Host::tune`](crate::host::Host::tune) makes one, and with the feature `io` there are
 /// files of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Tuning {
-    /// Where it was measured.
+    /// The adapter, driver and version that it was measured with.
     pub key: TuningKey,
     /// The fastest schedule for each problem.
     pub entries: Vec<(Problem, Schedule)>,
+    /// The schedules that the time budget left unmeasured, with their problems. A larger budget
+    /// may find one of them to be faster than the entry for its problem.
+    pub unmeasured: Vec<(Problem, Schedule)>,
 }
 
 impl Tuning {
-    /// The fastest schedules of what was measured on an adapter. What nothing was measured
-    /// for is left out.
+    /// Creates a tuning that leaves nothing unmeasured.
+    pub fn new(key: TuningKey, entries: Vec<(Problem, Schedule)>) -> Self {
+        Self { key, entries, unmeasured: Vec::new() }
+    }
+
+    /// Picks the fastest schedules of what was measured on an adapter. A problem has no entry if
+    /// the schedule that would be chosen without tuning was not measured.
     pub fn of(info: &wgpu::AdapterInfo, measured: &[Measured]) -> Self {
         let known = measured.iter().filter(|measured| measured.time(measured.selected).is_some());
+        let unmeasured = |one: &Measured| {
+            let problem = one.problem;
+            one.unmeasured.clone().into_iter().map(move |schedule| (problem, schedule))
+        };
         Self {
             key: TuningKey::new(info),
             entries: known.map(|measured| (measured.problem, measured.best())).collect(),
+            unmeasured: measured.iter().flat_map(unmeasured).collect(),
         }
     }
 
@@ -148,9 +162,12 @@ pub struct Measured {
     pub problem: Problem,
     /// What [`select`] chooses.
     pub selected: Schedule,
-    /// Time of one matmul with each schedule measured, in the order measured. Schedules that
-    /// the budget did not reach, or that a first look showed to be hopeless, are absent.
+    /// The time of one matmul with each schedule that was measured, in that order.
     pub times: Vec<(Schedule, Duration)>,
+    /// The schedules that the time budget did not suffice for. A schedule is neither here nor in
+    /// `times` if a trial run was several times slower than that of `selected`, or if the driver
+    /// does not compile it.
+    pub unmeasured: Vec<Schedule>,
 }
 
 /// Shares of the time that another schedule must save to be preferred: less is noise.
@@ -160,7 +177,8 @@ impl Measured {
     /// Nothing measured yet.
     pub(crate) fn new(spec: &MatmulSpec, caps: &Caps, m: u32) -> Self {
         let (problem, selected) = (Problem::new(spec, m), select(spec, caps, m));
-        Self { spec: spec.clone(), problem, selected, times: Vec::new() }
+        let (times, unmeasured) = (Vec::new(), Vec::new());
+        Self { spec: spec.clone(), problem, selected, times, unmeasured }
     }
 
     /// The time of a schedule, where it was measured.
@@ -203,7 +221,7 @@ mod tests {
     fn tuning(entries: &[(u32, u32, u32, Schedule)]) -> Tuning {
         let entries =
             entries.iter().map(|&(m, n, k, schedule)| (Problem::new(&spec(n, k), m), schedule));
-        Tuning { key: TuningKey::default(), entries: entries.collect() }
+        Tuning::new(TuningKey::default(), entries.collect())
     }
 
     #[test]
@@ -295,6 +313,22 @@ mod tests {
         }
         let small = Caps { max_invocations: 64, ..caps() };
         assert!(!candidates(&spec(64, 640), &small, 128).contains(&Schedule::Tiled { m_tile: 32 }));
+    }
+
+    #[test]
+    fn a_tuning_lists_what_is_unmeasured() {
+        let ms = Duration::from_millis;
+        let mut half = Measured::new(&spec(64, 640), &caps(), 128);
+        half.times = vec![(half.selected, ms(100))];
+        half.unmeasured = vec![ROWS];
+        let mut none = Measured::new(&spec(64, 640), &caps(), 1);
+        none.unmeasured = vec![none.selected, ROWS];
+        let info = wgpu::AdapterInfo::new(wgpu::DeviceType::DiscreteGpu, wgpu::Backend::Vulkan);
+        let tuning = Tuning::of(&info, &[half.clone(), none.clone()]);
+        assert_eq!(tuning.entries, [(half.problem, half.selected)]);
+        let unmeasured =
+            [(half.problem, ROWS), (none.problem, none.selected), (none.problem, ROWS)];
+        assert_eq!(tuning.unmeasured, unmeasured);
     }
 
     #[test]

@@ -48,6 +48,8 @@ struct File {
     backend: String,
     driver: String,
     entries: Vec<Entry>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    unmeasured: Vec<Entry>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -88,7 +90,7 @@ impl Tuning {
         let name =
             |scaling| SCALINGS.iter().find(|(of, _)| *of == scaling).map_or("", |(_, name)| name);
         let TuningKey { adapter, backend, driver, version } = self.key.clone();
-        let entries = self.entries.iter().map(|(problem, schedule)| Entry {
+        let entry = |(problem, schedule): &(Problem, Schedule)| Entry {
             weights: problem.decoder.element.name().into(),
             sparse: problem.decoder.sparse,
             scaling: name(problem.scaling).into(),
@@ -99,8 +101,10 @@ impl Tuning {
             n: problem.n,
             k: problem.k,
             schedule: schedule.to_string(),
-        });
-        let file = File { version, adapter, backend, driver, entries: entries.collect() };
+        };
+        let entries = self.entries.iter().map(entry).collect();
+        let unmeasured = self.unmeasured.iter().map(entry).collect();
+        let file = File { version, adapter, backend, driver, entries, unmeasured };
         // Strings, integers and booleans always serialize.
         let mut text = serde_json::to_string_pretty(&file).unwrap_or_default();
         text.push('\n');
@@ -120,10 +124,14 @@ fn parse(text: &[u8], key: &TuningKey, caps: &Caps) -> Result<Tuning, BadTuning>
             return Err(BadTuning::OtherKey { what, there: there.clone(), here: here.clone() });
         }
     }
-    let entries = (0..).zip(&file.entries).map(|(index, entry)| {
-        read_entry(entry, caps).map_err(|(what, value)| BadTuning::Entry { index, what, value })
-    });
-    Ok(Tuning { key: key.clone(), entries: entries.collect::<Result<_, _>>()? })
+    let read = |entries: &[Entry]| {
+        let entries = (0..).zip(entries).map(|(index, entry)| {
+            read_entry(entry, caps).map_err(|(what, value)| BadTuning::Entry { index, what, value })
+        });
+        entries.collect::<Result<Vec<_>, _>>()
+    };
+    let (entries, unmeasured) = (read(&file.entries)?, read(&file.unmeasured)?);
+    Ok(Tuning { key: key.clone(), entries, unmeasured })
 }
 
 fn read_entry(entry: &Entry, caps: &Caps) -> Result<(Problem, Schedule), (&'static str, String)> {
@@ -198,7 +206,7 @@ mod tests {
                 }
             }
         }
-        Tuning { key: key(), entries }
+        Tuning::new(key(), entries)
     }
 
     fn text() -> String {
@@ -211,7 +219,11 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        for tuning in [tuning(), Tuning { key: key(), entries: Vec::new() }] {
+        let whole = tuning();
+        let unmeasured = whole.entries[..3].to_vec();
+        let partial = Tuning { unmeasured, ..whole.clone() };
+        assert!(partial.to_json().contains("\"unmeasured\": ["));
+        for tuning in [whole, partial, Tuning::new(key(), Vec::new())] {
             let text = tuning.to_json();
             assert_eq!(Tuning::from_json(text.as_bytes(), &key(), &caps()).unwrap(), tuning);
         }

@@ -173,7 +173,7 @@ fn reports(root: &Path) -> Vec<Vec<u8>> {
 fn tunings() -> Vec<Vec<u8>> {
     let path = pipelines::scratch("seed", b"");
     let caps = targets::tuning::caps();
-    let mut tuning = Tuning { key: targets::tuning::key(), entries: Vec::new() };
+    let mut tuning = Tuning::new(targets::tuning::key(), Vec::new());
     let mut seeds = Vec::new();
     for (name, m) in [("int8-channel", 1), ("int4-g64-asym", 8), ("2:4+f16", 128)] {
         let Ok(format) = name.parse::<WeightFormat>() else { continue };

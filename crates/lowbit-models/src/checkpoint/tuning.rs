@@ -78,7 +78,7 @@ mod tests {
         let path = directory.path().join("tuning.json");
         let spec = MatmulSpec::new(8, 640, 4096, WeightFormat::f32());
         let schedule = Schedule::all(4096)[0];
-        let tuning = Tuning { key: key(), entries: vec![(Problem::new(&spec, 8), schedule)] };
+        let tuning = Tuning::new(key(), vec![(Problem::new(&spec, 8), schedule)]);
         save_tuning(&path, &tuning).unwrap();
         assert_eq!(load_tuning(&path, &key(), &caps()).unwrap(), tuning);
     }
