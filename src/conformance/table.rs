@@ -7,7 +7,7 @@ use crate::format::{
 };
 use crate::ops::matmul::Decoder;
 use crate::ops::{FloatType, Output, Schedule};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 
 /// How much of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +97,13 @@ pub fn table(extent: Extent) -> Vec<Case> {
     observing(extent, &mut cases);
     fake_quantizing(extent, &mut cases);
     cases
+}
+
+/// Returns every `every`th case, starting at case number `offset` modulo `every`. The offsets from 0
+/// to `every - 1` divide the table into samples that share no case and together hold all of them,
+/// so that tests which take the next offset at each commit cover the whole table over time.
+pub fn sample(cases: Vec<Case>, every: NonZeroUsize, offset: usize) -> Vec<Case> {
+    cases.into_iter().skip(offset % every).step_by(every.get()).collect()
 }
 
 fn small(extent: Extent, cases: &mut Vec<Case>) {
@@ -433,6 +440,27 @@ fn fake_quantizing(extent: Extent, cases: &mut Vec<Case>) {
 mod tests {
     use super::*;
     use std::collections::HashSet;
+
+    /// `make test` takes the next offset at each commit: none is skipped and none is taken twice.
+    #[test]
+    fn offsets_divide_the_table() {
+        for extent in [Extent::Full, Extent::Quick] {
+            let cases = table(extent);
+            for every in [1, 5, 9, 10, 31] {
+                let every = NonZeroUsize::new(every).unwrap();
+                let samples: Vec<_> =
+                    (0..every.get()).map(|offset| sample(cases.clone(), every, offset)).collect();
+                for (index, case) in cases.iter().enumerate() {
+                    let taken = &samples[index % every][index / every];
+                    assert_eq!(taken, case, "{} of each {every}", case.id());
+                }
+                assert_eq!(samples.iter().map(Vec::len).sum::<usize>(), cases.len());
+                // A later commit's offset is a larger number.
+                let again = sample(cases.clone(), every, 7 * every.get() + 3 % every);
+                assert_eq!(again, samples[3 % every]);
+            }
+        }
+    }
 
     #[test]
     fn cases_differ_and_cover() {
