@@ -69,7 +69,7 @@ fn peak(host: &Host, name: &str, schedule: Schedule, scratch: u64) -> (u64, u64,
 
 #[test]
 fn no_dequantized_copy() {
-    let Some(host) = crate::common::host() else { return };
+    let Some(host) = crate::common::own_host() else { return };
     if allocated(&host).is_none() {
         let backend = host.adapter_info().backend;
         assert!(
@@ -113,7 +113,7 @@ fn no_dequantized_copy() {
 /// The same measurement sees a copy, were there one: of half a byte a weight already.
 #[test]
 fn a_copy_would_show() {
-    let Some(host) = crate::common::host() else { return };
+    let Some(host) = crate::common::own_host() else { return };
     if allocated(&host).is_none() {
         eprintln!("SKIPPED: no allocator report on {}", host.adapter_info().backend);
         return;

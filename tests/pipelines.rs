@@ -25,7 +25,7 @@ fn host_in(folder: &Path) -> Host {
 #[test]
 fn compiled_code_is_kept() {
     let Some(plain) = crate::common::host() else { return };
-    let want = product(&plain);
+    let want = product(plain);
     let folder = tempfile::tempdir().unwrap();
     let first = host_in(folder.path());
     assert_eq!(product(&first), want);

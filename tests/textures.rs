@@ -50,7 +50,7 @@ fn formats() -> Vec<WeightFormat> {
 #[test]
 fn textures_change_no_bit() {
     let Some(whole) = crate::common::host() else { return };
-    let small = crate::common::host_within(&whole, |limits| {
+    let small = crate::common::host_within(whole, |limits| {
         limits.max_storage_buffer_binding_size = 16 << 10;
         limits.min_storage_buffer_offset_alignment = 256;
     });
@@ -63,7 +63,7 @@ fn textures_change_no_bit() {
         [(3, Schedule::Gemv { lanes: 8, m_tile: 4 }), (9, Schedule::Tiled { m_tile: 32 })],
     );
     for (order, schedules) in [(RowOrder::Rows, gemv), (RowOrder::Panels, rows)] {
-        for host in [&whole, &small] {
+        for host in [whole, &small] {
             // 128 texels a row, so that most textures end within one.
             let host = with(host, |caps| (caps.texture_extent, caps.row_order) = (200, order));
             for format in formats() {
@@ -95,7 +95,7 @@ fn slices_do_without_where_they_must() {
     let x = vec![1.0; K];
     let mut results = Vec::new();
     for (extent, has) in [(0, false), (32, false), (4096, true)] {
-        let host = with(&host, |caps| caps.texture_extent = extent);
+        let host = with(host, |caps| caps.texture_extent = extent);
         let weights = host.compress(&w, N, K, &format).unwrap();
         assert_eq!(weights.has_textures(), has);
         assert_eq!(code_textures_pay(&format, K as u32, host.kernels().caps()), extent > 0);
@@ -108,7 +108,7 @@ fn slices_do_without_where_they_must() {
 #[test]
 fn what_cannot_be_is_refused() {
     let Some(host) = crate::common::host() else { return };
-    let host = with(&host, |caps| caps.texture_extent = 64);
+    let host = with(host, |caps| caps.texture_extent = 64);
     let upload = |format| {
         let packed = crate::common::random_weights(format, N, K, 3);
         block_on(DeviceWeights::upload(host.kernels(), &packed)).unwrap()
