@@ -57,10 +57,9 @@ fn versions_are_those_of_the_manifest() {
 
 #[test]
 fn every_backend_of_the_command_has_a_row() {
-    let (_, cli) = MANIFEST.split_once("cli = [").unwrap();
-    let (cli, _) = cli.split_once(']').unwrap();
+    let (_, features) = MANIFEST.split_once("[features]").unwrap();
     let backends: Vec<&str> =
-        cli.split('"').filter_map(|feature| feature.strip_prefix("wgpu/")).collect();
+        features.split('"').filter_map(|feature| feature.strip_prefix("wgpu/")).collect();
     assert!(backends.len() >= 4, "{backends:?}");
     for backend in backends {
         assert!(row(backend).len() == 4);

@@ -21,7 +21,7 @@ fn out_of_memory_is_an_error() {
     }
     let Some(host) = common::own_host() else { return };
     if host.adapter_info().device_type != wgpu::DeviceType::Cpu {
-        eprintln!("SKIPPED: a limit of address space bounds only software adapters");
+        common::skipped("a limit of address space bounds only software adapters");
         return;
     }
     let command =

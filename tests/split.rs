@@ -13,6 +13,7 @@ use lowbit::ops::{
     Select, SubBuffer,
 };
 use pollster::block_on;
+use std::collections::HashSet;
 
 const K: u32 = 200;
 /// NaN, as f32 and as two f16: no arithmetic on finite numbers makes it.
@@ -172,6 +173,7 @@ fn bindings_and_grids_are_split() {
     });
     assert_eq!(bindings.device().limits().max_storage_buffer_binding_size, BINDING);
     assert_eq!(grids.device().limits().max_compute_workgroups_per_dimension, 3);
+    let mut folded_schedules = HashSet::new();
     for job in jobs() {
         let name = job.name();
         let unsplit = run(whole, &job);
@@ -190,6 +192,10 @@ fn bindings_and_grids_are_split() {
             let groups = choice.groups(m, job.spec.n, job.spec.batch);
             let fold = grids.kernels().caps().fold(groups).unwrap();
             assert!(fold.iter().all(|&d| (2..=3).contains(&d)), "{name}: {groups} as {fold:?}");
+        }
+        // How a grid folds is up to the schedule alone.
+        if !folded_schedules.insert(job.schedule) {
+            continue;
         }
         let folded = run(&grids, &job);
         assert_eq!((folded.blocks, folded.dispatches), (1, 1), "{name}");

@@ -63,10 +63,14 @@ fn textures_change_no_bit() {
         [(3, Schedule::Gemv { lanes: 8, m_tile: 4 }), (9, Schedule::Tiled { m_tile: 32 })],
     );
     for (order, schedules) in [(RowOrder::Rows, gemv), (RowOrder::Panels, rows)] {
-        for host in [whole, &small] {
+        for (turn, host) in [whole, &small].into_iter().enumerate() {
             // 128 texels a row, so that most textures end within one.
             let host = with(host, |caps| (caps.texture_extent, caps.row_order) = (200, order));
-            for format in formats() {
+            for (i, format) in formats().into_iter().enumerate() {
+                // A small binding splits half of the formats with each order of rows.
+                if turn == 1 && (i + usize::from(order == RowOrder::Panels)) % 2 == 1 {
+                    continue;
+                }
                 let packed = crate::common::random_weights(format, N, K, 3);
                 let plain = block_on(DeviceWeights::upload(host.kernels(), &packed)).unwrap();
                 let textured = host.textured(&plain).unwrap();

@@ -12,6 +12,7 @@ use lowbit::ops::{
     DequantizeSpec, FloatType, RepackSpec, fake_quant, observe, quantize_activations,
 };
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Returns the shared device and, on the same device, kernels for a small one: without what a small
@@ -237,16 +238,24 @@ pub fn assert_mirrors(
     assert_eq!(*span as usize, mirror.0);
 }
 
+/// Says that a test, or a part of it, is skipped, and why. Unlike `eprintln!` this reaches the log even
+/// if the test passes.
+pub fn skipped(reason: impl std::fmt::Display) {
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a test");
+    // If stderr is closed, there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {reason}");
+}
+
 /// Returns a device of the best adapter that all tests of this process share, so that each kernel is
 /// compiled once. Where there is no adapter, says that the test is skipped and returns `None`, or
 /// panics if `LOWBIT_REQUIRE_GPU` is set.
 pub fn host() -> Option<&'static Host> {
     static HOST: OnceLock<Option<Host>> = OnceLock::new();
-    let host = HOST.get_or_init(own_host).as_ref();
-    if host.is_none() {
-        eprintln!("SKIPPED: there is no adapter");
-    }
-    host
+    HOST.get_or_init(own_host).as_ref().or_else(|| {
+        skipped("there is no adapter");
+        None
+    })
 }
 
 /// Returns a device that no other test uses: for tests that measure what it has allocated or compiled,
@@ -260,7 +269,7 @@ pub fn own_host() -> Option<Host> {
             Some(host)
         }
         Err(error) if std::env::var_os("LOWBIT_REQUIRE_GPU").is_none() => {
-            eprintln!("SKIPPED: {error}");
+            skipped(error);
             None
         }
         Err(error) => panic!("LOWBIT_REQUIRE_GPU is set, and {error}"),

@@ -19,7 +19,7 @@ fn families() -> Vec<(Family, PathBuf)> {
         match manifest {
             Ok(manifest) => families.push((family, manifest)),
             Err(error) if std::env::var_os("LOWBIT_REQUIRE_ISA").is_none() => {
-                eprintln!("SKIPPED: {error}");
+                crate::common::skipped(error);
             }
             Err(error) => panic!("LOWBIT_REQUIRE_ISA is set, and {error}"),
         }
