@@ -18,10 +18,9 @@ use proptest::test_runner::{TestCaseError, TestRunner};
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-/// Returns how long each property runs on a device, where compiling a kernel takes tenths of a second:
-/// a minute in `make test-all`, which sets `LOWBIT_SOAK`.
+/// Returns how long each property runs on a device, where compiling a kernel takes tenths of a second.
 fn time() -> Duration {
-    Duration::from_secs(if std::env::var_os("LOWBIT_SOAK").is_some() { 60 } else { 6 })
+    Duration::from_secs(if crate::common::long() { 60 } else { 6 })
 }
 
 /// Runs a property until its time is over, and says how far it came. What fails shrinks.

@@ -7,6 +7,7 @@ use crate::format::{
 };
 use crate::ops::matmul::Decoder;
 use crate::ops::{FloatType, Output, Schedule};
+use std::collections::HashSet;
 use std::num::{NonZeroU32, NonZeroUsize};
 
 /// How much of the table.
@@ -96,6 +97,9 @@ pub fn table(extent: Extent) -> Vec<Case> {
     quantizing(extent, &mut cases);
     observing(extent, &mut cases);
     fake_quantizing(extent, &mut cases);
+    // Parts of the table meet in a few cases, which are run once.
+    let mut seen = HashSet::new();
+    cases.retain(|case| seen.insert(case.clone()));
     cases
 }
 
@@ -439,7 +443,6 @@ fn fake_quantizing(extent: Extent, cases: &mut Vec<Case>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashSet;
 
     /// `make test` takes the next offset at each commit: none is skipped and none is taken twice.
     #[test]
@@ -467,7 +470,7 @@ mod tests {
         for extent in [Extent::Full, Extent::Quick] {
             let cases = table(extent);
             let ids: HashSet<_> = cases.iter().map(Case::id).collect();
-            assert!(ids.len() * 100 > cases.len() * 98, "{} of {}", ids.len(), cases.len());
+            assert_eq!(ids.len(), cases.len());
             let formats: HashSet<_> = cases.iter().map(|c| c.format).collect();
             assert!(formats.len() >= 76, "{} formats", formats.len());
         }

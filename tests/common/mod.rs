@@ -238,6 +238,11 @@ pub fn assert_mirrors(
     assert_eq!(*span as usize, mirror.0);
 }
 
+/// Whether tests that draw at random or look for leaks run longer: `make test-all` asks for it.
+pub fn long() -> bool {
+    std::env::var_os("LOWBIT_SOAK").is_some_and(|value| value == "long")
+}
+
 /// Says that a test, or a part of it, is skipped, and why. Unlike `eprintln!` this reaches the log even
 /// if the test passes.
 pub fn skipped(reason: impl std::fmt::Display) {
