@@ -58,6 +58,7 @@ case $number in
     exit 2
     ;;
 esac
+export LOWBIT_SAMPLE=$number
 
 setup() {
     make --no-print-directory setup model adapters tools
@@ -147,14 +148,17 @@ for less in '--without f16' '--without subgroups' '--without dot' '--without int
 done
 
 # What takes too long for each commit: name, then the command.
-web() { make --no-print-directory web-test; }
+web() {
+    make --no-print-directory web
+    LOWBIT=$lowbit scripts/web-test.sh
+}
 fuzz() { RUNS="${RUNS:-100000}" SECONDS_EACH="${SECONDS_EACH:-120}" scripts/fuzz.sh; }
 candle() { make --no-print-directory candle; }
 peers() {
     cargo test --release --locked --manifest-path tools/peers/Cargo.toml \
         --target-dir "$target/peers/build" -p protocol -p lowbit-peers
 }
-benches() { cargo bench --bench kernels --bench host --bench recording -- --test; }
+benches() { cargo bench "${cargo[@]}" --bench kernels --bench host --bench recording -- --test; }
 while IFS='|' read -r name command; do
     if ! $all; then
         skip "$name" "only make test-all runs this"
