@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs a command with every adapter to be had: the system's, and beside them Mesa 25's lavapipe and
-# SwiftShader where `make adapters` has unpacked them. usage: every-adapter.sh COMMAND…
+# Runs a command that sees every available adapter: those of the system, and Mesa 25's lavapipe and
+# SwiftShader if `make adapters` has unpacked them. usage: every-adapter.sh COMMAND…
 set -eu
 target=$(cd "$(dirname "$0")/.." && pwd)/target
 more=
@@ -8,7 +8,7 @@ for manifest in "$target/mesa25/root/usr/share/vulkan/icd.d/lvp_icd.json" "$targ
     if [ -e "$manifest" ]; then
         more="$more${more:+:}$manifest"
     else
-        echo "SKIPPED: no $manifest" >&2
+        echo "SKIPPED: an adapter: there is no $manifest; make adapters gets it" >&2
     fi
 done
 export VK_ADD_DRIVER_FILES="$more${VK_ADD_DRIVER_FILES:+:$VK_ADD_DRIVER_FILES}"

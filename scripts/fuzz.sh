@@ -1,16 +1,16 @@
 #!/bin/sh
-# Fuzzes every target of tools/fuzz/ for a bounded time, and prints what came of it. Exits with an error
-# where an input made a target crash, hang or take too much memory, and says where that input is.
+# Fuzzes every target of tools/fuzz/ for a bounded time and prints a table. Fails if an input makes a
+# target crash, hang or take too much memory, and prints where that input is.
 #
-#   RUNS=1000000     inputs a target
-#   SECONDS_EACH=1800  seconds a target at most; 0 for no limit
-#   JOBS=1           targets at a time
-#   TARGETS="a b"    which; all by default
-#   SANITIZER=none   or `address`, which takes twice as long; both work with a stable compiler
+#   RUNS=1000000       inputs for each target
+#   SECONDS_EACH=1800  seconds for each target at most; 0 sets no limit
+#   JOBS=1             how many targets run at a time
+#   TARGETS="a b"      which targets; default: all
+#   SANITIZER=none     or `address`, which takes twice as long; both work with a stable compiler
 #
-# cargo-fuzz is installed into target/fuzz-tool; corpora grow in target/fuzz/corpus, and inputs that
-# fail are put into target/fuzz/artifacts. What failed once and is mended goes, as small as it gets
-# (`cargo fuzz tmin`), to tools/fuzz/regressions/TARGET, which `make test` runs.
+# Installs cargo-fuzz into target/fuzz-tool. Corpora grow in target/fuzz/corpus, and failing inputs go
+# into target/fuzz/artifacts. When a failure is fixed, its input, minimized by `cargo fuzz tmin`, belongs
+# in tools/fuzz/regressions/TARGET, which `make test` runs.
 set -eu
 . "$(dirname "$0")/lib.sh"
 cd "$(dirname "$0")/.."
@@ -23,7 +23,7 @@ tool="$PWD/target/fuzz-tool"
 out="$PWD/target/fuzz"
 version=0.13.2
 
-# The rest of the script, for one target: runs it and leaves a line of the table.
+# The script calls itself with --one to run one target and to write its line of the table.
 if [ "${1:-}" = --one ]; then
     target=$2
     mkdir -p "$out/corpus/$target" "$out/artifacts/$target"
@@ -33,7 +33,7 @@ if [ "${1:-}" = --one ]; then
         -runs="$runs" -max_total_time="$seconds" -max_len=4096 -timeout=20 -rss_limit_mb=3072 \
         -print_final_stats=1 -artifact_prefix="$out/artifacts/$target/" \
         >"$log" 2>&1 || state=FAILED
-    # As of the last line of libFuzzer's own table: #N EVENT cov: C ft: F corp: U/B …
+    # The numbers are those of the last line of libFuzzer's table: #N EVENT cov: C ft: F corp: U/B …
     awk -v target="$target" -v state="$state" '
         /^#[0-9]/ && /cov:/ {
             for (i = 2; i < NF; i++) {
@@ -64,7 +64,7 @@ fi
 PATH="$tool/bin:$PATH"
 
 say "building, with -s $sanitizer"
-# A sanitizer is an unstable option of the compiler, and works in the stable one all the same.
+# A sanitizer is an unstable option of the compiler; RUSTC_BOOTSTRAP allows it in a stable one.
 [ "$sanitizer" = none ] || export RUSTC_BOOTSTRAP=1
 cargo fuzz build --fuzz-dir tools/fuzz -s "$sanitizer" --target-dir "$out/build-$sanitizer"
 host=$(rustc -vV | sed -n 's/^host: //p')

@@ -1,10 +1,10 @@
-# What the other scripts share; sourced by them: . "$(dirname "$0")/lib.sh"
+# Functions that the other scripts share. They source it: . "$(dirname "$0")/lib.sh"
 # shellcheck shell=sh
 
-# Under the script's own name.
+# Prints a line on stderr, after the name of the script.
 say() { echo "$(basename "$0" .sh): $*" >&2; }
 
-# Ends with the first argument, and the others below it, which say what to do.
+# Prints the first argument as the reason, and the others below it as what to do; then ends the script.
 fail() {
     say "$1"
     shift
@@ -12,14 +12,14 @@ fail() {
     exit 1
 }
 
-# The whole path of the folder that cargo builds in, which is made where there is none.
+# Prints the absolute path of the folder that cargo builds in, after creating it if it is missing.
 target_folder() (
     mkdir -p "${CARGO_TARGET_DIR:-target}"
     CDPATH='' cd -- "${CARGO_TARGET_DIR:-target}"
     pwd
 )
 
-# The whole path of a folder that need not be there.
+# Prints the absolute path of a folder that need not exist.
 whole_path() {
     case $1 in
     /*) echo "$1" ;;
@@ -27,16 +27,16 @@ whole_path() {
     esac
 }
 
-# Packages of a suite of Debian, which need not be this system's, unpacked into ./root by an apt
-# whose state is in the working folder: the system stays as it is. On failure says why.
+# Unpacks packages of a Debian suite, which need not be this system's, into ./root. Its apt keeps its
+# state in the working folder and does not change the system. Prints the reason if it fails.
 # usage: unpack_debian SUITE PACKAGE…
 unpack_debian() {
     suite=$1
     shift
-    # The archive that this system uses, and its key, out of one file. Other distributions have none.
+    # The archive that this system uses and its key, from the same file. Other distributions have none.
     uri=
     for source in /etc/apt/sources.list.d/*.sources; do
-        # Others build for Debian, too, but have not its components.
+        # Third-party archives for Debian do not have its components.
         grep -q '^Components:.*main' "$source" 2>/dev/null || continue
         uri=$(sed -n 's/^URIs: *//p' "$source" | grep debian | grep -v security | head -n 1) || uri=
         key=$(sed -n 's/^Signed-By: *//p' "$source" | head -n 1)

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Everything that scripts/every-adapter.sh runs on: Mesa 25's drivers and SwiftShader, unpacked into
-# target/, and the libraries through which OpenGL ES is reached. Says what cannot be had.
+# Gets everything that scripts/every-adapter.sh runs on: Mesa 25's drivers and SwiftShader, unpacked
+# into target/, and the libraries that OpenGL ES needs. Prints a SKIPPED line for what it cannot get.
 set -u
 here=$(dirname "$0")
 . "$here/lib.sh"

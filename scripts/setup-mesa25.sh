@@ -1,9 +1,8 @@
 #!/bin/sh
-# Unpacks Mesa 25's Vulkan drivers into a folder, from the backports of Debian 12, and leaves
-# the system as it is. Nothing happens where they are already there.
+# Unpacks Mesa 25's Vulkan drivers from the backports of Debian 12 into a folder, without changing the
+# system. Does nothing if they are there.
 # usage: setup-mesa25.sh [DIR]    (default: target/mesa25)
-# then:  . DIR/env.sh             which puts its software driver, lavapipe, in force;
-#                                 radeon_icd.json lies beside it
+# then:  . DIR/env.sh             selects its software driver, lavapipe
 set -eu
 
 suite=bookworm-backports
@@ -17,7 +16,7 @@ case $# in
 *) fail "usage: setup-mesa25.sh [DIR]" ;;
 esac
 
-# The last thing written, and with the folder's name in it: a folder that moved is no use.
+# env.sh is written last and holds the folder's path, so a folder that was moved is unpacked again.
 if grep -qF "=$dir/root/" "$dir/env.sh" 2>/dev/null; then
     say "$dir is there"
     exit 0
@@ -32,7 +31,7 @@ cd "$dir"
 # shellcheck disable=SC2086 # a word a package
 unpack_debian $suite $packages || fail "there is no Mesa 25 in $dir"
 
-# The manifests name a bare library, which would silently be the system's.
+# The manifests name a library without a path, which would silently load the system's.
 lib=$dir/root/usr/lib/x86_64-linux-gnu
 sed -i "s|\"library_path\": \"lib|\"library_path\": \"$lib/lib|" root/usr/share/vulkan/icd.d/*.json
 

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Installs what `make peers` measures lowbit against into target/peers: a virtual environment
-# with ONNX Runtime, a package with ggml's libraries, and the peers' processes built from
-# their crates. What cannot be installed is said here and is a row with its error there.
-# Nothing is done twice. usage: setup-peers.sh
+# Installs into target/peers what `make peers` measures lowbit against: a virtual environment with ONNX
+# Runtime, a package with ggml's libraries, and the peers' programs, built from their crates. Prints what
+# it cannot install; `make peers` then prints a row with the error. Does nothing twice.
+# usage: setup-peers.sh
 set -eu
 . "$(dirname "$0")/lib.sh"
 cd "$(dirname "$0")/.."
@@ -10,13 +10,13 @@ cd "$(dirname "$0")/.."
 onnxruntime=onnxruntime-webgpu==1.27.0
 python_packages="$onnxruntime onnx==1.23.2 numpy==2.4.6"
 ggml=@node-llama-cpp/linux-x64-vulkan@3.22.1
-# With the versions in tools/peers/Cargo.lock.
+# Their versions are in tools/peers/Cargo.lock.
 crates='peer-web-rwkv peer-boostr peer-candle'
 
 target=${CARGO_TARGET_DIR:-target}
 folder=$target/peers
 
-# The name of what is installed goes into a file beside it, last.
+# What is installed is named in a file beside it, which is written last.
 stands() { [ "$(cat "$folder/$1.is" 2>/dev/null)" = "$2" ]; }
 done_with() { echo "$2" >"$folder/$1.is"; }
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Unpacks SwiftShader, a software Vulkan driver of the least that WebGPU asks for, out of Debian's
-# chromium into a folder, and leaves the system as it is. Nothing happens where it is already there.
+# Unpacks SwiftShader, a software Vulkan driver with little more than WebGPU requires, from Debian's
+# chromium into a folder, without changing the system. Does nothing if it is there.
 # usage: setup-swiftshader.sh [DIR]    (default: target/swiftshader)
 # then:  VK_ADD_DRIVER_FILES=DIR/icd.json, or VK_DRIVER_FILES for it alone
 set -eu
@@ -13,7 +13,7 @@ case $# in
 *) fail "usage: setup-swiftshader.sh [DIR]" ;;
 esac
 
-# The last thing written, and with the folder's name in it: a folder that moved is no use.
+# icd.json is written last and holds the folder's path, so a folder that was moved is unpacked again.
 if grep -qF "\"$dir/" "$dir/icd.json" 2>/dev/null; then
     say "$dir is there"
     exit 0

@@ -1,13 +1,12 @@
 #!/bin/sh
-# The checkers of translated shaders, into target/tools, with the system left as it is:
-# spirv-val and glslangValidator of Debian 13, unpacked with the C library that they want, and
-# Tint as npm's `webgpu`. What is there already stays. Fails where one could not be had, after all
-# were tried: the tests that want it then say SKIPPED.
+# Puts the checkers of translated shaders into target/tools, without changing the system: spirv-val and
+# glslangValidator from Debian 13, with the C library that they need, and Tint from npm's `webgpu`. Keeps
+# what is there. Fails if it cannot get one of them, after trying all; tests that need it are SKIPPED.
 # usage: setup-tools.sh
 set -eu
 
 suite=trixie
-# Known to accept what they should; older spirv-val knows no cooperative matrices.
+# These versions accept what they should; an older spirv-val does not know cooperative matrices.
 packages='spirv-tools glslang-tools libc6 libstdc++6 libgcc-s1'
 webgpu=0.6
 
@@ -17,9 +16,9 @@ dir=$(cd "$(dirname "$0")/.." && pwd)/target/tools
 mkdir -p "$dir"
 cd "$dir"
 
-# Runs in a shell of its own, so that it may give up half-way.
+# Runs in a subshell, so that `exit` ends only this function.
 khronos() (
-    # A folder that moved is no use: the wrappers have its name in them.
+    # The wrappers hold the folder's path, so a folder that was moved is unpacked again.
     if grep -qF "$dir/" bin/glslangValidator 2>/dev/null && bin/spirv-val --version >/dev/null; then
         exit 0
     fi

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs Mesa's software Vulkan driver where this machine has no adapter that wgpu
-# could use. Never fails for want of one: the program that needs it says so.
+# Installs Mesa's software Vulkan driver if this machine has no adapter that wgpu can use. Does not fail
+# if it cannot; the program that needs an adapter then reports that there is none.
 set -eu
 
 . "$(dirname "$0")/lib.sh"
@@ -8,7 +8,7 @@ set -eu
 # macOS and Windows bring Metal and DX12.
 [ "$(uname -s)" = Linux ] || exit 0
 
-# Whether any of these paths is there: patterns that match nothing stay as they are.
+# Whether any of these paths exists. A pattern that matches nothing stays a pattern, which does not.
 any() {
     for path in "$@"; do
         [ -e "$path" ] && return 0
@@ -21,8 +21,8 @@ loader() {
         any /usr/lib/libvulkan.so.1 /usr/lib/*/libvulkan.so.1 /usr/lib64/libvulkan.so.1
 }
 
-# Drivers of GPUs may be installed where there is none, so a manifest counts if there
-# is a device node for it, or if it is a software driver's.
+# GPU drivers may be installed on a machine without a GPU. A manifest counts if there is a device node
+# for it, or if it belongs to a software driver.
 manifest() {
     [ -n "${VK_DRIVER_FILES:-}${VK_ICD_FILENAMES:-}${VK_ADD_DRIVER_FILES:-}" ] && return 0
     pattern='lvp_icd|swiftshader'

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Finds or fetches a Rust that compiles for wasm32-unknown-unknown, for `make web`. In this order:
-# rustup's target where it is installed or can be had, Debian 12's compiler for browsers unpacked
-# into target/web-tools. Nothing is done twice. LOWBIT_WEB_TOOLCHAIN=rustup or =debian insists.
+# Finds or fetches a Rust compiler for wasm32-unknown-unknown, for `make web`: rustup's target if it is
+# installed or can be installed, otherwise Debian 12's compiler for browsers, unpacked into
+# target/web-tools. LOWBIT_WEB_TOOLCHAIN=rustup or =debian allows only that one. Does nothing twice.
 # usage: setup-web.sh
-# then:  . target/web-tools/env.sh in a subshell, which says WASM_CARGO and WASM_ARGS
+# then:  . target/web-tools/env.sh in a subshell; it sets WASM_CARGO and WASM_ARGS
 set -eu
 . "$(dirname "$0")/lib.sh"
 cd "$(dirname "$0")/.."
@@ -32,13 +32,13 @@ END
 
 installed() { dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q ' installed$'; }
 
-# The libraries that packages depend on and this system does not have.
+# Prints the libraries that packages depend on and that this system does not have.
 missing() {
     LC_ALL=C apt-cache depends "$@" | sed -n 's/^ *Depends: *\(lib[^ <]*\)$/\1/p' | sort -u |
         while read -r name; do installed "$name" || echo "$name"; done
 }
 
-# The compiler's packages, and what they need, and what that needs.
+# Prints the compiler's packages and all libraries that they depend on, directly or not.
 packages() {
     all='rustc-web cargo-web rust-web-src libstd-rust-web-dev rust-web-llvm'
     more=$all
@@ -53,7 +53,7 @@ packages() {
     echo "$all"
 }
 
-# Debian 12's compiler for browsers, which has no wasm target of its own: std is built from source.
+# Debian 12's compiler for browsers does not come with a wasm target, so std is built from source.
 by_debian() {
     [ "$(dpkg --print-architecture 2>/dev/null)" = amd64 ] || return 1
     debian=$tools/debian

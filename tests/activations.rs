@@ -109,7 +109,7 @@ impl Job {
     }
 }
 
-fn hosts() -> Vec<Host> {
+fn hosts() -> Vec<&'static Host> {
     // The small host splits rows into several bindings and folds grids.
     crate::common::large_and_small(16 << 10, 3)
 }
@@ -132,7 +132,7 @@ fn codes_are_within_their_contract() {
             {
                 for float in [FloatType::F32, FloatType::F16] {
                     let gap = [0, 4, 6][(i + j) % 3];
-                    Job::new(format, float, (m, k), gap, normal(m, k, j as u64)).check(&host);
+                    Job::new(format, float, (m, k), gap, normal(m, k, j as u64)).check(host);
                 }
             }
         }
@@ -158,19 +158,19 @@ fn ranges_that_are_odd() {
                 row(|i| if i == 0 { 127.0 } else { i as f32 - 48.5 }),
             ];
             for x in &rows {
-                Job::new(format, FloatType::F32, (1, k), 0, x.clone()).check(&host);
+                Job::new(format, FloatType::F32, (1, k), 0, x.clone()).check(host);
             }
             let all: Vec<f32> = rows.concat();
-            Job::new(format, FloatType::F32, (rows.len() as u32, k), 4, all).check(&host);
+            Job::new(format, FloatType::F32, (rows.len() as u32, k), 4, all).check(host);
             // Values that are not finite must show, even in the last column.
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 for at in [0, 40, 95] {
                     let mut x = normal(2, k, 3);
                     x[k as usize + at] = bad;
                     let job = Job::new(format, FloatType::F32, (2, k), 0, x);
-                    job.check(&host);
+                    job.check(host);
                     let layout = job.spec.layout().unwrap();
-                    let words = job.run(&host);
+                    let words = job.run(host);
                     let scales = &words[layout.row_words + layout.scale_at..][..layout.groups];
                     assert!(scales.iter().any(|&s| f32::from_bits(s).is_nan()), "{format} {bad}");
                 }
@@ -187,7 +187,7 @@ fn given_scales_are_taken() {
                 let mut job = Job::new(format, FloatType::F32, (5, 100), 4, normal(5, 100, 9));
                 job.spec = job.spec.with_given_scale();
                 job.given = Some((scale, zero));
-                job.check(&host);
+                job.check(host);
             }
         }
     }
@@ -200,7 +200,7 @@ fn faults_are_found() {
     for format in FORMATS {
         let job = Job::new(format, FloatType::F32, (3, 100), 0, normal(3, 100, 5));
         let layout = job.spec.layout().unwrap();
-        let words = job.run(&host);
+        let words = job.run(host);
         let fault = |change: &dyn Fn(&mut Vec<u32>, &ActivationLayout)| {
             let mut words = words.clone();
             change(&mut words, &layout);

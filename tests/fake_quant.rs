@@ -264,7 +264,7 @@ impl Job {
     }
 }
 
-fn hosts() -> Vec<Host> {
+fn hosts() -> Vec<&'static Host> {
     // The small host splits rows into several bindings and folds grids.
     crate::common::large_and_small(64 << 10, 5)
 }
@@ -320,12 +320,12 @@ fn everything_is_within_its_contract() {
                     let (x, y) = (packed.x_stride + gap.0, packed.y_stride + gap.1);
                     let mut spec = packed.with_strides(x, y);
                     let values = normal(m, k, (i * 100 + j) as u64);
-                    Job::new(spec.clone(), m, values.clone(), j as u64).check(&host);
+                    Job::new(spec.clone(), m, values.clone(), j as u64).check(host);
                     spec = spec.with_given_scales();
                     if (i + j + n) % 2 == 0 {
                         spec = spec.with_gradient_scale();
                     }
-                    Job::new(spec, m, values, j as u64).check(&host);
+                    Job::new(spec, m, values, j as u64).check(host);
                 }
             }
         }
@@ -343,9 +343,9 @@ fn sums_are_the_same_again() {
             let g = &results.gradients;
             g.scales.iter().chain(&g.zeros).chain(&g.x).map(|v| v.to_bits()).collect()
         };
-        let first = bits(&job.check(&host));
+        let first = bits(&job.check(host));
         for _ in 0..3 {
-            assert_eq!(bits(&job.run(&host)), first, "{name}");
+            assert_eq!(bits(&job.run(host)), first, "{name}");
         }
     }
 }
@@ -372,14 +372,14 @@ fn values_that_are_odd() {
             for x in rows.iter().chain([&rows.concat()]) {
                 let m = x.len() as u32 / k;
                 let spec = FakeQuantSpec::new(m, k, format(name));
-                Job::new(spec.clone(), m, x.clone(), 1).check(&host);
+                Job::new(spec.clone(), m, x.clone(), 1).check(host);
                 // Steps of 1 and ½ make quotients exact. The others include the smallest and the
                 // largest scale that can divide.
                 for scale in [1.0, 0.5, f32::MIN_POSITIVE, 2.0f32.powi(126), 3e-30] {
                     let mut job = Job::new(spec.clone().with_given_scales(), m, x.clone(), 2);
                     job.scales.fill(scale);
                     job.zeros.iter_mut().for_each(|zero| *zero = zero.floor() + 0.5);
-                    job.check(&host);
+                    job.check(host);
                 }
             }
         }
@@ -400,29 +400,29 @@ fn what_is_not_finite_shows() {
                     let at = k as usize + at;
                     let mut job = Job::new(spec.clone(), m, normal(m, k, 3), 7);
                     job.x[at] = bad;
-                    let got = job.check(&host);
+                    let got = job.check(host);
                     assert!(got.y[at].is_nan() && got.scales.iter().any(|s| s.is_nan()));
                     let mut job = clean.clone();
                     job.x[at] = bad;
-                    let got = job.check(&host);
+                    let got = job.check(host);
                     assert_eq!(got.y[at].is_nan(), bad.is_nan(), "{name}");
                     assert_eq!(got.gradients.x[at].is_nan(), bad.is_nan(), "{name}");
                     assert_eq!(got.gradients.scales.iter().any(|g| g.is_nan()), bad.is_nan());
                     let mut job = clean.clone();
                     job.dy[at] = bad;
-                    let got = job.check(&host);
+                    let got = job.check(host);
                     assert_eq!(got.gradients.scales.iter().filter(|g| g.is_nan()).count(), 1);
                 }
                 let mut job = clean.clone();
                 if let Some(zero) = job.zeros.last_mut() {
                     *zero = bad;
-                    assert!(job.check(&host).y.last().unwrap().is_nan());
+                    assert!(job.check(host).y.last().unwrap().is_nan());
                 }
             }
             for bad in [f32::NAN, f32::INFINITY, 0.0, -1.0, 1e-40, f32::MAX] {
                 let mut job = clean.clone();
                 *job.scales.last_mut().unwrap() = bad;
-                let got = job.check(&host);
+                let got = job.check(host);
                 assert!(got.y.last().unwrap().is_nan(), "{name} {bad}");
                 assert!(got.gradients.scales.last().unwrap().is_nan(), "{name} {bad}");
                 assert!(name.contains("tensor") || !got.y[0].is_nan(), "{name} {bad}");
@@ -745,7 +745,7 @@ fn planted_faults_are_found() {
             x[k as usize - 1] = 4.5 * size(row);
         }
         let job = Job::new(spec.clone(), m, x, 42);
-        job.check(&host);
+        job.check(host);
         let faulty = Host::new().unwrap();
         let caps = faulty.kernels().caps();
         let mut shaders = spec.forward_shaders(caps);
@@ -794,7 +794,7 @@ fn a_tensor_is_ranged_anew_each_time() {
     let Some(host) = crate::common::host() else { return };
     let spec = FakeQuantSpec::new(6, 100, format("int8-tensor"));
     let plan = block_on(FakeQuantPlan::new(host.kernels(), &spec)).unwrap();
-    assert_eq!(twice(&host, &plan, &Job::new(spec, 6, normal(6, 100, 51), 52)), None);
+    assert_eq!(twice(host, &plan, &Job::new(spec, 6, normal(6, 100, 51), 52)), None);
 }
 
 #[test]

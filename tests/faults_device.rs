@@ -64,7 +64,7 @@ fn all_lost(host: &Host, weights: &DeviceWeights, buffer: &wgpu::Buffer) {
 
 #[test]
 fn a_destroyed_device_is_lost() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = common::own_host() else { return };
     works(&host);
     let weights = host.upload(&ones()).unwrap();
     let buffer = host.zeros(64).unwrap();
@@ -85,7 +85,7 @@ fn a_destroyed_device_is_lost() {
 /// Loses the device while a pass is recorded and another thread computes.
 #[test]
 fn a_device_lost_midway_is_an_error() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = common::own_host() else { return };
     assert_lost(host.submit(|_| host.device().destroy()));
     let host = Host::new().unwrap();
     let weights = host.upload(&ones()).unwrap();
@@ -115,7 +115,7 @@ fn a_device_lost_midway_is_an_error() {
 /// Buffers that exceed the device's limit are refused, and the host stays usable.
 #[test]
 fn buffers_too_large_are_refused() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = common::own_host() else { return };
     let host = common::host_within(&host, |limits| {
         limits.max_buffer_size = 1 << 20;
         limits.max_storage_buffer_binding_size = 1 << 20;
@@ -177,7 +177,7 @@ fn main() { y[0] = broken(); }
 
 #[test]
 fn a_shader_that_does_not_compile_names_its_line() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = common::own_host() else { return };
     let kernels = host.kernels();
     let refused = |shader: &Shader| match block_on(kernels.pipeline(shader)).unwrap_err() {
         DeviceError::Shader { kernel, at, message } => {
@@ -223,7 +223,7 @@ fn main() { y[0] = broken(); }",
 /// The device still works after errors of every other kind.
 #[test]
 fn errors_leave_the_host_usable() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = common::own_host() else { return };
     let weights = host.upload(&ones()).unwrap();
     let length = |result: Result<Vec<f32>, HostError>| {
         assert!(matches!(result, Err(HostError::WrongLength { .. })), "{result:?}");
@@ -249,7 +249,7 @@ fn errors_leave_the_host_usable() {
 /// processed.
 #[test]
 fn a_device_lost_with_work_in_flight_is_an_error() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = common::own_host() else { return };
     let buffer = host.zeros(64).unwrap();
     host.submit(|_| ()).unwrap();
     host.device().destroy();
@@ -309,7 +309,7 @@ impl Slow {
 /// longer wait is enough, and another device is not blocked.
 #[test]
 fn a_wait_has_an_end() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = common::own_host() else { return };
     let limit = Duration::from_millis(20);
     let slow = Slow::new(&host);
     let run = |host: &Host, count: u32| {
@@ -341,7 +341,7 @@ fn a_wait_has_an_end() {
 /// and the available value.
 #[test]
 fn limits_beyond_the_adapter_are_refused() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = common::own_host() else { return };
     let adapter = common::adapter();
     let has = adapter.limits();
     let asked = wgpu::Limits {
@@ -369,7 +369,7 @@ type Lower = fn(&mut wgpu::Limits);
 /// Tests plans on devices whose limits are lower than kernels need.
 #[test]
 fn devices_too_small_for_a_kernel_are_refused() {
-    let Some(host) = common::host() else { return };
+    let Some(host) = common::own_host() else { return };
     let small = common::host_within(&host, |limits| {
         limits.max_storage_buffers_per_shader_stage = 2;
     });

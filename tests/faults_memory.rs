@@ -20,9 +20,9 @@ fn out_of_memory_is_an_error() {
     if std::env::var_os(CHILD).is_some() {
         return fill_memory();
     }
-    let Some(host) = common::host() else { return };
+    let Some(host) = common::own_host() else { return };
     if host.adapter_info().device_type != wgpu::DeviceType::Cpu {
-        eprintln!("SKIPPED: a limit of address space bounds only software adapters");
+        common::skipped("a limit of address space bounds only software adapters");
         return;
     }
     let command =

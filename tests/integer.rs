@@ -46,7 +46,7 @@ fn layers_chain_in_integers() {
     ] {
         let (m, k, inner, n) = (5u32, 100u32, 70u32, 33u32);
         let (w1, w2) = (packed(70, 100, first, 1), packed(33, 70, second, 2));
-        let (d1, d2) = (upload(&host, &w1), upload(&host, &w2));
+        let (d1, d2) = (upload(host, &w1), upload(host, &w2));
         let x = floats((m * k) as usize, 3);
         let bias = floats(inner as usize, 4);
         let kernels = host.kernels();
@@ -221,7 +221,7 @@ fn what_cannot_be_is_refused() {
     }
 
     // Output scales that are invalid are refused.
-    let w = upload(&host, &packed(64, 96, "int8-channel", 1));
+    let w = upload(host, &packed(64, 96, "int8-channel", 1));
     let codes = host.zeros(sound.x_bytes(4)).unwrap();
     let out = sound.clone().with_output(Output::Int8(TENSOR));
     let y = host.zeros(out.y_bytes(4).max(sound.y_bytes(4))).unwrap();
@@ -260,7 +260,7 @@ fn functions_are_within_their_bound() {
     let mut x: Vec<f32> = (0..m).map(|i| (i as f32 - 500.0) / 40.0).collect();
     (x[0], x[1], x[2], x[3]) = (-3e38, 3e38, 1e-38, -1e-38);
     let w = PackedWeights::quantize(&[1.0], 1, 1, &WeightFormat::f32()).unwrap();
-    let weights = upload(&host, &w);
+    let weights = upload(host, &w);
     for function in ActivationFunction::ALL {
         let spec = MatmulSpec::new(m as u32, n, 1, WeightFormat::f32()).with_function(function);
         let plan = block_on(MatmulPlan::new(host.kernels(), &spec, Select::Auto)).unwrap();

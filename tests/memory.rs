@@ -71,13 +71,13 @@ fn peak(host: &Host, name: &str, schedule: Schedule, scratch: u64) -> (u64, u64,
 
 #[test]
 fn no_dequantized_copy() {
-    let Some(host) = crate::common::host() else { return };
+    let Some(host) = crate::common::own_host() else { return };
     if allocated(&host).is_none() {
         let backend = host.adapter_info().backend;
         assert!(
             std::env::var_os("LOWBIT_REQUIRE_GPU").is_none() || backend != wgpu::Backend::Vulkan
         );
-        eprintln!("SKIPPED: no allocator report on {backend}");
+        crate::common::skipped(format_args!("no allocator report on {backend}"));
         return;
     }
     let xy = 4 * u64::from(M) * u64::from(K + N);
@@ -115,9 +115,10 @@ fn no_dequantized_copy() {
 /// Shows that the same measurement would detect a copy, even one of only half a byte per weight.
 #[test]
 fn a_copy_would_show() {
-    let Some(host) = crate::common::host() else { return };
+    let Some(host) = crate::common::own_host() else { return };
     if allocated(&host).is_none() {
-        eprintln!("SKIPPED: no allocator report on {}", host.adapter_info().backend);
+        let backend = host.adapter_info().backend;
+        crate::common::skipped(format_args!("no allocator report on {backend}"));
         return;
     }
     let (name, schedule) = ("2:4+int4-g64-asym", Schedule::Rows { m_tile: 4, n_tile: 2 });

@@ -17,7 +17,7 @@ const HOLE: u32 = 0x7fc5_7fc5;
 const X_AT: u64 = 32;
 const Y_AT: u64 = 20;
 
-fn hosts() -> Vec<Host> {
+fn hosts() -> Vec<&'static Host> {
     // The small host splits rows into several bindings and folds grids.
     crate::common::large_and_small(32 << 10, 5)
 }
@@ -132,7 +132,7 @@ fn batches_are_the_hosts() {
                     let spec = ObserveSpec::new(m + 2, k, axis, bins).with_activations(float);
                     let stride = spec.x_stride + [0, 4, 6][(i + j) % 3];
                     let x = columns(m, k, j as u64);
-                    Job::new(spec.with_stride(stride), m, x).check(&host);
+                    Job::new(spec.with_stride(stride), m, x).check(host);
                 }
             }
         }
@@ -162,14 +162,14 @@ fn odd_numbers_count_as_on_the_host() {
         for (axis, bins) in AXES {
             let spec = |m| ObserveSpec::new(m, k, axis, bins);
             for x in &rows {
-                Job::new(spec(1), 1, x.clone()).check(&host);
+                Job::new(spec(1), 1, x.clone()).check(host);
             }
-            Job::new(spec(11), 11, rows.concat()).check(&host);
+            Job::new(spec(11), 11, rows.concat()).check(host);
             let halves = spec(11).with_activations(FloatType::F16);
             let finite = |x: &f32| x.clamp(-60000.0, 60000.0);
             let small = |x: &f32| if x.abs() < 1e-6 { x.signum() * 3e-8 } else { *x };
             let all = rows.concat().iter().map(finite).map(|x| small(&x)).collect();
-            Job::new(halves, 11, all).check(&host);
+            Job::new(halves, 11, all).check(host);
         }
     }
 }
@@ -186,7 +186,7 @@ fn what_is_not_finite_is_found() {
                     x[599 * 67 + 66] = f32::INFINITY;
                     x[599 * 67 + 65] = f32::NEG_INFINITY;
                     let spec = ObserveSpec::new(m, k, axis, bins).with_activations(float);
-                    let found = Job::new(spec, m, x).check(&host).not_finite.unwrap();
+                    let found = Job::new(spec, m, x).check(host).not_finite.unwrap();
                     let first = at.min(599 * 67 + 65);
                     let place = ((first / 67) as u64, (first % 67) as u64);
                     assert_eq!((found.row, found.column), place);
@@ -203,7 +203,7 @@ fn sums_carry() {
         let below_two = 2f32.next_down();
         for axis in [Axis::Tensor, Axis::Channel] {
             let spec = ObserveSpec::new(2000, 36, axis, 4);
-            let batch = Job::new(spec, 2000, vec![-below_two; 2000 * 36]).check(&host);
+            let batch = Job::new(spec, 2000, vec![-below_two; 2000 * 36]).check(host);
             let values = if axis == Axis::Tensor { 72_000 } else { 2000 };
             assert_eq!(batch.channels[0].abs_units, values * ((1 << 24) - 1));
             assert_eq!(batch.channels[0].abs_sum(), values as f64 * f64::from(below_two));
@@ -219,7 +219,7 @@ fn bins_are_as_wide_as_given() {
                 let (m, k) = (40, 33);
                 let spec = ObserveSpec::new(m, k, axis, bins).with_bin_width(exponent);
                 let job = Job::new(spec, m, columns(m, k, 8));
-                let (got, narrow) = (job.run(&host), job.expected());
+                let (got, narrow) = (job.run(host), job.expected());
                 for (got, narrow) in got.channels.iter().zip(&narrow.channels) {
                     let width = exponent.max(narrow.histogram.width_exponent());
                     assert_eq!(got.histogram.width_exponent(), width);

@@ -26,12 +26,13 @@ fn host_in(folder: &Path) -> Host {
 #[test]
 fn compiled_code_is_kept() {
     let Some(plain) = crate::common::host() else { return };
-    let want = product(&plain);
+    let want = product(plain);
     let folder = tempfile::tempdir().unwrap();
     let first = host_in(folder.path());
     assert_eq!(product(&first), want);
     if !first.save_pipelines(folder.path()).unwrap() {
-        eprintln!("SKIPPED: {} has no pipeline cache", first.adapter_info().name);
+        let name = &first.adapter_info().name;
+        crate::common::skipped(format_args!("{name} has no pipeline cache"));
         return;
     }
     let files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();

@@ -248,7 +248,7 @@ const INTEGER_FAULTS: [IntegerFault; 17] = [
 #[test]
 fn each_fault_of_integer_products_is_caught() {
     let Some(host) = crate::common::host() else { return };
-    let hosts = [host];
+    let hosts = std::slice::from_ref(host);
     for (schedule, name, format, x, y, (from, to)) in INTEGER_FAULTS {
         let output = match y {
             "f32" => Output::Float(FloatType::F32),
@@ -261,7 +261,7 @@ fn each_fault_of_integer_products_is_caught() {
         let mut case = Case::integer(format, quantized, (m, 8, 4096), Values::Normal);
         (case.bias, case.strided) = (false, false);
         case.schedule = Some(schedule);
-        let sound = &run(&hosts, std::slice::from_ref(&case), &|_| ())[0];
+        let sound = &run(hosts, std::slice::from_ref(&case), &|_| ())[0];
         assert_eq!(sound.status, Status::Pass, "{name}: {:?}", sound.reason);
 
         // The case has two kernels and gets a device of its own.
@@ -288,11 +288,11 @@ fn each_fault_of_integer_products_is_caught() {
 #[test]
 fn each_fault_is_caught() {
     let Some(host) = crate::common::host() else { return };
-    let hosts = [host];
+    let hosts = std::slice::from_ref(host);
     for fault in &FAULTS {
         let format = fault.format.parse().unwrap();
         let case = case(format);
-        let sound = &run(&hosts, std::slice::from_ref(&case), &|_| ())[0];
+        let sound = &run(hosts, std::slice::from_ref(&case), &|_| ())[0];
         assert_eq!(sound.status, Status::Pass, "{}: {:?}", fault.name, sound.reason);
 
         // Each fault gets a device of its own, because its kernels are cached there.
@@ -414,9 +414,9 @@ fn faults_of_x() -> Vec<(&'static str, Case, &'static str, Replace)> {
 #[test]
 fn each_fault_of_what_takes_x_is_caught() {
     let Some(host) = crate::common::host() else { return };
-    let hosts = [host];
+    let hosts = std::slice::from_ref(host);
     for (name, case, kernel, (from, to)) in faults_of_x() {
-        let sound = &run(&hosts, std::slice::from_ref(&case), &|_| ())[0];
+        let sound = &run(hosts, std::slice::from_ref(&case), &|_| ())[0];
         assert_eq!(sound.status, Status::Pass, "{name}: {:?}", sound.reason);
         // Each fault gets a device of its own, because its kernels are cached there.
         let faulty = [Host::new().unwrap()];

@@ -19,8 +19,10 @@ use proptest::test_runner::{TestCaseError, TestRunner};
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-/// The time for each property on a device, where compiling a kernel takes tenths of a second.
-const TIME: Duration = Duration::from_secs(12);
+/// Returns how long each property runs on a device, where compiling a kernel takes tenths of a second.
+fn time() -> Duration {
+    Duration::from_secs(if crate::common::long() { 60 } else { 6 })
+}
 
 /// Runs a property until its time is over and prints the number of cases. Cases that fail are
 /// shrunk.
@@ -40,7 +42,7 @@ fn check<S: Strategy>(
     let result = TestRunner::new(config).run(&strategy, |value| {
         // A busy device must not make the test fail, so a minimum number of cases runs however long
         // it takes.
-        if !failed.get() && start.elapsed() > TIME && count.get() >= least {
+        if !failed.get() && start.elapsed() > time() && count.get() >= least {
             return Ok(());
         }
         count.set(count.get() + 1);
@@ -183,10 +185,10 @@ prop_compose! {
 #[test]
 fn cases_pass() {
     let Some(host) = host() else { return };
-    let hosts = [host];
+    let hosts = std::slice::from_ref(host);
     let ran = Cell::new(0);
     check("random cases", 20, case(), |case| {
-        let report = conformance::run(&hosts, std::slice::from_ref(&case), &|_| ()).remove(0);
+        let report = conformance::run(hosts, std::slice::from_ref(&case), &|_| ()).remove(0);
         let reason = report.reason.unwrap_or_default();
         match report.status {
             Status::Pass => ran.set(ran.get() + 1),
@@ -256,7 +258,7 @@ fn strides_and_offsets() {
         any::<u64>(),
     );
     check("strides and offsets", 40, strategy, |(format, shape, places, bias, seed)| {
-        multiply(&host, format, shape, &places, bias, seed).map_err(TestCaseError::fail)
+        multiply(host, format, shape, &places, bias, seed).map_err(TestCaseError::fail)
     });
 }
 

@@ -82,12 +82,12 @@ fn other_order(host: &Host) -> Host {
 #[test]
 fn equal_to_the_host() {
     let Some(host) = crate::common::host() else { return };
-    let other = other_order(&host);
+    let other = other_order(host);
     for (i, format) in crate::common::all_formats().into_iter().enumerate() {
         for (n, k) in [(1, 1), (5, 31), (16, 32), (9, 70), (11, 200)] {
             let packed = random_weights(format, n, k, (i + n) as u64);
             let name = format.to_string();
-            for host in [&host, &other] {
+            for host in [host, &other] {
                 assert_eq!(repack(host, &packed, &name), 1, "{name}");
             }
         }
@@ -97,7 +97,7 @@ fn equal_to_the_host() {
 #[test]
 fn parts_larger_than_a_binding_are_split() {
     let Some(host) = crate::common::host() else { return };
-    let small = crate::common::host_within(&host, |limits| {
+    let small = crate::common::host_within(host, |limits| {
         limits.max_storage_buffer_binding_size = 8192;
         limits.min_storage_buffer_offset_alignment = 256;
     });
@@ -113,7 +113,7 @@ fn nothing_is_fine_and_wrong_parts_are_refused() {
     let format = "2:4+int8-g32-asym".parse().unwrap();
     for (n, k) in [(0, 8), (8, 0)] {
         let packed = random_weights(format, n, k, 1);
-        assert_eq!(repack(&host, &packed, "empty"), 0);
+        assert_eq!(repack(host, &packed, "empty"), 0);
     }
     let plan = block_on(RepackPlan::new(host.kernels(), &RepackSpec::new(8, 64, format))).unwrap();
     let output = block_on(DeviceWeights::allocate(host.kernels(), format, 8, 64)).unwrap();

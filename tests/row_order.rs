@@ -40,6 +40,9 @@ fn schedules_of_gpus_with_rows_in_order() {
         .into_iter()
         .enumerate()
     {
+        // The four pairs of types, one for each format: kernels are compiled once for all K.
+        let y = [FloatType::F32, FloatType::F16][i / 2];
+        let x = [FloatType::F16, FloatType::F32][i % 2];
         // These K have whole pairs of blocks, an incomplete pair, an odd number of blocks, and more
         // lanes than a subgroup.
         for (j, k) in [192, 116, 224, 4096].into_iter().enumerate() {
@@ -49,8 +52,6 @@ fn schedules_of_gpus_with_rows_in_order() {
                     continue;
                 }
                 let (m, _) = schedule.tile();
-                let y = [FloatType::F32, FloatType::F16][(i + j) % 2];
-                let x = [FloatType::F16, FloatType::F32][i % 2];
                 let format = format.parse().unwrap();
                 let shape = (m as usize + j % 2, 70, k);
                 let mut case = Case::matmul(format, (x, y), shape, Values::Normal);

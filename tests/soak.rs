@@ -37,7 +37,8 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-const DISPATCHES: usize = 10_000;
+/// Dispatches between two counts, and in `make test-all`.
+const DISPATCHES: [usize; 2] = [10_000, 100_000];
 const MAX_M: u32 = 40;
 
 /// The resources that the process and the device hold.
@@ -359,9 +360,10 @@ fn ten_thousand_dispatches_leak_nothing() {
     );
     assert!(bind > 0, "{bind}");
 
+    let dispatches = DISPATCHES[usize::from(common::long())];
     let before = Footprint::of(&instance, &host);
     let start = Instant::now();
-    let (done, checked) = run(&host, &mut slots, DISPATCHES, &mut random, None);
+    let (done, checked) = run(&host, &mut slots, dispatches, &mut random, None);
     let after = Footprint::of(&instance, &host);
     eprintln!("{done} dispatches, {checked} checked, {:.1} s", seconds(start));
     eprintln!("before: {before:?}\nafter: {after:?}");

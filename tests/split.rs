@@ -13,6 +13,7 @@ use lowbit::ops::{
     Select, SubBuffer,
 };
 use pollster::block_on;
+use std::collections::HashSet;
 
 const K: u32 = 200;
 /// A word that is NaN as f32 and as two f16. Arithmetic on finite numbers does not produce it.
@@ -159,7 +160,7 @@ fn jobs() -> Vec<Job> {
 fn bindings_and_grids_are_split() {
     let Some(whole) = crate::common::host() else { return };
     const BINDING: u64 = 2048;
-    let bindings = crate::common::host_within(&whole, |limits| {
+    let bindings = crate::common::host_within(whole, |limits| {
         limits.max_storage_buffer_binding_size = BINDING;
         limits.min_storage_buffer_offset_alignment = 256;
         limits.max_compute_workgroups_per_dimension = 2;
@@ -169,14 +170,15 @@ fn bindings_and_grids_are_split() {
     caps.row_order = RowOrder::Rows;
     let (info, device) = (whole.adapter_info().clone(), bindings.device().clone());
     let bindings = Host::with_caps(info, device, bindings.queue().clone(), &caps).unwrap();
-    let grids = crate::common::host_within(&whole, |limits| {
+    let grids = crate::common::host_within(whole, |limits| {
         limits.max_compute_workgroups_per_dimension = 3;
     });
     assert_eq!(bindings.device().limits().max_storage_buffer_binding_size, BINDING);
     assert_eq!(grids.device().limits().max_compute_workgroups_per_dimension, 3);
+    let mut folded_schedules = HashSet::new();
     for job in jobs() {
         let name = job.name();
-        let unsplit = run(&whole, &job);
+        let unsplit = run(whole, &job);
         assert_eq!((unsplit.blocks, unsplit.dispatches), (1, 1), "{name}");
 
         let split = run(&bindings, &job);
@@ -193,6 +195,10 @@ fn bindings_and_grids_are_split() {
             let fold = grids.kernels().caps().fold(groups).unwrap();
             assert!(fold.iter().all(|&d| (2..=3).contains(&d)), "{name}: {groups} as {fold:?}");
         }
+        // How a grid folds is up to the schedule alone.
+        if !folded_schedules.insert(job.schedule) {
+            continue;
+        }
         let folded = run(&grids, &job);
         assert_eq!((folded.blocks, folded.dispatches), (1, 1), "{name}");
         assert!(folded.y == unsplit.y, "{name}: a folded grid changes the result");
@@ -203,7 +209,7 @@ fn bindings_and_grids_are_split() {
 #[test]
 fn whole_batches_share_a_dispatch() {
     let Some(whole) = crate::common::host() else { return };
-    let small = crate::common::host_within(&whole, |limits| {
+    let small = crate::common::host_within(whole, |limits| {
         limits.max_storage_buffer_binding_size = 16384;
         limits.min_storage_buffer_offset_alignment = 256;
     });
@@ -212,13 +218,13 @@ fn whole_batches_share_a_dispatch() {
     // One X takes 9 · 200 · 4 = 7200 bytes. Two of them fit into 16384 − 272 bytes, and three do
     // not.
     let job = Job::from_spec(spec, Schedule::Rows { m_tile: 4, n_tile: 2 }, 5, 1);
-    let (unsplit, split) = (run(&whole, &job), run(&small, &job));
+    let (unsplit, split) = (run(whole, &job), run(&small, &job));
     assert_eq!((split.blocks, split.dispatches), (1, 3));
     assert!(split.y == unsplit.y);
     // An X that all batches share need not be split, so only Y counts: 5 · 9 · 31 · 4 bytes.
     let shared = job.spec.clone().with_x_strides(K, 0);
     let job = Job::from_spec(shared, Schedule::Rows { m_tile: 4, n_tile: 2 }, 5, 2);
-    let (unsplit, split) = (run(&whole, &job), run(&small, &job));
+    let (unsplit, split) = (run(whole, &job), run(&small, &job));
     assert_eq!((split.blocks, split.dispatches), (1, 1));
     assert!(split.y == unsplit.y);
 }
@@ -227,7 +233,7 @@ fn whole_batches_share_a_dispatch() {
 #[test]
 fn slices_are_split() {
     let Some(whole) = crate::common::host() else { return };
-    let small = crate::common::host_within(&whole, |limits| {
+    let small = crate::common::host_within(whole, |limits| {
         limits.max_storage_buffer_binding_size = 8192;
         limits.min_storage_buffer_offset_alignment = 256;
         limits.max_compute_workgroups_per_dimension = 4;
@@ -238,7 +244,7 @@ fn slices_are_split() {
     let bias: Vec<f32> = (0..n).map(|_| random.float()).collect();
     for format in ["2:4+int8-g64", "int4-g20-asym"] {
         let packed = crate::common::random_weights(format.parse().unwrap(), n, k, 4);
-        let results = [&whole, &small].map(|host| {
+        let results = [whole, &small].map(|host| {
             let weights = host.upload(&packed).unwrap();
             let y = host.matmul(&x, m, &weights, Some(&bias)).unwrap();
             (y, host.dequantize(&weights).unwrap(), weights.blocks().len())
@@ -266,7 +272,7 @@ fn stated_limits_split_too() {
         FloatType::F32,
         5,
     );
-    let (unsplit, split) = (run(&whole, &job), run(&stated, &job));
+    let (unsplit, split) = (run(whole, &job), run(&stated, &job));
     assert!(split.blocks > 1 && split.dispatches >= 2 * split.blocks && split.largest <= 4096);
     assert!(split.y == unsplit.y);
     // Empty buffers that kernels fill are split in the same way.

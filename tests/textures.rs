@@ -51,7 +51,7 @@ fn formats() -> Vec<WeightFormat> {
 #[test]
 fn textures_change_no_bit() {
     let Some(whole) = crate::common::host() else { return };
-    let small = crate::common::host_within(&whole, |limits| {
+    let small = crate::common::host_within(whole, |limits| {
         limits.max_storage_buffer_binding_size = 16 << 10;
         limits.min_storage_buffer_offset_alignment = 256;
     });
@@ -64,10 +64,14 @@ fn textures_change_no_bit() {
         [(3, Schedule::Gemv { lanes: 8, m_tile: 4 }), (9, Schedule::Tiled { m_tile: 32 })],
     );
     for (order, schedules) in [(RowOrder::Rows, gemv), (RowOrder::Panels, rows)] {
-        for host in [&whole, &small] {
+        for (turn, host) in [whole, &small].into_iter().enumerate() {
             // A row has 128 texels, so that most textures end within a row.
             let host = with(host, |caps| (caps.texture_extent, caps.row_order) = (200, order));
-            for format in formats() {
+            for (i, format) in formats().into_iter().enumerate() {
+                // A small binding splits half of the formats with each order of rows.
+                if turn == 1 && (i + usize::from(order == RowOrder::Panels)) % 2 == 1 {
+                    continue;
+                }
                 let packed = crate::common::random_weights(format, N, K, 3);
                 let plain = block_on(DeviceWeights::upload(host.kernels(), &packed)).unwrap();
                 let textured = host.textured(&plain).unwrap();
@@ -96,7 +100,7 @@ fn slices_do_without_where_they_must() {
     let x = vec![1.0; K];
     let mut results = Vec::new();
     for (extent, has) in [(0, false), (32, false), (4096, true)] {
-        let host = with(&host, |caps| caps.texture_extent = extent);
+        let host = with(host, |caps| caps.texture_extent = extent);
         let weights = host.compress(&w, N, K, &format).unwrap();
         assert_eq!(weights.has_textures(), has);
         assert_eq!(code_textures_pay(&format, K as u32, host.kernels().caps()), extent > 0);
@@ -109,7 +113,7 @@ fn slices_do_without_where_they_must() {
 #[test]
 fn what_cannot_be_is_refused() {
     let Some(host) = crate::common::host() else { return };
-    let host = with(&host, |caps| caps.texture_extent = 64);
+    let host = with(host, |caps| caps.texture_extent = 64);
     let upload = |format| {
         let packed = crate::common::random_weights(format, N, K, 3);
         block_on(DeviceWeights::upload(host.kernels(), &packed)).unwrap()

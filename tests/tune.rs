@@ -29,7 +29,7 @@ fn specs() -> Vec<MatmulSpec> {
 
 #[test]
 fn what_is_measured_is_chosen() {
-    let Some(host) = crate::common::host() else { return };
+    let Some(host) = crate::common::own_host() else { return };
     let mut told = Vec::new();
     let budget = Duration::from_secs(600);
     let measured =
@@ -65,7 +65,7 @@ fn what_is_measured_is_chosen() {
 /// Whatever a tuning says, the product is right: integers come out bit for bit.
 #[test]
 fn every_tuned_schedule_computes_the_same() {
-    let Some(host) = crate::common::host() else { return };
+    let Some(host) = crate::common::own_host() else { return };
     let m = 9;
     let small = |i: u32| ((i * 37 + 11) % 13) as f32 - 6.0;
     let w: Vec<f32> = (0..N * K).map(small).collect();
@@ -101,7 +101,7 @@ fn every_tuned_schedule_computes_the_same() {
 /// An engine's kernels, with a cache that says what no device can run.
 #[test]
 fn a_tuning_that_does_not_apply_is_passed_over() {
-    let Some(host) = crate::common::host() else { return };
+    let Some(host) = crate::common::own_host() else { return };
     let host = Host::with_kernels(
         host.adapter_info().clone(),
         host.queue().clone(),
@@ -118,7 +118,7 @@ fn a_tuning_that_does_not_apply_is_passed_over() {
 
 #[test]
 fn budgets_are_kept() {
-    let Some(host) = crate::common::host() else { return };
+    let Some(host) = crate::common::own_host() else { return };
     let spent = host.tune(&specs(), Duration::ZERO).unwrap();
     assert_eq!(spent.entries, []);
     let caps = host.kernels().caps();
@@ -144,7 +144,7 @@ fn budgets_are_kept() {
 
 #[test]
 fn bad_specs_are_refused() {
-    let Some(host) = crate::common::host() else { return };
+    let Some(host) = crate::common::own_host() else { return };
     let mut specs = specs();
     specs[1].max_m = 1 << 20;
     let refused = host.tune(&specs, Duration::from_secs(1));

@@ -35,4 +35,4 @@ pub use run::{run, run_times};
 pub use speed::{MeasuredLimits, Timing, limit_shaders, limits_async, time_async, unpack_shader};
 #[cfg(not(target_arch = "wasm32"))]
 pub use speed::{limits, time};
-pub use table::{Extent, formats, table};
+pub use table::{Extent, formats, sample, table};

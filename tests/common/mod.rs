@@ -11,16 +11,26 @@ use lowbit::ops::quantize_weights::{WeightsAccess, WeightsKernel};
 use lowbit::ops::{
     DequantizeSpec, FloatType, RepackSpec, fake_quant, observe, quantize_activations,
 };
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
-/// The adapter's device, and the same without what a small device lacks, with bindings and grids of
-/// its own; none where there is no adapter.
-pub fn large_and_small(max_binding: u64, max_groups: u32) -> Vec<Host> {
+/// Returns the shared device and, on the same device, kernels for a small one: without what a small
+/// device lacks, and with lower limits of a binding and a grid. Returns nothing if there is no adapter.
+/// Tests that ask for the same limits share their kernels.
+pub fn large_and_small(max_binding: u64, max_groups: u32) -> Vec<&'static Host> {
+    type Small = BTreeMap<(u64, u32), &'static Host>;
+    static SMALL: Mutex<Small> = Mutex::new(Small::new());
     let Some(host) = host() else { return Vec::new() };
-    let mut caps = host.kernels().caps().clone();
-    (caps.int64, caps.subgroup, caps.exact_f16_unpack) = (false, 0, false);
-    (caps.max_binding, caps.max_groups) = (max_binding, max_groups);
-    let (info, device) = (host.adapter_info().clone(), host.device().clone());
-    let small = Host::with_caps(info, device, host.queue().clone(), &caps).unwrap();
+    let mut small = SMALL.lock().unwrap_or_else(PoisonError::into_inner);
+    let small = small.entry((max_binding, max_groups)).or_insert_with(|| {
+        let mut caps = host.kernels().caps().clone();
+        (caps.int64, caps.subgroup, caps.exact_f16_unpack) = (false, 0, false);
+        (caps.max_binding, caps.max_groups) = (max_binding, max_groups);
+        let (info, device) = (host.adapter_info().clone(), host.device().clone());
+        // As long as the process, like the shared device.
+        Box::leak(Box::new(Host::with_caps(info, device, host.queue().clone(), &caps).unwrap()))
+    });
     vec![host, small]
 }
 
@@ -228,9 +238,34 @@ pub fn assert_mirrors(
     assert_eq!(*span as usize, mirror.0);
 }
 
-/// A device of the best adapter. Where there is none: a skip that says so, or a failure
-/// where the environment demands a GPU.
-pub fn host() -> Option<Host> {
+/// Whether tests that draw at random or look for leaks run longer: `make test-all` asks for it.
+pub fn long() -> bool {
+    std::env::var_os("LOWBIT_SOAK").is_some_and(|value| value == "long")
+}
+
+/// Says that a test, or a part of it, is skipped, and why. Unlike `eprintln!` this reaches the log even
+/// if the test passes.
+pub fn skipped(reason: impl std::fmt::Display) {
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a test");
+    // If stderr is closed, there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {reason}");
+}
+
+/// Returns a device of the best adapter that all tests of this process share, so that each kernel is
+/// compiled once. Where there is no adapter, says that the test is skipped and returns `None`, or
+/// panics if `LOWBIT_REQUIRE_GPU` is set.
+pub fn host() -> Option<&'static Host> {
+    static HOST: OnceLock<Option<Host>> = OnceLock::new();
+    HOST.get_or_init(own_host).as_ref().or_else(|| {
+        skipped("there is no adapter");
+        None
+    })
+}
+
+/// Returns a device that no other test uses: for tests that measure what it has allocated or compiled,
+/// or that lose it. Skips and panics as [`host`] does.
+pub fn own_host() -> Option<Host> {
     match Host::new() {
         Ok(host) => {
             static ONCE: std::sync::Once = std::sync::Once::new();
@@ -239,7 +274,7 @@ pub fn host() -> Option<Host> {
             Some(host)
         }
         Err(error) if std::env::var_os("LOWBIT_REQUIRE_GPU").is_none() => {
-            eprintln!("SKIPPED: {error}");
+            skipped(error);
             None
         }
         Err(error) => panic!("LOWBIT_REQUIRE_GPU is set, and {error}"),

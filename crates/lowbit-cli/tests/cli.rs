@@ -66,7 +66,7 @@ fn gpu() -> bool {
     }
     let reason = stderr(&output);
     assert_ne!(std::env::var("LOWBIT_REQUIRE_GPU").as_deref(), Ok("1"), "{reason}");
-    println!("skipped: {reason}");
+    crate::common::skipped(reason);
     false
 }
 
@@ -434,7 +434,7 @@ fn verify_repeats_one_case_and_writes_json() {
         .output()
         .unwrap();
     if output.status.code() == Some(2) && std::env::var_os("LOWBIT_REQUIRE_GPU").is_none() {
-        eprintln!("SKIPPED: {}", String::from_utf8_lossy(&output.stderr));
+        crate::common::skipped(String::from_utf8_lossy(&output.stderr));
         return;
     }
     assert_eq!(output.status.code(), Some(0));

@@ -1069,7 +1069,7 @@ fn real() -> Option<PathBuf> {
         env::var_os("LOWBIT_REQUIRE_MODEL").is_none_or(|value| value != "1"),
         "{missing}, and LOWBIT_REQUIRE_MODEL is set"
     );
-    eprintln!("SKIPPED: {missing}");
+    crate::common::skipped(missing);
     None
 }
 

@@ -19,7 +19,8 @@ fn encoder() -> Option<Encoder> {
         "{} holds no model, and LOWBIT_REQUIRE_MODEL is set: run `make model`",
         folder.display()
     );
-    eprintln!("SKIPPED: {} holds no model: run `make model`", folder.display());
+    let folder = folder.display();
+    crate::common::skipped(format_args!("{folder} holds no model: run `make model`"));
     None
 }
 

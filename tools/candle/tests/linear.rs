@@ -14,7 +14,7 @@
 use candle_core::{DType, Device, Module, Tensor};
 use lowbit::format::PackedWeights;
 use lowbit::host::Host;
-use lowbit::reference::{self, MatmulCase, Output};
+use lowbit::reference::{self, MatmulCase, OutputType};
 use lowbit_candle::{Dense, FeedForward, Function, Linear};
 use std::sync::Arc;
 
@@ -86,7 +86,7 @@ fn gamma(k: usize) -> f64 {
 }
 
 /// How far lowbit and candle may be apart, a number each of Y.
-fn tolerance(pair: &Pair, x: &Tensor, output: Output) -> Vec<f64> {
+fn tolerance(pair: &Pair, x: &Tensor, output: OutputType) -> Vec<f64> {
     let (n, k) = (pair.packed.n(), pair.packed.k());
     let x = values(x);
     let case = MatmulCase {
@@ -136,7 +136,7 @@ fn a_layer_is_candles_with_dequantized_weights() {
                 let worst = compare(
                     &pair.ours.forward(&x).unwrap(),
                     &pair.theirs.forward(&x).unwrap(),
-                    &tolerance(&pair, &x, Output::F32),
+                    &tolerance(&pair, &x, OutputType::F32),
                 );
                 // A layer that gave candle's own result would be no test.
                 assert!(k != 128 || dims[0] != 150 || worst > 0.0);
@@ -156,7 +156,7 @@ fn halves_in_halves_out() {
                 let ours = pair.ours.forward(&x).unwrap();
                 assert_eq!(ours.dtype(), DType::F16);
                 let theirs = pair.theirs.forward(&x.to_dtype(DType::F32).unwrap()).unwrap();
-                compare(&ours, &theirs, &tolerance(&pair, &x, Output::F16));
+                compare(&ours, &theirs, &tolerance(&pair, &x, OutputType::F16));
             }
         }
     }
@@ -228,7 +228,7 @@ fn a_network_is_candles_to_the_end() {
     for format in FORMATS {
         let (up, down) = (pair(&host, 160, 96, format, 21), pair(&host, 96, 160, format, 31));
         let x = tensor(&[2, 9, 96], 41);
-        let first = tolerance(&up, &x, Output::F32);
+        let first = tolerance(&up, &x, OutputType::F32);
         let inner = Function::Relu.apply(&up.ours.forward(&x).unwrap()).unwrap();
         let w = reference::dequantize_f64(&down.packed).unwrap();
         let spread = |at: usize| -> f64 {
@@ -237,7 +237,7 @@ fn a_network_is_candles_to_the_end() {
         };
         // candle's second layer rounds relative to candle's inner values, which are larger by what
         // the first may be off at most: hence 1 + γ.
-        let second = tolerance(&down, &inner, Output::F32);
+        let second = tolerance(&down, &inner, OutputType::F32);
         let more = 1.0 + gamma(160);
         let total: Vec<f64> =
             second.iter().enumerate().map(|(at, own)| own + spread(at) * more).collect();

@@ -1,7 +1,7 @@
 //! What the page's worker calls: the conformance table and a few timings, on a device of its own.
 //! Everything that is more than a number goes to JavaScript as JSON.
 
-use lowbit::conformance::{self, Case, Extent, Limits, Op, Quantized};
+use lowbit::conformance::{self, Case, Extent, MeasuredLimits, Op, Quantized};
 use lowbit::format::{ActivationFormat, ActivationGranularity, Granularity, WeightFormat};
 use lowbit::gpu::AdapterClass;
 use lowbit::host::{Host, HostError};
@@ -81,7 +81,7 @@ struct About {
 pub struct Session {
     host: Host,
     cases: Vec<Case>,
-    limits: Option<Limits>,
+    limits: Option<MeasuredLimits>,
 }
 
 #[wasm_bindgen]

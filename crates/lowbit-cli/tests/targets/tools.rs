@@ -17,7 +17,7 @@ pub fn found<T>(tool: Result<T, String>) -> Option<T> {
     match tool {
         Ok(tool) => Some(tool),
         Err(reason) if std::env::var_os("LOWBIT_REQUIRE_TOOLS").is_none_or(|v| v != "1") => {
-            eprintln!("SKIPPED: {reason}; `make tools` gets it");
+            crate::common::skipped(format_args!("{reason}; `make tools` gets it"));
             None
         }
         Err(reason) => panic!("LOWBIT_REQUIRE_TOOLS is set, and {reason}"),
