@@ -9,7 +9,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
 demo: setup model ## a real model in eleven recipes: sizes, what is lost, time
-	cargo run --release --example minilm
+	cargo run --release -p lowbit-demo
 
 test: setup model adapters tools ## the whole suite, then parts of the case table on every adapter and vector width
 	@mkdir -p target

@@ -23,12 +23,6 @@ impl CliError {
         self
     }
 
-    /// The same of an error whose type is not known.
-    pub fn because_of(mut self, source: Box<dyn Error + Send + Sync>) -> Self {
-        self.source = Some(source);
-        self
-    }
-
     /// What to do about it.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());

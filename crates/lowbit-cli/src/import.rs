@@ -3,8 +3,9 @@
 use crate::error::{CliError, printable};
 use crate::report::{self, JsonArg, Report};
 use crate::{Outcome, files};
-use lowbit_models::checkpoint::onnx::{LeftOut, OnnxError, OnnxFile};
-use lowbit_models::checkpoint::{CompressedInfo, Entry, IoError, ModelWriter};
+use lowbit_models::Step;
+use lowbit_models::checkpoint::IoError;
+use lowbit_models::checkpoint::onnx::{self, LeftOut, OnnxError, OnnxFile};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -104,13 +105,12 @@ impl<'a> Listing<'a> {
     pub fn new(input: &Path, output: Option<&Path>, model: &'a OnnxFile) -> Result<Self, IoError> {
         let mut tensors = Vec::new();
         for weight in model.weights() {
-            let info = CompressedInfo { format: weight.format, shape: weight.shape.clone() };
             tensors.push(Row {
                 name: weight.name.clone(),
                 compressed: true,
                 format: weight.format.to_string(),
                 shape: weight.shape.clone(),
-                bytes: info.geometry(&weight.name)?.sizes().total(),
+                bytes: weight.bytes()?,
                 source: weight.source.clone(),
                 node: Some(weight.node.clone()),
                 op: Some(weight.op.clone()),
@@ -122,8 +122,7 @@ impl<'a> Listing<'a> {
             compressed: false,
             format: tensor.dtype.to_string(),
             shape: tensor.shape.clone(),
-            // The product fits: opening the file checked the size in bits.
-            bytes: tensor.shape.iter().product::<usize>() * tensor.dtype.bitsize() / 8,
+            bytes: tensor.bytes(),
             source: tensor.source.clone(),
             node: None,
             op: None,
@@ -200,34 +199,6 @@ impl<'a> Listing<'a> {
     }
 }
 
-/// What the output holds.
-fn entries(model: &OnnxFile) -> BTreeMap<String, Entry> {
-    let weights = model.weights().iter().map(|weight| {
-        let info = CompressedInfo { format: weight.format, shape: weight.shape.clone() };
-        (weight.name.clone(), Entry::Compressed(info))
-    });
-    let tensors = model.tensors().iter().map(|tensor| {
-        let entry = Entry::Plain { dtype: tensor.dtype, shape: tensor.shape.clone() };
-        (tensor.name.clone(), entry)
-    });
-    weights.chain(tensors).collect()
-}
-
-fn write(model: &OnnxFile, writer: &mut ModelWriter) -> Result<(), OnnxError> {
-    let progress = report::progress(model.weights().len() + model.tensors().len());
-    for weight in model.weights() {
-        progress.set_message(printable(&weight.name));
-        writer.write_compressed(&weight.name, &model.read_weight(&weight.name)?)?;
-        progress.inc(1);
-    }
-    for tensor in model.tensors() {
-        writer.write_plain(&tensor.name, &model.read_tensor(&tensor.name)?)?;
-        progress.inc(1);
-    }
-    progress.finish_and_clear();
-    Ok(())
-}
-
 /// Imports a file.
 pub fn run(args: &Args) -> Result<Outcome, CliError> {
     files::refuse_same(&files::named(&[
@@ -256,10 +227,10 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     let report = Report::open(&args.json)?;
     let listing = Listing::new(&args.input, Some(&args.output), &model);
     let listing = listing.map_err(|error| failed(error.into()))?;
-    let mut writer = ModelWriter::create(&args.output, entries(&model), &BTreeMap::new())
-        .map_err(|error| failed(error.into()))?;
-    write(&model, &mut writer).map_err(failed)?;
-    writer.finish().map_err(|error| failed(error.into()))?;
+    let progress = report::progress(model.weights().len() + model.tensors().len());
+    let advance = &mut |step: Step<'_>| report::advance(&progress, step);
+    onnx::import(&model, &args.output, advance).map_err(failed)?;
+    progress.finish_and_clear();
     report.finish(&listing.text(), &listing)?;
     Ok(Outcome::Fine)
 }

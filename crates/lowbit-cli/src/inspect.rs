@@ -2,9 +2,9 @@
 
 use crate::activations::ActivationsJson;
 use crate::error::{CliError, printable};
-use crate::report::{self, JsonArg, Report};
+use crate::report::{self, JsonArg, Report, bits_per_weight};
 use crate::{Outcome, files, import};
-use lowbit_models::checkpoint::ModelFile;
+use lowbit_models::checkpoint::{IoError, ModelFile};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -54,12 +54,7 @@ struct Json<'a> {
     totals: Totals,
 }
 
-/// 0 where there are no weights.
-fn bits_per_weight(bytes: usize, weights: usize) -> f64 {
-    if weights == 0 { 0.0 } else { 8.0 * bytes as f64 / weights as f64 }
-}
-
-fn rows(model: &ModelFile) -> Result<Vec<Row>, lowbit_models::checkpoint::IoError> {
+fn rows(model: &ModelFile) -> Result<Vec<Row>, IoError> {
     let mut rows = Vec::new();
     for (name, info) in model.compressed() {
         let sizes = model.check_compressed(name)?.sizes();

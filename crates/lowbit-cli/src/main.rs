@@ -16,7 +16,6 @@ mod isa;
 mod plot;
 mod report;
 mod shader;
-mod smooth;
 mod tune;
 mod verify;
 

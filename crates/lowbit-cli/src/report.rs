@@ -1,8 +1,9 @@
 //! Tables for people, JSON beside them, progress on terminals.
 
-use crate::error::CliError;
+use crate::error::{CliError, printable};
 use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use lowbit_models::Step;
 use lowbit_models::checkpoint::AtomicFile;
 use serde::Serialize;
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -134,6 +135,11 @@ pub fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
+/// Returns the bits that a weight takes on average; 0 if there are no weights.
+pub fn bits_per_weight(bytes: usize, weights: usize) -> f64 {
+    if weights == 0 { 0.0 } else { 8.0 * bytes as f64 / weights as f64 }
+}
+
 /// `[768, 3072]` as `768×3072`; a scalar has no dimensions.
 pub fn shape(shape: &[usize]) -> String {
     if shape.is_empty() {
@@ -153,6 +159,15 @@ pub fn progress(steps: usize) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {wide_msg}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar
+}
+
+/// Shows a step of work on a progress bar.
+pub fn advance(bar: &ProgressBar, step: Step<'_>) {
+    match step {
+        Step::Started(name) => bar.set_message(printable(name)),
+        Step::Finished(_) => bar.inc(1),
+        _ => {}
+    }
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ fn every_seed_passes() {
 /// The target has the binary that `cargo fuzz` runs, and the other way round.
 #[test]
 fn every_target_is_fuzzed() {
-    let mut sources: Vec<String> = files(&root().join("fuzz/fuzz_targets"))
+    let mut sources: Vec<String> = files(&root().join("tools/fuzz/fuzz_targets"))
         .iter()
         .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
         .collect();
@@ -70,7 +70,7 @@ fn every_target_is_fuzzed() {
     sources.sort();
     names.sort();
     assert_eq!(sources, names);
-    let manifest = std::fs::read_to_string(root().join("fuzz/Cargo.toml")).unwrap();
+    let manifest = std::fs::read_to_string(root().join("tools/fuzz/Cargo.toml")).unwrap();
     for name in names {
         assert!(manifest.contains(&format!("path = \"fuzz_targets/{name}.rs\"")), "{name}");
     }

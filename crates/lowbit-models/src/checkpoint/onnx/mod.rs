@@ -37,6 +37,7 @@
 
 mod error;
 mod graph;
+mod import;
 mod layers;
 mod names;
 mod plan;
@@ -44,6 +45,7 @@ mod proto;
 mod source;
 
 pub use error::OnnxError;
+pub use import::import;
 
 use super::bytes::FileBytes;
 use graph::Graph;
@@ -124,13 +126,13 @@ impl LeftOut {
 /// An open ONNX file.
 ///
 /// ```no_run
-/// use crate::checkpoint::onnx::OnnxFile;
+/// use lowbit_models::checkpoint::onnx::OnnxFile;
 /// let model = OnnxFile::open("model.onnx")?;
 /// for weight in model.weights() {
 ///     let packed = model.read_weight(&weight.name)?;
 ///     println!("{}: {}×{} {}", weight.name, packed.n(), packed.k(), weight.format);
 /// }
-/// # Ok::<(), crate::checkpoint::onnx::OnnxError>(())
+/// # Ok::<(), lowbit_models::checkpoint::onnx::OnnxError>(())
 /// ```
 pub struct OnnxFile {
     sources: Vec<Source>,
