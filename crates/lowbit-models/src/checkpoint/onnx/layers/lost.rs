@@ -6,7 +6,7 @@ use crate::checkpoint::onnx::LeftOut;
 const SUBGRAPH: &str = "its graphs are not read";
 
 impl Finder<'_> {
-    /// Every node that a weight or a quantization is lost with.
+    /// Lists every node with which a weight or a quantization is lost.
     pub(super) fn left_out(&self) -> Vec<LeftOut> {
         let graph = self.graph;
         let mut list = Vec::new();
@@ -36,7 +36,8 @@ impl Finder<'_> {
             return Some("quantizes activations: only weights are imported".to_owned());
         }
         if op == "DequantizeLinear" {
-            let why = "dequantizes activations, or what no understood node uses as a weight";
+            let why =
+                "dequantizes activations, or a tensor that no understood node uses as a weight";
             return Some(why.to_owned());
         }
         let quantized = op.ends_with("Integer")

@@ -13,11 +13,11 @@ use super::graph::Graph;
 use super::plan::{Plan, Quantized};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What a value of the graph is, as far as it follows from tensors of the file.
+/// What a value of the graph is, if it follows from tensors of the file.
 #[derive(Clone, Copy, PartialEq)]
 enum What {
     Float(usize),
-    /// Integers cast to floats: scales come later.
+    /// Integers that were cast to floats. Their scales follow later in the graph.
     Codes(usize),
     Quantized(Quantized),
 }
@@ -29,7 +29,7 @@ struct Value {
     transposed: bool,
 }
 
-/// How a layer's bias is stored.
+/// How the bias of a layer is stored.
 #[derive(Clone, Copy)]
 pub(super) enum Bias {
     Float(usize),
@@ -50,7 +50,7 @@ impl Bias {
 pub(super) struct Layer {
     pub weight: Weight,
     pub node: usize,
-    /// The name of the value that the node takes.
+    /// The name of the value that the node takes as its weight.
     pub value: String,
     /// The tensor that holds the codes.
     pub source: usize,
@@ -59,41 +59,41 @@ pub(super) struct Layer {
 
 pub(super) enum Weight {
     Quantized(Plan),
-    /// A float `[K, N]`, and nothing but that.
+    /// A float tensor that is used only as `[K, N]`.
     Float,
 }
 
-/// What was found.
+/// The layers of a graph, and what is not part of them.
 pub(super) struct Layers {
     pub layers: Vec<Layer>,
     pub left_out: Vec<LeftOut>,
-    /// Tensors that are only parts of the layers' weights.
+    /// Tensors that are used only as parts of the layers' weights.
     pub parts: BTreeSet<usize>,
 }
 
-/// A use of a weight.
+/// A use of a weight by a node.
 struct Use {
     node: usize,
     value: String,
-    /// The axis of output channels in the weight's tensor.
+    /// The axis of output channels in the tensor of the weight.
     n_axis: usize,
     bias: Option<Bias>,
-    /// The value that the bias is.
+    /// The name of the bias's value.
     bias_value: Option<String>,
 }
 
-/// A bias, and the value that it is.
+/// A bias and the name of its value.
 type Found<'a> = Option<(Bias, &'a str)>;
 
 struct Finder<'a> {
     graph: &'a Graph,
     values: BTreeMap<&'a str, Value>,
-    /// Nodes whose whole effect is in the layers.
+    /// Nodes whose whole effect is contained in the layers.
     understood: BTreeSet<usize>,
     why: BTreeMap<usize, String>,
-    /// By the tensor of the codes.
+    /// Quantized weights and their uses, by the tensor of the codes.
     quantized: BTreeMap<usize, (Quantized, Vec<Use>)>,
-    /// Float tensors that are multiplied with as `[K, N]`.
+    /// Float tensors that nodes multiply with, and their uses.
     floats: BTreeMap<usize, Vec<Use>>,
 }
 
@@ -113,7 +113,7 @@ pub(super) fn find(graph: &Graph) -> Layers {
             finder.values.insert(&source.name, Value { what, transposed: false });
         }
     }
-    // The standard wants nodes in the order of their values.
+    // The standard requires that nodes come after the nodes whose values they take.
     for node in 0..graph.nodes.len() {
         if let Some((value, name)) = finder.value(node).zip(graph.output(node)) {
             finder.values.insert(name, value);
@@ -137,7 +137,7 @@ impl<'a> Finder<'a> {
         self.values.get(self.graph.input(node, input)?).copied()
     }
 
-    /// An initializer as it is.
+    /// Returns the float tensor that an input of a node is, if it is not transposed.
     fn float(&self, node: usize, input: usize) -> Option<usize> {
         match self.value_of(node, input)? {
             Value { what: What::Float(source), transposed: false } => Some(source),
@@ -149,7 +149,7 @@ impl<'a> Finder<'a> {
         self.graph.source(self.graph.input(node, input)?)
     }
 
-    /// Marks the nodes that led to a value.
+    /// Marks the nodes that led to a value as understood.
     fn mark(&mut self, value: &str) {
         let mut names = vec![value];
         while let Some(node) = names.pop().and_then(|name| self.graph.maker(name)) {
@@ -214,7 +214,7 @@ impl<'a> Finder<'a> {
                 });
             }
         }
-        // A part that anything else takes stays a tensor of its own.
+        // A part that anything else takes remains a tensor of its own.
         parts.retain(|&part| {
             let takers = graph.takers(&graph.sources[part].name);
             takers.iter().all(|taker| self.understood.contains(taker))
@@ -226,7 +226,7 @@ impl<'a> Finder<'a> {
 }
 
 impl Graph {
-    /// A bias, if it has an element for each output channel.
+    /// Returns a bias if it has an element for each output channel.
     fn of_length(&self, bias: Option<Bias>, n: usize) -> Option<Bias> {
         bias.filter(|bias| self.sources[bias.source()].elements == n)
     }

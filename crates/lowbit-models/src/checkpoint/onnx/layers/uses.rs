@@ -8,7 +8,7 @@ use safetensors::Dtype;
 const MICROSOFT: &str = "com.microsoft";
 
 impl<'a> Finder<'a> {
-    /// Notes a node that multiplies with a weight or looks up in one.
+    /// Notes a node that multiplies with a weight or looks up its rows.
     pub(super) fn use_of(&mut self, node: usize) {
         match self.op(node) {
             ("", "MatMul") => self.multiply(node),
@@ -24,12 +24,12 @@ impl<'a> Finder<'a> {
         }
     }
 
-    /// Notes why a node is not understood.
+    /// Notes the reason why a node is not understood.
     pub(super) fn refuse(&mut self, node: usize, why: impl Into<String>) {
         self.why.insert(node, why.into());
     }
 
-    /// What scales of a `[K, N]` cover where an operator takes one, or one for each column.
+    /// Returns what each scale of a `[K, N]` covers if there is one, or one for each column.
     fn columns(&self, scale: usize) -> Spread {
         if self.graph.sources[scale].elements == 1 { Spread::Tensor } else { Spread::Axis(1) }
     }
@@ -47,7 +47,7 @@ impl<'a> Finder<'a> {
                 let bias = self.added(node);
                 self.note(from, self.used(node, 1, n_axis, bias));
             }
-            // Scales that come after the product: one for each output channel.
+            // The scales come after the product, one for each output channel.
             What::Codes(codes) => {
                 let after = self.graph.only_taker(node, "Mul");
                 let scale = after.and_then(|mul| self.float(mul, 0).or_else(|| self.float(mul, 1)));
@@ -98,7 +98,7 @@ impl<'a> Finder<'a> {
         }
     }
 
-    /// A weight whose rows are output channels, or looked up.
+    /// Notes a weight whose rows are output channels or are looked up.
     fn rows(&mut self, node: usize, input: usize) {
         if let Some(Value { what: What::Quantized(from), transposed }) = self.value_of(node, input)
         {
@@ -107,12 +107,12 @@ impl<'a> Finder<'a> {
         }
     }
 
-    /// `MatMulInteger` → `Cast` → `Mul` by the product of the scales of X and of W.
+    /// Notes `MatMulInteger` → `Cast` → `Mul` by the product of the scales of X and W.
     fn integer(&mut self, node: usize) {
         let Some(codes) = self.source(node, 1) else { return };
         let zero = self.source(node, 3);
         if self.graph.input(node, 3).is_some() && zero.is_none() {
-            return self.refuse(node, "its zero point is no tensor of the file");
+            return self.refuse(node, "its zero point is not a tensor of the file");
         }
         let cast = self.graph.only_taker(node, "Cast");
         let mul = cast.and_then(|cast| self.graph.only_taker(cast, "Mul"));
@@ -138,7 +138,7 @@ impl<'a> Finder<'a> {
         }
     }
 
-    /// Nodes that take codes, scale and zero point themselves.
+    /// Notes a node that takes codes, scale and zero point as its own inputs.
     fn stated(&mut self, node: usize, inputs: [usize; 3], bias: Option<usize>) {
         let [codes, scale, zero] = inputs;
         let bias = bias.and_then(|bias| self.bias(node, bias));
@@ -146,14 +146,15 @@ impl<'a> Finder<'a> {
         let (found, zero) =
             (self.source(node, codes).zip(self.float(node, scale)), self.source(node, zero));
         let Some((source, scale)) = found.filter(|_| zero.is_some() || zero_absent) else {
-            return self.refuse(node, "its weight, scale or zero point is no tensor of the file");
+            return self
+                .refuse(node, "its weight, scale or zero point is not a tensor of the file");
         };
         let spread = self.columns(scale);
         let from = Quantized { codes: source, scale, zero, spread };
         self.note(from, self.used(node, codes, 1, bias));
     }
 
-    /// `MatMulNBits`: A, B, scales, zero points, g_idx, bias.
+    /// Notes `MatMulNBits`, whose inputs are A, B, scales, zero points, g_idx and bias.
     fn bits(&mut self, node: usize) {
         match self.stated_bits(node) {
             Ok(from) => {
@@ -176,12 +177,12 @@ impl<'a> Finder<'a> {
             return Err("only 4 and 8 bits are understood");
         }
         if n == 0 || k == 0 || !block.is_power_of_two() || block < 16 {
-            return Err("its N, K or block_size is none");
+            return Err("its N, K or block_size is not valid");
         }
         if self.graph.input(node, 4).is_some() {
             return Err("an order of input channels (g_idx) is not understood");
         }
-        let missing = "its weight, scales or zero points are no tensors of the file";
+        let missing = "its weight, scales or zero points are not tensors of the file";
         let codes = self.source(node, 1).ok_or(missing)?;
         let scale = self.float(node, 2).ok_or(missing)?;
         let zero = self.source(node, 3);
@@ -201,12 +202,12 @@ impl<'a> Finder<'a> {
         Use { node, value, n_axis, bias, bias_value: bias_value.map(str::to_owned) }
     }
 
-    /// Notes a use; whether it agrees with earlier uses of the same codes.
+    /// Notes a use. Returns whether it agrees with earlier uses of the same codes.
     fn note(&mut self, from: Quantized, used: Use) -> bool {
         let node = used.node;
         let (known, uses) = self.quantized.entry(from.codes).or_insert((from, Vec::new()));
         if let Some(first) = uses.first().filter(|u| *known != from || u.n_axis != used.n_axis) {
-            // Said of each use: a long name would be in memory as often.
+            // The name is stored for each use, so a long one would take much memory.
             let first: String = self.graph.nodes[first.node].name.chars().take(80).collect();
             let why = format!("its weight is used in another way by `{first}`");
             self.refuse(node, why);
@@ -217,7 +218,7 @@ impl<'a> Finder<'a> {
         true
     }
 
-    /// A bias that a node takes.
+    /// Returns the bias that a node takes.
     fn bias(&self, node: usize, input: usize) -> Found<'a> {
         let name = self.graph.input(node, input)?;
         let value = self.value_of(node, input)?;
@@ -240,7 +241,7 @@ impl<'a> Finder<'a> {
         }
     }
 
-    /// A bias added to a node's output, which nothing else takes.
+    /// Returns the bias that is added to a node's output, if nothing else takes that output.
     fn added(&self, node: usize) -> Found<'a> {
         let add = self.graph.only_taker(node, "Add")?;
         self.bias(add, 0).or_else(|| self.bias(add, 1))

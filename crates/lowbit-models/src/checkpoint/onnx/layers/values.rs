@@ -6,7 +6,7 @@ use crate::checkpoint::onnx::source::Kind;
 use safetensors::Dtype;
 
 impl Finder<'_> {
-    /// What a node makes of tensors.
+    /// Returns the value that a node makes from tensors of the file.
     pub(super) fn value(&self, node: usize) -> Option<Value> {
         let attributes = &self.graph.nodes[node];
         match self.op(node) {
@@ -30,7 +30,7 @@ impl Finder<'_> {
         }
     }
 
-    /// `Mul` of codes and scales.
+    /// Returns the value of `Mul` if it multiplies codes with scales.
     fn scaled(&self, node: usize, codes: usize, scale: usize) -> Option<Value> {
         let Value { what: What::Codes(codes), transposed: false } = self.value_of(node, codes)?
         else {
@@ -43,7 +43,7 @@ impl Finder<'_> {
         Some(Value { what, transposed: false })
     }
 
-    /// `DequantizeLinear` of tensors: per tensor, axis or block.
+    /// Returns the value of `DequantizeLinear`, with scales per tensor, axis or block.
     fn dequantized(&self, node: usize) -> Option<Quantized> {
         let attributes = &self.graph.nodes[node];
         let codes = self.source(node, 0)?;
@@ -75,7 +75,7 @@ impl Finder<'_> {
     }
 }
 
-/// What scales cover that multiply codes of a shape, by the rules of broadcasting.
+/// Returns what each scale covers if scales multiply codes of a shape, by the rules of broadcasting.
 fn broadcast(scales: &[usize], codes: &[usize]) -> Option<Spread> {
     let leading = codes.len().checked_sub(scales.len())?;
     let mut spread = Spread::Tensor;
