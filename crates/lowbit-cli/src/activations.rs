@@ -1,4 +1,4 @@
-//! `--activations`: how X of compressed weights becomes 8-bit codes.
+//! The option `--activations`: how X of compressed weights becomes 8-bit codes.
 
 use crate::error::{CliError, printable};
 use lowbit::compress::smooth::SmoothError;
@@ -15,7 +15,7 @@ use std::str::FromStr;
 /// `FORMAT:dynamic[=RANGES.json]` or `FORMAT:static=RANGES.json`.
 #[derive(Clone)]
 pub struct ActivationsArg {
-    /// None for `int8`: each row its own scale where dynamic, what the file says where static.
+    /// `None` for `int8`: a scale for each row if dynamic, and what the file says if static.
     format: Option<ActivationFormat>,
     fixed: bool,
     ranges: Option<PathBuf>,
@@ -25,8 +25,8 @@ impl FromStr for ActivationsArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let needed = "int8:dynamic or int8:static=RANGES.json is needed, or another format before \
-                      the colon, as int8-g64:dynamic";
+        let needed = "give int8:dynamic or int8:static=RANGES.json, or another format before the \
+                      colon, as in int8-g64:dynamic";
         let (format, scales) = text.split_once(':').ok_or(needed)?;
         let (scales, ranges) = match scales.split_once('=') {
             Some((scales, path)) if !path.is_empty() => (scales, Some(PathBuf::from(path))),
@@ -47,7 +47,7 @@ impl FromStr for ActivationsArg {
         };
         match format {
             Some(format) if fixed && format.granularity() != ActivationGranularity::Tensor => {
-                Err(format!("{format} takes its scales from X; static ones are of int8-tensor"))
+                Err(format!("{format} takes its scales from X; static scales need int8-tensor"))
             }
             _ => Ok(Self { format, fixed, ranges }),
         }
@@ -145,10 +145,11 @@ fn refused(error: ActivationPlanError, arg: &ActivationsArg, ranges: Option<&Ran
     }
 }
 
-/// Longer names are compared with none: it takes the product of two lengths.
+/// The longest name that is compared. A comparison takes time proportional to the product of both
+/// lengths.
 const LONGEST_NAME: usize = 256;
 
-/// The name with the fewest insertions, deletions and replacements to this one.
+/// Returns the name that differs from this one by the fewest insertions, deletions and replacements.
 fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a String>) -> Option<&'a String> {
     let short = |name: &str| name.len() <= LONGEST_NAME;
     let there = names.filter(|there| short(there) && short(name));
@@ -169,7 +170,7 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// [`LayerActivations`] in reports.
+/// [`LayerActivations`] as reports show them.
 #[derive(Serialize)]
 pub struct ActivationsJson {
     format: String,
@@ -179,7 +180,7 @@ pub struct ActivationsJson {
     scale: Option<f32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     zero_point: Option<i32>,
-    /// Whether X is divided by factors that the file holds.
+    /// Whether X is divided by factors that the file contains.
     smoothed: bool,
 }
 

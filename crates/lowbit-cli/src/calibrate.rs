@@ -1,4 +1,4 @@
-//! `lowbit calibrate`: ranges of what a model's linear layers take, from sample text.
+//! `lowbit calibrate`: observes the inputs of a model's linear layers on sample text.
 
 use crate::adapter::{AdapterArg, DeviceArg};
 use crate::error::{CliError, printable};
@@ -15,38 +15,38 @@ use std::path::{Path, PathBuf};
 
 /// Observe the inputs of a BERT encoder's linear layers on sample text
 ///
-/// Every line of text that is not blank goes through the encoder in f32. RANGES.json holds what
-/// was seen of each layer's input, and what scales are to be made of it: `lowbit compress
-/// --activations int8:static=RANGES.json` takes them.
+/// Every line of text that is not blank goes through the encoder in f32. RANGES.json stores what
+/// was observed of each layer's input and which scales are to be made from it. `lowbit compress
+/// --activations int8:static=RANGES.json` uses them.
 #[derive(clap::Args)]
 pub struct Args {
     /// A folder with config.json, tokenizer.json and model.safetensors
     #[arg(value_name = "MODEL")]
     model: PathBuf,
-    /// Sample text, a sentence a line
+    /// Sample text with one sentence in each line
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
-    /// The file to write, whole or not at all
+    /// The file to write. It appears whole or not at all
     #[arg(short, long, value_name = "RANGES.json", value_parser = files::to_file())]
     output: PathBuf,
-    /// How a range is made of what was seen: minmax, average, percentile-99.99, tails-99.99, mse
-    /// or entropy; minmax without, and with --resume what the file says
+    /// How a range is made from what was observed: minmax, average, percentile-99.99, tails-99.99,
+    /// mse or entropy. The default is minmax, and with --resume what the file says
     #[arg(long, value_name = "METHOD")]
     method: Option<Method>,
-    /// What the scales are for: int8-tensor or int8-tensor-asym; int8-tensor without, and with
-    /// --resume what the file says
+    /// The format that the scales are for: int8-tensor or int8-tensor-asym. The default is
+    /// int8-tensor, and with --resume what the file says
     #[arg(long, value_name = "FORMAT", value_parser = parse_static)]
     activations: Option<ActivationFormat>,
-    /// Keep the range of every channel too, which `lowbit compress --smooth` goes by
+    /// Also keep the range of every channel, which `lowbit compress --smooth` needs
     #[arg(long)]
     per_channel: bool,
-    /// Leave out so many lines first
+    /// Skip this many lines first
     #[arg(long, value_name = "N", default_value_t = 0)]
     skip: usize,
-    /// Take no more lines than this
+    /// Use at most this many lines
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// Go on where an earlier run ended, with more lines; may be the file that is written
+    /// Continue an earlier run with more lines. This may be the file that is written
     #[arg(long, value_name = "RANGES.json")]
     resume: Option<PathBuf>,
     #[command(flatten)]
@@ -72,7 +72,7 @@ struct Json {
     model: String,
     output: String,
     adapter: String,
-    /// Lines of this run, and of all runs.
+    /// The lines of this run, and of all runs.
     lines: usize,
     lines_in_all: u64,
     method: String,
@@ -85,7 +85,7 @@ struct Json {
 struct Row {
     name: String,
     columns: usize,
-    /// Rows of the layer's input: tokens.
+    /// The rows of the layer's input, which are tokens.
     rows: u64,
     min: f32,
     max: f32,
@@ -93,7 +93,7 @@ struct Row {
     zero_point: i32,
 }
 
-/// The lines to go through: number in the file, from 1, and text. Blank ones are none.
+/// Returns the lines to use: their number in the file, from 1, and their text. Blank lines do not count.
 fn lines<'a>(text: &'a str, args: &Args) -> Result<Vec<(usize, &'a str)>, CliError> {
     let path = args.text.display();
     let all = (1..).zip(text.lines().map(str::trim)).filter(|(_, line)| !line.is_empty());
@@ -102,14 +102,14 @@ fn lines<'a>(text: &'a str, args: &Args) -> Result<Vec<(usize, &'a str)>, CliErr
         return Ok(taken);
     }
     if args.limit == Some(0) {
-        return Err(CliError::new("no lines are asked for").hint("--limit takes 1 or more"));
+        return Err(CliError::new("no lines are requested").hint("--limit takes 1 or more"));
     }
     let there = text.lines().filter(|line| !line.trim().is_empty()).count();
     Err(match there {
-        0 => CliError::new(format!("`{path}` holds no text"))
-            .hint("a file with a sentence a line is needed"),
+        0 => CliError::new(format!("`{path}` contains no text"))
+            .hint("give a file with one sentence in each line"),
         there => CliError::new(format!(
-            "`{path}` holds {}, and --skip leaves out {}",
+            "`{path}` contains {}, and --skip leaves out {}",
             report::count(there, "line"),
             args.skip
         ))
@@ -131,9 +131,9 @@ fn read_text(path: &Path) -> Result<String, CliError> {
 
 fn read_ranges(path: &Path) -> Result<Ranges, CliError> {
     Ranges::read(path).map_err(|error| {
-        CliError::new("cannot go on from an earlier run")
+        CliError::new("cannot continue the earlier run")
             .because(error)
-            .hint("a file that `lowbit calibrate` wrote is needed; start anew without --resume")
+            .hint("give a file that `lowbit calibrate` wrote, or start again without --resume")
     })
 }
 
@@ -172,7 +172,7 @@ fn observe(
     Ok(())
 }
 
-/// The scales that the file stands for.
+/// Returns the scales that follow from the ranges.
 fn rows(ranges: &Ranges, target: RangeTarget) -> Result<Vec<Row>, CalibrateError> {
     let row = |(name, layer): (&String, &LayerRanges)| {
         let made: Calibration = layer.calibrate(target.method, target.format)?;
@@ -196,7 +196,7 @@ fn rows(ranges: &Ranges, target: RangeTarget) -> Result<Vec<Row>, CalibrateError
 fn text(json: &Json) -> String {
     let mut table = report::table(&["layer", "min", "max", "scale", "zero"], true);
     for row in &json.layers {
-        // Every name is a weight's.
+        // Every name is that of a weight.
         let name = row.name.strip_suffix(".weight").unwrap_or(&row.name);
         table.add_row([
             printable(name).into(),
@@ -236,7 +236,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         ]))
     };
     named(("RANGES.json", Some(&args.output)))?;
-    // It may be the same as the output, and as nothing else.
+    // It may be the same file as the output, but no other.
     named(("--resume", args.resume.as_deref()))?;
     let contents = read_text(&args.text)?;
     let lines = lines(&contents, args)?;
@@ -245,7 +245,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         CliError::new(format!("cannot read the model in `{}`", args.model.display()))
             .because(error)
             .hint(
-                "a folder of a BERT encoder in f32: config.json, tokenizer.json, model.safetensors",
+                "give the folder of a BERT encoder in f32, with config.json, tokenizer.json and model.safetensors",
             )
     })?;
     let kept = resumed.as_ref().is_some_and(|file| !file.channels.is_empty());
@@ -261,13 +261,13 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         EncoderStatistics::new(&encoder, args.per_channel || kept).map_err(failed)?;
     if let Some(file) = &resumed {
         statistics.resume(&encoder, file).map_err(|error| {
-            CliError::new("cannot go on from an earlier run")
+            CliError::new("cannot continue the earlier run")
                 .because(error)
-                .hint("start anew without --resume, with all lines and the same options")
+                .hint("start again without --resume, with all lines and the same options")
         })?;
     }
     let report = Report::open(&args.json)?;
-    // Found out before the work whether it can be written.
+    // This checks before the work whether the file can be written.
     let output = AtomicFile::create(&args.output);
     drop(output.map_err(|error| CliError::new("cannot write the ranges").because(error))?);
     let adapter = args.adapter.choose()?;

@@ -1,4 +1,4 @@
-//! `lowbit compress`: the weights of a model file, compressed on the GPU.
+//! `lowbit compress`: compresses the weights of a model file on the GPU.
 
 use crate::activations::{self, ActivationsArg, ActivationsJson};
 use crate::adapter::AdapterArg;
@@ -18,32 +18,32 @@ use std::path::PathBuf;
 
 /// Compress the weights of a safetensors file on the GPU.
 ///
-/// Weights are the F32, F16 and BF16 tensors of two or more dimensions; every other
-/// tensor is copied as it is.
+/// Weights are the F32, F16 and BF16 tensors of two or more dimensions. Every other tensor is
+/// copied as it is.
 #[derive(clap::Args)]
 pub struct Args {
     /// The file to read
     #[arg(value_name = "IN")]
     input: PathBuf,
-    /// The file to write, whole or not at all
+    /// The file to write. It appears whole or not at all
     #[arg(short, long, value_name = "OUT", value_parser = files::to_file())]
     output: PathBuf,
     #[command(flatten)]
     format: FormatArgs,
-    /// Compress only weights whose names match; may be given more than once
+    /// Compress only weights whose names match. May be given more than once
     #[arg(long, value_name = "GLOB", default_value = "*")]
     tensors: Vec<String>,
-    /// Store how the inputs of the weights become 8-bit codes: int8:dynamic for a scale a row made
-    /// at run time (or int8-g64:dynamic, int8-token-asym:dynamic), int8:static=RANGES.json for one
-    /// fixed by `lowbit calibrate`
+    /// Store how the inputs of the weights become 8-bit codes: int8:dynamic for a scale for each row
+    /// that is taken at run time (also int8-g64:dynamic, int8-token-asym:dynamic), or
+    /// int8:static=RANGES.json for one scale that `lowbit calibrate` determined
     #[arg(long, value_name = "FORMAT:dynamic[=FILE]|static=FILE")]
     activations: Option<ActivationsArg>,
-    /// Move outliers of the inputs into the weights (SmoothQuant), by ranges of channels; more so
-    /// the larger ALPHA, 0 to 1, and without it as is best for each layer
+    /// Move outliers of the inputs into the weights (SmoothQuant), using the ranges of channels. A
+    /// larger ALPHA, from 0 to 1, moves more; without ALPHA each layer gets the best one
     #[arg(long, value_name = "ALPHA", num_args = 0..=1, require_equals = true)]
     #[arg(value_parser = parse_alpha, requires = "activations")]
     smooth: Option<Option<f64>>,
-    /// Compare with the CPU code for code; write nothing and exit with 1 if they differ
+    /// Compare the result with the CPU's code for code. If they differ, write nothing and exit with 1
     #[arg(long)]
     check: bool,
     #[command(flatten)]
@@ -54,17 +54,17 @@ pub struct Args {
 
 #[derive(clap::Args)]
 struct FormatArgs {
-    /// What a weight is stored as
+    /// The type in which weights are stored
     #[arg(long)]
     scheme: Scheme,
-    /// Weights that share a scale: a number of them, `channel` or `tensor`; `channel`
-    /// without, and 128 for int4
+    /// The weights that share a scale: a number of them, `channel` or `tensor`. The default is
+    /// `channel`, and 128 for int4
     #[arg(long, value_name = "N|channel|tensor", value_parser = parse_group)]
     group: Option<Granularity>,
-    /// Store a zero point a group (int8, int4)
+    /// Store a zero point for each group (int8 and int4)
     #[arg(long)]
     asymmetric: bool,
-    /// How scales are stored (f16: int8, int4); f32 without
+    /// The type in which scales are stored (f16 for int8 and int4 only). The default is f32
     #[arg(long)]
     scales: Option<ScalesArg>,
     /// Prune to two of every four weights first
@@ -96,7 +96,7 @@ enum SparsityArg {
 
 fn parse_alpha(text: &str) -> Result<f64, String> {
     let alpha = text.parse().ok().filter(|alpha| (0.0..=1.0).contains(alpha));
-    alpha.ok_or_else(|| "a number from 0 to 1 is needed".to_owned())
+    alpha.ok_or_else(|| "give a number from 0 to 1".to_owned())
 }
 
 fn parse_group(text: &str) -> Result<Granularity, String> {
@@ -104,7 +104,7 @@ fn parse_group(text: &str) -> Result<Granularity, String> {
         "channel" => Ok(Granularity::Channel),
         "tensor" => Ok(Granularity::Tensor),
         number => {
-            let count = number.parse().map_err(|_| "a number, `channel` or `tensor` is needed")?;
+            let count = number.parse().map_err(|_| "give a number, `channel` or `tensor`")?;
             Granularity::group(count).map_err(|error: FormatError| error.to_string())
         }
     }
@@ -143,7 +143,7 @@ impl FormatArgs {
 }
 
 fn bad_format(error: FormatError) -> CliError {
-    CliError::new("there is no such format")
+    CliError::new("this format does not exist")
         .because(error)
         .hint("`lowbit compress --help` lists what goes together")
 }
@@ -152,12 +152,12 @@ fn bad_format(error: FormatError) -> CliError {
 struct Row {
     name: String,
     shape: Vec<usize>,
-    /// CodeType type in the input.
+    /// The element type in the input.
     from: String,
     bytes_before: usize,
     bytes_after: usize,
     bits_per_weight: f64,
-    /// `‖w − ŵ‖₂ / ‖w‖₂`, ŵ being what the file gives back.
+    /// `‖w − ŵ‖₂ / ‖w‖₂`, where ŵ is what the file gives back.
     relative_error: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     activations: Option<ActivationsJson>,
@@ -173,7 +173,7 @@ struct Totals {
     bytes_after: usize,
     bits_per_weight: f64,
     relative_error: f64,
-    /// Tensors that stay as they are, and their bytes.
+    /// The number of tensors that stay as they are, and their bytes.
     copied: usize,
     copied_bytes: usize,
 }
@@ -189,10 +189,10 @@ struct AdapterJson {
 struct Json {
     input: String,
     output: String,
-    /// Whether the output was written: not if a check failed.
+    /// Whether the output was written. It is not written if a check failed.
     written: bool,
     format: String,
-    /// The α of `--smooth`; null where each layer has its own.
+    /// The α of `--smooth`; null if each layer has its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     smooth: Option<Option<f64>>,
     adapter: AdapterJson,

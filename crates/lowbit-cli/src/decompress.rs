@@ -1,4 +1,4 @@
-//! `lowbit decompress`: compressed weights back to plain f32.
+//! `lowbit decompress`: turns compressed weights back into plain f32.
 
 use crate::error::{CliError, printable};
 use crate::report::{self, JsonArg, Report};
@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 /// Turn compressed weights back into plain f32 tensors.
 ///
-/// Shapes are the original ones; every other tensor is copied as it is.
+/// Shapes are the original ones. Every other tensor is copied as it is.
 #[derive(clap::Args)]
 pub struct Args {
     /// A file that `lowbit compress` wrote
@@ -26,7 +26,7 @@ pub struct Args {
 #[derive(Serialize)]
 struct Row {
     name: String,
-    /// The format it was in.
+    /// The format of the compressed weight.
     format: String,
     shape: Vec<usize>,
     bytes_before: usize,
@@ -87,13 +87,13 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     ]))?;
     let model = files::open(&args.input)?;
     if model.compressed().is_empty() {
-        let message = format!("`{}` holds no compressed weights", args.input.display());
-        return Err(CliError::new(message).hint("`lowbit inspect` lists what it holds"));
+        let message = format!("`{}` contains no compressed weights", args.input.display());
+        return Err(CliError::new(message).hint("`lowbit inspect` lists what it contains"));
     }
     let failed = |error| {
         let hint = match error {
             IoError::Io { .. } => "is there room, and may this user write there?",
-            _ => "the file is damaged, or not what `lowbit compress` wrote",
+            _ => "the file is damaged, or `lowbit compress` did not write it",
         };
         let message = format!("cannot decompress `{}`", args.input.display());
         CliError::new(message).because(error).hint(hint)

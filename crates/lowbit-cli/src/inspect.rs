@@ -1,4 +1,4 @@
-//! `lowbit inspect`: what a model file holds.
+//! `lowbit inspect`: lists what a model file contains.
 
 use crate::activations::ActivationsJson;
 use crate::error::{CliError, printable};
@@ -9,8 +9,8 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// List the tensors of a safetensors file, compressed or not, or what `lowbit import`
-/// would make of an ONNX file.
+/// List the tensors of a safetensors file, compressed or not, or what `lowbit import` would make
+/// from an ONNX file.
 #[derive(clap::Args)]
 pub struct Args {
     /// The file
@@ -29,7 +29,7 @@ struct Row {
     weights: usize,
     bytes: usize,
     bits_per_weight: f64,
-    /// How X of a compressed weight becomes codes, where the file says it.
+    /// How X of a compressed weight becomes codes, if the file says it.
     #[serde(skip_serializing_if = "Option::is_none")]
     activations: Option<ActivationsJson>,
 }
@@ -41,7 +41,7 @@ struct Totals {
     weights: usize,
     bytes: usize,
     bits_per_weight: f64,
-    /// Of the compressed weights alone.
+    /// The bits of a compressed weight on average.
     compressed_bits_per_weight: f64,
     file_bytes: usize,
 }
@@ -70,7 +70,7 @@ fn rows(model: &ModelFile) -> Result<Vec<Row>, IoError> {
         });
     }
     rows.extend(model.plain().map(|tensor| {
-        // The product fits: opening the file checked the size in bits.
+        // The product does not overflow: opening the file checked the size in bits.
         let (weights, bytes) = (tensor.shape.iter().product(), tensor.bytes.len());
         Row {
             name: tensor.name.to_owned(),
@@ -162,7 +162,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     let tensors = rows(&model).map_err(|error| {
         CliError::new(format!("`{}` is damaged", args.file.display()))
             .because(error)
-            .hint("make it anew with `lowbit compress`")
+            .hint("make it again with `lowbit compress`")
     })?;
     let totals = totals(&tensors, model.file_bytes());
     let text = text(&tensors, &totals);
