@@ -812,7 +812,10 @@ fn calibrations_that_cannot_be_are_refused() {
     says(&run(&model, &text, &["--limit", "0"]), &["no lines", "hint: "]);
     says(&run(&model, &text, &["--method", "median"]), &["median", "percentile-99.99"]);
     says(&run(&model, &text, &["--activations", "int8-token"]), &["int8-token", "int8-tensor"]);
-    says(&run(&scratch.text("none"), &text, &[]), &["config.json", "hint: give the folder of a BERT"]);
+    says(
+        &run(&scratch.text("none"), &text, &[]),
+        &["config.json", "hint: give the folder of a BERT"],
+    );
     says(&run(&model, &text, &["--json", &text]), &["same file"]);
     let message = refused(&["calibrate", &model, "--text", &text, "-o", &text]);
     says(&message, &["--text and RANGES.json are the same file"]);

@@ -56,10 +56,8 @@ fn ratio(expected: &[Expected], got: f32) -> f64 {
         value if value.is_infinite() => exact(f64::from(got) == value),
         // Beyond f32 the overflow is the device's.
         value if value.abs() * (1.0 + 4.0 * UNIT) >= f32::MAX.into() => {
-            let limit = match expected.overflow {
-                true => 65504.0,
-                false => f64::from(f32::MAX) * (1.0 - 4.0 * UNIT),
-            };
+            let largest = f64::from(f32::MAX) * (1.0 - 4.0 * UNIT);
+            let limit = if expected.overflow { 65504.0 } else { largest };
             exact(f64::from(got) * value.signum() >= limit)
         }
         _ => check(expected, got).error_over_bound,
@@ -73,8 +71,8 @@ fn wrong(what: &str, case: &FakeQuantCase<'_>, at: usize, got: f32, of: &[Expect
     format!("{what}: row {row}, column {column}: {got}, not {values:?} of x = {}", case.x[at])
 }
 
-/// Checks `[m, k]` fake-quantized values, written as `output`, f16 widened to f32. Next to a tie, x/s within 2.5 ulp of it, either code is right; a value is
-/// within a rounding of (c − z)·s.
+/// Checks `[m, k]` fake-quantized values, written as `output` and converted from f16 to f32. If x/s is
+/// within 2.5 ulp of a tie, either code is right; a value is within one rounding of (c − z)·s.
 ///
 /// # Errors
 /// [`ReferenceError::WrongLength`].
@@ -122,10 +120,8 @@ pub fn check_fake_ranges(case: &FakeQuantCase<'_>) -> Result<Judgement, Referenc
     let mut judged = Judgement::default();
     for (group, &(high, low, finite)) in ranges.iter().enumerate() {
         let scale = case.scales[group];
-        let want = match case.format.is_symmetric() {
-            true => f64::max(high, low) / steps(case.format),
-            false => (high + low) / steps(case.format),
-        };
+        let span = if case.format.is_symmetric() { f64::max(high, low) } else { high + low };
+        let want = span / steps(case.format);
         let fault = format!("group {group}: scale {scale}, not {want}");
         if !finite {
             if !scale.is_nan() {
@@ -173,7 +169,8 @@ fn scale_near(format: &WeightFormat, scale: f64) -> f64 {
     }
 }
 
-/// Checks gradients, that of X written as `output`. The bounds are derived at the top of this file's source.
+/// Checks gradients, with that of X written as `output`. The bounds are derived at the top of this
+/// file's source.
 ///
 /// # Errors
 /// [`ReferenceError::WrongLength`].

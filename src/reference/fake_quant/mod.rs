@@ -69,10 +69,8 @@ impl Scheme {
     fn new(case: &FakeQuantCase<'_>, group: usize) -> Option<Self> {
         let (low, high) = codes(case.format);
         let scale = scale_as_stored(case.format, case.scales[group])?;
-        let zero = match case.format.is_symmetric() {
-            true => 0.0,
-            false => f64::from(case.zeros[group]),
-        };
+        let symmetric = case.format.is_symmetric();
+        let zero = if symmetric { 0.0 } else { f64::from(case.zeros[group]) };
         let zero = zero.is_finite().then(|| zero.round_ties_even().clamp(low, high))?;
         Some(Self { scale, zero, low, high })
     }
@@ -278,9 +276,10 @@ fn sums(
             return Group { scale: broken, zero: broken };
         };
         let n = sums.count;
-        let (g, roundings) = match gradient_scale {
-            true => (1.0 / (n.max(1) as f64 * steps(case.format)).sqrt(), n + 5),
-            false => (1.0, n),
+        let (g, roundings) = if gradient_scale {
+            (1.0 / (n.max(1) as f64 * steps(case.format)).sqrt(), n + 5)
+        } else {
+            (1.0, n)
         };
         let bound = |i: usize| sums.allowance[i] + gamma(roundings) * sums.magnitude[i];
         let flushes = ETA * (2 * n + 3) as f64;

@@ -380,10 +380,10 @@ fn name(
     for (layer, name) in layers.into_iter().zip(names) {
         let source = &graph.sources[layer.source];
         let quantized = matches!(layer.weight, Weight::Quantized(_));
-        let own = name.unwrap_or_else(|| match quantized && !parts.contains(&layer.source) {
-            // Something else takes the codes, so they are copied as well.
-            true => format!("{}.weight", source.name),
-            false => source.name.clone(),
+        let own = name.unwrap_or_else(|| {
+            // If something else takes the codes too, they are copied under their own name.
+            let copied = quantized && !parts.contains(&layer.source);
+            if copied { format!("{}.weight", source.name) } else { source.name.clone() }
         });
         let bias = layer.bias.map(|bias| (bias, bias_name(graph, bias, &own, &biases, &taken)));
         if let Some((bias, name)) = &bias

@@ -91,11 +91,11 @@ impl Plan {
             (Spread::Bits { n, k, .. }, ..) => vec![n, k],
             (_, 0, shape) => shape.to_vec(),
             (_, 1, &[k, n]) => vec![n, k],
-            (.., shape) => return Err(format!("a weight of shape {shape:?} is no matrix")),
+            (.., shape) => return Err(format!("a weight of shape {shape:?} is not a matrix")),
         };
         let (n, k) = matrix_shape(&shape)
             .filter(|&(n, k)| n > 0 && k > 0)
-            .ok_or_else(|| format!("a weight of shape {shape:?} is no matrix"))?;
+            .ok_or_else(|| format!("a weight of shape {shape:?} is not a matrix"))?;
 
         // MatMulNBits stores bytes that contain the codes.
         let kind = match (from.spread, codes.kind) {
@@ -144,10 +144,10 @@ impl Plan {
                 (Spread::Bits { .. }, Kind::Uint4) => 2 * tensor.elements,
                 _ => tensor.elements,
             };
-            match have == need {
-                true => Ok(View { source, kind, row, column }),
-                false => Err(format!("`{}` has {have} elements, not {need}", tensor.name)),
+            if have == need {
+                return Ok(View { source, kind, row, column });
             }
+            Err(format!("`{}` has {have} elements, not {need}", tensor.name))
         };
         let zeros = match from.zero {
             None => None,
