@@ -9,7 +9,7 @@ help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
 demo: setup model ## run a real model in eleven recipes: sizes, what is lost, times
-	cargo run --release --example minilm
+	cargo run --release -p lowbit-demo
 
 test: ## run all Rust tests and samples of the case table: at most 15 minutes (docs/testing.md)
 	@scripts/test.sh

@@ -1,23 +1,21 @@
-//! `--activations`: how X of compressed weights becomes 8-bit codes.
+//! The option `--activations`: how X of compressed weights becomes 8-bit codes.
 
 use crate::error::{CliError, printable};
-use crate::smooth::{Failure, Smoothing};
-use lowbit::compress::calibrate::{Calibration, Method, Statistics};
+use lowbit::compress::smooth::SmoothError;
 use lowbit::format::{ActivationFormat, ActivationGranularity, StaticScale, WeightFormat};
 use lowbit::host::Quantization;
-use lowbit::ops::{Activations, MatmulSpec};
-use lowbit_models::checkpoint::{
-    LayerActivations, LayerRanges, ModelFile, Ranges, Tensor, matrix_shape,
+use lowbit_models::checkpoint::{LayerActivations, ModelFile, Ranges, Tensor};
+use lowbit_models::compress::{
+    ActivationPlan, ActivationPlanError, ActivationRequest, SmoothRequest, SmoothingError,
 };
 use serde::Serialize;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// `FORMAT:dynamic[=RANGES.json]` or `FORMAT:static=RANGES.json`.
 #[derive(Clone)]
 pub struct ActivationsArg {
-    /// None for `int8`: each row its own scale where dynamic, what the file says where static.
+    /// `None` for `int8`: a scale for each row if dynamic, and what the file says if static.
     format: Option<ActivationFormat>,
     fixed: bool,
     ranges: Option<PathBuf>,
@@ -27,8 +25,8 @@ impl FromStr for ActivationsArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let needed = "int8:dynamic or int8:static=RANGES.json is needed, or another format before \
-                      the colon, as int8-g64:dynamic";
+        let needed = "give int8:dynamic or int8:static=RANGES.json, or another format before the \
+                      colon, as in int8-g64:dynamic";
         let (format, scales) = text.split_once(':').ok_or(needed)?;
         let (scales, ranges) = match scales.split_once('=') {
             Some((scales, path)) if !path.is_empty() => (scales, Some(PathBuf::from(path))),
@@ -49,7 +47,7 @@ impl FromStr for ActivationsArg {
         };
         match format {
             Some(format) if fixed && format.granularity() != ActivationGranularity::Tensor => {
-                Err(format!("{format} takes its scales from X; static ones are of int8-tensor"))
+                Err(format!("{format} takes its scales from X; static scales need int8-tensor"))
             }
             _ => Ok(Self { format, fixed, ranges }),
         }
@@ -63,189 +61,95 @@ impl ActivationsArg {
     }
 }
 
-/// What is known of X of the selected weights, and what smoothing makes of them.
-#[derive(Default)]
-pub struct Plan {
-    /// Of every selected weight, where anything was asked for.
-    pub layers: BTreeMap<String, LayerActivations>,
-    pub smoothing: Option<Smoothing>,
-}
-
-impl Plan {
-    /// Works out and checks what was asked for; `smooth` with an α, or with the best of them.
-    pub fn new(
-        arg: &ActivationsArg,
-        smooth: Option<Option<f64>>,
-        model: &ModelFile,
-        selected: &[Tensor<'_>],
-        format: WeightFormat,
-    ) -> Result<Self, CliError> {
-        for tensor in selected {
-            check_integers(tensor, format, arg.format.unwrap_or(TOKEN))?;
-        }
-        let known = arg.ranges.as_deref().map(|path| Known::read(path, selected)).transpose()?;
-        let smoothing = match (smooth, &known) {
-            (None, _) => None,
-            (Some(_), None) => {
-                let message = "--smooth goes by ranges of channels, and there is no file of them";
-                return Err(CliError::new(message).hint(
-                    "--activations int8:static=RANGES.json, or int8:dynamic=RANGES.json, of \
-                     `lowbit calibrate --per-channel`",
-                ));
-            }
-            (Some(alpha), Some(known)) => {
-                let smoothing = Smoothing::new(model, selected, &known.channels(selected)?, alpha);
-                Some(smoothing.map_err(|error| {
-                    let hint = match error {
-                        Failure::Io(_) => "`lowbit inspect` lists what the file holds",
-                        Failure::Calibrate(_) => "calibrate again with `lowbit calibrate`",
-                        Failure::Smooth { .. } => {
-                            "weights must be finite; --tensors leaves some out"
-                        }
-                    };
-                    CliError::new("cannot smooth the activations").because(error).hint(hint)
-                })?)
-            }
-        };
-        let mut layers = BTreeMap::new();
-        for tensor in selected {
-            let smoothing = smoothing.as_ref();
-            let quantization = match &known {
-                Some(known) if arg.fixed => known.quantization(tensor, arg.format, smoothing)?,
-                _ => Quantization::Dynamic(arg.format.unwrap_or(TOKEN)),
-            };
-            let factors = smoothing.and_then(|all| all.factors(tensor.name)).map(<[f32]>::to_vec);
-            layers.insert(tensor.name.to_owned(), LayerActivations { quantization, factors });
-        }
-        Ok(Self { layers, smoothing })
-    }
-}
-
-/// A scale a row.
-const TOKEN: ActivationFormat = ActivationFormat::int8(ActivationGranularity::Token);
-
-/// Refuses weights that integer products do not take.
-fn check_integers(
-    tensor: &Tensor<'_>,
-    weights: WeightFormat,
-    activations: ActivationFormat,
-) -> Result<(), CliError> {
-    // The file's writer says of shapes what is wrong with them.
-    let Some((n, k)) = matrix_shape(tensor.shape) else { return Ok(()) };
-    let spec = MatmulSpec::new(1, n as u32, k as u32, weights)
-        .with_activations(Activations::Int8(activations));
-    spec.check().map_err(|error| {
-        let message = format!(
-            "`{}` as {weights} cannot be multiplied with {activations}",
-            printable(tensor.name)
-        );
-        CliError::new(message).because(error).hint(
-            "--scheme int8 or int4, --group a multiple of 32, `channel` or `tensor`; --tensors \
-             chooses other weights; without --activations X stays as it is",
-        )
-    })
-}
-
-/// A file of ranges that has all selected weights.
-struct Known {
-    path: PathBuf,
-    ranges: Ranges,
-}
-
-impl Known {
-    fn read(path: &Path, selected: &[Tensor<'_>]) -> Result<Self, CliError> {
-        let ranges = Ranges::read(path).map_err(|error| {
+/// Works out how X of the selected weights becomes codes; `smooth` holds an α, or `None` for the
+/// best ones.
+pub fn plan(
+    arg: &ActivationsArg,
+    smooth: Option<Option<f64>>,
+    model: &ModelFile,
+    selected: &[Tensor<'_>],
+    format: WeightFormat,
+) -> Result<ActivationPlan, CliError> {
+    let read = |path: &PathBuf| {
+        Ranges::read(path).map_err(|error| {
             CliError::new("cannot take the activations' scales")
                 .because(error)
                 .hint("`lowbit calibrate` writes such a file")
-        })?;
-        let known = Self { path: path.to_owned(), ranges };
-        for tensor in selected {
-            let layer = known.layer(tensor.name)?;
-            if let LayerRanges::Statistics(seen) = layer {
-                known.check_columns(tensor, seen)?;
-            }
-        }
-        Ok(known)
-    }
+        })
+    };
+    let ranges = arg.ranges.as_ref().map(read).transpose()?;
+    let request = ActivationRequest {
+        format: arg.format,
+        fixed: arg.fixed,
+        ranges: ranges.as_ref(),
+        smooth: match smooth {
+            None => SmoothRequest::None,
+            Some(None) => SmoothRequest::Search,
+            Some(Some(alpha)) => SmoothRequest::Alpha(alpha),
+        },
+    };
+    ActivationPlan::new(&request, model, selected, format)
+        .map_err(|error| refused(error, arg, ranges.as_ref()))
+}
 
-    fn layer(&self, name: &str) -> Result<&LayerRanges, CliError> {
-        self.ranges.layers.get(name).ok_or_else(|| {
-            let message =
-                format!("`{}` has no ranges of `{}`", self.path.display(), printable(name));
-            let hint = match nearest(name, self.ranges.layers.keys()) {
-                Some(near) => format!("the nearest name there is `{}`; ", printable(near)),
-                None => String::new(),
+/// Adds the names of files and options to the reason why there is no plan.
+fn refused(error: ActivationPlanError, arg: &ActivationsArg, ranges: Option<&Ranges>) -> CliError {
+    use ActivationPlanError as Error;
+    let path = arg.ranges.as_deref().unwrap_or(Path::new("")).display();
+    match error {
+        Error::NoRanges => {
+            CliError::new("--smooth needs the ranges of channels, and there is no file of them")
+                .hint(
+                    "--activations int8:static=RANGES.json, or int8:dynamic=RANGES.json, with a \
+                     file of `lowbit calibrate --per-channel`",
+                )
+        }
+        Error::UnknownLayer { name } => {
+            let near = ranges.and_then(|ranges| nearest(&name, ranges.layers.keys()));
+            let near = near.map_or(String::new(), |near| {
+                format!("the nearest name there is `{}`; ", printable(near))
+            });
+            CliError::new(format!("`{path}` has no ranges of `{}`", printable(&name)))
+                .hint(format!("{near}--tensors chooses weights that have ranges"))
+        }
+        Error::NoChannels { name } => CliError::new(format!(
+            "`{path}` has no ranges of the channels of `{}`, which --smooth needs",
+            printable(&name)
+        ))
+        .hint("`lowbit calibrate --per-channel` keeps them"),
+        Error::Columns { name, need, have } => CliError::new(format!(
+            "`{path}` saw inputs of {have} columns for `{}`, which has {need}",
+            printable(&name)
+        ))
+        .hint("calibrate the model that is to be compressed"),
+        Error::Smoothing(error) => {
+            let hint = match error {
+                SmoothingError::Io(_) => "`lowbit inspect` lists what the file holds",
+                SmoothingError::Smooth { source: SmoothError::Calibrate(_), .. } => {
+                    "calibrate again with `lowbit calibrate`"
+                }
+                _ => "weights must be finite; --tensors leaves some out",
             };
-            CliError::new(message).hint(format!("{hint}--tensors chooses weights that have ranges"))
-        })
-    }
-
-    fn check_columns(&self, tensor: &Tensor<'_>, seen: &Statistics) -> Result<(), CliError> {
-        let (have, need) = (seen.observer().columns(), matrix_shape(tensor.shape));
-        match need {
-            Some((_, need)) if need != have => Err(CliError::new(format!(
-                "`{}` saw inputs of {have} columns for `{}`, which has {need}",
-                self.path.display(),
-                printable(tensor.name)
-            ))
-            .hint("calibrate the model that is to be compressed")),
-            _ => Ok(()),
+            CliError::new("cannot smooth the activations").because(error).hint(hint)
         }
-    }
-
-    /// Statistics by channels of every weight.
-    fn channels<'a>(
-        &'a self,
-        selected: &[Tensor<'a>],
-    ) -> Result<BTreeMap<&'a str, &'a Statistics>, CliError> {
-        let channels = |tensor: &Tensor<'a>| {
-            let seen = self.ranges.channels.get(tensor.name).ok_or_else(|| {
-                CliError::new(format!(
-                    "`{}` has no ranges of the channels of `{}`, which --smooth goes by",
-                    self.path.display(),
-                    printable(tensor.name)
-                ))
-                .hint("`lowbit calibrate --per-channel` keeps them")
-            })?;
-            self.check_columns(tensor, seen)?;
-            Ok((tensor.name, seen))
-        };
-        selected.iter().map(channels).collect()
-    }
-
-    /// The static scale of a weight's X: where that is smoothed, of its whole range, since other
-    /// methods go by a histogram that smoothing changes.
-    fn quantization(
-        &self,
-        tensor: &Tensor<'_>,
-        format: Option<ActivationFormat>,
-        smoothing: Option<&Smoothing>,
-    ) -> Result<Quantization, CliError> {
-        let target = self.ranges.target.unwrap_or_default();
-        let layer = self.layer(tensor.name)?;
-        let format = match (format, layer, self.ranges.target) {
-            (Some(format), ..) => format,
-            // What a library wrote for one format alone.
-            (None, LayerRanges::Calibration(made), None) => made.format(),
-            _ => target.format,
-        };
-        let made = match smoothing.and_then(|all| all.range(tensor.name)) {
-            Some(range) => Calibration::new(format, Method::MinMax, range),
-            None => layer.calibrate(target.method, format),
-        };
-        made.map(|made| Quantization::Static(made.scheme())).map_err(|error| {
-            CliError::new(format!("no scale for the input of `{}`", printable(tensor.name)))
-                .because(error)
-                .hint("`lowbit calibrate` makes another file; --tensors leaves weights out")
-        })
+        error => {
+            let hint = match error {
+                Error::Unsupported { .. } => {
+                    "--scheme int8 or int4, --group a multiple of 32, `channel` or `tensor`; \
+                     --tensors chooses other weights; without --activations X stays as it is"
+                }
+                _ => "`lowbit calibrate` makes another file; --tensors leaves weights out",
+            };
+            CliError::new("cannot quantize the activations").because(error).hint(hint)
+        }
     }
 }
 
-/// Longer names are compared with none: it takes the product of two lengths.
+/// The longest name that is compared. A comparison takes time proportional to the product of both
+/// lengths.
 const LONGEST_NAME: usize = 256;
 
-/// The name with the fewest insertions, deletions and replacements to this one.
+/// Returns the name that differs from this one by the fewest insertions, deletions and replacements.
 fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a String>) -> Option<&'a String> {
     let short = |name: &str| name.len() <= LONGEST_NAME;
     let there = names.filter(|there| short(there) && short(name));
@@ -266,7 +170,7 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// [`LayerActivations`] in reports.
+/// [`LayerActivations`] as reports show them.
 #[derive(Serialize)]
 pub struct ActivationsJson {
     format: String,
@@ -276,7 +180,7 @@ pub struct ActivationsJson {
     scale: Option<f32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     zero_point: Option<i32>,
-    /// Whether X is divided by factors that the file holds.
+    /// Whether X is divided by factors that the file contains.
     smoothed: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Finding adapters and choosing one by name.
+//! Finds adapters and chooses one by name.
 
 use crate::error::CliError;
 use clap::ValueEnum;
@@ -8,14 +8,14 @@ use wgpu::{Backend, DeviceType};
 /// The `--adapter` option of commands that run on one adapter.
 #[derive(clap::Args)]
 pub struct AdapterArg {
-    /// Which adapter: part of its name, driver or backend, or its number in `lowbit
-    /// adapters`; the fastest kind without
+    /// The adapter to use: part of its name, driver or backend, or its number in `lowbit adapters`.
+    /// The default is the fastest kind of adapter
     #[arg(long, value_name = "NAME")]
     pub adapter: Option<String>,
 }
 
 impl AdapterArg {
-    /// The adapter asked for, or the best there is.
+    /// Returns the requested adapter, or the best one.
     pub fn choose(&self) -> Result<wgpu::Adapter, CliError> {
         let all = enumerate()?;
         let chosen = matching(&all, self.adapter.as_deref())?;
@@ -23,16 +23,16 @@ impl AdapterArg {
     }
 }
 
-/// What a command's device is to do without: options of all commands that run kernels.
+/// Options of all commands that run kernels: what the device must do without.
 #[derive(clap::Args)]
 pub struct DeviceArg {
-    /// Do without something that the adapter has, separated by commas
+    /// Do not use features that the adapter has, separated by commas
     #[arg(long, value_name = "FEATURE", value_delimiter = ',')]
     without: Vec<Feature>,
-    /// Request no more than these limits
+    /// Request at most these limits
     #[arg(long, value_name = "LIMITS")]
     limits: Option<LimitsArg>,
-    /// The most bytes of a storage binding: what is larger gets split
+    /// The largest storage binding in bytes; larger buffers are split
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(4096..))]
     binding_limit: Option<u64>,
 }
@@ -43,30 +43,30 @@ enum Feature {
     Subgroups,
     /// 64-bit integers.
     Int64,
-    /// f16 values converted by the device's own operation.
+    /// Conversion of f16 values by the device's own operation.
     #[value(alias = "halves")]
     F16,
-    /// Codes read out of textures.
+    /// Reading codes from textures.
     Textures,
-    /// Products of four bytes by the device's own operation.
+    /// Dot products of four bytes by the device's own operation.
     Dot,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum LimitsArg {
-    /// What every WebGPU device has.
+    /// The limits that every WebGPU device has.
     Webgpu,
-    /// What wgpu asks of OpenGL ES 3.1.
+    /// The limits that wgpu requires of OpenGL ES 3.1.
     Downlevel,
 }
 
-/// The name of a value on the command line.
+/// Returns the name of a value on the command line.
 fn name_of(value: &impl ValueEnum) -> String {
     value.to_possible_value().map(|value| value.get_name().to_string()).unwrap_or_default()
 }
 
 impl std::fmt::Display for DeviceArg {
-    /// The options as they are typed, each after a space; nothing where none was given.
+    /// Writes the options as they are typed, each after a space, and nothing if none was given.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for (i, feature) in self.without.iter().enumerate() {
             f.write_str(if i == 0 { " --without " } else { "," })?;
@@ -83,12 +83,12 @@ impl std::fmt::Display for DeviceArg {
 }
 
 impl DeviceArg {
-    /// Whether nothing is left out.
+    /// Returns whether no option is given.
     pub fn is_empty(&self) -> bool {
         self.without.is_empty() && self.limits.is_none() && self.binding_limit.is_none()
     }
 
-    /// A device of the adapter that has no more than is asked for.
+    /// Opens a device of the adapter with the requested features and limits.
     pub fn host(&self, adapter: &wgpu::Adapter) -> Result<Host, HostError> {
         if self.is_empty() {
             return Host::with_adapter(adapter);
@@ -108,7 +108,7 @@ impl DeviceArg {
                 LimitsArg::Webgpu => wgpu::Limits::defaults(),
                 LimitsArg::Downlevel => wgpu::Limits::downlevel_defaults(),
             };
-            // An adapter that has less of something keeps to that.
+            // If the adapter's own limit is lower, it applies.
             limits = low.or_worse_values_from(&limits);
         }
         if let Some(bytes) = self.binding_limit {
@@ -131,14 +131,14 @@ impl DeviceArg {
     }
 }
 
-/// Every adapter of every backend that can compute, the best first; at least one.
+/// Returns every adapter of every backend that supports compute shaders, the best first; at least one.
 ///
-/// Software adapters (llvmpipe, WARP, SwiftShader) are adapters like others.
+/// Software adapters (llvmpipe, WARP, SwiftShader) are included.
 pub fn enumerate() -> Result<Vec<wgpu::Adapter>, CliError> {
     if wgpu::Instance::enabled_backend_features().is_empty() {
         return Err(CliError::new("this build has no wgpu backend for this platform"));
     }
-    // From the environment, so that wgpu's own WGPU_BACKEND restricts it.
+    // The options come from the environment, so that wgpu's WGPU_BACKEND applies.
     let options = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
     let instance = wgpu::Instance::new(options);
     let mut adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
@@ -146,12 +146,12 @@ pub fn enumerate() -> Result<Vec<wgpu::Adapter>, CliError> {
         let flags = adapter.get_downlevel_capabilities().flags;
         flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS)
     });
-    // Stable, so that among equals the order is the drivers'.
+    // The sort is stable, so that equal adapters keep the order of the drivers.
     adapters.sort_by_key(|adapter| rank(&adapter.get_info()));
     if adapters.is_empty() { Err(none_found()) } else { Ok(adapters) }
 }
 
-/// Lower is better: kind of device first, then how direct the backend is.
+/// Ranks an adapter; lower is better. The kind of device comes first, then how direct the backend is.
 fn rank(info: &wgpu::AdapterInfo) -> (u8, u8) {
     let device = match info.device_type {
         DeviceType::DiscreteGpu => 0,
@@ -169,14 +169,14 @@ fn rank(info: &wgpu::AdapterInfo) -> (u8, u8) {
 }
 
 fn none_found() -> CliError {
-    CliError::new("no adapter that computes was found").hint(
+    CliError::new("no adapter with compute shaders was found").hint(
         "install a driver; on Debian and Ubuntu, for any CPU: \
          apt-get install mesa-vulkan-drivers libvulkan1",
     )
 }
 
-/// The adapters that `--adapter` asks for: all where nothing, or `all`, is asked; one by
-/// its number; those with the text in their name, driver or backend.
+/// Returns the adapters that `--adapter` selects: all for nothing or `all`, one for its number, and
+/// otherwise those whose name, driver or backend contains the text.
 pub fn matching<'a>(
     adapters: &'a [wgpu::Adapter],
     wanted: Option<&str>,
@@ -189,10 +189,10 @@ fn indices(infos: &[wgpu::AdapterInfo], wanted: Option<&str>) -> Result<Vec<usiz
     let Some(wanted) = wanted.filter(|wanted| *wanted != "all") else {
         return Ok((0..infos.len()).collect());
     };
-    // A number is a place in the list and nothing else: "2" is in "256 bits" too.
+    // A number is only an index in the list, because "2" is also part of "256 bits".
     let number: Option<usize> = wanted.parse().ok();
     let low = wanted.to_lowercase();
-    // What a report calls it tells it from all others.
+    // The name that reports use is unique.
     let full = |info: &wgpu::AdapterInfo| {
         let driver = format!("{} {}", info.driver, info.driver_info);
         format!("{} ({}, {})", info.name, driver.trim(), info.backend).to_lowercase()
@@ -252,7 +252,7 @@ mod tests {
         assert_eq!(got(Some("LLVMPipe")).unwrap(), [1, 2]);
         assert_eq!(got(Some("vulkan")).unwrap(), [0, 1]);
         assert_eq!(got(Some("llvmpipe (LLVM 15) (llvmpipe, vulkan)")).unwrap(), [1]);
-        // 15 is in a name, and is no adapter's number.
+        // 15 is part of a name, but not the number of an adapter.
         for none in ["", "radeon", "7", "15"] {
             let error = got(Some(none)).unwrap_err();
             assert!(error.contains("NVIDIA H100") && error.contains("llvmpipe"), "{error}");

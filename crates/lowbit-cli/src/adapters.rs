@@ -1,4 +1,4 @@
-//! `lowbit adapters`: what there is to run on.
+//! `lowbit adapters`: lists the adapters.
 
 use crate::error::{CliError, printable};
 use crate::report::{self, JsonArg, Report};
@@ -6,14 +6,14 @@ use crate::{Outcome, adapter};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// List the adapters, with the features and limits that matter here.
+/// List the adapters with the features and limits that matter to kernels.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
     json: JsonArg,
 }
 
-/// Features that kernels or measurements can use; none is needed.
+/// Features that kernels or measurements can use. None is required.
 const FEATURES: [(&str, wgpu::Features); 11] = [
     ("SHADER_F16", wgpu::Features::SHADER_F16),
     ("SUBGROUP", wgpu::Features::SUBGROUP),
@@ -28,7 +28,7 @@ const FEATURES: [(&str, wgpu::Features); 11] = [
     ("TIMESTAMP_QUERY_INSIDE_PASSES", wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES),
 ];
 
-/// Limits that decide how work is split. Field names are WebGPU's.
+/// Limits that decide how work is split. The field names are those of WebGPU.
 #[derive(Serialize)]
 struct Limits {
     max_buffer_size: u64,
@@ -89,7 +89,7 @@ fn row(index: usize, adapter: &wgpu::Adapter) -> Row {
     }
 }
 
-/// One adapter's column of the second table, a line a property.
+/// Returns the column of an adapter in the second table, with one property in each line.
 fn properties(row: &Row) -> Vec<(&'static str, String)> {
     let l = &row.limits;
     let bytes = |count: u32| report::bytes(count.into());
@@ -97,7 +97,7 @@ fn properties(row: &Row) -> Vec<(&'static str, String)> {
         .iter()
         .map(|&(name, _)| (name, if row.features[name] { "yes" } else { "no" }.to_owned()))
         .collect();
-    // Without subgroups the sizes are what an adapter could have at all.
+    // Without subgroups, the sizes are only what the adapter could have.
     let subgroup = match (row.features["SUBGROUP"], l.subgroup_min_size, l.subgroup_max_size) {
         (false, ..) => "none".to_owned(),
         (true, low, high) if low == high => low.to_string(),
@@ -107,11 +107,11 @@ fn properties(row: &Row) -> Vec<(&'static str, String)> {
         ("largest buffer", report::bytes(l.max_buffer_size)),
         ("largest storage binding", report::bytes(l.max_storage_buffer_binding_size)),
         ("largest uniform binding", report::bytes(l.max_uniform_buffer_binding_size)),
-        ("storage buffers a stage", l.max_storage_buffers_per_shader_stage.to_string()),
+        ("storage buffers per stage", l.max_storage_buffers_per_shader_stage.to_string()),
         ("workgroup memory", bytes(l.max_compute_workgroup_storage_size)),
-        ("invocations a workgroup", l.max_compute_invocations_per_workgroup.to_string()),
+        ("invocations per workgroup", l.max_compute_invocations_per_workgroup.to_string()),
         ("workgroup size along x", l.max_compute_workgroup_size_x.to_string()),
-        ("workgroups a dimension", l.max_compute_workgroups_per_dimension.to_string()),
+        ("workgroups per dimension", l.max_compute_workgroups_per_dimension.to_string()),
         ("storage offset alignment", bytes(l.min_storage_buffer_offset_alignment)),
         ("uniform offset alignment", bytes(l.min_uniform_buffer_offset_alignment)),
         ("subgroup size", subgroup),

@@ -1,3 +1,5 @@
+//! `lowbit bench`: measures kernels.
+
 use crate::Outcome;
 use crate::adapter::{AdapterArg, DeviceArg};
 use crate::error::{CliError, printable, warn};
@@ -15,38 +17,40 @@ use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Measure kernels, beside the adapter's own limits in the same run
+/// Measure kernels, and compare them with the adapter's limits as measured in the same run
 ///
-/// Times are medians of at least seven submissions, the wait counted in. `of limit` is the
-/// time that the adapter's measured multiply-adds or reads (copies, for compress and
-/// dequantize) would take at least, as a share of the time taken; `of unpack` is the time of the
-/// same kernel without X and scales; `host ms` that of making the weights on the host.
-/// Up to eight rows of X, weights that fit a cache are copied so often that they come from memory;
-/// X may come out of a cache.
+/// Times are medians of at least seven submissions and include the wait. `of limit` is the least time
+/// that the adapter's measured multiply-adds or reads (copies for compress and dequantize) would
+/// take, as a share of the time taken. `of unpack` is the share of the same kernel without X and
+/// scales, and `host ms` is the time of making the weights on the host. For up to eight rows of X,
+/// weights that fit into a cache are copied so often that they come from memory; X may come from a
+/// cache.
 #[derive(clap::Args)]
 pub struct Args {
-    /// What to measure; may be given again. quantize, observe and fake-quant take X alone: M×K
+    /// The op to measure. May be given more than once. quantize, observe and fake-quant take only X,
+    /// M×K
     #[arg(long, value_name = "OP", default_value = "matmul")]
     op: Vec<OpArg>,
-    /// Rows of X, rows of W, columns; may be given again
+    /// Rows of X, rows of W and columns. May be given more than once
     #[arg(long, value_name = "MxNxK", default_values = ["1x4096x4096", "128x1024x1024"])]
     shape: Vec<Shape>,
-    /// Formats of W, and of fake quantization; may be given again; nine usual ones without
+    /// Format of W, or of fake quantization. May be given more than once. The default is nine usual
+    /// formats
     #[arg(long, value_name = "FORMAT")]
     format: Vec<WeightFormat>,
-    /// What X is: f32, f16, or what f32 X is quantized to first, as in int8-token, int8-g128-asym;
-    /// without f32, and int8-token for quantize
+    /// The type of X: f32, f16, or the format to which f32 X is quantized first, as in int8-token or
+    /// int8-g128-asym. The default is f32, and int8-token for quantize
     #[arg(long, value_name = "TYPE")]
     activations: Option<Activations>,
-    /// Choose kernels by this file of `lowbit tune`; ignored with a warning where it is of
-    /// another adapter, driver or version
+    /// Choose kernels by this file of `lowbit tune`. It is ignored with a warning if it is of another
+    /// adapter, driver or version
     #[arg(long, value_name = "FILE")]
     tuning: Option<PathBuf>,
-    /// Pin the schedule of a matmul, as `lowbit tune` names it; may be given again, for a row
-    /// each
+    /// Pin the schedule of a matmul, as `lowbit tune` names it. May be given more than once, for one
+    /// row each
     #[arg(long, value_name = "SCHEDULE", conflicts_with = "tuning")]
     schedule: Vec<Schedule>,
-    /// Draw the matmuls' times a row of X over the rows of X, a line a format, as SVG
+    /// Draw an SVG of the matmuls' times per row of X over the rows of X, with a line for each format
     #[arg(long, value_name = "FILE", value_parser = files::to_file())]
     plot: Option<PathBuf>,
     #[command(flatten)]
@@ -67,7 +71,7 @@ enum OpArg {
     FakeQuant,
 }
 
-/// Formats that are measured where none is named.
+/// The formats that are measured if none is given.
 const FORMATS: [&str; 9] = [
     "f32",
     "f16",
@@ -80,7 +84,7 @@ const FORMATS: [&str; 9] = [
     "2:4+int4-g64-asym",
 ];
 
-/// One row, or for fake quantization two: what is measured at every shape.
+/// What is measured at every shape. It gives one row, or two for fake quantization.
 struct Subject {
     op: Op,
     format: WeightFormat,
@@ -89,7 +93,7 @@ struct Subject {
     name: String,
 }
 
-/// What an op is measured for.
+/// Returns what to measure for an op.
 fn subjects(args: &Args, op: OpArg, hows: &[Select]) -> Result<Vec<Subject>, CliError> {
     let name = op.to_possible_value().map(|value| value.get_name().to_string());
     let name = name.unwrap_or_default();
@@ -121,14 +125,14 @@ fn subjects(args: &Args, op: OpArg, hows: &[Select]) -> Result<Vec<Subject>, Cli
             refused("X as floats: --activations f32 or f16")
         }
         (OpArg::Observe, _) => {
-            // As calibration observes.
+            // These are the observers of calibration.
             let kinds = [Observer::tensor("", 0), Observer::channels("", 0)];
             let op = |o: &Observer| Op::Observe { axis: o.axis(), bins: o.bins() as u32 };
             Ok(kinds.iter().map(|observer| of_x(op(observer), String::new())).collect())
         }
         (OpArg::FakeQuant, _) => {
             let able = |format: &WeightFormat| FakeQuantSpec::new(1, 1, *format).check();
-            // A usual format may not be one; one that is named must be.
+            // Usual formats that the op does not take are left out; a format that is given must fit.
             let mut formats: Vec<WeightFormat> = formats;
             if args.format.is_empty() {
                 formats.retain(|format| able(format).is_ok());
@@ -153,7 +157,7 @@ fn subjects(args: &Args, op: OpArg, hows: &[Select]) -> Result<Vec<Subject>, Cli
             };
             let mut formats: Vec<WeightFormat> = formats;
             if op == Op::Matmul {
-                // As above: before the adapter's limits are measured.
+                // This is checked before the adapter's limits are measured.
                 let able = |format: &WeightFormat| {
                     args.shape.iter().try_for_each(|&Shape(m, n, k)| {
                         MatmulSpec::new(m as u32, n as u32, k as u32, *format)
@@ -178,11 +182,11 @@ fn subjects(args: &Args, op: OpArg, hows: &[Select]) -> Result<Vec<Subject>, Cli
     }
 }
 
-/// Rows of X, rows of W, columns.
+/// Rows of X, rows of W and columns.
 #[derive(Clone, Copy)]
 pub struct Shape(pub usize, pub usize, pub usize);
 
-/// More elements in one matrix than anyone means to time.
+/// The largest number of elements in a matrix.
 const MOST: usize = 1 << 31;
 
 impl std::str::FromStr for Shape {
@@ -275,9 +279,9 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
 fn page(bench: &Bench) -> String {
     let giga =
         |rate: f64| if rate == 0.0 { "–".to_string() } else { format!("{:.2}", rate / 1e9) };
-    // Making weights multiplies nothing, and a matmul has no way on the host.
+    // Only ops that make weights have a time on the host; they do not multiply.
     let makes = bench.rows.iter().any(|row| row.host_ms.is_some());
-    // Quantizing X stands where integer products have no kernel without X to compare with.
+    // Integer products have no kernel without X; their column shows the time of quantizing X.
     let quantizes = bench.rows.iter().any(|row| row.quantize_ms.is_some());
     let header = [
         "op and weights",
@@ -296,7 +300,7 @@ fn page(bench: &Bench) -> String {
             (m, 0) => format!("{m}×{}", row.k),
             (m, n) => format!("{m}×{n}×{}", row.k),
         };
-        // The decoder repeats the format: the schedule is what one wants to see.
+        // The decoder repeats the format, so only the schedule is shown.
         let kernel = row.kernel.split('.').next().unwrap_or_default();
         rows.add_row([
             format!("{} {}", row.op, row.weights).into(),

@@ -1,4 +1,4 @@
-//! `lowbit verify --compare A B`: two reports side by side.
+//! `lowbit verify --compare A B`: compares two reports.
 
 use crate::Outcome;
 use crate::error::{CliError, printable};
@@ -9,23 +9,23 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
 
-/// The full table on a dozen adapters takes less than this many bytes.
+/// The largest report that is read. The full table on a dozen adapters takes fewer bytes.
 const LARGEST: u64 = 1 << 28;
 
 const HINT: &str = "make one with: lowbit verify --json FILE, or --report FILE.html";
 
-/// How many differences of a kind are listed.
+/// The number of differences of each kind that are listed.
 const LISTED: usize = 10;
 
 /// What `--json` holds.
 #[derive(Serialize)]
 struct Json {
     comparisons: Vec<Comparison>,
-    /// Adapters of one report alone.
+    /// Adapters that are in only one report.
     alone: Vec<String>,
 }
 
-/// Reads both, compares adapter by adapter, prints what differs.
+/// Reads both reports, compares them adapter by adapter and prints the differences.
 pub fn run(first: &Path, second: &Path, json: &JsonArg) -> Result<Outcome, CliError> {
     let report = Report::open(json)?;
     let (a, b) = (read(first)?, read(second)?);
@@ -37,7 +37,7 @@ pub fn run(first: &Path, second: &Path, json: &JsonArg) -> Result<Outcome, CliEr
         };
         let message = format!("no adapter is in both reports: {}; and {}", names(&a), names(&b));
         return Err(CliError::new(message)
-            .hint("a report of one adapter each (--adapter) compares with any other"));
+            .hint("reports of one adapter each (--adapter) can be compared with any other"));
     }
     let comparisons: Vec<_> = pairs.into_iter().map(|(a, b)| compare(a, b)).collect();
     let mut page: String = comparisons.iter().map(describe).collect();
@@ -50,25 +50,25 @@ pub fn run(first: &Path, second: &Path, json: &JsonArg) -> Result<Outcome, CliEr
     Ok(if wrong { Outcome::FoundWrong } else { Outcome::Fine })
 }
 
-/// A report as `--json` or `--report` wrote it.
+/// Reads a report that `--json` or `--report` wrote.
 fn read(path: &Path) -> Result<conformance::Report, CliError> {
     let failed = |what: &str| CliError::new(format!("{what} {}", path.display()));
     let unreadable = |error| failed("cannot read").because(error).hint(HINT);
     let mut bytes = Vec::new();
-    // A pipe may have no end.
+    // The size is limited because a pipe may have no end.
     let file = File::open(path).map_err(unreadable)?.take(LARGEST + 1);
     BufReader::new(file).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > LARGEST {
-        return Err(failed(&format!("no report has more than {LARGEST} bytes:")).hint(HINT));
+        return Err(failed(&format!("a report has at most {LARGEST} bytes, unlike")).hint(HINT));
     }
     conformance::Report::read(&bytes)
-        .map_err(|error| failed("no report of `lowbit verify` in").because(error).hint(HINT))
+        .map_err(|error| failed("not a report of `lowbit verify`:").because(error).hint(HINT))
 }
 
-/// Two reports of one adapter.
+/// Two reports to compare.
 type Pair<'a> = (&'a AdapterReport, &'a AdapterReport);
 
-/// The same adapter in both, in order, or the only one of each; and those that have no other.
+/// Pairs the adapters that are in both reports, or the only ones, and lists the others.
 fn pairs<'a>(a: &'a [AdapterReport], b: &'a [AdapterReport]) -> (Vec<Pair<'a>>, Vec<String>) {
     if let ([a], [b]) = (a, b) {
         return (vec![(a, b)], Vec::new());
@@ -117,7 +117,7 @@ fn describe(comparison: &Comparison) -> String {
         }
     }
     if comparison.same_adapter && comparison.count(Kind::Bits) > 0 {
-        page.push_str("one adapter, and not the same bits: that is a defect\n");
+        page.push_str("the same adapter gave different bits: that is a defect\n");
     }
     page
 }

@@ -1,53 +1,49 @@
-//! `lowbit compress`: the weights of a model file, compressed on the GPU.
+//! `lowbit compress`: compresses the weights of a model file on the GPU.
 
-use crate::activations::{ActivationsArg, ActivationsJson, Plan};
+use crate::activations::{self, ActivationsArg, ActivationsJson};
 use crate::adapter::AdapterArg;
 use crate::error::{CliError, printable};
 use crate::report::{self, JsonArg, Report};
-use crate::{Outcome, files, smooth};
+use crate::{Outcome, files};
 use clap::ValueEnum;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
-use indicatif::ProgressBar;
-use lowbit::compress::{dequantize, quantize, relative_error};
-use lowbit::format::{
-    CodeType, FormatError, Geometry, Granularity, PackedWeights, ScaleType, WeightFormat,
-};
+use lowbit::format::{FormatError, Granularity, ScaleType, WeightFormat};
 use lowbit::host::{Host, HostError};
-use lowbit_models::checkpoint::{
-    CompressedInfo, Entry, IoError, ModelFile, ModelWriter, Tensor, matrix_shape,
+use lowbit_models::checkpoint::{IoError, ModelFile, Tensor};
+use lowbit_models::compress::{
+    ActivationPlan, CompressedWeight, Compression, CompressionError, SelectError, select,
 };
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 /// Compress the weights of a safetensors file on the GPU.
 ///
-/// Weights are the F32, F16 and BF16 tensors of two or more dimensions; every other
-/// tensor is copied as it is.
+/// Weights are the F32, F16 and BF16 tensors of two or more dimensions. Every other tensor is
+/// copied as it is.
 #[derive(clap::Args)]
 pub struct Args {
     /// The file to read
     #[arg(value_name = "IN")]
     input: PathBuf,
-    /// The file to write, whole or not at all
+    /// The file to write. It appears whole or not at all
     #[arg(short, long, value_name = "OUT", value_parser = files::to_file())]
     output: PathBuf,
     #[command(flatten)]
     format: FormatArgs,
-    /// Compress only weights whose names match; may be given more than once
+    /// Compress only weights whose names match. May be given more than once
     #[arg(long, value_name = "GLOB", default_value = "*")]
     tensors: Vec<String>,
-    /// Store how the inputs of the weights become 8-bit codes: int8:dynamic for a scale a row made
-    /// at run time (or int8-g64:dynamic, int8-token-asym:dynamic), int8:static=RANGES.json for one
-    /// fixed by `lowbit calibrate`
+    /// Store how the inputs of the weights become 8-bit codes: int8:dynamic for a scale for each row
+    /// that is taken at run time (also int8-g64:dynamic, int8-token-asym:dynamic), or
+    /// int8:static=RANGES.json for one scale that `lowbit calibrate` determined
     #[arg(long, value_name = "FORMAT:dynamic[=FILE]|static=FILE")]
     activations: Option<ActivationsArg>,
-    /// Move outliers of the inputs into the weights (SmoothQuant), by ranges of channels; more so
-    /// the larger ALPHA, 0 to 1, and without it as is best for each layer
+    /// Move outliers of the inputs into the weights (SmoothQuant), using the ranges of channels. A
+    /// larger ALPHA, from 0 to 1, moves more; without ALPHA each layer gets the best one
     #[arg(long, value_name = "ALPHA", num_args = 0..=1, require_equals = true)]
     #[arg(value_parser = parse_alpha, requires = "activations")]
     smooth: Option<Option<f64>>,
-    /// Compare with the CPU code for code; write nothing and exit with 1 if they differ
+    /// Compare the result with the CPU's code for code. If they differ, write nothing and exit with 1
     #[arg(long)]
     check: bool,
     #[command(flatten)]
@@ -58,17 +54,17 @@ pub struct Args {
 
 #[derive(clap::Args)]
 struct FormatArgs {
-    /// What a weight is stored as
+    /// The type in which weights are stored
     #[arg(long)]
     scheme: Scheme,
-    /// Weights that share a scale: a number of them, `channel` or `tensor`; `channel`
-    /// without, and 128 for int4
+    /// The weights that share a scale: a number of them, `channel` or `tensor`. The default is
+    /// `channel`, and 128 for int4
     #[arg(long, value_name = "N|channel|tensor", value_parser = parse_group)]
     group: Option<Granularity>,
-    /// Store a zero point a group (int8, int4)
+    /// Store a zero point for each group (int8 and int4)
     #[arg(long)]
     asymmetric: bool,
-    /// How scales are stored (f16: int8, int4); f32 without
+    /// The type in which scales are stored (f16 for int8 and int4 only). The default is f32
     #[arg(long)]
     scales: Option<ScalesArg>,
     /// Prune to two of every four weights first
@@ -100,7 +96,7 @@ enum SparsityArg {
 
 fn parse_alpha(text: &str) -> Result<f64, String> {
     let alpha = text.parse().ok().filter(|alpha| (0.0..=1.0).contains(alpha));
-    alpha.ok_or_else(|| "a number from 0 to 1 is needed".to_owned())
+    alpha.ok_or_else(|| "give a number from 0 to 1".to_owned())
 }
 
 fn parse_group(text: &str) -> Result<Granularity, String> {
@@ -108,7 +104,7 @@ fn parse_group(text: &str) -> Result<Granularity, String> {
         "channel" => Ok(Granularity::Channel),
         "tensor" => Ok(Granularity::Tensor),
         number => {
-            let count = number.parse().map_err(|_| "a number, `channel` or `tensor` is needed")?;
+            let count = number.parse().map_err(|_| "give a number, `channel` or `tensor`")?;
             Granularity::group(count).map_err(|error: FormatError| error.to_string())
         }
     }
@@ -147,7 +143,7 @@ impl FormatArgs {
 }
 
 fn bad_format(error: FormatError) -> CliError {
-    CliError::new("there is no such format")
+    CliError::new("this format does not exist")
         .because(error)
         .hint("`lowbit compress --help` lists what goes together")
 }
@@ -156,12 +152,12 @@ fn bad_format(error: FormatError) -> CliError {
 struct Row {
     name: String,
     shape: Vec<usize>,
-    /// CodeType type in the input.
+    /// The element type in the input.
     from: String,
     bytes_before: usize,
     bytes_after: usize,
     bits_per_weight: f64,
-    /// `‖w − ŵ‖₂ / ‖w‖₂`, ŵ being what the file gives back.
+    /// `‖w − ŵ‖₂ / ‖w‖₂`, where ŵ is what the file gives back.
     relative_error: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     activations: Option<ActivationsJson>,
@@ -177,7 +173,7 @@ struct Totals {
     bytes_after: usize,
     bits_per_weight: f64,
     relative_error: f64,
-    /// Tensors that stay as they are, and their bytes.
+    /// The number of tensors that stay as they are, and their bytes.
     copied: usize,
     copied_bytes: usize,
 }
@@ -193,10 +189,10 @@ struct AdapterJson {
 struct Json {
     input: String,
     output: String,
-    /// Whether the output was written: not if a check failed.
+    /// Whether the output was written. It is not written if a check failed.
     written: bool,
     format: String,
-    /// The α of `--smooth`; null where each layer has its own.
+    /// The α of `--smooth`; null if each layer has its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     smooth: Option<Option<f64>>,
     adapter: AdapterJson,
@@ -204,198 +200,68 @@ struct Json {
     totals: Totals,
 }
 
-/// Why a weight could not be compressed.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error(transparent)]
-    Io(#[from] IoError),
-    #[error(transparent)]
-    Smooth(#[from] smooth::Failure),
-    #[error("weight `{name}`")]
-    Host { name: String, source: HostError },
-}
-
-impl Failure {
-    fn hint(&self) -> &'static str {
-        match self {
-            Self::Io(IoError::Io { .. }) => "is there room, and may this user write there?",
-            Self::Io(IoError::UnexpectedTensor { .. }) => {
-                "parts of a compressed weight take that name; leave the weight out with --tensors"
-            }
-            Self::Smooth(_) => "a lower --smooth, or none; --tensors chooses weights",
-            Self::Io(_) => "`lowbit inspect` lists what the file holds",
-            Self::Host { source: HostError::Make(_), .. } => {
-                "--tensors chooses weights, --scheme and --scales another format"
-            }
-            Self::Host { .. } => "--adapter chooses another adapter, --tensors smaller weights",
+/// Suggests what to do about an error.
+fn hint(error: &CompressionError) -> &'static str {
+    match error {
+        CompressionError::Io(IoError::Io { .. }) => "is there room, and may this user write there?",
+        CompressionError::Io(IoError::UnexpectedTensor { .. }) => {
+            "parts of a compressed weight take that name; leave the weight out with --tensors"
         }
+        CompressionError::Smoothing(_) => "a lower --smooth, or none; --tensors chooses weights",
+        CompressionError::Host { source: HostError::Make(_), .. } => {
+            "--tensors chooses weights, --scheme and --scales another format"
+        }
+        CompressionError::Host { .. } => {
+            "--adapter chooses another adapter, --tensors smaller weights"
+        }
+        _ => "`lowbit inspect` lists what the file holds",
     }
 }
 
-/// The weights to compress.
-fn select<'a>(model: &'a ModelFile, globs: &[String]) -> Result<Vec<Tensor<'a>>, CliError> {
-    let globs = glob_set(globs)?;
-    let is_weight = |tensor: &Tensor<'_>| tensor.is_float() && matrix_shape(tensor.shape).is_some();
-    let weights: Vec<Tensor<'_>> = model.tensors().filter(is_weight).collect();
-    let selected: Vec<_> =
-        weights.iter().filter(|tensor| globs.is_match(tensor.name)).copied().collect();
-    if !selected.is_empty() {
-        return Ok(selected);
-    }
-    if weights.is_empty() {
-        let message = "the file has no F32, F16 or BF16 tensor of two or more dimensions";
-        return Err(CliError::new(message).hint("`lowbit inspect` lists what it has"));
-    }
-    let some: Vec<&str> = weights.iter().take(5).map(|tensor| tensor.name).collect();
-    let more = if weights.len() > some.len() { ", …" } else { "" };
-    Err(CliError::new("no weight matches --tensors")
-        .hint(format!("there is {}{more}", printable(&some.join(", ")))))
+/// Returns the weights to compress.
+fn selected<'a>(model: &'a ModelFile, args: &Args) -> Result<Vec<Tensor<'a>>, CliError> {
+    let globs = glob_set(&args.tensors)?;
+    select(model, |name| globs.is_match(name)).map_err(|error| match error {
+        SelectError::AlreadyCompressed => {
+            CliError::new(format!("`{}` is already compressed", args.input.display()))
+                .hint("`lowbit decompress` turns it back first")
+        }
+        SelectError::NoneSelected { weights } => {
+            let some: Vec<&str> = weights.iter().take(5).map(String::as_str).collect();
+            let more = if weights.len() > some.len() { ", …" } else { "" };
+            CliError::new("no weight matches --tensors")
+                .hint(format!("there is {}{more}", printable(&some.join(", "))))
+        }
+        error => CliError::new(error.to_string()).hint("`lowbit inspect` lists what it has"),
+    })
 }
 
 fn glob_set(globs: &[String]) -> Result<GlobSet, CliError> {
     let bad = |error| CliError::new("a pattern of --tensors cannot be read").because(error);
     let mut set = GlobSetBuilder::new();
     for glob in globs {
-        // Tensor names are no paths: a backslash has no meaning but to escape.
+        // Tensor names are not paths: a backslash only escapes.
         set.add(GlobBuilder::new(glob).backslash_escape(true).build().map_err(bad)?);
     }
     set.build().map_err(bad)
 }
 
-/// What the output holds.
-fn entries(
-    model: &ModelFile,
-    selected: &[Tensor<'_>],
-    format: WeightFormat,
-) -> BTreeMap<String, Entry> {
-    let mut entries: BTreeMap<String, Entry> = model
-        .tensors()
-        .map(|tensor| {
-            let shape = tensor.shape.to_vec();
-            (tensor.name.to_owned(), Entry::Plain { dtype: tensor.dtype, shape })
-        })
-        .collect();
-    for tensor in selected {
-        let info = CompressedInfo { format, shape: tensor.shape.to_vec() };
-        entries.insert(tensor.name.to_owned(), Entry::Compressed(info));
-    }
-    entries
-}
-
-fn compress_on_gpu(
-    host: &Host,
-    name: &str,
-    w: &[f32],
-    geometry: &Geometry,
-) -> Result<PackedWeights, Failure> {
-    let failed = |source| Failure::Host { name: name.to_owned(), source };
-    let weights = host.compress(w, geometry.n, geometry.k, &geometry.format).map_err(failed)?;
-    host.download(&weights).map_err(failed)
-}
-
-/// Sums of squares, for the relative error of everything together.
-#[derive(Default)]
-struct Sums {
-    error: f64,
-    norm: f64,
-}
-
-impl Sums {
-    fn add(&mut self, w: &[f32], relative_error: f64) {
-        let norm: f64 = w.iter().map(|&w| f64::from(w) * f64::from(w)).sum();
-        self.norm += norm;
-        self.error += relative_error * relative_error * norm;
-    }
-
-    fn relative_error(&self) -> f64 {
-        if self.error == 0.0 { 0.0 } else { (self.error / self.norm).sqrt() }
-    }
-}
-
-/// Compresses and writes the selected weights one by one.
-fn compress_all(
-    host: &Host,
-    selected: &[Tensor<'_>],
-    format: WeightFormat,
-    plan: &Plan,
-    check: bool,
-    writer: &mut ModelWriter,
-    progress: &ProgressBar,
-) -> Result<(Vec<Row>, Sums), Failure> {
-    let mut rows = Vec::with_capacity(selected.len());
-    let mut sums = Sums::default();
-    for tensor in selected {
-        let name = tensor.name;
-        progress.set_message(printable(name));
-        let info = CompressedInfo { format, shape: tensor.shape.to_vec() };
-        let geometry = info.geometry(name)?;
-        let w = match &plan.smoothing {
-            Some(smoothing) => smoothing.weight(tensor)?,
-            None => tensor.to_f32()?,
-        };
-        let packed = compress_on_gpu(host, name, &w, &geometry)?;
-        let check = check.then(|| match quantize(&w, geometry.n, geometry.k, &format) {
-            Ok(cpu) => first_difference(&packed, &cpu).unwrap_or_else(|| EQUAL.to_owned()),
-            Err(error) => format!("refused by the CPU: {error}"),
-        });
-        let error = relative_error(&w, &dequantize(&packed));
-        sums.add(&w, error);
-        writer.write_compressed(name, &packed)?;
-        let sizes = geometry.sizes();
-        rows.push(Row {
-            name: name.to_owned(),
-            shape: info.shape,
-            from: tensor.dtype.to_string(),
-            bytes_before: tensor.bytes.len(),
-            bytes_after: sizes.total(),
-            bits_per_weight: sizes.bits_per_weight(),
-            relative_error: error,
-            activations: plan.layers.get(name).map(Into::into),
-            check,
-        });
-        progress.inc(1);
-    }
-    Ok((rows, sums))
-}
-
-/// What `check` says of a weight that is as it should be.
+/// What `check` says of a weight that equals the CPU's.
 const EQUAL: &str = "equal";
 
-/// Where the GPU's weight differs from the CPU's first; `None` where they are equal.
-fn first_difference(gpu: &PackedWeights, cpu: &PackedWeights) -> Option<String> {
-    if gpu == cpu {
-        return None;
+fn row(weight: CompressedWeight, checked: bool) -> Row {
+    let difference = weight.difference.map(|difference| difference.to_string());
+    Row {
+        name: weight.name,
+        shape: weight.shape,
+        from: weight.from.to_string(),
+        bytes_before: weight.bytes_before,
+        bytes_after: weight.sizes.total(),
+        bits_per_weight: weight.sizes.bits_per_weight(),
+        relative_error: weight.relative_error,
+        activations: weight.activations.as_ref().map(Into::into),
+        check: checked.then(|| difference.unwrap_or_else(|| EQUAL.to_owned())),
     }
-    let geometry = *cpu.geometry();
-    if geometry != *gpu.geometry() {
-        return Some(format!("{:?} is not {geometry:?}", gpu.geometry()));
-    }
-    for row in 0..geometry.n {
-        for group in 0..geometry.groups {
-            let (a, b) = (gpu.scale(row, group), cpu.scale(row, group));
-            if a.to_bits() != b.to_bits() {
-                return Some(format!("scale of row {row}, group {group}: {a:e}, CPU {b:e}"));
-            }
-            let (a, b) = (gpu.zero(row, group), cpu.zero(row, group));
-            if a != b {
-                return Some(format!("zero point of row {row}, group {group}: {a}, CPU {b}"));
-            }
-        }
-        for at in 0..geometry.stored {
-            let (a, b) = (gpu.column(row, at), cpu.column(row, at));
-            if a != b {
-                return Some(format!("kept column {at} of row {row}: {a}, CPU {b}"));
-            }
-            let (column, a, b) = (a, gpu.code(row, at), cpu.code(row, at));
-            if a != b && geometry.format.code_type() == CodeType::F32 {
-                return Some(format!("row {row}, column {column}: {a:#010x}, CPU {b:#010x}"));
-            }
-            if a != b {
-                return Some(format!("row {row}, column {column}: code {a}, CPU {b}"));
-            }
-        }
-    }
-    Some("the padding of a row".to_owned())
 }
 
 fn text(json: &Json) -> String {
@@ -468,56 +334,37 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         ("--json", args.json.json.as_deref()),
     ]))?;
     let model = files::open(&args.input)?;
-    if !model.compressed().is_empty() {
-        let message = format!("`{}` is already compressed", args.input.display());
-        return Err(CliError::new(message).hint("`lowbit decompress` turns it back first"));
-    }
-    let selected = select(&model, &args.tensors)?;
+    let selected = selected(&model, args)?;
     let plan = match &args.activations {
-        Some(arg) => Plan::new(arg, args.smooth, &model, &selected, format)?,
-        None => Plan::default(),
+        Some(arg) => activations::plan(arg, args.smooth, &model, &selected, format)?,
+        None => ActivationPlan::default(),
     };
     let report = Report::open(&args.json)?;
-    let failed = |error: Failure| {
-        let hint = error.hint();
+    let failed = |error: CompressionError| {
+        let hint = hint(&error);
         let message = format!("cannot compress `{}`", args.input.display());
         CliError::new(message).because(error).hint(hint)
     };
-    let entries = entries(&model, &selected, format);
-    let (layers, metadata) = (plan.layers.clone(), model.metadata());
-    let mut writer = ModelWriter::create_with_activations(&args.output, entries, layers, metadata)
+    let compression = Compression::create(&args.output, &model, &selected, format, &plan)
         .map_err(|error| failed(error.into()))?;
     let adapter = args.adapter.choose()?;
     let host = Host::with_adapter(&adapter)
         .map_err(|error| CliError::new("cannot use the adapter").because(error))?;
-
     let progress = report::progress(selected.len());
-    let (tensors, sums) =
-        compress_all(&host, &selected, format, &plan, args.check, &mut writer, &progress)
-            .map_err(failed)?;
+    let done = compression
+        .run(&host, args.check, &mut |step| report::advance(&progress, step))
+        .map_err(failed)?;
     progress.finish_and_clear();
 
-    let wrong = tensors.iter().any(is_wrong);
-    let chosen: BTreeSet<&str> = selected.iter().map(|tensor| tensor.name).collect();
-    let others: Vec<_> = model.tensors().filter(|tensor| !chosen.contains(tensor.name)).collect();
-    if !wrong {
-        for tensor in &others {
-            let bytes = match &plan.smoothing {
-                Some(smoothing) => smoothing.plain(tensor).map_err(|error| failed(error.into()))?,
-                None => tensor.bytes.into(),
-            };
-            let written = writer.write_plain(tensor.name, &bytes);
-            written.map_err(|error| failed(error.into()))?;
-        }
-        writer.finish().map_err(|error| failed(error.into()))?;
-    }
     let weights = selected.iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum();
+    let tensors: Vec<Row> =
+        done.weights.into_iter().map(|weight| row(weight, args.check)).collect();
     let bytes_after = tensors.iter().map(|row| row.bytes_after).sum();
     let info = adapter.get_info();
     let json = Json {
         input: args.input.display().to_string(),
         output: args.output.display().to_string(),
-        written: !wrong,
+        written: done.written,
         format: format.to_string(),
         smooth: args.smooth,
         adapter: AdapterJson {
@@ -529,45 +376,20 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
             weights,
             bytes_before: tensors.iter().map(|row| row.bytes_before).sum(),
             bytes_after,
-            bits_per_weight: if weights == 0 {
-                0.0
-            } else {
-                8.0 * bytes_after as f64 / weights as f64
-            },
-            relative_error: sums.relative_error(),
-            copied: others.len(),
-            copied_bytes: others.iter().map(|tensor| tensor.bytes.len()).sum(),
+            bits_per_weight: report::bits_per_weight(bytes_after, weights),
+            relative_error: done.relative_error,
+            copied: done.copied,
+            copied_bytes: done.copied_bytes,
         },
         tensors,
     };
     report.finish(&text(&json), &json)?;
-    Ok(if wrong { Outcome::FoundWrong } else { Outcome::Fine })
+    Ok(if json.written { Outcome::Fine } else { Outcome::FoundWrong })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lowbit::format::Scales;
-
-    fn weights(codes: [u32; 4], scale: f32, zero: u8) -> PackedWeights {
-        let format = WeightFormat::int8(Granularity::Channel).asymmetric();
-        let scales = Scales::F32(vec![1.0, scale]);
-        PackedWeights::from_parts(format, 2, 5, codes.into(), vec![], scales, vec![0, zero])
-            .unwrap()
-    }
-
-    #[test]
-    fn the_first_difference_is_named() {
-        let cpu = weights([1, 2, 3, 4], 2.0, 7);
-        let differs = |gpu| first_difference(&gpu, &cpu).unwrap();
-        assert_eq!(first_difference(&cpu, &cpu), None);
-        let scale = differs(weights([1, 2, 3, 4], 4.0, 7));
-        assert_eq!(scale, "scale of row 1, group 0: 4e0, CPU 2e0");
-        let zero = differs(weights([1, 2, 3, 4], 2.0, 8));
-        assert_eq!(zero, "zero point of row 1, group 0: 8, CPU 7");
-        let code = differs(weights([1, 2, 0xff03, 4], 2.0, 7));
-        assert_eq!(code, "row 1, column 1: code -1, CPU 0");
-    }
 
     /// Every format the options can name, and those that do not exist.
     #[test]

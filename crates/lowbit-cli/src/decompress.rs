@@ -1,17 +1,16 @@
-//! `lowbit decompress`: compressed weights back to plain f32.
+//! `lowbit decompress`: turns compressed weights back into plain f32.
 
 use crate::error::{CliError, printable};
 use crate::report::{self, JsonArg, Report};
 use crate::{Outcome, files};
-use lowbit::compress::dequantize;
-use lowbit_models::checkpoint::{Dtype, Entry, IoError, ModelFile, ModelWriter, read_compressed};
+use lowbit_models::checkpoint::{IoError, ModelFile};
+use lowbit_models::{Step, decompress};
 use serde::Serialize;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Turn compressed weights back into plain f32 tensors.
 ///
-/// Shapes are the original ones; every other tensor is copied as it is.
+/// Shapes are the original ones. Every other tensor is copied as it is.
 #[derive(clap::Args)]
 pub struct Args {
     /// A file that `lowbit compress` wrote
@@ -27,7 +26,7 @@ pub struct Args {
 #[derive(Serialize)]
 struct Row {
     name: String,
-    /// The format it was in.
+    /// The format of the compressed weight.
     format: String,
     shape: Vec<usize>,
     bytes_before: usize,
@@ -44,18 +43,6 @@ struct Json {
     bytes_after: usize,
 }
 
-/// What the output holds.
-fn entries(model: &ModelFile) -> BTreeMap<String, Entry> {
-    let plain = model.plain().map(|tensor| {
-        let entry = Entry::Plain { dtype: tensor.dtype, shape: tensor.shape.to_vec() };
-        (tensor.name.to_owned(), entry)
-    });
-    let weights = model.compressed().iter().map(|(name, info)| {
-        (name.clone(), Entry::Plain { dtype: Dtype::F32, shape: info.shape.clone() })
-    });
-    plain.chain(weights).collect()
-}
-
 fn rows(model: &ModelFile) -> Result<Vec<Row>, IoError> {
     let row = |name: &String| {
         let (info, sizes) = (&model.compressed()[name], model.check_compressed(name)?.sizes());
@@ -68,28 +55,6 @@ fn rows(model: &ModelFile) -> Result<Vec<Row>, IoError> {
         })
     };
     model.compressed().keys().map(row).collect()
-}
-
-fn write(model: &ModelFile, writer: &mut ModelWriter) -> Result<usize, IoError> {
-    let progress = report::progress(model.compressed().len());
-    let mut copied = 0;
-    for tensor in model.plain() {
-        writer.write_plain(tensor.name, tensor.bytes)?;
-        copied += 1;
-    }
-    for name in model.compressed().keys() {
-        progress.set_message(printable(name));
-        let mut values = dequantize(&read_compressed(model, name)?);
-        // Without codes of X there is nothing to smooth: the columns get their own size again.
-        if let Some(factors) = model.activations(name)?.and_then(|x| x.factors) {
-            values.iter_mut().zip(factors.iter().cycle()).for_each(|(w, s)| *w /= s);
-        }
-        let bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
-        writer.write_plain(name, &bytes)?;
-        progress.inc(1);
-    }
-    progress.finish_and_clear();
-    Ok(copied)
 }
 
 fn text(json: &Json) -> String {
@@ -122,23 +87,23 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     ]))?;
     let model = files::open(&args.input)?;
     if model.compressed().is_empty() {
-        let message = format!("`{}` holds no compressed weights", args.input.display());
-        return Err(CliError::new(message).hint("`lowbit inspect` lists what it holds"));
+        let message = format!("`{}` contains no compressed weights", args.input.display());
+        return Err(CliError::new(message).hint("`lowbit inspect` lists what it contains"));
     }
     let failed = |error| {
         let hint = match error {
             IoError::Io { .. } => "is there room, and may this user write there?",
-            _ => "the file is damaged, or not what `lowbit compress` wrote",
+            _ => "the file is damaged, or `lowbit compress` did not write it",
         };
         let message = format!("cannot decompress `{}`", args.input.display());
         CliError::new(message).because(error).hint(hint)
     };
     let tensors = rows(&model).map_err(failed)?;
     let report = Report::open(&args.json)?;
-    let mut writer =
-        ModelWriter::create(&args.output, entries(&model), model.metadata()).map_err(failed)?;
-    let copied = write(&model, &mut writer).map_err(failed)?;
-    writer.finish().map_err(failed)?;
+    let progress = report::progress(tensors.len());
+    let advance = &mut |step: Step<'_>| report::advance(&progress, step);
+    let copied = decompress(&model, &args.output, advance).map_err(failed)?;
+    progress.finish_and_clear();
     let plain: usize = model.plain().map(|tensor| tensor.bytes.len()).sum();
     let json = Json {
         input: args.input.display().to_string(),

@@ -12,30 +12,24 @@ pub struct CliError {
 }
 
 impl CliError {
-    /// What went wrong, in a few words.
+    /// Creates an error that says what went wrong, in a few words.
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), source: None, hint: None }
     }
 
-    /// Why: its own chain of sources is printed too.
+    /// Adds the cause. Its own chain of sources is printed too.
     pub fn because(mut self, source: impl Error + 'static) -> Self {
         self.source = Some(Box::new(source));
         self
     }
 
-    /// The same of an error whose type is not known.
-    pub fn because_of(mut self, source: Box<dyn Error + Send + Sync>) -> Self {
-        self.source = Some(source);
-        self
-    }
-
-    /// What to do about it.
+    /// Adds what to do about it.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// The whole chain in one line.
+    /// Returns the message and all causes in one line.
     pub fn line(&self) -> String {
         let mut line = self.message.clone();
         let mut next = self.source.as_deref().map(|source| source as &dyn Error);
@@ -50,18 +44,18 @@ impl CliError {
     /// Prints `error: …`, and the hint below it, to stderr.
     pub fn print(&self) {
         let hint = self.hint.as_ref().map_or(String::new(), |hint| format!("hint: {hint}\n"));
-        // With stderr closed there is nobody to tell.
+        // If stderr is closed, nobody can be told.
         let _ = write!(std::io::stderr(), "error: {}\n{hint}", self.line());
     }
 }
 
-/// Prints `warning: …` to stderr: something is ignored, and the work goes on.
+/// Prints `warning: …` to stderr: something is ignored, and the command continues.
 pub fn warn(warning: impl std::fmt::Display) {
     // With stderr closed there is nobody to tell.
     let _ = writeln!(std::io::stderr(), "warning: {}", printable(&warning.to_string()));
 }
 
-/// Text for a terminal: names come from files, and may hold line breaks and escapes.
+/// Escapes text for a terminal. Names come from files and may contain line breaks and escape codes.
 pub fn printable(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,4 +1,4 @@
-//! What the commands that read and write model files share.
+//! Functions that the commands that read and write model files share.
 
 use crate::error::CliError;
 use crate::import;
@@ -12,21 +12,25 @@ pub fn open(path: &Path) -> Result<ModelFile, CliError> {
     ModelFile::open(path).map_err(|error| {
         let hint = match error {
             IoError::Io { .. } => "is it a file that this user may read?",
-            IoError::UnsupportedVersion { .. } => "a later lowbit wrote it: use that one",
-            _ if import::is_onnx(path) => {
-                "`lowbit import` makes a safetensors file of an ONNX file"
+            IoError::UnsupportedVersion { .. } => {
+                "a later version of lowbit wrote it: use that version"
             }
-            _ => "a whole file in the safetensors format is needed",
+            _ if import::is_onnx(path) => {
+                "`lowbit import` converts an ONNX file to a safetensors file"
+            }
+            _ => "the input must be a complete safetensors file",
         };
         CliError::new(format!("cannot read `{}`", path.display())).because(error).hint(hint)
     })
 }
 
-/// The path of a file to write, of an option that has no `-` for stdout.
+/// Parses the path of a file to write, for an option that does not accept `-` for stdout.
 pub fn to_file() -> impl TypedValueParser<Value = PathBuf> {
-    PathBufValueParser::new().try_map(|path| match path.as_os_str() == "-" {
-        true => Err("only --json writes to stdout; a file of that name is ./-"),
-        false => Ok(path),
+    PathBufValueParser::new().try_map(|path| {
+        if path.as_os_str() == "-" {
+            return Err("only --json writes to stdout; a file of that name is ./-");
+        }
+        Ok(path)
     })
 }
 
@@ -44,7 +48,7 @@ pub fn refuse_same(paths: &[(&str, &Path)]) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Where a path leads; its file need not exist yet, its directory does.
+/// Returns where a path leads. The file need not exist yet, but its directory must.
 fn place(path: &Path) -> PathBuf {
     if let Ok(real) = fs::canonicalize(path) {
         return real;
@@ -59,7 +63,7 @@ fn place(path: &Path) -> PathBuf {
     }
 }
 
-/// The paths of one command that are given and are files.
+/// Returns the paths of one command that are given and are not `-`.
 pub fn named<'a>(paths: &[(&'a str, Option<&'a Path>)]) -> Vec<(&'a str, &'a Path)> {
     let file = |path: &&Path| path.as_os_str() != "-";
     paths.iter().filter_map(|&(role, path)| Some((role, path.filter(file)?))).collect()

@@ -1,27 +1,28 @@
-//! `lowbit import`: the weights of an ONNX file, in the crate's own form.
+//! `lowbit import`: converts an ONNX file to a model file of this crate.
 
 use crate::error::{CliError, printable};
 use crate::report::{self, JsonArg, Report};
 use crate::{Outcome, files};
-use lowbit_models::checkpoint::onnx::{LeftOut, OnnxError, OnnxFile};
-use lowbit_models::checkpoint::{CompressedInfo, Entry, IoError, ModelWriter};
+use lowbit_models::Step;
+use lowbit_models::checkpoint::IoError;
+use lowbit_models::checkpoint::onnx::{self, LeftOut, OnnxError, OnnxFile};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Import an ONNX file: quantized weights as they are, all else as plain tensors.
+/// Import an ONNX file: quantized weights as they are, everything else as plain tensors.
 ///
-/// Weights keep their codes and scales and take their parameters' names; `lowbit inspect`
-/// lists what there is to import, and what is left out.
+/// Weights keep their codes and scales and take the names of their parameters. `lowbit inspect` lists
+/// what would be imported and what is left out.
 #[derive(clap::Args)]
 pub struct Args {
     /// The ONNX file to read
     #[arg(value_name = "IN")]
     input: PathBuf,
-    /// The safetensors file to write, whole or not at all
+    /// The safetensors file to write. It appears whole or not at all
     #[arg(short, long, value_name = "OUT", value_parser = files::to_file())]
     output: PathBuf,
-    /// Take this off the names that begin with it
+    /// Remove this from the names that begin with it
     #[arg(long, value_name = "PREFIX")]
     strip_prefix: Option<String>,
     #[command(flatten)]
@@ -39,12 +40,12 @@ struct Row {
     bytes: usize,
     /// The tensor of the ONNX file.
     source: String,
-    /// The first node that uses a weight, and what it does.
+    /// The first node that uses a weight, and its operator.
     #[serde(skip_serializing_if = "Option::is_none")]
     node: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     op: Option<String>,
-    /// The tensor that is added to a weight's product.
+    /// The tensor that is added to the product with a weight.
     #[serde(skip_serializing_if = "Option::is_none")]
     bias: Option<String>,
 }
@@ -65,7 +66,7 @@ struct Totals {
     file_bytes: usize,
 }
 
-/// What `inspect` and `import` say of an ONNX file.
+/// What `inspect` and `import` report about an ONNX file.
 #[derive(Serialize)]
 pub struct Listing<'a> {
     input: String,
@@ -78,7 +79,7 @@ pub struct Listing<'a> {
     prefix: Option<&'a str>,
 }
 
-/// Whether a path is an ONNX file's.
+/// Returns whether a path is that of an ONNX file.
 pub fn is_onnx(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx"))
 }
@@ -89,28 +90,27 @@ pub fn open(path: &Path) -> Result<OnnxFile, CliError> {
         let hint = match error {
             OnnxError::Io(_) => "is it a file that this user may read?",
             OnnxError::External { .. } => {
-                "files of tensor data belong beside the model, or in a folder there"
+                "files of tensor data must lie beside the model, or in a folder beside it"
             }
             OnnxError::ExternalRange { .. } => "fetch the model's files of tensor data again",
             OnnxError::DuplicateName { .. } => "`onnx.checker` says what else is wrong with it",
-            _ => "a whole file in the ONNX format is needed",
+            _ => "the input must be a complete ONNX file",
         };
         CliError::new(format!("cannot read `{}`", path.display())).because(error).hint(hint)
     })
 }
 
 impl<'a> Listing<'a> {
-    /// Lists what an open file holds.
+    /// Lists what an open file contains.
     pub fn new(input: &Path, output: Option<&Path>, model: &'a OnnxFile) -> Result<Self, IoError> {
         let mut tensors = Vec::new();
         for weight in model.weights() {
-            let info = CompressedInfo { format: weight.format, shape: weight.shape.clone() };
             tensors.push(Row {
                 name: weight.name.clone(),
                 compressed: true,
                 format: weight.format.to_string(),
                 shape: weight.shape.clone(),
-                bytes: info.geometry(&weight.name)?.sizes().total(),
+                bytes: weight.bytes()?,
                 source: weight.source.clone(),
                 node: Some(weight.node.clone()),
                 op: Some(weight.op.clone()),
@@ -122,8 +122,7 @@ impl<'a> Listing<'a> {
             compressed: false,
             format: tensor.dtype.to_string(),
             shape: tensor.shape.clone(),
-            // The product fits: opening the file checked the size in bits.
-            bytes: tensor.shape.iter().product::<usize>() * tensor.dtype.bitsize() / 8,
+            bytes: tensor.bytes(),
             source: tensor.source.clone(),
             node: None,
             op: None,
@@ -149,7 +148,7 @@ impl<'a> Listing<'a> {
         })
     }
 
-    /// The same for people: what is left out is counted by operator and reason.
+    /// Formats the listing as text. What is left out is counted by operator and reason.
     pub fn text(&self) -> String {
         let mut table = report::table(&["tensor", "format", "shape", "size", "from"], false);
         for row in &self.tensors {
@@ -192,40 +191,12 @@ impl<'a> Listing<'a> {
         if let Some(prefix) = self.prefix {
             let line = format!(
                 "every dotted name begins with `{prefix}`: `lowbit import --strip-prefix {prefix}` \
-                 takes it off"
+                 removes it"
             );
             text.push_str(&format!("{}\n", printable(&line)));
         }
         text
     }
-}
-
-/// What the output holds.
-fn entries(model: &OnnxFile) -> BTreeMap<String, Entry> {
-    let weights = model.weights().iter().map(|weight| {
-        let info = CompressedInfo { format: weight.format, shape: weight.shape.clone() };
-        (weight.name.clone(), Entry::Compressed(info))
-    });
-    let tensors = model.tensors().iter().map(|tensor| {
-        let entry = Entry::Plain { dtype: tensor.dtype, shape: tensor.shape.clone() };
-        (tensor.name.clone(), entry)
-    });
-    weights.chain(tensors).collect()
-}
-
-fn write(model: &OnnxFile, writer: &mut ModelWriter) -> Result<(), OnnxError> {
-    let progress = report::progress(model.weights().len() + model.tensors().len());
-    for weight in model.weights() {
-        progress.set_message(printable(&weight.name));
-        writer.write_compressed(&weight.name, &model.read_weight(&weight.name)?)?;
-        progress.inc(1);
-    }
-    for tensor in model.tensors() {
-        writer.write_plain(&tensor.name, &model.read_tensor(&tensor.name)?)?;
-        progress.inc(1);
-    }
-    progress.finish_and_clear();
-    Ok(())
 }
 
 /// Imports a file.
@@ -239,7 +210,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     let failed = |error: OnnxError| {
         let hint = match error {
             OnnxError::Io(IoError::Io { .. }) => "is there room, and may this user write there?",
-            _ => "`lowbit inspect` lists what the file holds",
+            _ => "`lowbit inspect` lists what the file contains",
         };
         CliError::new(format!("cannot import `{}`", args.input.display())).because(error).hint(hint)
     };
@@ -250,16 +221,16 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         return Err(CliError::new(message).hint("`lowbit inspect` lists the names"));
     }
     if model.weights().is_empty() && model.tensors().is_empty() {
-        let message = format!("`{}` holds nothing to import", args.input.display());
+        let message = format!("`{}` contains nothing to import", args.input.display());
         return Err(CliError::new(message).hint("`lowbit inspect` says what is left out, and why"));
     }
     let report = Report::open(&args.json)?;
     let listing = Listing::new(&args.input, Some(&args.output), &model);
     let listing = listing.map_err(|error| failed(error.into()))?;
-    let mut writer = ModelWriter::create(&args.output, entries(&model), &BTreeMap::new())
-        .map_err(|error| failed(error.into()))?;
-    write(&model, &mut writer).map_err(failed)?;
-    writer.finish().map_err(|error| failed(error.into()))?;
+    let progress = report::progress(model.weights().len() + model.tensors().len());
+    let advance = &mut |step: Step<'_>| report::advance(&progress, step);
+    onnx::import(&model, &args.output, advance).map_err(failed)?;
+    progress.finish_and_clear();
     report.finish(&listing.text(), &listing)?;
     Ok(Outcome::Fine)
 }

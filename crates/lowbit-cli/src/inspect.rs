@@ -1,16 +1,16 @@
-//! `lowbit inspect`: what a model file holds.
+//! `lowbit inspect`: lists what a model file contains.
 
 use crate::activations::ActivationsJson;
 use crate::error::{CliError, printable};
-use crate::report::{self, JsonArg, Report};
+use crate::report::{self, JsonArg, Report, bits_per_weight};
 use crate::{Outcome, files, import};
-use lowbit_models::checkpoint::ModelFile;
+use lowbit_models::checkpoint::{IoError, ModelFile};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// List the tensors of a safetensors file, compressed or not, or what `lowbit import`
-/// would make of an ONNX file.
+/// List the tensors of a safetensors file, compressed or not, or what `lowbit import` would make
+/// from an ONNX file.
 #[derive(clap::Args)]
 pub struct Args {
     /// The file
@@ -29,7 +29,7 @@ struct Row {
     weights: usize,
     bytes: usize,
     bits_per_weight: f64,
-    /// How X of a compressed weight becomes codes, where the file says it.
+    /// How X of a compressed weight becomes codes, if the file says it.
     #[serde(skip_serializing_if = "Option::is_none")]
     activations: Option<ActivationsJson>,
 }
@@ -41,7 +41,7 @@ struct Totals {
     weights: usize,
     bytes: usize,
     bits_per_weight: f64,
-    /// Of the compressed weights alone.
+    /// The bits of a compressed weight on average.
     compressed_bits_per_weight: f64,
     file_bytes: usize,
 }
@@ -54,12 +54,7 @@ struct Json<'a> {
     totals: Totals,
 }
 
-/// 0 where there are no weights.
-fn bits_per_weight(bytes: usize, weights: usize) -> f64 {
-    if weights == 0 { 0.0 } else { 8.0 * bytes as f64 / weights as f64 }
-}
-
-fn rows(model: &ModelFile) -> Result<Vec<Row>, lowbit_models::checkpoint::IoError> {
+fn rows(model: &ModelFile) -> Result<Vec<Row>, IoError> {
     let mut rows = Vec::new();
     for (name, info) in model.compressed() {
         let sizes = model.check_compressed(name)?.sizes();
@@ -75,7 +70,7 @@ fn rows(model: &ModelFile) -> Result<Vec<Row>, lowbit_models::checkpoint::IoErro
         });
     }
     rows.extend(model.plain().map(|tensor| {
-        // The product fits: opening the file checked the size in bits.
+        // The product does not overflow: opening the file checked the size in bits.
         let (weights, bytes) = (tensor.shape.iter().product(), tensor.bytes.len());
         Row {
             name: tensor.name.to_owned(),
@@ -167,7 +162,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     let tensors = rows(&model).map_err(|error| {
         CliError::new(format!("`{}` is damaged", args.file.display()))
             .because(error)
-            .hint("make it anew with `lowbit compress`")
+            .hint("make it again with `lowbit compress`")
     })?;
     let totals = totals(&tensors, model.file_bytes());
     let text = text(&tensors, &totals);

@@ -16,7 +16,6 @@ mod isa;
 mod plot;
 mod report;
 mod shader;
-mod smooth;
 mod tune;
 mod verify;
 
@@ -24,10 +23,10 @@ use clap::{Parser, Subcommand};
 use error::CliError;
 use std::process::ExitCode;
 
-/// Compressed neural-network weights on any GPU.
+/// Compress neural-network weights, and verify and measure the kernels that multiply with them.
 ///
-/// Exit codes: 0 done, 1 something was found wrong (a check failed), 2 usage, input or
-/// environment.
+/// Exit codes: 0 if the command is done, 1 if a check failed, 2 if an option, an input or the
+/// environment is wrong.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -50,9 +49,9 @@ enum Command {
     Shader(shader::Args),
 }
 
-/// What a command that ran to its end has to say.
+/// The result of a command that ran to its end.
 enum Outcome {
-    /// All is well: exit code 0.
+    /// Everything is right: exit code 0.
     Fine,
     /// A check failed: exit code 1.
     FoundWrong,

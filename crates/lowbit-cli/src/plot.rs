@@ -1,4 +1,4 @@
-//! Curves of a bench, for people who would rather look.
+//! Plots the times of a bench.
 
 use crate::error::CliError;
 use lowbit::conformance::Timing;
@@ -7,7 +7,7 @@ use plotters::prelude::*;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// A file for a plot, opened before the work.
+/// A file for a plot, which is opened before the work.
 pub struct Plot {
     file: AtomicFile,
     path: PathBuf,
@@ -24,8 +24,8 @@ impl Plot {
         Ok(Self { file, path: path.to_owned() })
     }
 
-    /// Writes the matmuls' times a row of X over the rows of X, a line a format (and schedule,
-    /// where several are pinned), as SVG. Both axes are logarithmic.
+    /// Writes an SVG that shows the time of each matmul per row of X over the rows of X. There is a line
+    /// for each format, and for each schedule if several are pinned. Both axes are logarithmic.
     pub fn finish(mut self, title: &str, rows: &[Timing]) -> Result<(), CliError> {
         let svg = draw(title, &curves(rows))
             .map_err(|e| failed(&self.path).because(std::io::Error::other(e)))?;
@@ -34,7 +34,7 @@ impl Plot {
     }
 }
 
-/// A name, and milliseconds a row of X by rows of X.
+/// A name, and points of rows of X and milliseconds per row of X.
 type Curve = (String, Vec<(f64, f64)>);
 
 fn curves(rows: &[Timing]) -> Vec<Curve> {
@@ -44,7 +44,7 @@ fn curves(rows: &[Timing]) -> Vec<Curve> {
     let problem = |row: &Timing| (row.weights.clone(), row.m, row.n, row.k);
     for row in &matmuls {
         let (n, k) = (row.n, row.k);
-        // One format and shape again: a row a pinned schedule.
+        // If a format and shape appears again, each row has a pinned schedule of its own.
         let schedule = row.kernel.split('.').next().unwrap_or_default();
         let name = match matmuls.iter().filter(|other| problem(other) == problem(row)).count() {
             1 => format!("{} {n}×{k}", row.weights),
@@ -65,7 +65,7 @@ fn curves(rows: &[Timing]) -> Vec<Curve> {
 fn draw(title: &str, curves: &[Curve]) -> Result<String, String> {
     let mut svg = String::new();
     let points = || curves.iter().flat_map(|(_, points)| points);
-    // A little more than there is, so that no axis is empty: one point has a place too.
+    // The span is a little larger than the values, so that the axes are not empty for one point.
     let span = |values: &mut dyn Iterator<Item = f64>| {
         let (low, high) = values.fold((f64::MAX, 0.0f64), |(l, h), v| (l.min(v), h.max(v)));
         if low <= high { (low / 1.2, high * 1.2) } else { (0.5, 2.0) }
@@ -86,7 +86,7 @@ fn draw(title: &str, curves: &[Curve]) -> Result<String, String> {
         chart
             .configure_mesh()
             .x_desc("rows of X")
-            .y_desc("milliseconds a row of X")
+            .y_desc("milliseconds per row of X")
             .draw()
             .map_err(|e| text(&e))?;
         for (i, (name, points)) in curves.iter().enumerate() {
@@ -150,10 +150,10 @@ mod tests {
         assert_eq!(found, want);
         let svg = draw("title", &found).unwrap();
         assert!(svg.starts_with("<svg") && svg.contains("int8 64×32 b") && svg.contains("title"));
-        // The only point is inside the frame.
+        // A single point lies inside the frame.
         let circles = |svg: &str| svg.matches("<circle").count();
         assert!(circles(&draw("one", &found[1..2]).unwrap()) > 0);
-        // Nothing to draw is an empty chart.
+        // Without curves the chart is empty.
         assert!(draw("empty", &[]).unwrap().starts_with("<svg"));
     }
 }

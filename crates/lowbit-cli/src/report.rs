@@ -1,20 +1,21 @@
-//! Tables for people, JSON beside them, progress on terminals.
+//! Output of results as tables and JSON, and progress on terminals.
 
-use crate::error::CliError;
+use crate::error::{CliError, printable};
 use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use lowbit_models::Step;
 use lowbit_models::checkpoint::AtomicFile;
 use serde::Serialize;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 
-/// Columns of a table that is to fit, where nobody says how wide that is.
+/// The width of a table that must fit if the terminal's width is not known.
 const WIDTH: u16 = 80;
 
 /// The `--json` option of every command.
 #[derive(clap::Args)]
 pub struct JsonArg {
-    /// Also write the result as JSON; `-` writes it to stdout, and the table to stderr
+    /// Also write the result as JSON. `-` writes it to stdout, and the table to stderr
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 }
@@ -25,12 +26,12 @@ enum Target {
     File(AtomicFile),
 }
 
-/// Where a command's result goes. Opened before the work, so that a path that cannot be
-/// written is found out first.
+/// Where the result of a command goes. It is opened before the work, so that a path that cannot be
+/// written is reported first.
 pub struct Report(Target);
 
 impl Report {
-    /// Opens the file of `--json`, if there is one.
+    /// Opens the file of `--json`, if one is given.
     pub fn open(args: &JsonArg) -> Result<Self, CliError> {
         Ok(Self(match &args.json {
             None => Target::None,
@@ -42,7 +43,7 @@ impl Report {
         }))
     }
 
-    /// Prints text at once, where [`finish`](Self::finish) prints it.
+    /// Prints text immediately, to the stream to which [`finish`](Self::finish) prints.
     pub fn say(&self, text: &str) -> Result<(), CliError> {
         match self.0 {
             Target::Stdout => print(std::io::stderr(), text.as_bytes()),
@@ -70,7 +71,7 @@ impl Report {
     }
 }
 
-/// Writes to a stream whose reader may have gone (`lowbit … | head`): that is no error.
+/// Writes to a stream. It is not an error if the reader has gone (`lowbit … | head`).
 fn print(mut to: impl Write, bytes: &[u8]) -> Result<(), CliError> {
     match to.write_all(bytes).and_then(|()| to.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
@@ -80,8 +81,8 @@ fn print(mut to: impl Write, bytes: &[u8]) -> Result<(), CliError> {
     }
 }
 
-/// An empty table. It is as wide as the terminal, or as `COLUMNS` says. Without either its lines
-/// stay whole, for `grep` and so that no name is torn, unless `fit` keeps them to 80 columns.
+/// Creates an empty table that is as wide as the terminal, or as `COLUMNS` says. Without either, lines
+/// are not wrapped, so that `grep` finds whole names, unless `fit` limits them to 80 columns.
 pub fn table(header: &[&str], fit: bool) -> Table {
     let mut table = Table::new();
     let underline = LineStyle::none().fill('─').junction('─');
@@ -96,24 +97,24 @@ pub fn table(header: &[&str], fit: bool) -> Table {
     table
 }
 
-/// What `COLUMNS` says, if a table can be that narrow.
+/// Parses `COLUMNS`, if a table can be that narrow.
 fn columns(text: &str) -> Option<u16> {
     text.parse().ok().filter(|&columns| columns >= 40)
 }
 
-/// A number's cell.
+/// Creates a right-aligned cell.
 pub fn right(text: impl ToString) -> Cell {
     Cell::new(text.to_string()).set_alignment(CellAlignment::Right)
 }
 
-/// Lines of a table without the blanks that pad them.
+/// Returns the lines of a table without trailing blanks.
 pub fn text(table: &Table) -> String {
     let mut text = table.trim_fmt();
     text.push('\n');
     text
 }
 
-/// `1.50 MiB`; exact where it is a round number.
+/// Formats a number of bytes, as in `1.50 MiB`; round numbers are exact.
 pub fn bytes(count: u64) -> String {
     let mut unit = 0;
     let mut value = count as f64;
@@ -129,12 +130,17 @@ pub fn bytes(count: u64) -> String {
     }
 }
 
-/// `1 weight`, `2 weights`.
+/// Formats a count, as in `1 weight` and `2 weights`.
 pub fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-/// `[768, 3072]` as `768×3072`; a scalar has no dimensions.
+/// Returns the bits that a weight takes on average; 0 if there are no weights.
+pub fn bits_per_weight(bytes: usize, weights: usize) -> f64 {
+    if weights == 0 { 0.0 } else { 8.0 * bytes as f64 / weights as f64 }
+}
+
+/// Formats a shape: `[768, 3072]` as `768×3072`, and one without dimensions as `scalar`.
 pub fn shape(shape: &[usize]) -> String {
     if shape.is_empty() {
         return "scalar".to_owned();
@@ -142,7 +148,7 @@ pub fn shape(shape: &[usize]) -> String {
     shape.iter().map(usize::to_string).collect::<Vec<_>>().join("×")
 }
 
-/// A progress bar on stderr; silent where that is no terminal.
+/// Creates a progress bar on stderr. It is hidden if stderr is not a terminal.
 pub fn progress(steps: usize) -> ProgressBar {
     let target = if std::io::stderr().is_terminal() {
         ProgressDrawTarget::stderr()
@@ -153,6 +159,15 @@ pub fn progress(steps: usize) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {wide_msg}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar
+}
+
+/// Shows a step of work on a progress bar.
+pub fn advance(bar: &ProgressBar, step: Step<'_>) {
+    match step {
+        Step::Started(name) => bar.set_message(printable(name)),
+        Step::Finished(_) => bar.inc(1),
+        _ => {}
+    }
 }
 
 #[cfg(test)]

@@ -1,3 +1,5 @@
+//! `lowbit verify`: checks every kernel against the oracle.
+
 use crate::Outcome;
 use crate::adapter::{AdapterArg, DeviceArg, enumerate, matching};
 use crate::compare;
@@ -19,18 +21,18 @@ use std::time::Instant;
 
 /// Check every kernel against the CPU oracle and its proven error bound
 ///
-/// Exit code 1 if any case fails. The first failures are listed with the command that
-/// repeats just them.
+/// The exit code is 1 if any case fails. The first failures are listed with the command that repeats
+/// only them.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Which adapter: part of its name, driver or backend, its number, or `all`; the best
-    /// one without
+    /// The adapter to use: part of its name, driver or backend, its number, or `all`. The default is
+    /// the best one
     #[arg(long, value_name = "NAME|all")]
     adapter: Option<String>,
-    /// A part of the table: every decoder and schedule, in under a minute
+    /// Run only a part of the table, with every decoder and schedule, in under a minute
     #[arg(long)]
     quick: bool,
-    /// Only the case with this id; or those whose id starts with it, or else holds it
+    /// Run only the case with this id, or those whose id starts with it, or else contains it
     #[arg(long, value_name = "ID")]
     case: Option<String>,
     /// Run only every Nth case of the table. The table's loops have 2, 3, 4, 7 and 8 turns, so that
@@ -41,18 +43,18 @@ pub struct Args {
     /// to N - 1 together run every case once; larger ones are taken modulo N
     #[arg(long, value_name = "K", requires = "every")]
     offset: Option<usize>,
-    /// Not the cases whose id starts with one of these, separated by commas
+    /// Leave out the cases whose id starts with one of these, separated by commas
     #[arg(long, value_name = "ID", value_delimiter = ',', conflicts_with = "case")]
     except: Vec<String>,
-    /// Run every case twice: where its bits differ, it has failed
+    /// Run every case twice. A case whose bits differ has failed
     #[arg(long)]
     twice: bool,
-    /// Write a page to look at and to send: all cases by op, format and rows of X, each run twice,
-    /// what kernels go by, and how fast some are beside the adapter's limits
+    /// Write a web page with all cases by op, format and rows of X, each run twice, the facts about the
+    /// adapter, and the speed of some kernels compared with the adapter's limits
     #[arg(long, value_name = "FILE.html", value_parser = files::to_file())]
     report: Option<PathBuf>,
-    /// Compare two reports, of --json or --report, instead: what is beyond the bound in one, and
-    /// what has other bits
+    /// Compare two reports of --json or --report instead of running cases: show what exceeds the bound
+    /// in one of them, and what has other bits
     #[arg(long, value_names = ["A", "B"], num_args = 2, conflicts_with_all = [
         "adapter", "quick", "case", "every", "offset", "except", "report", "twice", "without",
         "limits", "binding_limit",
@@ -64,7 +66,7 @@ pub struct Args {
     json: JsonArg,
 }
 
-/// How many failures are listed.
+/// The number of failures that are listed.
 const LISTED: usize = 10;
 
 /// Runs the command.
@@ -89,12 +91,12 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     let chosen = matching(&adapters, args.adapter.as_deref())?;
     for adapter in &chosen {
         if chosen.len() > 1 {
-            // With stderr closed there is nobody to tell.
+            // If stderr is closed, nobody can be told.
             let name = printable(&adapter.get_info().name);
             let _ = writeln!(std::io::stderr(), "on {name}, {} cases", cases.len());
         }
         let adapter = match verify(adapter, args, &cases) {
-            // Of several adapters one without a device does not keep the others from being tried.
+            // If one of several adapters has no device, the others are still tried.
             Err(error) if chosen.len() > 1 => {
                 AdapterReport::without_device(&adapter.get_info(), error.line())
             }
@@ -102,7 +104,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         };
         said = describe(&adapter);
         if chosen.len() > 1 {
-            // As it comes: all of them take long.
+            // The result is printed at once, because all adapters together take long.
             report.say(&said)?;
         }
         reports.push(adapter);
@@ -127,7 +129,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     Ok(if right { Outcome::Fine } else { Outcome::FoundWrong })
 }
 
-/// The cases asked for.
+/// Returns the requested cases.
 fn wanted(args: &Args) -> Result<Vec<Case>, CliError> {
     let extent = if args.quick { Extent::Quick } else { Extent::Full };
     let every = args.every.unwrap_or(std::num::NonZeroUsize::MIN);
@@ -152,7 +154,7 @@ fn wanted(args: &Args) -> Result<Vec<Case>, CliError> {
     let some = matches.iter().map(of).find(|some| !some.is_empty());
     some.ok_or_else(|| {
         let example = cases.first().map(Case::id).unwrap_or_default();
-        CliError::new(format!("no case holds `{}`", printable(id)))
+        CliError::new(format!("no case id contains `{}`", printable(id)))
             .hint(format!("ids are like {example}; without --quick there are more"))
     })
 }
@@ -161,7 +163,7 @@ fn verify(adapter: &wgpu::Adapter, args: &Args, cases: &[Case]) -> Result<Adapte
     let info = adapter.get_info();
     let failed = |what: &str| CliError::new(format!("{what} {}", printable(&info.name)));
     let start = Instant::now();
-    // The oracle and software adapters are bound by the CPU: a device a core.
+    // The oracle and software adapters are limited by the CPU, so there is a device for each core.
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(4));
     let hosts = (0..threads).map(|_| args.device.host(adapter)).collect::<Result<Vec<_>, _>>();
     let hosts = hosts.map_err(|error| failed("cannot use").because(error))?;
@@ -178,7 +180,8 @@ fn verify(adapter: &wgpu::Adapter, args: &Args, cases: &[Case]) -> Result<Adapte
     report.options = args.device.to_string();
     report.seconds = start.elapsed().as_secs_f64();
     if args.report.is_some() {
-        // Not the device of the cases, which may be lost. What failed is worth its page.
+        // The device of the cases may be lost, so this is another one. If it fails, the page is written
+        // without times.
         let timed = args.device.host(adapter).map_err(|e| e.to_string());
         let bar = progress(1 + TIMED_SHAPES.len() * TIMED.len());
         let timed = timed.and_then(|host| speed(&host, &bar));
@@ -191,7 +194,7 @@ fn verify(adapter: &wgpu::Adapter, args: &Args, cases: &[Case]) -> Result<Adapte
     Ok(report)
 }
 
-/// What a report times: a product with one row of X, which reads weights, and one with many.
+/// The formats of weights and X that a report times.
 const TIMED: [(&str, &str); 7] = [
     ("f32", "f32"),
     ("f16", "f32"),
@@ -202,7 +205,7 @@ const TIMED: [(&str, &str); 7] = [
     ("int4-g64", "int8-token"),
 ];
 
-/// With these rows of X, N and K.
+/// The rows of X, N and K that a report times: one row, which is limited by reading weights, and many.
 const TIMED_SHAPES: [(usize, usize, usize); 2] = [(1, 2048, 2048), (64, 1024, 1024)];
 
 fn speed(host: &Host, bar: &ProgressBar) -> Result<Speed, String> {
@@ -224,7 +227,7 @@ fn speed(host: &Host, bar: &ProgressBar) -> Result<Speed, String> {
     Ok(Speed { limits, rows })
 }
 
-/// A line an adapter, where there are several.
+/// Returns a table with a line for each adapter.
 fn overview(adapters: &[AdapterReport]) -> String {
     let mut rows =
         table(&["adapter", "driver", "backend", "passed", "failed", "skipped", "s"], true);
@@ -242,7 +245,7 @@ fn overview(adapters: &[AdapterReport]) -> String {
     format!("{} adapters\n{}", adapters.len(), text(&rows))
 }
 
-/// Cases of one op on one kind of weights.
+/// The cases of one op with one kind of weights.
 #[derive(Default)]
 struct Row<'a> {
     cases: usize,
@@ -277,7 +280,7 @@ fn describe(adapter: &AdapterReport) -> String {
     let mut page = table(&header, false);
     for ((op, weights, sparsity), row) in &rows {
         let (worst, kernel) = match row.worst {
-            // Of a case that broke off, and of bits that differ, there is no error to speak of.
+            // A case that was aborted, or whose bits differ, has no meaningful error.
             Some((ratio, case)) if ratio < 1e6 => (format!("{ratio:.3}"), case.kernel.clone()),
             Some((_, case)) => ("wrong".to_string(), case.kernel.clone()),
             None if row.skipped == row.cases => ("–".to_string(), String::new()),

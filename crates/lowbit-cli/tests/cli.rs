@@ -486,7 +486,7 @@ fn reports_are_written_and_compared() {
     assert_eq!(output.status.code(), Some(1));
     assert!(stdout(&output).contains("1 other bits"), "{}", stdout(&output));
     let message = refused(&["verify", "--compare", &json, "Cargo.toml"]);
-    assert!(message.contains("no report") && message.contains("--json"), "{message}");
+    assert!(message.contains("not a report") && message.contains("--json"), "{message}");
     refused(&["verify", "--compare", &json, "missing.json"]);
     refused(&["verify", "--compare", &json]);
     let binary = scratch.text("binary");
@@ -848,7 +848,7 @@ fn calibrations_that_cannot_be_are_refused() {
     for empty in ["", "\n \n\t\n"] {
         fs::write(scratch.path("empty"), empty).unwrap();
         let message = run(&model, &scratch.text("empty"), &[]);
-        says(&message, &["holds no text", "hint: a file with a sentence a line"]);
+        says(&message, &["contains no text", "hint: give a file with one sentence"]);
     }
     fs::write(scratch.path("bytes"), b"good\nb\xffd\n").unwrap();
     says(&run(&model, &scratch.text("bytes"), &[]), &["line 2", "UTF-8", "hint: "]);
@@ -856,7 +856,10 @@ fn calibrations_that_cannot_be_are_refused() {
     says(&run(&model, &text, &["--limit", "0"]), &["no lines", "hint: "]);
     says(&run(&model, &text, &["--method", "median"]), &["median", "percentile-99.99"]);
     says(&run(&model, &text, &["--activations", "int8-token"]), &["int8-token", "int8-tensor"]);
-    says(&run(&scratch.text("none"), &text, &[]), &["config.json", "hint: a folder of a BERT"]);
+    says(
+        &run(&scratch.text("none"), &text, &[]),
+        &["config.json", "hint: give the folder of a BERT"],
+    );
     says(&run(&model, &text, &["--json", &text]), &["same file"]);
     let message = refused(&["calibrate", &model, "--text", &text, "-o", &text]);
     says(&message, &["--text and RANGES.json are the same file"]);
@@ -868,7 +871,7 @@ fn calibrations_that_cannot_be_are_refused() {
         fs::write(scratch.path("old"), contents).unwrap();
         run(&model, &text, &[&["--resume", &scratch.text("old")], more].concat())
     };
-    says(&resume(b"{", &[]), &["cannot go on", "hint: "]);
+    says(&resume(b"{", &[]), &["cannot continue", "hint: "]);
     let query = "encoder.layer.0.attention.self.query.weight";
     let seen = |name: &str, columns: usize| {
         let mut seen = Statistics::new(Observer::tensor(name, columns)).unwrap();

@@ -5,7 +5,7 @@ mod cli;
 mod common;
 mod isa;
 mod onnx;
-#[path = "../../lowbit-models/examples/minilm/sentences.rs"]
+#[path = "../../lowbit-demo/src/sentences.rs"]
 #[allow(dead_code, reason = "the demo uses more of it")]
 mod sentences;
 mod targets;

@@ -1019,7 +1019,7 @@ fn command_line() {
     let (bad, empty) = (path("bad.onnx"), path("empty.onnx"));
     for (args, says, hint) in [
         (vec![text(&bad)], "is not valid protobuf", "a whole file in the ONNX format"),
-        (vec![text(&empty)], "holds nothing to import", "`lowbit inspect`"),
+        (vec![text(&empty)], "contains nothing to import", "`lowbit inspect`"),
         (
             vec![text(&input), "--strip-prefix", "model."],
             "no name begins with `model.`",

@@ -1,13 +1,56 @@
-//! Model files with lowbit's compressed weights, and models that multiply with them.
+//! Model files with lowbit's compressed weights, and models that run on lowbit's kernels.
 //!
-//! - [`checkpoint`]: safetensors files in and out, compressed weights inside of them, and the import
-//!   of ONNX files.
-//! - [`bert`]: BERT as a sentence encoder.
+//! - [`checkpoint`] reads and writes safetensors files, with compressed weights inside of them, and
+//!   reads ONNX files.
+//! - [`compress`] compresses the weights of a file on a GPU; [`decompress()`] turns them back.
+//! - `bert` (feature `bert`) runs BERT as a sentence encoder and observes its layers' inputs for
+//!   calibration.
+//!
+//! # Reading a compressed file
+//!
+//! This example quantizes a matrix, writes it to a file, and reads it back. An engine does the
+//! reading half: it opens the file, goes through its weights and uploads each of them.
+//!
+//! ```
+//! use lowbit::format::{Granularity, PackedWeights, WeightFormat};
+//! use lowbit_models::checkpoint::{Content, Dtype, ModelFile, read_compressed, write_model};
+//! use std::collections::BTreeMap;
+//!
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("model.safetensors");
+//! // Write a weight of two rows and four columns in int8, and a bias as it is.
+//! let w = [0.5, -1.0, 0.25, 0.75, -0.5, 1.0, 2.0, -0.125];
+//! let packed = PackedWeights::quantize(&w, 2, 4, &WeightFormat::int8(Granularity::Channel))?;
+//! let tensors = [
+//!     ("layer.weight", Content::Compressed { shape: &[2, 4], weights: &packed }),
+//!     ("layer.bias", Content::Plain { dtype: Dtype::F32, shape: &[2], bytes: &[0; 8] }),
+//! ];
+//! write_model(&path, &tensors, &BTreeMap::new())?;
+//!
+//! // Read the file.
+//! let file = ModelFile::open(&path)?;
+//! for (name, info) in file.compressed() {
+//!     println!("{name}: {:?} in {}", info.shape, info.format);
+//!     let weights = read_compressed(&file, name)?;
+//!     assert_eq!(weights, packed);
+//!     // On a device: let weights = host.upload(&weights)?;
+//! }
+//! assert_eq!(file.read_f32("layer.bias")?, [0.0, 0.0]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![warn(missing_docs)]
 
 #[cfg(feature = "bert")]
 pub mod bert;
 pub mod checkpoint;
+pub mod compress;
+mod decompress;
+mod inputs;
+mod progress;
+
+pub use decompress::decompress;
+pub use inputs::shared_input;
+pub use progress::Step;
 
 /// The examples of docs/models.md and docs/tuning.md, compiled by `cargo test --doc`.
 #[cfg(doctest)]

@@ -8,12 +8,14 @@ mod hostile_files;
 #[path = "../../../tools/fuzz/src/memory.rs"]
 mod memory;
 mod minilm;
-#[path = "../examples/minilm/recipes.rs"]
+#[path = "../../lowbit-demo/src/recipes.rs"]
 mod recipes;
 #[path = "../../../tools/fuzz/src/seeds.rs"]
 #[allow(dead_code, reason = "what writes seeds is for fuzzing")]
 mod seeds;
-#[path = "../examples/minilm/sentences.rs"]
+#[path = "../../lowbit-demo/src/sentences.rs"]
 mod sentences;
+mod smoothing;
 #[path = "../../../tools/fuzz/src/targets/mod.rs"]
 mod targets;
+mod tiny_bert;

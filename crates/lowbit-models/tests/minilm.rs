@@ -1,12 +1,14 @@
 //! The demo's encoder on the real model: `make model` fetches it. Without it the tests
 //! are skipped, unless `LOWBIT_REQUIRE_MODEL=1`.
 
-use crate::recipes::{Calibration, Compressed, Inputs, Recipe, divided, recipes};
+use crate::recipes::{Recipe, recipes};
 use crate::sentences::{Sentence, alike, cosine, sentences};
 use lowbit::compress::{dequantize, smooth};
 use lowbit::format::{Granularity, PackedWeights, StaticScale, WeightFormat};
 use lowbit::host::{Host, Quantization};
-use lowbit_models::bert::{Dense, Encoder, Error, gelu};
+use lowbit_models::bert::{
+    Dense, DeviceEncoder, Encoder, Error, Inputs, LayerInput, Samples, gelu,
+};
 use std::{env, path::Path};
 
 fn encoder() -> Option<Encoder> {
@@ -22,6 +24,15 @@ fn encoder() -> Option<Encoder> {
     let folder = folder.display();
     crate::common::skipped(format_args!("{folder} holds no model: run `make model`"));
     None
+}
+
+fn compress<'a>(
+    host: &'a Host,
+    encoder: &'a Encoder,
+    recipe: &Recipe,
+    samples: &Samples,
+) -> Result<DeviceEncoder<'a>, Error> {
+    DeviceEncoder::new(host, encoder, recipe.format, recipe.inputs, Some(samples))
 }
 
 fn plain(dense: &Dense, weight: &[f32], x: &[f32], m: usize) -> Result<Vec<f32>, Error> {
@@ -49,7 +60,7 @@ fn encoder_gives_the_reference() -> Result<(), Error> {
     Ok(())
 }
 
-const CALIBRATION: &str = include_str!("../examples/minilm/calibration.txt");
+const CALIBRATION: &str = include_str!("../../lowbit-demo/src/calibration.txt");
 
 /// Every linear layer through the kernels: what the demo promises of its recipes.
 #[test]
@@ -57,15 +68,15 @@ fn kernels_keep_the_embeddings() -> Result<(), Error> {
     let Some(encoder) = encoder() else { return Ok(()) };
     let host = Host::new()?;
     let sentences = sentences()?;
-    let calibration = Calibration::new(&host, &encoder, CALIBRATION.lines())?;
+    let samples = Samples::new(&host, &encoder, CALIBRATION.lines())?;
     let mut baseline = Vec::new();
     for recipe in recipes()? {
         let floor = if recipe.name == "f32" { Some(0.99999) } else { recipe.floor };
         let Some(floor) = floor else { continue };
-        let compressed = Compressed::new(&host, &encoder, &recipe, Some(&calibration))?;
+        let compressed = compress(&host, &encoder, &recipe, &samples)?;
         let mut embeddings = Vec::new();
         for (i, sentence) in sentences.iter().enumerate() {
-            let embedding = compressed.embed(&encoder, &sentence.text)?;
+            let embedding = compressed.embed(&sentence.text)?;
             let want = baseline.get(i).unwrap_or(&sentence.embedding);
             let cosine = cosine(&embedding, want);
             assert!(cosine >= floor, "{}: {}: cosine {cosine}", recipe.name, sentence.text);
@@ -106,27 +117,30 @@ fn recipes_match_the_host() -> Result<(), Error> {
     let Some(encoder) = encoder() else { return Ok(()) };
     let host = Host::new()?;
     let Sentence { text, .. } = &sentences()?[0];
-    let calibration = Calibration::new(&host, &encoder, CALIBRATION.lines().take(4))?;
+    let samples = Samples::new(&host, &encoder, CALIBRATION.lines().take(4))?;
     for recipe in recipes()? {
-        let compressed = Compressed::new(&host, &encoder, &recipe, Some(&calibration))?;
-        let sizes = compressed.sizes;
+        let compressed = compress(&host, &encoder, &recipe, &samples)?;
+        let sizes = compressed.sizes();
         assert!(sizes.total() > 0 && sizes.weights == 10_616_832, "{}: {sizes:?}", recipe.name);
         let mut weights = Vec::new();
         for dense in encoder.linears() {
-            let weight = match compressed.inputs(dense).1 {
+            let weight = match &compressed.input(dense).unwrap().factors {
                 Some(factors) => smooth::scale_columns(&dense.weight, factors)?,
                 None => dense.weight.clone(),
             };
             let packed = PackedWeights::quantize(&weight, dense.n, dense.k, &recipe.format)?;
             // Not assert_eq, which would print millions of codes.
-            let same = host.download(compressed.weights(dense))? == packed;
+            let same = host.download(compressed.weights(dense).unwrap())? == packed;
             assert!(same, "{} of {} differs from the host's", recipe.name, dense.name);
             weights.push(dequantize(&packed));
         }
         let want = encoder.embed(text, &|dense, x, m| {
-            let (quantization, factors) = compressed.inputs(dense);
-            let smooth = factors.map_or_else(|| x.to_vec(), |factors| divided(x, factors));
-            let Some(how) = quantization else {
+            let LayerInput { quantization, factors } = compressed.input(dense).unwrap();
+            let smooth = match factors {
+                Some(factors) => x.iter().zip(factors.iter().cycle()).map(|(x, s)| x / s).collect(),
+                None => x.to_vec(),
+            };
+            let Some(how) = *quantization else {
                 return plain(dense, &weights[dense.index], &smooth, m);
             };
             let y = plain(dense, &weights[dense.index], &rounded(&smooth, dense.k, how), m)?;
@@ -144,7 +158,7 @@ fn recipes_match_the_host() -> Result<(), Error> {
         // Codes that differ in one layer make others in the next: a small network of 8-bit inputs
         // has no embedding of its own to that precision.
         if recipe.inputs == Inputs::Float {
-            let cosine = cosine(&compressed.embed(&encoder, text)?, &want);
+            let cosine = cosine(&compressed.embed(text)?, &want);
             assert!(cosine >= 0.999999, "{}: cosine {cosine}", recipe.name);
         }
     }
@@ -178,15 +192,15 @@ fn smoothing_repairs_planted_outliers() -> Result<(), Error> {
         let cosine = cosine(&plain_f32(&encoder, &sentence.text)?, before);
         assert!(cosine > 0.9999999, "f32 has changed: cosine {cosine}");
     }
-    let calibration = Calibration::new(&host, &encoder, CALIBRATION.lines())?;
+    let samples = Samples::new(&host, &encoder, CALIBRATION.lines())?;
     let int8 = WeightFormat::int8(Granularity::Channel);
     let mut means = Vec::new();
     for inputs in [Inputs::Static, Inputs::Dynamic, Inputs::Smooth] {
         let recipe = Recipe { name: "planted", format: int8, inputs, floor: None };
-        let compressed = Compressed::new(&host, &encoder, &recipe, Some(&calibration))?;
+        let compressed = compress(&host, &encoder, &recipe, &samples)?;
         let mut sum = 0.0;
         for (sentence, before) in sentences.iter().zip(&before) {
-            sum += cosine(&compressed.embed(&encoder, &sentence.text)?, before);
+            sum += cosine(&compressed.embed(&sentence.text)?, before);
         }
         means.push(sum / sentences.len() as f64);
     }

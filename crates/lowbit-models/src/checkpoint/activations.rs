@@ -3,22 +3,24 @@ use lowbit::format::{ActivationError, ActivationFormat, ActivationGranularity, S
 use lowbit::host::Quantization;
 use serde::{Deserialize, Serialize};
 
-/// How X of a compressed weight becomes 8-bit codes.
+/// How the input X of a compressed weight becomes 8-bit codes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerActivations {
     /// The codes, and where their scales come from.
     pub quantization: Quantization,
-    /// What column j of X is divided by before it is quantized, one a column: the columns of W have
-    /// been multiplied with it ([`smooth`](lowbit::compress::smooth)). None where X is taken as it
-    /// is, be it that the factors were folded into what makes X.
+    /// The factor by which each column of X is divided before X is quantized. The columns of W were
+    /// multiplied with the same factors ([`smooth`](lowbit::compress::smooth)). `None` if X needs no
+    /// scaling, for example because the factors were folded into the previous layer.
     pub factors: Option<Vec<f32>>,
 }
 
 impl LayerActivations {
-    /// Refuses what kernels cannot quantize by.
+    /// Checks that kernels can quantize X in this way. `name` is the weight's name, for errors, and
+    /// `k` its number of columns.
     ///
     /// # Errors
-    /// [`IoError::Activations`], [`IoError::WrongShape`], [`IoError::Factor`], all naming the weight.
+    /// Returns [`IoError::Activations`] for a bad format or scale, [`IoError::WrongShape`] for a wrong
+    /// number of factors, and [`IoError::Factor`] for a factor that is not a positive normal number.
     pub fn check(&self, name: &str, k: usize) -> Result<(), IoError> {
         check_quantization(self.quantization, self.quantization.format(), k)
             .map_err(|source| IoError::Activations { name: name.to_owned(), source })?;
@@ -49,7 +51,7 @@ fn check_static(scale: StaticScale, format: ActivationFormat) -> Result<(), Acti
     }
 }
 
-/// One a column, each of them positive and normal.
+/// Checks that there is one factor for each column and that each is positive and normal.
 fn check_factors(name: &str, factors: &[f32], k: usize) -> Result<(), IoError> {
     if factors.len() != k {
         let (need, have) = (vec![k], vec![factors.len()]);
@@ -63,7 +65,7 @@ fn check_factors(name: &str, factors: &[f32], k: usize) -> Result<(), IoError> {
     }
 }
 
-/// [`LayerActivations`] as they stand in the index; the factors are a tensor.
+/// [`LayerActivations`] as the index stores them; the factors are a tensor of their own.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawActivations {
@@ -95,7 +97,7 @@ impl From<&LayerActivations> for RawActivations {
 }
 
 impl RawActivations {
-    /// What it says, checked but for the number of columns.
+    /// Returns the quantization after checking all but the number of columns.
     pub fn quantization(&self) -> Result<Quantization, ActivationError> {
         let format: ActivationFormat = self.format.parse()?;
         match self.given {

@@ -4,9 +4,9 @@ use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
-/// A file that appears under its name whole or not at all: a temporary file in the same
-/// directory, renamed by [`commit`](Self::commit). Dropped before that, it leaves
-/// nothing, and an earlier file of that name stays as it was.
+/// A file that appears under its name whole or not at all: a temporary file in the same directory,
+/// which [`commit`](Self::commit) renames. If it is dropped before that, it leaves nothing behind, and
+/// an earlier file of that name stays as it was.
 #[derive(Debug)]
 pub struct AtomicFile {
     temp: BufWriter<NamedTempFile>,
@@ -17,9 +17,8 @@ impl AtomicFile {
     /// Opens a temporary file beside `path`.
     ///
     /// # Errors
-    /// [`IoError::Io`] where the directory cannot be written, or where `path` exists
-    /// and is write-protected or something other than a file: a rename would replace
-    /// even a device.
+    /// Returns [`IoError::Io`] if the directory cannot be written, or if `path` exists and is
+    /// read-only or not a regular file. (A rename would replace even a device.)
     pub fn create(path: impl AsRef<Path>) -> Result<Self, IoError> {
         let path = path.as_ref();
         let error = |source| IoError::Io { doing: "create", path: path.to_owned(), source };
@@ -34,14 +33,14 @@ impl AtomicFile {
                 )));
             }
         }
-        // Through a symbolic link the file it points to is replaced, not the link.
+        // If `path` is a symbolic link, the file that it points to is replaced, not the link.
         let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         if target.file_name().is_none() {
             return Err(error(io::Error::new(io::ErrorKind::InvalidInput, "not a file name")));
         }
         let mut builder = tempfile::Builder::new();
         builder.prefix(".lowbit-").suffix(".part");
-        // Temporary files are private by default; this one is to become an ordinary file.
+        // Temporary files are private by default, but this one will become an ordinary file.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         let temp = builder.tempfile_in(directory(&target));
@@ -49,10 +48,10 @@ impl AtomicFile {
         Ok(Self { temp: BufWriter::with_capacity(1 << 16, temp), path: target })
     }
 
-    /// Makes the file appear: everything is on disk before the name changes.
+    /// Makes the file appear under its name. Everything is on disk before the name changes.
     ///
     /// # Errors
-    /// [`IoError::Io`]; nothing is left then.
+    /// Returns [`IoError::Io`]; nothing is left behind in that case.
     pub fn commit(self) -> Result<(), IoError> {
         let Self { temp, path } = self;
         let write = |source| IoError::Io { doing: "write", path: path.clone(), source };
@@ -63,8 +62,8 @@ impl AtomicFile {
             path: path.clone(),
             source: error.error,
         })?;
-        // The rename itself is durable once the directory is; where a directory cannot
-        // be opened or synced (Windows, some network file systems) the file is still whole.
+        // The rename itself is durable once the directory is synced. If a directory cannot be opened
+        // or synced (on Windows and some network file systems), the file is whole nevertheless.
         if let Ok(directory) = fs::File::open(directory(&path)) {
             let _ = directory.sync_all();
         }
@@ -88,14 +87,14 @@ impl Seek for AtomicFile {
     }
 }
 
-/// `tempfile` adds the name of the temporary file to the system's words; nobody asked for it.
+/// Removes the name of the temporary file, which `tempfile` adds to the system's message.
 fn without_path(error: io::Error) -> io::Error {
     let text = error.to_string();
     let system = text.split(" at path ").next().unwrap_or_default();
     io::Error::new(error.kind(), system)
 }
 
-/// The directory of a file; the parent of a bare file name is empty, not `.`.
+/// Returns the directory of a file. (The parent of a bare file name is empty, not `.`.)
 fn directory(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -106,7 +105,7 @@ fn directory(path: &Path) -> &Path {
 /// Writes a whole file or nothing.
 ///
 /// # Errors
-/// As [`AtomicFile`].
+/// Returns the errors of [`AtomicFile`].
 pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<(), IoError> {
     let mut file = AtomicFile::create(&path)?;
     file.write_all(bytes).map_err(|source| IoError::Io {
@@ -117,14 +116,14 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<(), IoError>
     file.commit()
 }
 
-/// A whole regular file, or `None` where it holds more than `most` bytes.
+/// Reads a whole regular file. Returns `None` if it has more than `most` bytes.
 pub(super) fn read_limited(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
-    // Not to wait for a pipe, nor to read a device without end.
+    // Reading a pipe could wait forever, and a device may have no end.
     let about = fs::metadata(path)?;
     if !about.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
-    // Before any of it is read; below it is counted again, should it grow meanwhile.
+    // The size is checked before anything is read, and again below, because the file may grow.
     if about.len() > most {
         return Ok(None);
     }

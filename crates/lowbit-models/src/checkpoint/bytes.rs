@@ -3,14 +3,14 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// A file's bytes, mapped or read.
+/// The bytes of a file, mapped or read.
 pub(super) enum FileBytes {
     Mapped(memmap2::Mmap),
     Read(Vec<u8>),
 }
 
 impl FileBytes {
-    /// A regular file is mapped, anything else (a pipe) is read to its end.
+    /// Maps a regular file; reads anything else, such as a pipe, to its end.
     pub fn open(path: &Path) -> Result<Self, IoError> {
         let error = |doing| move |source| IoError::Io { doing, path: path.to_owned(), source };
         let mut file = File::open(path).map_err(error("open"))?;

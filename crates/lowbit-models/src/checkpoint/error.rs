@@ -2,56 +2,56 @@ use lowbit::format::{ActivationError, FormatError};
 use safetensors::Dtype;
 use std::path::PathBuf;
 
-/// Why a model file cannot be read or written.
+/// The reason why a model file cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IoError {
-    /// The operating system refused.
+    /// The operating system reported an error.
     #[error("cannot {doing} `{}`", path.display())]
     Io {
-        /// What was tried: `open`, `read`, `create`, `write`, `replace`.
+        /// The operation: `open`, `read`, `create`, `write` or `replace`.
         doing: &'static str,
         /// The file.
         path: PathBuf,
-        /// Its reason.
+        /// The error that it reported.
         source: std::io::Error,
     },
-    /// Fewer than the eight bytes that every safetensors file starts with.
+    /// The file has fewer than the eight bytes that every safetensors file starts with.
     #[error("{have} bytes are too few for a safetensors file, which starts with eight")]
     TooShort {
-        /// Bytes in the file.
+        /// The number of bytes in the file.
         have: usize,
     },
-    /// The header's length points past the end of the file or past the format's limit.
-    #[error("the header is said to hold {length} bytes where at most {limit} are possible")]
+    /// The stated length of the header exceeds the file or the format's limit.
+    #[error("the file states a header of {length} bytes; at most {limit} are possible")]
     HeaderLength {
-        /// What the file says.
+        /// The stated length.
         length: u64,
-        /// What is possible.
+        /// The largest possible length.
         limit: u64,
     },
-    /// The header is not the JSON it must be.
+    /// The header is not valid JSON, or does not have the required form.
     #[error("the header is not valid")]
     HeaderJson(#[source] serde_json::Error),
-    /// Two tensors, or two entries of an index, of the same name.
+    /// Two tensors, or two entries of an index, have the same name.
     #[error("the name `{name}` appears twice")]
     DuplicateName {
         /// The name.
         name: String,
     },
-    /// A tensor's offsets do not lie in the file, or end before they start.
+    /// The offsets of a tensor lie outside of the file, or the end comes before the start.
     #[error("tensor `{name}` claims bytes {start}..{end} of {have}")]
     BadOffsets {
         /// The tensor.
         name: String,
         /// Its first byte.
         start: usize,
-        /// One past its last byte.
+        /// The byte after its last byte.
         end: usize,
-        /// Bytes of tensor data in the file.
+        /// The number of bytes of tensor data in the file.
         have: usize,
     },
-    /// Two tensors share bytes.
+    /// Two tensors overlap.
     #[error("tensors `{first}` and `{second}` overlap")]
     Overlap {
         /// The tensor that starts first.
@@ -59,16 +59,16 @@ pub enum IoError {
         /// The other.
         second: String,
     },
-    /// Bytes that belong to no tensor; the format allows none.
+    /// Some bytes belong to no tensor, which the format does not allow.
     #[error("bytes {start}..{end} of the data belong to no tensor")]
     Gap {
-        /// First unclaimed byte.
+        /// The first such byte.
         start: usize,
-        /// One past the last.
+        /// The byte after the last.
         end: usize,
     },
-    /// A tensor's type and shape do not give the bytes it has.
-    #[error("tensor `{name}`, {dtype} {shape:?}, has {have} bytes, not those of its shape")]
+    /// The size of a tensor does not follow from its type and shape.
+    #[error("tensor `{name}` has {have} bytes, which is not the size of {dtype} {shape:?}")]
     WrongSize {
         /// The tensor.
         name: String,
@@ -76,10 +76,10 @@ pub enum IoError {
         dtype: Dtype,
         /// Its shape.
         shape: Vec<usize>,
-        /// Bytes it has.
+        /// Its number of bytes.
         have: usize,
     },
-    /// A shape whose size in bytes does not fit the address space.
+    /// The size of a shape in bytes does not fit into the address space.
     #[error("the size of tensor `{name}` {shape:?} overflows")]
     Overflow {
         /// The tensor.
@@ -87,7 +87,7 @@ pub enum IoError {
         /// Its shape.
         shape: Vec<usize>,
     },
-    /// No tensor, or no compressed weight, of that name.
+    /// There is no tensor, or no compressed weight, of that name.
     #[error("there is no {what} `{name}` in the file")]
     NotFound {
         /// `tensor` or `compressed weight`.
@@ -95,7 +95,7 @@ pub enum IoError {
         /// The name asked for.
         name: String,
     },
-    /// A tensor that is not f32, f16 or bf16 where floats are needed.
+    /// Floats are needed, and the tensor is not F32, F16 or BF16.
     #[error("tensor `{name}` is {dtype}; only F32, F16 and BF16 are read as floats")]
     NotFloat {
         /// The tensor.
@@ -103,19 +103,19 @@ pub enum IoError {
         /// Its element type.
         dtype: Dtype,
     },
-    /// `lowbit.version` is not one that this crate reads.
+    /// This crate does not read this `lowbit.version`.
     #[error("the file's lowbit.version is `{version}`; this crate reads versions 1 and 2")]
     UnsupportedVersion {
         /// What the file says.
         version: String,
     },
-    /// One of `lowbit.version` and `lowbit.tensors` without the other.
+    /// The metadata has only one of `lowbit.version` and `lowbit.tensors`.
     #[error("the file's metadata lacks `{key}`")]
     MissingKey {
         /// The key that is missing.
         key: &'static str,
     },
-    /// `lowbit.tensors` is not the JSON it must be.
+    /// `lowbit.tensors` is not valid JSON, or does not have the required form.
     #[error("the file's metadata `{key}` is not valid")]
     BadMetadata {
         /// The key.
@@ -123,15 +123,15 @@ pub enum IoError {
         /// The reason.
         source: serde_json::Error,
     },
-    /// A compressed weight needs two dimensions or more, each of them below 2³¹.
-    #[error("weight `{name}` of shape {shape:?} is no matrix that can be compressed")]
+    /// The shape is not one of two or more dimensions that gives a matrix with n and k below 2³¹.
+    #[error("weight `{name}` of shape {shape:?} is not a matrix that can be compressed")]
     NotAMatrix {
         /// The weight.
         name: String,
         /// Its shape.
         shape: Vec<usize>,
     },
-    /// A part of a compressed weight is absent.
+    /// A part of a compressed weight is missing.
     #[error("weight `{name}` lacks its part `{name}.{part}`")]
     MissingPart {
         /// The weight.
@@ -139,8 +139,7 @@ pub enum IoError {
         /// `codes`, `metadata`, `scales` or `zeros`.
         part: &'static str,
     },
-    /// A tensor is named like a part, or like the whole, of a compressed weight that has
-    /// no such tensor.
+    /// A tensor has the name of a compressed weight, or of a part that the weight does not have.
     #[error("tensor `{tensor}` does not belong beside the compressed weight `{name}`")]
     UnexpectedTensor {
         /// The weight.
@@ -153,7 +152,7 @@ pub enum IoError {
     WrongDtype {
         /// The tensor.
         name: String,
-        /// What the format says.
+        /// What the format requires.
         need: Dtype,
         /// What the file has.
         have: Dtype,
@@ -163,12 +162,12 @@ pub enum IoError {
     WrongShape {
         /// The tensor.
         name: String,
-        /// What the format says.
+        /// What the format requires.
         need: Vec<usize>,
         /// What the file has.
         have: Vec<usize>,
     },
-    /// A compressed weight's format, sizes or values are bad.
+    /// The format, sizes or values of a compressed weight are not valid.
     #[error("weight `{name}`")]
     Format {
         /// The weight.
@@ -176,7 +175,7 @@ pub enum IoError {
         /// The reason.
         source: FormatError,
     },
-    /// What is said of the X of a compressed weight cannot be.
+    /// What the file says about the X of a compressed weight is not valid.
     #[error("the activations of weight `{name}`")]
     Activations {
         /// The weight.
@@ -184,7 +183,7 @@ pub enum IoError {
         /// The reason.
         source: ActivationError,
     },
-    /// A factor that nothing can be divided by.
+    /// A factor is zero, negative, subnormal or not finite.
     #[error(
         "the factor of column {column} of weight `{name}` is {factor}: it must be positive and normal"
     )]
@@ -196,7 +195,7 @@ pub enum IoError {
         /// Its factor.
         factor: f32,
     },
-    /// A name or metadata key that the file format or this crate keeps for itself.
+    /// The file format or this crate reserves a name or metadata key.
     #[error("the name `{name}` is reserved")]
     Reserved {
         /// The name.
@@ -210,13 +209,13 @@ pub enum IoError {
         /// The limit.
         limit: usize,
     },
-    /// A tensor was written that was not declared, or twice.
+    /// A tensor was written that was not declared, or was written twice.
     #[error("tensor `{name}` was not declared, or is already written")]
     NotDeclared {
         /// The tensor.
         name: String,
     },
-    /// A tensor was written in another type, shape or format than declared.
+    /// A tensor was written with another type, shape or format than declared.
     #[error("tensor `{name}` is not what was declared: {have} where {need} is needed")]
     NotAsDeclared {
         /// The tensor.

@@ -11,10 +11,10 @@ pub(super) const METADATA: &str = "__metadata__";
 /// Bytes of the header's length.
 pub(super) const LENGTH_BYTES: usize = 8;
 
-/// A checked header: every tensor's bytes lie in the file, and no two share any.
+/// A checked header: the bytes of every tensor lie in the file, and no two tensors share any.
 pub(super) struct Header {
     pub metadata: BTreeMap<String, String>,
-    /// In the order of their bytes.
+    /// The tensors in the order of their bytes.
     pub tensors: Vec<(String, TensorInfo)>,
     /// Where the tensors' bytes start in the file.
     pub data_start: usize,
@@ -22,9 +22,9 @@ pub(super) struct Header {
 
 /// Reads and checks the header of a whole file.
 ///
-/// The safetensors crate reads headers too, and this accepts no file that it refuses.
-/// But it lets the last of two tensors of a name win, adds offsets that may overflow
-/// (a panic where overflow checks are on), and names few of the tensors it refuses.
+/// The safetensors crate reads headers too, and this function accepts no file that it refuses. But
+/// that crate takes the last of two tensors with the same name, adds offsets that may overflow (which
+/// panics if overflow checks are on), and often does not name the tensor that it refuses.
 pub(super) fn parse(file: &[u8]) -> Result<Header, IoError> {
     let Some((length, rest)) = file.split_first_chunk::<LENGTH_BYTES>() else {
         return Err(IoError::TooShort { have: file.len() });
@@ -36,11 +36,11 @@ pub(super) fn parse(file: &[u8]) -> Result<Header, IoError> {
         .filter(|&length| length <= limit)
         .and_then(|length| rest.get(..length))
         .ok_or(IoError::HeaderLength { length, limit: limit as u64 })?;
-    // Before it is copied: a file may be a hole of any size.
+    // This is checked before the header is copied, since a sparse file may have any size.
     if json.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
         return Err(IoError::HeaderJson(serde_json::Error::custom("it does not start with `{`")));
     }
-    // A copy, so that text once found to be UTF-8 stays so, whatever happens to the file.
+    // This is a copy, so that text that was found to be UTF-8 stays valid if the file changes.
     let json = json.to_vec();
     let RawHeader { metadata, mut tensors } =
         serde_json::from_slice(&json).map_err(IoError::HeaderJson)?;
@@ -58,8 +58,8 @@ pub(super) fn parse(file: &[u8]) -> Result<Header, IoError> {
     Ok(Header { metadata, tensors, data_start })
 }
 
-/// Tensors sorted by offset fill the data without gap or overlap, and each has the
-/// bytes of its shape.
+/// Checks that the tensors, sorted by offset, fill the data without gap or overlap, and that each has
+/// the size of its shape.
 fn check_places(tensors: &[(String, TensorInfo)], have: usize) -> Result<(), IoError> {
     let mut reached = 0;
     for (index, (name, info)) in tensors.iter().enumerate() {
@@ -95,7 +95,7 @@ fn check_places(tensors: &[(String, TensorInfo)], have: usize) -> Result<(), IoE
     Ok(())
 }
 
-/// A map from pairs, refusing a name that comes twice.
+/// Makes a map of pairs, and refuses a name that appears twice.
 pub(super) fn unique<V>(pairs: Vec<(String, V)>) -> Result<BTreeMap<String, V>, IoError> {
     let mut map = BTreeMap::new();
     for (name, value) in pairs {
@@ -107,7 +107,7 @@ pub(super) fn unique<V>(pairs: Vec<(String, V)>) -> Result<BTreeMap<String, V>, 
     Ok(map)
 }
 
-/// A JSON object as pairs, so that names that come twice can be seen.
+/// A JSON object as pairs, so that duplicate names are seen.
 pub(super) struct Pairs<V>(pub Vec<(String, V)>);
 
 impl<'de, V: Deserialize<'de>> Deserialize<'de> for Pairs<V> {
@@ -135,12 +135,12 @@ impl<'de, V: Deserialize<'de>> Visitor<'de> for PairsVisitor<V> {
     }
 }
 
-/// Says of which entry an error is.
+/// Adds the name of the entry to an error.
 fn named<V, E: Error>(name: &str, value: Result<V, E>) -> Result<V, E> {
     value.map_err(|error| E::custom(format_args!("`{name}`: {error}")))
 }
 
-/// A header as it stands in the file.
+/// A header as the file stores it.
 struct RawHeader {
     metadata: Vec<(String, String)>,
     tensors: Vec<(String, TensorInfo)>,
@@ -171,7 +171,7 @@ impl<'de> Visitor<'de> for HeaderVisitor {
             } else if metadata.is_some() {
                 return Err(A::Error::duplicate_field(METADATA));
             } else {
-                // `null` is what some writers give for no metadata.
+                // Some writers store `null` if there is no metadata.
                 let given: Option<Pairs<String>> = named(METADATA, map.next_value())?;
                 metadata = Some(given.unwrap_or(Pairs(Vec::new())));
             }

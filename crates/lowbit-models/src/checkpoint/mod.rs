@@ -1,27 +1,28 @@
-//! Model files in and out: safetensors, and compressed weights inside of it.
+//! Reads and writes model files: safetensors, with compressed weights inside.
 //!
-//! A weight `NAME` in a format `F` is up to four tensors of the file, in the canonical
-//! layout ([`Geometry`](lowbit::format::Geometry)); a part without elements is absent:
+//! A weight `NAME` in a format `F` is stored as up to five tensors, in the canonical layout
+//! ([`Geometry`](lowbit::format::Geometry)). A part without elements is absent:
 //!
 //! | tensor | type | shape |
 //! |---|---|---|
 //! | `NAME.codes` | U32 | `[n, code_words]` |
 //! | `NAME.metadata` | U32 | `[n, meta_words]` |
 //! | `NAME.scales` | F32 or F16 | `[n, groups]`, or `[1]` per tensor |
-//! | `NAME.zeros` | U8 | as the scales |
-//! | `NAME.factors` | F32 | `[k]`, where X is smoothed |
+//! | `NAME.zeros` | U8 | the same as the scales |
+//! | `NAME.factors` | F32 | `[k]`, if X is smoothed |
 //!
-//! The file's metadata says which weights there are: `"lowbit.version"` is `"1"`, and
-//! `"lowbit.tensors"` is JSON, `{"NAME": {"format": "int4-g64-asym", "shape": [n, k]}}`.
-//! The shape is the original one, of two or more dimensions; the matrix is
-//! `[shape[0], product of the rest]`. Every other tensor is what it is.
+//! The file's metadata lists the compressed weights: `"lowbit.version"` is `"1"`, and
+//! `"lowbit.tensors"` is JSON, `{"NAME": {"format": "int4-g64-asym", "shape": [n, k]}}`. The shape is
+//! the original one, of two or more dimensions; the matrix is `[shape[0], product of the rest]`.
+//! Every other tensor of the file is an ordinary tensor.
 //!
-//! Where it is known how X of a weight becomes 8-bit codes ([`LayerActivations`]), the version is
-//! `"2"` and the weight has `"activations": {"format": "int8-token"}`; a scale that is fixed ahead
-//! is `"static": {"scale": 0.02, "zero_point": 0}` in there. With `"smoothed": true` column j of X
-//! is to be divided by factor j: who ignores that gets wrong products, hence the version.
+//! If the file says how X of a weight becomes 8-bit codes ([`LayerActivations`]), the version is
+//! `"2"` and the weight has `"activations": {"format": "int8-token"}`. A static scale is stored inside
+//! of it as `"static": {"scale": 0.02, "zero_point": 0}`. With `"smoothed": true`, column j of X must
+//! be divided by factor j. A reader that ignored this would compute wrong products, which is why the
+//! version differs.
 //!
-//! Files are untrusted: whatever a file says, reading it gives a value or an error, and
+//! Files are not trusted: whatever a file contains, reading it returns a value or an error, and
 //! allocates no more than a small multiple of the file's size.
 
 mod activations;

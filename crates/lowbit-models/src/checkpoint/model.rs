@@ -21,20 +21,20 @@ pub struct Tensor<'a> {
     pub dtype: Dtype,
     /// Its shape.
     pub shape: &'a [usize],
-    /// Its bytes: little-endian, row-major, and aligned to nothing.
+    /// Its bytes: little-endian, row-major, and not aligned.
     pub bytes: &'a [u8],
 }
 
 impl Tensor<'_> {
-    /// Whether [`to_f32`](Self::to_f32) reads it: F32, F16 or BF16.
+    /// Returns whether [`to_f32`](Self::to_f32) can read it: whether it is F32, F16 or BF16.
     pub fn is_float(&self) -> bool {
         matches!(self.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16)
     }
 
-    /// Its elements, widened exactly.
+    /// Returns its elements, converted exactly.
     ///
     /// # Errors
-    /// [`IoError::NotFloat`] for other types.
+    /// Returns [`IoError::NotFloat`] for other types.
     pub fn to_f32(&self) -> Result<Vec<f32>, IoError> {
         match self.dtype {
             Dtype::F32 => Ok(decode(self.bytes, f32::from_le_bytes)),
@@ -45,7 +45,7 @@ impl Tensor<'_> {
     }
 }
 
-/// Elements of `SIZE` bytes. The bytes may start at any address.
+/// Decodes elements of `SIZE` bytes. The bytes may start at any address.
 fn decode<T, const SIZE: usize>(bytes: &[u8], element: impl Fn([u8; SIZE]) -> T) -> Vec<T> {
     bytes
         .chunks_exact(SIZE)
@@ -69,7 +69,7 @@ pub struct ModelFile {
     tensors: BTreeMap<String, Place>,
     metadata: BTreeMap<String, String>,
     compressed: BTreeMap<String, CompressedInfo>,
-    /// Of compressed weights, and whether there are factors beside.
+    /// How X of compressed weights becomes codes, and whether the file has factors.
     activations: BTreeMap<String, (Quantization, bool)>,
     /// Tensors that are parts of compressed weights.
     parts: BTreeSet<String>,
@@ -92,24 +92,24 @@ impl ModelFile {
     /// as [`ModelWriter`](super::ModelWriter) does, is safe.
     ///
     /// # Errors
-    /// [`IoError`]: the file cannot be read, is no safetensors file, or has an index
-    /// of compressed weights that is not valid. The parts of compressed weights are
-    /// checked where they are read.
+    /// Returns [`IoError`] if the file cannot be read, is not a safetensors file, or has an index of
+    /// compressed weights that is not valid. The parts of a compressed weight are checked when it is
+    /// read.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, IoError> {
         Self::new(FileBytes::open(path.as_ref())?)
     }
 
-    /// The same over bytes in memory.
+    /// Does the same as [`open`](Self::open) for bytes in memory.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// Returns the errors of [`open`](Self::open).
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, IoError> {
         Self::new(FileBytes::Read(bytes))
     }
 
     fn new(bytes: FileBytes) -> Result<Self, IoError> {
-        // The header is copied out of the map before it is read, so that a change to the file
-        // meanwhile alters values only, never a bound.
+        // The header is copied out of the map before it is read, so that a concurrent change to the
+        // file alters values only and never a bound.
         let header = header::parse(&bytes)?;
         let mut metadata = header.metadata;
         let tensors: BTreeMap<String, Place> = header
@@ -136,7 +136,7 @@ impl ModelFile {
         Ok(Self { bytes, tensors, metadata, compressed, activations, parts })
     }
 
-    /// Bytes of the whole file.
+    /// The number of bytes of the whole file.
     pub fn file_bytes(&self) -> usize {
         self.bytes.len()
     }
@@ -146,18 +146,17 @@ impl ModelFile {
         &self.metadata
     }
 
-    /// Every tensor as it stands in the file, parts of compressed weights included, by
-    /// name.
+    /// Returns every tensor of the file, including parts of compressed weights, ordered by name.
     pub fn tensors(&self) -> impl Iterator<Item = Tensor<'_>> {
         self.tensors.iter().map(|(name, place)| self.view(name, place))
     }
 
-    /// The tensors that are no parts of compressed weights, by name.
+    /// Returns the tensors that are not parts of compressed weights, ordered by name.
     pub fn plain(&self) -> impl Iterator<Item = Tensor<'_>> {
         self.tensors().filter(|tensor| !self.parts.contains(tensor.name))
     }
 
-    /// One tensor as it stands in the file.
+    /// Returns a tensor of the file, which may be a part of a compressed weight.
     pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
         self.tensors.get_key_value(name).map(|(name, place)| self.view(name, place))
     }
@@ -167,10 +166,10 @@ impl ModelFile {
         Tensor { name, dtype: place.dtype, shape: &place.shape, bytes }
     }
 
-    /// A float tensor's elements, widened exactly.
+    /// Returns the elements of a float tensor, converted exactly.
     ///
     /// # Errors
-    /// [`IoError::NotFound`], [`IoError::NotFloat`].
+    /// Returns [`IoError::NotFound`] or [`IoError::NotFloat`].
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>, IoError> {
         let missing = || IoError::NotFound { what: "tensor", name: name.to_owned() };
         self.tensor(name).ok_or_else(missing)?.to_f32()
@@ -181,11 +180,11 @@ impl ModelFile {
         &self.compressed
     }
 
-    /// Checks that a compressed weight has its parts, in the right types and shapes, and
-    /// no others; gives its layout. Reads no values.
+    /// Checks that a compressed weight has its parts with the right types and shapes, and no others.
+    /// Returns its layout. This reads no values.
     ///
     /// # Errors
-    /// [`IoError`], naming the weight or the part.
+    /// Returns [`IoError`] with the name of the weight or part.
     pub fn check_compressed(&self, name: &str) -> Result<Geometry, IoError> {
         let missing = || IoError::NotFound { what: "compressed weight", name: name.to_owned() };
         let geometry = self.compressed.get(name).ok_or_else(missing)?.geometry(name)?;
@@ -237,11 +236,11 @@ impl ModelFile {
         Ok(())
     }
 
-    /// How X of a compressed weight becomes 8-bit codes; `None` where the file does not say.
+    /// Returns how X of a compressed weight becomes 8-bit codes, or `None` if the file does not say it.
     ///
     /// # Errors
-    /// As [`check_compressed`](Self::check_compressed); [`IoError::Factor`] for factors that cannot
-    /// be.
+    /// Returns the errors of [`check_compressed`](Self::check_compressed), and [`IoError::Factor`] if
+    /// a factor is not a positive normal number.
     pub fn activations(&self, name: &str) -> Result<Option<LayerActivations>, IoError> {
         let k = self.check_compressed(name)?.k;
         let Some(&(quantization, smoothed)) = self.activations.get(name) else { return Ok(None) };
@@ -251,7 +250,7 @@ impl ModelFile {
         Ok(Some(activations))
     }
 
-    /// The bytes of a part; none where it is absent, which is where it has no elements.
+    /// Returns the bytes of a part; there are none if the part has no elements and is absent.
     fn part(&self, name: &str, part: Part) -> &[u8] {
         self.tensor(&part.tensor(name)).map_or(&[], |tensor| tensor.bytes)
     }
@@ -259,7 +258,7 @@ impl ModelFile {
 
 type Index = (BTreeMap<String, CompressedInfo>, BTreeMap<String, (Quantization, bool)>);
 
-/// Takes this crate's keys out of the metadata and reads the index.
+/// Removes this crate's keys from the metadata and reads the index.
 fn take_index(metadata: &mut BTreeMap<String, String>) -> Result<Index, IoError> {
     let index = match (metadata.remove(VERSION_KEY), metadata.remove(TENSORS_KEY)) {
         (None, None) => return Ok(Index::default()),
@@ -287,16 +286,15 @@ fn take_index(metadata: &mut BTreeMap<String, String>) -> Result<Index, IoError>
     Ok((compressed, activations))
 }
 
-/// Reads a compressed weight. Where its [`activations`](ModelFile::activations) have factors, its
-/// columns were multiplied with them.
+/// Reads a compressed weight. If its [`activations`](ModelFile::activations) have factors, its columns
+/// were multiplied with them.
 ///
 /// # Errors
-/// [`IoError`]: no such weight, a part that is missing, has the wrong type or shape or
-/// should not be there, or values that
-/// [`PackedWeights::from_parts`] refuses.
+/// Returns [`IoError`] if there is no such weight, if a part is missing, has the wrong type or shape
+/// or should not be there, or if [`PackedWeights::from_parts`] refuses the values.
 pub fn read_compressed(file: &ModelFile, name: &str) -> Result<PackedWeights, IoError> {
-    // Types and shapes are checked before anything is allocated: every part is then as
-    // large as what the file really holds.
+    // Types and shapes are checked before anything is allocated, so that no allocation is larger than
+    // what the file really holds.
     let geometry = file.check_compressed(name)?;
     let words = |part| decode(file.part(name, part), u32::from_le_bytes);
     let scales = file.part(name, Part::Scales);

@@ -13,7 +13,7 @@ pub(super) const VERSION: &str = "1";
 /// The version of files with them.
 pub(super) const VERSION_ACTIVATIONS: &str = "2";
 
-/// The name of the tensor that holds a weight's factors of X.
+/// Returns the name of the tensor that holds the factors of a weight's X.
 pub(super) fn factors_tensor(weight: &str) -> String {
     format!("{weight}.factors")
 }
@@ -44,7 +44,7 @@ impl Part {
         format!("{weight}.{}", self.name())
     }
 
-    /// Its type and shape, or `None` where it has no elements and is absent.
+    /// Returns its type and shape, or `None` if it has no elements and is absent.
     pub fn layout(self, geometry: &Geometry) -> Option<(Dtype, Vec<usize>)> {
         let g = geometry;
         let scales = match g.format.granularity() {
@@ -64,9 +64,10 @@ impl Part {
     }
 }
 
-/// The matrix `[n, k]` of a tensor's shape: the first dimension, and the product of the
-/// rest. `None` for fewer than two dimensions, or where either is 2³¹ or more: kernels
-/// count in 32 bits, and rows without elements would take no bytes and endless loops.
+/// Returns the matrix `[n, k]` of a tensor's shape: the first dimension, and the product of the rest.
+///
+/// Returns `None` if there are fewer than two dimensions, or if n or k is 2³¹ or more. Kernels count
+/// in 32 bits, and a huge number of rows without elements would take no bytes but very long loops.
 pub fn matrix_shape(shape: &[usize]) -> Option<(usize, usize)> {
     const LIMIT: usize = 1 << 31;
     let (&n, rest) = shape.split_first().filter(|(_, rest)| !rest.is_empty())?;
@@ -74,20 +75,21 @@ pub fn matrix_shape(shape: &[usize]) -> Option<(usize, usize)> {
     (n < LIMIT && k < LIMIT).then_some((n, k))
 }
 
-/// What a file's index says of a compressed weight.
+/// What the index of a file says about a compressed weight.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompressedInfo {
-    /// The format it is in.
+    /// Its format.
     pub format: WeightFormat,
-    /// The shape it had, of two or more dimensions.
+    /// The original shape, of two or more dimensions.
     pub shape: Vec<usize>,
 }
 
 impl CompressedInfo {
-    /// The canonical layout of the matrix `[shape[0], product of the rest]`.
+    /// Returns the canonical layout of the matrix `[shape[0], product of the rest]`. `name` is the
+    /// weight's name, for errors.
     ///
     /// # Errors
-    /// [`IoError::NotAMatrix`] and [`IoError::Format`], both naming `name`.
+    /// Returns [`IoError::NotAMatrix`] or [`IoError::Format`].
     pub fn geometry(&self, name: &str) -> Result<Geometry, IoError> {
         let (n, k) = matrix_shape(&self.shape).ok_or_else(|| IoError::NotAMatrix {
             name: name.to_owned(),
@@ -99,7 +101,7 @@ impl CompressedInfo {
     }
 }
 
-/// [`CompressedInfo`] as it stands in the index.
+/// [`CompressedInfo`] as the index stores it.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawInfo {

@@ -1,4 +1,5 @@
-//! Ranges of activations in a file: what calibration saw of each layer, or what came of it.
+//! Ranges of activations in a file: what calibration observed of each layer, or the scale that it
+//! chose.
 
 use super::header::{Pairs, unique};
 use super::{IoError, write_atomic};
@@ -10,28 +11,30 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The version that is written, and the only one that is read.
+/// The version that is written and the only one that is read.
 const VERSION: u32 = 1;
 
-/// Far more than the statistics of a large model by tensors; 30 of its layers by channels.
+/// The largest file that is read or written. It is far larger than the statistics of a large model by
+/// tensors, and holds 30 of its layers by channels.
 const MOST: u64 = 1 << 30;
 
-/// What is known of a layer's activations.
+/// What is known about the activations of a layer.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum LayerRanges {
-    /// What was seen, from which any method's range can be taken, and which can be fed further.
+    /// What was observed. Any method can take a range from it, and more can be observed.
     Statistics(Box<Statistics>),
     /// A static scale and zero point.
     Calibration(Calibration),
 }
 
 impl LayerRanges {
-    /// The static scale and zero point of a format. Of statistics by this method; a calibration
-    /// stands as it is, whatever the method.
+    /// Returns the static scale and zero point of a format. `method` applies to statistics; a
+    /// calibration is returned as it is.
     ///
     /// # Errors
-    /// As [`Statistics::calibrate`]; [`CalibrateError::OtherFormat`] than the calibration's.
+    /// Returns the errors of [`Statistics::calibrate`], and [`CalibrateError::OtherFormat`] if the
+    /// calibration is for another format.
     pub fn calibrate(
         &self,
         method: Method,
@@ -59,35 +62,35 @@ impl LayerRanges {
 /// }}
 /// ```
 ///
-/// `target` and `channels` are absent where there are none. Numbers come back bit for bit.
+/// `target` and `channels` are absent if there are none. Numbers are read back bit for bit.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Ranges {
-    /// By the layers' names.
+    /// What is known, by the names of the layers.
     pub layers: BTreeMap<String, LayerRanges>,
-    /// Statistics by channels of the same layers, which [`smooth`](lowbit::compress::smooth) goes by.
+    /// Statistics by channels of the same layers, which [`smooth`](lowbit::compress::smooth) uses.
     pub channels: BTreeMap<String, Statistics>,
-    /// What the statistics were taken for.
+    /// The scales for which the statistics were collected.
     pub target: Option<RangeTarget>,
 }
 
-/// The static scales that statistics are meant for.
+/// The static scales for which statistics were collected.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RangeTarget {
-    /// How ranges are taken from what was observed.
+    /// The method that takes ranges from what was observed.
     pub method: Method,
     /// The format of the codes, an `int8-tensor` one.
     pub format: ActivationFormat,
 }
 
 impl Default for RangeTarget {
-    /// The whole range, in `int8-tensor`.
+    /// Takes the whole range, for `int8-tensor`.
     fn default() -> Self {
         let format = ActivationFormat::int8(ActivationGranularity::Tensor);
         Self { method: Method::MinMax, format }
     }
 }
 
-/// Why a file of ranges cannot be read.
+/// The error of a file of ranges that cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("the ranges in `{}` cannot be used: {why}", path.display())]
 pub struct RangesError {
@@ -101,22 +104,22 @@ pub struct RangesError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BadRanges {
-    /// It is not there, or not to be read.
+    /// The file does not exist or cannot be read.
     #[error("{0}")]
     Unreadable(std::io::Error),
-    /// Larger than any that is written.
+    /// The file is larger than any that is written.
     #[error("it holds more than {0} bytes")]
     TooLarge(u64),
-    /// Not the JSON that is written here, or numbers that cannot be; layer and field are named.
+    /// The JSON is not valid, lacks fields or has bad values. The message names layer and field.
     #[error("{0}")]
     Json(serde_json::Error),
-    /// Of another version of this crate.
+    /// The file is of another version.
     #[error("its version is {0}; this crate reads version 1")]
     Version(u32),
-    /// Two layers of a name.
+    /// Two layers have the same name.
     #[error("layer `{0}` appears twice")]
     Duplicate(String),
-    /// Statistics of another layer than the one they stand under.
+    /// The statistics name another layer than the one under which they are stored.
     #[error("the statistics under `{name}` are of `{layer}`")]
     OtherLayer {
         /// The name in the file.
@@ -124,10 +127,10 @@ pub enum BadRanges {
         /// The layer that the statistics name.
         layer: String,
     },
-    /// Statistics of all of X among those by channels.
+    /// The statistics under `channels` are of X as a whole.
     #[error("the statistics of `{0}` among the channels are of all of X")]
     NotByChannels(String),
-    /// A format or method that cannot be.
+    /// The target has a bad format or method.
     #[error("target, field `{field}`: {why}")]
     Target {
         /// The field.
@@ -135,7 +138,7 @@ pub enum BadRanges {
         /// What is wrong with it.
         why: String,
     },
-    /// A calibration that cannot be.
+    /// A calibration is not valid.
     #[error("layer `{name}`, field `{field}`: {why}")]
     Calibration {
         /// The layer.
@@ -208,8 +211,8 @@ impl Ranges {
     /// Reads a file.
     ///
     /// # Errors
-    /// [`RangesError`]: it is not there, damaged, too large, of another version, or holds what
-    /// cannot be.
+    /// Returns [`RangesError`] if the file does not exist, is damaged, too large or of another
+    /// version, or contains values that are not valid.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, RangesError> {
         let path = path.as_ref();
         let text = read(path);
@@ -217,12 +220,12 @@ impl Ranges {
         ranges.map_err(|why| RangesError { path: path.to_owned(), why })
     }
 
-    /// Reads what [`to_json`](Self::to_json) makes.
+    /// Reads what [`to_json`](Self::to_json) returns.
     ///
     /// # Errors
-    /// [`BadRanges`].
+    /// Returns [`BadRanges`] if the text is not such a file.
     pub fn from_json(text: &[u8]) -> Result<Self, BadRanges> {
-        // First the version, which says what else there may be.
+        // The version comes first, because the other fields depend on it.
         let Version { version } = serde_json::from_slice(text).map_err(BadRanges::Json)?;
         if version != VERSION {
             return Err(BadRanges::Version(version));
@@ -252,10 +255,10 @@ impl Ranges {
         Ok(Self { layers, channels, target })
     }
 
-    /// The file's text.
+    /// Returns the text of the file.
     ///
     /// # Errors
-    /// [`IoError::Io`] where there is no memory for it.
+    /// Returns [`IoError::Io`] if serialization fails.
     pub fn to_json(&self) -> Result<Vec<u8>, IoError> {
         let layers = self.layers.iter().map(|(name, layer)| {
             let layer = match layer {
@@ -282,7 +285,8 @@ impl Ranges {
     /// Writes a file, whole or not at all.
     ///
     /// # Errors
-    /// As [`write_atomic`]; what would be larger than is read is refused too.
+    /// Returns the errors of [`write_atomic`], and an error if the file would be larger than what
+    /// [`read`](Self::read) accepts.
     pub fn write(&self, path: impl AsRef<Path>) -> Result<(), IoError> {
         let text = self.to_json()?;
         if text.len() as u64 > MOST {
@@ -293,25 +297,25 @@ impl Ranges {
         write_atomic(path, &text)
     }
 
-    /// Takes in statistics under their layer's name, in place of what was there.
+    /// Stores statistics under the name of their layer and replaces what was there.
     pub fn insert(&mut self, statistics: Statistics) {
         let name = statistics.layer().to_string();
         self.layers.insert(name, LayerRanges::Statistics(Box::new(statistics)));
     }
 
-    /// Takes in statistics by channels beside those, in place of what was there.
+    /// Stores statistics by channels under the name of their layer and replaces what was there.
     pub fn insert_channels(&mut self, statistics: Statistics) {
         self.channels.insert(statistics.layer().to_string(), statistics);
     }
 }
 
-/// Skips all else.
+/// Reads the version and skips all other fields.
 #[derive(Deserialize)]
 struct Version {
     version: u32,
 }
 
-/// Named values, each name once.
+/// Makes a map of named values, and refuses a name that appears twice.
 fn once<V>(pairs: Pairs<V>) -> Result<BTreeMap<String, V>, BadRanges> {
     unique(pairs.0).map_err(|error| match error {
         IoError::DuplicateName { name } => BadRanges::Duplicate(name),
@@ -321,10 +325,10 @@ fn once<V>(pairs: Pairs<V>) -> Result<BTreeMap<String, V>, BadRanges> {
 
 fn check_name(name: &str, statistics: &Statistics) -> Result<(), BadRanges> {
     let layer = statistics.layer();
-    match layer == name {
-        true => Ok(()),
-        false => Err(BadRanges::OtherLayer { name: name.into(), layer: layer.into() }),
+    if layer == name {
+        return Ok(());
     }
+    Err(BadRanges::OtherLayer { name: name.into(), layer: layer.into() })
 }
 
 impl From<&RangeTarget> for RawTarget {

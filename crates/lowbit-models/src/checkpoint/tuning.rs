@@ -1,12 +1,12 @@
-//! Tunings in files.
+//! Reads and writes tuning files.
 
 use super::{IoError, read_limited, write_atomic};
 use lowbit::gpu::Caps;
 use lowbit::ops::matmul::{BadTuning, Tuning, TuningKey};
 use std::path::{Path, PathBuf};
 
-/// Why a tuning file is ignored. Whoever loads one shows this as a warning and goes on
-/// without: [`Tuning::default`] knows nothing, and kernels are chosen as ever.
+/// The reason why a tuning file is ignored. Show it as a warning and continue without the file:
+/// [`Tuning::default`] is empty, and kernels are then chosen as without tuning.
 #[derive(Debug, thiserror::Error)]
 #[error("the tuning in `{}` is ignored: {why}", path.display())]
 pub struct TuningIgnored {
@@ -16,13 +16,14 @@ pub struct TuningIgnored {
     pub why: BadTuning,
 }
 
-/// Far more than anyone's shapes.
+/// The largest file that is read: far more than the shapes of any model.
 const MOST: u64 = 16 << 20;
 
-/// Reads a file of [`save_tuning`], for this adapter's key and a device's facts.
+/// Reads a file that [`save_tuning`] wrote, for the adapter with this key and a device with these
+/// capabilities.
 ///
 /// # Errors
-/// [`TuningIgnored`] if there is no such file, or if [`Tuning::from_json`] refuses it.
+/// Returns [`TuningIgnored`] if there is no such file, or if [`Tuning::from_json`] refuses it.
 pub fn load_tuning(
     path: impl AsRef<Path>,
     key: &TuningKey,
@@ -35,10 +36,10 @@ pub fn load_tuning(
     Tuning::from_json(&text, key, caps).map_err(ignored)
 }
 
-/// Writes a tuning, whole or not at all.
+/// Writes a tuning file, whole or not at all.
 ///
 /// # Errors
-/// As [`write_atomic`].
+/// Returns the errors of [`write_atomic`].
 pub fn save_tuning(path: impl AsRef<Path>, tuning: &Tuning) -> Result<(), IoError> {
     write_atomic(path, tuning.to_json().as_bytes())
 }

@@ -11,10 +11,10 @@ use std::collections::BTreeMap;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-/// What a file is declared to hold under a name.
+/// Declares what the file will hold under a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// A tensor as it is.
+    /// An ordinary tensor.
     Plain {
         /// Its element type.
         dtype: Dtype,
@@ -28,27 +28,29 @@ pub enum Entry {
 /// A tensor to write.
 #[derive(Clone, Copy, Debug)]
 pub enum Content<'a> {
-    /// A tensor as it is.
+    /// An ordinary tensor.
     Plain {
         /// Its element type.
         dtype: Dtype,
         /// Its shape.
         shape: &'a [usize],
-        /// Its bytes, little-endian and row-major.
+        /// Its bytes, little-endian and row-major, of the size that follows from type and shape.
         bytes: &'a [u8],
     },
     /// A compressed weight.
     Compressed {
-        /// The shape it had, of two or more dimensions.
+        /// The original shape, of two or more dimensions.
         shape: &'a [usize],
         /// The weight as the matrix `[shape[0], product of the rest]`.
         weights: &'a PackedWeights,
     },
 }
 
-/// Writes a safetensors file one tensor at a time, in any order, whole or not at all:
-/// sizes follow from formats and shapes, so the header comes first and only one tensor
-/// need be in memory. Dropped without [`finish`](Self::finish), it leaves nothing.
+/// Writes a safetensors file one tensor at a time and in any order.
+///
+/// All sizes follow from the declared formats and shapes, so the header is written first and only one
+/// tensor needs to be in memory. The file appears whole or not at all: a writer that is dropped
+/// without [`finish`](Self::finish) leaves nothing behind.
 #[derive(Debug)]
 pub struct ModelWriter {
     file: AtomicFile,
@@ -61,12 +63,12 @@ pub struct ModelWriter {
 }
 
 impl ModelWriter {
-    /// Lays the file out and writes its header. `metadata` is the file's own; this
-    /// crate's keys are added where there is a compressed weight.
+    /// Lays the file out and writes its header. `metadata` is the file's own metadata; this crate's
+    /// keys are added if there is a compressed weight.
     ///
     /// # Errors
-    /// [`IoError`]: the file cannot be created, a name is reserved or comes twice (parts
-    /// of weights have names too), a size overflows, a shape or format is refused.
+    /// Returns [`IoError`] if the file cannot be created, if a name is reserved or appears twice
+    /// (parts of weights have names too), if a size overflows, or if a shape or format is not valid.
     pub fn create(
         path: impl AsRef<Path>,
         entries: BTreeMap<String, Entry>,
@@ -75,11 +77,12 @@ impl ModelWriter {
         Self::create_with_activations(path, entries, BTreeMap::new(), metadata)
     }
 
-    /// The same, with how X of some of the compressed weights becomes codes.
+    /// Does the same as [`create`](Self::create), and also stores how X of some of the compressed
+    /// weights becomes codes.
     ///
     /// # Errors
-    /// As [`create`](Self::create); [`IoError::NotFound`] for activations of what is not declared as
-    /// a compressed weight, and as [`LayerActivations::check`].
+    /// Returns the errors of [`create`](Self::create) and [`LayerActivations::check`], and
+    /// [`IoError::NotFound`] for activations of a name that is not declared as a compressed weight.
     pub fn create_with_activations(
         path: impl AsRef<Path>,
         entries: BTreeMap<String, Entry>,
@@ -106,14 +109,14 @@ impl ModelWriter {
         self.file.write_all(bytes).map_err(|source| self.error(source))
     }
 
-    /// Goes to where a tensor's bytes belong.
+    /// Seeks to the place of a tensor's bytes.
     fn seek(&mut self, tensor: &str) -> Result<(), IoError> {
         let start = self.places.get(tensor).map_or(0, |info| info.data_offsets.0);
         let at = SeekFrom::Start(self.data_start + start as u64);
         self.file.seek(at).map(|_| ()).map_err(|source| self.error(source))
     }
 
-    /// Takes a declared entry, which is thereby written.
+    /// Removes a declared entry, so that it counts as written.
     fn take(&mut self, name: &str) -> Result<Entry, IoError> {
         self.entries.remove(name).ok_or_else(|| IoError::NotDeclared { name: name.to_owned() })
     }
@@ -121,8 +124,9 @@ impl ModelWriter {
     /// Writes a declared plain tensor.
     ///
     /// # Errors
-    /// [`IoError::NotDeclared`]; [`IoError::NotAsDeclared`] for a wrong number of bytes
-    /// or a name declared as a compressed weight; [`IoError::Io`].
+    /// Returns [`IoError::NotDeclared`] if the name was not declared or is already written,
+    /// [`IoError::NotAsDeclared`] for a wrong number of bytes or the name of a compressed weight, and
+    /// [`IoError::Io`] if the file cannot be written.
     pub fn write_plain(&mut self, name: &str, bytes: &[u8]) -> Result<(), IoError> {
         let wrong = |need: String| IoError::NotAsDeclared {
             name: name.to_owned(),
@@ -144,8 +148,9 @@ impl ModelWriter {
     /// Writes a declared compressed weight.
     ///
     /// # Errors
-    /// [`IoError::NotDeclared`]; [`IoError::NotAsDeclared`] for another format or matrix
-    /// or a name declared as a plain tensor; [`IoError::Io`].
+    /// Returns [`IoError::NotDeclared`] if the name was not declared or is already written,
+    /// [`IoError::NotAsDeclared`] for another format or matrix or the name of a plain tensor, and
+    /// [`IoError::Io`] if the file cannot be written.
     pub fn write_compressed(&mut self, name: &str, weights: &PackedWeights) -> Result<(), IoError> {
         let geometry = *weights.geometry();
         let have = || format!("{}×{} {}", geometry.n, geometry.k, geometry.format);
@@ -189,10 +194,10 @@ impl ModelWriter {
         Ok(())
     }
 
-    /// Checks that everything declared was written, and makes the file appear.
+    /// Checks that everything declared was written, and makes the file appear under its name.
     ///
     /// # Errors
-    /// [`IoError::NotWritten`], [`IoError::Io`]; nothing is left then.
+    /// Returns [`IoError::NotWritten`] or [`IoError::Io`]; nothing is left behind in that case.
     pub fn finish(self) -> Result<(), IoError> {
         if let Some(name) = self.entries.into_keys().next() {
             return Err(IoError::NotWritten { name });
@@ -201,7 +206,7 @@ impl ModelWriter {
     }
 }
 
-/// Type and shape of every tensor of the file, without places.
+/// Returns the type and shape of every tensor of the file; the places follow later.
 fn lay_out(entries: &BTreeMap<String, Entry>) -> Result<BTreeMap<String, TensorInfo>, IoError> {
     let mut places = BTreeMap::new();
     let mut add = |name: String, dtype: Dtype, shape: Vec<usize>| {
@@ -235,7 +240,7 @@ fn lay_out(entries: &BTreeMap<String, Entry>) -> Result<BTreeMap<String, TensorI
     Ok(places)
 }
 
-/// Adds the factors of X, and checks what is said of X.
+/// Adds the factors of X, and checks how X becomes codes.
 fn lay_out_factors(
     entries: &BTreeMap<String, Entry>,
     activations: &BTreeMap<String, LayerActivations>,
@@ -251,7 +256,7 @@ fn lay_out_factors(
         let shape = vec![factors.len()];
         let place = TensorInfo { dtype: Dtype::F32, shape, data_offsets: (0, 0) };
         let tensor = factors_tensor(name);
-        // A compressed weight of that name has no tensor of it, and is in the way all the same.
+        // A compressed weight of that name has no such tensor, but it takes the name.
         if entries.contains_key(&tensor) || places.insert(tensor.clone(), place).is_some() {
             return Err(IoError::UnexpectedTensor { name: name.clone(), tensor });
         }
@@ -259,7 +264,7 @@ fn lay_out_factors(
     Ok(())
 }
 
-/// One value of the header.
+/// A value of the header.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum HeaderValue<'a> {
@@ -267,15 +272,15 @@ enum HeaderValue<'a> {
     Tensor(&'a TensorInfo),
 }
 
-/// Gives every tensor its place and builds the header, padded to eight bytes.
+/// Assigns every tensor its place and builds the header, padded to eight bytes.
 fn header_bytes(
     entries: &BTreeMap<String, Entry>,
     activations: &BTreeMap<String, LayerActivations>,
     places: &mut BTreeMap<String, TensorInfo>,
     metadata: &BTreeMap<String, String>,
 ) -> Result<Vec<u8>, IoError> {
-    // Widest elements first, as the safetensors crate does, so that every tensor is
-    // aligned to its element; then by name, so that the same input gives the same file.
+    // The widest elements come first, as in the safetensors crate, so that every tensor is aligned to
+    // its elements; then the order is by name, so that the same input gives the same file.
     let mut order: Vec<(&String, &mut TensorInfo)> = places.iter_mut().collect();
     order.sort_by_key(|(_, info)| std::cmp::Reverse(info.dtype.bitsize()));
     let mut at = 0usize;
@@ -305,7 +310,7 @@ fn header_bytes(
     Ok(header)
 }
 
-/// The file's own metadata and this crate's index.
+/// Adds this crate's index to the file's own metadata.
 fn with_index(
     entries: &BTreeMap<String, Entry>,
     activations: &BTreeMap<String, LayerActivations>,
@@ -339,10 +344,10 @@ fn with_index(
     Ok(metadata)
 }
 
-/// Writes a whole file from tensors in memory; [`ModelWriter`] takes them one by one.
+/// Writes a whole file from tensors in memory. [`ModelWriter`] takes them one by one.
 ///
 /// # Errors
-/// As [`ModelWriter`]; nothing is left then.
+/// Returns the errors of [`ModelWriter`]; nothing is left behind in that case.
 pub fn write_model(
     path: impl AsRef<Path>,
     tensors: &[(&str, Content<'_>)],

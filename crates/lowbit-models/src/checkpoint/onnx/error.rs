@@ -2,28 +2,28 @@ use crate::checkpoint::IoError;
 use lowbit::format::FormatError;
 use std::path::PathBuf;
 
-/// Why an ONNX file cannot be read.
+/// The reason why an ONNX file cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OnnxError {
     /// The file, or a file of tensor data beside it, cannot be read.
     #[error(transparent)]
     Io(#[from] IoError),
-    /// Not the protobuf it must be.
+    /// A part of the file is not a valid protobuf message.
     #[error("the {what} is not valid protobuf")]
     Protobuf {
-        /// `model`, `graph`, `node`, `tensor`, …
+        /// The kind of message: `model`, `graph`, `node`, `tensor`, …
         what: &'static str,
         /// The reason.
         source: prost::DecodeError,
     },
-    /// A model has one graph.
+    /// The file does not have exactly one graph.
     #[error("the file holds {have} graphs where an ONNX model has one")]
     Graphs {
-        /// How many it holds.
+        /// The number of graphs.
         have: usize,
     },
-    /// More nodes or initializers than any model has.
+    /// The graph has more nodes or initializers than any real model.
     #[error("the graph has {have} {what}; at most {limit} are read")]
     TooMany {
         /// `nodes`, `initializers`, `sparse initializers` or `functions`.
@@ -33,25 +33,25 @@ pub enum OnnxError {
         /// How many are read.
         limit: usize,
     },
-    /// A name longer than any model has. Names are said again of every node that uses them.
+    /// A name is longer than in any real model. (Names are repeated for every node that uses them.)
     #[error("the {what} `{start}…` has a name of {length} bytes; at most {limit} are read")]
     LongName {
-        /// `tensor`, `function` or `node`: its name, or that of what a node takes, gives or does.
+        /// What has the name: `tensor`, `function`, or `node` (also for its inputs, outputs and operator).
         what: &'static str,
-        /// How the name starts.
+        /// The start of the name.
         start: String,
-        /// How long it is, in bytes.
+        /// Its length in bytes.
         length: usize,
-        /// How long it may be.
+        /// The largest length that is read.
         limit: usize,
     },
-    /// Two tensors of one name.
+    /// Two tensors have the same name.
     #[error("the name `{name}` appears twice")]
     DuplicateName {
         /// The name.
         name: String,
     },
-    /// A dimension is negative, or the size in bytes does not fit the address space.
+    /// A dimension is negative, or the size in bytes does not fit into the address space.
     #[error("tensor `{name}` has the impossible shape {dims:?}")]
     BadShape {
         /// The tensor.
@@ -59,38 +59,38 @@ pub enum OnnxError {
         /// Its dimensions.
         dims: Vec<i64>,
     },
-    /// A tensor's data are not those of its type and shape.
+    /// The data of a tensor do not have the size of its type and shape.
     #[error("tensor `{name}` of shape {shape:?} needs {need} bytes of data and has {have}")]
     WrongSize {
         /// The tensor.
         name: String,
         /// Its shape.
         shape: Vec<usize>,
-        /// Bytes needed.
+        /// The number of bytes needed.
         need: usize,
-        /// Bytes there are.
+        /// The number of bytes that it has.
         have: usize,
     },
-    /// A tensor's data are in two forms, in parts, or hold a value that its type does not.
+    /// The data of a tensor are in two forms, in parts, or contain a value outside of its type.
     #[error("tensor `{name}`: {why}")]
     BadTensor {
         /// The tensor.
         name: String,
-        /// What is wrong.
+        /// What is wrong with it.
         why: &'static str,
     },
-    /// Tensor data in a file that may not be read: outside the model's folder, no regular
-    /// file, or beside a model that came without a folder.
+    /// The data of a tensor lie in a file that is not read: it is outside of the model's folder or not a
+    /// regular file, or the model was opened from bytes.
     #[error("tensor `{name}` lies in the file `{}`, {why}", location.display())]
     External {
         /// The tensor.
         name: String,
-        /// The file, as the model states it.
+        /// The file, as the model names it.
         location: PathBuf,
-        /// Why it is not read.
+        /// The reason why it is not read.
         why: &'static str,
     },
-    /// Tensor data past the end of the file they are said to lie in.
+    /// The data of a tensor lie past the end of their file.
     #[error(
         "tensor `{name}` claims {length} bytes from byte {offset} of `{}`, which has {have}",
         location.display()
@@ -98,16 +98,16 @@ pub enum OnnxError {
     ExternalRange {
         /// The tensor.
         name: String,
-        /// The file, as the model states it.
+        /// The file, as the model names it.
         location: PathBuf,
-        /// First byte.
+        /// The first byte.
         offset: u64,
-        /// How many.
+        /// The number of bytes.
         length: u64,
-        /// Bytes in the file.
+        /// The number of bytes in the file.
         have: usize,
     },
-    /// A weight whose scales or zero points are refused.
+    /// The scales or zero points of a weight are not valid.
     #[error("weight `{name}`")]
     Format {
         /// The weight.
@@ -115,12 +115,12 @@ pub enum OnnxError {
         /// The reason.
         source: FormatError,
     },
-    /// No weight or tensor of that name.
+    /// There is no weight or tensor of that name.
     #[error("there is no {what} `{name}` to import from the file")]
     NotFound {
         /// `weight` or `tensor`.
         what: &'static str,
-        /// The name asked for.
+        /// The name.
         name: String,
     },
 }

@@ -1,31 +1,28 @@
-//! The graph: tensors, nodes, who makes a value and who takes it.
+//! The graph: its tensors and nodes, which node makes a value and which nodes take it.
 
 use super::source::{Files, Kind, Source};
 use super::{LeftOut, OnnxError, decode, proto};
 use prost::bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// More than any model has; keeps what a small file can make of memory small.
+/// The largest number of nodes or initializers: more than any real model has, and low enough that a
+/// small file cannot make the reader allocate much memory.
 const LIMIT: usize = 1 << 20;
 
-/// Longer than any exporter's. A file can say a name once and use it everywhere by another, so what
-/// is said of each use must be short.
+/// The longest name that is read; exporters write none that is as long. A file can store a name once
+/// and have it repeated for every use, so a name must be short.
 const LONGEST: usize = 1 << 10;
 
 /// Refuses a name that is too long.
 pub(super) fn check_name(what: &'static str, name: &str) -> Result<(), OnnxError> {
-    match name.len() > LONGEST {
-        false => Ok(()),
-        true => Err(OnnxError::LongName {
-            what,
-            start: name.chars().take(40).collect(),
-            length: name.len(),
-            limit: LONGEST,
-        }),
+    if name.len() <= LONGEST {
+        return Ok(());
     }
+    let start = name.chars().take(40).collect();
+    Err(OnnxError::LongName { what, start, length: name.len(), limit: LONGEST })
 }
 
-/// The attributes that are looked at; what else a node has is skipped.
+/// The attributes that are read; all others of a node are skipped.
 const ATTRIBUTES: [&str; 12] = [
     "alpha",
     "axis",
@@ -41,16 +38,16 @@ const ATTRIBUTES: [&str; 12] = [
     "value",
 ];
 
-/// A node, with the attributes that are looked at.
+/// A node with the attributes that are read.
 pub(super) struct Node {
     pub name: String,
     pub op_type: String,
     pub domain: String,
     pub input: Vec<String>,
     pub output: Vec<String>,
-    /// The first of each name.
+    /// The first attribute of each name.
     attributes: Vec<proto::Attribute>,
-    /// Whether it has a graph of its own.
+    /// Whether the node has a graph of its own.
     pub has_graph: bool,
 }
 
@@ -78,17 +75,17 @@ impl Node {
         self.attributes.iter().find(|attribute| attribute.name == name)
     }
 
-    /// An integer attribute, or its default.
+    /// Returns an integer attribute or its default.
     pub fn int(&self, name: &str, default: i64) -> i64 {
         self.attribute(name).and_then(|attribute| attribute.i).unwrap_or(default)
     }
 
-    /// A float attribute; 1 where it is absent.
+    /// Returns a float attribute, or 1 if it is absent.
     pub fn factor(&self, name: &str) -> f32 {
         self.attribute(name).and_then(|attribute| attribute.f).unwrap_or(1.0)
     }
 
-    /// A list of integers.
+    /// Returns an attribute that is a list of integers.
     pub fn ints(&self, name: &str) -> &[i64] {
         self.attribute(name).map_or(&[], |attribute| &attribute.ints)
     }
@@ -103,11 +100,11 @@ pub(super) struct Graph {
 }
 
 impl Graph {
-    /// Reads a model; what it holds outside of the graph's nodes and tensors is listed.
+    /// Reads a model. What it contains besides the nodes and tensors of the graph is listed.
     pub fn read(bytes: Bytes, files: &mut Files) -> Result<(Self, Vec<LeftOut>), OnnxError> {
         let mut model: proto::Model = decode("model", bytes)?;
         let (Some(graph), true) = (model.graph.pop(), model.graph.is_empty()) else {
-            // The last one is popped.
+            // One graph was popped.
             let have = if model.graph.is_empty() { 0 } else { model.graph.len() + 1 };
             return Err(OnnxError::Graphs { have });
         };
@@ -122,7 +119,7 @@ impl Graph {
             ("functions", model.functions.len()),
             ("sparse initializers", graph.sparse_initializer.len()),
         ] {
-            // Each is only listed, in more bytes than it takes in the file.
+            // Each is only listed, but the list takes more bytes than the file.
             if have > LIMIT / 16 {
                 return Err(OnnxError::TooMany { what, have, limit: LIMIT / 16 });
             }
@@ -142,7 +139,7 @@ impl Graph {
         let mut read = Self {
             sources: Vec::new(),
             by_name: BTreeMap::new(),
-            // Grown by doubling they would be there twice.
+            // With the right capacity, the vector does not grow and is not copied.
             nodes: Vec::with_capacity(graph.node.len()),
             makers: BTreeMap::new(),
             takers: BTreeMap::new(),
@@ -156,7 +153,7 @@ impl Graph {
                 read.add_constant(&node, files)?;
             }
             let index = read.nodes.len();
-            // An empty name is an optional input or output that is absent.
+            // An empty name stands for an optional input or output that is absent.
             for output in node.output.iter().filter(|name| !name.is_empty()) {
                 if read.makers.insert(output.clone(), index).is_some() {
                     return Err(OnnxError::DuplicateName { name: output.clone() });
@@ -190,40 +187,40 @@ impl Graph {
         Ok(())
     }
 
-    /// The tensor of a name.
+    /// Returns the tensor with this name.
     pub fn source(&self, name: &str) -> Option<usize> {
         self.by_name.get(name).copied()
     }
 
-    /// The node that makes a value.
+    /// Returns the node that makes a value.
     pub fn maker(&self, name: &str) -> Option<usize> {
         self.makers.get(name).copied()
     }
 
-    /// The nodes that take a value.
+    /// Returns the nodes that take a value.
     pub fn takers(&self, name: &str) -> &[usize] {
         self.takers.get(name).map_or(&[], Vec::as_slice)
     }
 
-    /// The node that alone takes a node's first output, if it is a `op` of the standard.
+    /// Returns the only node that takes a node's first output, if it has the standard operator `op`.
     pub fn only_taker(&self, node: usize, op: &str) -> Option<usize> {
         let [taker] = self.takers(self.output(node)?) else { return None };
         let next = &self.nodes[*taker];
         (next.domain.is_empty() && next.op_type == op).then_some(*taker)
     }
 
-    /// A node's first output.
+    /// Returns the first output of a node.
     pub fn output(&self, node: usize) -> Option<&str> {
         self.nodes[node].output.first().map(String::as_str)
     }
 
-    /// A node's input, or `None` where it is absent.
+    /// Returns an input of a node, or `None` if it is absent.
     pub fn input(&self, node: usize, index: usize) -> Option<&str> {
         let name = self.nodes[node].input.get(index)?;
         (!name.is_empty()).then_some(name.as_str())
     }
 
-    /// Tensors of types that nothing can be done with, `parts` of weights apart.
+    /// Lists tensors of types that cannot be imported, except for `parts` of weights.
     pub fn unreadable(&self, parts: &BTreeSet<usize>) -> impl Iterator<Item = LeftOut> {
         let lost = |&(index, source): &(usize, &Source)| {
             !matches!(source.kind, Kind::Plain(_)) && !parts.contains(&index)

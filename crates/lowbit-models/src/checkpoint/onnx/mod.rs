@@ -1,42 +1,43 @@
-//! ONNX files in: quantized weights become [`PackedWeights`], everything else that is
-//! stored stays as it is.
+//! Reads ONNX files: quantized weights become [`PackedWeights`], and everything else that is stored
+//! stays as it is.
 //!
 //! | in the graph | weight |
 //! |---|---|
 //! | `Cast`(int8, uint8) → `Mul`(scales) → `MatMul`, `Gemm`, `Gather`, `Conv` | int8 |
 //! | `Cast`(int8, uint8) → `MatMul` → `Mul`(scales) | int8 |
-//! | `DequantizeLinear`, per tensor, axis or block → the same, also behind `Transpose` | int8, int4 |
+//! | `DequantizeLinear`, per tensor, axis or block → the same, also through `Transpose` | int8, int4 |
 //! | `MatMulInteger` → `Cast` → `Mul`(scale of X · scale of W) | int8 |
 //! | `QLinearMatMul`; `com.microsoft`: `DynamicQuantizeMatMul`, `MatMulIntegerToFloat` | int8 |
 //! | `com.microsoft`: `MatMulNBits` of 4 and 8 bits | int4, int8 |
 //!
-//! `MatMul` multiplies with `[K, N]`; a packed weight is `[N, K]`, so its codes are
-//! transposed. Codes and zero points are exact, up to a shift that both share (uint8 is
-//! stored minus 128, int4 plus 8), and scales are the file's. A negative scale, which ONNX
-//! Runtime's symmetric int4 has, becomes positive, and codes and zero points under it are
-//! turned over: `(c − z)·s = ((15−c) − (15−z))·(−s)`. A weight is symmetric where every zero
-//! point is the symmetric one, no int8 code is −128 and no scale is negative.
+//! `MatMul` multiplies with `[K, N]`, and a packed weight is `[N, K]`, so the codes are transposed.
+//! Codes and zero points are exact, up to an offset that both share (128 is subtracted from uint8, and
+//! 8 is added to int4), and scales are those of the file. A negative scale, as in ONNX Runtime's
+//! symmetric int4, becomes positive, and the codes and zero points that belong to it are mirrored:
+//! `(c − z)·s = ((15−c) − (15−z))·(−s)`. A weight is symmetric if every zero point is the symmetric
+//! one, no int8 code is −128 and no scale is negative.
 //!
-//! A weight takes the name of its parameter, which exporters often lose. In this order:
-//! its tensor's name, if that is `….weight` but for what quantizers append; its bias's,
-//! `….bias`; its node's scope (`/encoder/layer.0/query/MatMul`). Where there is none of
-//! these, or two weights would have the same, it keeps its tensor's name. A float `[K, N]`
-//! that only `MatMul` takes and whose parameter's name is found so is transposed too: what
-//! is called `….weight` is `[N, K]`, as in the model that was exported. All other
-//! initializers are copied as they are; so are float constants of more than one element.
+//! A weight takes the name of its parameter, which exporters often lose. These sources are tried in
+//! order: the name of its tensor, if that is `….weight` apart from a suffix of a quantizer; the name
+//! of its bias, `….bias`; the scope of its node (`/encoder/layer.0/query/MatMul`). If there is none of
+//! these, or if two weights would have the same name, the weight keeps the name of its tensor. A float
+//! `[K, N]` that only `MatMul` takes, and for which a parameter's name is found, is transposed as
+//! well: a tensor called `….weight` is `[N, K]`, as in the model that was exported. All other
+//! initializers are copied as they are, and so are float constants of more than one element.
 //!
-//! Nothing of a weight is lost silently: nodes that quantize in ways not listed here, and
-//! tensors that cannot be read, are [`LeftOut`]s, and the tensors of such nodes are copied.
+//! Nothing of a weight is lost silently: nodes that quantize in ways not listed here, and tensors that
+//! cannot be read, are listed as [`LeftOut`], and the tensors of such nodes are copied.
 //!
-//! Files are untrusted: whatever a file says, reading it gives a value or an error, and
-//! allocates no more than a hundred bytes for a byte of graph, and a small multiple
-//! of the tensors' data. Data in side files are read from inside the model's folder only.
+//! Files are not trusted: whatever a file contains, reading it returns a value or an error, and
+//! allocates no more than a hundred bytes for each byte of the graph and a small multiple of the
+//! tensors' data. Data in other files are read only from inside the model's folder.
 //!
 //! Sources: `onnx.proto3` and the operators' pages of the ONNX standard; ONNX Runtime's
 //! `ContribOperators.md`.
 
 mod error;
 mod graph;
+mod import;
 mod layers;
 mod names;
 mod plan;
@@ -44,6 +45,7 @@ mod proto;
 mod source;
 
 pub use error::OnnxError;
+pub use import::import;
 
 use super::bytes::FileBytes;
 use graph::Graph;
@@ -62,19 +64,19 @@ use std::path::Path;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct OnnxWeight {
-    /// Its parameter's name.
+    /// The name of its parameter.
     pub name: String,
-    /// The format it is imported in.
+    /// The format in which it is imported.
     pub format: WeightFormat,
-    /// Its shape: `[N, K]`, or a convolution's, output channels first.
+    /// Its shape: `[N, K]`, or that of a convolution with output channels first.
     pub shape: Vec<usize>,
     /// The tensor that holds its codes.
     pub source: String,
     /// The first node that uses it.
     pub node: String,
-    /// What that node does: `MatMul`, `Gather`, …
+    /// The operator of that node: `MatMul`, `Gather`, …
     pub op: String,
-    /// The tensor to be added to its product, by the name it is imported under.
+    /// The tensor that is added to the product, by the name under which it is imported.
     pub bias: Option<String>,
     plan: Plan,
 }
@@ -89,12 +91,12 @@ pub struct OnnxTensor {
     pub dtype: Dtype,
     /// Its shape.
     pub shape: Vec<usize>,
-    /// The tensor of the file that it is made of.
+    /// The tensor of the ONNX file.
     pub source: String,
     content: Content,
 }
 
-/// How a plain tensor follows from the file's.
+/// How a plain tensor is made from tensors of the file.
 #[derive(Clone, Copy, Debug)]
 enum Content {
     Copied(usize),
@@ -103,15 +105,15 @@ enum Content {
     Dequantized(Quantized),
 }
 
-/// Something of the file that is not imported.
+/// A node or tensor of the file that is not imported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LeftOut {
-    /// The node's or tensor's name.
+    /// The name of the node or tensor.
     pub name: String,
-    /// The node's operator; `initializer`, `sparse initializer` or `function`.
+    /// The operator of the node, or `initializer`, `sparse initializer` or `function`.
     pub op: String,
-    /// Why it is left out.
+    /// The reason why it is left out.
     pub why: String,
 }
 
@@ -124,19 +126,19 @@ impl LeftOut {
 /// An open ONNX file.
 ///
 /// ```no_run
-/// use crate::checkpoint::onnx::OnnxFile;
+/// use lowbit_models::checkpoint::onnx::OnnxFile;
 /// let model = OnnxFile::open("model.onnx")?;
 /// for weight in model.weights() {
 ///     let packed = model.read_weight(&weight.name)?;
 ///     println!("{}: {}×{} {}", weight.name, packed.n(), packed.k(), weight.format);
 /// }
-/// # Ok::<(), crate::checkpoint::onnx::OnnxError>(())
+/// # Ok::<(), lowbit_models::checkpoint::onnx::OnnxError>(())
 /// ```
 pub struct OnnxFile {
     sources: Vec<Source>,
     weights: Vec<OnnxWeight>,
     tensors: Vec<OnnxTensor>,
-    /// Places in the two lists, by name.
+    /// The index in one of the two lists, by name.
     places: BTreeMap<String, Place>,
     left_out: Vec<LeftOut>,
     file_bytes: usize,
@@ -148,7 +150,7 @@ enum Place {
     Tensor(usize),
 }
 
-/// Where every name is.
+/// Returns where every name is.
 fn places(
     weights: &[OnnxWeight],
     tensors: &[OnnxTensor],
@@ -176,14 +178,12 @@ impl std::fmt::Debug for OnnxFile {
 }
 
 impl OnnxFile {
-    /// Opens a file and finds its weights; it, and files of tensor data in its folder,
-    /// are memory-mapped.
-    ///
-    /// These files must not be changed in place while it is open.
+    /// Opens a file and finds its weights. The file, and files of tensor data in its folder, are
+    /// memory-mapped and must not be changed in place while they are open.
     ///
     /// # Errors
-    /// [`OnnxError`]: a file cannot be read, is no ONNX model, or has a tensor whose data
-    /// are not those of its type and shape. Scales are checked where weights are read.
+    /// Returns [`OnnxError`] if a file cannot be read, is not an ONNX model, or has a tensor whose data
+    /// do not have the size of its type and shape. Scales are checked when weights are read.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, OnnxError> {
         let path = path.as_ref();
         let folder = match path.parent() {
@@ -194,10 +194,11 @@ impl OnnxFile {
         Self::new(Bytes::from_owner(FileBytes::open(path)?), files)
     }
 
-    /// The same over bytes in memory; tensor data in side files are refused.
+    /// Does the same as [`open`](Self::open) for bytes in memory. Tensor data in other files are
+    /// refused.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// Returns the errors of [`open`](Self::open).
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, OnnxError> {
         Self::new(Bytes::from(bytes), Files { folder: None, open: BTreeMap::new() })
     }
@@ -214,7 +215,7 @@ impl OnnxFile {
         Ok(Self { sources: graph.sources, weights, tensors, places, left_out, file_bytes })
     }
 
-    /// Bytes of the file, and of files of tensor data beside it.
+    /// The number of bytes of the file and of its files of tensor data.
     pub fn file_bytes(&self) -> usize {
         self.file_bytes
     }
@@ -224,19 +225,20 @@ impl OnnxFile {
         &self.weights
     }
 
-    /// The plain tensors: biases, norms, embeddings that are not quantized, and whatever
-    /// else is stored.
+    /// The plain tensors: biases, norms, embeddings that are not quantized, and everything else that is
+    /// stored.
     pub fn tensors(&self) -> &[OnnxTensor] {
         &self.tensors
     }
 
-    /// What is not imported.
+    /// The nodes and tensors that are not imported.
     pub fn left_out(&self) -> &[LeftOut] {
         &self.left_out
     }
 
-    /// The first part, with its dot, of every dotted name: what a wrapper around the
-    /// exported model added, perhaps. `None` where they differ or there is one name only.
+    /// Returns the first part, including its dot, that all dotted names have in common. A wrapper
+    /// around the exported model may have added it. Returns `None` if the names differ or if there is
+    /// only one.
     pub fn common_prefix(&self) -> Option<&str> {
         let names = self.weights.iter().map(|weight| weight.name.as_str());
         let names = names.chain(self.tensors.iter().map(|tensor| tensor.name.as_str()));
@@ -246,11 +248,11 @@ impl OnnxFile {
         (!others.is_empty() && others.iter().all(|other| *other == first)).then_some(first)
     }
 
-    /// Takes a prefix off every name that has it; gives how many had.
+    /// Removes a prefix from every name that has it, and returns how many names had it.
     ///
     /// # Errors
-    /// [`OnnxError::DuplicateName`] where a name without it is taken; nothing is renamed
-    /// then.
+    /// Returns [`OnnxError::DuplicateName`] if a name without the prefix is already taken. Nothing is
+    /// renamed in that case.
     pub fn strip_prefix(&mut self, prefix: &str) -> Result<usize, OnnxError> {
         let short = |name: &str| {
             let short = name.strip_prefix(prefix).filter(|short| !short.is_empty());
@@ -273,8 +275,8 @@ impl OnnxFile {
     /// Reads a compressed weight.
     ///
     /// # Errors
-    /// [`OnnxError::NotFound`]; [`OnnxError::Format`] for a scale that is zero, subnormal or
-    /// not finite.
+    /// Returns [`OnnxError::NotFound`] if there is no such weight, and [`OnnxError::Format`] if a scale
+    /// is zero, subnormal or not finite.
     pub fn read_weight(&self, name: &str) -> Result<PackedWeights, OnnxError> {
         let Some(Place::Weight(at)) = self.places.get(name) else {
             return Err(OnnxError::NotFound { what: "weight", name: name.to_owned() });
@@ -285,10 +287,10 @@ impl OnnxFile {
             .map_err(|source| OnnxError::Format { name: name.to_owned(), source })
     }
 
-    /// A plain tensor's bytes: little-endian, row-major.
+    /// Returns the bytes of a plain tensor, little-endian and row-major.
     ///
     /// # Errors
-    /// [`OnnxError::NotFound`].
+    /// Returns [`OnnxError::NotFound`] if there is no such tensor.
     pub fn read_tensor(&self, name: &str) -> Result<Cow<'_, [u8]>, OnnxError> {
         let Some(Place::Tensor(at)) = self.places.get(name) else {
             return Err(OnnxError::NotFound { what: "tensor", name: name.to_owned() });
@@ -301,14 +303,14 @@ impl OnnxFile {
     }
 }
 
-/// Decodes a message.
+/// Decodes a protobuf message.
 fn decode<M: Message + Default>(what: &'static str, bytes: Bytes) -> Result<M, OnnxError> {
     M::decode(bytes).map_err(|source| OnnxError::Protobuf { what, source })
 }
 
-/// `[K, N]` as `[N, K]`.
+/// Transposes `[K, N]` to `[N, K]`.
 fn transposed(source: &Source) -> Vec<u8> {
-    // Of no rows there may be any number of columns.
+    // A matrix without rows may have any number of columns.
     let n = if source.elements == 0 { 0 } else { source.shape.last().copied().unwrap_or(1) };
     let size = source.data.len() / source.elements.max(1);
     let mut bytes = Vec::with_capacity(source.data.len());
@@ -319,12 +321,12 @@ fn transposed(source: &Source) -> Vec<u8> {
     bytes
 }
 
-/// `(code − zero) · scale` in f32, as `DequantizeLinear` computes it.
+/// Returns `(code − zero) · scale` in f32, as `DequantizeLinear` computes it.
 fn dequantized(sources: &[Source], from: &Quantized) -> Vec<u8> {
     let codes = &sources[from.codes];
     let scales = sources[from.scale].floats().unwrap_or_default();
     let value = |index: usize| {
-        // One for all, or one each.
+        // There is one scale for all elements, or one for each.
         let at = if scales.len() == 1 { 0 } else { index };
         let zero = from.zero.map_or(0, |zero| sources[zero].integer(codes.kind, at));
         (codes.integer(codes.kind, index) - zero) as f32 * scales.get(at).copied().unwrap_or(0.0)
@@ -332,7 +334,7 @@ fn dequantized(sources: &[Source], from: &Quantized) -> Vec<u8> {
     (0..codes.elements).flat_map(|index| value(index).to_le_bytes()).collect()
 }
 
-/// The name of a layer's parameter, as the file tells it.
+/// Returns the name of a layer's parameter if it can be found in the file.
 fn parameter_name(graph: &Graph, layer: &Layer) -> Option<String> {
     let own = [&graph.sources[layer.source].name, &layer.value];
     if let Some(name) = own.into_iter().find_map(|name| names::parameter(name, "weight")) {
@@ -345,13 +347,13 @@ fn parameter_name(graph: &Graph, layer: &Layer) -> Option<String> {
     Some(format!("{}.weight", names::scope(&graph.nodes[layer.node].name)?))
 }
 
-/// Names weights and tensors, each its own.
+/// Gives every weight and tensor a name of its own.
 fn name(
     graph: &Graph,
     layers: Vec<Layer>,
     parts: &BTreeSet<usize>,
 ) -> (Vec<OnnxWeight>, Vec<OnnxTensor>) {
-    // A name that two layers would have, or that another tensor has, is nobody's.
+    // If two layers would have the same name, or another tensor has it, no layer gets it.
     let sources: BTreeMap<usize, usize> =
         layers.iter().enumerate().map(|(index, layer)| (layer.source, index)).collect();
     let mut wanted: BTreeMap<String, usize> = BTreeMap::new();
@@ -378,10 +380,10 @@ fn name(
     for (layer, name) in layers.into_iter().zip(names) {
         let source = &graph.sources[layer.source];
         let quantized = matches!(layer.weight, Weight::Quantized(_));
-        let own = name.unwrap_or_else(|| match quantized && !parts.contains(&layer.source) {
-            // The codes are copied as well: something else takes them.
-            true => format!("{}.weight", source.name),
-            false => source.name.clone(),
+        let own = name.unwrap_or_else(|| {
+            // If something else takes the codes too, they are copied under their own name.
+            let copied = quantized && !parts.contains(&layer.source);
+            if copied { format!("{}.weight", source.name) } else { source.name.clone() }
         });
         let bias = layer.bias.map(|bias| (bias, bias_name(graph, bias, &own, &biases, &taken)));
         if let Some((bias, name)) = &bias
@@ -401,7 +403,7 @@ fn name(
                 bias: bias.map(|(_, name)| name),
                 plan,
             }),
-            // Under its own name a tensor is what it was.
+            // A tensor that keeps its own name is copied as it is.
             Weight::Float if own == source.name => {}
             Weight::Float => {
                 done.insert(layer.source);
@@ -423,8 +425,8 @@ fn name(
     (weights, tensors)
 }
 
-/// The name of a bias: its own, but for what quantizers append; its layer's, where it has
-/// none that tells anything and only this layer takes it.
+/// Returns the name of a bias: its own name without the suffix of a quantizer, or a name made from that
+/// of its layer if its own has no meaning and only this layer takes it.
 fn bias_name(
     graph: &Graph,
     bias: Bias,
@@ -442,10 +444,10 @@ fn bias_name(
     if free { name } else { own.to_owned() }
 }
 
-/// A layer's bias.
+/// Returns the bias of a layer as a tensor.
 fn tensor(graph: &Graph, name: String, bias: Bias) -> Option<OnnxTensor> {
     let source = &graph.sources[bias.source()];
-    // `[1, N]` and `[1, 1, N]` are biases too.
+    // `[1, N]` and `[1, 1, N]` are also biases.
     let shape = vec![source.elements];
     match bias {
         Bias::Float(index) => plain(source, name, shape, Content::Copied(index)),
@@ -459,7 +461,7 @@ fn tensor(graph: &Graph, name: String, bias: Bias) -> Option<OnnxTensor> {
     }
 }
 
-/// A tensor whose type a safetensors file has.
+/// Returns a tensor, if safetensors files have its type.
 fn plain(source: &Source, name: String, shape: Vec<usize>, content: Content) -> Option<OnnxTensor> {
     let Kind::Plain(dtype) = source.kind else { return None };
     Some(OnnxTensor { name, dtype, shape, source: source.name.clone(), content })

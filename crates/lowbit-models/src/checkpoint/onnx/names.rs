@@ -1,6 +1,6 @@
-//! Names of parameters, as the model had them before it was exported.
+//! Names of parameters, as the model had them before the export.
 
-/// What exporters and quantizers append to a parameter's name.
+/// The suffixes that exporters and quantizers append to the name of a parameter.
 const SUFFIXES: [&str; 14] = [
     "_q",
     "_f",
@@ -18,7 +18,7 @@ const SUFFIXES: [&str; 14] = [
     "_DequantizeLinear",
 ];
 
-/// The parameter `….KIND` (`weight`, `bias`) that a tensor's name is of.
+/// Returns the name of the parameter `….KIND` (`weight`, `bias`) that the name of a tensor contains.
 pub(super) fn parameter<'a>(mut name: &'a str, kind: &str) -> Option<&'a str> {
     while let Some(short) = SUFFIXES.iter().find_map(|suffix| name.strip_suffix(suffix)) {
         name = short;
@@ -27,8 +27,8 @@ pub(super) fn parameter<'a>(mut name: &'a str, kind: &str) -> Option<&'a str> {
     (!module.is_empty()).then_some(name)
 }
 
-/// The module that a node's name says: `/encoder/layer.0/query/MatMul` is of
-/// `encoder.layer.0.query`. Quantizers append to the last part, or keep it.
+/// Returns the module in the name of a node: `/encoder/layer.0/query/MatMul` is in
+/// `encoder.layer.0.query`. Quantizers keep the last part or append to it.
 pub(super) fn scope(node: &str) -> Option<String> {
     let (module, own) = node.strip_prefix('/')?.rsplit_once('/')?;
     let layer = ["MatMul", "Gemm", "Gather", "Conv"].iter().any(|op| own.starts_with(op));

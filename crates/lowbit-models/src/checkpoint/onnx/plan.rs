@@ -1,4 +1,4 @@
-//! How a quantized tensor of the file becomes a matrix of this crate.
+//! How a quantized tensor of the file becomes a packed matrix.
 
 use super::source::{Kind, Source};
 use crate::checkpoint::matrix_shape;
@@ -8,20 +8,20 @@ use lowbit::format::{
 };
 use safetensors::Dtype;
 
-/// What a scale of a quantized tensor covers.
+/// The elements of a quantized tensor that share a scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Spread {
-    /// All of it.
+    /// The whole tensor.
     Tensor,
-    /// A slice along an axis.
+    /// Each slice along an axis.
     Axis(usize),
     /// Runs of `size` elements along an axis.
     Blocks { axis: usize, size: usize },
-    /// `MatMulNBits`: `[n, ⌈k/size⌉, size · bits / 8]`, whatever shapes the tensors claim.
+    /// The layout of `MatMulNBits`: `[n, ⌈k/size⌉, size · bits / 8]`, whatever the shapes of the tensors.
     Bits { n: usize, k: usize, size: usize, bits: usize },
 }
 
-/// A quantized tensor: `(code − zero) · scale`. Tensors are indices of sources.
+/// A quantized tensor, `(code − zero) · scale`. The fields are indices of sources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Quantized {
     pub codes: usize,
@@ -31,13 +31,13 @@ pub(super) struct Quantized {
 }
 
 impl Quantized {
-    /// The tensors it is made of.
+    /// Returns the tensors that it is made of.
     pub fn tensors(&self) -> impl Iterator<Item = usize> {
         [Some(self.codes), Some(self.scale), self.zero].into_iter().flatten()
     }
 }
 
-/// Where element `(row, column)` of a matrix stands in a tensor.
+/// Where element `(row, column)` of a matrix lies in a tensor.
 #[derive(Clone, Copy, Debug)]
 struct View {
     source: usize,
@@ -51,7 +51,7 @@ impl View {
         row * self.row + column * self.column
     }
 
-    /// An integer in the crate's domain: int8 −128…127, int4 0…15.
+    /// Returns an integer in the range of the crate's codes: int8 −128…127, int4 0…15.
     fn code(&self, sources: &[Source], row: usize, column: usize) -> i32 {
         let stored = sources[self.source].integer(self.kind, self.at(row, column)) as i32;
         match self.kind {
@@ -62,7 +62,7 @@ impl View {
     }
 }
 
-/// A weight that can be imported: `[n, k]`, N output channels.
+/// A weight that can be imported: `[n, k]`, with n output channels.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub format: WeightFormat,
@@ -73,15 +73,15 @@ pub(super) struct Plan {
     codes: View,
     scales: View,
     zeros: Option<View>,
-    /// The zero point where none is stored.
+    /// The zero point if none is stored.
     default_zero: i32,
 }
 
 impl Plan {
-    /// `n_axis` is the axis of output channels: 0 for `[N, K, …]`, 1 for `[K, N]`.
+    /// Plans an import. `n_axis` is the axis of output channels: 0 for `[N, K, …]`, 1 for `[K, N]`.
     ///
     /// # Errors
-    /// Why it cannot be imported.
+    /// Returns the reason why the weight cannot be imported.
     pub fn new(sources: &[Source], from: &Quantized, n_axis: usize) -> Result<Self, String> {
         let (codes, scale) = (&sources[from.codes], &sources[from.scale]);
         if !scale.kind.is_float() {
@@ -91,13 +91,13 @@ impl Plan {
             (Spread::Bits { n, k, .. }, ..) => vec![n, k],
             (_, 0, shape) => shape.to_vec(),
             (_, 1, &[k, n]) => vec![n, k],
-            (.., shape) => return Err(format!("a weight of shape {shape:?} is no matrix")),
+            (.., shape) => return Err(format!("a weight of shape {shape:?} is not a matrix")),
         };
         let (n, k) = matrix_shape(&shape)
             .filter(|&(n, k)| n > 0 && k > 0)
-            .ok_or_else(|| format!("a weight of shape {shape:?} is no matrix"))?;
+            .ok_or_else(|| format!("a weight of shape {shape:?} is not a matrix"))?;
 
-        // MatMulNBits has bytes, and the codes inside of them.
+        // MatMulNBits stores bytes that contain the codes.
         let kind = match (from.spread, codes.kind) {
             (Spread::Bits { bits: 4, .. }, Kind::Plain(Dtype::U8)) => Kind::Uint4,
             (_, kind) => kind,
@@ -109,7 +109,7 @@ impl Plan {
             Kind::Uint4 => (WeightFormat::int4 as fn(_) -> _, 0),
             other => return Err(format!("weights of {other} are not understood")),
         };
-        // Strides of row and column, and how many elements there are, of n × `columns`.
+        // The strides of row and column, and the number of elements, of n × `columns`.
         let strides = |columns: usize| match n_axis {
             0 => (columns, 1, n * columns),
             _ => (1, n, n * columns),
@@ -137,17 +137,17 @@ impl Plan {
                 (group(size)?, groups, code, (groups, 1, n * groups), (zeros, 1, n * zeros))
             }
         };
-        // Exactly as many elements as will be asked for.
+        // The tensor must have exactly as many elements as will be read.
         let view = |source: usize, kind, (row, column, need)| {
             let tensor = &sources[source];
             let have = match (from.spread, kind) {
                 (Spread::Bits { .. }, Kind::Uint4) => 2 * tensor.elements,
                 _ => tensor.elements,
             };
-            match have == need {
-                true => Ok(View { source, kind, row, column }),
-                false => Err(format!("`{}` has {have} elements, not {need}", tensor.name)),
+            if have == need {
+                return Ok(View { source, kind, row, column });
             }
+            Err(format!("`{}` has {have} elements, not {need}", tensor.name))
         };
         let zeros = match from.zero {
             None => None,
@@ -157,7 +157,7 @@ impl Plan {
                     sources[zero].kind, codes.kind
                 ));
             }
-            // One for all, beside scales of any number.
+            // There may be one zero point for all, with any number of scales.
             Some(source) if sources[source].elements == 1 && kind == codes.kind => {
                 Some(view(source, kind, (0, 0, 1))?)
             }
@@ -171,7 +171,7 @@ impl Plan {
             codes: view(from.codes, kind, code)?,
             scales: view(from.scale, scale.kind, scaling)?,
             zeros,
-            // MatMulNBits alone puts zero in the middle.
+            // Only MatMulNBits has its default zero in the middle of the range.
             default_zero: match (from.spread, default_zero) {
                 (Spread::Bits { .. }, -128) => 0,
                 (Spread::Bits { .. }, _) => 8,
@@ -188,7 +188,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Rows and groups of scales as stored: one for a whole tensor.
+    /// Returns row and group of every stored scale; there is one for a whole tensor.
     fn scale_places(&self) -> impl Iterator<Item = (usize, usize)> {
         let rows = if self.format.granularity() == Granularity::Tensor { 1 } else { self.n };
         let groups = self.groups;
@@ -199,8 +199,8 @@ impl Plan {
         self.zeros.map_or(self.default_zero, |view| view.code(sources, row, group))
     }
 
-    /// Whether zero points must be stored: one is not the symmetric one, a code is −128,
-    /// which symmetric int8 does not have, or a scale is negative.
+    /// Returns whether zero points must be stored: because one is not the symmetric one, because a code
+    /// is −128, which symmetric int8 does not have, or because a scale is negative.
     fn needs_zeros(&self, sources: &[Source]) -> bool {
         let symmetric = self.format.symmetric_zero();
         let lowest = self.format.code_range().map_or(0, |(low, _)| low);
@@ -210,24 +210,24 @@ impl Plan {
                 .any(|row| (0..self.k).any(|column| self.codes.code(sources, row, column) < lowest))
     }
 
-    /// The scales of the file, signs and all.
+    /// Returns the scales of the file with their signs.
     fn scale_values(&self, sources: &[Source]) -> Vec<f32> {
-        // `new` took float scales only.
+        // `new` accepts only float scales.
         let floats = sources[self.scales.source].floats().unwrap_or_default();
         self.scale_places()
             .map(|(row, group)| floats.get(self.scales.at(row, group)).copied().unwrap_or(0.0))
             .collect()
     }
 
-    /// Whether scales are f16 in the file and all are normal. Subnormal ones are normal as
-    /// f32.
+    /// Returns whether the scales are f16 in the file and all of them are normal. (Subnormal f16 are
+    /// normal as f32.)
     fn halves(&self, sources: &[Source]) -> bool {
         self.scales.kind == Kind::Plain(Dtype::F16)
             && self.scale_values(sources).into_iter().all(|s| f16::from_f32(s).is_normal())
     }
 
-    /// A code or zero point under the negated scale: `(c − z)·s = (−1−c − (−1−z))·(−s)`, and
-    /// int4's domain is 15 minus where int8's is −1 minus.
+    /// Mirrors a code or zero point if its scale is negative: `(c − z)·s = (−1−c − (−1−z))·(−s)` for
+    /// int8. For int4 the mirror image is 15 minus the code instead of −1 minus the code.
     fn turned(&self, code: i32, scale: f32) -> i32 {
         match (scale < 0.0, self.format.code_type()) {
             (false, _) => code,
@@ -236,8 +236,8 @@ impl Plan {
         }
     }
 
-    /// Codes and zero points exactly. Scales are the file's; a format's are positive, so the
-    /// codes under a negative one are turned over.
+    /// Packs the weight. Codes and zero points are exact. Scales are those of the file; since a format's
+    /// scales are positive, codes with a negative scale are mirrored.
     pub fn pack(&self, sources: &[Source]) -> Result<PackedWeights, FormatError> {
         let geometry = self.format.geometry(self.n, self.k)?;
         let bits = self.format.code_type().bits();

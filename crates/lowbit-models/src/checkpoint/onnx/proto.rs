@@ -1,14 +1,14 @@
-//! The messages of `onnx.proto3`, in the fields that are read; tags are the standard's.
+//! The messages of `onnx.proto3`, with the fields that are read. Tags are those of the standard.
 //!
-//! Messages that come in numbers, or that nest, stay [`Bytes`] until their turn comes: on
-//! the wire a message and a string of bytes are one, so nothing is decoded in vain, and no
-//! recursion follows the file's.
+//! Repeated and nested messages stay [`Bytes`] until they are needed. On the wire, a message and a
+//! string of bytes look the same, so nothing is decoded unnecessarily, and the decoder does not recurse
+//! as deep as the file nests.
 
 use prost::bytes::Bytes;
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Model {
-    /// Repeated only so that a second graph is seen; the standard has one.
+    /// The standard has one graph. The field is repeated so that a second one is detected.
     #[prost(bytes = "bytes", repeated, tag = "7")]
     pub graph: Vec<Bytes>,
     #[prost(bytes = "bytes", repeated, tag = "25")]
@@ -47,7 +47,7 @@ pub(super) struct Node {
     pub name: String,
     #[prost(string, tag = "4")]
     pub op_type: String,
-    /// [`Attribute`]s, which are ten times as large.
+    /// These are [`Attribute`]s, which would take ten times as much memory.
     #[prost(bytes = "bytes", repeated, tag = "5")]
     pub attribute: Vec<Bytes>,
     #[prost(string, tag = "7")]
@@ -62,10 +62,10 @@ pub(super) struct Attribute {
     pub f: Option<f32>,
     #[prost(int64, optional, tag = "3")]
     pub i: Option<i64>,
-    /// A [`Tensor`].
+    /// This is a [`Tensor`].
     #[prost(bytes = "bytes", optional, tag = "5")]
     pub t: Option<Bytes>,
-    /// A [`Graph`], never read.
+    /// This is a [`Graph`], which is never read.
     #[prost(bytes = "bytes", optional, tag = "6")]
     pub g: Option<Bytes>,
     #[prost(int64, repeated, tag = "8")]
@@ -80,7 +80,7 @@ pub(super) struct Tensor {
     pub dims: Vec<i64>,
     #[prost(int32, tag = "2")]
     pub data_type: i32,
-    /// Only part of a tensor: the standard's own readers refuse it.
+    /// The tensor is only a segment. The standard's own readers refuse that too.
     #[prost(bytes = "bytes", optional, tag = "3")]
     pub segment: Option<Bytes>,
     #[prost(float, repeated, tag = "4")]

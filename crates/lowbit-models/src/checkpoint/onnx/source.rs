@@ -1,4 +1,4 @@
-//! Tensors as the file has them: types, shapes and data, checked.
+//! The tensors of the file, with types, shapes and data checked.
 
 use super::{OnnxError, proto};
 use crate::checkpoint::bytes::FileBytes;
@@ -11,11 +11,11 @@ use std::path::{Component, Path, PathBuf};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Plain(Dtype),
-    /// −8…7, two a byte, the low nibble first.
+    /// −8…7, two in each byte, the low nibble first.
     Int4,
-    /// 0…15, two a byte, the low nibble first.
+    /// 0…15, two in each byte, the low nibble first.
     Uint4,
-    /// One that neither this crate nor a safetensors file has, by ONNX's number.
+    /// A type that neither this crate nor safetensors files have, by its number in ONNX.
     Other(i32),
 }
 
@@ -41,7 +41,7 @@ impl Kind {
         })
     }
 
-    /// Whether it can be read as f32.
+    /// Returns whether it can be read as f32.
     pub fn is_float(self) -> bool {
         matches!(self, Self::Plain(Dtype::F32 | Dtype::F16 | Dtype::BF16))
     }
@@ -67,7 +67,8 @@ impl std::fmt::Display for Kind {
     }
 }
 
-/// More than any tensor has: every node that takes a tensor looks at all of them.
+/// The largest number of axes: more than any real tensor has. Every node that takes a tensor looks at
+/// all of its axes.
 const MOST_AXES: usize = 64;
 
 /// A tensor of the file.
@@ -76,10 +77,10 @@ pub(super) struct Source {
     pub kind: Kind,
     pub shape: Vec<usize>,
     pub elements: usize,
-    /// Little-endian, row-major, of exactly the bytes that type and shape need; empty for
+    /// The data, little-endian and row-major, of exactly the size of type and shape; empty for
     /// [`Kind::Other`].
     pub data: Bytes,
-    /// The value of a `Constant` node, not an initializer.
+    /// Whether it is the value of a `Constant` node and not an initializer.
     pub constant: bool,
 }
 
@@ -99,7 +100,7 @@ impl Source {
         let bad_shape = || OnnxError::BadShape { name: name.clone(), dims: tensor.dims.clone() };
         let shape = tensor.dims.iter().map(|&size| usize::try_from(size).ok());
         let shape: Vec<usize> = shape.collect::<Option<_>>().ok_or_else(bad_shape)?;
-        // As bits of the widest type, so that no later product of sizes overflows.
+        // The check is for bits of the widest type, so that no later product of sizes overflows.
         let elements = shape
             .iter()
             .try_fold(1usize, |product, &size| product.checked_mul(size))
@@ -116,7 +117,7 @@ impl Source {
         Ok(Self { name, kind, shape, elements, data, constant: false })
     }
 
-    /// Every element of a float tensor, widened exactly; `None` for other types.
+    /// Returns the elements of a float tensor, converted exactly, or `None` for other types.
     pub fn floats(&self) -> Option<Vec<f32>> {
         let Kind::Plain(dtype) = self.kind else { return None };
         let tensor = crate::checkpoint::Tensor {
@@ -128,8 +129,8 @@ impl Source {
         tensor.to_f32().ok()
     }
 
-    /// CodeType `index` of the bytes read as integers of a type of at most 32 bits; 0 for
-    /// other types.
+    /// Returns element `index` of the data read as integers of a type of at most 32 bits, or 0 for other
+    /// types.
     pub fn integer(&self, kind: Kind, index: usize) -> i64 {
         let byte = |at: usize| self.data.get(at).copied().unwrap_or(0);
         let nibble = byte(index / 2) >> (index % 2 * 4) & 0xf;
@@ -146,7 +147,7 @@ impl Source {
     }
 }
 
-/// A tensor's data, wherever the file keeps them.
+/// Returns the data of a tensor, wherever the file stores them.
 fn data(tensor: proto::Tensor, kind: Kind, files: &mut Files) -> Result<Bytes, OnnxError> {
     let typed = [
         tensor.float_data.len(),
@@ -180,14 +181,14 @@ fn data(tensor: proto::Tensor, kind: Kind, files: &mut Files) -> Result<Bytes, O
         Kind::Plain(Dtype::I16) => {
             le(&tensor.int32_data, |v| Some(i16::try_from(v).ok()?.to_le_bytes()))
         }
-        // f16 and bf16 are their bits.
+        // f16 and bf16 are stored as their bits.
         Kind::Plain(Dtype::U16 | Dtype::F16 | Dtype::BF16) => {
             le(&tensor.int32_data, |v| Some(u16::try_from(v).ok()?.to_le_bytes()))
         }
         Kind::Plain(Dtype::I8) => {
             le(&tensor.int32_data, |v| Some(i8::try_from(v).ok()?.to_le_bytes()))
         }
-        // An element of int32_data holds two nibbles.
+        // An element of int32_data contains two nibbles.
         _ => le(&tensor.int32_data, |v| Some(u8::try_from(v).ok()?.to_le_bytes())),
     };
     let why = "a value lies outside its type";
@@ -208,9 +209,9 @@ fn le<T: Copy, const SIZE: usize>(
 /// `TensorProto.DataLocation.EXTERNAL`.
 const EXTERNAL: i32 = 1;
 
-/// The files of tensor data beside a model, each mapped once.
+/// The files of tensor data that belong to a model, each mapped once.
 pub(super) struct Files {
-    /// The model's folder; `None` where it came as bytes.
+    /// The model's folder; `None` if the model was opened from bytes.
     pub folder: Option<PathBuf>,
     pub open: BTreeMap<PathBuf, Bytes>,
 }
@@ -222,7 +223,7 @@ impl Files {
             None => Ok(None),
             Some(Ok(value)) => Ok(Some(value)),
             Some(Err(_)) => {
-                let why = "the place of its external data is no number";
+                let why = "the place of its external data is not a number";
                 Err(OnnxError::BadTensor { name: name.to_owned(), why })
             }
         };
@@ -246,7 +247,7 @@ impl Files {
         Ok(file.slice(range().ok_or_else(wrong)?))
     }
 
-    /// A file inside the model's folder: neither its path nor a symbolic link may lead out.
+    /// Opens a file inside the model's folder. Neither its path nor a symbolic link may lead outside.
     fn file(&mut self, name: &str, location: &Path) -> Result<Bytes, OnnxError> {
         if let Some(file) = self.open.get(location) {
             return Ok(file.clone());
@@ -267,9 +268,9 @@ impl Files {
         if !path.starts_with(&folder) {
             return Err(refuse("a link that leads out of the model's folder"));
         }
-        // Before it is opened: opening a pipe waits for a writer.
+        // This is checked before the file is opened, because opening a pipe waits for a writer.
         if !path.is_file() {
-            return Err(refuse("which is no regular file"));
+            return Err(refuse("which is not a regular file"));
         }
         let file = Bytes::from_owner(FileBytes::open(&path)?);
         self.open.insert(location.to_owned(), file.clone());

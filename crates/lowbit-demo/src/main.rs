@@ -1,20 +1,21 @@
-//! The demo: MiniLM, a real sentence encoder, its 36 attention and feed-forward
-//! matrices compressed on the GPU in seven formats and multiplied with as they are, also with
-//! inputs of 8 bits, by scales of their own or by ones calibrated on other sentences.
-//! What is saved, what is lost, how long it takes.
+//! The demo: MiniLM, a real sentence encoder. Its 36 attention and feed-forward matrices are
+//! compressed on the GPU in seven formats and multiplied without being unpacked, also with 8-bit
+//! inputs whose scales are taken at run time or were calibrated on other sentences. The demo shows
+//! the sizes, the accuracy that is lost, and the time.
 //!
-//!     make demo                                        # fetches the model first
-//!     cargo run --release --example minilm -- FOLDER   # a BERT encoder of your own
+//!     make demo                                      # fetches the model first
+//!     cargo run --release -p lowbit-demo -- FOLDER   # a BERT encoder of your own
 //!
-//! Exit codes: 0, 1 (a cosine below its floor), 2 (no model, no adapter).
+//! Exit codes: 0 if all is well, 1 if a cosine is below its floor, 2 if there is no model or no
+//! adapter.
 
 mod recipes;
 mod sentences;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lowbit::host::Host;
-use lowbit_models::bert::{Encoder, Error};
-use recipes::{Calibration, Compressed, Recipe, recipes};
+use lowbit_models::bert::{DeviceEncoder, Encoder, Error, Samples};
+use recipes::{Recipe, recipes};
 use sentences::{Sentence, alike, cosine, mean, sentences};
 use std::{
     env, fs,
@@ -24,13 +25,13 @@ use std::{
     time::Instant,
 };
 
-/// Where `make model` puts the model whose embeddings the fixture holds.
+/// The folder into which `make model` puts the model whose embeddings the fixture contains.
 const MODEL: &str = "data/minilm";
-/// Sentences that are none of those compared.
+/// Sentences for calibration; none of them is compared.
 const CALIBRATION: &str = include_str!("calibration.txt");
 const REPORT: &str = "target/demo.json";
 
-/// What the fixture's sentences must keep of the reference under `f32`.
+/// The least cosine to the reference that the fixture's sentences must keep in `f32`.
 const REFERENCE_FLOOR: f64 = 0.99999;
 
 #[derive(serde::Serialize)]
@@ -50,21 +51,35 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
-            eprintln!("minilm: {error}");
+            eprintln!("minilm: {}", chain(error.as_ref()));
             ExitCode::from(2)
         }
     }
+}
+
+/// Returns an error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(&format!(": {cause}"));
+        next = cause.source();
+    }
+    text
 }
 
 fn run() -> Result<bool, Error> {
     let given = env::args_os().nth(1).map(PathBuf::from);
     let folder = given.as_deref().unwrap_or(Path::new(MODEL));
     let encoder = Encoder::open(folder).map_err(|error| match given {
-        Some(_) => error,
-        None => format!("{error}\nrun `make demo`, which fetches the model into {MODEL}").into(),
+        Some(_) => chain(&error),
+        None => {
+            format!("{}\nrun `make demo`, which fetches the model into {MODEL}", chain(&error))
+        }
     })?;
-    let host = Host::new()
-        .map_err(|error| format!("{error}\nrun `make demo`, which installs a software adapter"))?;
+    let host = Host::new().map_err(|error| {
+        format!("{}\nrun `make demo`, which installs a software adapter", chain(&error))
+    })?;
     let sentences = sentences()?;
     let recipes = recipes()?;
 
@@ -84,7 +99,7 @@ fn run() -> Result<bool, Error> {
     let bar = ProgressBar::with_draw_target(Some(steps), target).with_style(style);
 
     bar.set_message("calibration");
-    let calibration = Calibration::new(&host, &encoder, CALIBRATION.lines())?;
+    let samples = Samples::new(&host, &encoder, CALIBRATION.lines())?;
     bar.inc(1);
 
     let mut rows = Vec::new();
@@ -93,11 +108,11 @@ fn run() -> Result<bool, Error> {
     for recipe in &recipes {
         bar.set_message(recipe.name);
         let (row, embeddings) =
-            measure(&host, &encoder, recipe, &calibration, &sentences, &baseline, &bar)?;
+            measure(&host, &encoder, recipe, &samples, &sentences, &baseline, &bar)?;
         if baseline.is_empty() {
             baseline = embeddings;
             let references = sentences.iter().map(|sentence| &sentence.embedding);
-            // The reference embeddings are of one model only.
+            // The reference embeddings are those of one model only.
             if given.is_none() {
                 let least = least_cosine(&baseline, references);
                 findings.push(("f32 to the reference".to_string(), least, REFERENCE_FLOOR));
@@ -124,27 +139,28 @@ fn run() -> Result<bool, Error> {
     Ok(passed)
 }
 
-/// Compresses, then embeds every sentence and times it; the first one twice, since
-/// pipelines are compiled at their first use.
+/// Compresses the encoder, then embeds every sentence and measures the time. The first sentence is
+/// embedded once before, since pipelines are compiled at their first use.
 fn measure(
     host: &Host,
     encoder: &Encoder,
     recipe: &Recipe,
-    calibration: &Calibration,
+    samples: &Samples,
     sentences: &[Sentence],
     baseline: &[Vec<f32>],
     bar: &ProgressBar,
 ) -> Result<(Row, Vec<Vec<f32>>), Error> {
-    let compressed = Compressed::new(host, encoder, recipe, Some(calibration))?;
+    let Recipe { format, inputs, .. } = *recipe;
+    let compressed = DeviceEncoder::new(host, encoder, format, inputs, Some(samples))?;
     if let Some(first) = sentences.first() {
-        compressed.embed(encoder, &first.text)?;
+        compressed.embed(&first.text)?;
     }
     bar.inc(1);
     let mut embeddings = Vec::new();
     let mut times = Vec::new();
     for sentence in sentences {
         let start = Instant::now();
-        embeddings.push(compressed.embed(encoder, &sentence.text)?);
+        embeddings.push(compressed.embed(&sentence.text)?);
         times.push(start.elapsed().as_secs_f64() * 1e3);
         bar.inc(1);
     }
@@ -157,8 +173,8 @@ fn measure(
     let row = Row {
         recipe: recipe.name,
         format: recipe.format.to_string(),
-        bytes: compressed.sizes.total(),
-        bits_per_weight: compressed.sizes.bits_per_weight(),
+        bytes: compressed.sizes().total(),
+        bits_per_weight: compressed.sizes().bits_per_weight(),
         mean_cosine_to_f32: mean(&to_f32),
         paraphrase,
         unrelated,
@@ -196,7 +212,7 @@ fn print_table(rows: &[Row]) {
     }
 }
 
-/// Written beside its place and renamed: whole or not at all.
+/// Writes the report to a file beside `path` and renames it, so that it appears whole or not at all.
 fn write_report(path: &Path, rows: &[Row]) -> Result<(), Error> {
     let write = || {
         fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;

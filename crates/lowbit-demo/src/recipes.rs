@@ -1,0 +1,35 @@
+//! What the demo compares: ways to store the encoder's matrices and to take their inputs.
+
+use lowbit::format::{FormatError, Granularity, WeightFormat};
+use lowbit_models::bert::Inputs;
+
+/// A weight format and a way to take inputs, by the name that they have in the report.
+pub struct Recipe {
+    pub name: &'static str,
+    pub format: WeightFormat,
+    pub inputs: Inputs,
+    /// The least cosine to the f32 recipe that any sentence must keep.
+    pub floor: Option<f64>,
+}
+
+/// Returns the recipes. `f32` comes first, because the others are compared with it. `2:4` keeps f16
+/// values; `2:4+int4` has the groups and zero points of the dense int4.
+pub fn recipes() -> Result<[Recipe; 11], FormatError> {
+    let int8 = WeightFormat::int8(Granularity::Channel);
+    let int4 = WeightFormat::int4(Granularity::group(64)?).asymmetric();
+    let recipe = |name, format| Recipe { name, format, inputs: Inputs::Float, floor: None };
+    let quantized = |name, format, inputs| Recipe { inputs, ..recipe(name, format) };
+    Ok([
+        recipe("f32", WeightFormat::f32()),
+        recipe("f16", WeightFormat::f16()),
+        Recipe { floor: Some(0.999), ..recipe("int8-channel", int8) },
+        recipe("int4-g64-asym", int4),
+        recipe("2:4", WeightFormat::f16().two_four()),
+        recipe("2:4+int8", int8.two_four()),
+        recipe("2:4+int4", int4.two_four()),
+        Recipe { floor: Some(0.998), ..quantized("w8a8-dynamic", int8, Inputs::Dynamic) },
+        Recipe { floor: Some(0.98), ..quantized("w8a8-static", int8, Inputs::Static) },
+        Recipe { floor: Some(0.98), ..quantized("w8a8-static-smooth", int8, Inputs::Smooth) },
+        Recipe { floor: Some(0.93), ..quantized("w4a8-dynamic", int4, Inputs::Dynamic) },
+    ])
+}

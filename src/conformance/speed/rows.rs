@@ -1,0 +1,147 @@
+//! The speed of ops that take X alone: quantization, observation, fake quantization.
+
+use super::{MeasuredLimits, Milliseconds, Timing, floats, last, median};
+use crate::conformance::Op;
+use crate::conformance::case::{FakeScales, axis_name};
+use crate::format::{ActivationFormat, WeightFormat};
+use crate::host::{Host, HostError};
+use crate::ops::{
+    FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantPlan, FakeQuantSpec, FloatType, ObserveArgs,
+    ObservePlan, ObserveSpec, QuantizeActivationsArgs, QuantizeActivationsPlan,
+    QuantizeActivationsSpec,
+};
+
+/// Measures an op on X alone.
+pub(super) async fn time_x(
+    host: &Host,
+    limits: &MeasuredLimits,
+    op: Op,
+    format: WeightFormat,
+    float: FloatType,
+    (m, k): (usize, usize),
+) -> Result<Vec<Timing>, HostError> {
+    // `m` and `k` of a matrix that is not there yet: plans refuse what is too large.
+    let shape = (u32::try_from(m).unwrap_or(u32::MAX), u32::try_from(k).unwrap_or(u32::MAX));
+    let (copy, read) = (limits.copy_bytes_per_second, limits.read_bytes_per_second());
+    let (what, rate, timed) = match op {
+        Op::Quantize { format, .. } => {
+            (format.to_string(), copy, vec![quantize(host, format, float, shape).await?])
+        }
+        Op::Observe { axis, bins } => {
+            let spec = ObserveSpec::new(shape.0, shape.1, axis, bins).with_activations(float);
+            (format!("{}-bins{bins}", axis_name(axis)), read, vec![observe(host, &spec).await?])
+        }
+        _ => {
+            let mut spec = FakeQuantSpec::new(shape.0, shape.1, format).with_types(float, float);
+            spec.given = op != Op::FakeQuant(FakeScales::Dynamic);
+            spec.gradient_scale = op == Op::FakeQuant(FakeScales::Lsq);
+            (format.to_string(), copy, fake_quant(host, &spec).await?.into())
+        }
+    };
+    let row = |(op, kernel, (ms, gpu_ms), bytes): OfX| Timing {
+        op: op.into(),
+        weights: what.clone(),
+        activations: float.name().to_string(),
+        m,
+        n: 0,
+        k,
+        kernel,
+        ms,
+        gpu_ms,
+        unpack_ms: None,
+        quantize_ms: None,
+        host_ms: None,
+        operations_per_second: 0.0,
+        weight_bytes_per_second: bytes as f64 / ms * 1e3,
+        share_of_limit: bytes as f64 / rate / ms * 1e3,
+    };
+    Ok(timed.into_iter().map(row).collect())
+}
+
+/// What was timed, its kernel, its time, and the bytes that it must move.
+type OfX = (&'static str, String, Milliseconds, u64);
+
+async fn quantize(
+    host: &Host,
+    format: ActivationFormat,
+    float: FloatType,
+    (m, k): (u32, u32),
+) -> Result<OfX, HostError> {
+    let spec = QuantizeActivationsSpec::new(m, k, format).with_activations(float);
+    let plan = QuantizeActivationsPlan::new(host.kernels(), &spec).await?;
+    let x = floats(host, float, spec.x_bytes(m)).await?;
+    let output = host.zeros_async(plan.output_bytes(m)).await?;
+    let args =
+        QuantizeActivationsArgs { activations: (&x).into(), given: None, output: (&output).into() };
+    let bound = plan.bind(args).await?;
+    let mut recorded = Ok(());
+    host.submit_async(|pass| recorded = bound.record(pass, m)).await?;
+    recorded?;
+    let ms = median(host, |pass| drop(bound.record(pass, m))).await?;
+    let kernel = last(spec.shaders(host.kernels().caps()));
+    Ok(("quantize", kernel, ms, spec.x_bytes(m) + plan.output_bytes(m)))
+}
+
+async fn observe(host: &Host, spec: &ObserveSpec) -> Result<OfX, HostError> {
+    let m = spec.max_m;
+    let plan = ObservePlan::new(host.kernels(), spec).await?;
+    let x = floats(host, spec.activations, spec.x_bytes(m)).await?;
+    let output = host.zeros_async(4 * spec.words()).await?;
+    let args = ObserveArgs { activations: (&x).into(), output: (&output).into() };
+    let bound = plan.bind(args).await?;
+    let mut recorded = Ok(());
+    host.submit_async(|pass| recorded = bound.record(pass, m)).await?;
+    recorded?;
+    let ms = median(host, |pass| drop(bound.record(pass, m))).await?;
+    Ok(("observe", last(spec.shaders(host.kernels().caps())), ms, spec.x_bytes(m)))
+}
+
+/// Forward and backward.
+async fn fake_quant(host: &Host, spec: &FakeQuantSpec) -> Result<[OfX; 2], HostError> {
+    let m = spec.max_m;
+    let plan = FakeQuantPlan::new(host.kernels(), spec).await?;
+    let x = floats(host, spec.input, spec.x_bytes(m)).await?;
+    let dy = floats(host, spec.output, spec.y_bytes(m)).await?;
+    let (y, dx) =
+        (host.zeros_async(spec.y_bytes(m)).await?, host.zeros_async(spec.x_bytes(m)).await?);
+    let groups = spec.scales(m);
+    // Most of X is inside.
+    let (low, high) = spec.codes();
+    let side = async |value: f32| host.storage_async(&vec![value.to_bits(); groups as usize]).await;
+    let scales = side(4.0 / (high - low).max(1) as f32).await?;
+    let zeros = side((low + high) as f32 / 2.0).await?;
+    let (ds, dz) = (host.zeros_async(4 * groups).await?, host.zeros_async(4 * groups).await?);
+    let asymmetric = !spec.format.is_symmetric();
+    let forward = plan
+        .bind(FakeQuantArgs {
+            input: (&x).into(),
+            scales: (&scales).into(),
+            zeros: asymmetric.then(|| (&zeros).into()),
+            output: (&y).into(),
+        })
+        .await?;
+    let backward = plan
+        .bind_backward(FakeQuantBackwardArgs {
+            input: (&x).into(),
+            scales: (&scales).into(),
+            zeros: asymmetric.then(|| (&zeros).into()),
+            output_gradient: (&dy).into(),
+            input_gradient: (&dx).into(),
+            scale_gradients: spec.given.then(|| (&ds).into()),
+            zero_gradients: (spec.given && asymmetric).then(|| (&dz).into()),
+        })
+        .await?;
+    let mut recorded = Ok(());
+    host.submit_async(|pass| recorded = forward.record(pass, m).and(backward.record(pass, m)))
+        .await?;
+    recorded?;
+    let (caps, side) = (host.kernels().caps(), if asymmetric { 8 } else { 4 } * groups);
+    let (x, y) = (spec.x_bytes(m), spec.y_bytes(m));
+    let ms = median(host, |pass| drop(forward.record(pass, m))).await?;
+    let first = ("fake-quant", last(spec.forward_shaders(caps)), ms, x + y + side);
+    let ms = median(host, |pass| drop(backward.record(pass, m))).await?;
+    let kernel = spec.backward_shaders(caps).into_iter().next().map(|shader| shader.name);
+    let gradients = if spec.given { side } else { 0 };
+    let moved = 2 * x + y + side + gradients;
+    Ok([first, ("fake-quant backward", kernel.unwrap_or_default(), ms, moved)])
+}

@@ -1,0 +1,172 @@
+//! The speed of ops that take weights: matmuls, compression, dequantization.
+
+use super::{Milliseconds, floats, last, median};
+use crate::format::{ActivationFormat, PackedWeights, WeightFormat};
+use crate::gpu::{Kernels, Shader, fragment};
+use crate::host::{COLD, Host, HostError, Instant};
+use crate::ops::{
+    Activations, BoundMatmul, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights,
+    FloatType, KernelChoice, MatmulArgs, MatmulPlan, MatmulSpec, QuantizeActivationsArgs,
+    QuantizeActivationsPlan, QuantizeActivationsSpec, QuantizeWeightsArgs, QuantizeWeightsPlan,
+    QuantizeWeightsSpec, Select, SourceRows,
+};
+
+/// A kernel less X and scales: what reading, unpacking and multiplying take at least in the
+/// same loop.
+pub fn unpack_shader(choice: &KernelChoice) -> Shader {
+    let mut shader = choice.shader();
+    shader.name = format!("limit_unpack.{}", shader.name);
+    for part in &mut shader.fragments {
+        *part = match part.name {
+            name if name.starts_with("access/x_") => fragment("limits/x_constant"),
+            name if name.starts_with("lib/part_") => fragment("limits/part_constant"),
+            "scale/aligned" => fragment("scale/none"),
+            _ => *part,
+        };
+    }
+    shader
+}
+
+pub(super) async fn matmul(
+    host: &Host,
+    how: &Select,
+    weights: &DeviceWeights,
+    activations: FloatType,
+    m: usize,
+) -> Result<(String, Milliseconds, f64), HostError> {
+    let m = m as u32;
+    let spec = MatmulSpec::of(m, weights).with_activations(activations);
+    let plan = MatmulPlan::new(host.kernels(), &spec, how.clone()).await?;
+    let x = floats(host, activations, spec.x_bytes(m)).await?;
+    let y = host.zeros_async(spec.y_bytes(m)).await?;
+    let sets = copies(host, weights, m).await?;
+    let bind_all = async |plan: &MatmulPlan| {
+        let mut all = Vec::new();
+        for weights in &sets {
+            let (activations, output) = ((&x).into(), (&y).into());
+            all.push(plan.bind(MatmulArgs { activations, weights, bias: None, output }).await?);
+        }
+        Ok::<_, HostError>(all)
+    };
+    let bound = bind_all(&plan).await?;
+    let mut recorded = Ok(());
+    host.submit_async(|pass| recorded = bound[0].record(pass, m)).await?;
+    recorded?;
+    let record = async |bound: &[BoundMatmul]| {
+        let (wall, gpu) = median(host, |pass| {
+            // That `m` is not too large has just been shown.
+            bound.iter().for_each(|bound| drop(bound.record(pass, m)));
+        })
+        .await?;
+        let copies = sets.len() as f64;
+        Ok::<_, HostError>((wall / copies, gpu.map(|ms| ms / copies)))
+    };
+    let ms = record(&bound).await?;
+    // The same plan with another kernel in its place, and kernels of its own to hold it.
+    let choice = *plan.kernel(m);
+    let stripped = Kernels::new(host.device(), host.kernels().caps()).await?;
+    stripped.plant(&choice.shader(), &unpack_shader(&choice).compose().source).await?;
+    let plan = MatmulPlan::new(&stripped, &spec, Select::Pinned(choice.schedule)).await?;
+    Ok((choice.name(), ms, record(&bind_all(&plan).await?).await?.0))
+}
+
+/// Copies, so that weights that fit a cache are not timed out of it, where they are gone through
+/// once or twice; for more rows of X they come out of it in any case.
+async fn copies(
+    host: &Host,
+    weights: &DeviceWeights,
+    m: u32,
+) -> Result<Vec<DeviceWeights>, HostError> {
+    let copies = if m <= 8 { (COLD / weights.device_bytes().max(1)).clamp(1, 16) } else { 1 };
+    let packed = host.download_async(weights).await?;
+    let mut sets = vec![weights.clone()];
+    for _ in 1..copies {
+        sets.push(host.upload_async(&packed).await?);
+    }
+    Ok(sets)
+}
+
+/// The kernel, what quantizing X and multiplying take, and what of it quantizing takes.
+pub(super) async fn integer_matmul(
+    host: &Host,
+    how: &Select,
+    weights: &DeviceWeights,
+    format: ActivationFormat,
+    m: usize,
+) -> Result<(String, Milliseconds, f64), HostError> {
+    let m = m as u32;
+    let spec = MatmulSpec::of(m, weights).with_activations(Activations::Int8(format));
+    let plan = MatmulPlan::new(host.kernels(), &spec, how.clone()).await?;
+    let quantize = QuantizeActivationsSpec::new(m, spec.k, format);
+    let quantize = QuantizeActivationsPlan::new(host.kernels(), &quantize).await?;
+    let x = floats(host, FloatType::F32, quantize.spec().x_bytes(m)).await?;
+    let codes = host.zeros_async(quantize.output_bytes(m)).await?;
+    let y = host.zeros_async(spec.y_bytes(m)).await?;
+    let args =
+        QuantizeActivationsArgs { activations: (&x).into(), given: None, output: (&codes).into() };
+    let quantize = quantize.bind(args).await?;
+    let sets = copies(host, weights, m).await?;
+    let mut bound = Vec::new();
+    for weights in &sets {
+        let (activations, output) = ((&codes).into(), (&y).into());
+        bound.push(plan.bind(MatmulArgs { activations, weights, bias: None, output }).await?);
+    }
+    let mut recorded = Ok(());
+    host.submit_async(|pass| recorded = quantize.record(pass, m).and(bound[0].record(pass, m)))
+        .await?;
+    recorded?;
+    let (wall, gpu) = median(host, |pass| {
+        // That `m` is not too large has just been shown.
+        for bound in &bound {
+            drop(quantize.record(pass, m).and(bound.record(pass, m)));
+        }
+    })
+    .await?;
+    let (alone, _) = median(host, |pass| drop(quantize.record(pass, m))).await?;
+    let copies = sets.len() as f64;
+    Ok((plan.kernel(m).name(), (wall / copies, gpu.map(|ms| ms / copies)), alone))
+}
+
+/// Milliseconds of the host's own way to make weights, the median of three; none where it
+/// refuses them.
+pub(super) fn on_host(w: &[f32], n: usize, k: usize, format: &WeightFormat) -> Option<f64> {
+    let mut samples = [0.0; 3];
+    for sample in &mut samples {
+        let start = Instant::now();
+        let packed = PackedWeights::quantize(w, n, k, format).ok()?;
+        *sample = start.elapsed().as_secs_f64() * 1e3;
+        drop(packed);
+    }
+    samples.sort_by(f64::total_cmp);
+    Some(samples[1])
+}
+
+pub(super) async fn make(
+    host: &Host,
+    w: &[f32],
+    weights: &DeviceWeights,
+) -> Result<(String, Milliseconds), HostError> {
+    let (n, k, format) = (weights.n(), weights.k(), weights.format());
+    let spec = QuantizeWeightsSpec::new(n as u32, k as u32, format);
+    let plan = QuantizeWeightsPlan::new(host.kernels(), &spec).await?;
+    let source = host.storage_async(bytemuck::cast_slice(w)).await?;
+    let output = DeviceWeights::allocate(host.kernels(), format, n, k).await?;
+    let rows = [SourceRows { at: (&source).into(), rows: n }];
+    let bound =
+        plan.bind(QuantizeWeightsArgs { source: &rows, mask: None, output: &output }).await?;
+    let ms = median(host, |pass| bound.record(pass)).await?;
+    Ok((last(plan.shaders()), ms))
+}
+
+pub(super) async fn dequantize(
+    host: &Host,
+    weights: &DeviceWeights,
+) -> Result<(String, Milliseconds), HostError> {
+    let spec = DequantizeSpec::of(weights);
+    let plan = DequantizePlan::new(host.kernels(), &spec).await?;
+    let output = host.zeros_async(spec.output_bytes(spec.rows())).await?;
+    let args = DequantizeArgs { weights, indices: None, output: (&output).into() };
+    let bound = plan.bind(args).await?;
+    let ms = median(host, |pass| bound.record(pass)).await?;
+    Ok((spec.shader(host.kernels().caps()).name, ms))
+}
