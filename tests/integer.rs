@@ -5,9 +5,9 @@ use crate::common::Random;
 use lowbit::conformance::{Case, Quantized, Status, Values, run};
 use lowbit::format::{
     ActivationFormat, ActivationFunction, ActivationGranularity, Granularity, PackedWeights,
-    StaticScale, WeightFormat,
+    Quantization, StaticScale, WeightFormat,
 };
-use lowbit::host::{Host, HostError, Quantization};
+use lowbit::host::{Host, HostError};
 use lowbit::ops::{
     Activations, BindError, DeviceWeights, FloatType, MatmulArgs, MatmulPlan, MatmulSpec, Output,
     PlanError, QuantizeActivationsArgs, QuantizeActivationsPlan, QuantizeActivationsSpec, Schedule,

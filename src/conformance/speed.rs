@@ -685,7 +685,7 @@ async fn make(
     let rows = [SourceRows { at: (&source).into(), rows: n }];
     let bound =
         plan.bind(QuantizeWeightsArgs { source: &rows, mask: None, output: &output }).await?;
-    let ms = median(host, |pass| bound.record(pass)).await?;
+    let ms = median(host, |pass| drop(bound.record(pass, n as u32))).await?;
     Ok((last(plan.shaders()), ms))
 }
 
@@ -698,6 +698,6 @@ async fn dequantize(
     let output = host.zeros_async(spec.output_bytes(spec.rows())).await?;
     let args = DequantizeArgs { weights, indices: None, output: (&output).into() };
     let bound = plan.bind(args).await?;
-    let ms = median(host, |pass| bound.record(pass)).await?;
+    let ms = median(host, |pass| drop(bound.record(pass, spec.rows()))).await?;
     Ok((spec.shader(host.kernels().caps()).name, ms))
 }

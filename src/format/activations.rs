@@ -114,6 +114,29 @@ impl StaticScale {
     }
 }
 
+/// How X is quantized to 8-bit codes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Quantization {
+    /// With ranges taken from X itself, each time.
+    Dynamic(ActivationFormat),
+    /// With a scale and zero point fixed ahead: `int8-tensor`, or with a zero point
+    /// `int8-tensor-asym`. A zero point of 0 leaves code −128 unused. A NaN becomes an arbitrary
+    /// code.
+    Static(StaticScale),
+}
+
+impl Quantization {
+    /// The format of the codes.
+    pub fn format(&self) -> ActivationFormat {
+        let tensor = ActivationFormat::int8(ActivationGranularity::Tensor);
+        match self {
+            Self::Dynamic(format) => *format,
+            Self::Static(StaticScale { zero_point: 0, .. }) => tensor,
+            Self::Static(_) => tensor.asymmetric(),
+        }
+    }
+}
+
 /// Why activations have no layout.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]

@@ -1,9 +1,9 @@
 //! The calls that wait where they are made: each runs its `_async` namesake to its end. A browser's
 //! page cannot wait, so there only the others exist.
 
-use super::{FakeQuantGradients, FakeQuantized, Host, HostError, Quantization};
+use super::{FakeQuantGradients, FakeQuantized, Host, HostError};
 use crate::compress::calibrate::Statistics;
-use crate::format::{ActivationFunction, DeviceImage, PackedWeights, WeightFormat};
+use crate::format::{ActivationFunction, DeviceImage, PackedWeights, Quantization, WeightFormat};
 use crate::gpu::Caps;
 use crate::ops::matmul::{Measured, Tuning};
 use crate::ops::{DeviceWeights, MatmulSpec, ObserveSpec, SubBuffer};

@@ -1,31 +1,9 @@
 use super::{Host, HostError, to_u32};
-use crate::format::{ActivationFormat, ActivationFunction, ActivationGranularity, StaticScale};
+use crate::format::{ActivationFunction, Quantization};
 use crate::ops::{
     Activations, DeviceWeights, MatmulArgs, MatmulPlan, MatmulSpec, QuantizeActivationsArgs,
     QuantizeActivationsPlan, QuantizeActivationsSpec, Select,
 };
-
-/// How X comes to be 8-bit codes.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Quantization {
-    /// With ranges taken from X itself, each time.
-    Dynamic(ActivationFormat),
-    /// By a scale and zero point fixed ahead: `int8-tensor`, with a zero point `int8-tensor-asym`. A
-    /// zero point of 0 leaves code −128 unused. A NaN becomes some code: nothing of it is left.
-    Static(StaticScale),
-}
-
-impl Quantization {
-    /// The format of the codes.
-    pub fn format(&self) -> ActivationFormat {
-        let tensor = ActivationFormat::int8(ActivationGranularity::Tensor);
-        match self {
-            Self::Dynamic(format) => *format,
-            Self::Static(StaticScale { zero_point: 0, .. }) => tensor,
-            Self::Static(_) => tensor.asymmetric(),
-        }
-    }
-}
 
 impl Host {
     /// `Y = f(X · Wᵀ (+ bias))` with X quantized to 8 bits first, so that products are integers: X

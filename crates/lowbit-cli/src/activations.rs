@@ -3,8 +3,9 @@
 use crate::error::{CliError, printable};
 use crate::smooth::{Failure, Smoothing};
 use lowbit::compress::calibrate::{Calibration, Method, Statistics};
-use lowbit::format::{ActivationFormat, ActivationGranularity, StaticScale, WeightFormat};
-use lowbit::host::Quantization;
+use lowbit::format::{
+    ActivationFormat, ActivationGranularity, Quantization, StaticScale, WeightFormat,
+};
 use lowbit::ops::{Activations, MatmulSpec};
 use lowbit_models::checkpoint::{
     LayerActivations, LayerRanges, ModelFile, Ranges, Tensor, matrix_shape,

@@ -4,8 +4,8 @@
 use crate::recipes::{Calibration, Compressed, Inputs, Recipe, divided, recipes};
 use crate::sentences::{Sentence, alike, cosine, sentences};
 use lowbit::compress::{dequantize, smooth};
-use lowbit::format::{Granularity, PackedWeights, StaticScale, WeightFormat};
-use lowbit::host::{Host, Quantization};
+use lowbit::format::{Granularity, PackedWeights, Quantization, StaticScale, WeightFormat};
+use lowbit::host::Host;
 use lowbit_models::bert::{Dense, Encoder, Error, gelu};
 use std::{env, path::Path};
 

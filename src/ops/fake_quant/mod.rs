@@ -65,6 +65,7 @@ pub use bind::{FakeQuantArgs, FakeQuantBackwardArgs};
 pub use kernel::params_layout;
 pub use plan::{BoundFakeQuant, BoundFakeQuantBackward, FakeQuantPlan};
 
+use super::rows::RowsSpec;
 use super::{FloatType, PlanError, Role};
 use crate::format::{Granularity, WeightFormat};
 use crate::gpu::{Caps, MAX_COUNT, Shader};
@@ -97,21 +98,6 @@ pub struct FakeQuantSpec {
     pub gradient_scale: bool,
 }
 
-/// Why fake quantization has no plan.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum FakeQuantError {
-    /// A format that is not of dense integers.
-    #[error("{format} is not fake-quantized; int16, int8 and int4 without 2:4 are")]
-    Format {
-        /// The format.
-        format: WeightFormat,
-    },
-    /// A bad format or shape, or a device that refuses.
-    #[error(transparent)]
-    Plan(#[from] PlanError),
-}
-
 impl FakeQuantSpec {
     /// Packed f32 rows, with ranges taken from X.
     pub fn new(max_m: u32, k: u32, format: WeightFormat) -> Self {
@@ -123,11 +109,7 @@ impl FakeQuantSpec {
     /// The same with other types of X and Y; sets packed strides, even ones for f16.
     #[must_use]
     pub fn with_types(mut self, input: FloatType, output: FloatType) -> Self {
-        let packed = |float| match float {
-            FloatType::F32 => self.k,
-            FloatType::F16 => self.k.saturating_add(self.k % 2),
-        };
-        (self.x_stride, self.y_stride) = (packed(input), packed(output));
+        (self.x_stride, self.y_stride) = (input.packed(self.k), output.packed(self.k));
         (self.input, self.output) = (input, output);
         self
     }
@@ -188,43 +170,38 @@ impl FakeQuantSpec {
 
     /// Bytes of X, or of its gradient, from its start that a run with `m` rows touches.
     pub fn x_bytes(&self, m: u32) -> u64 {
-        extent(m, self.k, self.x_stride, self.input)
+        self.x_rows().bytes(m)
     }
 
     /// Bytes of Y, or of its gradient, from its start that a run with `m` rows touches.
     pub fn y_bytes(&self, m: u32) -> u64 {
-        extent(m, self.k, self.y_stride, self.output)
+        self.y_rows().bytes(m)
     }
 
-    /// Refuses what no plan can serve.
+    fn x_rows(&self) -> RowsSpec {
+        RowsSpec::floats(Role::Activations, self.k, self.x_stride, self.input)
+    }
+
+    fn y_rows(&self) -> RowsSpec {
+        RowsSpec::floats(Role::Output, self.k, self.y_stride, self.output)
+    }
+
+    /// Checks that a plan can serve this spec.
     ///
     /// # Errors
-    /// [`FakeQuantError`]: a format of floats, 2:4 or one that does not exist, a dimension too
-    /// large, a stride too short or, for f16, odd.
-    pub fn check(&self) -> Result<(), FakeQuantError> {
-        self.format.check().map_err(PlanError::from)?;
+    /// [`PlanError`] if the format is invalid, 2:4 or of floats, a dimension is too large, or a
+    /// stride is too short or, for f16, odd.
+    pub fn check(&self) -> Result<(), PlanError> {
+        self.format.check()?;
         if !self.format.code_type().is_integer() || self.format.is_sparse() {
-            return Err(FakeQuantError::Format { format: self.format });
+            return Err(PlanError::FakeQuantFormat { format: self.format });
         }
-        for (name, value, limit) in
-            [("max_m", self.max_m, MAX_COUNT), ("k", self.k, i32::MAX as u32)]
-        {
-            if value > limit {
-                return Err(PlanError::TooLarge { name, value, limit }.into());
-            }
-        }
-        for (role, stride, float) in [
-            (Role::Activations, self.x_stride, self.input),
-            (Role::Output, self.y_stride, self.output),
-        ] {
-            if self.max_m > 1 && stride < self.k {
-                return Err(PlanError::Stride { role, stride, need: self.k.into() }.into());
-            }
-            if self.max_m > 1 && float == FloatType::F16 && stride % 2 == 1 {
-                return Err(PlanError::OddStride { role, stride, multiple: 2 }.into());
-            }
-        }
-        Ok(())
+        PlanError::check_dimensions(&[
+            ("max_m", self.max_m, MAX_COUNT),
+            ("k", self.k, i32::MAX as u32),
+        ])?;
+        self.x_rows().check(self.max_m)?;
+        self.y_rows().check(self.max_m)
     }
 
     /// The kernels of the forward pass, in the order they run.
@@ -258,17 +235,10 @@ impl FakeQuantSpec {
         self.group_size() >= self.k || self.group_size().is_multiple_of(4)
     }
 
-    /// Whether rows of f32 are loaded by 16 bytes.
+    /// Whether rows of f32 are loaded 16 bytes at a time.
     fn quads(&self, float: FloatType, stride: u32) -> bool {
-        float == FloatType::F32 && self.k.is_multiple_of(4) && stride.is_multiple_of(4)
+        RowsSpec::floats(Role::Activations, self.k, stride, float).is_quads()
     }
-}
-
-fn extent(m: u32, k: u32, stride: u32, float: FloatType) -> u64 {
-    if m == 0 || k == 0 {
-        return 0;
-    }
-    (u64::from(m - 1) * u64::from(stride) + u64::from(k)).saturating_mul(float.bytes())
 }
 
 /// Specs that between them have every kernel, for tests and `lowbit-isa`.

@@ -4,10 +4,10 @@
 use lowbit::compress::calibrate::{ActivationRange, Method, Observer, Statistics};
 use lowbit::compress::smooth::{self, Linear, Options};
 use lowbit::format::{
-    ActivationFormat, ActivationFunction, ActivationGranularity, Granularity, Sizes, StaticScale,
-    WeightFormat,
+    ActivationFormat, ActivationFunction, ActivationGranularity, Granularity, Quantization, Sizes,
+    StaticScale, WeightFormat,
 };
-use lowbit::host::{Host, Quantization};
+use lowbit::host::Host;
 use lowbit::ops::DeviceWeights;
 use lowbit_models::bert::{Dense, Encoder, Error};
 use std::cell::RefCell;

@@ -3,10 +3,9 @@
 use super::*;
 use half::{bf16, f16};
 use lowbit::format::{
-    CodeType, FormatError, Granularity, Mask24, PackedWeights, ScaleType, Scales, StaticScale,
-    WeightFormat,
+    CodeType, FormatError, Granularity, Mask24, PackedWeights, Quantization, ScaleType, Scales,
+    StaticScale, WeightFormat,
 };
-use lowbit::host::Quantization;
 use safetensors::tensor::{SafeTensors, TensorView, serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
