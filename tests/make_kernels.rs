@@ -14,7 +14,7 @@ use lowbit::ops::quantize_weights::{WeightsAccess, WeightsKernel};
 use lowbit::ops::{
     BindError, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, FloatType,
     QuantizeWeightsArgs, QuantizeWeightsError, QuantizeWeightsPlan, QuantizeWeightsSpec,
-    RepackSpec, SourceRows, SubBuffer,
+    RecordError, RepackSpec, SourceRows, SubBuffer,
 };
 use pollster::block_on;
 use std::sync::OnceLock;
@@ -686,8 +686,8 @@ fn make(host: &Host, w: &[f32], mask: Option<&Mask24>, spec: &QuantizeWeightsSpe
     }
     // Twice: a plan may be recorded again, and nothing of the first run may stay.
     host.submit(|pass| {
-        bound.record(pass);
-        bound.record(pass);
+        bound.record(pass, spec.n).unwrap();
+        bound.record(pass, spec.n).unwrap();
     })
     .unwrap();
     let status = host.read(bound.status(), 0, bound.status_words()).unwrap();
@@ -887,7 +887,7 @@ fn bad_masks_are_refused() {
         let args =
             QuantizeWeightsArgs { source: &source, mask: Some((&mask).into()), output: &output };
         let bound = block_on(plan.bind(args)).unwrap();
-        host.submit(|pass| bound.record(pass)).unwrap();
+        host.submit(|pass| bound.record(pass, n as u32).unwrap()).unwrap();
         let status = host.read(bound.status(), 0, bound.status_words()).unwrap();
         let good = [0b0100, 0b1000, 0b1001, 0b1100, 0b1101, 0b1110].contains(&nibble);
         let want =
@@ -959,7 +959,8 @@ fn check_dequantize(host: &Host, weights: &DeviceWeights, packed: &PackedWeights
         let stride =
             if half { (k as u32).next_multiple_of(2) + 2 * stride } else { k as u32 + stride };
         let code_textures = weights.has_textures();
-        let spec = DequantizeSpec { code_textures, ..spec.with_stride(stride) };
+        let mut spec = spec.with_stride(stride);
+        spec.code_textures = code_textures;
         let row_words = if half { stride / 2 } else { stride } as usize;
         // The list stands behind a word that is no index of it.
         let list = spec.gather.map(|_| host.storage(&[&[0], &indices[..]].concat()).unwrap());
@@ -975,11 +976,7 @@ fn check_dequantize(host: &Host, weights: &DeviceWeights, packed: &PackedWeights
         .unwrap();
         for count in if gathered { vec![2, 9] } else { vec![rows.len()] } {
             let mut recorded = Ok(());
-            host.submit(|pass| match (gathered, count) {
-                (true, 2) => recorded = bound.record_first(pass, 2),
-                _ => bound.record(pass),
-            })
-            .unwrap();
+            host.submit(|pass| recorded = bound.record(pass, count as u32)).unwrap();
             recorded.unwrap();
             let got = host.read(&output, 0, rows.len() * row_words + 8).unwrap();
             let what = format!("{format} {n}×{k} {:?} gather {gathered}", spec.output);
@@ -1010,7 +1007,13 @@ fn check_dequantize(host: &Host, weights: &DeviceWeights, packed: &PackedWeights
             }
             assert!(got[3 + rows.len() * row_words..].iter().all(|&w| w == HOLE), "{what}: after");
         }
-        assert!(!gathered || host.submit(|p| assert!(bound.record_first(p, 10).is_err())).is_ok());
+        // A gather takes fewer rows; all rows are taken at once.
+        let (m, max_m) = (rows.len() as u32 + 1, rows.len() as u32);
+        let refused = match gathered {
+            true => RecordError::MTooLarge { m, max_m },
+            false => RecordError::NotWhole { need: max_m, have: m },
+        };
+        host.submit(|pass| assert_eq!(bound.record(pass, m), Err(refused))).unwrap();
     }
 }
 
@@ -1084,7 +1087,7 @@ fn speed() {
         let bound = block_on(plan.bind(args)).unwrap();
         for _ in 0..3 {
             let start = std::time::Instant::now();
-            gpu().submit(|pass| bound.record(pass)).unwrap();
+            gpu().submit(|pass| bound.record(pass, n as u32).unwrap()).unwrap();
             let gpu = start.elapsed();
             let start = std::time::Instant::now();
             let packed = compress::quantize(&w, n, k, &format).unwrap();

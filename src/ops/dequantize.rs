@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 /// The shape and format of W, and which rows to dequantize.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct DequantizeSpec {
     /// Rows of W.
     pub n: u32,

@@ -44,6 +44,7 @@ pub enum ObserveError {
 
 /// The shape of X and what to observe of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct ObserveSpec {
     /// The largest number of rows of X.
     pub max_m: u32,

@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 /// The shape of X and the format that it is quantized to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct QuantizeActivationsSpec {
     /// The largest number of rows of X.
     pub max_m: u32,

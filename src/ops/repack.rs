@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 /// The shape and format of the weights to repack.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct RepackSpec {
     /// Rows of W.
     pub n: u32,

@@ -76,6 +76,7 @@ const WHOLE_ROW: u32 = 8192;
 
 /// What is to be quantized and dequantized.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct FakeQuantSpec {
     /// Rows of X at most.
     pub max_m: u32,

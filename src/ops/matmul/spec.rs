@@ -22,6 +22,7 @@ const MAX_PIECE: u32 = 1 << (i32::MAX as u32 / (255 * 255 * BLOCK_K as u32)).ilo
 /// assert!(spec.check().is_ok());
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct MatmulSpec {
     /// The largest number of rows of X that the plan can be recorded with.
     pub max_m: u32,

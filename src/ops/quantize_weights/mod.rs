@@ -48,6 +48,7 @@ pub enum MaskSource {
 /// assert!(QuantizeWeightsSpec::new(1536, 384, format).check().is_ok());
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct QuantizeWeightsSpec {
     /// Rows of W.
     pub n: u32,
