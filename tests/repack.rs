@@ -64,7 +64,7 @@ fn repack(host: &Host, packed: &PackedWeights, name: &str) -> usize {
     let layout = DeviceLayout::new(format, n, k, order).unwrap();
     let want = layout.pack_rows(packed, 0..n);
     assert!(host.download_rows(&output).unwrap() == want, "{name} {n}×{k}, {order:?}");
-    bound.chunks()
+    bound.dispatches()
 }
 
 /// The same device with the other order of rows.

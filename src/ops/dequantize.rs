@@ -6,12 +6,10 @@
 
 use super::buffers::{Resource, Window, check, check_aliases, window_capacity};
 use super::quantize_weights::{constants, kernel_name};
-use super::recording::{Count, Draft, Head, Recording, Workgroups};
+use super::recording::{Bound, Count, Draft, Head, Workgroups};
 use super::rows::{Rows, RowsSpec, Span, Spans, check_rows};
 use super::weights::texture_width;
-use super::{
-    BindError, DeviceWeights, FloatType, PlanError, RecordError, Role, RowBlock, SubBuffer,
-};
+use super::{BindError, DeviceWeights, FloatType, PlanError, Role, RowBlock, SubBuffer};
 use crate::format::WeightFormat;
 use crate::gpu::{Binding, Caps, Const, Kernels, M_TABLE, MAX_COUNT, Pipeline, Shader, fragment};
 use std::sync::Arc;
@@ -230,12 +228,9 @@ pub struct DequantizeArgs<'a> {
     pub output: SubBuffer<'a>,
 }
 
-/// A dequantization with its buffers.
-#[derive(Clone, Debug)]
-pub struct BoundDequantize {
-    plan: DequantizePlan,
-    recording: Recording,
-}
+/// A dequantization with its buffers. A gather records up to as many rows as were planned, a plan
+/// of all rows exactly N.
+pub type BoundDequantize = Bound<DequantizePlan>;
 
 impl DequantizePlan {
     /// Checks a spec and compiles the kernel unless it is cached.
@@ -307,7 +302,7 @@ impl DequantizePlan {
             let grid = Workgroups::Lanes { span, each: spec.row_words(), lanes: 64 };
             draft.step(&self.pipeline, Head::Counted(slot), bound, grid);
         }
-        Ok(BoundDequantize { plan: self.clone(), recording: draft.finish().await? })
+        draft.bind(self.clone()).await
     }
 
     /// The dispatches: a block of weights, and the output rows taken from it. A gather takes its
@@ -365,27 +360,5 @@ impl DequantizePlan {
         let weights = weights.map(|buffer| (Role::Weights, buffer));
         check_aliases(indices.into_iter().chain(weights), &[args.output.buffer])?;
         Ok(output)
-    }
-}
-
-impl BoundDequantize {
-    /// The plan it was bound from.
-    pub fn plan(&self) -> &DequantizePlan {
-        &self.plan
-    }
-
-    /// The number of dispatches of the largest recording.
-    pub fn dispatches(&self) -> usize {
-        self.recording.dispatches()
-    }
-
-    /// Records the first `rows` rows of a gather. A plan of all rows of W takes exactly that
-    /// many, N. Sets the pass's pipeline and bind group 0. Neither allocates nor waits.
-    ///
-    /// # Errors
-    /// [`RecordError::MTooLarge`] if the plan gathers fewer rows, [`RecordError::NotWhole`] if it
-    /// takes all rows and `rows` is not N; nothing is recorded then.
-    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, rows: u32) -> Result<(), RecordError> {
-        self.recording.record(pass, rows)
     }
 }

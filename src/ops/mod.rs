@@ -5,6 +5,9 @@
 //! buffers and makes bind groups. *Recording* writes commands for some number of rows; it neither
 //! allocates, compiles nor waits, and refuses only a number of rows that was not planned.
 //!
+//! Specs are made by constructors, since they will grow. Arguments of `bind` are plain structs of
+//! named buffers, so that no two can be confused.
+//!
 //! Errors are [`PlanError`], [`BindError`] and [`RecordError`] for every op. All ops describe rows
 //! with `rows` and bind and record through `recording`.
 
@@ -41,9 +44,10 @@ pub use quantize_activations::{
     QuantizeActivationsSpec,
 };
 pub use quantize_weights::{
-    BoundQuantizeMany, BoundQuantizeWeights, MaskSource, QuantizeWeightsArgs, QuantizeWeightsError,
+    BoundQuantizeWeights, MaskSource, QuantizeWeightsArgs, QuantizeWeightsError,
     QuantizeWeightsJob, QuantizeWeightsPlan, QuantizeWeightsSpec, SourceRows,
 };
+pub use recording::Bound;
 pub use repack::{BoundRepack, RepackArgs, RepackPlan, RepackSpec};
 pub use types::{Activations, FloatType, Output, Role};
 pub(crate) use weights::texture_width;

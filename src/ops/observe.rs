@@ -9,11 +9,9 @@
 
 use super::buffers::{Window, check, check_aliases, window_capacity};
 use super::quantize_activations::Loads;
-use super::recording::{Count, Draft, Head, Recording, Workgroups, pipelines};
+use super::recording::{Bound, Count, Draft, Head, Workgroups, pipelines};
 use super::rows::{Rows, Span, Spans, check_rows};
-use super::{
-    BindError, FloatType, PlanError, QuantizeActivationsSpec, RecordError, Role, SubBuffer,
-};
+use super::{BindError, FloatType, PlanError, QuantizeActivationsSpec, Role, SubBuffer};
 use crate::compress::calibrate::{
     Axis, Batch, CalibrateError, ChannelBatch, Histogram, NotFinite, Observer,
 };
@@ -254,13 +252,8 @@ pub struct ObserveArgs<'a> {
     pub output: SubBuffer<'a>,
 }
 
-/// An observation with its buffers. It can be recorded for any number of rows up to the plan's
-/// maximum.
-#[derive(Clone, Debug)]
-pub struct BoundObserve {
-    plan: ObservePlan,
-    recording: Recording,
-}
+/// An observation with its buffers. A recording replaces what the output held.
+pub type BoundObserve = Bound<ObservePlan>;
 
 impl ObservePlan {
     /// Checks a spec and compiles the kernels that are not cached.
@@ -392,7 +385,7 @@ impl ObservePlan {
                 draft.step(pipeline, Head::Counted(slot), bound, grid);
             }
         }
-        Ok(BoundObserve { plan: self.clone(), recording: draft.finish().await? })
+        draft.bind(self.clone()).await
     }
 }
 
@@ -402,20 +395,4 @@ fn float(key: u32) -> f32 {
         Some(magnitude) => magnitude,
         None => ((1 << 31) - 1 - key) | 1 << 31,
     })
-}
-
-impl BoundObserve {
-    /// The plan it was bound from.
-    pub fn plan(&self) -> &ObservePlan {
-        &self.plan
-    }
-
-    /// Records the observation of the first `rows` rows, which replaces what the output held. Sets
-    /// the pass's pipeline and bind group 0. Neither allocates nor waits.
-    ///
-    /// # Errors
-    /// [`RecordError::MTooLarge`]; nothing is recorded then.
-    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, rows: u32) -> Result<(), RecordError> {
-        self.recording.record(pass, rows)
-    }
 }

@@ -7,9 +7,9 @@
 //! [`reference::check_activations`](crate::reference::check_activations) states the contract.
 
 use super::buffers::{Window, check, check_aliases};
-use super::recording::{Count, Draft, Head, Recording, Workgroups, pipelines};
+use super::recording::{Bound, Count, Draft, Head, Workgroups, pipelines};
 use super::rows::{Rows, RowsSpec, Spans, check_rows};
-use super::{BindError, FloatType, PlanError, RecordError, Role, SubBuffer};
+use super::{BindError, FloatType, PlanError, Role, SubBuffer};
 use crate::format::{ActivationFormat, ActivationGranularity, ActivationLayout, BLOCK_K};
 use crate::gpu::{
     AdapterClass, Binding, BufferFill, Caps, Const, Kernels, M_TABLE, MAX_COUNT, Pipeline, Shader,
@@ -289,13 +289,8 @@ pub struct QuantizeActivationsArgs<'a> {
     pub output: SubBuffer<'a>,
 }
 
-/// A quantization with its buffers. It can be recorded for any number of rows up to the plan's
-/// maximum.
-#[derive(Clone, Debug)]
-pub struct BoundQuantizeActivations {
-    plan: QuantizeActivationsPlan,
-    recording: Recording,
-}
+/// A quantization with its buffers.
+pub type BoundQuantizeActivations = Bound<QuantizeActivationsPlan>;
 
 impl QuantizeActivationsPlan {
     /// Checks a spec and compiles the kernels that are not cached.
@@ -400,22 +395,6 @@ impl QuantizeActivationsPlan {
                 draft.step(pipeline, Head::Counted(slot), bound, grid);
             }
         }
-        Ok(BoundQuantizeActivations { plan: self.clone(), recording: draft.finish().await? })
-    }
-}
-
-impl BoundQuantizeActivations {
-    /// The plan it was bound from.
-    pub fn plan(&self) -> &QuantizeActivationsPlan {
-        &self.plan
-    }
-
-    /// Records the quantization of the first `rows` rows. Sets the pass's pipeline and bind
-    /// group 0. Neither allocates nor waits.
-    ///
-    /// # Errors
-    /// [`RecordError::MTooLarge`]; nothing is recorded then.
-    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, rows: u32) -> Result<(), RecordError> {
-        self.recording.record(pass, rows)
+        draft.bind(self.clone()).await
     }
 }

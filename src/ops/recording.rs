@@ -178,6 +178,11 @@ impl<'a, P: bytemuck::Pod> Draft<'a, P> {
         self.dispatch(group, grid);
     }
 
+    /// Finishes the draft as the recording of a plan.
+    pub async fn bind<Plan>(self, plan: Plan) -> Result<Bound<Plan>, BindError> {
+        Ok(Bound { plan, recording: self.finish().await? })
+    }
+
     /// Checks the largest grid of each dispatch, uploads parameters and makes bind groups.
     pub async fn finish(self) -> Result<Recording, BindError> {
         let caps = self.kernels.caps();
@@ -242,6 +247,36 @@ impl<'a, P: bytemuck::Pod> Draft<'a, P> {
             entries: &entries,
         });
         Group { group, counted }
+    }
+}
+
+/// A plan with its buffers. It can be recorded any number of times, for any number of rows up to
+/// the plan's maximum.
+#[derive(Clone, Debug)]
+pub struct Bound<P> {
+    plan: P,
+    recording: Recording,
+}
+
+impl<P> Bound<P> {
+    /// The plan it was bound from.
+    pub fn plan(&self) -> &P {
+        &self.plan
+    }
+
+    /// The number of dispatches of the largest recording.
+    pub fn dispatches(&self) -> usize {
+        self.recording.dispatches()
+    }
+
+    /// Records the op for the first `rows` rows. Ops on a whole matrix (repacking, dequantizing
+    /// all rows) take exactly its number of rows. Sets the pass's pipeline and bind group 0.
+    /// Neither allocates nor waits.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the plan was not made for that many rows; nothing is recorded then.
+    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, rows: u32) -> Result<(), RecordError> {
+        self.recording.record(pass, rows)
     }
 }
 

@@ -4,8 +4,8 @@
 
 use super::buffers::{Resource, Window, check, check_aliases, window_capacity};
 use super::quantize_weights::{constants, kernel_name};
-use super::recording::{Count, Draft, Head, Recording, Workgroups};
-use super::{BindError, DeviceWeights, PlanError, RecordError, Role, RowBlock, SubBuffer};
+use super::recording::{Bound, Count, Draft, Head, Workgroups};
+use super::{BindError, DeviceWeights, PlanError, Role, RowBlock, SubBuffer};
 use crate::format::{DeviceLayout, Granularity, RowOrder, ScaleType, WeightFormat};
 use crate::gpu::{Binding, Caps, Const, Kernels, Pipeline, Shader, fragment};
 use std::ops::Range;
@@ -134,12 +134,8 @@ pub struct RepackArgs<'a> {
     pub output: &'a DeviceWeights,
 }
 
-/// A repacking with its buffers.
-#[derive(Clone, Debug)]
-pub struct BoundRepack {
-    plan: RepackPlan,
-    recording: Recording,
-}
+/// A repacking with its buffers. It records all N rows.
+pub type BoundRepack = Bound<RepackPlan>;
 
 /// A part of the canonical layout. Rows need not be whole words, so this is no `RowsSpec`.
 struct Part<'a> {
@@ -222,7 +218,7 @@ impl RepackPlan {
             let grid = Workgroups::Fixed((rows.len() as u64 * row).div_ceil(64));
             draft.step(&self.pipeline, Head::Params(slot), bound, grid);
         }
-        Ok(BoundRepack { plan: self.clone(), recording: draft.finish().await? })
+        draft.bind(self.clone()).await
     }
 
     /// Codes, metadata, scales and zero points, each checked.
@@ -299,26 +295,5 @@ impl Params {
             zero_at: layout.zero_at as u32,
             ..Self::default()
         }
-    }
-}
-
-impl BoundRepack {
-    /// The plan it was bound from.
-    pub fn plan(&self) -> &RepackPlan {
-        &self.plan
-    }
-
-    /// The number of chunks of rows that W is taken in.
-    pub fn chunks(&self) -> usize {
-        self.recording.dispatches()
-    }
-
-    /// Records the repacking of all `rows` rows of W. Sets the pass's pipeline and bind group 0.
-    /// Neither allocates nor waits.
-    ///
-    /// # Errors
-    /// [`RecordError::NotWhole`] if `rows` is not N; nothing is recorded then.
-    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, rows: u32) -> Result<(), RecordError> {
-        self.recording.record(pass, rows)
     }
 }

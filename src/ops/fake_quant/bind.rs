@@ -110,7 +110,7 @@ impl FakeQuantPlan {
                 draft.step(last, Head::Counted(slot), bound, grid(span));
             }
         }
-        Ok(BoundFakeQuant { plan: self.clone(), recording: draft.finish().await? })
+        draft.bind(self.clone()).await
     }
 
     /// Checks the buffers of a backward pass and makes bind groups, one small uniform buffer, and
@@ -220,10 +220,7 @@ impl FakeQuantPlan {
         let sums =
             |span: Span| partial_sums(3).into_iter().chain(schemes(span)).chain(gradients(span));
         let Some(first) = self.backward.first() else {
-            return Ok(BoundFakeQuantBackward {
-                plan: self.clone(),
-                recording: draft.finish().await?,
-            });
+            return draft.bind(self.clone()).await;
         };
         for (slot, &span) in spans.iter().enumerate() {
             let bound = [
@@ -248,7 +245,7 @@ impl FakeQuantPlan {
             let head = Head::Counted(spans.len());
             draft.step(second, head, sums(every), Workgroups::Fixed(1));
         }
-        Ok(BoundFakeQuantBackward { plan: self.clone(), recording: draft.finish().await? })
+        draft.bind(self.clone()).await
     }
 
     /// A draft with a slot for each span, and one for all rows.

@@ -2,8 +2,8 @@
 
 use super::FakeQuantSpec;
 use crate::gpu::{Kernels, Pipeline};
-use crate::ops::recording::{Recording, pipelines};
-use crate::ops::{PlanError, RecordError};
+use crate::ops::PlanError;
+use crate::ops::recording::{Bound, pipelines};
 use std::sync::Arc;
 
 /// The compiled kernels for one [`FakeQuantSpec`], forward and backward. Cheap to clone.
@@ -15,21 +15,11 @@ pub struct FakeQuantPlan {
     pub(super) backward: Vec<Arc<Pipeline>>,
 }
 
-/// A forward pass with its buffers. It can be recorded for any number of rows up to the plan's
-/// maximum.
-#[derive(Clone, Debug)]
-pub struct BoundFakeQuant {
-    pub(super) plan: FakeQuantPlan,
-    pub(super) recording: Recording,
-}
+/// A forward pass with its buffers.
+pub type BoundFakeQuant = Bound<FakeQuantPlan>;
 
-/// A backward pass with its buffers. It can be recorded for any number of rows up to the plan's
-/// maximum.
-#[derive(Clone, Debug)]
-pub struct BoundFakeQuantBackward {
-    pub(super) plan: FakeQuantPlan,
-    pub(super) recording: Recording,
-}
+/// A backward pass with its buffers. The scale of no rows has a gradient of 0.
+pub type BoundFakeQuantBackward = Bound<FakeQuantPlan>;
 
 impl FakeQuantPlan {
     /// Checks a spec and compiles the kernels that are not cached.
@@ -49,37 +39,5 @@ impl FakeQuantPlan {
     /// The spec that the plan was made for.
     pub fn spec(&self) -> &FakeQuantSpec {
         &self.spec
-    }
-}
-
-impl BoundFakeQuant {
-    /// The plan it was bound from.
-    pub fn plan(&self) -> &FakeQuantPlan {
-        &self.plan
-    }
-
-    /// Records the fake quantization of the first `rows` rows. Sets the pass's pipeline and bind
-    /// group 0. Neither allocates nor waits.
-    ///
-    /// # Errors
-    /// [`RecordError::MTooLarge`]; nothing is recorded then.
-    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, rows: u32) -> Result<(), RecordError> {
-        self.recording.record(pass, rows)
-    }
-}
-
-impl BoundFakeQuantBackward {
-    /// The plan it was bound from.
-    pub fn plan(&self) -> &FakeQuantPlan {
-        &self.plan
-    }
-
-    /// Records the gradients of the first `rows` rows; the scale of no rows has a gradient of 0.
-    /// Sets the pass's pipeline and bind group 0. Neither allocates nor waits.
-    ///
-    /// # Errors
-    /// [`RecordError::MTooLarge`]; nothing is recorded then.
-    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, rows: u32) -> Result<(), RecordError> {
-        self.recording.record(pass, rows)
     }
 }

@@ -1,9 +1,9 @@
 use super::{MatmulPlan, Params};
 use crate::format::StaticScale;
 use crate::ops::buffers::{Window, check, check_aliases, window_capacity};
-use crate::ops::recording::{ALL_COUNTS, Count, Draft, Head, Recording, Workgroups};
+use crate::ops::recording::{ALL_COUNTS, Bound, Count, Draft, Head, Workgroups};
 use crate::ops::rows::{Rows, Span, Spans, check_rows};
-use crate::ops::{BindError, DeviceWeights, Output, RecordError, Role, RowBlock, SubBuffer};
+use crate::ops::{BindError, DeviceWeights, Output, Role, RowBlock, SubBuffer};
 
 /// The buffers of one matmul.
 #[derive(Clone, Copy, Debug)]
@@ -18,12 +18,8 @@ pub struct MatmulArgs<'a> {
     pub output: SubBuffer<'a>,
 }
 
-/// A matmul with its buffers. It can be recorded for any number of rows up to the plan's maximum.
-#[derive(Clone, Debug)]
-pub struct BoundMatmul {
-    plan: MatmulPlan,
-    recording: Recording,
-}
+/// A matmul with its buffers.
+pub type BoundMatmul = Bound<MatmulPlan>;
 
 impl MatmulPlan {
     /// Checks the buffers and makes bind groups and one small uniform buffer. Data that exceed a
@@ -98,7 +94,7 @@ impl MatmulPlan {
                 draft.dispatch(group, Workgroups::Tiles { span: *span, tile: 1, each });
             }
         }
-        Ok(BoundMatmul { plan: self.clone(), recording: draft.finish().await? })
+        draft.bind(self.clone()).await
     }
 
     /// Checks all buffers; the result is X and Y.
@@ -199,26 +195,5 @@ impl MatmulPlan {
             out_zero: scale.map_or(0, |scale| scale.zero_point),
             pad: [0; 2],
         }
-    }
-}
-
-impl BoundMatmul {
-    /// The plan it was bound from.
-    pub fn plan(&self) -> &MatmulPlan {
-        &self.plan
-    }
-
-    /// The number of dispatches that one recording makes at the plan's largest m.
-    pub fn dispatches(&self) -> usize {
-        self.recording.dispatches()
-    }
-
-    /// Records `Y = f(X · Wᵀ (+ bias))` for the first `rows` rows of each X. Sets the pass's
-    /// pipeline and bind group 0. Neither allocates nor waits.
-    ///
-    /// # Errors
-    /// [`RecordError::MTooLarge`]; nothing is recorded then.
-    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, rows: u32) -> Result<(), RecordError> {
-        self.recording.record(pass, rows)
     }
 }

@@ -31,7 +31,7 @@ pub struct QuantizeWeightsArgs<'a> {
     pub output: &'a DeviceWeights,
 }
 
-/// One of several matrices that are quantized together; see [`BoundQuantizeMany`].
+/// One of several matrices that are quantized together; see [`QuantizeWeightsPlan::bind_many`].
 #[derive(Clone, Copy, Debug)]
 pub struct QuantizeWeightsJob<'a> {
     /// The name of the matrix, for error messages.
@@ -42,33 +42,10 @@ pub struct QuantizeWeightsJob<'a> {
     pub args: QuantizeWeightsArgs<'a>,
 }
 
-/// A matrix with its buffers. It owns the scratch buffer of ranges and the status.
+/// One or several matrices with their buffers, to be quantized in one pass. They share a scratch
+/// buffer and a status buffer, so a single read shows whether all of them are good.
 #[derive(Clone, Debug)]
 pub struct BoundQuantizeWeights {
-    plan: QuantizeWeightsPlan,
-    bound: BoundQuantizeMany,
-}
-
-/// Several matrices with their buffers, to be quantized in one pass. They share one scratch
-/// buffer and one status buffer, so that a single read shows whether all of them are good.
-///
-/// ```no_run
-/// # use lowbit::ops::{BoundQuantizeMany, QuantizeWeightsJob};
-/// # async fn example(
-/// #     kernels: &lowbit::gpu::Kernels,
-/// #     jobs: &[QuantizeWeightsJob<'_>],
-/// #     encoder: &mut wgpu::CommandEncoder,
-/// #     read_back: impl Fn(&wgpu::Buffer, usize) -> Vec<u32>,
-/// # ) -> Result<(), Box<dyn std::error::Error>> {
-/// let bound = BoundQuantizeMany::bind(kernels, jobs).await?;
-/// bound.record(&mut encoder.begin_compute_pass(&Default::default()), bound.len())?;
-/// // Submit the encoder, then read the status once for all matrices.
-/// bound.check(&read_back(bound.status(), bound.status_words()))?;
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone, Debug)]
-pub struct BoundQuantizeMany {
     recording: Recording,
     matrices: Vec<Matrix>,
     status: wgpu::Buffer,
@@ -129,9 +106,41 @@ impl QuantizeWeightsPlan {
         args: QuantizeWeightsArgs<'_>,
     ) -> Result<BoundQuantizeWeights, BindError> {
         let prepared = self.prepare(None, args).await?;
-        let count = Count::Whole(self.spec.n);
-        let bound = BoundQuantizeMany::new(&self.kernels, count, vec![prepared]).await?;
-        Ok(BoundQuantizeWeights { plan: self.clone(), bound })
+        BoundQuantizeWeights::new(&self.kernels, vec![prepared]).await
+    }
+
+    /// Binds several matrices, of any shapes and formats, to be recorded and checked together.
+    ///
+    /// ```no_run
+    /// # use lowbit::ops::{QuantizeWeightsJob, QuantizeWeightsPlan};
+    /// # async fn example(
+    /// #     kernels: &lowbit::gpu::Kernels,
+    /// #     jobs: &[QuantizeWeightsJob<'_>],
+    /// #     encoder: &mut wgpu::CommandEncoder,
+    /// #     read_back: impl Fn(&wgpu::Buffer, usize) -> Vec<u32>,
+    /// # ) -> Result<(), Box<dyn std::error::Error>> {
+    /// let bound = QuantizeWeightsPlan::bind_many(kernels, jobs).await?;
+    /// bound.record(&mut encoder.begin_compute_pass(&Default::default()), bound.rows())?;
+    /// // Submit the encoder, then read the status once for all matrices.
+    /// bound.check(&read_back(bound.status(), bound.status_words()))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`BindError::Matrix`], which names the matrix that cannot be bound; [`BindError`] if they
+    /// cannot be bound together.
+    pub async fn bind_many(
+        kernels: &Kernels,
+        jobs: &[QuantizeWeightsJob<'_>],
+    ) -> Result<BoundQuantizeWeights, BindError> {
+        let mut all = Vec::with_capacity(jobs.len());
+        for QuantizeWeightsJob { name, plan, args } in jobs {
+            let name = name.to_string();
+            let prepared = plan.prepare(Some(name.clone()), *args).await;
+            all.push(prepared.map_err(|error| BindError::Matrix { name, error: error.into() })?);
+        }
+        BoundQuantizeWeights::new(kernels, all).await
     }
 
     /// Checks the buffers and splits the rows into chunks.
@@ -275,29 +284,11 @@ impl QuantizeWeightsPlan {
     }
 }
 
-impl BoundQuantizeMany {
-    /// Checks the buffers of all matrices; makes scratch, status, parameters and bind groups.
-    ///
-    /// # Errors
-    /// [`BindError::Matrix`], which names the matrix that cannot be bound.
-    pub async fn bind(
-        kernels: &Kernels,
-        jobs: &[QuantizeWeightsJob<'_>],
-    ) -> Result<Self, BindError> {
-        let mut all = Vec::with_capacity(jobs.len());
-        for QuantizeWeightsJob { name, plan, args } in jobs {
-            let name = name.to_string();
-            let prepared = plan.prepare(Some(name.clone()), *args).await;
-            all.push(prepared.map_err(|error| BindError::Matrix { name, error: error.into() })?);
-        }
-        Self::new(kernels, Count::Whole(jobs.len() as u32), all).await
-    }
-
-    async fn new(
-        kernels: &Kernels,
-        count: Count,
-        mut all: Vec<Prepared<'_>>,
-    ) -> Result<Self, BindError> {
+impl BoundQuantizeWeights {
+    async fn new(kernels: &Kernels, mut all: Vec<Prepared<'_>>) -> Result<Self, BindError> {
+        let rows = all.iter().map(|matrix| u64::from(matrix.spec.n)).sum::<u64>();
+        let rows = u32::try_from(rows).map_err(|_| BindError::Overflow { role: Role::Weights })?;
+        let count = Count::Whole(rows);
         let every = all.iter().flat_map(|matrix| &matrix.chunks);
         let ranges = every.clone().map(|chunk| chunk.ranges).max().unwrap_or(0);
         let slots = every.count();
@@ -338,28 +329,23 @@ impl BoundQuantizeMany {
         Ok(Self { recording, matrices, status })
     }
 
-    /// The number of matrices.
-    pub fn len(&self) -> u32 {
-        self.matrices.len() as u32
+    /// The number of rows of all matrices together.
+    pub fn rows(&self) -> u32 {
+        self.matrices.iter().map(|matrix| matrix.spec.n).sum()
     }
 
-    /// Whether there are no matrices.
-    pub fn is_empty(&self) -> bool {
-        self.matrices.is_empty()
+    /// The number of chunks of rows that the matrices are taken in.
+    pub fn chunks(&self) -> usize {
+        self.matrices.iter().map(|matrix| matrix.chunks.len()).sum()
     }
 
-    /// Records the quantization of all `matrices` matrices. Sets the pass's pipeline and bind
-    /// group 0. Neither allocates nor waits. It may be recorded again for other values.
+    /// Records the quantization of all `rows` rows, of all matrices. Sets the pass's pipeline and
+    /// bind group 0. Neither allocates nor waits. It may be recorded again for other values.
     ///
     /// # Errors
-    /// [`RecordError::NotWhole`] if `matrices` is not [`len`](Self::len); nothing is recorded
-    /// then.
-    pub fn record(
-        &self,
-        pass: &mut wgpu::ComputePass<'_>,
-        matrices: u32,
-    ) -> Result<(), RecordError> {
-        self.recording.record(pass, matrices)
+    /// [`RecordError::NotWhole`] if `rows` is not [`rows`](Self::rows); nothing is recorded then.
+    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, rows: u32) -> Result<(), RecordError> {
+        self.recording.record(pass, rows)
     }
 
     /// The status buffer, with `COPY_SRC` usage: [`status_words`](Self::status_words) words to
@@ -368,17 +354,18 @@ impl BoundQuantizeMany {
         &self.status
     }
 
-    /// The number of words of status; 0 if all matrices are empty.
+    /// The number of words of status; 0 if there are no weights.
     pub fn status_words(&self) -> usize {
-        STATUS_WORDS * self.matrices.iter().map(|matrix| matrix.chunks.len()).sum::<usize>()
+        STATUS_WORDS * self.chunks()
     }
 
     /// Checks the status that the pass left. Codes and scales of a refused matrix are
     /// well-formed but meaningless; the other matrices are good.
     ///
     /// # Errors
-    /// [`QuantizeWeightsError::Matrix`], which names the first matrix that was refused and says
-    /// why; [`QuantizeWeightsError::WrongLength`].
+    /// [`QuantizeWeightsError`], which says what was refused and where. After
+    /// [`bind_many`](QuantizeWeightsPlan::bind_many) it is [`QuantizeWeightsError::Matrix`], which
+    /// names the first matrix that was refused.
     pub fn check(&self, status: &[u32]) -> Result<(), QuantizeWeightsError> {
         let (need, have) = (self.status_words(), status.len());
         if need != have {
@@ -430,46 +417,6 @@ impl Prepared<'_> {
         } else {
             chunks.chunks(1).for_each(|chunk| add(chunk, &|_| true));
         }
-    }
-}
-
-impl BoundQuantizeWeights {
-    /// The plan it was bound from.
-    pub fn plan(&self) -> &QuantizeWeightsPlan {
-        &self.plan
-    }
-
-    /// The number of chunks of rows that W is taken in.
-    pub fn chunks(&self) -> usize {
-        self.bound.matrices.iter().map(|matrix| matrix.chunks.len()).sum()
-    }
-
-    /// Records the quantization of all `rows` rows of W. Sets the pass's pipeline and bind group
-    /// 0. Neither allocates nor waits. It may be recorded again for other values of the same W.
-    ///
-    /// # Errors
-    /// [`RecordError::NotWhole`] if `rows` is not N; nothing is recorded then.
-    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, rows: u32) -> Result<(), RecordError> {
-        self.bound.recording.record(pass, rows)
-    }
-
-    /// The status buffer; see [`BoundQuantizeMany::status`].
-    pub fn status(&self) -> &wgpu::Buffer {
-        self.bound.status()
-    }
-
-    /// The number of words of status; 0 for an empty matrix.
-    pub fn status_words(&self) -> usize {
-        self.bound.status_words()
-    }
-
-    /// Checks the status that the pass left. Codes and scales of a refused matrix are
-    /// well-formed but meaningless.
-    ///
-    /// # Errors
-    /// [`QuantizeWeightsError`], which says what was refused and where.
-    pub fn check(&self, status: &[u32]) -> Result<(), QuantizeWeightsError> {
-        self.bound.check(status)
     }
 }
 

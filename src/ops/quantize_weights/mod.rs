@@ -7,14 +7,13 @@
 //! `block_ranges`, `scales`, `block_codes`. If groups are not whole blocks of 32 columns,
 //! integers take `prune`, `ranges`, `scales`, `codes`. The kernels report bad weights in a status
 //! buffer, which the caller reads back after the submission and passes to
-//! [`BoundQuantizeWeights::check`]. [`BoundQuantizeMany`] does this for several matrices at once.
+//! [`BoundQuantizeWeights::check`]. [`QuantizeWeightsPlan::bind_many`] takes several
+//! matrices at once.
 
 mod bind;
 mod kernel;
 
-pub use bind::{
-    BoundQuantizeMany, BoundQuantizeWeights, QuantizeWeightsArgs, QuantizeWeightsJob, SourceRows,
-};
+pub use bind::{BoundQuantizeWeights, QuantizeWeightsArgs, QuantizeWeightsJob, SourceRows};
 pub use kernel::{WeightsAccess, WeightsKernel, params_layout};
 pub(crate) use kernel::{constants, kernel_name};
 
