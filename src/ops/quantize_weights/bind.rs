@@ -78,21 +78,13 @@ struct Segment {
 
 /// A matrix whose arguments have been checked.
 struct Prepared<'a> {
-    name: Option<String>,
-    spec: &'a QuantizeWeightsSpec,
+    matrix: Matrix,
     pipelines: Pipelines,
     output: &'a DeviceWeights,
-    chunks: Vec<PreparedChunk<'a>>,
-}
-
-struct PreparedChunk<'a> {
-    first_row: usize,
-    params: Params,
-    /// Ranges that the chunk needs in the scratch buffer.
+    /// Source, mask and output of each chunk.
+    buffers: Vec<(Window<'a>, Option<Window<'a>>, &'a RowBlock)>,
+    /// The largest number of ranges of a chunk.
     ranges: usize,
-    source: Window<'a>,
-    mask: Option<Window<'a>>,
-    block: &'a RowBlock,
 }
 
 impl QuantizeWeightsPlan {
@@ -157,7 +149,7 @@ impl QuantizeWeightsPlan {
             (_, true) => 1,
             (_, false) => rows * layout.geometry.groups,
         };
-        let mut chunks = Vec::new();
+        let (mut chunks, mut buffers, mut most) = (Vec::new(), Vec::new(), 0);
         for (index, segment) in self.segments(&args)?.into_iter().enumerate() {
             let (source, mask) = self.windows(&args, &segment);
             let block = &args.output.blocks()[segment.block];
@@ -172,15 +164,17 @@ impl QuantizeWeightsPlan {
                 extreme_words: if spec.per_tensor() && index > 0 { 0 } else { 2 * ranges as u32 },
                 ..Params::of(layout)
             };
-            let first_row = segment.rows.start;
-            chunks.push(PreparedChunk { first_row, params, ranges, source, mask, block });
+            chunks.push(Chunk { first_row: segment.rows.start, params });
+            buffers.push((source, mask, block));
+            most = most.max(ranges);
         }
         let offsets = chunks.iter().map(|chunk| chunk.params.weight_at);
         let pipelines = match spec.access(caps, offsets) {
             access if access == self.access => self.pipelines.clone(),
             narrower => compile(&self.kernels, spec, narrower).await?,
         };
-        Ok(Prepared { name, spec, pipelines, output: args.output, chunks })
+        let matrix = Matrix { name, spec: spec.clone(), chunks };
+        Ok(Prepared { matrix, pipelines, output: args.output, buffers, ranges: most })
     }
 
     fn check_args(&self, args: &QuantizeWeightsArgs<'_>) -> Result<(), BindError> {
@@ -286,46 +280,43 @@ impl QuantizeWeightsPlan {
 
 impl BoundQuantizeWeights {
     async fn new(kernels: &Kernels, mut all: Vec<Prepared<'_>>) -> Result<Self, BindError> {
-        let rows = all.iter().map(|matrix| u64::from(matrix.spec.n)).sum::<u64>();
+        let rows = all.iter().map(|one| u64::from(one.matrix.spec.n)).sum::<u64>();
         let rows = u32::try_from(rows).map_err(|_| BindError::Overflow { role: Role::Weights })?;
-        let count = Count::Whole(rows);
-        let every = all.iter().flat_map(|matrix| &matrix.chunks);
-        let ranges = every.clone().map(|chunk| chunk.ranges).max().unwrap_or(0);
-        let slots = every.count();
-        let storage = wgpu::BufferUsages::STORAGE;
-        let mut draft = Draft::new(kernels, "lowbit quantize weights", count, slots as u64)?;
+        let slots = all.iter().map(|one| one.matrix.chunks.len()).sum::<usize>();
+        let (label, count) = ("lowbit quantize weights", Count::Whole(rows));
+        let mut draft = Draft::new(kernels, label, count, slots as u64)?;
         let zeros = |words: usize| BufferFill::Zeros(4 * words as u64);
+        let ranges = all.iter().map(|one| one.ranges).max().unwrap_or(0);
+        let storage = wgpu::BufferUsages::STORAGE;
         let scratch = kernels.buffer("lowbit weight ranges", storage, zeros(2 * ranges)).await?;
-        let readable = storage | wgpu::BufferUsages::COPY_SRC;
-        let words = STATUS_WORDS * slots;
+        let (readable, words) = (storage | wgpu::BufferUsages::COPY_SRC, STATUS_WORDS * slots);
         let status = kernels.buffer("lowbit weight status", readable, zeros(words)).await?;
-        let chunks = all.iter_mut().flat_map(|matrix| &mut matrix.chunks);
+        let chunks = all.iter_mut().flat_map(|one| &mut one.matrix.chunks);
         for (index, chunk) in chunks.enumerate() {
             chunk.params.status_at = (index * STATUS_WORDS) as u32;
         }
-        for matrix in &all {
-            let layout = matrix.output.layout();
-            let mut chunks = Vec::with_capacity(matrix.chunks.len());
-            for chunk in &matrix.chunks {
-                let [codes, side] = chunk.block.resources(layout);
+        for Prepared { matrix, pipelines, output, buffers, .. } in &all {
+            let mut chunks = Vec::with_capacity(buffers.len());
+            for (chunk, (source, mask, block)) in matrix.chunks.iter().zip(buffers) {
+                let [codes, side] = block.resources(output.layout());
                 let slot = draft.slot(chunk.params);
                 let bound = [
-                    (1, chunk.source.into()),
+                    (1, (*source).into()),
                     // Without a mask nothing reads it.
-                    (2, chunk.mask.unwrap_or(chunk.source).into()),
+                    (2, mask.unwrap_or(*source).into()),
                     (3, (&scratch).into()),
                     (4, codes),
                     (5, side),
                     (6, (&status).into()),
                 ];
                 // All kernels have the same bindings.
-                let pipeline = &matrix.pipelines[0].1;
-                chunks.push((draft.group(pipeline, Head::Params(slot), bound), &chunk.params));
+                let group = draft.group(&pipelines[0].1, Head::Params(slot), bound);
+                chunks.push((group, &chunk.params));
             }
-            matrix.stages(&mut draft, &chunks);
+            stages(&mut draft, pipelines, &chunks, matrix.spec.per_tensor());
         }
         let recording = draft.finish().await?;
-        let matrices = all.into_iter().map(Matrix::from).collect();
+        let matrices = all.into_iter().map(|one| one.matrix).collect();
         Ok(Self { recording, matrices, status })
     }
 
@@ -384,39 +375,30 @@ impl BoundQuantizeWeights {
     }
 }
 
-impl From<Prepared<'_>> for Matrix {
-    fn from(prepared: Prepared<'_>) -> Self {
-        let Prepared { name, spec, chunks, .. } = prepared;
-        let chunk =
-            |chunk: &PreparedChunk<'_>| Chunk { first_row: chunk.first_row, params: chunk.params };
-        Self { name, spec: spec.clone(), chunks: chunks.iter().map(chunk).collect() }
-    }
-}
-
-impl Prepared<'_> {
-    /// Adds the kernels in the order that they run.
-    fn stages(&self, draft: &mut Draft<'_, Params>, chunks: &[(usize, &Params)]) {
-        let ranged = |kernel| {
-            matches!(
-                kernel,
-                WeightsKernel::Scales | WeightsKernel::Codes | WeightsKernel::BlockCodes
-            )
-        };
-        let mut add = |chunks: &[(usize, &Params)], wanted: &dyn Fn(WeightsKernel) -> bool| {
-            for (kernel, pipeline) in self.pipelines.iter().filter(|(kernel, _)| wanted(*kernel)) {
-                draft.stage(pipeline, ALL_COUNTS);
-                for (group, params) in chunks {
-                    draft.dispatch(*group, Workgroups::Fixed(kernel.groups(params)));
-                }
+/// Adds the kernels of a matrix in the order that they run.
+fn stages(
+    draft: &mut Draft<'_, Params>,
+    pipelines: &Pipelines,
+    chunks: &[(usize, &Params)],
+    per_tensor: bool,
+) {
+    let ranged = |kernel| {
+        matches!(kernel, WeightsKernel::Scales | WeightsKernel::Codes | WeightsKernel::BlockCodes)
+    };
+    let mut add = |chunks: &[(usize, &Params)], wanted: &dyn Fn(WeightsKernel) -> bool| {
+        for (kernel, pipeline) in pipelines.iter().filter(|(kernel, _)| wanted(*kernel)) {
+            draft.stage(pipeline, ALL_COUNTS);
+            for (group, params) in chunks {
+                draft.dispatch(*group, Workgroups::Fixed(kernel.groups(params)));
             }
-        };
-        if self.spec.per_tensor() {
-            // The one range is complete only after every chunk.
-            add(chunks, &|kernel| !ranged(kernel));
-            add(chunks, &ranged);
-        } else {
-            chunks.chunks(1).for_each(|chunk| add(chunk, &|_| true));
         }
+    };
+    if per_tensor {
+        // The one range is complete only after every chunk.
+        add(chunks, &|kernel| !ranged(kernel));
+        add(chunks, &ranged);
+    } else {
+        chunks.chunks(1).for_each(|chunk| add(chunk, &|_| true));
     }
 }
 
