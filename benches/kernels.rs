@@ -212,7 +212,7 @@ fn make(c: &mut Criterion, host: &Host) {
         let args = QuantizeWeightsArgs { source: &rows, mask: None, output: &output };
         let bound = block_on(plan.bind(args)).expect("bind");
         group.bench_function(format.to_string(), |b| {
-            b.iter(|| host.submit(|pass| bound.record(pass)).expect("run"));
+            b.iter(|| host.submit(|pass| drop(bound.record(pass, n as u32))).expect("run"));
         });
     }
     group.finish();
@@ -231,7 +231,7 @@ fn dequantize(c: &mut Criterion, host: &Host) {
         let args = DequantizeArgs { weights: &weights, indices: None, output: (&output).into() };
         let bound = block_on(plan.bind(args)).expect("bind");
         group.bench_function(format.to_string(), |b| {
-            b.iter(|| host.submit(|pass| bound.record(pass)).expect("run"));
+            b.iter(|| host.submit(|pass| drop(bound.record(pass, n as u32))).expect("run"));
         });
     }
     group.finish();

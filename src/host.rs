@@ -40,7 +40,6 @@ pub use error::HostError;
 pub use fake_quant::{FakeQuantGradients, FakeQuantized};
 pub use limits::RefusedLimit;
 pub use probe::probe_shader;
-pub use quantized::Quantization;
 use read_log::ReadLog;
 #[cfg(feature = "conformance")]
 pub(crate) use tune::COLD;

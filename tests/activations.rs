@@ -231,10 +231,10 @@ fn what_cannot_be_is_refused() {
     let given = check(token.clone().with_given_scale());
     assert_eq!(given, PlanError::StaticScaleNeeded { format: format("int8-token") });
     assert!(matches!(
-        check(QuantizeActivationsSpec { max_m: 1 << 20, ..token.clone() }),
+        check(QuantizeActivationsSpec::new(1 << 20, 64, token.format)),
         PlanError::TooLarge { .. }
     ));
-    assert!(QuantizeActivationsSpec { k: u32::MAX, ..token.clone() }.check().is_err());
+    assert!(QuantizeActivationsSpec::new(2, u32::MAX, token.format).check().is_err());
 
     let Some(host) = crate::common::host() else { return };
     let plan = block_on(QuantizeActivationsPlan::new(host.kernels(), &token)).unwrap();

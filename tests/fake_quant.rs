@@ -5,11 +5,10 @@ use lowbit::format::{ActivationGranularity, Granularity, Scales, WeightFormat};
 use lowbit::gpu::{Caps, Shader};
 use lowbit::host::Host;
 use lowbit::ops::fake_quant::{every_spec, params_layout};
-use lowbit::ops::matmul::RecordError;
 use lowbit::ops::{
-    BindError, FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantError, FakeQuantPlan, FakeQuantSpec,
-    FloatType, PlanError, QuantizeActivationsArgs, QuantizeActivationsPlan,
-    QuantizeActivationsSpec, Role, SubBuffer,
+    BindError, FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantPlan, FakeQuantSpec, FloatType,
+    PlanError, QuantizeActivationsArgs, QuantizeActivationsPlan, QuantizeActivationsSpec,
+    RecordError, Role, SubBuffer,
 };
 use lowbit::reference::{
     FakeQuantCase, FakeQuantGradients, OutputType, check_fake_gradients, check_fake_quantize,
@@ -803,12 +802,9 @@ fn what_cannot_be_is_refused() {
     for name in ["f16", "f32", "2:4+int8-channel"] {
         let format = format(name);
         let error = FakeQuantSpec::new(2, 64, format).check().unwrap_err();
-        assert_eq!(error, FakeQuantError::Format { format });
+        assert_eq!(error, PlanError::FakeQuantFormat { format });
     }
-    let check = |spec: FakeQuantSpec| match spec.check().unwrap_err() {
-        FakeQuantError::Plan(error) => error,
-        other => panic!("{other}"),
-    };
+    let check = |spec: FakeQuantSpec| spec.check().unwrap_err();
     let no = WeightFormat::int16(Granularity::Tensor).asymmetric();
     assert!(matches!(check(FakeQuantSpec::new(2, 64, no)), PlanError::Format(_)));
     let (role, stride) = (Role::Output, 63);
@@ -817,10 +813,10 @@ fn what_cannot_be_is_refused() {
     let halves = spec.clone().with_types(FloatType::F16, FloatType::F32).with_strides(65, 64);
     assert!(matches!(check(halves), PlanError::OddStride { role: Role::Activations, .. }));
     assert!(matches!(
-        check(FakeQuantSpec { max_m: 1 << 20, ..spec.clone() }),
+        check(FakeQuantSpec::new(1 << 20, 64, spec.format)),
         PlanError::TooLarge { .. }
     ));
-    assert!(FakeQuantSpec { k: u32::MAX, ..spec.clone() }.check().is_err());
+    assert!(FakeQuantSpec::new(2, u32::MAX, spec.format).check().is_err());
 
     let Some(host) = crate::common::host() else { return };
     let given = spec.clone().with_given_scales();

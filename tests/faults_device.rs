@@ -7,9 +7,7 @@ mod common;
 use lowbit::format::WeightFormat;
 use lowbit::gpu::{Binding, Const, DeviceError, FRAGMENTS, Fragment, Shader};
 use lowbit::host::{Host, HostError};
-use lowbit::ops::{
-    BindError, DeviceWeights, MatmulSpec, PlanError, Schedule, Select, WeightsError,
-};
+use lowbit::ops::{BindError, DeviceWeights, MatmulSpec, PlanError, Schedule, Select};
 use lowbit::ops::{MatmulArgs, MatmulPlan};
 use pollster::block_on;
 use std::time::{Duration, Instant};
@@ -30,20 +28,10 @@ fn ones() -> lowbit::format::PackedWeights {
     lowbit::compress::quantize(&[1.0; N * K], N, K, &format()).unwrap()
 }
 
-fn device_error(error: &HostError) -> Option<&DeviceError> {
-    match error {
-        HostError::Device(error)
-        | HostError::Weights(WeightsError::Device(error))
-        | HostError::Plan(PlanError::Device(error))
-        | HostError::Bind(BindError::Device(error)) => Some(error),
-        _ => None,
-    }
-}
-
 #[track_caller]
 fn assert_lost<T>(result: Result<T, HostError>) {
     let error = result.err().expect("a call on a lost device succeeded");
-    assert!(matches!(device_error(&error), Some(DeviceError::Lost(_))), "{error:?}");
+    assert!(matches!(error.device(), Some(DeviceError::Lost(_))), "{error:?}");
 }
 
 /// Makes every call of the host on a lost device and checks its error.
@@ -120,7 +108,7 @@ fn buffers_too_large_are_refused() {
         limits.max_buffer_size = 1 << 20;
         limits.max_storage_buffer_binding_size = 1 << 20;
     });
-    let refused = |error: HostError, size: &str| match device_error(&error) {
+    let refused = |error: HostError, size: &str| match error.device() {
         Some(DeviceError::Refused { what, message }) => {
             assert_eq!(what, "lowbit host");
             assert!(message.contains(size), "{message}");
@@ -138,7 +126,7 @@ fn buffers_too_large_are_refused() {
     let buffer = host.storage(&[1, 2, 3, 4, 5, 6, 7, 8]).unwrap();
     for (first, words) in [(0, 9), (9, 1), (8, 1), (1 << 40, 1), (usize::MAX / 4, 4)] {
         let error = host.read(&buffer, first, words).unwrap_err();
-        assert!(matches!(device_error(&error), Some(DeviceError::Refused { .. })), "{error:?}");
+        assert!(matches!(error.device(), Some(DeviceError::Refused { .. })), "{error:?}");
     }
     for (first, words) in [(usize::MAX, 1), (0, usize::MAX), (0, usize::MAX / 2)] {
         let error = host.read(&buffer, first, words).unwrap_err();
@@ -151,7 +139,7 @@ fn buffers_too_large_are_refused() {
     let descriptor = wgpu::BufferDescriptor { label, size: 64, usage, mapped_at_creation: false };
     let private = host.device().create_buffer(&descriptor);
     let error = host.read(&private, 0, 1).unwrap_err();
-    assert!(matches!(device_error(&error), Some(DeviceError::Refused { .. })), "{error:?}");
+    assert!(matches!(error.device(), Some(DeviceError::Refused { .. })), "{error:?}");
     works(&host);
 }
 
@@ -380,7 +368,7 @@ fn devices_too_small_for_a_kernel_are_refused() {
     };
     assert!(*what == "storage buffers" && *need > 2, "{error}");
     let error = small.compress(&[1.0; N * K], N, K, &format()).unwrap_err();
-    let Some(DeviceError::Limit { kernel, limit, need, have: 2 }) = device_error(&error) else {
+    let Some(DeviceError::Limit { kernel, limit, need, have: 2 }) = error.device() else {
         panic!("{error:?}")
     };
     assert_eq!(*limit, "max_storage_buffers_per_shader_stage");

@@ -8,7 +8,6 @@ use lowbit::compress::calibrate::{Observer, Statistics};
 use lowbit::format::PackedWeights;
 use lowbit::gpu::DeviceError;
 use lowbit::host::{Host, HostError};
-use lowbit::ops::{BindError, FakeQuantError, ObserveError, PlanError, WeightsError};
 use lowbit::reference::{self, OutputType};
 use std::time::Duration;
 
@@ -78,18 +77,6 @@ const CALLS: [(&str, Call); 9] = [
     ("exact halves", |host| host.exact_f16_unpack().map(drop)),
 ];
 
-fn device_error(error: &HostError) -> Option<&DeviceError> {
-    match error {
-        HostError::Device(error)
-        | HostError::Weights(WeightsError::Device(error))
-        | HostError::Plan(PlanError::Device(error))
-        | HostError::Observe(ObserveError::Device(error))
-        | HostError::FakeQuant(FakeQuantError::Plan(PlanError::Device(error)))
-        | HostError::Bind(BindError::Device(error)) => Some(error),
-        _ => None,
-    }
-}
-
 /// Creates a new device with a driver that can fail.
 fn shim() -> Shim {
     Shim::new(&Host::new().unwrap()).unwrap()
@@ -145,7 +132,7 @@ fn every_allocation_may_fail() {
     }
     let driver = std::cell::RefCell::new(Some(shim()));
     for (name, call) in CALLS {
-        let is = |error: &HostError| match device_error(error) {
+        let is = |error: &HostError| match error.device() {
             Some(DeviceError::OutOfMemory { what, bytes: Some(bytes), .. }) => {
                 let text = error.to_string();
                 *bytes > 0 && !what.is_empty() && text.contains(what) && {
@@ -169,7 +156,7 @@ fn every_kernel_may_fail_to_compile() {
         return;
     }
     for (name, call) in CALLS {
-        let is = |error: &HostError| match device_error(error) {
+        let is = |error: &HostError| match error.device() {
             Some(DeviceError::Pipeline { kernel, message }) => {
                 !kernel.is_empty() && message.contains(crate::shim::PIPELINE_MESSAGE)
             }
@@ -188,7 +175,7 @@ fn every_submission_may_lose_the_device() {
         return;
     }
     for (name, call) in CALLS {
-        let is = |error: &HostError| match device_error(error) {
+        let is = |error: &HostError| match error.device() {
             Some(DeviceError::Lost(reason)) => reason == crate::shim::LOST_MESSAGE,
             _ => false,
         };
@@ -201,7 +188,7 @@ fn every_submission_may_lose_the_device() {
     lost.plant(Fault::Lost, 0);
     for (name, call) in CALLS {
         let error = call(&lost.host).expect_err(name);
-        assert!(matches!(device_error(&error), Some(DeviceError::Lost(_))), "{name}: {error:?}");
+        assert!(matches!(error.device(), Some(DeviceError::Lost(_))), "{name}: {error:?}");
     }
     crate::common::multiplies(&shim().host).unwrap();
 }
@@ -258,7 +245,7 @@ fn tuning_fails_as_other_calls_do() {
         driver.plant(fault, after);
         let result = tune(&driver);
         assert!(driver.clear(), "{fault:?} {after} struck nothing");
-        result.err().map(|error| device_error(&error).cloned().unwrap())
+        result.err().map(|error| error.device().cloned().unwrap())
     };
     assert!(matches!(failed(Fault::Pipeline, 0), Some(DeviceError::Pipeline { .. })));
     assert_eq!(failed(Fault::Pipeline, 1), None);

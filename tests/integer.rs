@@ -6,9 +6,9 @@ use crate::common::Random;
 use lowbit::conformance::{Case, Quantized, Status, Values, run};
 use lowbit::format::{
     ActivationFormat, ActivationFunction, ActivationGranularity, Granularity, PackedWeights,
-    StaticScale, WeightFormat,
+    Quantization, StaticScale, WeightFormat,
 };
-use lowbit::host::{Host, HostError, Quantization};
+use lowbit::host::{Host, HostError};
 use lowbit::ops::{
     Activations, BindError, DeviceWeights, FloatType, MatmulArgs, MatmulPlan, MatmulSpec, Output,
     PlanError, QuantizeActivationsArgs, QuantizeActivationsPlan, QuantizeActivationsSpec, Schedule,
@@ -227,8 +227,9 @@ fn what_cannot_be_is_refused() {
     let y = host.zeros(out.y_bytes(4).max(sound.y_bytes(4))).unwrap();
     let args =
         MatmulArgs { activations: (&codes).into(), weights: &w, bias: None, output: (&y).into() };
-    let (plain, coded) =
-        (plan(&MatmulSpec { code_textures: false, ..sound }).unwrap(), plan(&out).unwrap());
+    let mut plain = sound;
+    plain.code_textures = false;
+    let (plain, coded) = (plan(&plain).unwrap(), plan(&out).unwrap());
     let good = StaticScale { scale: 0.5, zero_point: 0 };
     let error = block_on(plain.bind_scaled(args, good)).unwrap_err();
     assert_eq!(error, BindError::OutputScale { planned: false });

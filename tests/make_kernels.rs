@@ -13,8 +13,8 @@ use lowbit::host::{Host, HostError};
 use lowbit::ops::quantize_weights::{WeightsAccess, WeightsKernel};
 use lowbit::ops::{
     BindError, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, FloatType,
-    QuantizeWeightsArgs, QuantizeWeightsError, QuantizeWeightsPlan, QuantizeWeightsSpec,
-    RepackSpec, SourceRows, SubBuffer,
+    QuantizeWeightsArgs, QuantizeWeightsError, QuantizeWeightsJob, QuantizeWeightsPlan,
+    QuantizeWeightsSpec, RecordError, RepackSpec, SourceRows, SubBuffer,
 };
 use pollster::block_on;
 use std::sync::OnceLock;
@@ -689,8 +689,8 @@ fn make(host: &Host, w: &[f32], mask: Option<&Mask24>, spec: &QuantizeWeightsSpe
     }
     // The plan is recorded twice, and nothing of the first run may remain.
     host.submit(|pass| {
-        bound.record(pass);
-        bound.record(pass);
+        bound.record(pass, spec.n).unwrap();
+        bound.record(pass, spec.n).unwrap();
     })
     .unwrap();
     let status = host.read(bound.status(), 0, bound.status_words()).unwrap();
@@ -890,7 +890,7 @@ fn bad_masks_are_refused() {
         let args =
             QuantizeWeightsArgs { source: &source, mask: Some((&mask).into()), output: &output };
         let bound = block_on(plan.bind(args)).unwrap();
-        host.submit(|pass| bound.record(pass)).unwrap();
+        host.submit(|pass| bound.record(pass, n as u32).unwrap()).unwrap();
         let status = host.read(bound.status(), 0, bound.status_words()).unwrap();
         let good = [0b0100, 0b1000, 0b1001, 0b1100, 0b1101, 0b1110].contains(&nibble);
         let want =
@@ -933,6 +933,97 @@ fn chunks_are_equal_to_the_whole() {
     println!("at most {most} chunks");
 }
 
+/// Several matrices in one pass, with one scratch buffer and one status: the same bits as one by
+/// one, also where each of them is split, and an error that names its matrix.
+#[test]
+fn many_are_equal_to_one_by_one() {
+    let mut random = Random(10);
+    let kernels_of = [gpu(), &tiny_gpus()[0]];
+    let names = [
+        "int8-channel",
+        "int4-g64-asym",
+        "f16",
+        "2:4+int8-tensor",
+        "int8-tensor",
+        "int8-g5-asym-f16s",
+        "f32",
+        "2:4+int4-g32",
+    ];
+    for host in kernels_of {
+        let kernels = host.kernels();
+        let mut all = Vec::new();
+        for (i, name) in names.into_iter().enumerate() {
+            // One of them has no rows.
+            let (n, k) = (if i == 5 { 0 } else { 9 + 4 * i }, 70 - i);
+            let format: WeightFormat = name.parse().unwrap();
+            let w: Vec<f32> =
+                (0..n).flat_map(|r| row(&format, r % KINDS, k, &mut random)).collect();
+            let source = host.storage(bytemuck::cast_slice(&w)).unwrap();
+            let spec = QuantizeWeightsSpec::new(n as u32, k as u32, format);
+            let plan = block_on(QuantizeWeightsPlan::new(kernels, &spec)).unwrap();
+            let output = block_on(DeviceWeights::allocate(kernels, format, n, k)).unwrap();
+            all.push((name, plan, source, output, w));
+        }
+        let rows: Vec<_> = all
+            .iter()
+            .map(|(_, plan, source, ..)| {
+                [SourceRows { at: source.into(), rows: plan.spec().n as usize }]
+            })
+            .collect();
+        let jobs: Vec<_> = all
+            .iter()
+            .zip(&rows)
+            .map(|((name, plan, _, output, _), source)| {
+                let args = QuantizeWeightsArgs { source, mask: None, output };
+                QuantizeWeightsJob { name, plan, args }
+            })
+            .collect();
+        let bound = block_on(QuantizeWeightsPlan::bind_many(kernels, &jobs)).unwrap();
+        let total: u32 = all.iter().map(|(_, plan, ..)| plan.spec().n).sum();
+        assert_eq!(bound.rows(), total);
+        let status = || host.read(bound.status(), 0, bound.status_words()).unwrap();
+        let of = |name: &str, error| {
+            Err(QuantizeWeightsError::Matrix { name: name.into(), error: Box::new(error) })
+        };
+        assert_eq!(bound.check(&status()), of(names[0], QuantizeWeightsError::NotRun));
+        for have in [0, total - 1, total + 1] {
+            let refused = Err(RecordError::NotWhole { need: total, have });
+            host.submit(|pass| assert_eq!(bound.record(pass, have), refused)).unwrap();
+        }
+        host.submit(|pass| bound.record(pass, total).unwrap()).unwrap();
+        assert_eq!(bound.check(&status()), Ok(()));
+        for (name, plan, _, output, w) in &all {
+            let alone = make(host, w, None, plan.spec());
+            assert_eq!(alone.result, Ok(()));
+            assert!(host.download_rows(output).unwrap() == alone.image, "{name}");
+        }
+        // Faults of two matrices: the first is named, with its own row and column.
+        for (i, row) in [(3, 7), (6, 2)] {
+            let (k, at) = (70 - i, row * (70 - i) + 3);
+            let nan = f32::NAN.to_bits().to_le_bytes();
+            host.queue().write_buffer(&all[i].2, 4 * at as u64, &nan);
+            host.submit(|pass| bound.record(pass, total).unwrap()).unwrap();
+            assert!(at < k * (row + 1));
+            let error = QuantizeWeightsError::NonFinite { row: 7, col: 3 };
+            assert_eq!(bound.check(&status()), of(names[3], error));
+        }
+        assert!(bound.check(&status()[1..]).is_err());
+        // A matrix that cannot be bound is named too.
+        let mut wrong = jobs.clone();
+        wrong[2].args.output = wrong[1].args.output;
+        match block_on(QuantizeWeightsPlan::bind_many(kernels, &wrong)).map(drop) {
+            Err(BindError::Matrix { name, error }) => {
+                assert_eq!(name, names[2]);
+                assert!(matches!(*error, BindError::WrongWeights { .. }));
+            }
+            other => panic!("{other:?}"),
+        }
+        let none = block_on(QuantizeWeightsPlan::bind_many(kernels, &[])).unwrap();
+        host.submit(|pass| none.record(pass, 0).unwrap()).unwrap();
+        assert_eq!(none.check(&[]), Ok(()));
+    }
+}
+
 fn packed(format: &WeightFormat, n: usize, k: usize, random: &mut Random) -> PackedWeights {
     let w: Vec<f32> = (0..n).flat_map(|r| row(format, r % KINDS, k, random)).collect();
     compress::quantize(&w, n, k, format).unwrap()
@@ -961,7 +1052,8 @@ fn check_dequantize(host: &Host, weights: &DeviceWeights, packed: &PackedWeights
         let stride =
             if half { (k as u32).next_multiple_of(2) + 2 * stride } else { k as u32 + stride };
         let code_textures = weights.has_textures();
-        let spec = DequantizeSpec { code_textures, ..spec.with_stride(stride) };
+        let mut spec = spec.with_stride(stride);
+        spec.code_textures = code_textures;
         let row_words = if half { stride / 2 } else { stride } as usize;
         // The list of indices starts after a word that does not belong to it.
         let list = spec.gather.map(|_| host.storage(&[&[0], &indices[..]].concat()).unwrap());
@@ -977,11 +1069,7 @@ fn check_dequantize(host: &Host, weights: &DeviceWeights, packed: &PackedWeights
         .unwrap();
         for count in if gathered { vec![2, 9] } else { vec![rows.len()] } {
             let mut recorded = Ok(());
-            host.submit(|pass| match (gathered, count) {
-                (true, 2) => recorded = bound.record_first(pass, 2),
-                _ => bound.record(pass),
-            })
-            .unwrap();
+            host.submit(|pass| recorded = bound.record(pass, count as u32)).unwrap();
             recorded.unwrap();
             let got = host.read(&output, 0, rows.len() * row_words + 8).unwrap();
             let what = format!("{format} {n}×{k} {:?} gather {gathered}", spec.output);
@@ -1012,7 +1100,13 @@ fn check_dequantize(host: &Host, weights: &DeviceWeights, packed: &PackedWeights
             }
             assert!(got[3 + rows.len() * row_words..].iter().all(|&w| w == HOLE), "{what}: after");
         }
-        assert!(!gathered || host.submit(|p| assert!(bound.record_first(p, 10).is_err())).is_ok());
+        // A gather takes fewer rows; all rows are taken at once.
+        let (m, max_m) = (rows.len() as u32 + 1, rows.len() as u32);
+        let refused = match gathered {
+            true => RecordError::MTooLarge { m, max_m },
+            false => RecordError::NotWhole { need: max_m, have: m },
+        };
+        host.submit(|pass| assert_eq!(bound.record(pass, m), Err(refused))).unwrap();
     }
 }
 
@@ -1086,7 +1180,7 @@ fn speed() {
         let bound = block_on(plan.bind(args)).unwrap();
         for _ in 0..3 {
             let start = std::time::Instant::now();
-            gpu().submit(|pass| bound.record(pass)).unwrap();
+            gpu().submit(|pass| bound.record(pass, n as u32).unwrap()).unwrap();
             let gpu = start.elapsed();
             let start = std::time::Instant::now();
             let packed = compress::quantize(&w, n, k, &format).unwrap();

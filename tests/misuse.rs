@@ -5,12 +5,11 @@
 use crate::common::Noop;
 use lowbit::format::{FormatError, RowOrder, WeightFormat};
 use lowbit::gpu::{AdapterClass, Caps, DeviceError, Kernels};
-use lowbit::ops::matmul::RecordError;
 use lowbit::ops::{
     BindError, BoundMatmul, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights,
     FloatType, MatmulArgs, MatmulPlan, MatmulSpec, PlanError, QuantizeWeightsArgs,
-    QuantizeWeightsPlan, QuantizeWeightsSpec, Role, RowBlock, Schedule, Select, SourceRows,
-    SubBuffer, WeightsError,
+    QuantizeWeightsPlan, QuantizeWeightsSpec, RecordError, Role, RowBlock, Schedule, Select,
+    SourceRows, SubBuffer, WeightsError,
 };
 use pollster::block_on;
 use proptest::prelude::*;

@@ -60,12 +60,12 @@ fn repack(host: &Host, packed: &PackedWeights, name: &str) -> usize {
         output: &output,
     }))
     .unwrap();
-    host.submit(|pass| bound.record(pass)).unwrap();
+    host.submit(|pass| bound.record(pass, n as u32).unwrap()).unwrap();
     let order = kernels.caps().row_order;
     let layout = DeviceLayout::new(format, n, k, order).unwrap();
     let want = layout.pack_rows(packed, 0..n);
     assert!(host.download_rows(&output).unwrap() == want, "{name} {n}×{k}, {order:?}");
-    bound.chunks()
+    bound.dispatches()
 }
 
 /// Returns the same device with the other row order.

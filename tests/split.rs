@@ -101,7 +101,9 @@ struct Ran {
 
 fn run(host: &Host, job: &Job) -> Ran {
     let weights = host.upload(&job.packed).unwrap();
-    let spec = &MatmulSpec { code_textures: weights.has_textures(), ..job.spec.clone() };
+    let mut spec = job.spec.clone();
+    spec.code_textures = weights.has_textures();
+    let spec = &spec;
     assert_eq!(host.download(&weights).unwrap(), job.packed);
     let plan =
         block_on(MatmulPlan::new(host.kernels(), spec, Select::Pinned(job.schedule))).unwrap();

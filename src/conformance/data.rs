@@ -4,8 +4,7 @@ use super::{Case, Values};
 use crate::compress::{self, CompressError};
 use crate::format::{CodeType, PackedWeights, ScaleType, Scales};
 use crate::host::Host;
-use crate::ops::matmul::texture_width;
-use crate::ops::{DeviceWeights, FloatType};
+use crate::ops::{DeviceWeights, FloatType, texture_width};
 use half::f16;
 
 /// The random number generator SplitMix64 (Steele, Lea and Flood, 2014).

@@ -8,8 +8,7 @@ use super::report::{ErrorOverBound, Outcome, Trouble};
 use super::rows::Rows;
 use crate::host::Host;
 use crate::ops::{
-    FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantError, FakeQuantPlan, FakeQuantSpec, FloatType,
-    SubBuffer,
+    FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantPlan, FakeQuantSpec, FloatType, SubBuffer,
 };
 use crate::reference::{self, FakeQuantCase, FakeQuantGradients, OutputType};
 
@@ -34,10 +33,7 @@ struct Results {
 pub(super) async fn run(host: &Host, case: &Case, from: FakeScales) -> Result<Outcome, Trouble> {
     let job = job(case, from);
     let plan = FakeQuantPlan::new(host.kernels(), &job.spec).await;
-    let plan = plan.map_err(|error| match &error {
-        FakeQuantError::Plan(error) => Trouble::of(case, error),
-        error => Trouble::Failed(error.to_string()),
-    })?;
+    let plan = plan.map_err(|error| Trouble::of(case, &error))?;
     let results = both_passes(host, case, &plan, &job).await?;
     let caps = host.kernels().caps();
     // The last kernel of the forward pass names the case. The name of the backward kernel only adds

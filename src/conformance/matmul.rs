@@ -5,8 +5,7 @@ use super::data::{self, Random};
 use super::report::{ErrorOverBound, Outcome, Trouble};
 use crate::format::{ActivationFunction, PackedWeights};
 use crate::host::Host;
-use crate::ops::matmul::RecordError;
-use crate::ops::{FloatType, MatmulArgs, MatmulPlan, MatmulSpec, Select, SubBuffer};
+use crate::ops::{FloatType, MatmulArgs, MatmulPlan, MatmulSpec, RecordError, Select, SubBuffer};
 use crate::reference::{self, MatmulCase, OutputType};
 use half::f16;
 

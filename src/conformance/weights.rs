@@ -56,7 +56,11 @@ pub(super) async fn compress(host: &Host, case: &Case) -> Result<Outcome, Troubl
     let mask = given.then_some((&mask_buffer).into());
     let bound = plan.bind(QuantizeWeightsArgs { source: &rows, mask, output: &output }).await;
     let bound = bound.map_err(|e| text(&e))?;
-    host.submit_async(|pass| bound.record(pass)).await.map_err(|e| text(&e))?;
+    let mut recorded = Ok(());
+    host.submit_async(|pass| recorded = bound.record(pass, n as u32))
+        .await
+        .map_err(|e| text(&e))?;
+    recorded.map_err(|e| text(&e))?;
     let status =
         host.read_async(bound.status(), 0, bound.status_words()).await.map_err(|e| text(&e))?;
     bound.check(&status).map_err(|e| text(&e))?;
@@ -149,12 +153,8 @@ pub(super) async fn rows(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
         .await
         .map_err(|e| text(&e))?;
     let mut recorded = Ok(());
-    host.submit_async(|pass| match gather {
-        true => recorded = bound.record_first(pass, rows as u32),
-        false => bound.record(pass),
-    })
-    .await
-    .map_err(|e| text(&e))?;
+    let count = if gather { rows as u32 } else { spec.rows() };
+    host.submit_async(|pass| recorded = bound.record(pass, count)).await.map_err(|e| text(&e))?;
     recorded.map_err(|e| text(&e))?;
     let got = host.read_async(&output, 0, words).await.map_err(|e| text(&e))?;
 

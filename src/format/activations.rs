@@ -128,6 +128,29 @@ impl StaticScale {
     }
 }
 
+/// How X is quantized to 8-bit codes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Quantization {
+    /// With ranges taken from X itself in every call.
+    Dynamic(ActivationFormat),
+    /// With a fixed scale and zero point. The codes are `int8-tensor`, or `int8-tensor-asym` if the
+    /// zero point is not 0; a zero point of 0 leaves code −128 unused. A NaN becomes an arbitrary
+    /// code and does not reach the result.
+    Static(StaticScale),
+}
+
+impl Quantization {
+    /// Returns the format of the codes.
+    pub fn format(&self) -> ActivationFormat {
+        let tensor = ActivationFormat::int8(ActivationGranularity::Tensor);
+        match self {
+            Self::Dynamic(format) => *format,
+            Self::Static(StaticScale { zero_point: 0, .. }) => tensor,
+            Self::Static(_) => tensor.asymmetric(),
+        }
+    }
+}
+
 /// The reason why an activation format, a layout or a static scale was refused.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]

@@ -25,7 +25,8 @@ mod packed;
 mod sparsity;
 
 pub use activations::{
-    ActivationError, ActivationFormat, ActivationGranularity, ActivationLayout, StaticScale,
+    ActivationError, ActivationFormat, ActivationGranularity, ActivationLayout, Quantization,
+    StaticScale,
 };
 pub use device::{BLOCK_K, DeviceImage, DeviceLayout, RowOrder};
 pub use function::ActivationFunction;

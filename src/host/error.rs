@@ -2,9 +2,8 @@ use super::RefusedLimit;
 use crate::compress::calibrate::CalibrateError;
 use crate::format::FormatError;
 use crate::gpu::DeviceError;
-use crate::ops::matmul::RecordError;
 use crate::ops::{
-    BindError, FakeQuantError, ObserveError, PlanError, QuantizeWeightsError, WeightsError,
+    BindError, ObserveError, PlanError, QuantizeWeightsError, RecordError, WeightsError,
 };
 use std::time::Duration;
 
@@ -84,9 +83,6 @@ pub enum HostError {
     /// An operation could not be planned.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// A fake quantization could not be planned.
-    #[error(transparent)]
-    FakeQuant(#[from] FakeQuantError),
     /// Buffers could not be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -123,19 +119,21 @@ pub(super) fn no_adapter(error: wgpu::RequestAdapterError) -> HostError {
 }
 
 impl HostError {
+    /// Returns the device's error, if the device caused this one.
+    pub fn device(&self) -> Option<&DeviceError> {
+        match self {
+            Self::Device(error) => Some(error),
+            Self::Plan(error) => error.device(),
+            Self::Bind(error) => error.device(),
+            Self::Weights(error) => error.device(),
+            _ => None,
+        }
+    }
+
     /// Returns whether the device refused a request, rather than this crate.
     #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn is_the_devices(&self) -> bool {
-        let error = match self {
-            Self::Device(error)
-            | Self::Plan(PlanError::Device(error))
-            | Self::Bind(BindError::Device(error))
-            | Self::Weights(WeightsError::Device(error))
-            | Self::Observe(ObserveError::Device(error))
-            | Self::Observe(ObserveError::Plan(PlanError::Device(error)))
-            | Self::FakeQuant(FakeQuantError::Plan(PlanError::Device(error))) => error,
-            _ => return false,
-        };
+        let Some(error) = self.device() else { return false };
         !matches!(error, DeviceError::Limit { .. } | DeviceError::Lost(_))
     }
 }

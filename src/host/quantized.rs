@@ -1,32 +1,9 @@
 use super::{Host, HostError, to_u32, with_blocking};
-use crate::format::{ActivationFormat, ActivationFunction, ActivationGranularity, StaticScale};
+use crate::format::{ActivationFunction, Quantization};
 use crate::ops::{
     Activations, DeviceWeights, MatmulArgs, MatmulPlan, MatmulSpec, QuantizeActivationsArgs,
     QuantizeActivationsPlan, QuantizeActivationsSpec, Select,
 };
-
-/// How X is quantized to 8-bit codes.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Quantization {
-    /// With ranges taken from X itself in every call.
-    Dynamic(ActivationFormat),
-    /// With a fixed scale and zero point. The codes are `int8-tensor`, or `int8-tensor-asym` if the
-    /// zero point is not 0; a zero point of 0 leaves code −128 unused. A NaN becomes an arbitrary
-    /// code and does not reach the result.
-    Static(StaticScale),
-}
-
-impl Quantization {
-    /// Returns the format of the codes.
-    pub fn format(&self) -> ActivationFormat {
-        let tensor = ActivationFormat::int8(ActivationGranularity::Tensor);
-        match self {
-            Self::Dynamic(format) => *format,
-            Self::Static(StaticScale { zero_point: 0, .. }) => tensor,
-            Self::Static(_) => tensor.asymmetric(),
-        }
-    }
-}
 
 impl Host {
     with_blocking!(

@@ -108,7 +108,9 @@ impl Host {
                     output: &output,
                 }))
                 .await?;
-            self.submit_async(|pass| bound.record(pass)).await?;
+            let mut recorded = Ok(());
+            self.submit_async(|pass| recorded = bound.record(pass, spec.n)).await?;
+            recorded?;
             self.settled(output).await
         }
     );
@@ -200,7 +202,9 @@ impl Host {
                 .collect();
             let args = QuantizeWeightsArgs { source: &source, mask: None, output: &output };
             let bound = self.run(plan.bind(args)).await?;
-            self.submit_async(|pass| bound.record(pass)).await?;
+            let mut recorded = Ok(());
+            self.submit_async(|pass| recorded = bound.record(pass, spec.n)).await?;
+            recorded?;
             bound.check(&self.read_async(bound.status(), 0, bound.status_words()).await?)?;
             self.settled(output).await
         }
@@ -255,7 +259,9 @@ impl Host {
         let output = self.zeros_async(bytes).await?;
         let args = DequantizeArgs { weights, indices, output: (&output).into() };
         let bound = self.run(plan.bind(args)).await?;
-        self.submit_async(|pass| bound.record(pass)).await?;
+        let mut recorded = Ok(());
+        self.submit_async(|pass| recorded = bound.record(pass, spec.rows())).await?;
+        recorded?;
         let words = self.read_async(&output, 0, (bytes / 4) as usize).await?;
         Ok(words.into_iter().map(f32::from_bits).collect())
     }

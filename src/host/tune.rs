@@ -1,9 +1,9 @@
 use super::{Host, HostError, Instant, to_u32, with_blocking};
 use crate::gpu::DeviceError;
-use crate::ops::matmul::{Activations, Measured, Problem, Tuning, candidates, row_ranges};
+use crate::ops::matmul::{Measured, Problem, Tuning, candidates, row_ranges};
 use crate::ops::{
-    BoundMatmul, DeviceWeights, FloatType, MatmulArgs, MatmulPlan, MatmulSpec, PlanError, Schedule,
-    Select,
+    Activations, BoundMatmul, DeviceWeights, FloatType, MatmulArgs, MatmulPlan, MatmulSpec,
+    PlanError, Schedule, Select,
 };
 use std::time::Duration;
 

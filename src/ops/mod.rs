@@ -1,32 +1,42 @@
-//! The ops: one file each, and each the same way: spec → choice → plan → bind → record.
+//! The ops. Each one has the same five verbs: `Spec::check`, `Plan::new`, `plan.bind`,
+//! `bound.record` and `kernels`.
 //!
-//! A *spec* says what is wanted and is checked; a *choice* is the kernel, plain data; a
-//! *plan* holds compiled pipelines; *binding* checks buffers and makes bind groups;
-//! *recording* writes commands and neither allocates, compiles nor waits; more rows than were
-//! planned is all that it refuses.
+//! A *spec* says what is wanted. A *plan* holds compiled pipelines for a spec. *Binding* checks
+//! buffers and makes bind groups. *Recording* writes commands for some number of rows; it neither
+//! allocates, compiles nor waits, and refuses only a number of rows that was not planned.
+//!
+//! Specs are made by constructors, since they will grow. Arguments of `bind` are plain structs of
+//! named buffers, so that no two can be confused.
+//!
+//! Errors are [`PlanError`], [`BindError`] and [`RecordError`] for every op. All ops describe rows
+//! with `rows` and bind and record through `recording`.
 
 mod buffers;
 pub mod dequantize;
+mod error;
 pub mod fake_quant;
 mod grid;
 pub mod matmul;
 pub mod observe;
 pub mod quantize_activations;
 pub mod quantize_weights;
+mod recording;
 pub mod repack;
-mod slots;
+mod rows;
+mod types;
 mod weights;
 
-pub use buffers::{BindError, FloatType, Role, SubBuffer};
+pub use buffers::SubBuffer;
 pub use dequantize::{BoundDequantize, DequantizeArgs, DequantizePlan, DequantizeSpec};
+pub use error::{BindError, PlanError, RecordError};
 pub use fake_quant::{
-    BoundFakeQuant, BoundFakeQuantBackward, FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantError,
-    FakeQuantPlan, FakeQuantSpec,
+    BoundFakeQuant, BoundFakeQuantBackward, FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantPlan,
+    FakeQuantSpec,
 };
 pub use grid::{Factor, Grid, VARIABLES};
 pub use matmul::{
-    Activations, BoundMatmul, KernelChoice, MatmulArgs, MatmulPlan, MatmulSpec, Output, PlanError,
-    Schedule, Select,
+    BoundMatmul, KernelChoice, MatmulArgs, MatmulPlan, MatmulSpec, Schedule, Select, Tuning,
+    TuningKey,
 };
 pub use observe::{BoundObserve, ObserveArgs, ObserveError, ObservePlan, ObserveSpec};
 pub use quantize_activations::{
@@ -35,7 +45,10 @@ pub use quantize_activations::{
 };
 pub use quantize_weights::{
     BoundQuantizeWeights, MaskSource, QuantizeWeightsArgs, QuantizeWeightsError,
-    QuantizeWeightsPlan, QuantizeWeightsSpec, SourceRows,
+    QuantizeWeightsJob, QuantizeWeightsPlan, QuantizeWeightsSpec, SourceRows,
 };
+pub use recording::Bound;
 pub use repack::{BoundRepack, RepackArgs, RepackPlan, RepackSpec};
-pub use weights::{Codes, DeviceWeights, RowBlock, WeightsError};
+pub use types::{Activations, FloatType, Output, Role};
+pub(crate) use weights::texture_width;
+pub use weights::{Codes, DeviceWeights, RowBlock, WeightsError, code_textures_pay};

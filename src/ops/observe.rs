@@ -1,22 +1,22 @@
-//! What calibration wants of X, seen on the device: ranges, histograms and sums of |x|.
+//! Observes X on the device for calibration: ranges, histograms and sums of |x|.
 //!
-//! A recording leaves one batch's observation in a buffer of the caller's, and nothing has to come
-//! back before the caller asks: observations of many layers and batches may lie in one buffer, one
-//! behind the other. [`ObservePlan::batch`] reads one, and [`Statistics::fold`] takes it in. It is
-//! [`Batch::of`] bit for bit: the kernels count, compare and add integers only.
+//! A recording writes the observation of one batch to a buffer of the caller's. Observations of
+//! many layers and batches may lie in one buffer, one after the other, to be read back once.
+//! [`ObservePlan::batch`] decodes one, and [`Statistics::fold`] adds it to the statistics. The
+//! result equals [`Batch::of`] bit for bit: the kernels count, compare and add integers only.
 //!
 //! [`Statistics::fold`]: crate::compress::calibrate::Statistics::fold
 
-use super::buffers::{Window, check, window_capacity};
-use super::matmul::RecordError;
+use super::buffers::{Window, check, check_aliases, window_capacity};
 use super::quantize_activations::Loads;
-use super::slots::{Slots, check_grid, pipelines, spans};
+use super::recording::{Bound, Count, Draft, Head, Workgroups, pipelines};
+use super::rows::{Rows, Span, Spans, check_rows};
 use super::{BindError, FloatType, PlanError, QuantizeActivationsSpec, Role, SubBuffer};
 use crate::compress::calibrate::{
     Axis, Batch, CalibrateError, ChannelBatch, Histogram, NotFinite, Observer,
 };
 use crate::format::{ActivationFormat, ActivationGranularity, BLOCK_K};
-use crate::gpu::{Binding, Caps, Const, DeviceError, Kernels, Pipeline, Shader, fragment};
+use crate::gpu::{Binding, Caps, Const, Kernels, Pipeline, Shader, fragment};
 use std::sync::Arc;
 
 /// Rows of a tile, of 32 columns.
@@ -28,93 +28,79 @@ pub(super) const WORKGROUP: u32 = 64;
 /// Words before the ranges: NaN, infinities, index of the first of either.
 const HEADER: u64 = 4;
 
-/// Why X cannot be observed.
+/// Why the words of an observation cannot be read.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ObserveError {
-    /// Shapes and strides that no kernel serves.
-    #[error(transparent)]
-    Plan(#[from] PlanError),
-    /// Bins that are none.
+    /// The histogram is invalid.
     #[error(transparent)]
     Calibrate(#[from] CalibrateError),
-    /// The device said no.
-    #[error(transparent)]
-    Device(#[from] DeviceError),
-    /// Words that no kernel leaves: not recorded, or overwritten.
-    #[error("these {0} words are no observation of so many rows")]
+    /// No kernel leaves such words: the observation was not recorded, or it was overwritten.
+    #[error("these {0} words are not an observation of that many rows")]
     Words(usize),
 }
 
-/// What is to be observed.
+/// The shape of X and what to observe of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct ObserveSpec {
-    /// Rows of X at most.
+    /// The largest number of rows of X.
     pub max_m: u32,
     /// Columns of X.
     pub k: u32,
-    /// What has a range of its own.
+    /// What has a range of its own: all of X, or each column.
     pub axis: Axis,
-    /// Bins on either side of 0, a power of two; 0 for ranges and sums alone.
+    /// Bins on either side of 0, a power of two; 0 for ranges and sums only.
     pub bins: u32,
     /// The type of X.
     pub activations: FloatType,
     /// Elements from one row of X to the next.
     pub x_stride: u32,
-    /// The binary logarithm of the least width of bins; as narrow as X allows where there is none.
+    /// The binary logarithm of the smallest width of bins; `None` for bins as narrow as X allows.
     pub bin_width: Option<i32>,
 }
 
 impl ObserveSpec {
-    /// Packed f32 rows, in bins as narrow as X allows.
+    /// A spec with packed f32 rows and bins as narrow as X allows.
     pub fn new(max_m: u32, k: u32, axis: Axis, bins: u32) -> Self {
         let (activations, x_stride, bin_width) = (FloatType::F32, k, None);
         Self { max_m, k, axis, bins, activations, x_stride, bin_width }
     }
 
-    /// What [`Batch::of`] this observer sees.
+    /// A spec of what [`Batch::of`] this observer sees.
     ///
     /// # Errors
-    /// [`ObserveError::Plan`] for more columns than kernels index.
-    pub fn of(observer: &Observer, max_m: u32) -> Result<Self, ObserveError> {
-        let to_u32 = |name, value: usize| {
-            let (limit, shown) = (i32::MAX as u32, u32::try_from(value).unwrap_or(u32::MAX));
-            match shown > limit {
-                true => Err(PlanError::TooLarge { name, value: shown, limit }),
-                false => Ok(shown),
-            }
-        };
-        let (k, bins) = (to_u32("k", observer.columns())?, to_u32("bins", observer.bins())?);
+    /// [`PlanError::TooLarge`] if there are more columns than kernels index.
+    pub fn of(observer: &Observer, max_m: u32) -> Result<Self, PlanError> {
+        for (name, value) in [("k", observer.columns()), ("bins", observer.bins())] {
+            PlanError::check_index(name, value as u64)?;
+        }
+        let (k, bins) = (observer.columns() as u32, observer.bins() as u32);
         Ok(Self::new(max_m, k, observer.axis(), bins))
     }
 
-    /// The same with another type of X; sets a packed stride, even for f16.
+    /// Sets the type of X, and a packed stride (an even one for f16).
     pub fn with_activations(self, activations: FloatType) -> Self {
-        let x_stride = self.rows().with_activations(activations).x_stride;
-        Self { activations, x_stride, ..self }
+        Self { activations, x_stride: activations.packed(self.k), ..self }
     }
 
-    /// The same with another stride, in elements.
+    /// Sets the stride, in elements.
     pub fn with_stride(self, x_stride: u32) -> Self {
         Self { x_stride, ..self }
     }
 
-    /// The same with bins at least 2^`exponent` wide, and wider where X reaches further: those that
-    /// other batches have, say.
+    /// Makes bins at least 2^`exponent` wide, for example as wide as those of other batches. They
+    /// are wider if X reaches further.
     pub fn with_bin_width(self, exponent: i32) -> Self {
         Self { bin_width: Some(exponent), ..self }
     }
 
-    /// X is loaded as where it is quantized.
+    /// X, which is loaded as if it were to be quantized.
     fn rows(&self) -> QuantizeActivationsSpec {
-        QuantizeActivationsSpec {
-            max_m: self.max_m,
-            k: self.k,
-            format: ActivationFormat::int8(ActivationGranularity::Tensor),
-            activations: self.activations,
-            x_stride: self.x_stride,
-            given: false,
-        }
+        let format = ActivationFormat::int8(ActivationGranularity::Tensor);
+        QuantizeActivationsSpec::new(self.max_m, self.k, format)
+            .with_activations(self.activations)
+            .with_stride(self.x_stride)
     }
 
     fn channels(&self) -> u64 {
@@ -124,7 +110,7 @@ impl ObserveSpec {
         }
     }
 
-    /// Words of an observation.
+    /// The number of words of an observation.
     pub fn words(&self) -> u64 {
         HEADER + self.channels() * (4 + 2 * u64::from(self.bins))
     }
@@ -134,25 +120,19 @@ impl ObserveSpec {
         self.rows().x_bytes(m)
     }
 
-    /// Refuses what no plan can serve.
+    /// Checks that a plan can serve this spec.
     ///
     /// # Errors
-    /// [`ObserveError`]: as [`QuantizeActivationsSpec::check`]; 2³² − 1 elements or more; bins that are no power
-    /// of two, or too many; a width of bins that no f32 asks for.
-    pub fn check(&self) -> Result<(), ObserveError> {
+    /// [`PlanError`] as for [`QuantizeActivationsSpec::check`]; also if X has 2³² − 1 elements or
+    /// more, the number of bins is not a power of two or is too large, or no f32 needs bins of
+    /// that width.
+    pub fn check(&self) -> Result<(), PlanError> {
         self.rows().check()?;
-        // An index of an element is a u32, and one of them is none.
-        let limit = u32::MAX - 1;
-        if u64::from(self.max_m) * u64::from(self.k) > limit.into() {
-            let (name, value) = ("max_m · k", u32::MAX);
-            return Err(PlanError::TooLarge { name, value, limit }.into());
-        }
-        let limit = i32::MAX as u32;
-        if self.words() > limit.into() {
-            let value = u32::try_from(self.words()).unwrap_or(u32::MAX);
-            let name = "words of histograms";
-            return Err(PlanError::TooLarge { name, value, limit }.into());
-        }
+        // The index of an element is a u32, and u32::MAX stands for none.
+        let elements = u64::from(self.max_m) * u64::from(self.k);
+        let value = u32::try_from(elements).unwrap_or(u32::MAX);
+        PlanError::check_dimensions(&[("max_m · k", value, u32::MAX - 1)])?;
+        PlanError::check_index("words of histograms", self.words())?;
         self.least()?;
         Ok(())
     }
@@ -265,49 +245,36 @@ pub struct ObservePlan {
 /// The buffers of one observation.
 #[derive(Clone, Copy, Debug)]
 pub struct ObserveArgs<'a> {
-    /// X; f32 rows whose length and stride are multiples of 4 start at a multiple of 16 bytes,
-    /// others at one of 4.
+    /// X. f32 rows whose length and stride are multiples of 4 start at a multiple of 16 bytes,
+    /// others at a multiple of 4.
     pub activations: SubBuffer<'a>,
-    /// [`ObserveSpec::words`] words, from a multiple of 4 bytes on.
+    /// [`ObserveSpec::words`] words, at a multiple of 4 bytes.
     pub output: SubBuffer<'a>,
 }
 
-/// A plan with its buffers: records any m up to the plan's maximum.
-#[derive(Clone, Debug)]
-pub struct BoundObserve {
-    plan: ObservePlan,
-    segments: Vec<Segment>,
-}
-
-/// A span of rows, with the bind groups of all three kernels; the first clears too.
-#[derive(Clone, Debug)]
-struct Segment {
-    groups: Vec<wgpu::BindGroup>,
-    m0: u32,
-    m_cap: u32,
-}
+/// An observation with its buffers. A recording replaces what the output held.
+pub type BoundObserve = Bound<ObservePlan>;
 
 impl ObservePlan {
     /// Checks a spec and compiles the kernels that are not cached.
     ///
     /// # Errors
-    /// [`ObserveError`].
-    pub async fn new(kernels: &Kernels, spec: &ObserveSpec) -> Result<Self, ObserveError> {
+    /// [`PlanError`].
+    pub async fn new(kernels: &Kernels, spec: &ObserveSpec) -> Result<Self, PlanError> {
         spec.check()?;
-        let shaders = spec.shaders(kernels.caps());
-        let pipelines = pipelines(kernels, &shaders).await?;
+        let pipelines = pipelines(kernels, &spec.shaders(kernels.caps())).await?;
         Ok(Self { kernels: kernels.clone(), spec: spec.clone(), pipelines })
     }
 
-    /// What the plan is for.
+    /// The spec that the plan was made for.
     pub fn spec(&self) -> &ObserveSpec {
         &self.spec
     }
 
-    /// Reads the words of an observation of `m` rows.
+    /// Decodes the words of an observation of `m` rows.
     ///
     /// # Errors
-    /// [`ObserveError::Words`]: the wrong number of them, or such as no kernel leaves.
+    /// [`ObserveError::Words`] if the number of words is wrong, or no kernel leaves such words.
     pub fn batch(&self, m: u32, words: &[u32]) -> Result<Batch, ObserveError> {
         let spec = &self.spec;
         let bad = ObserveError::Words(words.len());
@@ -358,132 +325,74 @@ impl ObservePlan {
         Ok(Batch { rows, channels: out, not_finite: None })
     }
 
-    /// Checks the buffers and makes bind groups and one small uniform buffer. An X that exceeds a
-    /// binding is split.
+    /// Checks the buffers and makes bind groups and one small uniform buffer. X is split if it
+    /// exceeds a binding.
     ///
     /// # Errors
-    /// [`BindError`]; [`BindError::RowTooLarge`] too where the observation exceeds a binding.
+    /// [`BindError`]; [`BindError::RowTooLarge`] also if the observation exceeds a binding.
     pub async fn bind(&self, args: ObserveArgs<'_>) -> Result<BoundObserve, BindError> {
         let (spec, caps) = (&self.spec, self.kernels.caps());
-        let rows = spec.rows();
-        let x = args.activations;
-        check(Role::Activations, x, rows.x_bytes(spec.max_m), rows.x_align())?;
-        check(Role::Output, args.output, 4 * spec.words(), 4)?;
-        if x.buffer == args.output.buffer {
-            return Err(BindError::Aliased { role: Role::Activations });
+        let x = Rows::read(spec.rows().rows(), args.activations);
+        check_rows(&[x], spec.max_m)?;
+        let need = 4 * spec.words();
+        check(Role::Output, args.output, need, 4)?;
+        check_aliases([(Role::Activations, x.at.buffer)], &[args.output.buffer])?;
+        let limit = window_capacity(caps);
+        if need > limit {
+            return Err(BindError::RowTooLarge { role: Role::Output, need, limit });
         }
-        let spans = self.spans(&rows)?;
-        let y = Window::new(caps, args.output.buffer, args.output.offset, 4 * spec.words());
-        let mut params = Vec::with_capacity(spans.len());
-        let mut windows = Vec::with_capacity(spans.len());
+        let mut spans = Vec::new();
+        if spec.k > 0 {
+            spans.extend(Spans::new(caps, spec.max_m, [x.spec])?.iter());
+        }
+        // The output is cleared even if there are no rows.
+        if spans.is_empty() {
+            spans.push(Span::all(0));
+        }
+        let (label, count) = ("lowbit observe", Count::UpTo(spec.max_m));
+        let mut draft = Draft::new(&self.kernels, label, count, spans.len() as u64)?;
+        let y = Window::new(caps, args.output.buffer, args.output.offset, need);
         let blocks = spec.k.div_ceil(BLOCK_K as u32);
-        // `check` and `new` have refused a width that is none.
+        // `check` and `new` have refused an invalid width.
         let least = spec.least().unwrap_or(1);
-        for &(m0, m_cap) in &spans {
-            let row = u64::from(spec.x_stride) * spec.activations.bytes();
-            let start = x.offset + u64::from(m0) * row;
-            let x = Window::new(caps, x.buffer, start, rows.x_bytes(m_cap));
-            for groups in [tiles(blocks, m_cap), spec.words().div_ceil(WORKGROUP.into())] {
-                check_grid(caps, groups)?;
-            }
-            params.push(Params {
+        for span in &spans {
+            draft.slot(Params {
                 k: spec.k,
                 blocks,
                 channels: spec.channels() as u32,
                 by_column: u32::from(spec.axis == Axis::Channel),
-                x_offset: (x.skip / spec.activations.bytes()) as u32,
+                x_offset: x.window(caps, span).at(spec.activations.bytes()),
                 x_stride: spec.x_stride,
-                y_offset: (y.skip / 4) as u32,
+                y_offset: y.at(4),
                 words: spec.words() as u32,
-                m0,
-                m_cap,
+                m0: span.m0,
+                m_cap: span.m_cap,
                 bins_2: 2 * spec.bins,
                 bins_log: spec.bins_log(),
                 least,
                 pad: [0; 3],
             });
-            windows.push(x);
         }
-        let slots = Slots::new(&self.kernels, "lowbit observe", &params).await?;
-        let make = || {
-            let mut segments = Vec::with_capacity(spans.len());
-            for (index, (&(m0, m_cap), x)) in spans.iter().zip(&windows).enumerate() {
-                let group = |pipeline: &Arc<Pipeline>| {
-                    let bound = [(3, x.binding()), (4, y.binding())];
-                    slots.group_of_m(&self.kernels, pipeline, index, bound)
+        for (kernel, pipeline) in self.pipelines.iter().enumerate() {
+            // The first kernel clears the output, once.
+            let spans = if kernel == 0 { &spans[..1] } else { &spans };
+            for (slot, &span) in spans.iter().enumerate() {
+                let grid = match kernel {
+                    0 => Workgroups::Fixed(spec.words().div_ceil(WORKGROUP.into())),
+                    _ => Workgroups::Tiles { span, tile: TILE_ROWS, each: blocks.into() },
                 };
-                let groups = self.pipelines.iter().map(group).collect();
-                segments.push(Segment { groups, m0, m_cap });
+                let bound = [(3, x.window(caps, &span).into()), (4, y.into())];
+                draft.step(pipeline, Head::Counted(slot), bound, grid);
             }
-            segments
-        };
-        let segments = self.kernels.guarded("bind groups of an observation", make).await?;
-        Ok(BoundObserve { plan: self.clone(), segments })
-    }
-
-    /// First row and rows of each dispatch, so that X fits its binding; one at least, to clear by.
-    fn spans(&self, rows: &QuantizeActivationsSpec) -> Result<Vec<(u32, u32)>, BindError> {
-        let spec = &self.spec;
-        let limit = window_capacity(self.kernels.caps());
-        let need = 4 * spec.words();
-        if need > limit {
-            return Err(BindError::RowTooLarge { role: Role::Output, need, limit });
         }
-        if spec.max_m == 0 || spec.k == 0 {
-            return Ok(vec![(0, 0)]);
-        }
-        let stride = u64::from(spec.x_stride) * spec.activations.bytes();
-        let parts = [(Role::Activations, rows.x_bytes(1), stride)];
-        spans(self.kernels.caps(), spec.max_m, parts)
+        draft.bind(self.clone()).await
     }
 }
 
-/// Workgroups of a span.
-fn tiles(blocks: u32, rows: u32) -> u64 {
-    u64::from(blocks) * u64::from(rows.div_ceil(TILE_ROWS))
-}
-
-/// A float of its key: see `keys_of` in `shaders/observe/tile.wgsl`.
+/// The float of a key; see `keys_of` in `shaders/observe/tile.wgsl`.
 fn float(key: u32) -> f32 {
     f32::from_bits(match key.checked_sub(1 << 31) {
         Some(magnitude) => magnitude,
         None => ((1 << 31) - 1 - key) | 1 << 31,
     })
-}
-
-impl BoundObserve {
-    /// The plan it was bound from.
-    pub fn plan(&self) -> &ObservePlan {
-        &self.plan
-    }
-
-    /// Records the observation of the first `m` rows, in place of what the output held. Sets the
-    /// pass's pipeline and bind group 0. Allocates nothing, waits for nothing.
-    ///
-    /// # Errors
-    /// [`RecordError::MTooLarge`]; then nothing is recorded.
-    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, m: u32) -> Result<(), RecordError> {
-        let ObservePlan { kernels, spec, pipelines } = &self.plan;
-        if m > spec.max_m {
-            return Err(RecordError::MTooLarge { m, max_m: spec.max_m });
-        }
-        let blocks = spec.k.div_ceil(BLOCK_K as u32);
-        for (index, pipeline) in pipelines.iter().enumerate() {
-            pass.set_pipeline(&pipeline.pipeline);
-            for segment in &self.segments {
-                let groups = match (index, segment.m0) {
-                    (0, 0) => spec.words().div_ceil(WORKGROUP.into()),
-                    (0, _) => 0,
-                    _ => tiles(blocks, m.saturating_sub(segment.m0).min(segment.m_cap)),
-                };
-                if groups > 0 {
-                    // `bind` has checked the largest grid, and smaller ones fold as well.
-                    let [x, y, z] = kernels.caps().fold(groups).unwrap_or_default();
-                    pass.set_bind_group(0, &segment.groups[index], &kernels.m_offsets(m));
-                    pass.dispatch_workgroups(x, y, z);
-                }
-            }
-        }
-        Ok(())
-    }
 }

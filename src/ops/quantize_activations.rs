@@ -1,14 +1,14 @@
-//! 8-bit activations from f32 or f16: codes, scales, zero points and the sums of codes that
-//! integer matmuls fold zero points with.
+//! Quantizes f32 or f16 activations to 8 bits: codes, scales, zero points, and the sums of codes
+//! that integer matmuls need to take zero points into account.
 //!
 //! `x ≈ (c − z) · s`; see [`ActivationFormat`]. Ranges come from X itself (dynamic) or from a
-//! calibration (static: [`QuantizeActivationsSpec::with_given_scale`]). The arithmetic is floating point, so
-//! a code next to a tie may be either neighbour, and a scale a few ulp off:
-//! [`reference::check_activations`](crate::reference::check_activations) has the contract.
+//! calibration (static: [`QuantizeActivationsSpec::with_given_scale`]). The arithmetic is floating
+//! point, so a code next to a tie may be either neighbour, and a scale may be a few ulp off:
+//! [`reference::check_activations`](crate::reference::check_activations) states the contract.
 
-use super::buffers::{Window, check};
-use super::matmul::RecordError;
-use super::slots::{Slots, check_grid, pipelines, spans};
+use super::buffers::{Window, check, check_aliases};
+use super::recording::{Bound, Count, Draft, Head, Workgroups, pipelines};
+use super::rows::{Rows, RowsSpec, Spans, check_rows};
 use super::{BindError, FloatType, PlanError, Role, SubBuffer};
 use crate::format::{ActivationFormat, ActivationGranularity, ActivationLayout, BLOCK_K};
 use crate::gpu::{
@@ -17,48 +17,46 @@ use crate::gpu::{
 };
 use std::sync::Arc;
 
-/// What is to be quantized.
+/// The shape of X and the format that it is quantized to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct QuantizeActivationsSpec {
-    /// Rows of X at most.
+    /// The largest number of rows of X.
     pub max_m: u32,
     /// Columns of X.
     pub k: u32,
-    /// What they become.
+    /// The format of the output.
     pub format: ActivationFormat,
     /// The type of X.
     pub activations: FloatType,
     /// Elements from one row of X to the next.
     pub x_stride: u32,
-    /// Whether scale and zero point are given, as of a calibration, and not taken from X. Only
-    /// for [`ActivationGranularity::Tensor`].
+    /// Whether scale and zero point are given, for example by a calibration, instead of taken from
+    /// X. Only for [`ActivationGranularity::Tensor`].
     pub given: bool,
 }
 
 impl QuantizeActivationsSpec {
-    /// Packed f32 rows, with ranges taken from X.
+    /// A spec with packed f32 rows and ranges taken from X.
     pub fn new(max_m: u32, k: u32, format: ActivationFormat) -> Self {
         let (activations, x_stride) = (FloatType::F32, k);
         Self { max_m, k, format, activations, x_stride, given: false }
     }
 
-    /// The same with another type of X; sets a packed stride, even for f16.
+    /// Sets the type of X, and a packed stride (an even one for f16).
     pub fn with_activations(mut self, activations: FloatType) -> Self {
         self.activations = activations;
-        self.x_stride = match activations {
-            FloatType::F32 => self.k,
-            FloatType::F16 => self.k.saturating_add(self.k % 2),
-        };
+        self.x_stride = activations.packed(self.k);
         self
     }
 
-    /// The same with another stride, in elements.
+    /// Sets the stride, in elements.
     pub fn with_stride(mut self, stride: u32) -> Self {
         self.x_stride = stride;
         self
     }
 
-    /// The same by a scale and a zero point that are given.
+    /// Takes a given scale and zero point.
     pub fn with_given_scale(mut self) -> Self {
         self.given = true;
         self
@@ -74,37 +72,29 @@ impl QuantizeActivationsSpec {
 
     /// Bytes of X from its start that a run with `m` rows reads.
     pub fn x_bytes(&self, m: u32) -> u64 {
-        if m == 0 || self.k == 0 {
-            return 0;
-        }
-        (u64::from(m - 1) * u64::from(self.x_stride) + u64::from(self.k))
-            .saturating_mul(self.activations.bytes())
+        self.rows().bytes(m)
     }
 
-    /// Refuses what no plan can serve.
+    /// The rows of X.
+    pub(super) fn rows(&self) -> RowsSpec {
+        RowsSpec::floats(Role::Activations, self.k, self.x_stride, self.activations)
+    }
+
+    /// Checks that a plan can serve this spec.
     ///
     /// # Errors
-    /// [`PlanError`]: a bad format, a dimension too large, a stride too short or, for f16, odd.
+    /// [`PlanError`] if the format is invalid, a dimension is too large, a static scale is asked
+    /// for where there are many scales, or the stride is too short or, for f16, odd.
     pub fn check(&self) -> Result<(), PlanError> {
         self.layout()?;
-        for (name, value, limit) in
-            [("max_m", self.max_m, MAX_COUNT), ("k", self.k, i32::MAX as u32)]
-        {
-            if value > limit {
-                return Err(PlanError::TooLarge { name, value, limit });
-            }
-        }
+        PlanError::check_dimensions(&[
+            ("max_m", self.max_m, MAX_COUNT),
+            ("k", self.k, i32::MAX as u32),
+        ])?;
         if self.given && self.format.granularity() != ActivationGranularity::Tensor {
             return Err(PlanError::StaticScaleNeeded { format: self.format });
         }
-        let (role, stride) = (Role::Activations, self.x_stride);
-        if self.max_m > 1 && stride < self.k {
-            return Err(PlanError::Stride { role, stride, need: self.k.into() });
-        }
-        if self.max_m > 1 && self.activations == FloatType::F16 && stride % 2 == 1 {
-            return Err(PlanError::OddStride { role, stride, multiple: 2 });
-        }
-        Ok(())
+        self.rows().check(self.max_m)
     }
 
     /// The kernels, in the order they run: fragments, constants and bindings.
@@ -118,14 +108,7 @@ impl QuantizeActivationsSpec {
     }
 
     fn quads(&self) -> bool {
-        self.activations == FloatType::F32
-            && self.k.is_multiple_of(4)
-            && self.x_stride.is_multiple_of(4)
-    }
-
-    /// What the offset of X must be a multiple of, in bytes.
-    pub(super) fn x_align(&self) -> u64 {
-        if self.quads() { 16 } else { 4 }
+        self.rows().is_quads()
     }
 
     /// How rows of X are loaded: fragments, the constants they need, and what names them.
@@ -296,31 +279,18 @@ pub struct QuantizeActivationsPlan {
 /// The buffers of one quantization.
 #[derive(Clone, Copy, Debug)]
 pub struct QuantizeActivationsArgs<'a> {
-    /// X; f32 rows whose length and stride are multiples of 4 start at a multiple of 16 bytes,
-    /// others at one of 4.
+    /// X. f32 rows whose length and stride are multiples of 4 start at a multiple of 16 bytes,
+    /// others at a multiple of 4.
     pub activations: SubBuffer<'a>,
-    /// Where the spec says so (NaN in X then becomes any code): a scale, f32, positive and normal, and a zero point, i32 within
-    /// the codes.
+    /// If the spec has a given scale: the scale, f32, positive and normal, and the zero point,
+    /// i32 within the codes. A NaN in X then becomes an arbitrary code.
     pub given: Option<SubBuffer<'a>>,
-    /// `[max_m, row_words]` words ([`ActivationLayout`]), from a multiple of 16 bytes on.
+    /// `[max_m, row_words]` words ([`ActivationLayout`]), at a multiple of 16 bytes.
     pub output: SubBuffer<'a>,
 }
 
-/// A plan with its buffers: records any m up to the plan's maximum.
-#[derive(Clone, Debug)]
-pub struct BoundQuantizeActivations {
-    plan: QuantizeActivationsPlan,
-    /// Of each kernel that takes rows, a bind group a span.
-    segments: Vec<Segment>,
-    reset: Option<wgpu::BindGroup>,
-}
-
-#[derive(Clone, Debug)]
-struct Segment {
-    groups: Vec<wgpu::BindGroup>,
-    m0: u32,
-    m_cap: u32,
-}
+/// A quantization with its buffers.
+pub type BoundQuantizeActivations = Bound<QuantizeActivationsPlan>;
 
 impl QuantizeActivationsPlan {
     /// Checks a spec and compiles the kernels that are not cached.
@@ -329,13 +299,12 @@ impl QuantizeActivationsPlan {
     /// [`PlanError`].
     pub async fn new(kernels: &Kernels, spec: &QuantizeActivationsSpec) -> Result<Self, PlanError> {
         spec.check()?;
-        let shaders = spec.shaders(kernels.caps());
-        let pipelines = pipelines(kernels, &shaders).await?;
+        let pipelines = pipelines(kernels, &spec.shaders(kernels.caps())).await?;
         let (kernels, layout) = (kernels.clone(), spec.layout()?);
         Ok(Self { kernels, spec: spec.clone(), layout, pipelines })
     }
 
-    /// What the plan is for.
+    /// The spec that the plan was made for.
     pub fn spec(&self) -> &QuantizeActivationsSpec {
         &self.spec
     }
@@ -347,7 +316,13 @@ impl QuantizeActivationsPlan {
 
     /// Bytes of output that `m` rows take.
     pub fn output_bytes(&self, m: u32) -> u64 {
-        u64::from(m) * self.layout.row_words as u64 * 4
+        self.output_rows().bytes(m)
+    }
+
+    fn output_rows(&self) -> RowsSpec {
+        // `layout` keeps rows below 2³¹ words.
+        let words = self.layout.row_words as u32;
+        RowsSpec::words(Role::Output, words, words)
     }
 
     /// Checks the buffers and makes bind groups, one small uniform buffer and 32 bytes of scratch
@@ -360,137 +335,66 @@ impl QuantizeActivationsPlan {
         args: QuantizeActivationsArgs<'_>,
     ) -> Result<BoundQuantizeActivations, BindError> {
         let (spec, layout, caps) = (&self.spec, &self.layout, self.kernels.caps());
-        self.check_args(&args)?;
-        let spans = self.spans()?;
-        let given = args.given.map(|given| Window::new(caps, given.buffer, given.offset, 8));
-        let mut params = Vec::with_capacity(spans.len());
-        let mut windows = Vec::with_capacity(spans.len());
-        for &(m0, m_cap) in &spans {
-            let row = u64::from(spec.x_stride) * spec.activations.bytes();
-            let start = args.activations.offset + u64::from(m0) * row;
-            let x = Window::new(caps, args.activations.buffer, start, spec.x_bytes(m_cap));
-            let start = args.output.offset + self.output_bytes(m0);
-            let y = Window::new(caps, args.output.buffer, start, self.output_bytes(m_cap));
-            check_grid(caps, m_cap.into())?;
-            params.push(Params {
-                k: spec.k,
-                blocks: layout.blocks as u32,
-                group_blocks: layout.group_blocks as u32,
-                groups: layout.groups as u32,
-                x_offset: (x.skip / spec.activations.bytes()) as u32,
-                x_stride: spec.x_stride,
-                row_words: layout.row_words as u32,
-                scale_at: layout.scale_at as u32,
-                zero_at: layout.zero_at as u32,
-                sum_at: layout.sum_at as u32,
-                y_offset: (y.skip / 4) as u32,
-                m0,
-                m_cap,
-                range_at: given.map_or(0, |given| (given.skip / 4) as u32),
-                pad: [0; 2],
-            });
-            windows.push((x, y));
-        }
-        let slots = Slots::new(&self.kernels, "lowbit quantize activations", &params).await?;
-        let storage = wgpu::BufferUsages::STORAGE;
-        let scratch =
-            self.kernels.buffer("lowbit activation range", storage, BufferFill::Zeros(32)).await?;
-        let ranges = given.map_or(scratch.as_entire_binding(), |given| given.binding());
-        let by_rows = match self.pipelines.len() {
-            1 => &self.pipelines[..],
-            _ => &self.pipelines[1..],
-        };
-        let make = || {
-            let mut segments = Vec::with_capacity(spans.len());
-            for (index, (&(m0, m_cap), (x, y))) in spans.iter().zip(&windows).enumerate() {
-                let group = |pipeline: &Arc<Pipeline>| {
-                    let bound = [(3, x.binding()), (4, ranges.clone()), (5, y.binding())];
-                    slots.group_of_m(&self.kernels, pipeline, index, bound)
-                };
-                segments.push(Segment { groups: by_rows.iter().map(group).collect(), m0, m_cap });
-            }
-            let reset = (self.pipelines.len() > 1).then(|| {
-                let (binding, resource) = (4, scratch.as_entire_binding());
-                self.kernels.device().create_bind_group(&wgpu::BindGroupDescriptor {
-                    label: Some("lowbit quantize activations"),
-                    layout: &self.pipelines[0].layout,
-                    entries: &[wgpu::BindGroupEntry { binding, resource }],
-                })
-            });
-            (segments, reset)
-        };
-        let (segments, reset) = self.kernels.guarded("bind groups of activations", make).await?;
-        Ok(BoundQuantizeActivations { plan: self.clone(), segments, reset })
-    }
-
-    fn check_args(&self, args: &QuantizeActivationsArgs<'_>) -> Result<(), BindError> {
-        let spec = &self.spec;
-        let x = args.activations;
-        check(Role::Activations, x, spec.x_bytes(spec.max_m), spec.x_align())?;
-        check(Role::Output, args.output, self.output_bytes(spec.max_m), 16)?;
+        let x = Rows::read(spec.rows(), args.activations);
+        let y = Rows { align: 16, ..Rows::write(self.output_rows(), args.output) };
+        check_rows(&[x, y], spec.max_m)?;
         if args.given.is_some() != spec.given {
             return Err(BindError::StaticScaleNeeded { planned: spec.given });
         }
         if let Some(given) = args.given {
             check(Role::Scales, given, 8, 4)?;
         }
-        let inputs = [(Role::Activations, Some(x)), (Role::Scales, args.given)];
-        let aliased =
-            inputs.into_iter().find(|(_, at)| at.is_some_and(|at| at.buffer == args.output.buffer));
-        match aliased {
-            Some((role, _)) => Err(BindError::Aliased { role }),
-            None => Ok(()),
+        let given = args.given.map(|given| (Role::Scales, given.buffer));
+        check_aliases(given, &[args.output.buffer])?;
+        let spans = match spec.k {
+            0 => Spans::none(),
+            _ => Spans::new(caps, spec.max_m, [x.spec, y.spec])?,
+        };
+        let storage = wgpu::BufferUsages::STORAGE;
+        let scratch =
+            self.kernels.buffer("lowbit activation range", storage, BufferFill::Zeros(32)).await?;
+        let given = args.given.map(|given| Window::new(caps, given.buffer, given.offset, 8));
+        let (label, count) = ("lowbit quantize activations", Count::UpTo(spec.max_m));
+        let mut draft = Draft::new(&self.kernels, label, count, spans.count())?;
+        let mut by_rows = &self.pipelines[..];
+        if let [reset, rest @ ..] = by_rows
+            && !rest.is_empty()
+        {
+            draft.step(reset, Head::None, [(4, (&scratch).into())], Workgroups::Fixed(1));
+            by_rows = rest;
         }
-    }
-
-    /// First row and rows of each dispatch, so that X and the output fit their bindings.
-    fn spans(&self) -> Result<Vec<(u32, u32)>, BindError> {
-        let spec = &self.spec;
-        if spec.max_m == 0 || spec.k == 0 {
-            return Ok(Vec::new());
-        }
-        let x_row = u64::from(spec.x_stride) * spec.activations.bytes();
-        let parts = [
-            (Role::Activations, spec.x_bytes(1), x_row),
-            (Role::Output, self.output_bytes(1), self.output_bytes(1)),
-        ];
-        spans(self.kernels.caps(), spec.max_m, parts)
-    }
-}
-
-impl BoundQuantizeActivations {
-    /// The plan it was bound from.
-    pub fn plan(&self) -> &QuantizeActivationsPlan {
-        &self.plan
-    }
-
-    /// Records the quantization of the first `m` rows. Sets the pass's pipeline and bind group
-    /// 0. Allocates nothing, waits for nothing.
-    ///
-    /// # Errors
-    /// [`RecordError::MTooLarge`]; then nothing is recorded.
-    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, m: u32) -> Result<(), RecordError> {
-        let QuantizeActivationsPlan { kernels, spec, pipelines, .. } = &self.plan;
-        if m > spec.max_m {
-            return Err(RecordError::MTooLarge { m, max_m: spec.max_m });
-        }
-        let mut by_rows = &pipelines[..];
-        if let Some(reset) = &self.reset {
-            pass.set_pipeline(&pipelines[0].pipeline);
-            pass.set_bind_group(0, reset, &[]);
-            pass.dispatch_workgroups(1, 1, 1);
-            by_rows = &pipelines[1..];
-        }
-        for (index, pipeline) in by_rows.iter().enumerate() {
-            pass.set_pipeline(&pipeline.pipeline);
-            for segment in self.segments.iter().filter(|segment| segment.m0 < m) {
-                let rows = (m - segment.m0).min(segment.m_cap);
-                // `bind` has checked the largest grid, and smaller ones fold as well.
-                let [x, y, z] = kernels.caps().fold(rows.into()).unwrap_or_default();
-                pass.set_bind_group(0, &segment.groups[index], &kernels.m_offsets(m));
-                pass.dispatch_workgroups(x, y, z);
+        let segments: Vec<_> = spans
+            .iter()
+            .map(|span| {
+                let (x, y) = (x.window(caps, &span), y.window(caps, &span));
+                let slot = draft.slot(Params {
+                    k: spec.k,
+                    blocks: layout.blocks as u32,
+                    group_blocks: layout.group_blocks as u32,
+                    groups: layout.groups as u32,
+                    x_offset: x.at(spec.activations.bytes()),
+                    x_stride: spec.x_stride,
+                    row_words: layout.row_words as u32,
+                    scale_at: layout.scale_at as u32,
+                    zero_at: layout.zero_at as u32,
+                    sum_at: layout.sum_at as u32,
+                    y_offset: y.at(4),
+                    m0: span.m0,
+                    m_cap: span.m_cap,
+                    range_at: given.map_or(0, |given| given.at(4)),
+                    pad: [0; 2],
+                });
+                (span, slot, x, y)
+            })
+            .collect();
+        for pipeline in by_rows {
+            for &(span, slot, x, y) in &segments {
+                let ranges = given.map_or((&scratch).into(), |given| given.into());
+                let bound = [(3, x.into()), (4, ranges), (5, y.into())];
+                let grid = Workgroups::Tiles { span, tile: 1, each: 1 };
+                draft.step(pipeline, Head::Counted(slot), bound, grid);
             }
         }
-        Ok(())
+        draft.bind(self.clone()).await
     }
 }

@@ -1,19 +1,19 @@
-//! Compressed weights from the canonical layout, which files hold, to the one kernels read: the
-//! device's own way to do what [`DeviceLayout::pack`](crate::format::DeviceLayout::pack) does,
-//! bit for bit.
+//! Converts compressed weights from the canonical layout, which files hold, to the one that
+//! kernels read. The result equals [`DeviceLayout::pack`](crate::format::DeviceLayout::pack) bit
+//! for bit, but is made on the device.
 
-use super::buffers::{Window, check, window_capacity};
+use super::buffers::{Resource, Window, check, check_aliases, window_capacity};
 use super::quantize_weights::{constants, kernel_name};
-use super::slots::{Slots, check_grid, part};
-use super::weights::MIN_WEIGHT_BYTES;
+use super::recording::{Bound, Count, Draft, Head, Workgroups};
 use super::{BindError, DeviceWeights, PlanError, Role, RowBlock, SubBuffer};
 use crate::format::{DeviceLayout, Granularity, RowOrder, ScaleType, WeightFormat};
-use crate::gpu::{Binding, Const, Kernels, Pipeline, Shader, fragment};
+use crate::gpu::{Binding, Caps, Const, Kernels, Pipeline, Shader, fragment};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// What is to be repacked.
+/// The shape and format of the weights to repack.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct RepackSpec {
     /// Rows of W.
     pub n: u32,
@@ -24,9 +24,19 @@ pub struct RepackSpec {
 }
 
 impl RepackSpec {
-    /// All of an `[n, k]` matrix.
+    /// A spec of an `[n, k]` matrix.
     pub fn new(n: u32, k: u32, weights: WeightFormat) -> Self {
         Self { n, k, weights }
+    }
+
+    /// Checks that a plan can serve this spec.
+    ///
+    /// # Errors
+    /// [`PlanError`] if the format is invalid or a dimension is too large.
+    pub fn check(&self) -> Result<(), PlanError> {
+        self.weights.geometry(self.n as usize, self.k as usize)?;
+        let limit = i32::MAX as u32;
+        PlanError::check_dimensions(&[("n", self.n, limit), ("k", self.k, limit)])
     }
 
     /// The shader: fragments, constants and bindings.
@@ -108,58 +118,49 @@ pub struct RepackPlan {
 }
 
 /// The parts of the canonical layout ([`Geometry`](crate::format::Geometry)), each as
-/// [`PackedWeights`](crate::format::PackedWeights) holds it, and where they go. What a part
-/// holds is not looked at: check files before.
+/// [`PackedWeights`](crate::format::PackedWeights) holds it, and the output. The contents of a
+/// part are not checked, so check files first.
 #[derive(Clone, Copy, Debug)]
 pub struct RepackArgs<'a> {
     /// `[N, code_words]` words.
     pub codes: SubBuffer<'a>,
-    /// `[N, meta_words]` words, exactly for 2:4 formats.
+    /// `[N, meta_words]` words, for 2:4 formats only.
     pub metadata: Option<SubBuffer<'a>>,
-    /// `[N, groups]` f32 or f16 (or one, per tensor), exactly for integer formats.
+    /// `[N, groups]` f32 or f16 (or one, per tensor), for integer formats only.
     pub scales: Option<SubBuffer<'a>>,
-    /// `[N, groups]` bytes (or one), exactly for asymmetric formats.
+    /// `[N, groups]` bytes (or one), for asymmetric formats only.
     pub zeros: Option<SubBuffer<'a>>,
-    /// Weights of the spec's format and shape, to be written over.
+    /// Weights of the spec's format and shape. They are overwritten.
     pub output: &'a DeviceWeights,
 }
 
-/// A plan with its buffers.
-#[derive(Clone, Debug)]
-pub struct BoundRepack {
-    plan: RepackPlan,
-    chunks: Vec<Chunk>,
-}
+/// A repacking with its buffers. It records all N rows.
+pub type BoundRepack = Bound<RepackPlan>;
 
-/// Rows that fit all bindings.
-#[derive(Clone, Debug)]
-struct Chunk {
-    group: wgpu::BindGroup,
-    groups: u64,
-}
-
-/// One canonical part: where it is, and how a row's share of it is counted.
+/// A part of the canonical layout. Rows need not be whole words, so this is no `RowsSpec`.
 struct Part<'a> {
     at: SubBuffer<'a>,
-    /// Bytes of an element, and elements a row; 0 where all rows share one.
+    role: Role,
+    /// Bytes of an element.
     bytes: u64,
+    /// Elements of a row; 0 if all rows share one.
     per_row: u64,
 }
 
 impl<'a> Part<'a> {
-    /// Bytes of so many rows.
+    /// Bytes of this many rows.
     fn len(&self, rows: u64) -> u64 {
         self.bytes * (self.per_row * rows).max(1)
     }
 
     /// The binding for some rows, and the number in it of their first element.
-    fn window(&self, kernels: &Kernels, rows: &Range<usize>) -> (Window<'a>, u32) {
+    fn window(&self, caps: &Caps, rows: &Range<usize>) -> (Window<'a>, u32) {
         let start = self.bytes * self.per_row * rows.start as u64;
         // Whole words, of which the first may hold elements of earlier rows.
         let early = start % 4;
         let len = early + self.len(rows.len() as u64);
         let from = self.at.offset + start - early;
-        let window = Window::new(kernels.caps(), self.at.buffer, from, len);
+        let window = Window::new(caps, self.at.buffer, from, len);
         let first = (window.skip + early) / self.bytes;
         (window, first as u32)
     }
@@ -171,18 +172,12 @@ impl RepackPlan {
     /// # Errors
     /// [`PlanError`].
     pub async fn new(kernels: &Kernels, spec: &RepackSpec) -> Result<Self, PlanError> {
-        spec.weights.geometry(spec.n as usize, spec.k as usize)?;
-        for (name, value) in [("n", spec.n), ("k", spec.k)] {
-            let limit = i32::MAX as u32;
-            if value > limit {
-                return Err(PlanError::TooLarge { name, value, limit });
-            }
-        }
+        spec.check()?;
         let pipeline = kernels.pipeline(&spec.shader(kernels.caps().row_order)).await?;
         Ok(Self { kernels: kernels.clone(), spec: spec.clone(), pipeline })
     }
 
-    /// What the plan is for.
+    /// The spec that the plan was made for.
     pub fn spec(&self) -> &RepackSpec {
         &self.spec
     }
@@ -194,65 +189,44 @@ impl RepackPlan {
     /// [`BindError`].
     pub async fn bind(&self, args: RepackArgs<'_>) -> Result<BoundRepack, BindError> {
         let parts = self.parts(&args)?;
-        let caps = self.kernels.caps();
-        let layout = args.output.layout();
+        let (caps, layout) = (self.kernels.caps(), args.output.layout());
         let chunks = self.chunks(&args, &parts)?;
-        let mut params = Vec::with_capacity(chunks.len());
-        let mut all = Vec::with_capacity(chunks.len());
+        let count = Count::Whole(self.spec.n);
+        let mut draft = Draft::new(&self.kernels, "lowbit repack", count, chunks.len() as u64)?;
         for (block, rows) in chunks {
-            let row0 = rows.start - args.output.blocks()[block].rows.start;
-            let windows = parts
-                .each_ref()
-                .map(|part| part.as_ref().map(|part| part.window(&self.kernels, &rows)));
-            let first = |part: usize| windows[part].as_ref().map_or(0, |(_, first)| *first);
-            params.push(Params {
+            let windows =
+                parts.each_ref().map(|part| part.as_ref().map(|part| part.window(caps, &rows)));
+            let first = windows.map(|window| window.map_or(0, |(_, first)| first));
+            let [Some((codes, _)), ..] = windows else { continue };
+            let slot = draft.slot(Params {
                 rows: rows.len() as u32,
-                row0: row0 as u32,
+                row0: (rows.start - block.rows.start) as u32,
                 canonical_words: layout.geometry.code_words as u32,
-                code_at: first(0),
-                meta_at: first(1),
-                scale_base: first(2),
-                zero_base: first(3),
+                code_at: first[0],
+                meta_at: first[1],
+                scale_base: first[2],
+                zero_base: first[3],
                 ..Params::of(layout)
             });
+            // Nothing reads what is not there, so any input will do in its place.
+            let [codes, metadata, scales, zeros] =
+                windows.map(|window| Resource::from(window.map_or(codes, |(window, _)| window)));
+            let [to_codes, to_side] = block.resources(layout);
+            let bound =
+                [(1, codes), (2, metadata), (3, scales), (4, zeros), (5, to_codes), (6, to_side)];
             let row = (layout.code_words + layout.side_words) as u64;
-            let groups = (rows.len() as u64 * row).div_ceil(64);
-            check_grid(caps, groups)?;
-            all.push((block, windows, groups));
+            let grid = Workgroups::Fixed((rows.len() as u64 * row).div_ceil(64));
+            draft.step(&self.pipeline, Head::Params(slot), bound, grid);
         }
-        let slots = Slots::new(&self.kernels, "lowbit repack", &params).await?;
-        let chunks = self.kernels.guarded("the bind groups of a repacking", || {
-            let mut chunks = Vec::with_capacity(all.len());
-            for (index, (block, windows, groups)) in all.into_iter().enumerate() {
-                let block = &args.output.blocks()[block];
-                let [codes, metadata, scales, zeros] = windows;
-                let Some((codes, _)) = codes else { continue };
-                // What is not there nothing reads; any input will do.
-                let [metadata, scales, zeros] = [metadata, scales, zeros]
-                    .map(|window| window.map_or(codes, |(window, _)| window).binding());
-                let (code_bytes, side_bytes) = layout.bytes(block.rows.len());
-                let written = block.codes.binding(code_bytes);
-                let bound = [
-                    (1, codes.binding()),
-                    (2, metadata),
-                    (3, scales),
-                    (4, zeros),
-                    (5, written.resource()),
-                    (6, part(&block.side, 0, side_bytes.max(MIN_WEIGHT_BYTES))),
-                ];
-                let group = slots.group(&self.kernels, &self.pipeline, index, bound);
-                chunks.push(Chunk { group, groups });
-            }
-            chunks
-        });
-        Ok(BoundRepack { plan: self.clone(), chunks: chunks.await? })
+        draft.bind(self.clone()).await
     }
 
     /// Codes, metadata, scales and zero points, each checked.
     fn parts<'a>(&self, args: &RepackArgs<'a>) -> Result<[Option<Part<'a>>; 4], BindError> {
-        let spec = &self.spec;
-        let output = args.output;
-        output.check(spec.weights, (spec.n, spec.k), self.kernels.caps().row_order)?;
+        let (spec, output, caps) = (&self.spec, args.output, self.kernels.caps());
+        output.check(spec.weights, (spec.n, spec.k), caps.row_order)?;
+        output.check_written(caps)?;
+        let written: Vec<_> = output.blocks().iter().flat_map(RowBlock::buffers).collect();
         let geometry = &output.layout().geometry;
         let format = &spec.weights;
         let scale_bytes = if format.scale_type() == ScaleType::F16 { 2 } else { 4 };
@@ -265,15 +239,11 @@ impl RepackPlan {
                 return Err(BindError::Part { role, planned: wanted });
             }
             let Some(at) = at else { return Ok(None) };
-            let part = Part { at, bytes, per_row };
+            let part = Part { at, role, bytes, per_row };
             check(role, at, part.len(spec.n.into()), 4)?;
-            let written = output.blocks().iter().flat_map(RowBlock::buffers);
-            match written.into_iter().any(|buffer| buffer == at.buffer) {
-                true => Err(BindError::Aliased { role }),
-                false => Ok(Some(part)),
-            }
+            check_aliases([(role, at.buffer)], &written)?;
+            Ok(Some(part))
         };
-        output.check_written(self.kernels.caps())?;
         let integers = format.code_type().is_integer();
         Ok([
             part(Role::Weights, Some(args.codes), true, 4, geometry.code_words as u64)?,
@@ -283,36 +253,33 @@ impl RepackPlan {
         ])
     }
 
-    /// Rows of one block of the output each, as many as every binding holds.
-    fn chunks(
+    /// Chunks of rows, each of one block of the output and as large as every binding allows.
+    fn chunks<'a>(
         &self,
-        args: &RepackArgs<'_>,
+        args: &RepackArgs<'a>,
         parts: &[Option<Part<'_>>; 4],
-    ) -> Result<Vec<(usize, Range<usize>)>, BindError> {
+    ) -> Result<Vec<(&'a RowBlock, Range<usize>)>, BindError> {
         if self.spec.k == 0 {
             return Ok(Vec::new());
         }
         // Kernels count elements with u32, the smallest of which are bytes.
-        let capacity = window_capacity(self.kernels.caps()).min(1 << 31);
+        let limit = window_capacity(self.kernels.caps()).min(1 << 31);
         let mut fit = u64::MAX;
-        for (part, role) in parts.iter().zip([Role::Weights, Role::Mask, Role::Scales, Role::Zeros])
-        {
-            let Some(part) = part else { continue };
-            let need = part.len(1) + 4;
-            if need > capacity {
-                return Err(BindError::RowTooLarge { role, need, limit: capacity });
+        for part in parts.iter().flatten() {
+            let (role, need) = (part.role, part.len(1) + 4);
+            if need > limit {
+                return Err(BindError::RowTooLarge { role, need, limit });
             }
-            fit = fit.min((capacity - 4) / (part.bytes * part.per_row).max(1));
+            fit = fit.min((limit - 4) / (part.bytes * part.per_row).max(1));
         }
         let fit = usize::try_from(fit).unwrap_or(usize::MAX).max(1);
-        let blocks = args.output.blocks().iter().enumerate();
-        Ok(blocks
-            .flat_map(|(block, b)| {
-                let end = b.rows.end;
-                let starts = b.rows.clone().step_by(fit);
-                starts.map(move |start| (block, start..end.min(start.saturating_add(fit))))
-            })
-            .collect())
+        let mut chunks = Vec::new();
+        for block in args.output.blocks() {
+            let end = block.rows.end;
+            let starts = block.rows.clone().step_by(fit);
+            chunks.extend(starts.map(|start| (block, start..end.min(start.saturating_add(fit)))));
+        }
+        Ok(chunks)
     }
 }
 
@@ -327,31 +294,6 @@ impl Params {
             scale_at: layout.scale_at as u32,
             zero_at: layout.zero_at as u32,
             ..Self::default()
-        }
-    }
-}
-
-impl BoundRepack {
-    /// The plan it was bound from.
-    pub fn plan(&self) -> &RepackPlan {
-        &self.plan
-    }
-
-    /// How many chunks of rows W is taken in.
-    pub fn chunks(&self) -> usize {
-        self.chunks.len()
-    }
-
-    /// Records the kernel. Sets the pass's pipeline and bind group 0. Allocates nothing, waits
-    /// for nothing.
-    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
-        let RepackPlan { kernels, pipeline, .. } = &self.plan;
-        pass.set_pipeline(&pipeline.pipeline);
-        for chunk in &self.chunks {
-            // `bind` has checked that the grid folds.
-            let [x, y, z] = kernels.caps().fold(chunk.groups).unwrap_or_default();
-            pass.set_bind_group(0, &chunk.group, &[]);
-            pass.dispatch_workgroups(x, y, z);
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Compressed weights in device memory.
 
-use super::buffers::check;
-use super::matmul::texture_width;
+use super::buffers::{Resource, check};
 use super::{BindError, Role};
 use crate::format::{
-    DeviceImage, DeviceLayout, FormatError, PackedWeights, RowOrder, Sizes, WeightFormat,
+    BLOCK_K, DeviceImage, DeviceLayout, FormatError, Granularity, PackedWeights, RowOrder, Sizes,
+    WeightFormat,
 };
 use crate::gpu::{BufferFill, CODE_TEXTURE, Caps, DeviceError, Kernels};
 use std::ops::Range;
@@ -17,24 +17,24 @@ pub struct DeviceWeights {
     blocks: Vec<RowBlock>,
 }
 
-/// The memory of some consecutive rows; see [`DeviceLayout`] for what they hold.
+/// The memory of some consecutive rows, in the layout of [`DeviceLayout`].
 #[derive(Clone, Debug)]
 pub struct RowBlock {
     /// `[rows, code_words]` words in the layout's order, whole panels, at least 32 bytes.
     pub codes: Codes,
     /// `[rows, side_words]` words likewise.
     pub side: wgpu::Buffer,
-    /// Which rows of `W`.
+    /// The rows of `W` that it holds.
     pub rows: Range<usize>,
 }
 
-/// Where the codes of a block of rows are.
+/// The memory of the codes of a block of rows.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Codes {
-    /// In a buffer, where kernels write them and every GPU reads them best.
+    /// A buffer. Kernels write codes to buffers, and every GPU reads them fastest from there.
     Buffer(wgpu::Buffer),
-    /// In a texture of [`DeviceWeights::with_textures`]: four words a texel, one row of texels
+    /// A texture made by [`DeviceWeights::with_textures`]: four words a texel, one row of texels
     /// after the other.
     Texture(wgpu::Texture),
 }
@@ -46,7 +46,7 @@ impl From<wgpu::Buffer> for Codes {
 }
 
 impl Codes {
-    /// The buffer, if it is one.
+    /// The buffer, if the codes are in one.
     pub fn buffer(&self) -> Option<&wgpu::Buffer> {
         match self {
             Self::Buffer(buffer) => Some(buffer),
@@ -69,34 +69,6 @@ impl Codes {
             Self::Texture(texture) => texture.width(),
         }
     }
-
-    /// What kernels read: of a buffer, which may be larger than a binding, the first `bytes`.
-    pub(crate) fn binding(&self, bytes: u64) -> CodesBinding<'_> {
-        match self {
-            Self::Buffer(buffer) => {
-                let size = wgpu::BufferSize::new(bytes.max(MIN_WEIGHT_BYTES));
-                CodesBinding::Buffer(wgpu::BufferBinding { buffer, offset: 0, size })
-            }
-            Self::Texture(texture) => {
-                CodesBinding::Texture(texture.create_view(&Default::default()))
-            }
-        }
-    }
-}
-
-/// [`Codes`] as a bind group takes them.
-pub(crate) enum CodesBinding<'a> {
-    Buffer(wgpu::BufferBinding<'a>),
-    Texture(wgpu::TextureView),
-}
-
-impl CodesBinding<'_> {
-    pub(crate) fn resource(&self) -> wgpu::BindingResource<'_> {
-        match self {
-            Self::Buffer(binding) => wgpu::BindingResource::Buffer(binding.clone()),
-            Self::Texture(view) => wgpu::BindingResource::TextureView(view),
-        }
-    }
 }
 
 impl RowBlock {
@@ -104,16 +76,26 @@ impl RowBlock {
     pub fn buffers(&self) -> impl Iterator<Item = &wgpu::Buffer> {
         self.codes.buffer().into_iter().chain([&self.side])
     }
+
+    /// Codes and side data as kernels bind them. Buffers may be larger than a binding.
+    pub(crate) fn resources(&self, layout: &DeviceLayout) -> [Resource<'_>; 2] {
+        let (codes, side) = layout.bytes(self.rows.len());
+        let codes = match &self.codes {
+            Codes::Buffer(buffer) => Resource::start(buffer, codes.max(MIN_WEIGHT_BYTES)),
+            Codes::Texture(texture) => Resource::Texture(texture),
+        };
+        [codes, Resource::start(&self.side, side.max(MIN_WEIGHT_BYTES))]
+    }
 }
 
 /// Why weights cannot be placed on a device.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WeightsError {
-    /// The format or shape is bad.
+    /// The format or shape is invalid.
     #[error(transparent)]
     Format(#[from] FormatError),
-    /// Rows that lie together exceed a binding, so that splitting between rows does not help.
+    /// Rows that must stay together exceed a binding, so splitting between rows does not help.
     #[error("{rows} rows of weights take {need} bytes, a binding holds {limit}")]
     RowTooLarge {
         /// Rows that must stay together.
@@ -131,7 +113,7 @@ pub enum WeightsError {
         /// Columns.
         k: usize,
     },
-    /// So many blocks that even a list of them is too long.
+    /// There would be too many blocks to list.
     #[error("the weights would be split into {blocks} blocks of rows, more than {limit}")]
     TooManyBlocks {
         /// Blocks needed.
@@ -139,7 +121,7 @@ pub enum WeightsError {
         /// The most there may be.
         limit: usize,
     },
-    /// Blocks that do not cover the rows in order, or break a row pair.
+    /// The blocks do not cover the rows in order, or split a pair of rows.
     #[error(
         "row block {block} covers rows {have:?}; it must start at {start} and end at an even row or the last"
     )]
@@ -163,23 +145,23 @@ pub enum WeightsError {
         /// Bytes it has.
         have: u64,
     },
-    /// Codes that no texture of the device holds, or none that kernels read from one.
-    #[error("{codes} bytes of {format} codes are to go into a texture; {} there", if *.limit == 0 { "kernels read none of this format".to_string() } else { format!("{limit} bytes fit") })]
+    /// The codes do not fit a texture of the device, or kernels cannot read this format from one.
+    #[error("{codes} bytes of {format} codes cannot go into a texture: {}", if *.limit == 0 { "kernels read none of this format from one".to_string() } else { format!("{limit} bytes fit") })]
     Texture {
         /// The format.
         format: WeightFormat,
         /// Bytes of codes in a block of rows.
         codes: u64,
-        /// Bytes that a texture holds; 0 where kernels do not read such codes from textures.
+        /// Bytes that a texture holds; 0 if kernels do not read such codes from textures.
         limit: u64,
     },
-    /// Codes that cannot be copied.
-    #[error("the codes of row block {block} are no buffer with BufferUsages::COPY_SRC")]
+    /// The codes cannot be copied.
+    #[error("the codes of row block {block} are not in a buffer with BufferUsages::COPY_SRC")]
     NoCopy {
         /// Which block.
         block: usize,
     },
-    /// Textures that [`DeviceWeights::with_textures`] has not made.
+    /// The caller gave a texture. [`DeviceWeights::with_textures`] makes those.
     #[error(
         "row block {block} has its codes in a texture of the caller's; give a buffer, and call with_textures"
     )]
@@ -187,17 +169,27 @@ pub enum WeightsError {
         /// Which block.
         block: usize,
     },
-    /// The device said no.
+    /// The device failed or refused an operation.
     #[error(transparent)]
     Device(#[from] DeviceError),
 }
 
+impl WeightsError {
+    /// The device's error, if the device caused this one.
+    pub fn device(&self) -> Option<&DeviceError> {
+        match self {
+            Self::Device(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
 impl DeviceWeights {
-    /// How the rows of a matrix are split so that every buffer fits a binding: all but the
-    /// last block hold a multiple of 64 rows where that many fit, else whole panels.
+    /// Splits the rows of a matrix so that every buffer fits a binding. All blocks but the last
+    /// hold a multiple of 64 rows if that many fit, otherwise whole panels.
     ///
     /// # Errors
-    /// [`WeightsError`] where the format is bad, or not even two rows fit.
+    /// [`WeightsError`] if the format is invalid or not even two rows fit.
     pub fn split(
         caps: &Caps,
         format: WeightFormat,
@@ -226,7 +218,7 @@ impl DeviceWeights {
         Ok((layout, blocks.collect()))
     }
 
-    /// Empty buffers for an `[n, k]` matrix, to be filled on the GPU.
+    /// Allocates buffers for an `[n, k]` matrix, to be filled on the GPU.
     ///
     /// # Errors
     /// As [`split`](Self::split), and [`DeviceError`].
@@ -270,11 +262,11 @@ impl DeviceWeights {
         Ok(Self { layout, blocks })
     }
 
-    /// Takes buffers that the caller filled in the layout of [`DeviceLayout`]; `STORAGE`
-    /// usage is checked where they are bound.
+    /// Takes buffers that the caller filled in the layout of [`DeviceLayout`]. Binding checks that
+    /// they have `STORAGE` usage.
     ///
     /// # Errors
-    /// [`WeightsError`]: a bad format, blocks out of order, buffers too small.
+    /// [`WeightsError`] if the format is invalid, blocks are out of order, or buffers are too small.
     pub fn from_blocks(
         format: WeightFormat,
         n: usize,
@@ -309,11 +301,10 @@ impl DeviceWeights {
         Ok(Self { layout, blocks })
     }
 
-    /// The same with the codes moved into textures, for plans of
-    /// [`MatmulSpec::of`](super::MatmulSpec::of) these weights;
-    /// [`code_textures_pay`](super::matmul::code_textures_pay) says where they are read faster.
-    /// The copy is recorded: submit `encoder` before what multiplies. The buffers are released
-    /// with the weights that this is called on.
+    /// Copies the codes into textures, for plans of [`MatmulSpec::of`](super::MatmulSpec::of) the
+    /// new weights; [`code_textures_pay`] says on which devices that is faster. The copy is
+    /// recorded, so submit `encoder` before any matmul. The buffers of codes are released with
+    /// `self`.
     ///
     /// # Errors
     /// [`WeightsError::Texture`], [`WeightsError::NoCopy`], [`WeightsError::Device`]; nothing is
@@ -362,13 +353,13 @@ impl DeviceWeights {
         Ok(Self { layout: self.layout, blocks })
     }
 
-    /// Whether the codes are in textures: whether these came from
+    /// Whether the codes are in textures, that is, whether these weights came from
     /// [`with_textures`](Self::with_textures).
     pub fn has_textures(&self) -> bool {
         self.texture_width() > 0
     }
 
-    /// Texels in a row of the textures; 0 where there are none.
+    /// Texels in a row of the textures; 0 if there are none.
     fn texture_width(&self) -> u32 {
         self.blocks.first().map_or(0, |block| block.codes.texture_width())
     }
@@ -390,7 +381,7 @@ impl DeviceWeights {
         Ok(())
     }
 
-    /// The same of weights that kernels write: codes and side data apart, in buffers.
+    /// Refuses weights that kernels cannot write: codes and side data must be in separate buffers.
     pub(crate) fn check_written(&self, caps: &Caps) -> Result<(), BindError> {
         for block in &self.blocks {
             let codes = block.codes.buffer().ok_or(BindError::TexturesWritten)?;
@@ -401,7 +392,7 @@ impl DeviceWeights {
         self.check_buffers(Role::Output, caps)
     }
 
-    /// Refuses weights whose codes are not where a plan reads them. Empty ones are anywhere.
+    /// Refuses weights whose codes are not where a plan reads them. Empty weights fit any plan.
     pub(crate) fn check_textures(&self, need: u32) -> Result<(), BindError> {
         let have = self.texture_width();
         match self.blocks.is_empty() || need == have {
@@ -440,8 +431,8 @@ impl DeviceWeights {
         self.layout.geometry.sizes()
     }
 
-    /// Bytes in device memory: the kernel layout pads rows to whole blocks, and textures their
-    /// last row.
+    /// Bytes in device memory, including the padding of rows to whole blocks and of the last row
+    /// of textures.
     pub fn device_bytes(&self) -> u64 {
         self.blocks.iter().map(|b| b.codes.size() + b.side.size()).sum()
     }
@@ -453,7 +444,7 @@ impl DeviceWeights {
         }
     }
 
-    /// Whether these are the weights that a plan was made for, or how they differ.
+    /// Refuses weights of another format, shape or order than a plan was made for.
     pub(crate) fn check(
         &self,
         format: WeightFormat,
@@ -468,6 +459,31 @@ impl DeviceWeights {
         let text = |(format, n, k, order)| Self::describe(format, n, k, order);
         Err(BindError::WrongWeights { need: text(need), have: text(have) })
     }
+}
+
+/// Whether [`DeviceWeights::with_textures`] makes matmuls faster. It does on devices with a
+/// [`Caps::texture_extent`], wherever kernels can read the codes from textures: blocks of 32
+/// columns must take at least 16 bytes, and scales must align with them. docs/performance.md has
+/// figures.
+pub fn code_textures_pay(format: &WeightFormat, k: u32, caps: &Caps) -> bool {
+    texture_width(format, k, caps) > 0
+}
+
+/// Texels in a row of a texture of such codes; 0 if kernels cannot read them from one.
+pub(crate) fn texture_width(format: &WeightFormat, k: u32, caps: &Caps) -> u32 {
+    if in_textures(format, k) { caps.texture_width() } else { 0 }
+}
+
+/// Whether kernels can read such codes from textures, on devices where that is faster.
+pub(crate) fn in_textures(format: &WeightFormat, k: u32) -> bool {
+    let columns = if format.is_sparse() { BLOCK_K / 2 } else { BLOCK_K } as u32;
+    let aligned = match format.granularity() {
+        Granularity::Group(g) if format.code_type().is_integer() && g.get() < k => {
+            g.get().is_multiple_of(BLOCK_K as u32)
+        }
+        _ => true,
+    };
+    aligned && columns * format.code_type().bits() / 8 >= 16
 }
 
 /// Bytes of a texel.
@@ -500,10 +516,10 @@ fn copy_codes(
     }
 }
 
-/// What a binding of weights holds at least: the widest load of any kernel.
+/// The smallest binding of weights: the widest load of any kernel.
 pub(crate) const MIN_WEIGHT_BYTES: u64 = 32;
 
-/// Blocks of rows at most: 2²⁰, 128 TiB of WebGPU's default bindings.
+/// The largest number of blocks of rows: 2²⁰, 128 TiB of WebGPU's default bindings.
 const MAX_BLOCKS: usize = 1 << 20;
 
 fn indexable(

@@ -465,7 +465,7 @@ pub fn quantizes_and_multiplies(
     m: usize,
 ) -> Result<(), lowbit::host::HostError> {
     use lowbit::format::{ActivationFormat, ActivationFunction, ActivationGranularity};
-    use lowbit::{host::Quantization, reference};
+    use lowbit::{format::Quantization, reference};
     let (n, k) = (packed.n(), packed.k());
     let format = ActivationFormat::int8(ActivationGranularity::Token);
     let (how, function) = (Quantization::Dynamic(format), ActivationFunction::Identity);

@@ -130,9 +130,8 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     let specs: Vec<MatmulSpec> = shapes
         .map(|(&Shape(m, n, k), &format)| {
             // `Shape` only parses numbers that are far below 2³².
-            let spec = MatmulSpec::new(m as u32, n as u32, k as u32, format);
-            let code_textures = code_textures_pay(&format, k as u32, host.kernels().caps());
-            let spec = MatmulSpec { code_textures, ..spec };
+            let mut spec = MatmulSpec::new(m as u32, n as u32, k as u32, format);
+            spec.code_textures = code_textures_pay(&format, k as u32, host.kernels().caps());
             spec.with_activations(args.activations)
         })
         .collect();

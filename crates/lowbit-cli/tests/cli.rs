@@ -3,8 +3,8 @@
 use half::{bf16, f16};
 use lowbit::compress::calibrate::{Method, Observer, Statistics};
 use lowbit::compress::{dequantize, prune_magnitude, quantize, relative_error};
-use lowbit::format::{ActivationFunction, StaticScale, WeightFormat};
-use lowbit::host::{Host, Quantization};
+use lowbit::format::{ActivationFunction, Quantization, StaticScale, WeightFormat};
+use lowbit::host::Host;
 use lowbit::ops::DeviceWeights;
 use lowbit_models::bert::{Dense, Encoder};
 use lowbit_models::checkpoint::{

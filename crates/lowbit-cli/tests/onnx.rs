@@ -5,8 +5,10 @@
 use crate::sentences::{cosine, sentences};
 use half::f16;
 use lowbit::compress::dequantize;
-use lowbit::format::{ActivationFormat, ActivationFunction, ActivationGranularity, PackedWeights};
-use lowbit::host::{Host, Quantization};
+use lowbit::format::{
+    ActivationFormat, ActivationFunction, ActivationGranularity, PackedWeights, Quantization,
+};
+use lowbit::host::Host;
 use lowbit::ops::DeviceWeights;
 use lowbit_models::bert::{Dense, Encoder, Error};
 use lowbit_models::checkpoint::onnx::{OnnxError, OnnxFile, OnnxWeight};

@@ -150,7 +150,11 @@ pub async fn limits_async(host: &Host) -> Result<MeasuredLimits, HostError> {
             layout: &pipeline.layout,
             entries: &entries,
         });
-        let (ms, _) = median(host, |pass| dispatch(pass, &pipeline, &group, groups)).await?;
+        let record = |pass: &mut wgpu::ComputePass<'_>| {
+            dispatch(pass, &pipeline, &group, groups);
+            Ok(())
+        };
+        let (ms, _) = median(host, record).await?;
         Ok::<f64, HostError>(limit.work(groups.into()) as f64 / ms * 1e3)
     };
     Ok(MeasuredLimits {

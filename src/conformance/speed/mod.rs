@@ -14,7 +14,7 @@ use super::{Case, Op, Values};
 use crate::format::WeightFormat;
 use crate::gpu::Shader;
 use crate::host::{Host, HostError, Instant};
-use crate::ops::{Activations, FloatType, Select};
+use crate::ops::{Activations, FloatType, RecordError, Select};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
@@ -91,11 +91,15 @@ const SECONDS: f64 = 1.0;
 /// apart; many calls a submission where they are short; the wait is inside.
 async fn median(
     host: &Host,
-    record: impl Fn(&mut wgpu::ComputePass<'_>),
+    record: impl Fn(&mut wgpu::ComputePass<'_>) -> Result<(), RecordError>,
 ) -> Result<(f64, Option<f64>), HostError> {
+    let repeat =
+        |pass: &mut wgpu::ComputePass<'_>, calls| (0..calls).try_for_each(|_| record(pass));
     let sample = async |calls: usize| {
         let start = Instant::now();
-        host.submit_async(|pass| (0..calls).for_each(|_| record(pass))).await?;
+        let mut recorded = Ok(());
+        host.submit_async(|pass| recorded = repeat(pass, calls)).await?;
+        recorded?;
         Ok::<f64, HostError>(start.elapsed().as_secs_f64() * 1e3 / calls as f64)
     };
     // The first compiles; the second says how many calls fill 20 ms.
@@ -109,7 +113,9 @@ async fn median(
     }
     let mut on_device = Vec::new();
     for _ in 0..SAMPLES {
-        let timed = host.submit_timed_async(|pass| (0..calls).for_each(|_| record(pass))).await?;
+        let mut recorded = Ok(());
+        let timed = host.submit_timed_async(|pass| recorded = repeat(pass, calls)).await?;
+        recorded?;
         on_device.extend(timed.map(|ms| ms / calls as f64));
     }
     let middle = |mut samples: Vec<f64>| {

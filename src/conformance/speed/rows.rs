@@ -77,7 +77,7 @@ async fn quantize(
     let mut recorded = Ok(());
     host.submit_async(|pass| recorded = bound.record(pass, m)).await?;
     recorded?;
-    let ms = median(host, |pass| drop(bound.record(pass, m))).await?;
+    let ms = median(host, |pass| bound.record(pass, m)).await?;
     let kernel = last(spec.shaders(host.kernels().caps()));
     Ok(("quantize", kernel, ms, spec.x_bytes(m) + plan.output_bytes(m)))
 }
@@ -92,7 +92,7 @@ async fn observe(host: &Host, spec: &ObserveSpec) -> Result<OfX, HostError> {
     let mut recorded = Ok(());
     host.submit_async(|pass| recorded = bound.record(pass, m)).await?;
     recorded?;
-    let ms = median(host, |pass| drop(bound.record(pass, m))).await?;
+    let ms = median(host, |pass| bound.record(pass, m)).await?;
     Ok(("observe", last(spec.shaders(host.kernels().caps())), ms, spec.x_bytes(m)))
 }
 
@@ -137,9 +137,9 @@ async fn fake_quant(host: &Host, spec: &FakeQuantSpec) -> Result<[OfX; 2], HostE
     recorded?;
     let (caps, side) = (host.kernels().caps(), if asymmetric { 8 } else { 4 } * groups);
     let (x, y) = (spec.x_bytes(m), spec.y_bytes(m));
-    let ms = median(host, |pass| drop(forward.record(pass, m))).await?;
+    let ms = median(host, |pass| forward.record(pass, m)).await?;
     let first = ("fake-quant", last(spec.forward_shaders(caps)), ms, x + y + side);
-    let ms = median(host, |pass| drop(backward.record(pass, m))).await?;
+    let ms = median(host, |pass| backward.record(pass, m)).await?;
     let kernel = spec.backward_shaders(caps).into_iter().next().map(|shader| shader.name);
     let gradients = if spec.given { side } else { 0 };
     let moved = 2 * x + y + side + gradients;

@@ -53,11 +53,10 @@ pub(super) async fn matmul(
     host.submit_async(|pass| recorded = bound[0].record(pass, m)).await?;
     recorded?;
     let record = async |bound: &[BoundMatmul]| {
-        let (wall, gpu) = median(host, |pass| {
-            // That `m` is not too large has just been shown.
-            bound.iter().for_each(|bound| drop(bound.record(pass, m)));
-        })
-        .await?;
+        let all = |pass: &mut wgpu::ComputePass<'_>| {
+            bound.iter().try_for_each(|bound| bound.record(pass, m))
+        };
+        let (wall, gpu) = median(host, all).await?;
         let copies = sets.len() as f64;
         Ok::<_, HostError>((wall / copies, gpu.map(|ms| ms / copies)))
     };
@@ -115,14 +114,12 @@ pub(super) async fn integer_matmul(
     host.submit_async(|pass| recorded = quantize.record(pass, m).and(bound[0].record(pass, m)))
         .await?;
     recorded?;
-    let (wall, gpu) = median(host, |pass| {
-        // That `m` is not too large has just been shown.
-        for bound in &bound {
-            drop(quantize.record(pass, m).and(bound.record(pass, m)));
-        }
-    })
-    .await?;
-    let (alone, _) = median(host, |pass| drop(quantize.record(pass, m))).await?;
+    let all = |pass: &mut wgpu::ComputePass<'_>| {
+        let mut all = bound.iter();
+        all.try_for_each(|bound| quantize.record(pass, m).and(bound.record(pass, m)))
+    };
+    let (wall, gpu) = median(host, all).await?;
+    let (alone, _) = median(host, |pass| quantize.record(pass, m)).await?;
     let copies = sets.len() as f64;
     Ok((plan.kernel(m).name(), (wall / copies, gpu.map(|ms| ms / copies)), alone))
 }
@@ -154,7 +151,7 @@ pub(super) async fn make(
     let rows = [SourceRows { at: (&source).into(), rows: n }];
     let bound =
         plan.bind(QuantizeWeightsArgs { source: &rows, mask: None, output: &output }).await?;
-    let ms = median(host, |pass| bound.record(pass)).await?;
+    let ms = median(host, |pass| bound.record(pass, n as u32)).await?;
     Ok((last(plan.shaders()), ms))
 }
 
@@ -167,6 +164,6 @@ pub(super) async fn dequantize(
     let output = host.zeros_async(spec.output_bytes(spec.rows())).await?;
     let args = DequantizeArgs { weights, indices: None, output: (&output).into() };
     let bound = plan.bind(args).await?;
-    let ms = median(host, |pass| bound.record(pass)).await?;
+    let ms = median(host, |pass| bound.record(pass, spec.rows())).await?;
     Ok((spec.shader(host.kernels().caps()).name, ms))
 }

@@ -12,18 +12,19 @@
 //! | int8, asymmetric | −128…127 | (max−min)/255 | clamp(rne(−min/s), 0, 255) − 128 |
 //! | int4, asymmetric | 0…15 | (max−min)/15 | clamp(rne(−min/s), 0, 15) |
 //!
-//! Ranges are widened to hold 0. What shares a scale is the format's
-//! [`Granularity`]: all of X, a row (a channel of weights, a token of
-//! activations), or so many consecutive columns of a row, of which the last group may have fewer.
-//! Scales and zero points are f32, `[m, G]` with `G = ⌈k/g⌉`, or one of each.
+//! Ranges are widened to contain 0. The format's [`Granularity`] says what shares a scale: all of
+//! X, a row (a channel of weights, a token of activations), or a group of g consecutive columns of
+//! a row; the last group may have fewer. Scales and zero points are f32, `[m, G]` with
+//! `G = ⌈k/g⌉`, or one of each.
 //!
-//! - *Dynamic*: from X itself, and written out, as the backward pass wants them.
-//! - *Given*: learned, or a calibration's. A zero point is a float so that an optimizer can move it
-//!   by less than one; what counts is the nearest integer (ties to even) within qmin…qmax, so that
-//!   weights and activations can be deployed as they were trained. LSQ+ writes β = −z·s.
+//! - *Dynamic*: they are taken from X and written out, since the backward pass needs them.
+//! - *Given*: they are learned or come from a calibration. A zero point is a float so that an
+//!   optimizer can move it by less than one; kernels use the nearest integer (ties to even) within
+//!   qmin…qmax, so that weights and activations can be deployed as they were trained. LSQ+ writes
+//!   β = −z·s.
 //!
-//! With f16 scales the nearest f16 counts, or 2⁻¹⁴, f16's least normal number, if that is more
-//! (where [`compress`](mod@crate::compress) refuses).
+//! With f16 scales, kernels use the nearest f16, but at least 2⁻¹⁴, the smallest normal f16
+//! ([`compress`](mod@crate::compress) refuses smaller scales).
 //!
 //! # Gradients
 //!
@@ -44,18 +45,18 @@
 //! zero points, and of scales to f16, counts as the identity too. The order of sums is fixed by
 //! shape, plan and buffers' split, so that a rerun gives the same bits; there are no float atomics.
 //!
-//! # What is not ordinary
+//! # Special values
 //!
-//! - x is NaN: y and dx are NaN, and so are ds and dz of what shares its scale.
-//! - x is infinite: dynamic, the scale is NaN; given, y saturates, and x is outside.
-//! - dy is NaN or infinite: ds and dz of what shares the scale are NaN; dx is dy inside, 0 outside.
-//! - A scale that is no number from 2⁻¹²⁶ to 2¹²⁶ (negative, zero and subnormal among others), and a
-//!   zero point that is not finite, make NaN of all that depends on them.
-//! - A range of zeros, or one whose scale would be subnormal, gets s = 1: y is 0.
+//! - If x is NaN, then y and dx are NaN, and so are ds and dz of the scale that x shares.
+//! - If x is infinite, a dynamic scale is NaN; with a given scale y saturates, and x is outside.
+//! - If dy is NaN or infinite, ds and dz of its scale are NaN; dx is dy inside and 0 outside.
+//! - A scale that is not within 2⁻¹²⁶…2¹²⁶ (for example negative, zero or subnormal) or a zero
+//!   point that is not finite makes everything that depends on it NaN.
+//! - A range of zeros, or one whose scale would be subnormal, gets s = 1, so y is 0.
 //! - Subnormal x count as 0. A y of 0 has either sign. A y beyond f32 overflows.
 //!
-//! The arithmetic is floating point, so that next to a tie either code is right:
-//! [`reference::check_fake_quantize`](crate::reference::check_fake_quantize) has the contract.
+//! The arithmetic is floating point, so next to a tie either code is right:
+//! [`reference::check_fake_quantize`](crate::reference::check_fake_quantize) states the contract.
 
 mod bind;
 mod kernel;
@@ -65,22 +66,25 @@ pub use bind::{FakeQuantArgs, FakeQuantBackwardArgs};
 pub use kernel::params_layout;
 pub use plan::{BoundFakeQuant, BoundFakeQuantBackward, FakeQuantPlan};
 
+use super::rows::RowsSpec;
 use super::{FloatType, PlanError, Role};
 use crate::format::{Granularity, WeightFormat};
 use crate::gpu::{Caps, MAX_COUNT, Shader};
 use kernel::{BACKWARD, DYNAMIC, FORWARD, GROUPS, RANGES, SCALE, SUMS};
 
-/// Longest rows whose gradients one workgroup sums.
+/// The longest row whose gradients one workgroup sums.
 const WHOLE_ROW: u32 = 8192;
 
-/// What is to be quantized and dequantized.
+/// The shape of X and the format by which it is fake-quantized.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct FakeQuantSpec {
-    /// Rows of X at most.
+    /// The largest number of rows of X.
     pub max_m: u32,
     /// Columns of X.
     pub k: u32,
-    /// Codes, what shares a scale, zero points, type of scales. Dense integers.
+    /// The codes, what shares a scale, zero points, and the type of scales. It must be a dense
+    /// integer format.
     pub format: WeightFormat,
     /// The type of X, and of its gradient.
     pub input: FloatType,
@@ -90,70 +94,51 @@ pub struct FakeQuantSpec {
     pub x_stride: u32,
     /// Elements from one row of Y, and of its gradient, to the next.
     pub y_stride: u32,
-    /// Whether scales and zero points are given, and not taken from X. Only then have they
+    /// Whether scales and zero points are given instead of taken from X. Only given ones have
     /// gradients.
     pub given: bool,
     /// Whether gradients of scales and zero points are multiplied by LSQ's 1/√(N·Q).
     pub gradient_scale: bool,
 }
 
-/// Why fake quantization has no plan.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum FakeQuantError {
-    /// A format that is not of dense integers.
-    #[error("{format} is not fake-quantized; int16, int8 and int4 without 2:4 are")]
-    Format {
-        /// The format.
-        format: WeightFormat,
-    },
-    /// A bad format or shape, or a device that refuses.
-    #[error(transparent)]
-    Plan(#[from] PlanError),
-}
-
 impl FakeQuantSpec {
-    /// Packed f32 rows, with ranges taken from X.
+    /// A spec with packed f32 rows and ranges taken from X.
     pub fn new(max_m: u32, k: u32, format: WeightFormat) -> Self {
         let (input, output) = (FloatType::F32, FloatType::F32);
         let (x_stride, y_stride, given, gradient_scale) = (k, k, false, false);
         Self { max_m, k, format, input, output, x_stride, y_stride, given, gradient_scale }
     }
 
-    /// The same with other types of X and Y; sets packed strides, even ones for f16.
+    /// Sets the types of X and Y, and packed strides (even ones for f16).
     #[must_use]
     pub fn with_types(mut self, input: FloatType, output: FloatType) -> Self {
-        let packed = |float| match float {
-            FloatType::F32 => self.k,
-            FloatType::F16 => self.k.saturating_add(self.k % 2),
-        };
-        (self.x_stride, self.y_stride) = (packed(input), packed(output));
+        (self.x_stride, self.y_stride) = (input.packed(self.k), output.packed(self.k));
         (self.input, self.output) = (input, output);
         self
     }
 
-    /// The same with other strides, in elements.
+    /// Sets the strides, in elements.
     #[must_use]
     pub fn with_strides(mut self, x_stride: u32, y_stride: u32) -> Self {
         (self.x_stride, self.y_stride) = (x_stride, y_stride);
         self
     }
 
-    /// The same by scales and zero points that are given.
+    /// Takes given scales and zero points.
     #[must_use]
     pub fn with_given_scales(mut self) -> Self {
         self.given = true;
         self
     }
 
-    /// The same with LSQ's gradient scale.
+    /// Multiplies gradients of scales and zero points by LSQ's gradient scale.
     #[must_use]
     pub fn with_gradient_scale(mut self) -> Self {
         self.gradient_scale = true;
         self
     }
 
-    /// qmin and qmax, of which 0 is the code of zero where the format is symmetric.
+    /// qmin and qmax. If the format is symmetric they are relative to the code of zero.
     pub fn codes(&self) -> (i32, i32) {
         let (low, high) = self.format.code_range().unwrap_or_default();
         match self.format.is_symmetric() {
@@ -162,7 +147,7 @@ impl FakeQuantSpec {
         }
     }
 
-    /// Scales of a row: 0 where all of X shares one.
+    /// The number of scales of a row; 0 if all of X shares one.
     fn row_scales(&self) -> u32 {
         match self.format.granularity() {
             Granularity::Tensor => 0,
@@ -170,7 +155,7 @@ impl FakeQuantSpec {
         }
     }
 
-    /// Columns of a row that share a scale.
+    /// The number of columns of a row that share a scale.
     fn group_size(&self) -> u32 {
         match self.format.granularity() {
             Granularity::Group(g) => g.get().min(self.k.max(1)),
@@ -178,7 +163,7 @@ impl FakeQuantSpec {
         }
     }
 
-    /// Scales, and zero points, of `m` rows.
+    /// The number of scales, and of zero points, of `m` rows.
     pub fn scales(&self, m: u32) -> u64 {
         match self.format.granularity() {
             Granularity::Tensor => 1,
@@ -188,43 +173,38 @@ impl FakeQuantSpec {
 
     /// Bytes of X, or of its gradient, from its start that a run with `m` rows touches.
     pub fn x_bytes(&self, m: u32) -> u64 {
-        extent(m, self.k, self.x_stride, self.input)
+        self.x_rows().bytes(m)
     }
 
     /// Bytes of Y, or of its gradient, from its start that a run with `m` rows touches.
     pub fn y_bytes(&self, m: u32) -> u64 {
-        extent(m, self.k, self.y_stride, self.output)
+        self.y_rows().bytes(m)
     }
 
-    /// Refuses what no plan can serve.
+    fn x_rows(&self) -> RowsSpec {
+        RowsSpec::floats(Role::Activations, self.k, self.x_stride, self.input)
+    }
+
+    fn y_rows(&self) -> RowsSpec {
+        RowsSpec::floats(Role::Output, self.k, self.y_stride, self.output)
+    }
+
+    /// Checks that a plan can serve this spec.
     ///
     /// # Errors
-    /// [`FakeQuantError`]: a format of floats, 2:4 or one that does not exist, a dimension too
-    /// large, a stride too short or, for f16, odd.
-    pub fn check(&self) -> Result<(), FakeQuantError> {
-        self.format.check().map_err(PlanError::from)?;
+    /// [`PlanError`] if the format is invalid, 2:4 or of floats, a dimension is too large, or a
+    /// stride is too short or, for f16, odd.
+    pub fn check(&self) -> Result<(), PlanError> {
+        self.format.check()?;
         if !self.format.code_type().is_integer() || self.format.is_sparse() {
-            return Err(FakeQuantError::Format { format: self.format });
+            return Err(PlanError::FakeQuantFormat { format: self.format });
         }
-        for (name, value, limit) in
-            [("max_m", self.max_m, MAX_COUNT), ("k", self.k, i32::MAX as u32)]
-        {
-            if value > limit {
-                return Err(PlanError::TooLarge { name, value, limit }.into());
-            }
-        }
-        for (role, stride, float) in [
-            (Role::Activations, self.x_stride, self.input),
-            (Role::Output, self.y_stride, self.output),
-        ] {
-            if self.max_m > 1 && stride < self.k {
-                return Err(PlanError::Stride { role, stride, need: self.k.into() }.into());
-            }
-            if self.max_m > 1 && float == FloatType::F16 && stride % 2 == 1 {
-                return Err(PlanError::OddStride { role, stride, multiple: 2 }.into());
-            }
-        }
-        Ok(())
+        PlanError::check_dimensions(&[
+            ("max_m", self.max_m, MAX_COUNT),
+            ("k", self.k, i32::MAX as u32),
+        ])?;
+        self.x_rows().check(self.max_m)?;
+        self.y_rows().check(self.max_m)
     }
 
     /// The kernels of the forward pass, in the order they run.
@@ -258,17 +238,10 @@ impl FakeQuantSpec {
         self.group_size() >= self.k || self.group_size().is_multiple_of(4)
     }
 
-    /// Whether rows of f32 are loaded by 16 bytes.
+    /// Whether rows of f32 are loaded 16 bytes at a time.
     fn quads(&self, float: FloatType, stride: u32) -> bool {
-        float == FloatType::F32 && self.k.is_multiple_of(4) && stride.is_multiple_of(4)
+        RowsSpec::floats(Role::Activations, self.k, stride, float).is_quads()
     }
-}
-
-fn extent(m: u32, k: u32, stride: u32, float: FloatType) -> u64 {
-    if m == 0 || k == 0 {
-        return 0;
-    }
-    (u64::from(m - 1) * u64::from(stride) + u64::from(k)).saturating_mul(float.bytes())
 }
 
 /// Specs that between them have every kernel, for tests and `lowbit-isa`.

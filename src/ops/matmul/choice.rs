@@ -4,6 +4,7 @@ use crate::format::{
     ActivationFunction, BLOCK_K, CodeType, Granularity, RowOrder, ScaleType, WeightFormat,
 };
 use crate::gpu::{AdapterClass, Binding, Caps, Const, M_TABLE, Shader, fragment};
+use crate::ops::weights::texture_width;
 use crate::ops::{FloatType, Grid};
 
 /// How codes become numbers; see the file of that name under `shaders/decode/`.
@@ -166,24 +167,6 @@ pub fn select(spec: &MatmulSpec, caps: &Caps, m: u32) -> Schedule {
     };
     let fits = |schedule: &Schedule| schedule.check(caps).is_ok();
     [wanted, smaller].into_iter().find(fits).unwrap_or(smallest)
-}
-
-/// Whether [`DeviceWeights::with_textures`](crate::ops::DeviceWeights::with_textures) makes
-/// matmuls faster: on devices with a [`Caps::texture_extent`], wherever kernels can read the
-/// codes from textures. Blocks of 32 columns take at least 16 bytes then, and scales align with
-/// them. docs/performance.md has figures.
-pub fn code_textures_pay(format: &WeightFormat, k: u32, caps: &Caps) -> bool {
-    texture_width(format, k, caps) > 0
-}
-
-/// Texels in a row of a texture of such codes; 0 if kernels cannot read them from one.
-pub(crate) fn texture_width(format: &WeightFormat, k: u32, caps: &Caps) -> u32 {
-    if in_textures(format, k) { caps.texture_width() } else { 0 }
-}
-
-/// Whether kernels can read such codes from textures, where there are any.
-pub(super) fn in_textures(format: &WeightFormat, k: u32) -> bool {
-    Decoder::of(format).block_bytes() >= 16 && scaling(format, k) != Scaling::General
 }
 
 /// Rows of W below which more lanes share a row: teams of 32 lanes that make four columns each

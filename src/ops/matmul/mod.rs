@@ -18,9 +18,9 @@ mod tuning;
 #[cfg(feature = "serde")]
 mod tuning_file;
 
-pub use bind::{BoundMatmul, MatmulArgs, RecordError};
-pub(crate) use choice::texture_width;
-pub use choice::{Decoder, KernelChoice, Scaling, XLoad, YStore, code_textures_pay, select};
+pub use super::weights::code_textures_pay;
+pub use bind::{BoundMatmul, MatmulArgs};
+pub use choice::{Decoder, KernelChoice, Scaling, XLoad, YStore, select};
 #[doc(hidden)]
 pub use integer::integer_specs;
 pub use integer::{Groups, Integer};
@@ -30,12 +30,13 @@ pub(crate) use plan::row_ranges;
 pub use plan::sums_shader;
 pub use plan::{MatmulPlan, RowRange, Select};
 pub use schedule::{Schedule, UnknownSchedule};
-pub use spec::{Activations, MatmulSpec, Output, PlanError};
+pub use spec::MatmulSpec;
 pub use step::Step;
 pub use tuning::{Measured, Problem, Tuning, TuningKey, applies, candidates};
 #[cfg(feature = "serde")]
 pub use tuning_file::BadTuning;
 
+use super::{Activations, Output, PlanError};
 use bytemuck::{Pod, Zeroable};
 
 /// Mirror of `Params` in `shaders/lib/matmul.wgsl`; a test compares the two.

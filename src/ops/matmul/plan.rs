@@ -1,38 +1,39 @@
 use super::{KernelChoice, MatmulSpec, Output, PlanError, Schedule, Tuning, select};
 use crate::gpu::{Binding, Const, Kernels, M_TABLE, Pipeline, Shader, fragment};
+use crate::ops::recording::pipelines;
 use std::sync::Arc;
 
-/// How a plan comes by its kernels.
+/// How a plan selects its kernels.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Select {
-    /// By [`select`], for each regime of m.
+    /// By [`select`], for each range of m.
     Auto,
-    /// This schedule for every m. Where it does not apply that is an error, never another
-    /// kernel.
+    /// This schedule for every m. It is an error if it does not apply; no other kernel is taken
+    /// instead.
     Pinned(Schedule),
-    /// What was measured to be fastest, by [`Tuning::select`]; as [`Auto`](Self::Auto) where
-    /// that knows nothing that applies.
+    /// The fastest measured schedule, by [`Tuning::select`]; as [`Auto`](Self::Auto) if nothing
+    /// that was measured applies.
     Tuned(Arc<Tuning>),
 }
 
-/// Upper ends of the row_ranges of m that may have kernels of their own.
+/// Upper ends of the ranges of m that may have kernels of their own.
 const ROW_RANGES: [u32; 4] = [1, 8, 64, u32::MAX];
 
-/// The regime of m, by number.
+/// The number of the range that contains m.
 pub(super) fn row_range_of(m: u32) -> usize {
     ROW_RANGES.iter().take_while(|&&up_to| up_to < m).count()
 }
 
-/// The largest m of each regime that a plan for up to `max_m` rows has a kernel for.
+/// The largest m of each range that a plan for up to `max_m` rows has a kernel for.
 pub(crate) fn row_ranges(max_m: u32) -> impl Iterator<Item = u32> {
     ROW_RANGES.into_iter().take(row_range_of(max_m) + 1).map(move |up_to| up_to.min(max_m))
 }
 
-/// A kernel for m up to some number of rows.
+/// A range of m and its kernel.
 #[derive(Clone, Debug)]
 pub struct RowRange {
-    /// The largest m it is for.
+    /// The largest m of the range.
     pub up_to: u32,
     /// The kernel.
     pub choice: KernelChoice,
@@ -45,12 +46,12 @@ pub struct MatmulPlan {
     pub(super) kernels: Kernels,
     pub(super) spec: MatmulSpec,
     pub(super) row_ranges: Arc<[RowRange]>,
-    /// What completes the rows of a quantized Y.
+    /// The kernel that completes the rows of a quantized Y.
     pub(super) sums: Option<Arc<Pipeline>>,
 }
 
 impl MatmulPlan {
-    /// Checks a spec, chooses a kernel for each regime of m and compiles what is not
+    /// Checks a spec, selects a kernel for each range of m and compiles those that are not
     /// cached. No lock is held while compiling.
     ///
     /// # Errors
@@ -88,26 +89,23 @@ impl MatmulPlan {
         let sums = matches!(spec.output, Output::Int8(_))
             .then(|| sums_shader(shaders[0].bindings.clone()));
         let shaders: Vec<_> = shaders.into_iter().chain(sums.clone()).collect();
-        kernels.prepare(&shaders).await?;
-        let mut row_ranges = Vec::with_capacity(chosen.len());
-        for ((up_to, choice), shader) in chosen.into_iter().zip(&shaders) {
-            let pipeline = kernels.pipeline(shader).await?;
-            row_ranges.push(RowRange { up_to, choice, pipeline });
-        }
-        let sums = match &sums {
-            Some(shader) => Some(kernels.pipeline(shader).await?),
-            None => None,
-        };
+        let mut pipelines = pipelines(kernels, &shaders).await?;
+        let sums = sums.and_then(|_| pipelines.pop());
+        let row_ranges: Vec<_> = chosen
+            .into_iter()
+            .zip(pipelines)
+            .map(|((up_to, choice), pipeline)| RowRange { up_to, choice, pipeline })
+            .collect();
         let (kernels, spec) = (kernels.clone(), spec.clone());
         Ok(Self { kernels, spec, row_ranges: row_ranges.into(), sums })
     }
 
-    /// What the plan is for.
+    /// The spec that the plan was made for.
     pub fn spec(&self) -> &MatmulSpec {
         &self.spec
     }
 
-    /// The kernels, by rising m.
+    /// The ranges of m with their kernels, in ascending order.
     pub fn row_ranges(&self) -> &[RowRange] {
         &self.row_ranges
     }
@@ -117,15 +115,15 @@ impl MatmulPlan {
         &self.row_range(m).choice
     }
 
-    /// There is always a last regime: `new` makes one even for max_m = 0.
+    /// There is always a last range: `new` makes one even for max_m = 0.
     pub(super) fn row_range(&self, m: u32) -> &RowRange {
         let at = self.row_ranges.iter().position(|r| m <= r.up_to);
         &self.row_ranges[at.unwrap_or(self.row_ranges.len() - 1)]
     }
 }
 
-/// The kernel that completes rows of a quantized Y. Its bindings are those of the matmul, whose bind
-/// groups it takes.
+/// The kernel that completes rows of a quantized Y. It has the bindings of the matmul and uses the
+/// same bind groups.
 #[doc(hidden)]
 pub fn sums_shader(bindings: Vec<Binding>) -> Shader {
     Shader {

@@ -1,7 +1,8 @@
-use super::choice::{in_textures, scaling};
+use super::choice::scaling;
 use super::plan::row_range_of;
 use super::{Activations, Decoder, MatmulSpec, Scaling, Schedule, select};
 use crate::gpu::Caps;
+use crate::ops::weights::in_textures;
 use std::cmp::Reverse;
 use std::time::Duration;
 

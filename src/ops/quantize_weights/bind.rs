@@ -1,54 +1,73 @@
 use super::kernel::Params;
 use super::{
-    MaskSource, Pipelines, QuantizeWeightsError, QuantizeWeightsPlan, STATUS_WORDS, WeightsKernel,
-    compile,
+    MaskSource, Pipelines, QuantizeWeightsError, QuantizeWeightsPlan, QuantizeWeightsSpec,
+    STATUS_WORDS, WeightsKernel, compile,
 };
 use crate::format::CodeType;
-use crate::gpu::BufferFill;
-use crate::ops::buffers::{Window, check, window_capacity};
-use crate::ops::slots::{Slots, check_grid, part};
-use crate::ops::weights::MIN_WEIGHT_BYTES;
-use crate::ops::{BindError, DeviceWeights, Role, RowBlock, SubBuffer};
+use crate::gpu::{BufferFill, Kernels};
+use crate::ops::buffers::{Window, check, check_aliases, window_capacity};
+use crate::ops::recording::{ALL_COUNTS, Count, Draft, Head, Recording, Workgroups};
+use crate::ops::rows::{Rows, RowsSpec, Span};
+use crate::ops::{BindError, DeviceWeights, RecordError, Role, RowBlock, SubBuffer};
 use std::ops::Range;
 
-/// Some consecutive rows of the uncompressed W, f32 row-major.
+/// Consecutive rows of the uncompressed W, f32, row-major.
 #[derive(Clone, Copy, Debug)]
 pub struct SourceRows<'a> {
     /// Where they start.
     pub at: SubBuffer<'a>,
-    /// How many there are.
+    /// The number of rows.
     pub rows: usize,
 }
 
-/// The buffers of one making.
+/// The buffers of one matrix.
 #[derive(Clone, Copy, Debug)]
 pub struct QuantizeWeightsArgs<'a> {
-    /// The rows of W, in order: several buffers where one cannot hold them.
+    /// The rows of W, in order. Several buffers may hold them if one is too small.
     pub source: &'a [SourceRows<'a>],
-    /// Canonical metadata `[N, ⌈K/32⌉]` words, where the spec says the mask is given.
+    /// Canonical metadata, `[N, ⌈K/32⌉]` words, if the spec has a given mask.
     pub mask: Option<SubBuffer<'a>>,
-    /// Weights of the spec's format and shape, to be written over.
+    /// Weights of the spec's format and shape. They are overwritten.
     pub output: &'a DeviceWeights,
 }
 
-/// A plan with its buffers. Owns the scratch buffer of ranges and the status.
+/// One of several matrices that are quantized together; see [`QuantizeWeightsPlan::bind_many`].
+#[derive(Clone, Copy, Debug)]
+pub struct QuantizeWeightsJob<'a> {
+    /// The name of the matrix, for error messages.
+    pub name: &'a str,
+    /// The plan for its shape and format.
+    pub plan: &'a QuantizeWeightsPlan,
+    /// Its buffers.
+    pub args: QuantizeWeightsArgs<'a>,
+}
+
+/// One or several matrices with their buffers, to be quantized in one pass. They share a scratch
+/// buffer and a status buffer, so a single read shows whether all of them are good.
 #[derive(Clone, Debug)]
 pub struct BoundQuantizeWeights {
-    plan: QuantizeWeightsPlan,
-    pipelines: Pipelines,
-    chunks: Vec<Chunk>,
+    recording: Recording,
+    matrices: Vec<Matrix>,
     status: wgpu::Buffer,
 }
 
-/// Rows that fit all bindings.
+/// What reading the status of a matrix needs.
 #[derive(Clone, Debug)]
+struct Matrix {
+    /// The name, if there may be several matrices.
+    name: Option<String>,
+    spec: QuantizeWeightsSpec,
+    chunks: Vec<Chunk>,
+}
+
+/// Rows that fit all bindings.
+#[derive(Clone, Copy, Debug)]
 struct Chunk {
-    group: wgpu::BindGroup,
     first_row: usize,
     params: Params,
 }
 
-/// Rows of one chunk: of `W`, and where they are.
+/// The rows of one chunk: of `W`, and where they are.
 struct Segment {
     rows: Range<usize>,
     source: usize,
@@ -57,9 +76,20 @@ struct Segment {
     block: usize,
 }
 
+/// A matrix whose arguments have been checked.
+struct Prepared<'a> {
+    matrix: Matrix,
+    pipelines: Pipelines,
+    output: &'a DeviceWeights,
+    /// Source, mask and output of each chunk.
+    buffers: Vec<(Window<'a>, Option<Window<'a>>, &'a RowBlock)>,
+    /// The largest number of ranges of a chunk.
+    ranges: usize,
+}
+
 impl QuantizeWeightsPlan {
-    /// Checks the buffers; makes scratch, status, parameters and bind groups. W that exceeds
-    /// a binding is taken in chunks of rows.
+    /// Checks the buffers; makes scratch, status, parameters and bind groups. W is taken in
+    /// chunks of rows if it exceeds a binding.
     ///
     /// # Errors
     /// [`BindError`].
@@ -67,99 +97,97 @@ impl QuantizeWeightsPlan {
         &self,
         args: QuantizeWeightsArgs<'_>,
     ) -> Result<BoundQuantizeWeights, BindError> {
-        let spec = &self.spec;
+        let prepared = self.prepare(None, args).await?;
+        BoundQuantizeWeights::new(&self.kernels, vec![prepared]).await
+    }
+
+    /// Binds several matrices, of any shapes and formats, to be recorded and checked together.
+    ///
+    /// ```no_run
+    /// # use lowbit::ops::{QuantizeWeightsJob, QuantizeWeightsPlan};
+    /// # async fn example(
+    /// #     kernels: &lowbit::gpu::Kernels,
+    /// #     jobs: &[QuantizeWeightsJob<'_>],
+    /// #     encoder: &mut wgpu::CommandEncoder,
+    /// #     read_back: impl Fn(&wgpu::Buffer, usize) -> Vec<u32>,
+    /// # ) -> Result<(), Box<dyn std::error::Error>> {
+    /// let bound = QuantizeWeightsPlan::bind_many(kernels, jobs).await?;
+    /// bound.record(&mut encoder.begin_compute_pass(&Default::default()), bound.rows())?;
+    /// // Submit the encoder, then read the status once for all matrices.
+    /// bound.check(&read_back(bound.status(), bound.status_words()))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`BindError::Matrix`], which names the matrix that cannot be bound; [`BindError`] if they
+    /// cannot be bound together.
+    pub async fn bind_many(
+        kernels: &Kernels,
+        jobs: &[QuantizeWeightsJob<'_>],
+    ) -> Result<BoundQuantizeWeights, BindError> {
+        let mut all = Vec::with_capacity(jobs.len());
+        for QuantizeWeightsJob { name, plan, args } in jobs {
+            let name = name.to_string();
+            let prepared = plan.prepare(Some(name.clone()), *args).await;
+            all.push(prepared.map_err(|error| BindError::Matrix { name, error: error.into() })?);
+        }
+        BoundQuantizeWeights::new(kernels, all).await
+    }
+
+    /// Checks the buffers and splits the rows into chunks.
+    async fn prepare<'a>(
+        &'a self,
+        name: Option<String>,
+        args: QuantizeWeightsArgs<'a>,
+    ) -> Result<Prepared<'a>, BindError> {
+        let (spec, caps) = (&self.spec, self.kernels.caps());
         self.check_args(&args)?;
-        let caps = self.kernels.caps();
-        let segments = self.segments(&args)?;
         let layout = args.output.layout();
-        let pairs = |rows: usize| match (layout.geometry.scales, spec.per_tensor()) {
+        let ranges = |rows: usize| match (layout.geometry.scales, spec.per_tensor()) {
             (0, _) => 0,
             (_, true) => 1,
             (_, false) => rows * layout.geometry.groups,
         };
-        let scratch = segments.iter().map(|segment| pairs(segment.rows.len())).max().unwrap_or(0);
-
-        let mut all = Vec::with_capacity(segments.len());
-        for (index, segment) in segments.iter().enumerate() {
-            let (source, mask) = self.windows(&args, segment);
-            let rows = segment.rows.len();
-            let block_row = segment.rows.start - args.output.blocks()[segment.block].rows.start;
-            let first = index == 0;
+        let (mut chunks, mut buffers, mut most) = (Vec::new(), Vec::new(), 0);
+        for (index, segment) in self.segments(&args)?.into_iter().enumerate() {
+            let (source, mask) = self.windows(&args, &segment);
+            let block = &args.output.blocks()[segment.block];
+            let ranges = ranges(segment.rows.len());
             let params = Params {
-                rows: rows as u32,
-                weight_at: (source.skip / 4) as u32,
+                rows: segment.rows.len() as u32,
+                weight_at: source.at(4),
                 weight_stride: spec.stride,
-                given_at: mask.as_ref().map_or(0, |mask| (mask.skip / 4) as u32),
-                row0: block_row as u32,
-                status_at: (index * STATUS_WORDS) as u32,
+                given_at: mask.map_or(0, |mask| mask.at(4)),
+                row0: (segment.rows.start - block.rows.start) as u32,
                 // One range for all chunks is cleared once.
-                extreme_words: if spec.per_tensor() && !first { 0 } else { 2 * pairs(rows) as u32 },
+                extreme_words: if spec.per_tensor() && index > 0 { 0 } else { 2 * ranges as u32 },
                 ..Params::of(layout)
             };
-            for (kernel, _) in self.pipelines.iter() {
-                let groups = kernel.groups(&params);
-                check_grid(caps, groups)?;
-            }
-            all.push((params, source, mask));
+            chunks.push(Chunk { first_row: segment.rows.start, params });
+            buffers.push((source, mask, block));
+            most = most.max(ranges);
         }
-
-        let kernels = &self.kernels;
-        let offsets = all.iter().map(|(params, ..)| params.weight_at);
+        let offsets = chunks.iter().map(|chunk| chunk.params.weight_at);
         let pipelines = match spec.access(caps, offsets) {
             access if access == self.access => self.pipelines.clone(),
-            narrower => compile(kernels, spec, narrower).await?,
+            narrower => compile(&self.kernels, spec, narrower).await?,
         };
-        let buffer = |label, usage, bytes: usize| {
-            kernels.buffer(label, usage, BufferFill::Zeros(bytes as u64))
-        };
-        let storage = wgpu::BufferUsages::STORAGE;
-        let scratch = buffer("lowbit make ranges", storage, 8 * scratch).await?;
-        let readable = storage | wgpu::BufferUsages::COPY_SRC;
-        let status =
-            buffer("lowbit make status", readable, 4 * STATUS_WORDS * segments.len()).await?;
-        let params: Vec<Params> = all.iter().map(|(params, ..)| *params).collect();
-        let slots = Slots::new(kernels, "lowbit make", &params).await?;
-        let chunks = kernels.guarded("the bind groups of a make", || {
-            let mut chunks = Vec::with_capacity(segments.len());
-            for (index, (segment, (params, source, mask))) in segments.iter().zip(all).enumerate() {
-                let block = &args.output.blocks()[segment.block];
-                let (codes, side) = layout.bytes(block.rows.len());
-                let codes = block.codes.binding(codes);
-                let bound = [
-                    (1, source.binding()),
-                    // Without a mask nothing reads it.
-                    (2, mask.unwrap_or(source).binding()),
-                    (3, scratch.as_entire_binding()),
-                    (4, codes.resource()),
-                    (5, part(&block.side, 0, side.max(MIN_WEIGHT_BYTES))),
-                    (6, status.as_entire_binding()),
-                ];
-                let group = slots.group(kernels, &self.pipelines[0].1, index, bound);
-                chunks.push(Chunk { group, first_row: segment.rows.start, params });
-            }
-            chunks
-        });
-        Ok(BoundQuantizeWeights { plan: self.clone(), pipelines, chunks: chunks.await?, status })
+        let matrix = Matrix { name, spec: spec.clone(), chunks };
+        Ok(Prepared { matrix, pipelines, output: args.output, buffers, ranges: most })
     }
 
     fn check_args(&self, args: &QuantizeWeightsArgs<'_>) -> Result<(), BindError> {
-        let spec = &self.spec;
-        let (n, k) = (spec.n as usize, spec.k as usize);
-        let output = args.output;
-        output.check(spec.weights, (spec.n, spec.k), self.kernels.caps().row_order)?;
+        let (spec, caps, output) = (&self.spec, self.kernels.caps(), args.output);
+        let n = spec.n as usize;
+        output.check(spec.weights, (spec.n, spec.k), caps.row_order)?;
         let have = args.source.iter().fold(0usize, |sum, s| sum.saturating_add(s.rows));
         if have != n {
             return Err(BindError::Rows { need: n, have });
         }
         for source in args.source {
-            let bytes = match source.rows {
-                0 => 0,
-                rows => ((rows as u64 - 1) * u64::from(spec.stride))
-                    .checked_add(k as u64)
-                    .and_then(|words| words.checked_mul(4))
-                    .ok_or(BindError::Overflow { role: Role::Weights })?,
-            };
-            check(Role::Weights, source.at, bytes, 4)?;
+            // Not more than n.
+            check(Role::Weights, source.at, self.source_rows().bytes(source.rows as u32), 4)?;
         }
         if args.mask.is_some() != (spec.mask == MaskSource::Given) {
             return Err(BindError::Mask { planned: spec.mask == MaskSource::Given });
@@ -167,17 +195,18 @@ impl QuantizeWeightsPlan {
         if let Some(mask) = args.mask {
             check(Role::Mask, mask, (n * output.layout().blocks * 4) as u64, 4)?;
         }
-        output.check_written(self.kernels.caps())?;
+        output.check_written(caps)?;
         let written: Vec<_> = output.blocks().iter().flat_map(RowBlock::buffers).collect();
-        let source = args.source.iter().map(|s| (Role::Weights, s.at.buffer));
-        let mut inputs = source.chain(args.mask.map(|mask| (Role::Mask, mask.buffer)));
-        match inputs.find(|(_, input)| written.contains(input)) {
-            Some((role, _)) => Err(BindError::Aliased { role }),
-            None => Ok(()),
-        }
+        let source = args.source.iter().map(|source| (Role::Weights, source.at.buffer));
+        let mask = args.mask.map(|mask| (Role::Mask, mask.buffer));
+        check_aliases(source.chain(mask), &written)
     }
 
-    /// Chunks: cut where a source or a block of weights ends, and where a binding is full.
+    fn source_rows(&self) -> RowsSpec {
+        RowsSpec::words(Role::Weights, self.spec.k, self.spec.stride)
+    }
+
+    /// Chunks of rows: they end where a source or a block of weights ends, or a binding is full.
     fn segments(&self, args: &QuantizeWeightsArgs<'_>) -> Result<Vec<Segment>, BindError> {
         let spec = &self.spec;
         let mut segments = Vec::new();
@@ -185,8 +214,7 @@ impl QuantizeWeightsPlan {
             return Ok(segments);
         }
         let layout = args.output.layout();
-        // Kernels index words with u32, whatever a device can bind.
-        let capacity = window_capacity(self.kernels.caps()).min(1 << 32);
+        let capacity = window_capacity(self.kernels.caps());
         let fit = |role, row: u64, step: u64| match capacity.checked_sub(row) {
             None => Err(BindError::RowTooLarge { role, need: row, limit: capacity }),
             Some(rest) => Ok(usize::try_from(rest / step.max(1) + 1).unwrap_or(usize::MAX)),
@@ -238,90 +266,145 @@ impl QuantizeWeightsPlan {
         segment: &Segment,
     ) -> (Window<'a>, Option<Window<'a>>) {
         let caps = self.kernels.caps();
-        let spec = &self.spec;
-        let rows = segment.rows.len() as u64;
-        let at = args.source[segment.source].at;
-        let start = at.offset + 4 * segment.source_row as u64 * u64::from(spec.stride);
-        let len = 4 * ((rows - 1) * u64::from(spec.stride) + u64::from(spec.k));
-        let mask_row = 4 * args.output.layout().blocks as u64;
-        let mask = args.mask.map(|mask| {
-            let start = mask.offset + segment.rows.start as u64 * mask_row;
-            Window::new(caps, mask.buffer, start, rows * mask_row)
-        });
-        (Window::new(caps, at.buffer, start, len), mask)
+        let words = args.output.layout().blocks as u32;
+        let window = |spec: RowsSpec, at, first: usize| {
+            let span = Span { m0: first as u32, ..Span::all(segment.rows.len() as u32) };
+            Rows::read(spec, at).window(caps, &span)
+        };
+        let mask = RowsSpec::words(Role::Mask, words, words);
+        let mask = args.mask.map(|at| window(mask, at, segment.rows.start));
+        let source = args.source[segment.source].at;
+        (window(self.source_rows(), source, segment.source_row), mask)
     }
 }
 
 impl BoundQuantizeWeights {
-    /// The plan it was bound from.
-    pub fn plan(&self) -> &QuantizeWeightsPlan {
-        &self.plan
+    async fn new(kernels: &Kernels, mut all: Vec<Prepared<'_>>) -> Result<Self, BindError> {
+        let rows = all.iter().map(|one| u64::from(one.matrix.spec.n)).sum::<u64>();
+        let rows = u32::try_from(rows).map_err(|_| BindError::Overflow { role: Role::Weights })?;
+        let slots = all.iter().map(|one| one.matrix.chunks.len()).sum::<usize>();
+        let (label, count) = ("lowbit quantize weights", Count::Whole(rows));
+        let mut draft = Draft::new(kernels, label, count, slots as u64)?;
+        let zeros = |words: usize| BufferFill::Zeros(4 * words as u64);
+        let ranges = all.iter().map(|one| one.ranges).max().unwrap_or(0);
+        let storage = wgpu::BufferUsages::STORAGE;
+        let scratch = kernels.buffer("lowbit weight ranges", storage, zeros(2 * ranges)).await?;
+        let (readable, words) = (storage | wgpu::BufferUsages::COPY_SRC, STATUS_WORDS * slots);
+        let status = kernels.buffer("lowbit weight status", readable, zeros(words)).await?;
+        let chunks = all.iter_mut().flat_map(|one| &mut one.matrix.chunks);
+        for (index, chunk) in chunks.enumerate() {
+            chunk.params.status_at = (index * STATUS_WORDS) as u32;
+        }
+        for Prepared { matrix, pipelines, output, buffers, .. } in &all {
+            let mut chunks = Vec::with_capacity(buffers.len());
+            for (chunk, (source, mask, block)) in matrix.chunks.iter().zip(buffers) {
+                let [codes, side] = block.resources(output.layout());
+                let slot = draft.slot(chunk.params);
+                let bound = [
+                    (1, (*source).into()),
+                    // Without a mask nothing reads it.
+                    (2, mask.unwrap_or(*source).into()),
+                    (3, (&scratch).into()),
+                    (4, codes),
+                    (5, side),
+                    (6, (&status).into()),
+                ];
+                // All kernels have the same bindings.
+                let group = draft.group(&pipelines[0].1, Head::Params(slot), bound);
+                chunks.push((group, &chunk.params));
+            }
+            stages(&mut draft, pipelines, &chunks, matrix.spec.per_tensor());
+        }
+        let recording = draft.finish().await?;
+        let matrices = all.into_iter().map(|one| one.matrix).collect();
+        Ok(Self { recording, matrices, status })
     }
 
-    /// How many chunks of rows W is taken in.
+    /// The number of rows of all matrices together.
+    pub fn rows(&self) -> u32 {
+        self.matrices.iter().map(|matrix| matrix.spec.n).sum()
+    }
+
+    /// The number of chunks of rows that the matrices are taken in.
     pub fn chunks(&self) -> usize {
-        self.chunks.len()
+        self.matrices.iter().map(|matrix| matrix.chunks.len()).sum()
     }
 
-    /// Records the kernels. Sets the pass's pipeline and bind group 0. Allocates nothing,
-    /// waits for nothing; may be recorded again, for other values of the same W.
-    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
-        let ranged = |kernel| {
-            matches!(
-                kernel,
-                WeightsKernel::Scales | WeightsKernel::Codes | WeightsKernel::BlockCodes
-            )
-        };
-        if self.plan.spec.per_tensor() {
-            // The one range is complete only after every chunk.
-            self.record_some(pass, &self.chunks, |kernel| !ranged(kernel));
-            self.record_some(pass, &self.chunks, ranged);
-        } else {
-            for chunk in self.chunks.chunks(1) {
-                self.record_some(pass, chunk, |_| true);
-            }
-        }
+    /// Records the quantization of all `rows` rows, of all matrices. Sets the pass's pipeline and
+    /// bind group 0. Neither allocates nor waits. It may be recorded again for other values.
+    ///
+    /// # Errors
+    /// [`RecordError::NotWhole`] if `rows` is not [`rows`](Self::rows); nothing is recorded then.
+    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, rows: u32) -> Result<(), RecordError> {
+        self.recording.record(pass, rows)
     }
 
-    fn record_some(
-        &self,
-        pass: &mut wgpu::ComputePass<'_>,
-        chunks: &[Chunk],
-        wanted: impl Fn(WeightsKernel) -> bool,
-    ) {
-        for (kernel, pipeline) in self.pipelines.iter().filter(|(kernel, _)| wanted(*kernel)) {
-            pass.set_pipeline(&pipeline.pipeline);
-            for chunk in chunks {
-                // `bind` has checked that the grid folds.
-                let caps = self.plan.kernels.caps();
-                let [x, y, z] = caps.fold(kernel.groups(&chunk.params)).unwrap_or_default();
-                pass.set_bind_group(0, &chunk.group, &[]);
-                pass.dispatch_workgroups(x, y, z);
-            }
-        }
-    }
-
-    /// The status buffer, with `COPY_SRC` usage: [`status_words`](Self::status_words) words
-    /// to read back once the pass has run, for [`check`](Self::check).
+    /// The status buffer, with `COPY_SRC` usage: [`status_words`](Self::status_words) words to
+    /// read back once the pass has run, for [`check`](Self::check).
     pub fn status(&self) -> &wgpu::Buffer {
         &self.status
     }
 
-    /// Words of status; 0 for an empty matrix.
+    /// The number of words of status; 0 if there are no weights.
     pub fn status_words(&self) -> usize {
-        STATUS_WORDS * self.chunks.len()
+        STATUS_WORDS * self.chunks()
     }
 
-    /// Whether the pass that left this status made good weights. Codes and scales of a
-    /// refused matrix are well-formed but mean nothing.
+    /// Checks the status that the pass left. Codes and scales of a refused matrix are
+    /// well-formed but meaningless; the other matrices are good.
     ///
     /// # Errors
-    /// [`QuantizeWeightsError`]: what was refused, and where.
+    /// [`QuantizeWeightsError`], which says what was refused and where. After
+    /// [`bind_many`](QuantizeWeightsPlan::bind_many) it is [`QuantizeWeightsError::Matrix`], which
+    /// names the first matrix that was refused.
     pub fn check(&self, status: &[u32]) -> Result<(), QuantizeWeightsError> {
         let (need, have) = (self.status_words(), status.len());
         if need != have {
             return Err(QuantizeWeightsError::WrongLength { need, have });
         }
+        let mut rest = status;
+        for matrix in &self.matrices {
+            let (own, others) = rest.split_at(STATUS_WORDS * matrix.chunks.len());
+            rest = others;
+            matrix.check(own).map_err(|error| match matrix.name.clone() {
+                Some(name) => QuantizeWeightsError::Matrix { name, error: error.into() },
+                None => error,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Adds the kernels of a matrix in the order that they run.
+fn stages(
+    draft: &mut Draft<'_, Params>,
+    pipelines: &Pipelines,
+    chunks: &[(usize, &Params)],
+    per_tensor: bool,
+) {
+    let ranged = |kernel| {
+        matches!(kernel, WeightsKernel::Scales | WeightsKernel::Codes | WeightsKernel::BlockCodes)
+    };
+    let mut add = |chunks: &[(usize, &Params)], wanted: &dyn Fn(WeightsKernel) -> bool| {
+        for (kernel, pipeline) in pipelines.iter().filter(|(kernel, _)| wanted(*kernel)) {
+            draft.stage(pipeline, ALL_COUNTS);
+            for (group, params) in chunks {
+                draft.dispatch(*group, Workgroups::Fixed(kernel.groups(params)));
+            }
+        }
+    };
+    if per_tensor {
+        // The one range is complete only after every chunk.
+        add(chunks, &|kernel| !ranged(kernel));
+        add(chunks, &ranged);
+    } else {
+        chunks.chunks(1).for_each(|chunk| add(chunk, &|_| true));
+    }
+}
+
+impl Matrix {
+    /// Checks the status words of this matrix.
+    fn check(&self, status: &[u32]) -> Result<(), QuantizeWeightsError> {
         // The first index of a kind of fault, as (row of W, place in that row).
         let first = |kind: usize, row_length: usize| {
             let found = self.chunks.iter().zip(status.chunks(STATUS_WORDS));
@@ -341,7 +424,7 @@ impl BoundQuantizeWeights {
         {
             return Err(QuantizeWeightsError::Garbage { word, value });
         }
-        let spec = &self.plan.spec;
+        let spec = &self.spec;
         let (k, scale_type) = (spec.k as usize, spec.weights.scale_type());
         let Some(chunk) = self.chunks.first() else { return Ok(()) };
         if let Some((row, quad)) = first(3, 8 * chunk.params.blocks as usize) {
@@ -359,11 +442,11 @@ impl BoundQuantizeWeights {
         }
     }
 
-    /// Whether a kernel may leave this in a word of the status: none, or an index into the chunk
-    /// of a fault that the format can have.
+    /// Whether a kernel may leave this in a word of the status: `u32::MAX` for no fault, or the
+    /// index in the chunk of a fault that the format can have.
     fn possible(&self, word: usize, value: u32) -> bool {
         let Some(chunk) = self.chunks.get(word / STATUS_WORDS) else { return false };
-        let (spec, params) = (&self.plan.spec, &chunk.params);
+        let (spec, params) = (&self.spec, &chunk.params);
         let (rows, element) = (u64::from(params.rows), spec.weights.code_type());
         let (scaled, given) = (element.is_integer(), spec.mask == MaskSource::Given);
         let places = match word % STATUS_WORDS {

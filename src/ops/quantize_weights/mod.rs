@@ -1,41 +1,44 @@
-//! Making compressed weights on the GPU: prune, quantize, pack. The result is what
-//! [`compress`](crate::compress) makes on the host, bit for bit, on any conforming
-//! adapter: every number is computed with integer arithmetic on its bits.
+//! Quantizes weights on the GPU: prune, quantize, pack. The result equals what
+//! [`compress`](crate::compress) makes on the host bit for bit, on any conforming adapter,
+//! because every number is computed with integer arithmetic on its bits.
 //!
-//! A few kernels a chunk of rows, in one compute pass: `reset`; `place` for a 2:4 mask that is
-//! given; then for floats `compact` or `block_codes` alone, and for integers `block_prune` or
-//! `block_ranges`, `scales`, `block_codes`. Where groups are not whole blocks of 32 columns
-//! `prune`, `ranges`, `scales`, `codes` take the integers. What they refuse is left in a status buffer,
-//! which the caller reads back after the submission and gives to [`BoundQuantizeWeights::check`].
+//! Each chunk of rows takes a few kernels, all in one compute pass: `reset`; `place` for a given
+//! 2:4 mask; then for floats `compact` or `block_codes` alone, and for integers `block_prune` or
+//! `block_ranges`, `scales`, `block_codes`. If groups are not whole blocks of 32 columns,
+//! integers take `prune`, `ranges`, `scales`, `codes`. The kernels report bad weights in a status
+//! buffer, which the caller reads back after the submission and passes to
+//! [`BoundQuantizeWeights::check`]. [`QuantizeWeightsPlan::bind_many`] takes several
+//! matrices at once.
 
 mod bind;
 mod kernel;
 
-pub use bind::{BoundQuantizeWeights, QuantizeWeightsArgs, SourceRows};
+pub use bind::{BoundQuantizeWeights, QuantizeWeightsArgs, QuantizeWeightsJob, SourceRows};
 pub use kernel::{WeightsAccess, WeightsKernel, params_layout};
 pub(crate) use kernel::{constants, kernel_name};
 
 use crate::format::{Granularity, ScaleType, WeightFormat};
 use crate::gpu::{Caps, DeviceError, Kernels, Pipeline, Shader};
-use crate::ops::slots::pipelines;
+use crate::ops::recording::pipelines;
+use crate::ops::rows::RowsSpec;
 use crate::ops::{PlanError, Role};
 use std::sync::Arc;
 
-/// Words of status a chunk: one a kind of fault.
+/// Words of status of a chunk, one for each kind of fault.
 pub(crate) const STATUS_WORDS: usize = 4;
 
-/// Which weights a 2:4 format keeps.
+/// The rule by which a 2:4 format keeps weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum MaskSource {
-    /// The two of greatest magnitude of every four; nothing for dense formats.
+    /// The two of greatest magnitude of every four are kept. Dense formats keep all weights.
     Magnitude,
-    /// Canonical metadata ([`Mask24::words`](crate::format::Mask24::words)) in a buffer of
-    /// the caller's.
+    /// Canonical metadata ([`Mask24::words`](crate::format::Mask24::words)) in a buffer of the
+    /// caller's says which weights are kept.
     Given,
 }
 
-/// What is to be made.
+/// The shape of W, and the format that it is quantized to.
 ///
 /// ```
 /// use lowbit::format::{Granularity, WeightFormat};
@@ -44,58 +47,51 @@ pub enum MaskSource {
 /// assert!(QuantizeWeightsSpec::new(1536, 384, format).check().is_ok());
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct QuantizeWeightsSpec {
     /// Rows of W.
     pub n: u32,
     /// Columns of W.
     pub k: u32,
-    /// The format to make.
+    /// The format of the output.
     pub weights: WeightFormat,
-    /// Which weights to keep.
+    /// Which weights to keep, if the format is 2:4.
     pub mask: MaskSource,
     /// f32 elements from one row of the uncompressed W to the next.
     pub stride: u32,
 }
 
 impl QuantizeWeightsSpec {
-    /// Packed rows, masked by magnitude where the format is 2:4.
+    /// A spec with packed rows, pruned by magnitude if the format is 2:4.
     pub fn new(n: u32, k: u32, weights: WeightFormat) -> Self {
         Self { n, k, weights, mask: MaskSource::Magnitude, stride: k }
     }
 
-    /// The same with a mask of the caller's.
+    /// Takes the 2:4 mask from the caller.
     pub fn with_given_mask(mut self) -> Self {
         self.mask = MaskSource::Given;
         self
     }
 
-    /// The same with another stride, in elements.
+    /// Sets the stride, in elements.
     pub fn with_stride(mut self, stride: u32) -> Self {
         self.stride = stride;
         self
     }
 
-    /// Refuses what no plan can serve.
+    /// Checks that a plan can serve this spec.
     ///
     /// # Errors
-    /// [`PlanError`]: a bad format, a mask for a dense one, a dimension too large, a stride
-    /// too short.
+    /// [`PlanError`] if the format is invalid, a mask is given for a dense format, a dimension is
+    /// too large, or the stride is too short.
     pub fn check(&self) -> Result<(), PlanError> {
         self.weights.geometry(self.n as usize, self.k as usize)?;
         if self.mask == MaskSource::Given && !self.weights.is_sparse() {
             return Err(PlanError::NotTwoFour { format: self.weights });
         }
         let limit = i32::MAX as u32;
-        for (name, value) in [("n", self.n), ("k", self.k)] {
-            if value > limit {
-                return Err(PlanError::TooLarge { name, value, limit });
-            }
-        }
-        if self.n > 1 && self.stride < self.k {
-            let (stride, need) = (self.stride, self.k.into());
-            return Err(PlanError::Stride { role: Role::Weights, stride, need });
-        }
-        Ok(())
+        PlanError::check_dimensions(&[("n", self.n, limit), ("k", self.k, limit)])?;
+        RowsSpec::words(Role::Weights, self.k, self.stride).check(self.n)
     }
 
     /// The kernels it takes for each chunk of rows, in order.
@@ -175,7 +171,7 @@ impl QuantizeWeightsPlan {
         self.spec.shaders(self.kernels.caps(), self.access)
     }
 
-    /// What the plan is for.
+    /// The spec that the plan was made for.
     pub fn spec(&self) -> &QuantizeWeightsSpec {
         &self.spec
     }
@@ -191,12 +187,21 @@ async fn compile(
     Ok(spec.kernels().into_iter().zip(compiled).collect())
 }
 
-/// What the kernels refused. Where several apply, the first in this order is given; among
-/// several of one kind the first in row-major order.
+/// Why the kernels refused weights. If several reasons apply, the first in this order is
+/// reported; of several faults of one kind, the first in row-major order.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum QuantizeWeightsError {
-    /// Not the words of the status buffer.
+    /// One matrix of several was refused.
+    #[error("matrix `{name}`: {error}")]
+    Matrix {
+        /// The name of the matrix.
+        name: String,
+        /// Why it was refused.
+        #[source]
+        error: Box<QuantizeWeightsError>,
+    },
+    /// The status has the wrong length.
     #[error("the status holds {need} words, not {have}")]
     WrongLength {
         /// Words it holds.
@@ -204,7 +209,7 @@ pub enum QuantizeWeightsError {
         /// Words given.
         have: usize,
     },
-    /// Words that no kernel leaves: they were overwritten, or the device returned something else.
+    /// No kernel leaves such words: they were overwritten, or the device returned something else.
     #[error("word {word} of the status holds {value:#x}, which no kernel writes there")]
     Garbage {
         /// Which word.
@@ -212,10 +217,10 @@ pub enum QuantizeWeightsError {
         /// What it holds.
         value: u32,
     },
-    /// The status of a pass that did not run.
+    /// The pass has not run.
     #[error("the status was never written: read it back after the pass has run")]
     NotRun,
-    /// Given 2:4 metadata that does not name two ascending positions.
+    /// The given 2:4 metadata does not name two ascending positions.
     #[error(
         "the given 2:4 metadata of row {row}, quad {quad} does not name two ascending positions"
     )]
@@ -225,7 +230,7 @@ pub enum QuantizeWeightsError {
         /// Group of four in that row.
         quad: usize,
     },
-    /// A NaN or an infinity, refused even where it would be pruned.
+    /// A weight is NaN or infinite. This is refused even if the weight would be pruned.
     #[error("the weight at row {row}, column {col} is not finite")]
     NonFinite {
         /// Row of `W`.
@@ -233,8 +238,8 @@ pub enum QuantizeWeightsError {
         /// Column of `W`.
         col: usize,
     },
-    /// A group that is not all zeros needs a scale that is no normal number of its type, or
-    /// its `max − min` overflows.
+    /// A group that is not all zeros needs a scale that is not a normal number of its type, or its
+    /// `max − min` overflows.
     #[error("the weights of row {row}, group {group} are out of reach of an {} scale", scale_name(*scale_type))]
     ScaleRange {
         /// Row of `W` (0 for per-tensor scales).

@@ -6,8 +6,7 @@ use half::f16;
 use lowbit::compress::calibrate::{Calibration, Method, Observer, Statistics};
 use lowbit::compress::quantize;
 use lowbit::conformance::{Report, page};
-use lowbit::format::{ActivationFormat, StaticScale, WeightFormat};
-use lowbit::host::Quantization;
+use lowbit::format::{ActivationFormat, Quantization, StaticScale, WeightFormat};
 use lowbit::ops::MatmulSpec;
 use lowbit::ops::matmul::{Problem, Schedule, Tuning, select};
 use lowbit_models::checkpoint::{

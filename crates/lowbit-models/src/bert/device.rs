@@ -6,7 +6,8 @@ use lowbit::compress::smooth::{self, Linear, Options, scale_columns};
 use lowbit::format::{
     ActivationFormat, ActivationFunction, ActivationGranularity, Sizes, StaticScale, WeightFormat,
 };
-use lowbit::host::{Host, Quantization};
+use lowbit::format::Quantization;
+use lowbit::host::Host;
 use lowbit::ops::DeviceWeights;
 use std::cell::RefCell;
 

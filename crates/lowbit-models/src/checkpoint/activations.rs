@@ -1,6 +1,7 @@
 use super::IoError;
-use lowbit::format::{ActivationError, ActivationFormat, ActivationGranularity, StaticScale};
-use lowbit::host::Quantization;
+use lowbit::format::{
+    ActivationError, ActivationFormat, ActivationGranularity, Quantization, StaticScale,
+};
 use serde::{Deserialize, Serialize};
 
 /// How the input X of a compressed weight becomes 8-bit codes.

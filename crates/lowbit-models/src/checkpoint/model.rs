@@ -5,8 +5,7 @@ use super::parts::{
 };
 use super::{CompressedInfo, IoError, LayerActivations};
 use half::{bf16, f16};
-use lowbit::format::{Geometry, PackedWeights, ScaleType, Scales};
-use lowbit::host::Quantization;
+use lowbit::format::{Geometry, PackedWeights, Quantization, ScaleType, Scales};
 use safetensors::Dtype;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;

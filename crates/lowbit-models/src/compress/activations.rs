@@ -4,7 +4,7 @@ use super::smooth::{Smoothing, SmoothingError};
 use crate::checkpoint::{LayerActivations, LayerRanges, ModelFile, Ranges, Tensor, matrix_shape};
 use lowbit::compress::calibrate::{CalibrateError, Calibration, Method, Statistics};
 use lowbit::format::{ActivationFormat, ActivationGranularity, WeightFormat};
-use lowbit::host::Quantization;
+use lowbit::format::Quantization;
 use lowbit::ops::{Activations, MatmulSpec, PlanError};
 use std::collections::BTreeMap;
 

@@ -4,7 +4,7 @@
 use lowbit::compress::calibrate::Method;
 use lowbit::format::{ActivationFormat, WeightFormat};
 use lowbit::gpu::{AdapterClass, Caps};
-use lowbit::ops::matmul::{Activations, KernelChoice, Schedule};
+use lowbit::ops::{Activations, KernelChoice, Schedule};
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
 

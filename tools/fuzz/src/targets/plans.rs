@@ -204,8 +204,9 @@ fn dequantize(rig: &Rig, kernels: &Kernels, u: &mut Bytes<'_>) -> Option<()> {
     let bound = accepted(block_on(plan.bind(args)))?;
     let first = pick::number(u);
     rig.submit(|pass| {
-        bound.record(pass);
-        let _ = bound.record_first(pass, first);
+        assert!(bound.record(pass, rows).is_ok());
+        let recorded = bound.record(pass, first).is_ok();
+        assert_eq!(recorded, first == rows || spec.gather.is_some() && first < rows);
     });
     Some(())
 }
@@ -227,7 +228,8 @@ fn make(rig: &Rig, kernels: &Kernels, u: &mut Bytes<'_>) -> Option<()> {
     let source = if cut == n { &sources[..1] } else { &sources[..] };
     let args = QuantizeWeightsArgs { source, mask: given.then(|| at(&mask)), output: &output };
     let bound = accepted(block_on(plan.bind(args)))?;
-    rig.submit(|pass| bound.record(pass));
+    let rows = if pick::rarely(u) { pick::number(u) } else { spec.n };
+    rig.submit(|pass| assert_eq!(bound.record(pass, rows).is_ok(), rows == spec.n));
     // Whatever a device leaves there.
     let status: Vec<u32> = (0..bound.status_words()).map(|_| pick::number(u)).collect();
     let _ = bound.check(&status);
@@ -252,7 +254,8 @@ fn repack(rig: &Rig, kernels: &Kernels, u: &mut Bytes<'_>) -> Option<()> {
         output: &output,
     };
     let bound = accepted(block_on(plan.bind(args)))?;
-    rig.submit(|pass| bound.record(pass));
+    let rows = if pick::rarely(u) { pick::number(u) } else { spec.n };
+    rig.submit(|pass| assert_eq!(bound.record(pass, rows).is_ok(), rows == spec.n));
     Some(())
 }
 

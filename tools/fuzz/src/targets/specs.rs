@@ -4,10 +4,10 @@ use super::pick::{self, Bytes};
 use lowbit::compress::calibrate::Axis;
 use lowbit::format::{ActivationFunction, BLOCK_K, DeviceLayout, Geometry, RowOrder, WeightFormat};
 use lowbit::gpu::{AdapterClass, Caps};
-use lowbit::ops::matmul::{Activations, KernelChoice, Output, Schedule, candidates, select};
+use lowbit::ops::matmul::{KernelChoice, Schedule, candidates, select};
 use lowbit::ops::{
-    DequantizeSpec, DeviceWeights, FakeQuantSpec, FloatType, MatmulSpec, ObserveSpec,
-    QuantizeActivationsSpec, QuantizeWeightsSpec,
+    Activations, DequantizeSpec, DeviceWeights, FakeQuantSpec, FloatType, MatmulSpec, ObserveSpec,
+    Output, QuantizeActivationsSpec, QuantizeWeightsSpec,
 };
 use wgpu::Limits;
 

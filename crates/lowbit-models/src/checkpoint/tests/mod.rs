@@ -10,7 +10,7 @@ use lowbit::format::{
     CodeType, FormatError, Granularity, Mask24, PackedWeights, ScaleType, Scales, StaticScale,
     WeightFormat,
 };
-use lowbit::host::Quantization;
+use lowbit::format::Quantization;
 use safetensors::tensor::{SafeTensors, TensorView, serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;

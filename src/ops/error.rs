@@ -1,0 +1,348 @@
+//! The errors of the ops: [`PlanError`], [`BindError`] and [`RecordError`].
+
+use super::{Activations, Output, Role};
+use crate::compress::calibrate::CalibrateError;
+use crate::format::{ActivationError, ActivationFormat, FormatError, WeightFormat};
+use crate::gpu::DeviceError;
+
+/// Why a spec is refused or a plan cannot be made.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// The weight format or the shape of W is invalid.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// The spec takes a 2:4 mask, but the weight format is dense.
+    #[error("{format} is dense and takes no 2:4 mask; ask for 2:4+{format}")]
+    NotTwoFour {
+        /// The weight format.
+        format: WeightFormat,
+    },
+    /// Fake quantization supports dense integer formats only.
+    #[error("{format} is not fake-quantized; int16, int8 and int4 without 2:4 are")]
+    FakeQuantFormat {
+        /// The format.
+        format: WeightFormat,
+    },
+    /// A dimension exceeds what kernels can index.
+    #[error("{name} = {value} is outside 0…{limit}")]
+    TooLarge {
+        /// The name of the dimension, for example `max_m`, `n`, `k` or `batch`.
+        name: &'static str,
+        /// Its value.
+        value: u32,
+        /// The largest allowed value.
+        limit: u32,
+    },
+    /// A stride is shorter than the data it spans, so rows would overlap.
+    #[error("a stride of {stride} elements of {role} is shorter than the {need} it spans")]
+    Stride {
+        /// The buffer.
+        role: Role,
+        /// The stride, in elements.
+        stride: u32,
+        /// Elements needed.
+        need: u64,
+    },
+    /// Rows of f16 must start at even elements, quantized rows at multiples of four words.
+    #[error("a stride of {stride} of {role} is not a multiple of {multiple}; pad the rows")]
+    OddStride {
+        /// The buffer.
+        role: Role,
+        /// The stride, in elements or words.
+        stride: u32,
+        /// What the stride must be a multiple of.
+        multiple: u32,
+    },
+    /// A pinned schedule does not multiply activations of this type.
+    #[error("schedule {schedule} does not multiply {activations} activations")]
+    WrongSchedule {
+        /// The schedule.
+        schedule: String,
+        /// The type of X.
+        activations: Activations,
+    },
+    /// Integer products have no kernel for this weight format.
+    #[error(
+        "int8 activations multiply int8 and int4 weights with groups of a multiple of 32, not {format}; \
+         use float activations"
+    )]
+    IntegerWeights {
+        /// The weight format.
+        format: WeightFormat,
+    },
+    /// The output type requires quantized activations, but X holds floats.
+    #[error("output {output} requires quantized activations; ask for f32 or f16")]
+    IntegerOutput {
+        /// The requested output.
+        output: Output,
+    },
+    /// A pinned schedule exceeds a limit of the device.
+    #[error("schedule {schedule} does not apply: {what}: {need} asked for, {have} at most")]
+    NotApplicable {
+        /// The schedule.
+        schedule: String,
+        /// The limit that was exceeded.
+        what: &'static str,
+        /// How much the schedule needs.
+        need: u32,
+        /// How much the device has.
+        have: u32,
+    },
+    /// The activation format is invalid.
+    #[error(transparent)]
+    Activations(#[from] ActivationError),
+    /// One static scale and zero point cannot serve a format with many of them.
+    #[error("one scale and zero point are given for {format} activations; int8-tensor takes them")]
+    StaticScaleNeeded {
+        /// The activation format.
+        format: ActivationFormat,
+    },
+    /// The histogram of an observation is invalid.
+    #[error(transparent)]
+    Calibrate(#[from] CalibrateError),
+    /// The device failed or refused an operation.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
+impl PlanError {
+    /// The device's error, if the device caused this one.
+    pub fn device(&self) -> Option<&DeviceError> {
+        match self {
+            Self::Device(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Checks `(name, value, limit)` of some dimensions.
+    pub(crate) fn check_dimensions(
+        dimensions: &[(&'static str, u32, u32)],
+    ) -> Result<(), PlanError> {
+        match dimensions.iter().find(|(_, value, limit)| value > limit) {
+            Some(&(name, value, limit)) => Err(Self::TooLarge { name, value, limit }),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks a derived size against what kernels index, 2³¹ − 1.
+    pub(crate) fn check_index(name: &'static str, value: u64) -> Result<(), PlanError> {
+        let shown = u32::try_from(value).unwrap_or(u32::MAX);
+        Self::check_dimensions(&[(name, shown, i32::MAX as u32)])
+    }
+}
+
+/// Why a plan cannot be bound to these buffers.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// The buffer ends before the data does.
+    #[error(
+        "the {role} buffer is too small: {need} bytes from its start are needed, it has {have}"
+    )]
+    TooSmall {
+        /// The buffer.
+        role: Role,
+        /// Bytes needed, including the offset.
+        need: u64,
+        /// Bytes the buffer has.
+        have: u64,
+    },
+    /// The offset is not a multiple of what the kernel loads at a time.
+    #[error("the {role} offset {offset} is not a multiple of {align} bytes")]
+    Misaligned {
+        /// The buffer.
+        role: Role,
+        /// The offset, in bytes.
+        offset: u64,
+        /// The required alignment, in bytes.
+        align: u64,
+    },
+    /// The buffer lacks `STORAGE` usage.
+    #[error("the {role} buffer lacks BufferUsages::STORAGE")]
+    Usage {
+        /// The buffer.
+        role: Role,
+    },
+    /// A buffer that is written is also another argument. wgpu allows no buffer to be read and
+    /// written in one dispatch, not even in parts that do not overlap.
+    #[error("the output and the {role} are one buffer; a dispatch cannot both read and write it")]
+    Aliased {
+        /// The other argument.
+        role: Role,
+    },
+    /// The plan has a bias and the arguments do not, or the other way round.
+    #[error("the plan was made {} a bias, the arguments come {} one", if *.planned {"with"} else {"without"}, if *.planned {"without"} else {"with"})]
+    Bias {
+        /// Whether the plan has a bias.
+        planned: bool,
+    },
+    /// The plan takes a 2:4 mask and the arguments have none, or the other way round.
+    #[error("the plan {} a given 2:4 mask", if *.planned {"needs"} else {"does not take"})]
+    Mask {
+        /// Whether the plan takes a mask.
+        planned: bool,
+    },
+    /// The plan gathers rows and the arguments have no indices, or the other way round.
+    #[error("the plan {}", if *.planned {"gathers rows and needs their indices"} else {"takes all rows and no indices"})]
+    Indices {
+        /// Whether the plan gathers.
+        planned: bool,
+    },
+    /// The format has a part that the arguments lack, or the other way round.
+    #[error("the format has {} {role}, the arguments come {}", if *.planned {"its"} else {"no"}, if *.planned {"without"} else {"with some"})]
+    Part {
+        /// The part.
+        role: Role,
+        /// Whether the format has it.
+        planned: bool,
+    },
+    /// The plan takes a scale and zero point and the arguments have none, or the other way round.
+    #[error("the plan {}", if *.planned { "needs a scale and a zero point" } else { "takes its scales from X and accepts no given ones" })]
+    StaticScaleNeeded {
+        /// Whether the plan takes them.
+        planned: bool,
+    },
+    /// A quantized output has no scale, or another output has one.
+    #[error("{}", if *.planned { "a quantized output needs its scale: bind with `bind_scaled`" } else { "only a quantized output takes a scale: bind with `bind`" })]
+    OutputScale {
+        /// Whether the output is quantized.
+        planned: bool,
+    },
+    /// Two blocks of W would share a word of quantized Y.
+    #[error(
+        "a quantized output needs blocks of W that end at a multiple of 4 rows, or at the last row; one ends at {end}"
+    )]
+    RowBlock {
+        /// The row after the block.
+        end: usize,
+    },
+    /// A static scale or zero point is invalid.
+    #[error(transparent)]
+    Activations(#[from] ActivationError),
+    /// The rows of the sources do not add up to the matrix.
+    #[error("{have} rows of uncompressed weights were given, the plan needs {need}")]
+    Rows {
+        /// Rows of W.
+        need: usize,
+        /// Rows given.
+        have: usize,
+    },
+    /// The plan reads codes from a buffer and the weights have a texture, or the other way round.
+    /// `MatmulSpec::of` and `DequantizeSpec::of` make specs that fit the weights.
+    #[error("the plan reads codes from {}, the weights have them in {}; make its spec `of` these weights, or call DeviceWeights::with_textures", codes_in(*.need), codes_in(*.have))]
+    Textures {
+        /// Texels in a row that the plan expects; 0 for buffers.
+        need: u32,
+        /// Texels in a row of the weights' textures; 0 for buffers.
+        have: u32,
+    },
+    /// Kernels write codes to buffers only, but these weights have theirs in textures.
+    #[error(
+        "weights are written to buffers, but these have their codes in textures; \
+         quantize them first and call DeviceWeights::with_textures afterwards"
+    )]
+    TexturesWritten,
+    /// The weights have another format or shape than the plan.
+    #[error("the plan is for {need} weights, these are {have}")]
+    WrongWeights {
+        /// Format and shape of the plan.
+        need: String,
+        /// Format and shape of the weights.
+        have: String,
+    },
+    /// A single row exceeds a binding, so splitting by rows does not help.
+    #[error("one row of {role} takes {need} bytes, a binding holds {limit}")]
+    RowTooLarge {
+        /// The buffer.
+        role: Role,
+        /// Bytes of a row.
+        need: u64,
+        /// The device's limit.
+        limit: u64,
+    },
+    /// A block of rows of weights exceeds a binding.
+    #[error(
+        "a block of rows of weights takes {need} bytes, a binding holds {limit}; see DeviceWeights::split"
+    )]
+    BlockTooLarge {
+        /// Bytes of the block's codes or side data.
+        need: u64,
+        /// The device's limit.
+        limit: u64,
+    },
+    /// Bindings are so small that splitting gives too many dispatches.
+    #[error("{dispatches} dispatches are needed, one recording holds {limit}")]
+    TooManyDispatches {
+        /// Dispatches needed.
+        dispatches: u64,
+        /// The largest number of dispatches.
+        limit: u64,
+    },
+    /// The grid exceeds what three dimensions hold.
+    #[error("{groups} workgroups exceed what a dispatch of {limit} a dimension holds")]
+    GridTooLarge {
+        /// Workgroups needed.
+        groups: u64,
+        /// The device's limit in each dimension.
+        limit: u32,
+    },
+    /// The sizes overflow.
+    #[error("the {role} strides and offsets overflow")]
+    Overflow {
+        /// The buffer.
+        role: Role,
+    },
+    /// One matrix of several cannot be bound.
+    #[error("matrix `{name}`: {error}")]
+    Matrix {
+        /// The name of the matrix.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        error: Box<BindError>,
+    },
+    /// The device failed or refused an operation.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
+impl BindError {
+    /// The device's error, if the device caused this one.
+    pub fn device(&self) -> Option<&DeviceError> {
+        match self {
+            Self::Device(error) => Some(error),
+            Self::Matrix { error, .. } => error.device(),
+            _ => None,
+        }
+    }
+}
+
+/// Why nothing was recorded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// More rows were asked for than the plan was made for.
+    #[error("m = {m} exceeds the {max_m} rows that the plan was made for")]
+    MTooLarge {
+        /// Rows asked for.
+        m: u32,
+        /// Rows planned.
+        max_m: u32,
+    },
+    /// A part of something was asked for that can only be recorded as a whole.
+    #[error("{have} rows were asked for, but all {need} are recorded at once")]
+    NotWhole {
+        /// Rows of the matrix, or matrices that were bound together.
+        need: u32,
+        /// The number asked for.
+        have: u32,
+    },
+}
+
+fn codes_in(texture_width: u32) -> String {
+    match texture_width {
+        0 => "buffers".into(),
+        width => format!("textures {width} texels wide"),
+    }
+}

@@ -1,0 +1,191 @@
+//! The element types of rows, and the roles of buffers.
+
+use crate::format::{ActivationError, ActivationFormat};
+
+/// The floating-point type of activations and outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum FloatType {
+    /// Four bytes an element.
+    F32,
+    /// Two bytes an element, pairs in a `u32`: offsets and strides are even.
+    F16,
+}
+
+impl FloatType {
+    /// Bytes of one element.
+    pub const fn bytes(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+        }
+    }
+
+    /// The shortest stride of rows of this type, in elements: `columns`, rounded up to even for
+    /// f16.
+    pub const fn packed(self, columns: u32) -> u32 {
+        match self {
+            Self::F32 => columns,
+            Self::F16 => columns.saturating_add(columns % 2),
+        }
+    }
+
+    /// `f32` or `f16`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+        }
+    }
+}
+
+/// The type of X.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Activations {
+    /// Floats.
+    Float(FloatType),
+    /// 8-bit codes as a [`QuantizeActivationsPlan`](super::QuantizeActivationsPlan) writes them:
+    /// rows of u32 words in the layout of [`ActivationFormat::layout`]. W must be int8 or int4
+    /// with groups of a multiple of 32.
+    Int8(ActivationFormat),
+}
+
+/// The type of Y.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Output {
+    /// Floats.
+    Float(FloatType),
+    /// 8-bit codes with one static scale and zero point
+    /// ([`MatmulPlan::bind_scaled`](super::matmul::MatmulPlan::bind_scaled)), in rows that the next
+    /// matmul can take as its X. The format must be `int8-tensor` and X quantized. A NaN becomes
+    /// an arbitrary code.
+    Int8(ActivationFormat),
+    /// For tests: the exact sums `Σ (cx − zx)(cw − zw)` over each slice of K
+    /// ([`MatmulSpec::slice_blocks`](super::MatmulSpec::slice_blocks)), i32
+    /// `[batch, m, slices, N]`, *added* to what Y holds. X must be quantized.
+    Accumulators,
+}
+
+impl From<FloatType> for Activations {
+    fn from(float: FloatType) -> Self {
+        Self::Float(float)
+    }
+}
+
+impl From<FloatType> for Output {
+    fn from(float: FloatType) -> Self {
+        Self::Float(float)
+    }
+}
+
+impl Activations {
+    /// Bytes of the unit that strides and offsets count: an element, or a word of a row of codes.
+    pub const fn unit(self) -> u64 {
+        match self {
+            Self::Float(float) => float.bytes(),
+            Self::Int8(_) => 4,
+        }
+    }
+
+    /// The format if X is quantized.
+    pub const fn int8(self) -> Option<ActivationFormat> {
+        match self {
+            Self::Float(_) => None,
+            Self::Int8(format) => Some(format),
+        }
+    }
+}
+
+impl Output {
+    /// Bytes of the unit that strides and offsets count: an element, or a word of a row of codes.
+    pub const fn unit(self) -> u64 {
+        match self {
+            Self::Float(float) => float.bytes(),
+            Self::Int8(_) | Self::Accumulators => 4,
+        }
+    }
+}
+
+impl std::fmt::Display for Activations {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Float(float) => f.write_str(float.name()),
+            Self::Int8(format) => format.fmt(f),
+        }
+    }
+}
+
+/// Parses what [`Display`](std::fmt::Display) writes: f32, f16 or the name of an
+/// [`ActivationFormat`].
+impl std::str::FromStr for Activations {
+    type Err = ActivationError;
+
+    fn from_str(text: &str) -> Result<Self, ActivationError> {
+        match [FloatType::F32, FloatType::F16].into_iter().find(|float| float.name() == text) {
+            Some(float) => Ok(Self::Float(float)),
+            None => Ok(Self::Int8(text.parse()?)),
+        }
+    }
+}
+
+impl std::fmt::Display for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Float(float) => f.write_str(float.name()),
+            Self::Int8(format) => format.fmt(f),
+            Self::Accumulators => f.write_str("accumulators"),
+        }
+    }
+}
+
+/// The role of a buffer, for error messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Role {
+    /// X.
+    Activations,
+    /// W: codes or side data.
+    Weights,
+    /// The bias of Y.
+    Bias,
+    /// Y.
+    Output,
+    /// Row indices to gather.
+    Indices,
+    /// Intermediate results: ranges of weights, partial sums.
+    Scratch,
+    /// The status buffer, where kernels report bad input.
+    Status,
+    /// Given 2:4 metadata.
+    Mask,
+    /// Canonical scales.
+    Scales,
+    /// Canonical zero points.
+    Zeros,
+    /// The gradient of Y.
+    OutputGradient,
+    /// The gradients of scales.
+    ScaleGradients,
+    /// The gradients of zero points.
+    ZeroGradients,
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Activations => "activations",
+            Self::Weights => "weights",
+            Self::Bias => "bias",
+            Self::Output => "output",
+            Self::Indices => "indices",
+            Self::Scratch => "scratch",
+            Self::Status => "status",
+            Self::Mask => "mask",
+            Self::Scales => "scales",
+            Self::Zeros => "zero points",
+            Self::OutputGradient => "gradient of the output",
+            Self::ScaleGradients => "gradients of scales",
+            Self::ZeroGradients => "gradients of zero points",
+        })
+    }
+}
