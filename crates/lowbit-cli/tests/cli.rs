@@ -852,7 +852,7 @@ fn calibrations_that_cannot_be_are_refused() {
     }
     fs::write(scratch.path("bytes"), b"good\nb\xffd\n").unwrap();
     says(&run(&model, &scratch.text("bytes"), &[]), &["line 2", "UTF-8", "hint: "]);
-    says(&run(&model, &text, &["--skip", "5"]), &["holds 5 lines", "--skip leaves out 5"]);
+    says(&run(&model, &text, &["--skip", "5"]), &["contains 5 lines", "--skip leaves out 5"]);
     says(&run(&model, &text, &["--limit", "0"]), &["no lines", "hint: "]);
     says(&run(&model, &text, &["--method", "median"]), &["median", "percentile-99.99"]);
     says(&run(&model, &text, &["--activations", "int8-token"]), &["int8-token", "int8-tensor"]);

@@ -986,7 +986,7 @@ fn command_line() {
         "1 compressed",
         "to import",
         "left out: 1 × QuantizeLinear (odd\\u{1b}[31m): ",
-        "`lowbit import --strip-prefix net.` takes it off\n",
+        "`lowbit import --strip-prefix net.` removes it\n",
     ] {
         assert!(listing.contains(part), "{part}: {listing}");
     }
