@@ -1,5 +1,8 @@
 // Codes of W, 16 bytes a load.
-// Requires: nothing. Provides: codes, load16. Twin: access/codes16_u32.
+// Requires: nothing.
+// Implements: codes16.
+// Features: int64.
+// Provides: codes, load16.
 // Why u64: software adapters load one component of one lane at a time, and 64 bits cost
 // no more than 32.
 

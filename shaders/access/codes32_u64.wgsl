@@ -1,5 +1,8 @@
 // Codes of W, 32 bytes a load.
-// Requires: nothing. Provides: codes, Words8, load32. Twin: access/codes32_u32.
+// Requires: nothing.
+// Implements: codes32.
+// Features: int64.
+// Provides: codes, Words8, load32.
 // Why u64: software adapters load one component of one lane at a time, and 64 bits cost
 // no more than 32.
 

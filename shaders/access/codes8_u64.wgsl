@@ -1,5 +1,8 @@
 // Codes of W, 8 bytes a load.
-// Requires: nothing. Provides: codes, load8. Twin: access/codes8_u32.
+// Requires: nothing.
+// Implements: codes8.
+// Features: int64.
+// Provides: codes, load8.
 // Why u64: software adapters load one component of one lane at a time, and 64 bits cost
 // no more than 32.
 

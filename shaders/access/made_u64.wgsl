@@ -1,6 +1,8 @@
 // Codes of a block of two words, as int4 has under 2:4, as one u64.
-// Requires: nothing. Provides: codes, store4(word, value), which writes value.xy. Twin:
-// access/made_u32x2.
+// Requires: nothing.
+// Implements: made_codes.
+// Features: int64.
+// Provides: codes, store4(word, value), which writes value.xy.
 
 @group(0) @binding(4) var<storage, read_write> codes: array<u64>;
 

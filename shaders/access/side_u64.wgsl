@@ -1,6 +1,8 @@
 // Side data of W, two words a load: those of neighbouring rows of a panel lie side by side.
-// Requires: lib/matmul; const PANEL, which is even. Provides: side, side_word, side_pair.
-// Twin: access/side_u32.
+// Requires: lib/matmul, const PANEL.
+// Implements: side.
+// Features: int64.
+// Provides: side, side_word, side_pair.
 // Why u64: as access/codes16_u64.
 
 @group(0) @binding(5) var<storage, read> side: array<u64>;

@@ -1,6 +1,8 @@
 // Rows of an uncompressed W, 32 bytes a load: offset, stride and K are multiples of 8.
-// Requires: quantize/make. Provides: weights, W8, load8. Twins: access/weights_u32,
-// access/weights_u32x4.
+// Requires: quantize/make.
+// Implements: source_weights.
+// Features: int64.
+// Provides: weights, W8, load8.
 // Why u64: as access/codes32_u64.
 // Caller: k, weight_at and weight_stride are multiples of 8.
 

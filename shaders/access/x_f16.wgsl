@@ -1,5 +1,7 @@
 // X as pairs of f16 in u32; offset and strides are even.
-// Requires: lib/matmul, lib/half_pair; const RAGGED. Provides: load_x4.
+// Requires: parameters, half_pair, const RAGGED.
+// Implements: x.
+// Provides: load_x4.
 // Columns from k on read as 0, so that what lies between rows, NaN say, never counts; where
 // RAGGED is false no load reaches past k, since k is whole blocks, or loops end with it.
 // Caller: offset and strides of X are even.

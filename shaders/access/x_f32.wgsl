@@ -1,5 +1,7 @@
 // X as f32, any offset and stride.
-// Requires: lib/matmul. Provides: load_x4.
+// Requires: parameters.
+// Implements: x.
+// Provides: load_x4.
 // Columns from k on read as 0, so that what lies between rows, NaN say, never counts. A
 // clamp and a select, not a branch: branches doubled the code of every load.
 

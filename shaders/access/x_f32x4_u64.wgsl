@@ -1,5 +1,8 @@
 // X as f32 where k, offset and strides are multiples of 4: 16-byte loads of two u64.
-// Requires: lib/matmul. Provides: load_x4. Columns from k on read as 0.
+// Requires: parameters.
+// Implements: x.
+// Features: int64.
+// Provides: load_x4. Columns from k on read as 0.
 // Why u64: as access/codes16_u64.
 // Caller: k, offset and strides of X are multiples of 4.
 

@@ -1,6 +1,9 @@
 // X as 8-bit codes in rows of words (format::ActivationLayout), two u64 a load; offset and strides
 // are multiples of 4 words.
-// Requires: nothing. Provides: x_quad, x_at. Twin: access/x_int8.
+// Requires: nothing.
+// Implements: x_codes.
+// Features: int64.
+// Provides: x_quad, x_at.
 // Why u64: as access/codes16_u64.
 // Caller: offset and strides of X are multiples of 4 words.
 

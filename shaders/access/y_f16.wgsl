@@ -1,5 +1,7 @@
 // Y as pairs of f16 in u32; offset and strides are even.
-// Requires: lib/matmul, lib/half. Provides: store_y2.
+// Requires: lib/half.
+// Implements: y.
+// Provides: store_y2.
 // One invocation owns both halves of a word. Past an odd last column it keeps the other
 // half, which belongs to the caller.
 // Caller: offset and strides of Y are even.

@@ -1,6 +1,7 @@
 // What the kernels that quantize activations share: parameters, and a block of 32 columns.
 //
-// Requires: lib/dispatch, an X fragment (load_x4); const ASYMMETRIC.
+// Requires: lib/dispatch, x, const ASYMMETRIC.
+// Implements: parameters.
 // Provides: p, row_count, Range, range_of, Scheme, scheme, put_block, put_scheme, and the bindings
 // but X and `ranges`.
 //

@@ -1,5 +1,6 @@
 // Rows of X as 8-bit codes with scales, zero points and sums of codes: a workgroup a row.
-// Requires: activations/code; consts SCOPE, WORKGROUP. Provides: main.
+// Requires: activations/code, lib/dispatch, const WORKGROUP, const SCOPE.
+// Provides: main.
 // Workgroup memory: WORKGROUP · 12 bytes under SCOPE 0.
 //
 // SCOPE says what shares a range: 0 a row (lanes split it, and read it twice), 1 a group of

@@ -1,6 +1,7 @@
 // The range of all of X: the bits of the largest x and of the largest −x, at least 0, and whether
 // any is NaN or infinite.
-// Requires: activations/code; const WORKGROUP. Provides: main, a workgroup a row.
+// Requires: activations/code, lib/dispatch, const WORKGROUP.
+// Provides: main, a workgroup a row.
 // The bits of positive floats are in the order of the floats, so that atomics on them give the
 // largest, in any order.
 // Caller: activations_reset runs before it.

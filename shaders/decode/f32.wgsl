@@ -1,5 +1,7 @@
 // Dense f32 weights.
-// Requires: lib/matmul, access/codes32. Provides: PIECES, Block, load_block, quad_f.
+// Requires: lib/matmul, codes32, decode/dense.
+// Implements: dense_decoder.
+// Provides: PIECES, Block, load_block, quad_f.
 // Layout: 128 bytes of f32 a block. z is not used: floats have no zero point.
 
 // Quarters of a block, each loaded where it is used.

@@ -1,6 +1,7 @@
 // 2:4 sparse f32 weights.
-// Requires: lib/matmul, access/codes32, decode/two_four_load. Provides: PIECES, Block,
-// load_stored, stored_pair.
+// Requires: lib/matmul, codes32, decode/two_four, decode/two_four_load.
+// Implements: sparse_decoder.
+// Provides: PIECES, Block, load_stored, stored_pair.
 // Layout: 64 bytes of f32 a block.
 
 // Halves of a block, each loaded where it is used.

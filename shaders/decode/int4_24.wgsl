@@ -1,6 +1,7 @@
 // 2:4 sparse int4 weights.
-// Requires: lib/matmul, access/codes8, decode/two_four_load. Provides: PIECES, Block,
-// load_stored, stored_pair.
+// Requires: lib/matmul, codes8, decode/two_four, decode/two_four_load.
+// Implements: sparse_decoder.
+// Provides: PIECES, Block, load_stored, stored_pair.
 // Layout: 8 bytes a block, eight codes a word; byte j holds stored code j low and
 // 4 + j high.
 

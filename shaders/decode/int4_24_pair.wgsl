@@ -1,7 +1,7 @@
 // 2:4 sparse int4 weights, two blocks a load: one has only 8 bytes of codes.
-// Requires: lib/matmul with PANEL 1 and an even number of blocks, access/codes16,
-// decode/two_four, schedule/gemv with TRIP 2 (trip_block). Provides: PIECES, Block, load_block,
-// stored_pair. Twin: decode/int4_24.
+// Requires: lib/matmul, codes16, decode/two_four, schedule/gemv.
+// Implements: sparse_decoder.
+// Provides: PIECES, Block, load_block, stored_pair.
 // Layout: as there. Both blocks load the same 16 bytes, which compilers see.
 // Caller: ⌈k/32⌉ is even.
 

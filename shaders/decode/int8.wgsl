@@ -1,5 +1,7 @@
 // Dense int8 weights.
-// Requires: lib/matmul, access/codes32. Provides: PIECES, Block, load_block, quad_f.
+// Requires: lib/matmul, codes32, decode/dense.
+// Implements: dense_decoder.
+// Provides: PIECES, Block, load_block, quad_f.
 // Layout: 32 bytes a block, four codes a word, low byte = lowest k.
 
 const PIECES = 1u;

@@ -1,6 +1,7 @@
 // 2:4 sparse int8 weights.
-// Requires: lib/matmul, access/codes16, decode/two_four_load. Provides: PIECES, Block,
-// load_stored, stored_pair.
+// Requires: lib/matmul, codes16, decode/two_four, decode/two_four_load.
+// Implements: sparse_decoder.
+// Provides: PIECES, Block, load_stored, stored_pair.
 // Layout: 16 bytes a block, four codes a word.
 
 const PIECES = 1u;

@@ -1,7 +1,8 @@
 // Dense int8 weights, for GPUs: codes moved up by 128, since unsigned bytes become floats in one
 // operation each and signed ones in two. Both differences below are exact.
-// Requires: lib/matmul, access/codes32. Provides: PIECES, Block, load_block, quad_f. Twin:
-// decode/int8.
+// Requires: lib/matmul, codes32, decode/dense.
+// Implements: dense_decoder.
+// Provides: PIECES, Block, load_block, quad_f.
 // Layout: 32 bytes a block, four codes a word, low byte = lowest k.
 
 const PIECES = 1u;

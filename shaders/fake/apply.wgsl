@@ -1,5 +1,6 @@
 // Quantizes and dequantizes columns first…end−1 of a row, by all lanes of a workgroup.
-// Requires: fake/code, an X fragment (load_x4), a Y fragment (store_y2); const WORKGROUP. Provides: apply.
+// Requires: fake/code, x, y, const WORKGROUP.
+// Provides: apply.
 // Four columns belong to the lane that `first` (a multiple of 4) and the lane say: with f16 it
 // owns whole words.
 

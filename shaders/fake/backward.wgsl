@@ -1,5 +1,7 @@
 // Gradients where a row, or all of X, shares a scale: dx, and partial sums for fake/sums.
-// Requires: fake/gradient; consts WORKGROUP, LEARNED. Provides: main.
+// Requires: fake/gradient, fake/tree, fake/code, lib/dispatch, const WORKGROUP, const LEARNED.
+// Implements: fake_scales.
+// Provides: main.
 //
 // One scale for all of X: `workers` workgroups share all units and leave a partial sum each. One a
 // row: a workgroup, and a partial sum, a tile. Without LEARNED there is dx alone, of any groups.

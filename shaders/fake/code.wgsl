@@ -1,7 +1,7 @@
 // What the kernels of fake quantization share: parameters, schemes, and x in steps of a scale.
 //
-// Requires: lib/dispatch, lib/half, and `scales` and `zeros`, arrays of u32 at bindings 5 and 6;
-// const ALIGNED: no four columns from a multiple of 4 on are of two groups.
+// Requires: lib/dispatch, lib/half, fake_scales, const ALIGNED.
+// Implements: parameters.
 // Provides: p, row_count, stored_scale, Scheme, scheme_at, Schemes, schemes_at, ratios, nan_of.
 //
 //   y = (clamp(rne(x/s) + z, qmin, qmax) − z) · s

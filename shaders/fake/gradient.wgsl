@@ -1,7 +1,8 @@
 // The gradients of fake quantization: straight-through (Bengio et al., arXiv 1308.3432), LSQ (Esser
 // et al., arXiv 1902.08153) and LSQ+ (Bhalgat et al., arXiv 2004.09576).
 //
-// Requires: fake/code, fake/tree, an X and a dy fragment, a Y fragment for dx. Provides: take.
+// Requires: fake/code, fake/tree, x, dy, y.
+// Provides: take.
 //
 // With v = rne(x/s) and c = v + z, where qmin ≤ c ≤ qmax (both ends are inside):
 //   dx = dy,  ds: dy · (v − x/s),  dz: 0

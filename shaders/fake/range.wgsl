@@ -1,5 +1,6 @@
 // The range of some x, as the bits of the largest x and of the largest −x, at least 0.
-// Requires: fake/code. Provides: Range, wider, put_scheme; writes `scales` and `zeros`.
+// Requires: fake/code.
+// Provides: Range, wider, put_scheme; writes `scales` and `zeros`.
 //
 //   symmetric    s = absmax/steps       (127, 7 or 32767),  z = 0
 //   asymmetric   s = (max−min)/steps    (255 or 15),        z = clamp(rne(−min/s), 0, steps) + qmin

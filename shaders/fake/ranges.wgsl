@@ -1,5 +1,7 @@
 // The range of all of X.
-// Requires: fake/range, an X fragment; const WORKGROUP. Provides: main, a workgroup a tile of a row.
+// Requires: fake/range, fake/code, x, lib/dispatch, const WORKGROUP.
+// Implements: fake_scales.
+// Provides: main, a workgroup a tile of a row.
 // A maximum by atomics is the same in any order.
 
 @group(0) @binding(4) var<storage, read_write> ranges: array<atomic<u32>>;

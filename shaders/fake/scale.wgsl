@@ -1,5 +1,7 @@
 // The scale and zero point of all of X, from its range.
-// Requires: fake/range. Provides: main, one invocation.
+// Requires: fake/range.
+// Implements: fake_scales.
+// Provides: main, one invocation.
 // Leaves the range empty for the next recording, as it was made: no dispatch only clears it.
 
 @group(0) @binding(4) var<storage, read_write> ranges: array<u32>;

@@ -1,5 +1,6 @@
 // Sums for the gradients of a scale and a zero point, over the lanes of a team.
-// Requires: const WORKGROUP. Provides: Sums, merged, team_sums.
+// Requires: const WORKGROUP.
+// Provides: Sums, merged, team_sums.
 // Workgroup memory: WORKGROUP · 12 bytes.
 // The order is fixed, by column in a lane and then a tree, so that a rerun gives the same bits.
 

@@ -1,6 +1,8 @@
 // v · Φ(v), with the error function: erfc(z) = t·(a1 + t·(a2 + …))·exp(−z²) with t = 1/(1 + 0.3275911z),
 // to within 1.5e-7 for z ≥ 0 (Abramowitz and Stegun 7.1.26).
-// Requires: nothing. Provides: activate.
+// Requires: nothing.
+// Implements: function.
+// Provides: activate.
 // Below −12 it is nothing, however large v.
 
 fn activate(v: vec2<f32>) -> vec2<f32> {

@@ -1,5 +1,7 @@
 // max(v, 0).
-// Requires: nothing. Provides: activate.
+// Requires: nothing.
+// Implements: function.
+// Provides: activate.
 // A select, not max, which may drop a NaN.
 
 fn activate(v: vec2<f32>) -> vec2<f32> {

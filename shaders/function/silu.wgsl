@@ -1,5 +1,7 @@
 // v / (1 + exp(−v)), also called swish.
-// Requires: nothing. Provides: activate.
+// Requires: nothing.
+// Implements: function.
+// Provides: activate.
 // Below −80 it is nothing, and exp(−v) would soon be infinite.
 
 fn activate(v: vec2<f32>) -> vec2<f32> {

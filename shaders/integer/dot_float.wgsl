@@ -1,5 +1,7 @@
 // Products of four bytes in f32, exact: sums of four stay below 2¹⁷.
-// Requires: nothing. Provides: dots. Twin: integer/dot_packed.
+// Requires: nothing.
+// Implements: dots.
+// Provides: dots.
 // Why: where a device has no such operation, 32-bit integer products are slower than floats.
 
 fn float_dot(w: u32, x: vec4<f32>) -> f32 {

@@ -1,5 +1,7 @@
 // Four of eight nibbles as signed bytes.
-// Requires: const W_ZEROS. Provides: nibbles, SHIFT.
+// Requires: const W_ZEROS.
+// Implements: shift.
+// Provides: nibbles, SHIFT.
 // Codes with zero points stay 0…15. Those without are stored as q + 8: with the top bit turned, a
 // nibble in the upper half of a byte is 16q, which needs no zero point; sums of products are
 // shifted back by SHIFT, exactly.

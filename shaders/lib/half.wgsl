@@ -1,6 +1,7 @@
 // IEEE binary16 in the halves of a u32.
-// Requires: nothing. Provides: half_to_f32, f32_to_half, and by integer arithmetic alone
-// half_to_f32_bits, f32_bits_to_half.
+// Requires: nothing.
+// Provides: half_to_f32, f32_to_half, and by integer arithmetic alone half_to_f32_bits,
+// f32_bits_to_half.
 // Why not unpack2x16float and pack2x16float: the first may flush f16 subnormals, which
 // are ordinary weights below 6.1e-5, and the second is indeterminate out of range.
 

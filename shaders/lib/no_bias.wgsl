@@ -1,5 +1,7 @@
 // No bias.
-// Requires: nothing. Provides: bias2.
+// Requires: nothing.
+// Implements: bias.
+// Provides: bias2.
 
 fn bias2(n: u32, end: u32) -> vec2<f32> {
     return vec2<f32>(0.0);

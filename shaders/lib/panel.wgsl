@@ -1,6 +1,7 @@
 // Where a row's record of side data stands in its buffer.
 //
-// Requires: `params` with row0 and side_words; const PANEL. Provides: record_of(row).
+// Requires: weight_parameters, const PANEL.
+// Provides: record_of(row).
 //
 // Memory: PANEL rows lie word by word side by side, so word i of a record is at
 // record_of(row) + i · PANEL. `row0` is where a chunk's rows start.

@@ -1,6 +1,6 @@
 // Where a word of a row's codes stands in its buffer.
 //
-// Requires: `params` with row0 and blocks; constants PANEL, SPARSE, ELEMENT_BITS.
+// Requires: weight_parameters, const PANEL, const ELEMENT_BITS, const SPARSE.
 // Provides: code_word(row, word).
 //
 // Memory: PANEL rows lie block by block side by side; `row0` is where a chunk's rows start.

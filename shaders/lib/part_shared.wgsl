@@ -1,6 +1,8 @@
 // A step of X that the lanes of a subgroup load together, a quad each, and pass round.
-// Requires: lib/quads; const SUBGROUP, the size of every subgroup: 4, or a multiple of 8.
-// Provides: Part, load_part, part_quad. Twin: lib/part_direct.
+// Requires: lib/quads, x, const SUBGROUP.
+// Implements: part.
+// Features: subgroups.
+// Provides: Part, load_part, part_quad.
 // Why: where all lanes want the same X, loading it is most of the work on adapters that
 // pay for each lane's load; passing a register costs two operations.
 

@@ -1,6 +1,7 @@
 // A step of 32 columns as floats: the unit of all schedules where scales align with it.
-// Requires: an access fragment for X, a decoder, a scale fragment. Provides: STEP, QUADS,
-// Quads, quad_at, load_x. Twin: lib/quad.
+// Requires: x.
+// Implements: step.
+// Provides: STEP, QUADS, Quads, quad_at, load_x.
 // Fields, not an array: a dynamically indexed private array spills.
 
 const STEP = 32u;

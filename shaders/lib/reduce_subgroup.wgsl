@@ -1,7 +1,9 @@
 // Sums over a whole workgroup: within each subgroup in registers, then over the subgroups.
-// Requires: Sum (a vector of four); consts WORKGROUP, M_TILE; LANES is WORKGROUP. Provides: put_sum, finish_sums,
-// whole_sum, main. Workgroup memory: WORKGROUP · M_TILE · 16 bytes, since a subgroup may be as
-// small as one lane. Twin: lib/reduce_tree.
+// Requires: lib/dispatch, schedule, lane_sum, const WORKGROUP, const M_TILE.
+// Implements: reduce.
+// Features: subgroups, subgroup-id.
+// Provides: put_sum, finish_sums, whole_sum, main.
+// Workgroup memory: WORKGROUP · M_TILE · 16 bytes, since a subgroup may be as small as one lane.
 // Why: one barrier where a tree has one for each halving. No size of subgroups is assumed.
 // Caller: the device has subgroups, of any size.
 

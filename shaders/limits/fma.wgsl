@@ -1,5 +1,6 @@
 // How many f32 multiply-adds the adapter makes: eight independent chains of vec4 a lane.
-// Requires: const ROUNDS. Provides: main. 64 flops a lane and round.
+// Requires: const ROUNDS.
+// Provides: main. 64 flops a lane and round.
 // Why eight: enough to hide the latency of one, few enough for the registers.
 
 @group(0) @binding(0) var<storage, read> source: array<vec4<u32>>;

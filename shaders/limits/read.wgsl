@@ -1,5 +1,6 @@
 // How fast the adapter reads storage, 16 bytes at a time.
-// Requires: consts RUN (vec4 a lane reads), CONTIGUOUS. Provides: main.
+// Requires: const RUN, const CONTIGUOUS.
+// Provides: main.
 // CONTIGUOUS: each lane reads a run of its own, as software adapters like it; otherwise
 // neighbouring lanes read neighbouring vec4, as GPUs coalesce.
 

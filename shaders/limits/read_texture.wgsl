@@ -1,5 +1,6 @@
 // How fast the adapter reads a texture of codes: neighbouring lanes, neighbouring texels.
-// Requires: access/texel; const RUN (texels a lane reads). Provides: main.
+// Requires: access/texel, const RUN.
+// Provides: main.
 
 @group(0) @binding(1) var<storage, read_write> sink: array<vec4<u32>>;
 

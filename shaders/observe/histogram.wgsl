@@ -1,5 +1,6 @@
 // Counts of values by bins of a width of a power of two, and sums of |x|.
-// Requires: observe/tile, after observe/ranges over all of X. Provides: main, a workgroup a tile.
+// Requires: observe/tile.
+// Provides: main, a workgroup a tile.
 // Workgroup memory: 256 bytes.
 //
 // With e the largest biased exponent of the channel: bins reach up to 2^(max(e, least) − 126), and

@@ -1,6 +1,8 @@
 // min and max of each column or of all of X, how many NaN and infinities there are, and the index
 // of the first.
-// Requires: observe/tile. Provides: main, a workgroup a tile. Workgroup memory: 256 bytes.
+// Requires: observe/tile.
+// Provides: main, a workgroup a tile.
+// Workgroup memory: 256 bytes.
 // Where anything is not finite, min and max mean nothing.
 // Caller: observe_reset runs before it.
 

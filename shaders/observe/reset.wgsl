@@ -1,5 +1,6 @@
 // Clears what is gathered: keys of min and the first index to their largest, all else to 0.
-// Requires: observe/tile. Provides: main, a lane a word.
+// Requires: observe/tile, lib/dispatch.
+// Provides: main, a lane a word.
 
 @compute @workgroup_size(WORKGROUP)
 fn main(

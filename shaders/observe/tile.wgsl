@@ -1,6 +1,7 @@
 // What the kernels that observe X share: parameters, and a tile of 256 rows and 32 columns.
 //
-// Requires: lib/dispatch, an X fragment (load_x4); const TILE_ROWS, 256.
+// Requires: lib/dispatch, x, const TILE_ROWS.
+// Implements: parameters.
 // Provides: p, y, Tile, tile_of, WORKGROUP, ROW_LANES, INFINITY, NONE, bits_at, columns_of,
 // channel_of, keys_of, magnitude_of_key, min_at, max_at, sum_at, counts_at.
 //

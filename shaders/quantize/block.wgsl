@@ -1,7 +1,6 @@
 // What the kernels that take W by blocks of 32 columns share.
 //
-// Requires: quantize/make, lib/panel, lib/softfloat, access/weights_*, sparse/rank; consts
-// SPARSE, RANK (the mask is made here, by magnitude, and not read).
+// Requires: quantize/make, source_weights, lib/panel, lib/softfloat, sparse/rank, const RANK.
 // Provides:
 //   Place, place_of(id)            where a block stands: rows·blocks of them
 //   worst, nibbles                 of the weights met so far: the largest magnitude, and the

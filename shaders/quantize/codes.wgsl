@@ -1,8 +1,8 @@
 // Codes of the device layout, from weights, scales and metadata.
 //
 // Requires: quantize/make, access/weights_u32, lib/panel, lib/panel_codes, quantize/record,
-// sparse/metadata, lib/softfloat, lib/half; constants IS_FLOAT, SPARSE, CODE_LOW, CODE_HIGH;
-// `side` complete.
+// sparse/metadata, lib/softfloat, lib/half, const ELEMENT_BITS, const IS_FLOAT, const SPARSE,
+// const CODE_LOW, const CODE_HIGH.
 // Provides: `main`, one invocation a word of codes: rows·code_words of them.
 //
 //   integers  q = clamp(rne(x / s) + z), x / s rounded to f32 first, as the host rounds it

@@ -1,8 +1,8 @@
 // Rows of a compressed matrix as f32 or f16, all of them or those an index list names.
 //
-// Requires: lib/dispatch, lib/panel, lib/panel_codes, access/words_u32 or access/words_texture,
-// quantize/record, sparse/metadata, lib/half; constants
-// ELEMENT_BITS, IS_FLOAT, SPARSE, INDEXED, OUTPUT_F16.
+// Requires: lib/dispatch, lib/panel, lib/panel_codes, words, quantize/record, sparse/metadata,
+// lib/half, const ELEMENT_BITS, const IS_FLOAT, const SPARSE, const INDEXED, const OUTPUT_F16.
+// Implements: weight_parameters.
 // Provides: `main`, one invocation an output word: rows·(k words, or ⌈k/2⌉ of halves).
 //
 //   value = f32(c − z) · s, one multiply; floats are copied or widened exactly; a pruned

@@ -1,12 +1,7 @@
 // What the kernels that make weights share: parameters, bindings, the grid.
 //
-// Requires: nothing. What the format decides are constants that the kernels name:
-//   ELEMENT_BITS: u32      32, 16, 8 or 4
-//   IS_FLOAT: bool         f32 and f16: no scales
-//   ASYMMETRIC, SPARSE, F16_SCALES, PER_TENSOR: bool
-//   CODE_LOW, CODE_HIGH, CODE_ZERO: i32
-//                          the codes as stored; the zero of a symmetric format
-//   SCALE_DIVISOR: u32     bits of the f32 that a range is divided by
+// Requires: nothing.
+// Implements: weight_parameters.
 // Provides: `params`, the bindings but `weights` (access/weights_*) and `codes`, BLOCK_K,
 // invocation(group, groups, lane) -> u32.
 //

@@ -1,8 +1,7 @@
 // The range of every group, widened to hold 0, and the first weight that is not finite.
 //
-// Requires: quantize/make, access/weights_u32, lib/panel, sparse/metadata, lib/softfloat;
-// constants IS_FLOAT, SPARSE, PER_TENSOR; `extremes` and `status` cleared; under 2:4 the
-// metadata of `side`.
+// Requires: quantize/make, access/weights_u32, lib/panel, sparse/metadata, lib/softfloat, const
+// IS_FLOAT, const SPARSE, const PER_TENSOR.
 // Provides: `main`, one invocation for 32 columns of a row: rows·blocks of them.
 //
 // Under 2:4 only kept weights count in a range, but every weight is checked. Floats have

@@ -1,7 +1,7 @@
 // Reading the side record of a row and placing its codes.
 //
-// Requires: `side`, and of `params`: scale_at, zero_at, group_size; the constants PANEL,
-// ELEMENT_BITS, ASYMMETRIC, F16_SCALES, CODE_ZERO; half_to_f32_bits (lib/half).
+// Requires: lib/half, weight_parameters, const PANEL, const F16_SCALES, const ASYMMETRIC, const
+// ELEMENT_BITS, const CODE_ZERO.
 // Provides:
 //   group_scale(record, group) -> u32     bits of a scale, widened to f32
 //   group_zero(record, group) -> i32      a zero point as stored

@@ -1,9 +1,9 @@
 // Scales and zero points from ranges, in the layout of a side record.
 //
-// Requires: quantize/make, lib/panel, lib/softfloat, lib/half; constants ASYMMETRIC,
-// F16_SCALES, PER_TENSOR, CODE_LOW, CODE_HIGH, SCALE_DIVISOR; `extremes` complete.
-// Provides: `main`, one invocation a word of scales or zero points:
-// rows·(side_words − scale_at) of them.
+// Requires: quantize/make, lib/panel, lib/softfloat, lib/half, const PANEL, const F16_SCALES,
+// const ASYMMETRIC, const PER_TENSOR, const CODE_LOW, const CODE_HIGH, const SCALE_DIVISOR.
+// Provides: `main`, one invocation a word of scales or zero points: rows·(side_words − scale_at)
+// of them.
 //
 // With hi = max(x, 0) and lo = max(−x, 0) over a group, each operation rounded to f32:
 //   symmetric   s = max(lo, hi) / SCALE_DIVISOR        (32767, 127, 7)

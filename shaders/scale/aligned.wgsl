@@ -1,7 +1,8 @@
 // Groups that are multiples of 32 columns, or the row: a run of steps has one scale and one
 // zero point.
-// Requires: lib/matmul, scale/side. Provides: run_steps, run_scale, run_zero, run_scales,
-// run_zeros.
+// Requires: lib/matmul, scale/side.
+// Implements: scale, run_steps.
+// Provides: run_steps, run_scale, run_zero, run_scales, run_zeros.
 // The scale is applied to the sum of a run, or of as much of one as a lane has, not to
 // each weight.
 

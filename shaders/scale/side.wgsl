@@ -1,6 +1,7 @@
 // Scales and zero points out of a row's record of side data.
-// Requires: lib/matmul, lib/half, a side fragment; consts F16_SCALES, ASYMMETRIC, SIGNED_ZERO,
-// ZERO. Provides: scale_of, zero_of, scales_of, zeros_of.
+// Requires: lib/matmul, lib/half, side, const F16_SCALES, const ASYMMETRIC, const SIGNED_ZERO,
+// const ZERO.
+// Provides: scale_of, zero_of, scales_of, zeros_of.
 // Layout: scales a word each, or two f16 a word; zero points four bytes a word.
 
 fn scale_word(group: u32) -> u32 {

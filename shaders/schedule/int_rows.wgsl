@@ -1,7 +1,10 @@
 // Integer products on lanes that own columns: four neighbouring columns of Y a lane, for M_TILE
 // rows of X.
-// Requires: lib/run, integer/slices, a part fragment and integer decoders, dots, add_slice, finish;
-// consts WORKGROUP, M_TILE (1 or 4). Provides: schedule. No workgroup memory, no barrier.
+// Requires: lib/matmul, lib/run, integer/slices, integer/x_side, integer_part, decoder, quad_word,
+// dots, add_slice, finish, entry, const WORKGROUP, const M_TILE, const X_ZEROS, const W_GROUPS,
+// const X_GROUPS.
+// Implements: schedule.
+// Provides: schedule. No workgroup memory, no barrier.
 // Why: as schedule/rows_m1. Sums of a slice stay integers; floats are touched at its end only.
 
 struct Products {

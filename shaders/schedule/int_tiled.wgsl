@@ -1,7 +1,10 @@
 // Integer products for many rows of X: a workgroup of 128 makes TILE_M × 64 of Y, TILE_M/8 × 4 a
 // thread.
-// Requires: lib/run, integer/slices, integer/x_side, integer decoders, dots, add_slice, finish;
-// const TILE_M (32 or 64). Provides: main. Workgroup memory: 8 quads · (TILE_M + 64) · 4 bytes.
+// Requires: lib/matmul, lib/dispatch, lib/run, integer/slices, integer/x_side, x_codes,
+// scale/side, decoder, quad_word, dots, add_slice, finish, const TILE_M, const W_ZEROS, const
+// X_ZEROS.
+// Provides: main.
+// Workgroup memory: 8 quads · (TILE_M + 64) · 4 bytes.
 // K advances a block of 32 a step.
 // Why: each code of W is unpacked once for TILE_M rows, each of X loaded once for 64 columns; four
 // loads of W from workgroup memory and one of each row of X feed 16 dot products a row. Half the

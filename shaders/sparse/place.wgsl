@@ -1,7 +1,7 @@
 // A given 2:4 mask to the head of each side record, checked.
 //
-// Requires: quantize/make, lib/panel. Provides: `main`, one invocation for 32 columns of a row:
-// rows·blocks of them.
+// Requires: quantize/make, lib/panel, const PANEL.
+// Provides: `main`, one invocation for 32 columns of a row: rows·blocks of them.
 //
 // Memory: canonical metadata is a word for 32 columns too, [rows, blocks]. A nibble that
 // does not name two ascending positions goes into `status`, and META_FILL (the first two)

@@ -1,7 +1,7 @@
 // The 2:4 mask of largest magnitudes, as metadata at the head of each side record.
 //
-// Requires: quantize/make, access/weights_u32, lib/panel, lib/softfloat. Provides: `main`, one
-// invocation for 32 columns of a row: rows·blocks of them.
+// Requires: quantize/make, access/weights_u32, lib/panel, lib/softfloat, const PANEL.
+// Provides: `main`, one invocation for 32 columns of a row: rows·blocks of them.
 //
 // Of each four consecutive columns the two largest |w| stay, the lowest column first where
 // they tie. Columns past K rank below every weight, so a ragged quad takes them only when

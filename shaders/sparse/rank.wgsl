@@ -1,6 +1,6 @@
 // The two weights of four that 2:4 keeps.
 //
-// Requires: quantize/make, lib/softfloat; const QUADS: bool, K is a multiple of 4.
+// Requires: quantize/make, lib/softfloat, const QUADS.
 // Provides:
 //   keep_two(quad, column) -> u32        idx0 | idx1 << 2 of the two largest magnitudes
 //   kept_of(quad, nibble) -> vec2<u32>   the weights that a nibble names

@@ -41,7 +41,7 @@ pub(super) async fn run(host: &Host, case: &Case, from: FakeScales) -> Result<Ou
     let results = both_passes(host, case, &plan, &job).await?;
     let caps = host.kernels().caps();
     // The last of the forward pass: the backward one shares its name with a suffix.
-    let kernel = job.spec.forward_shaders(caps).pop().map(|shader| shader.name);
+    let kernel = job.spec.forward_shaders(caps).pop().map(|shader| shader.id);
     let judged = judge(case, &job, &results).map_err(|e| e.to_string())?;
     Ok(Outcome {
         kernel: kernel.unwrap_or_default(),

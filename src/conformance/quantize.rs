@@ -66,7 +66,7 @@ pub(super) async fn run(
     let judged = judged.map_err(|e| text(&e))?;
     let written = got.iter().position(|&word| word != SENTINEL);
     let outside = |word| format!("word {word} was written, and lies between or past the rows");
-    let kernel = spec.shaders(host.kernels().caps()).pop().map(|shader| shader.name);
+    let kernel = spec.shaders(host.kernels().caps()).pop().map(|shader| shader.id);
     Ok(Outcome {
         kernel: kernel.unwrap_or_default(),
         error_over_bound: ErrorOverBound::Ratio(judged.error_over_bound),

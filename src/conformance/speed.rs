@@ -4,8 +4,12 @@ use super::case::{FakeScales, axis_name};
 use super::data::{self, Random};
 use super::{Case, Op, Values};
 use crate::format::{ActivationFormat, PackedWeights, WeightFormat};
-use crate::gpu::{AdapterClass, Binding, CODE_TEXTURE, Const, Kernels, Pipeline, Shader, fragment};
+use crate::gpu::{
+    AdapterClass, CODE_TEXTURE, DeviceError, ImportError, KernelDesc, Kernels, Pipeline, fragment,
+};
 use crate::host::{COLD, Host, HostError, Instant};
+use crate::ops::limits::{Limit, ROUNDS, RUN};
+use crate::ops::matmul::Scaling;
 use crate::ops::{
     Activations, BoundMatmul, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights,
     FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantPlan, FakeQuantSpec, FloatType, KernelChoice,
@@ -85,75 +89,16 @@ pub struct Timing {
 const SAMPLES: usize = 7;
 const SECONDS: f64 = 1.0;
 
-/// What one of the small kernels measures.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Limit {
-    Fma,
-    Dot,
-    ReadRuns,
-    ReadCoalesced,
-    ReadTexture(u32),
-    Copy,
-}
-
-impl Limit {
-    /// Texels in a row of the texture, where one is to be read.
-    fn all(texture_width: u32) -> Vec<Self> {
-        let mut all = vec![Self::Fma, Self::Dot, Self::ReadRuns, Self::ReadCoalesced, Self::Copy];
-        if texture_width > 0 {
-            all.push(Self::ReadTexture(texture_width));
-        }
-        all
-    }
-
-    fn shader(self) -> Shader {
-        let (rounds, run) = (("ROUNDS", Const::U32(ROUNDS)), ("RUN", Const::U32(RUN)));
-        let contiguous = |yes| ("CONTIGUOUS", Const::Bool(yes));
-        let (name, fragments, consts) = match self {
-            Self::Fma => ("limit_fma", vec!["limits/fma"], vec![rounds]),
-            Self::Dot => ("limit_dot", vec!["limits/dot"], vec![rounds]),
-            Self::ReadRuns => ("limit_read_runs", vec!["limits/read"], vec![run, contiguous(true)]),
-            Self::ReadCoalesced => {
-                ("limit_read_coalesced", vec!["limits/read"], vec![run, contiguous(false)])
-            }
-            Self::ReadTexture(width) => {
-                let consts = vec![run, ("TEXTURE_WIDTH", Const::U32(width))];
-                ("limit_read_texture", vec!["access/texel", "limits/read_texture"], consts)
-            }
-            Self::Copy => ("limit_copy", vec!["limits/copy"], vec![run]),
-        };
-        Shader {
-            name: name.into(),
-            consts,
-            fragments: fragments.into_iter().map(fragment).collect(),
-            bindings: match self {
-                Self::ReadTexture(_) => {
-                    let absent = Binding::Absent;
-                    vec![absent, Binding::Write, absent, absent, Binding::Texture]
-                }
-                _ => vec![Binding::Read, Binding::Write],
-            },
-        }
-    }
-
-    /// Operations, or bytes, of so many workgroups.
-    fn work(self, groups: u64) -> u64 {
-        match self {
-            Self::Fma => groups * 64 * u64::from(ROUNDS) * 64,
-            Self::Dot => groups * 64 * u64::from(ROUNDS) * 32,
-            Self::Copy => 2 * groups * READ_GROUP,
-            _ => groups * READ_GROUP,
-        }
+/// Operations, or bytes, of so many workgroups.
+fn work(limit: Limit, groups: u64) -> u64 {
+    match limit {
+        Limit::Fma => groups * 64 * u64::from(ROUNDS) * 64,
+        Limit::Dot => groups * 64 * u64::from(ROUNDS) * 32,
+        Limit::Copy => 2 * groups * READ_GROUP,
+        _ => groups * READ_GROUP,
     }
 }
 
-/// The shaders of [`limits`].
-pub fn limit_shaders() -> Vec<Shader> {
-    Limit::all(2048).into_iter().map(Limit::shader).collect()
-}
-
-const ROUNDS: u32 = 4096;
-const RUN: u32 = 64;
 /// Bytes that one workgroup of the reading kernel reads.
 const READ_GROUP: u64 = 64 * RUN as u64 * 16;
 
@@ -222,17 +167,17 @@ pub async fn limits_async(host: &Host) -> Result<MeasuredLimits, HostError> {
             (4, Some(texels)) => wgpu::BindingResource::TextureView(texels),
             _ => source.as_entire_binding(),
         };
-        let bindings = shader.bindings.iter().zip(0..).filter(|(b, _)| **b != Binding::Absent);
-        let entries: Vec<_> = bindings
-            .map(|(_, binding)| wgpu::BindGroupEntry { binding, resource: resource(binding) })
+        let numbers = shader.bindings.iter().map(|binding| binding.number);
+        let entries: Vec<_> = numbers
+            .map(|binding| wgpu::BindGroupEntry { binding, resource: resource(binding) })
             .collect();
         let group = host.device().create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some(&shader.name),
+            label: Some(&shader.id),
             layout: &pipeline.layout,
             entries: &entries,
         });
         let (ms, _) = median(host, |pass| dispatch(pass, &pipeline, &group, groups)).await?;
-        Ok::<f64, HostError>(limit.work(groups.into()) as f64 / ms * 1e3)
+        Ok::<f64, HostError>(work(limit, groups.into()) as f64 / ms * 1e3)
     };
     Ok(MeasuredLimits {
         operations_per_second: rate(Limit::Fma).await?,
@@ -529,14 +474,14 @@ async fn fake_quant(host: &Host, spec: &FakeQuantSpec) -> Result<[OfX; 2], HostE
     let ms = median(host, |pass| drop(forward.record(pass, m))).await?;
     let first = ("fake-quant", last(spec.forward_shaders(caps)), ms, x + y + side);
     let ms = median(host, |pass| drop(backward.record(pass, m))).await?;
-    let kernel = spec.backward_shaders(caps).into_iter().next().map(|shader| shader.name);
+    let kernel = spec.backward_shaders(caps).into_iter().next().map(|shader| shader.id);
     let gradients = if spec.given { side } else { 0 };
     let moved = 2 * x + y + side + gradients;
     Ok([first, ("fake-quant backward", kernel.unwrap_or_default(), ms, moved)])
 }
 
-fn last(mut shaders: Vec<Shader>) -> String {
-    shaders.pop().map(|shader| shader.name).unwrap_or_default()
+fn last(mut shaders: Vec<KernelDesc>) -> String {
+    shaders.pop().map(|shader| shader.id).unwrap_or_default()
 }
 
 /// Wall time, and the device's own.
@@ -544,18 +489,19 @@ type Milliseconds = (f64, Option<f64>);
 
 /// A kernel less X and scales: what reading, unpacking and multiplying take at least in the
 /// same loop.
-pub fn unpack_shader(choice: &KernelChoice) -> Shader {
-    let mut shader = choice.shader();
-    shader.name = format!("limit_unpack.{}", shader.name);
-    for part in &mut shader.fragments {
-        *part = match part.name {
-            name if name.starts_with("access/x_") => fragment("limits/x_constant"),
-            name if name.starts_with("lib/part_") => fragment("limits/part_constant"),
-            "scale/aligned" => fragment("scale/none"),
-            _ => *part,
-        };
+///
+/// # Errors
+/// [`ImportError`] if the fragments do not compose.
+pub fn unpack_shader(choice: &KernelChoice) -> Result<KernelDesc, ImportError> {
+    let mut kernel = choice.shader();
+    kernel.id = format!("limit_unpack.{}", kernel.id);
+    for other in ["limits/x_constant", "limits/part_constant"] {
+        kernel.substitute(fragment(other))?;
     }
-    shader
+    if choice.scaling != Scaling::General {
+        kernel.substitute(fragment("scale/none"))?;
+    }
+    Ok(kernel)
 }
 
 async fn matmul(
@@ -596,7 +542,9 @@ async fn matmul(
     // The same plan with another kernel in its place, and kernels of its own to hold it.
     let choice = *plan.kernel(m);
     let stripped = Kernels::new(host.device(), host.kernels().caps()).await?;
-    stripped.plant(&choice.shader(), &unpack_shader(&choice).compose().source).await?;
+    let unpack = unpack_shader(&choice).and_then(|kernel| kernel.compose());
+    let unpack = unpack.map_err(|error| DeviceError::from_import(choice.name(), &error))?;
+    stripped.plant(&choice.shader(), &unpack.source).await?;
     let plan = MatmulPlan::new(&stripped, &spec, Select::Pinned(choice.schedule)).await?;
     Ok((choice.name(), ms, record(&bind_all(&plan).await?).await?.0))
 }
@@ -699,5 +647,5 @@ async fn dequantize(
     let args = DequantizeArgs { weights, indices: None, output: (&output).into() };
     let bound = plan.bind(args).await?;
     let ms = median(host, |pass| bound.record(pass)).await?;
-    Ok((spec.shader(host.kernels().caps()).name, ms))
+    Ok((spec.shader(host.kernels().caps()).id, ms))
 }

@@ -1,4 +1,4 @@
-use super::{Binding, Caps, Shader, Wgsl};
+use super::{Access, Caps, ImportError, KernelDesc, Wgsl};
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -9,7 +9,7 @@ pub(crate) const M_TABLE: u32 = 1024;
 /// The largest count that two digits of that table carry.
 pub(crate) const MAX_COUNT: u32 = M_TABLE * M_TABLE - 1;
 
-/// The format of [`Binding::Texture`].
+/// The format of [`Access::Texture`].
 pub(crate) const CODE_TEXTURE: wgpu::TextureFormat = wgpu::TextureFormat::Rgba32Uint;
 
 /// What the device said no to.
@@ -85,6 +85,11 @@ fn located(at: &[String]) -> String {
 }
 
 impl DeviceError {
+    /// A kernel whose fragments do not compose: a defect of this crate.
+    pub(crate) fn from_import(kernel: String, error: &ImportError) -> Self {
+        Self::Shader { kernel, at: Vec::new(), message: error.to_string() }
+    }
+
     /// The same with the size of what found no memory.
     pub(crate) fn of_bytes(self, bytes: u64) -> Self {
         match self {
@@ -148,7 +153,7 @@ pub struct Kernels {
     device: wgpu::Device,
     caps: Caps,
     lost: LostFlag,
-    cache: Arc<Mutex<HashMap<Shader, Arc<Pipeline>>>>,
+    cache: Arc<Mutex<HashMap<KernelDesc, Arc<Pipeline>>>>,
     m_table: wgpu::Buffer,
     /// The driver's own cache of compiled code, where the device has the feature.
     driver_cache: Option<wgpu::PipelineCache>,
@@ -254,7 +259,7 @@ impl Kernels {
     ///
     /// # Errors
     /// [`DeviceError`]; a shader that does not compile names the file and line.
-    pub async fn pipeline(&self, shader: &Shader) -> Result<Arc<Pipeline>, DeviceError> {
+    pub async fn pipeline(&self, shader: &KernelDesc) -> Result<Arc<Pipeline>, DeviceError> {
         if let Some(reason) = self.lost.reason() {
             return Err(DeviceError::Lost(reason.into()));
         }
@@ -263,7 +268,7 @@ impl Kernels {
         }
         self.within(shader)?;
         // A lock is never held over an await; two callers may compile the same twice.
-        self.finish(shader, self.start(shader)).await
+        self.finish(shader, self.start(shader)?).await
     }
 
     /// Compiles all that are not cached, on as many threads as there are processors; in a
@@ -271,8 +276,8 @@ impl Kernels {
     ///
     /// # Errors
     /// As [`pipeline`](Self::pipeline), for the first that fails.
-    pub async fn prepare(&self, shaders: &[Shader]) -> Result<(), DeviceError> {
-        let mut wanted: Vec<&Shader> = Vec::new();
+    pub async fn prepare(&self, shaders: &[KernelDesc]) -> Result<(), DeviceError> {
+        let mut wanted: Vec<&KernelDesc> = Vec::new();
         for shader in shaders {
             if !wanted.contains(&shader) && self.cached(shader).is_none() {
                 self.within(shader)?;
@@ -302,7 +307,7 @@ impl Kernels {
             let mut started = started.into_inner().unwrap_or_else(PoisonError::into_inner);
             started.sort_by_key(|(at, _)| *at);
             for (at, one) in started {
-                self.finish(wanted[at], one).await?;
+                self.finish(wanted[at], one?).await?;
             }
             return Ok(());
         }
@@ -314,31 +319,31 @@ impl Kernels {
 
     /// Whether the device has as many storage buffers as the kernel binds. What shaders use of
     /// workgroups, schedules check or the device says ([`DeviceError::Shader`]).
-    fn within(&self, shader: &Shader) -> Result<(), DeviceError> {
+    fn within(&self, shader: &KernelDesc) -> Result<(), DeviceError> {
         let (need, have) = (shader.storage_buffers(), self.caps.max_storage_buffers);
         if need <= have {
             return Ok(());
         }
         let limit = "max_storage_buffers_per_shader_stage";
-        Err(DeviceError::Limit { kernel: shader.name.clone(), limit, need, have })
+        Err(DeviceError::Limit { kernel: shader.id.clone(), limit, need, have })
     }
 
-    fn cached(&self, shader: &Shader) -> Option<Arc<Pipeline>> {
+    fn cached(&self, shader: &KernelDesc) -> Option<Arc<Pipeline>> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(shader).cloned()
     }
 
     /// Compiles on this thread; what the device says to it is still to be awaited.
-    fn start(&self, shader: &Shader) -> Started {
-        let wgsl = shader.compose();
+    fn start(&self, shader: &KernelDesc) -> Result<Started, DeviceError> {
+        let wgsl = composed(shader)?;
         let (pipeline, error) = scoped(&self.device, || {
             build(&self.device, shader, &wgsl.source, self.driver_cache.as_ref())
         });
-        Started { wgsl, pipeline, error }
+        Ok(Started { wgsl, pipeline, error })
     }
 
     async fn finish(
         &self,
-        shader: &Shader,
+        shader: &KernelDesc,
         started: Started,
     ) -> Result<Arc<Pipeline>, DeviceError> {
         compiled(&self.lost, shader, &started.wgsl, started.error.await)?;
@@ -352,12 +357,12 @@ impl Kernels {
     /// # Errors
     /// As [`pipeline`](Self::pipeline).
     #[doc(hidden)]
-    pub async fn plant(&self, shader: &Shader, text: &str) -> Result<(), DeviceError> {
+    pub async fn plant(&self, shader: &KernelDesc, text: &str) -> Result<(), DeviceError> {
         if let Some(reason) = self.lost.reason() {
             return Err(DeviceError::Lost(reason.into()));
         }
         let (planted, error) = scoped(&self.device, || build(&self.device, shader, text, None));
-        compiled(&self.lost, shader, &shader.compose(), error.await)?;
+        compiled(&self.lost, shader, &composed(shader)?, error.await)?;
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         cache.insert(shader.clone(), Arc::new(planted));
         Ok(())
@@ -430,6 +435,10 @@ async fn guard<T>(
     Ok(made)
 }
 
+fn composed(shader: &KernelDesc) -> Result<Wgsl, DeviceError> {
+    shader.compose().map_err(|error| DeviceError::from_import(shader.id.clone(), &error))
+}
+
 /// A pipeline, and what the device is yet to say of it.
 struct Started {
     wgsl: Wgsl,
@@ -476,12 +485,12 @@ fn verdict(lost: &LostFlag, what: &str, error: Option<wgpu::Error>) -> Result<()
 /// The verdict on a kernel: an internal error is the driver's, a validation error the shader's.
 fn compiled(
     lost: &LostFlag,
-    shader: &Shader,
+    shader: &KernelDesc,
     wgsl: &Wgsl,
     error: Option<wgpu::Error>,
 ) -> Result<(), DeviceError> {
     let driver = matches!(error, Some(wgpu::Error::Internal { .. }));
-    verdict(lost, &shader.name, error).map_err(|error| match error {
+    verdict(lost, &shader.id, error).map_err(|error| match error {
         DeviceError::Refused { what: kernel, message } if driver => {
             DeviceError::Pipeline { kernel, message }
         }
@@ -495,36 +504,34 @@ fn compiled(
 
 fn build(
     device: &wgpu::Device,
-    shader: &Shader,
+    shader: &KernelDesc,
     source: &str,
     cache: Option<&wgpu::PipelineCache>,
 ) -> Pipeline {
-    let label = Some(shader.name.as_str());
-    let entries: Vec<_> = (0..)
-        .zip(&shader.bindings)
-        .filter_map(|(binding, kind)| {
-            let buffer = |ty, has_dynamic_offset, size| wgpu::BindingType::Buffer {
+    let label = Some(shader.id.as_str());
+    let entries: Vec<_> = shader
+        .bindings
+        .iter()
+        .map(|binding| {
+            let buffer = |ty, has_dynamic_offset| wgpu::BindingType::Buffer {
                 ty,
                 has_dynamic_offset,
-                min_binding_size: wgpu::BufferSize::new(u64::from(size)),
+                min_binding_size: wgpu::BufferSize::new(binding.uniform_bytes().into()),
             };
             let storage = |read_only| wgpu::BufferBindingType::Storage { read_only };
-            let ty = match *kind {
-                Binding::Uniform(size) => buffer(wgpu::BufferBindingType::Uniform, false, size),
-                Binding::DynamicUniform(size) => {
-                    buffer(wgpu::BufferBindingType::Uniform, true, size)
-                }
-                Binding::Read => buffer(storage(true), false, 0),
-                Binding::Write => buffer(storage(false), false, 0),
-                Binding::Texture => wgpu::BindingType::StorageTexture {
+            let ty = match binding.access {
+                Access::Uniform => buffer(wgpu::BufferBindingType::Uniform, false),
+                Access::DynamicUniform => buffer(wgpu::BufferBindingType::Uniform, true),
+                Access::Read => buffer(storage(true), false),
+                Access::Write => buffer(storage(false), false),
+                Access::Texture => wgpu::BindingType::StorageTexture {
                     access: wgpu::StorageTextureAccess::ReadOnly,
                     format: CODE_TEXTURE,
                     view_dimension: wgpu::TextureViewDimension::D2,
                 },
-                Binding::Absent => return None,
             };
-            let visibility = wgpu::ShaderStages::COMPUTE;
-            Some(wgpu::BindGroupLayoutEntry { binding, visibility, ty, count: None })
+            let (binding, visibility) = (binding.number, wgpu::ShaderStages::COMPUTE);
+            wgpu::BindGroupLayoutEntry { binding, visibility, ty, count: None }
         })
         .collect();
     let layout = device

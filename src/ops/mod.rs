@@ -8,11 +8,14 @@
 mod buffers;
 pub mod dequantize;
 pub mod fake_quant;
-mod grid;
+pub(crate) mod limits;
 pub mod matmul;
 pub mod observe;
+pub(crate) mod probe;
 pub mod quantize_activations;
 pub mod quantize_weights;
+#[doc(hidden)]
+pub mod registry;
 pub mod repack;
 mod slots;
 mod weights;
@@ -23,7 +26,6 @@ pub use fake_quant::{
     BoundFakeQuant, BoundFakeQuantBackward, FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantError,
     FakeQuantPlan, FakeQuantSpec,
 };
-pub use grid::{Factor, Grid, VARIABLES};
 pub use matmul::{
     Activations, BoundMatmul, KernelChoice, MatmulArgs, MatmulPlan, MatmulSpec, Output, PlanError,
     Schedule, Select,

@@ -3,7 +3,7 @@
 
 use super::buffers::window_capacity;
 use super::{BindError, Role};
-use crate::gpu::{BufferFill, Caps, DeviceError, Kernels, Pipeline, Shader};
+use crate::gpu::{BufferFill, Caps, DeviceError, KernelDesc, Kernels, Pipeline};
 use std::sync::Arc;
 use wgpu::{BindGroupEntry, BindingResource};
 
@@ -87,7 +87,7 @@ pub(crate) fn part(buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> BindingRes
 /// The pipelines of shaders, in their order; those that are not cached are compiled at once.
 pub(crate) async fn pipelines(
     kernels: &Kernels,
-    shaders: &[Shader],
+    shaders: &[KernelDesc],
 ) -> Result<Vec<Arc<Pipeline>>, DeviceError> {
     kernels.prepare(shaders).await?;
     let mut pipelines = Vec::with_capacity(shaders.len());

@@ -1,4 +1,4 @@
-//! Kernels for those who don't use wgpu: any [`Shader`] of this crate as SPIR-V, MSL, HLSL, GLSL ES
+//! Kernels for those who don't use wgpu: any [`KernelDesc`] of this crate as SPIR-V, MSL, HLSL, GLSL ES
 //! or WGSL for browsers, written by naga, with what a host must know to run it.
 //!
 //! What a target cannot express is refused by name before anything is written
@@ -17,18 +17,16 @@
 //! - Divisions guard against zero.
 
 mod feature;
-mod holds;
 mod reflect;
-mod stored;
 mod target;
 mod write;
 
-pub use feature::Feature;
 pub use reflect::{BindingKind, BoundResource, Field};
-pub use stored::Stored;
 pub use target::{MslVersion, ShaderModel, SpirvVersion, Target, UnknownTarget};
 
-use crate::gpu::{Shader, Wgsl};
+pub use crate::gpu::{Feature, Stored};
+
+use crate::gpu::{ImportError, KernelDesc, Wgsl};
 use naga::front::wgsl;
 use naga::valid::{
     Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator,
@@ -164,7 +162,7 @@ pub struct Parsed {
 ///
 /// # Errors
 /// [`TranslateError`].
-pub fn translate(shader: &Shader, target: Target) -> Result<Translated, TranslateError> {
+pub fn translate(shader: &KernelDesc, target: Target) -> Result<Translated, TranslateError> {
     Parsed::new(shader)?.translate(target)
 }
 
@@ -182,9 +180,14 @@ impl Parsed {
     ///
     /// # Errors
     /// [`TranslateError::Invalid`].
-    pub fn new(shader: &Shader) -> Result<Self, TranslateError> {
-        let wgsl = shader.compose();
-        let kernel = shader.name.clone();
+    pub fn new(shader: &KernelDesc) -> Result<Self, TranslateError> {
+        let kernel = shader.id.clone();
+        let wrong = |error: ImportError| TranslateError::Invalid {
+            kernel: kernel.clone(),
+            message: error.to_string(),
+        };
+        let wgsl = shader.compose().map_err(wrong)?;
+        let requires = shader.requires().map_err(wrong)?;
         let invalid = |message: String| TranslateError::Invalid {
             kernel: kernel.clone(),
             message: wgsl.explain(&message),
@@ -201,11 +204,11 @@ impl Parsed {
         let main = module.entry_points.first();
         let main = main.ok_or_else(|| invalid("it has no entry point".into()))?;
         Ok(Self {
-            written: Feature::of(&whole),
-            used: Feature::of(&module),
+            written: feature::of(&whole),
+            used: feature::of(&module),
             bindings: reflect::bindings(shader, &wgsl.source, &whole, &module),
-            requires: stored::requires(shader),
-            weights: Stored::of(shader),
+            requires,
+            weights: shader.weights.clone(),
             workgroup_size: main.workgroup_size,
             kernel,
             wgsl,
@@ -288,7 +291,7 @@ impl Parsed {
     /// The source with the directives that it lacks: naga takes `enable f16;`, which is there
     /// already, and no other.
     fn for_browsers(&self) -> String {
-        let directives = self.written.iter().filter_map(|feature| feature.web_directive());
+        let directives = self.written.iter().filter_map(|feature| feature::web_directive(*feature));
         let source = &self.wgsl.source;
         let mut lines: Vec<&str> = directives.filter(|line| !source.contains(line)).collect();
         // `enable` and `requires` may come in any order.

@@ -1,5 +1,4 @@
-use super::holds;
-use crate::gpu::{Binding, Shader};
+use crate::gpu::{Access, KernelDesc};
 use naga::{AddressSpace, GlobalVariable, Handle, Module, Type, TypeInner};
 use serde::Serialize;
 
@@ -65,7 +64,7 @@ pub struct BoundResource {
 
 /// Bindings of a shader that is whole, of which `compact` keeps what is used.
 pub(super) fn bindings(
-    shader: &Shader,
+    shader: &KernelDesc,
     source: &str,
     module: &Module,
     compact: &Module,
@@ -75,13 +74,15 @@ pub(super) fn bindings(
         globals.find(|(_, g)| g.binding.is_some_and(|b| b.binding == number)).map(|(h, _)| h)
     };
     let mut all = Vec::new();
-    for (number, binding) in (0..).zip(&shader.bindings) {
-        let (kind, declared) = match *binding {
-            Binding::Uniform(size) | Binding::DynamicUniform(size) => (BindingKind::Uniform, size),
-            Binding::Read => (BindingKind::ReadStorage, 4),
-            Binding::Write => (BindingKind::Storage, 4),
-            Binding::Texture => (BindingKind::ReadTexture, 0),
-            Binding::Absent => continue,
+    for binding in &shader.bindings {
+        let number = binding.number;
+        let (kind, declared) = match binding.access {
+            Access::Uniform | Access::DynamicUniform => {
+                (BindingKind::Uniform, binding.uniform_bytes())
+            }
+            Access::Read => (BindingKind::ReadStorage, 4),
+            Access::Write => (BindingKind::Storage, 4),
+            Access::Texture => (BindingKind::ReadTexture, 0),
         };
         let found = global(module, number).map(|handle| &module.global_variables[handle]);
         let (name, ty, min_size, fields) = match found {
@@ -96,13 +97,16 @@ pub(super) fn bindings(
         all.push(BoundResource {
             group: 0,
             binding: number,
-            holds: holds::of(shader, &name).unwrap_or("nothing: the kernel does not look at it"),
+            holds: match found {
+                Some(_) => binding.role.holds(),
+                None => "nothing: the kernel does not look at it",
+            },
             name,
             kind,
             slot: String::new(),
             ty,
             min_size,
-            dynamic_offset: matches!(binding, Binding::DynamicUniform(_)),
+            dynamic_offset: binding.access == Access::DynamicUniform,
             used: global(compact, number).is_some(),
             fields,
         });
@@ -137,7 +141,7 @@ fn type_name(module: &Module, handle: Handle<Type>) -> String {
             naga::ArraySize::Constant(n) => format!("array<{}, {n}>", type_name(module, *base)),
             _ => format!("array<{}>", type_name(module, *base)),
         },
-        // The only one that there is; see `gpu::Binding::Texture`.
+        // The only one that there is; see `gpu::Access::Texture`.
         TypeInner::Image { .. } => "texture_storage_2d<rgba32uint, read>".into(),
         _ => ty.name.clone().unwrap_or_default(),
     }

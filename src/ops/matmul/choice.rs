@@ -3,8 +3,13 @@ use super::{Activations, Integer, MatmulSpec, Output, Params};
 use crate::format::{
     ActivationFunction, BLOCK_K, CodeType, Granularity, RowOrder, ScaleType, WeightFormat,
 };
-use crate::gpu::{AdapterClass, Binding, Caps, Const, M_TABLE, Shader, fragment};
-use crate::ops::{FloatType, Grid};
+use crate::gpu::{
+    Access, AdapterClass, Binding, BindingRole, Caps, Const, Grid, KernelDesc, M_TABLE, Stored,
+    Variable, fragment,
+};
+use crate::ops::FloatType;
+use crate::ops::quantize_activations::X;
+use crate::ops::quantize_weights::SIDE;
 
 /// How codes become numbers; see the file of that name under `shaders/decode/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,12 +33,8 @@ impl Decoder {
     }
 
     /// Whether two blocks are loaded at once where that can be: one has only 8 bytes of codes.
-    fn pairs(&self) -> bool {
+    pub(super) fn pairs(&self) -> bool {
         self.block_bytes() == 8
-    }
-
-    fn fragment_name(&self) -> String {
-        format!("decode/{}", self.name())
     }
 }
 
@@ -78,44 +79,62 @@ pub enum YStore {
 }
 
 /// A kernel, as plain data: it gives the shader's constants and fragments, the grid and
-/// the workgroup memory, and through [`Shader`] it is the key of the pipeline cache.
+/// the workgroup memory, and through [`KernelDesc`] it is the key of the pipeline cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct KernelChoice {
     /// The K loop.
+    #[doc(hidden)]
     pub schedule: Schedule,
     /// How codes become numbers.
+    #[doc(hidden)]
     pub decoder: Decoder,
     /// How scales are applied.
+    #[doc(hidden)]
     pub scaling: Scaling,
     /// Whether zero points are stored.
+    #[doc(hidden)]
     pub asymmetric: bool,
     /// How scales are stored.
+    #[doc(hidden)]
     pub scale_type: ScaleType,
     /// How X is loaded.
+    #[doc(hidden)]
     pub x: XLoad,
     /// How Y is stored.
+    #[doc(hidden)]
     pub y: YStore,
     /// What is applied to sums, after the bias.
+    #[doc(hidden)]
     pub function: ActivationFunction,
     /// What integer products need, where X is quantized.
+    #[doc(hidden)]
     pub integer: Option<Integer>,
     /// Whether a bias is added.
+    #[doc(hidden)]
     pub bias: bool,
     /// How rows of W lie in memory.
+    #[doc(hidden)]
     pub order: RowOrder,
     /// Lanes of every subgroup, where lanes share loads of X; else 0.
+    #[doc(hidden)]
     pub subgroup: u32,
     /// Whether f16 values are converted by the device's own operation.
+    #[doc(hidden)]
     pub native_f16_unpack: bool,
     /// Whether W, and X where it can be, are loaded as 64-bit words.
+    #[doc(hidden)]
     pub wide: bool,
     /// Whether loads of X that could do without must mind the end of K.
+    #[doc(hidden)]
     pub ragged: bool,
     /// Whether a lane takes two blocks of 32 columns at a time, with one load of codes.
+    #[doc(hidden)]
     pub pair: bool,
     /// Whether a workgroup's sums go through subgroups, of whatever size.
+    #[doc(hidden)]
     pub subgroup_sum: bool,
     /// Texels in a row of the texture that codes are read from; 0 where that is a buffer.
+    #[doc(hidden)]
     pub texture_width: u32,
 }
 
@@ -285,74 +304,22 @@ impl KernelChoice {
     /// The same as a rule.
     pub fn grid(&self) -> Grid {
         let (tile_m, tile_n) = self.schedule.tile();
-        Grid::tiles(tile_m, tile_n)
+        Grid::new(&[(&[Variable::M], tile_m), (&[Variable::ROWS], tile_n), (&[Variable::BATCH], 1)])
     }
 
-    /// The shader: fragments, constants and bindings.
-    pub fn shader(&self) -> Shader {
+    /// The kernel: the fragments that it chooses, constants, bindings and grid.
+    pub fn shader(&self) -> KernelDesc {
         let mut consts =
             vec![("M_TABLE", Const::U32(M_TABLE)), ("PANEL", Const::U32(self.order.panel()))];
-        let schedule = match self.schedule {
-            Schedule::Gemv { lanes, m_tile } => {
-                consts.push(("WORKGROUP", Const::U32(self.schedule.workgroup())));
-                consts.push(("LANES", Const::U32(lanes)));
-                consts.push(("M_TILE", Const::U32(m_tile)));
-                consts.push(("TRIP", Const::U32(if self.pair { 2 } else { 1 })));
-                "schedule/gemv"
-            }
-            Schedule::Rows { m_tile, n_tile } => {
-                consts.push(("WORKGROUP", Const::U32(self.schedule.workgroup())));
-                if m_tile == 1 {
-                    consts.push(("COLUMNS", Const::U32(n_tile)));
-                    "schedule/rows_m1"
-                } else {
-                    consts.push(("M_TILE", Const::U32(m_tile)));
-                    "schedule/rows"
-                }
-            }
-            Schedule::Tiled { m_tile } => {
-                consts.push(("TILE_M", Const::U32(m_tile)));
-                "schedule/tiled"
-            }
-            Schedule::IntRows { m_tile } => {
-                consts.push(("WORKGROUP", Const::U32(self.schedule.workgroup())));
-                consts.push(("M_TILE", Const::U32(m_tile)));
-                "schedule/int_rows"
-            }
-            Schedule::IntGemv { lanes, m_tile } => {
-                consts.push(("WORKGROUP", Const::U32(self.schedule.workgroup())));
-                consts.push(("LANES", Const::U32(lanes)));
-                consts.push(("M_TILE", Const::U32(m_tile)));
-                "schedule/int_gemv"
-            }
-            Schedule::IntTiled { m_tile } => {
-                consts.push(("TILE_M", Const::U32(m_tile)));
-                "schedule/int_tiled"
-            }
-            Schedule::Coop { .. } => "schedule/coop",
-        };
-        let integer = self.integer.is_some();
+        let mut fragments = self.schedule_fragments(&mut consts);
         let general = self.scaling == Scaling::General;
-        let sides = self.wide && self.order == RowOrder::Panels && !general;
-        let mut fragments = vec!["lib/dispatch", "lib/matmul", "lib/half"];
-        if !integer {
-            fragments.push(match self.native_f16_unpack {
-                true => "lib/half_pair_native",
-                false => "lib/half_pair",
-            });
-            fragments.push(if general { "lib/quad" } else { "lib/quads" });
+        if let Some(integer) = &self.integer {
+            self.integer_fragments(integer, &mut consts, &mut fragments);
+        } else {
+            self.float_fragments(&mut consts, &mut fragments);
         }
-        fragments.push(if sides { "access/side_u64" } else { "access/side_u32" });
-        if self.x == XLoad::F16 || self.x == XLoad::F32x4 && !self.wide {
-            consts.push(("RAGGED", Const::Bool(self.ragged)));
-        }
-        match self.x {
-            XLoad::F32 => fragments.push("access/x_f32"),
-            XLoad::F32x4 if self.wide => fragments.push("access/x_f32x4_u64"),
-            XLoad::F32x4 => fragments.push("access/x_f32x4"),
-            XLoad::F16 => fragments.push("access/x_f16"),
-            XLoad::Int8 => {}
-        }
+        let wide_side = self.wide && self.order == RowOrder::Panels && !general;
+        fragments.push(if wide_side { "access/side_u64" } else { "access/side_u32" });
         match self.y {
             YStore::Float(FloatType::F32) => fragments.push("access/y_f32"),
             YStore::Float(FloatType::F16) => fragments.push("access/y_f16"),
@@ -360,113 +327,224 @@ impl KernelChoice {
         }
         if self.y != YStore::Accumulators {
             fragments.push(function_fragment(self.function));
-        }
-        if self.y != YStore::Accumulators {
             fragments.push(if self.bias { "lib/bias" } else { "lib/no_bias" });
         }
-        let mut decoder = self.decoder.fragment_name();
-        let dense_int8 = decoder == "decode/int8";
-        if self.pair {
-            decoder.push_str("_pair");
-        } else if dense_int8 && !integer && !matches!(self.schedule, Schedule::Rows { .. }) {
-            decoder.push_str("_offset");
-        }
-        let codes = format!(
-            "access/codes{}_{}",
-            if self.pair { 16 } else { self.decoder.block_bytes().min(32) },
-            match (self.texture_width, self.wide) {
-                (1.., _) => "texture",
-                (0, true) => "u64",
-                (0, false) => "u32",
-            }
-        );
-        if general {
-            consts.push(("BITS", Const::U32(self.decoder.element.bits())));
-            fragments.push(if self.decoder.sparse {
-                "decode/general_24"
-            } else {
-                "decode/general"
-            });
-        } else {
+        if !general {
+            fragments.push(self.codes_fragment());
             if self.texture_width > 0 {
                 consts.push(("TEXTURE_WIDTH", Const::U32(self.texture_width)));
-                fragments.push("access/texel");
-            }
-            fragments.push(&codes);
-            fragments.push(&decoder);
-            fragments.push(if self.decoder.sparse { "decode/two_four" } else { "decode/dense" });
-            if self.decoder.sparse && !self.pair {
-                fragments.push("decode/two_four_load");
             }
         }
-        if self.decoder.sparse {
-            fragments.push("decode/scatter");
+        KernelDesc {
+            id: self.name(),
+            consts,
+            fragments: fragments.into_iter().map(fragment).collect(),
+            bindings: self.bindings(),
+            grid: self.grid(),
+            workgroup_size: self.schedule.workgroup(),
+            workgroup_memory: self.schedule.workgroup_memory(),
+            conditions: self.conditions(),
+            weights: Some(self.stored()),
         }
-        if let Some(integer) = &self.integer {
-            let (more_consts, more) = self.integer_fragments(integer);
-            consts.extend(more_consts);
-            fragments.extend(more);
-        } else if self.scaling != Scaling::None {
-            let element = self.decoder.element;
+    }
+
+    /// The K loop, and what only some loops require.
+    fn schedule_fragments(&self, consts: &mut Vec<(&'static str, Const)>) -> Vec<&'static str> {
+        let workgroup = ("WORKGROUP", Const::U32(self.schedule.workgroup()));
+        let (reduce, entry) = (
+            if self.subgroup_sum { "lib/reduce_subgroup" } else { "lib/reduce_tree" },
+            if self.subgroup > 0 { "lib/entry_subgroup" } else { "lib/entry_plain" },
+        );
+        match self.schedule {
+            Schedule::Gemv { lanes, m_tile } => {
+                let trip = if self.pair { 2 } else { 1 };
+                consts.extend([workgroup, ("LANES", Const::U32(lanes))]);
+                consts.extend([("M_TILE", Const::U32(m_tile)), ("TRIP", Const::U32(trip))]);
+                vec!["schedule/gemv", reduce]
+            }
+            Schedule::Rows { m_tile: 1, n_tile } => {
+                consts.extend([workgroup, ("COLUMNS", Const::U32(n_tile))]);
+                vec!["schedule/rows_m1", entry]
+            }
+            Schedule::Rows { m_tile, .. } => {
+                consts.extend([workgroup, ("M_TILE", Const::U32(m_tile))]);
+                vec!["schedule/rows", entry]
+            }
+            Schedule::Tiled { m_tile } => {
+                consts.push(("TILE_M", Const::U32(m_tile)));
+                vec!["schedule/tiled"]
+            }
+            Schedule::IntRows { m_tile } => {
+                consts.extend([workgroup, ("M_TILE", Const::U32(m_tile))]);
+                vec!["schedule/int_rows", entry]
+            }
+            Schedule::IntGemv { lanes, m_tile } => {
+                consts.extend([workgroup, ("LANES", Const::U32(lanes))]);
+                consts.push(("M_TILE", Const::U32(m_tile)));
+                vec!["schedule/int_gemv", reduce]
+            }
+            Schedule::IntTiled { m_tile } => {
+                consts.push(("TILE_M", Const::U32(m_tile)));
+                vec!["schedule/int_tiled"]
+            }
+            Schedule::Coop { size: 16 } => vec!["schedule/coop", "lib/matrix16"],
+            Schedule::Coop { .. } => vec!["schedule/coop", "lib/matrix8"],
+        }
+    }
+
+    /// How X is loaded, and W decoded and scaled, where both are floats in the end.
+    fn float_fragments(
+        &self,
+        consts: &mut Vec<(&'static str, Const)>,
+        fragments: &mut Vec<&'static str>,
+    ) {
+        let general = self.scaling == Scaling::General;
+        if self.x == XLoad::F16 || self.x == XLoad::F32x4 && !self.wide {
+            consts.push(("RAGGED", Const::Bool(self.ragged)));
+        }
+        fragments.extend(match self.x {
+            XLoad::F32x4 if self.wide => Some("access/x_f32x4_u64"),
+            XLoad::F32x4 => Some("access/x_f32x4"),
+            XLoad::F16 => Some("access/x_f16"),
+            XLoad::F32 => Some("access/x_f32"),
+            XLoad::Int8 => None,
+        });
+        fragments.push(match self.native_f16_unpack {
+            true => "lib/half_pair_native",
+            false => "lib/half_pair",
+        });
+        fragments.push(if general { "lib/quad" } else { "lib/quads" });
+        let element = self.decoder.element;
+        if general {
+            consts.push(("BITS", Const::U32(element.bits())));
+        }
+        fragments.push(match (general, self.decoder.sparse) {
+            (true, true) => "decode/general_24",
+            (true, false) => "decode/general",
+            (false, _) => self.decoder_fragment(),
+        });
+        if self.scaling != Scaling::None {
             let zero = if element == CodeType::Int4 { 8 } else { 0 };
-            consts.push(("F16_SCALES", Const::Bool(self.scale_type == ScaleType::F16)));
-            consts.push(("ASYMMETRIC", Const::Bool(self.asymmetric)));
-            consts.push(("SIGNED_ZERO", Const::Bool(element == CodeType::Int8)));
-            consts.push(("ZERO", Const::U32(zero)));
-            fragments.push("scale/side");
+            self.scale_constants(zero, consts);
         }
-        if !integer {
-            fragments.push(match self.scaling {
-                Scaling::None => "scale/none",
-                Scaling::Row | Scaling::Aligned => "scale/aligned",
-                Scaling::General => "scale/general",
-            });
-        }
-        if let Schedule::Rows { .. } | Schedule::IntRows { .. } = self.schedule {
+        fragments.push(match self.scaling {
+            Scaling::None => "scale/none",
+            Scaling::Row | Scaling::Aligned => "scale/aligned",
+            Scaling::General => "scale/general",
+        });
+        if let Schedule::Rows { .. } = self.schedule {
             let shared = self.subgroup > 0;
             if shared {
                 consts.push(("SUBGROUP", Const::U32(self.subgroup)));
             }
-            if !integer {
-                consts.push(("GROUPED", Const::Bool(self.scaling == Scaling::Aligned)));
-                fragments.push(if shared { "lib/part_shared" } else { "lib/part_direct" });
-            }
-            fragments.push(if shared { "lib/entry_subgroup" } else { "lib/entry_plain" });
-        }
-        match self.schedule {
-            Schedule::Rows { .. } | Schedule::IntRows { .. } | Schedule::IntTiled { .. } => {
-                fragments.push("lib/run");
-            }
-            Schedule::Gemv { .. } | Schedule::IntGemv { .. } if self.subgroup_sum => {
-                fragments.push("lib/reduce_subgroup");
-            }
-            Schedule::Gemv { .. } | Schedule::IntGemv { .. } => fragments.push("lib/reduce_tree"),
-            Schedule::Coop { size: 16 } => fragments.push("lib/matrix16"),
-            Schedule::Coop { .. } => fragments.push("lib/matrix8"),
-            _ => {}
-        }
-        fragments.push(schedule);
-        Shader {
-            name: self.name(),
-            consts,
-            fragments: fragments.into_iter().map(fragment).collect(),
-            bindings: vec![
-                Binding::Uniform(size_of::<Params>() as u32),
-                Binding::DynamicUniform(16),
-                Binding::DynamicUniform(16),
-                Binding::Read,
-                if self.texture_width > 0 { Binding::Texture } else { Binding::Read },
-                Binding::Read,
-                if self.bias && self.y != YStore::Accumulators {
-                    Binding::Read
-                } else {
-                    Binding::Absent
-                },
-                Binding::Write,
-            ],
+            consts.push(("GROUPED", Const::Bool(self.scaling == Scaling::Aligned)));
+            fragments.push(if shared { "lib/part_shared" } else { "lib/part_direct" });
         }
     }
+
+    /// What `scale/side` wants to know; `zero` is the zero point of symmetric codes.
+    pub(super) fn scale_constants(&self, zero: u32, consts: &mut Vec<(&'static str, Const)>) {
+        consts.push(("F16_SCALES", Const::Bool(self.scale_type == ScaleType::F16)));
+        consts.push(("ASYMMETRIC", Const::Bool(self.asymmetric)));
+        consts.push(("SIGNED_ZERO", Const::Bool(self.decoder.element == CodeType::Int8)));
+        consts.push(("ZERO", Const::U32(zero)));
+    }
+
+    /// How blocks of codes become floats.
+    fn decoder_fragment(&self) -> &'static str {
+        match (self.decoder.element, self.decoder.sparse) {
+            (CodeType::F32, false) => "decode/f32",
+            (CodeType::F32, true) => "decode/f32_24",
+            (CodeType::F16, false) => "decode/f16",
+            (CodeType::F16, true) => "decode/f16_24",
+            (CodeType::Int16, false) => "decode/int16",
+            (CodeType::Int16, true) => "decode/int16_24",
+            (CodeType::Int8, false) if matches!(self.schedule, Schedule::Rows { .. }) => {
+                "decode/int8"
+            }
+            (CodeType::Int8, false) => "decode/int8_offset",
+            (CodeType::Int8, true) => "decode/int8_24",
+            (CodeType::Int4, false) => "decode/int4",
+            (CodeType::Int4, true) if self.pair => "decode/int4_24_pair",
+            (CodeType::Int4, true) => "decode/int4_24",
+        }
+    }
+
+    /// How blocks of codes are loaded.
+    fn codes_fragment(&self) -> &'static str {
+        let bytes = if self.pair { 16 } else { self.decoder.block_bytes().min(32) };
+        match (bytes, self.texture_width > 0, self.wide) {
+            (8, _, true) => "access/codes8_u64",
+            (8, _, false) => "access/codes8_u32",
+            (16, true, _) => "access/codes16_texture",
+            (16, false, true) => "access/codes16_u64",
+            (16, false, false) => "access/codes16_u32",
+            (_, true, _) => "access/codes32_texture",
+            (_, false, true) => "access/codes32_u64",
+            (_, false, false) => "access/codes32_u32",
+        }
+    }
+
+    fn bindings(&self) -> Vec<Binding> {
+        let x = match self.integer {
+            Some(_) => "X, quantized: rows of codes, scales, zero points and sums of blocks",
+            None => X,
+        };
+        let codes = if self.texture_width > 0 { Access::Texture } else { Access::Read };
+        let y = "Y, row-major from element y_offset on; f16 in pairs, codes in fours";
+        let [low, high] = Binding::COUNTS;
+        let mut bindings = vec![
+            Binding::params("p", Params::LAYOUT),
+            low,
+            high,
+            Binding::data(3, "x", x, Access::Read),
+            Binding::new(4, "codes", BindingRole::Codes, codes),
+            Binding::data(5, "side", SIDE, Access::Read),
+        ];
+        if self.bias && self.y != YStore::Accumulators {
+            let bias = "the bias, f32, a value a column of Y";
+            bindings.push(Binding::data(6, "bias", bias, Access::Read));
+        }
+        bindings.push(Binding::data(Y_BINDING, "y", y, Access::Write));
+        bindings
+    }
+
+    /// What K and the groups must be for this kernel.
+    fn conditions(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        let mut add = |on: bool, text: String| all.extend(on.then_some(text));
+        let minds_end = self.x == XLoad::F16 || self.x == XLoad::F32x4 && !self.wide;
+        add(minds_end && !self.ragged, "k is a multiple of 32".into());
+        if let Some(integer) = &self.integer {
+            for (side, groups) in [("W", integer.w_groups), ("X", integer.x_groups)] {
+                add(true, groups.condition(side));
+            }
+            add(!integer.x_zeros, "zero points of X are 0".into());
+            let zeros = self.y == YStore::Int8 { zeros: false };
+            add(zeros, "the zero point of Y is 0".into());
+        } else if matches!(self.scaling, Scaling::Row | Scaling::Aligned) {
+            let one =
+                self.scaling == Scaling::Row && matches!(self.schedule, Schedule::Rows { .. });
+            add(one, "W has one group a row".into());
+            add(!one, "groups of W are multiples of 32 columns, or one a row".into());
+        }
+        all
+    }
+
+    /// How the codes that it reads are stored.
+    fn stored(&self) -> Stored {
+        Stored::of(
+            &[self.decoder.element],
+            self.decoder.sparse,
+            self.order.panel(),
+            self.scale_type == ScaleType::F16,
+            self.asymmetric,
+        )
+    }
 }
+
+/// The number of the binding of Y.
+pub(super) const Y_BINDING: u32 = 7;
 
 fn function_fragment(function: ActivationFunction) -> &'static str {
     match function {
@@ -508,7 +586,7 @@ mod tests {
                     let [one, few, many] = [1, 7, 128].map(|m| select(&spec, &caps, m));
                     for schedule in [one, few, many] {
                         let choice = KernelChoice::new(&spec, schedule, &caps);
-                        let number = |name: &str| if name == "m" { 7 } else { 100 };
+                        let number = |of| if of == Variable::M { 7 } else { 100 };
                         assert_eq!(choice.grid().groups(number), choice.groups(7, 100, 100));
                         assert!(schedule.check(&caps).is_ok());
                         assert!(Schedule::all(spec.k).contains(&schedule));
