@@ -17,7 +17,7 @@ fn halves_are_probed() {
         return;
     }
     let faulty = Host::new().unwrap();
-    let text = probe_shader().compose().source;
+    let text = probe_shader().compose().unwrap().source;
     for (from, to) in [
         // Flushes the smallest subnormal alone; takes the halves of a word for each other.
         (

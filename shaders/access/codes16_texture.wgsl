@@ -1,4 +1,4 @@
-// Codes of W out of a texture, 16 bytes a texel.
+// Loads codes of W from a texture, 16 bytes at a time.
 // Requires: access/texel.
 // Implements: codes16.
 // Provides: load16.

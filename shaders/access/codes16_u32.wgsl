@@ -1,4 +1,4 @@
-// Codes of W, 16 bytes a load.
+// Loads codes of W from a buffer, 16 bytes at a time.
 // Requires: nothing.
 // Implements: codes16.
 // Provides: codes, load16.

@@ -1,4 +1,4 @@
-// Codes of W out of a texture, 32 bytes as two texels.
+// Loads codes of W from a texture, 32 bytes at a time as two texels.
 // Requires: access/texel.
 // Implements: codes32.
 // Provides: Words8, load32.

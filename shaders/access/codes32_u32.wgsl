@@ -1,4 +1,4 @@
-// Codes of W, 32 bytes a load.
+// Loads codes of W from a buffer, 32 bytes at a time.
 // Requires: nothing.
 // Implements: codes32.
 // Provides: codes, Words8, load32.

@@ -1,4 +1,4 @@
-// Codes of W, 8 bytes a load.
+// Loads codes of W from a buffer, 8 bytes at a time.
 // Requires: nothing.
 // Implements: codes8.
 // Provides: codes, load8.

@@ -1,4 +1,4 @@
-// Codes of a block, written 16 bytes at a time.
+// Stores the codes of a block, 16 bytes at a time.
 // Requires: nothing.
 // Implements: made_codes.
 // Provides: codes, store4(word, value).

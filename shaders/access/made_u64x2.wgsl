@@ -1,4 +1,4 @@
-// Codes of a block, written 16 bytes at a time as two u64.
+// Stores the codes of a block, 16 bytes at a time as two 64-bit words.
 // Requires: nothing.
 // Implements: made_codes.
 // Features: int64.

@@ -1,4 +1,4 @@
-// Side data of W, a word a load.
+// Loads side data of W (scales, zero points, 2:4 metadata), one word at a time.
 // Requires: lib/matmul, const PANEL.
 // Implements: side.
 // Provides: side, side_word, side_pair.

@@ -1,4 +1,4 @@
-// Rows of an uncompressed W, a word a load: any offset, stride and K.
+// Loads rows of an uncompressed W, one word at a time. Any offset, stride and K are allowed.
 // Requires: quantize/make.
 // Implements: source_weights.
 // Provides: weights, W8, load8.

@@ -1,4 +1,5 @@
-// Rows of an uncompressed W, 16 bytes a load: offset, stride and K are multiples of 4.
+// Loads rows of an uncompressed W, 16 bytes at a time. Offset, stride and K must be multiples of
+// 4.
 // Requires: quantize/make.
 // Implements: source_weights.
 // Provides: weights, W8, load8.

@@ -1,4 +1,4 @@
-// Codes of W word by word, out of a texture.
+// Loads codes of W from a texture, one word at a time.
 // Requires: access/texel.
 // Implements: words.
 // Provides: code_at.

@@ -1,4 +1,4 @@
-// Codes of W word by word.
+// Loads codes of W from a buffer, one word at a time.
 // Requires: nothing.
 // Implements: words.
 // Provides: codes, code_at.

@@ -1,5 +1,5 @@
-// X as 8-bit codes in rows of words (format::ActivationLayout), 16 bytes a load; offset and strides
-// are multiples of 4 words.
+// Loads X as 8-bit codes in rows of words (format::ActivationLayout), 16 bytes at a time. Offset
+// and strides must be multiples of 4 words.
 // Requires: nothing.
 // Implements: x_codes.
 // Provides: x_quad, x_at.

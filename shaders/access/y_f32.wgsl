@@ -1,4 +1,4 @@
-// Y as f32.
+// Stores Y as f32.
 // Requires: nothing.
 // Implements: y.
 // Provides: store_y2.

@@ -1,5 +1,5 @@
-// What rows of codes hold beside them: scale, zero point, sums of blocks, and zeros past the last
-// column. A workgroup a row, after a matmul that has written the codes of all columns.
+// Completes rows of codes after a matmul has written the codes of all columns: scale, zero point,
+// sums of blocks, and zeros after the last column. One workgroup handles one row.
 // Requires: lib/matmul, lib/dispatch, const WORKGROUP.
 // Features: packed-dot.
 // Provides: main.

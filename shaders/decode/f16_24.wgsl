@@ -1,8 +1,8 @@
-// 2:4 sparse f16 weights.
+// Decodes 2:4 sparse f16 weights.
 // Requires: lib/matmul, codes32, decode/two_four, decode/two_four_load, half_pair.
 // Implements: sparse_decoder.
 // Provides: PIECES, Block, load_stored, stored_pair.
-// Layout: 32 bytes a block, two halves a word.
+// Layout: a block has 32 bytes, two halves a word.
 
 const PIECES = 1u;
 

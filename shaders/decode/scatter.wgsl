@@ -1,4 +1,4 @@
-// Two stored codes back to their places among four columns.
+// Moves two stored codes back to their places among four columns.
 // Requires: nothing.
 // Provides: scatter.
 

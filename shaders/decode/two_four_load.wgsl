@@ -1,4 +1,4 @@
-// Blocks of 2:4 weights, with their metadata.
+// Loads blocks of 2:4 weights with their metadata.
 // Requires: lib/matmul, side, sparse_decoder, decode/two_four.
 // Provides: load_block, Blocks, load_blocks.
 

@@ -1,4 +1,4 @@
-// The gradient of Y as f32 where k, offset and stride are multiples of 4: 16-byte loads.
+// Loads the gradient of Y as f32, 16 bytes at a time. K, offset and stride must be multiples of 4.
 // Requires: nothing.
 // Implements: dy.
 // Provides: load_dy4, for columns below k.

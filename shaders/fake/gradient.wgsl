@@ -6,7 +6,7 @@
 //
 // With v = rne(x/s) and c = v + z, where qmin ≤ c ≤ qmax (both ends are inside):
 //   dx = dy,  ds: dy · (v − x/s),  dz: 0
-// elsewhere, e being the end that c is beyond:
+// elsewhere, if c is beyond the end e:
 //   dx = 0,   ds: dy · (e − z),    dz: −s · dy
 
 fn total(v: vec4<f32>) -> f32 {

@@ -3,7 +3,7 @@
 // Requires: nothing.
 // Implements: function.
 // Provides: activate.
-// Below −12 it is nothing, however large v.
+// Below −12 the result is 0, so that a large |v| does no harm.
 
 fn activate(v: vec2<f32>) -> vec2<f32> {
     let z = min(abs(v) * 0.70710678, vec2<f32>(9.0));

@@ -2,7 +2,7 @@
 // Requires: nothing.
 // Implements: function.
 // Provides: activate.
-// Beyond ±12 the cube may overflow, and there it is 0 or v.
+// Beyond ±12, where the cube may overflow, the result is 0 or v.
 
 fn activate(v: vec2<f32>) -> vec2<f32> {
     let c = clamp(v, vec2<f32>(-12.0), vec2<f32>(12.0));

@@ -1,4 +1,4 @@
-// 8-bit codes need no shift.
+// The shift of 8-bit codes, which need none.
 // Requires: nothing.
 // Implements: shift.
 // Provides: SHIFT.

@@ -1,4 +1,4 @@
-// Products of four bytes by the device's own operation.
+// Products of four packed bytes with the built-in operation.
 // Requires: nothing.
 // Implements: dots.
 // Features: packed-dot.

@@ -1,4 +1,4 @@
-// Four columns of a row of Y as floats: bias, activation function, store.
+// Finishes four columns of a row of Y as floats: bias, activation function, store.
 // Requires: lib/matmul, bias, function, y.
 // Implements: finish.
 // Provides: finish.

@@ -1,4 +1,4 @@
-// Dense int8 codes as they are.
+// Dense int8 codes, unchanged.
 // Requires: decode/int8, integer/bytes.
 // Implements: quad_word.
 // Provides: quad_word.

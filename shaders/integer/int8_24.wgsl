@@ -1,4 +1,4 @@
-// 2:4 sparse int8 codes as they are.
+// 2:4 sparse int8 codes, unchanged.
 // Requires: decode/int8_24, integer/bytes, integer/two_four.
 // Implements: stored_word.
 // Provides: stored_word.

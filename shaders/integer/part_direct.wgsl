@@ -1,4 +1,4 @@
-// A block of each of M_TILE rows of X as every lane for itself loads it.
+// Loads a block of each of M_TILE rows of X (1 or 4), each lane for itself.
 // Requires: x_codes, integer/x_side, const M_TILE, const W_ZEROS.
 // Implements: integer_part.
 // Provides: XPart, XSum, load_part, x_word, part_sum, sum_of.

@@ -1,4 +1,4 @@
-// What becomes of the sum of a slice: scaled and added up.
+// Scales the sum of a slice and adds it up.
 // Requires: nothing.
 // Implements: add_slice.
 // Provides: Spot, add_slice.

@@ -1,4 +1,4 @@
-// A lane's share of a row of several slices: each block scaled by itself.
+// The share that a lane has of a row of several slices: each block is scaled by itself.
 // Requires: add_slice.
 // Implements: integer_sums, lane_sum.
 // Provides: Sum, add_block, finished.

@@ -1,4 +1,5 @@
-// A lane's share of a row that is one slice: integers, added over lanes as such.
+// The share that a lane has of a row of one slice: integers, which are added over lanes as
+// integers.
 // Requires: add_slice.
 // Implements: integer_sums, lane_sum.
 // Provides: Sum, add_block, finished.

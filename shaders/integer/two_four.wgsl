@@ -1,4 +1,4 @@
-// 2:4 codes back among four columns, so that one dot product serves a quad.
+// Puts 2:4 codes back among four columns, so that one dot product serves a quad.
 // Requires: decode/two_four, stored_word.
 // Implements: quad_word.
 // Provides: quad_word.

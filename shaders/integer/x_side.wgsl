@@ -1,4 +1,4 @@
-// What a row of X holds beside its codes.
+// What a row of X holds besides its codes.
 // Requires: lib/matmul, x_codes, const X_ZEROS.
 // Provides: x_scale, x_zero, x_sum.
 

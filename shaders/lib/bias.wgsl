@@ -1,4 +1,4 @@
-// Bias of Y, f32.
+// Loads the bias of Y as f32.
 // Requires: lib/matmul.
 // Implements: bias.
 // Provides: bias2.

@@ -1,4 +1,4 @@
-// The entry point of schedules that may pass registers round a subgroup.
+// The entry point of schedules that may exchange registers within a subgroup.
 // Requires: lib/dispatch, schedule, const WORKGROUP, const SUBGROUP.
 // Implements: entry.
 // Features: subgroups.

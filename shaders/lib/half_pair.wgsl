@@ -1,4 +1,4 @@
-// Both halves of a word, exact on every device.
+// Converts both halves of a word, exactly on every device.
 // Requires: lib/half.
 // Implements: half_pair.
 // Provides: half2_to_f32.

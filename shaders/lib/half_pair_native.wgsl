@@ -1,4 +1,4 @@
-// Both halves of a word, on devices whose own conversion keeps subnormals.
+// Converts both halves of a word on devices whose built-in conversion keeps subnormals.
 // Requires: nothing.
 // Implements: half_pair.
 // Provides: half2_to_f32.

@@ -1,4 +1,4 @@
-// Cooperative matrices of 16 × 16: products of f16, sums of f32.
+// Cooperative matrices of 16 × 16 with f16 products and f32 sums.
 // Requires: nothing.
 // Implements: matrix.
 // Features: f16, matrix16.

@@ -1,4 +1,4 @@
-// No bias.
+// Stands for a bias where there is none.
 // Requires: nothing.
 // Implements: bias.
 // Provides: bias2.

@@ -1,4 +1,4 @@
-// A step of X as every lane for itself loads it.
+// Loads a step of X, each lane for itself.
 // Requires: step.
 // Implements: part.
 // Provides: Part, load_part, part_quad.

@@ -2,7 +2,7 @@
 // Requires: x.
 // Implements: step.
 // Provides: STEP, QUADS, Quads, quad_at, load_x.
-// Fields, not an array: a dynamically indexed private array spills.
+// Why fields and not an array: a dynamically indexed private array spills.
 
 const STEP = 32u;
 const QUADS = 8u;

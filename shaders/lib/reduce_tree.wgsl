@@ -1,4 +1,4 @@
-// Sums over the LANES lanes of a team, by a tree in workgroup memory.
+// Sums over the LANES lanes of a team with a tree in workgroup memory.
 // Requires: lib/dispatch, schedule, lane_sum, const WORKGROUP, const LANES, const M_TILE.
 // Implements: reduce.
 // Provides: put_sum, finish_sums, whole_sum, main.

@@ -1,4 +1,4 @@
-// Which run of steps, with one scale, a step of a row belongs to.
+// Tells which run of steps, with one scale, a step of a row belongs to.
 // Requires: run_steps.
 // Provides: Run, next_step.
 

@@ -1,4 +1,5 @@
-// How fast the adapter reads storage and writes it elsewhere, 16 bytes at a time.
+// Measures how fast the adapter reads storage and writes it elsewhere, 16 bytes at a time. Each
+// lane copies RUN vectors.
 // Requires: const RUN.
 // Provides: main.
 

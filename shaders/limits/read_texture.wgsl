@@ -1,4 +1,5 @@
-// How fast the adapter reads a texture of codes: neighbouring lanes, neighbouring texels.
+// Measures how fast the adapter reads a texture of codes: neighboring lanes read neighboring
+// texels, RUN each.
 // Requires: access/texel, const RUN.
 // Provides: main.
 

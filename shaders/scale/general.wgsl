@@ -1,5 +1,5 @@
-// A scale and zero point for each column: groups of any size. Weights are scaled as they are
-// decoded, a quad at a time, and the whole row is one run.
+// Scales columns one by one, for groups of any size. Weights are scaled as they are decoded, a
+// quad at a time, and the whole row is one run.
 // Requires: lib/matmul, column_decoder, scale/side.
 // Implements: scale, run_steps, decoder.
 // Provides: PIECES, Block, load_block, load_blocks, quad_f, dot_quad, add_quad, tile_quad,

@@ -1,4 +1,4 @@
-// Weights that need no scale: f32 and f16. The whole row is one run.
+// For weights that need no scale: f32 and f16. The whole row is one run.
 // Requires: lib/matmul.
 // Implements: scale, run_steps.
 // Provides: run_steps, run_scale, run_zero, run_scales, run_zeros.

@@ -1,4 +1,4 @@
-// Reading 2:4 metadata.
+// Reads 2:4 metadata from `side`.
 //
 // Requires: weight_parameters, const PANEL.
 // Provides: quad_nibble(record, quad) -> u32, idx0 | idx1 << 2 of a quad's kept columns.

@@ -1,17 +1,17 @@
 use crate::format::RowOrder;
 
-/// What kind of machine executes the kernels: what is fast differs.
+/// The kind of machine that executes the kernels. Different kernels are fast on each kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AdapterClass {
-    /// A graphics processor: coalesced loads and workgroup memory pay.
+    /// A graphics processor: coalesced loads and workgroup memory make kernels faster.
     Gpu,
-    /// Software on a CPU: a lane's own contiguous runs pay, barriers are dear.
+    /// Software on a CPU: a lane should read contiguous runs of its own, and barriers are expensive.
     Cpu,
 }
 
-/// Facts about a device that kernels are chosen by: plain data, so that choices are
-/// tested with no hardware, and limits can be lowered on purpose.
+/// Facts about a device that the choice of kernels depends on. They are plain data, so that choices
+/// can be tested without hardware and limits can be lowered on purpose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caps {
     /// GPU or CPU.
@@ -32,39 +32,39 @@ pub struct Caps {
     pub max_invocations: u32,
     /// Workgroups along one dimension of a dispatch.
     pub max_groups: u32,
-    /// Lanes of every subgroup; 0 where the device has no subgroups or sizes vary.
+    /// Lanes of every subgroup; 0 if the device has no subgroups or their sizes vary.
     pub subgroup: u32,
-    /// Shaders may use subgroups, of whatever size.
+    /// Whether shaders may use subgroups, of any size.
     pub subgroups: bool,
-    /// Rows and columns of cooperative matrices that shaders may use: 16 or 8, else 0. See
+    /// Rows and columns of the cooperative matrices that shaders may use: 16 or 8, else 0. See
     /// [`with_matrices`](Self::with_matrices).
     pub matrix: u32,
-    /// Shaders may use 64-bit integers.
+    /// Whether shaders may use 64-bit integers.
     pub int64: bool,
-    /// `unpack2x16float` keeps f16 subnormals, which WGSL lets a device flush. Known of Mesa's
-    /// software drivers; of others [`Host::exact_f16_unpack`](crate::host::Host::exact_f16_unpack) finds
-    /// out.
+    /// Whether `unpack2x16float` keeps f16 subnormals, which WGSL lets a device flush. This is known
+    /// of Mesa's software drivers; for others
+    /// [`Host::exact_f16_unpack`](crate::host::Host::exact_f16_unpack) finds out.
     pub exact_f16_unpack: bool,
-    /// `dot4I8Packed` is one of the device's own operations, as far as the backend tells; where it
-    /// is not, kernels multiply bytes in f32. Vulkan, Direct3D 12 and browsers are believed to
-    /// have it; Metal and OpenGL have no such operation.
+    /// Whether the device executes `dot4I8Packed` as one operation, as far as the backend tells. If
+    /// not, kernels multiply bytes in f32. Vulkan, Direct3D 12 and browsers are assumed to have the
+    /// operation; Metal and OpenGL do not have it.
     pub packed_dot: bool,
     /// The order in which rows of weights are laid out for this device.
     pub row_order: RowOrder,
-    /// Width and height of the largest 2D texture, where kernels load long codes faster out of
-    /// textures than out of buffers; else 0. See [`DeviceWeights::with_textures`].
+    /// Width and height of the largest 2D texture if kernels load long codes faster from textures
+    /// than from buffers; else 0. See [`DeviceWeights::with_textures`].
     ///
     /// [`DeviceWeights::with_textures`]: crate::ops::DeviceWeights::with_textures
     pub texture_extent: u32,
 }
 
-/// Texels in a row of a texture of codes, at most: the last row wastes 32 KiB at most, and
+/// The most texels in a row of a texture of codes. The last row then wastes at most 32 KiB, and
 /// 256 MiB fit within WebGPU's default limits.
 pub(crate) const MAX_TEXTURE_WIDTH: u32 = 2048;
 
 impl Caps {
-    /// The facts of a device, as it was requested: limits are the device's, which may be
-    /// below the adapter's, and features those that it was requested with.
+    /// The facts of a device. `limits` and `features` are those that the device was requested with,
+    /// which may be fewer than those of the adapter.
     pub fn new(info: &wgpu::AdapterInfo, limits: &wgpu::Limits, features: wgpu::Features) -> Self {
         let class = match info.device_type {
             wgpu::DeviceType::Cpu => AdapterClass::Cpu,
@@ -76,13 +76,13 @@ impl Caps {
             subgroup: if subgroups { info.subgroup_min_size } else { 0 },
             subgroups: features.contains(wgpu::Features::SUBGROUP),
             int64: features.contains(wgpu::Features::SHADER_INT64),
-            // It converts by the CPU's own instruction, or by integer arithmetic.
+            // It converts with an instruction of the CPU or with integer arithmetic.
             exact_f16_unpack: info.driver == "llvmpipe",
             packed_dot: matches!(
                 info.backend,
                 wgpu::Backend::Vulkan | wgpu::Backend::Dx12 | wgpu::Backend::BrowserWebGpu
             ),
-            // It gathers texels of all lanes at once, words of a buffer lane by lane.
+            // It gathers texels of all lanes at once, but words of a buffer lane by lane.
             texture_extent: match (info.driver.as_str(), info.backend) {
                 ("llvmpipe", wgpu::Backend::Vulkan) => limits.max_texture_dimension_2d,
                 _ => 0,
@@ -91,7 +91,7 @@ impl Caps {
         }
     }
 
-    /// The same with cooperative matrices (experimental), for a device that was requested with
+    /// Adds cooperative matrices (experimental), for a device that was requested with
     /// [`EXPERIMENTAL_COOPERATIVE_MATRIX`](wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX):
     /// `kinds` is what [`wgpu::Adapter::cooperative_matrix_properties`] says. Matrices of 16
     /// need [`SHADER_F16`](wgpu::Features::SHADER_F16) too.
@@ -116,12 +116,12 @@ impl Caps {
         self
     }
 
-    /// Features that kernels use where a device has them; request those of the adapter's.
+    /// Features that kernels use if the device has them. Request those that the adapter supports.
     pub fn useful_features() -> wgpu::Features {
         wgpu::Features::SUBGROUP | wgpu::Features::SHADER_INT64
     }
 
-    /// The same from a class and limits alone, without optional features.
+    /// The facts of a device of a class with these limits and without optional features.
     pub fn from_limits(class: AdapterClass, limits: &wgpu::Limits) -> Self {
         Self {
             class,
@@ -147,7 +147,7 @@ impl Caps {
         }
     }
 
-    /// Texels in a row of a texture of codes, a power of two; 0 where there are none.
+    /// Texels in a row of a texture of codes, a power of two; 0 if codes do not lie in textures.
     pub(crate) fn texture_width(&self) -> u32 {
         match self.texture_extent.min(MAX_TEXTURE_WIDTH).checked_ilog2() {
             // Copies want rows of 256 bytes.
@@ -156,9 +156,9 @@ impl Caps {
         }
     }
 
-    /// The same within a device's limits: a caller may state lower ones, never higher.
-    /// Alignments become powers of two, and what kernels index with a `u32` stays below
-    /// 4 GiB.
+    /// Clamps the facts to the limits of a device: a caller may state lower limits, but not higher
+    /// ones. Alignments become powers of two, and everything that kernels index with a `u32` stays
+    /// below 4 GiB.
     pub(crate) fn within(&self, limits: &wgpu::Limits, features: wgpu::Features) -> Self {
         let device = Self::from_limits(self.class, limits);
         // No device asks for more than 256; 4096 leaves room and bounds what padding costs.
@@ -197,9 +197,9 @@ impl Caps {
         }
     }
 
-    /// The three dimensions of a dispatch of `groups` workgroups, folded where one
-    /// dimension is too short; kernels put the index together again and return past the
-    /// end. `None` where even three dimensions, or a `u32`, do not hold them.
+    /// The three dimensions of a dispatch of `groups` workgroups, which is folded if one dimension is
+    /// too short. Kernels compute the index from the three and return if it is past the end. `None` if
+    /// three dimensions or a `u32` cannot hold that many workgroups.
     pub fn fold(&self, groups: u64) -> Option<[u32; 3]> {
         let limit = u64::from(self.max_groups.max(1));
         let x = groups.min(limit);

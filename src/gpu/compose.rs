@@ -4,13 +4,13 @@ use std::fmt::Write;
 /// One file under `shaders/`: its path there without `.wgsl`, and its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fragment {
-    /// `decode/int4`, say.
+    /// The name, for example `decode/int4`.
     pub name: &'static str,
-    /// WGSL, legal by itself in syntax.
+    /// WGSL whose syntax is valid by itself.
     pub text: &'static str,
 }
 
-/// Composed WGSL, and where each line came from.
+/// Composed WGSL, with the fragment that each line comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wgsl {
     /// The whole shader.
@@ -59,8 +59,8 @@ impl KernelDesc {
 }
 
 impl Wgsl {
-    /// The fragment and its line behind a line (from 1) of the whole:
-    /// `decode/int4.wgsl:12`.
+    /// The fragment and the line in it that a line (from 1) of the whole shader comes from, for
+    /// example `decode/int4.wgsl:12`.
     pub fn locate(&self, line: usize) -> String {
         match self.spans.iter().rev().find(|(start, _)| *start <= line) {
             Some((start, name)) => format!("{name}.wgsl:{}", line - start + 1),
@@ -68,8 +68,8 @@ impl Wgsl {
         }
     }
 
-    /// Appends where the lines that a compiler's message names (`wgsl:LINE:COLUMN`, in Chromium
-    /// ` :LINE:COLUMN`, and `LINE │` in the margin) come from.
+    /// Appends to a compiler's message the fragments of the lines that it names (as
+    /// `wgsl:LINE:COLUMN`, in Chromium as ` :LINE:COLUMN`, and as `LINE │` in the margin).
     pub fn explain(&self, message: &str) -> String {
         let mut out = message.trim_end().to_string();
         for line in named_lines(message) {
@@ -78,14 +78,14 @@ impl Wgsl {
         out
     }
 
-    /// Where the lines that a compiler's message names come from, as [`locate`](Self::locate)
-    /// gives them.
+    /// The fragments of the lines that a compiler's message names, in the form of
+    /// [`locate`](Self::locate).
     pub fn places(&self, message: &str) -> Vec<String> {
         named_lines(message).into_iter().map(|line| self.locate(line)).collect()
     }
 }
 
-/// The lines that a compiler's message speaks of, each once, in order.
+/// The lines that a compiler's message names, each once, in order.
 fn named_lines(message: &str) -> Vec<usize> {
     let places = message.match_indices("wgsl:").chain(message.match_indices(" :"));
     let named = places.filter_map(|(at, found)| {
@@ -102,25 +102,16 @@ fn named_lines(message: &str) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::Grid;
 
     #[test]
     fn lines_map_back() {
-        let kernel = KernelDesc {
-            id: "test".into(),
-            consts: vec![("A", Const::U32(1)), ("B", Const::Bool(true))],
-            fragments: vec![
-                Fragment { name: "t/a", text: "// one\n// two\n" },
-                Fragment { name: "t/b", text: "// three" },
-                Fragment { name: "t/c", text: "// four\n" },
-            ],
-            bindings: vec![],
-            grid: Grid::new(&[]),
-            workgroup_size: 1,
-            workgroup_memory: 0,
-            conditions: vec![],
-            weights: None,
-        };
+        let fragments = vec![
+            Fragment { name: "t/a", text: "// one\n// two\n" },
+            Fragment { name: "t/b", text: "// three" },
+            Fragment { name: "t/c", text: "// four\n" },
+        ];
+        let mut kernel = KernelDesc::new("test", fragments, vec![]);
+        kernel.consts = vec![("A", Const::U32(1)), ("B", Const::Bool(true))];
         let wgsl = kernel.compose().unwrap();
         let where_is = |text: &str| {
             let line = wgsl.source.lines().position(|l| l == text).unwrap() + 1;

@@ -50,11 +50,11 @@ pub const FRAGMENTS: &[Fragment] = fragments![
     "sparse/metadata" "sparse/place" "sparse/prune" "sparse/rank"
 ];
 
-/// The fragment of that name. Names are literals of this crate, and a test looks up
-/// every one that a choice can compose.
+/// The fragment of a name. Names are literals of this crate, and a test looks up every name that a
+/// kernel can choose.
 ///
 /// # Panics
-/// Where there is none.
+/// If there is none.
 pub(crate) fn fragment(name: &str) -> Fragment {
     match FRAGMENTS.iter().find(|f| f.name == name) {
         Some(fragment) => *fragment,

@@ -148,7 +148,7 @@ impl Header {
             Some(name) => (name, key == "Requires"),
             None => (item, false),
         };
-        if !is_name(name) || (name != item && !is_const) {
+        if !is_name(name) || name == "const" || (name != item && !is_const) {
             return bad();
         }
         match key {

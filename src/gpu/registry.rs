@@ -215,6 +215,21 @@ pub struct KernelDesc {
 }
 
 impl KernelDesc {
+    /// A kernel without constants and conditions, of one workgroup of one invocation.
+    pub fn new(id: impl Into<String>, fragments: Vec<Fragment>, bindings: Vec<Binding>) -> Self {
+        Self {
+            id: id.into(),
+            fragments,
+            consts: Vec::new(),
+            bindings,
+            grid: Grid::new(&[]),
+            workgroup_size: 1,
+            workgroup_memory: 0,
+            conditions: Vec::new(),
+            weights: None,
+        }
+    }
+
     /// The fragments of the shader: those of the kernel and everything that their headers require.
     /// A fragment follows those that it requires by name.
     ///

@@ -219,7 +219,7 @@ impl QuantizeActivationsSpec {
 }
 
 /// What the binding of X holds in kernels that read X as floats.
-pub(super) const X: &str = "X, row-major from element x_offset (fake: x_at) on; f16 in pairs";
+pub(super) const X: &str = "X, row-major from element x_offset on; f16 in pairs";
 
 /// What the binding of a range holds.
 pub(super) const RANGE: &str =

@@ -164,19 +164,18 @@ pub fn covering<T>(items: Vec<T>, parts: impl Fn(&T) -> Vec<String>) -> Vec<T> {
     let size = numbers.len();
     let mut met = vec![false; size * size];
     let mut chosen = vec![false; items.len()];
-    let pairs = |all: &[usize]| {
-        let pair = |(i, a): (usize, &usize)| {
-            let a = *a;
-            all[i..].iter().map(move |b| a * size + b).collect::<Vec<_>>()
-        };
-        all.iter().enumerate().flat_map(pair).collect::<Vec<_>>()
+    let each_pair = |all: &[usize], to: &mut dyn FnMut(usize)| {
+        for (i, a) in all.iter().enumerate() {
+            all[i..].iter().for_each(|b| to(a * size + b));
+        }
     };
-    for least in [128, 64, 32, 16, 8, 4, 2, 1] {
+    for least in [128, 32, 8, 4, 2, 1] {
         for ((all, _), chosen) in items.iter().zip(&mut chosen).filter(|(_, chosen)| !**chosen) {
-            let pairs = pairs(all);
-            if pairs.iter().filter(|pair| !met[**pair]).count() >= least {
+            let mut new = 0;
+            each_pair(all, &mut |pair| new += u32::from(!met[pair]));
+            if new >= least {
                 *chosen = true;
-                pairs.into_iter().for_each(|pair| met[pair] = true);
+                each_pair(all, &mut |pair| met[pair] = true);
             }
         }
     }

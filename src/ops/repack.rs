@@ -61,7 +61,7 @@ impl RepackSpec {
                 Binding::data(
                     3,
                     "scales",
-                    "scales: f32, or f16 in pairs where W is repacked so",
+                    "scales: f32, or f16 in pairs if the weights have f16 scales",
                     Access::Read,
                 ),
                 Binding::data(4, "zeros", "zero points, a byte each", Access::Read),

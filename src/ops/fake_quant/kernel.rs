@@ -1,4 +1,4 @@
-//! The kernels of fake quantization: fragments, constants, parameters, and how rows are divided.
+//! The kernels of fake quantization, their parameters, and how rows are divided among workgroups.
 
 use super::FakeQuantSpec;
 use crate::format::{Granularity, WeightFormat};
@@ -6,16 +6,16 @@ use crate::gpu::{
     Access, Binding, Caps, Const, Grid, KernelDesc, M_TABLE, Variable, fragment, uniform,
 };
 use crate::ops::FloatType;
-use crate::ops::quantize_activations::{RANGE, X};
+use crate::ops::quantize_activations::RANGE;
 use crate::ops::registry;
 
 /// Lanes of a workgroup.
 const WORKGROUP: u32 = 64;
 
-/// Columns that a workgroup takes where groups do not say: eight quads a lane.
+/// Columns of a workgroup if groups do not decide: eight quads a lane.
 const TILE: u32 = 2048;
 
-/// Columns of a unit of work, units of a row, lanes that share a group.
+/// Columns of a unit of work, units of a row, and lanes that share a group.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Work {
     pub tile: u32,
@@ -56,6 +56,7 @@ const ROW_SUMS: Variable = Variable {
 };
 
 const fn x() -> Binding {
+    const X: &str = "X, row-major from element x_at on; f16 in pairs";
     Binding::data(3, "x", X, Access::Read)
 }
 
@@ -69,7 +70,7 @@ const fn ranges() -> Binding {
 }
 
 const fn scales(access: Access) -> Binding {
-    let holds = "scales: f32, or f16 in pairs where W is repacked so";
+    let holds = "scales, f32";
     Binding::data(5, "scales", holds, access)
 }
 
@@ -245,7 +246,7 @@ impl FakeQuantSpec {
             fragments.push(access);
             name.push_str(suffix);
             if access != "access/x_f32" {
-                // Loops end with the columns: only a quad that is not whole reaches past them.
+                // Loops end with the columns, so only a quad that is not whole reaches past them.
                 let ragged = !self.k.is_multiple_of(4);
                 consts.push(("RAGGED", Const::Bool(ragged)));
                 if ragged {
@@ -271,7 +272,7 @@ impl FakeQuantSpec {
                 FloatType::F16 => ("access/y_f16", ".yf16"),
             };
             fragments.push(access);
-            // With dx it says nothing that X does not.
+            // dx has the type of X, which the id says already.
             name.push_str(if kernel.dy { "" } else { suffix });
         }
         if aligned {
@@ -293,7 +294,7 @@ impl FakeQuantSpec {
         }
     }
 
-    /// How rows are divided among workgroups; `whole_groups` where each must hold whole ones.
+    /// How rows are divided among workgroups. If `whole_groups`, each unit holds whole groups.
     pub(super) fn work(&self, whole_groups: bool) -> Work {
         let (k, g) = (u64::from(self.k), u64::from(self.group_size()));
         if !whole_groups {

@@ -11,10 +11,10 @@ use crate::ops::FloatType;
 use crate::ops::quantize_activations::X;
 use crate::ops::quantize_weights::SIDE;
 
-/// How codes become numbers; see the file of that name under `shaders/decode/`.
+/// How codes become numbers; see `shaders/decode/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Decoder {
-    /// What a weight is stored as.
+    /// The type of a stored weight.
     pub element: CodeType,
     /// Whether it is 2:4 sparse.
     pub sparse: bool,
@@ -32,29 +32,29 @@ impl Decoder {
         columns * self.element.bits() / 8
     }
 
-    /// Whether two blocks are loaded at once where that can be: one has only 8 bytes of codes.
+    /// Whether two blocks may be loaded at once, because one has only 8 bytes of codes.
     pub(super) fn pairs(&self) -> bool {
         self.block_bytes() == 8
     }
 }
 
-/// How scales are applied; see the file of that name under `shaders/scale/`.
+/// How scales are applied; see `shaders/scale/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scaling {
-    /// Floats have none.
+    /// There are no scales, because weights are floats.
     None,
-    /// One scale a row.
+    /// Each row has one scale.
     Row,
-    /// One scale a block of 32 columns.
+    /// Each block of 32 columns has one scale.
     Aligned,
-    /// A scale looked up for every column, and weights decoded four at a time.
+    /// A scale is looked up for every column, and weights are decoded four at a time.
     General,
 }
 
 /// How X is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum XLoad {
-    /// f32, an element at a time.
+    /// f32, one element at a time.
     F32,
     /// f32, 16 bytes at a time.
     F32x4,
@@ -67,19 +67,19 @@ pub enum XLoad {
 /// How Y is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum YStore {
-    /// As floats.
+    /// As floats of this type.
     Float(FloatType),
-    /// As 8-bit codes, with a zero point or without.
+    /// As 8-bit codes, with or without a zero point.
     Int8 {
         /// Whether the zero point may be other than 0.
         zeros: bool,
     },
-    /// As exact sums, added to what is there.
+    /// As exact sums, which are added to the contents of Y.
     Accumulators,
 }
 
-/// A kernel, as plain data: it gives the shader's constants and fragments, the grid and
-/// the workgroup memory, and through [`KernelDesc`] it is the key of the pipeline cache.
+/// The choice of a matmul kernel as plain data. It determines the [`KernelDesc`]: fragments,
+/// constants, grid and workgroup memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct KernelChoice {
     /// The K loop.
@@ -103,10 +103,10 @@ pub struct KernelChoice {
     /// How Y is stored.
     #[doc(hidden)]
     pub y: YStore,
-    /// What is applied to sums, after the bias.
+    /// The function that is applied to sums after the bias.
     #[doc(hidden)]
     pub function: ActivationFunction,
-    /// What integer products need, where X is quantized.
+    /// What integer products need; `None` unless X is quantized.
     #[doc(hidden)]
     pub integer: Option<Integer>,
     /// Whether a bias is added.
@@ -115,36 +115,36 @@ pub struct KernelChoice {
     /// How rows of W lie in memory.
     #[doc(hidden)]
     pub order: RowOrder,
-    /// Lanes of every subgroup, where lanes share loads of X; else 0.
+    /// Lanes of every subgroup if lanes share loads of X; else 0.
     #[doc(hidden)]
     pub subgroup: u32,
-    /// Whether f16 values are converted by the device's own operation.
+    /// Whether f16 values are converted with the built-in operation.
     #[doc(hidden)]
     pub native_f16_unpack: bool,
-    /// Whether W, and X where it can be, are loaded as 64-bit words.
+    /// Whether W, and X if possible, are loaded as 64-bit words.
     #[doc(hidden)]
     pub wide: bool,
-    /// Whether loads of X that could do without must mind the end of K.
+    /// Whether loads of X must check for the end of K, in kernels that could do without.
     #[doc(hidden)]
     pub ragged: bool,
-    /// Whether a lane takes two blocks of 32 columns at a time, with one load of codes.
+    /// Whether a lane takes two blocks of 32 columns at a time with one load of codes.
     #[doc(hidden)]
     pub pair: bool,
-    /// Whether a workgroup's sums go through subgroups, of whatever size.
+    /// Whether the sums of a workgroup go through subgroups, of any size.
     #[doc(hidden)]
     pub subgroup_sum: bool,
-    /// Texels in a row of the texture that codes are read from; 0 where that is a buffer.
+    /// Texels in a row of the texture that codes are read from; 0 if they are in a buffer.
     #[doc(hidden)]
     pub texture_width: u32,
 }
 
-/// The schedule for `m` rows: a pure function of the spec and the device's facts.
+/// The schedule for `m` rows: a pure function of the spec and the facts about the device.
 ///
-/// On CPU-type adapters lanes own rows of W; on GPUs lanes split K for few rows of X and
-/// tiles share loads for many. Quantized X has schedules of its own, by the same rules; that kernels
-/// multiply bytes by the device's own operation or in f32 goes by [`Caps::packed_dot`].
+/// On CPU-type adapters lanes own rows of W. On GPUs lanes split K for few rows of X, and tiles share
+/// loads for many rows. Quantized X has schedules of its own, by the same rules; whether kernels
+/// multiply packed bytes or multiply in f32 depends on [`Caps::packed_dot`].
 pub fn select(spec: &MatmulSpec, caps: &Caps, m: u32) -> Schedule {
-    // More lanes share a row where rows are too few to occupy a GPU.
+    // More lanes share a row if there are too few rows to occupy a GPU.
     let (fewest, most) = gemv_lanes(spec.k);
     let lanes = if spec.n < SPLIT_K_BELOW { most } else { fewest };
     // Bytes of a block that are loaded word by word.
@@ -160,10 +160,10 @@ pub fn select(spec: &MatmulSpec, caps: &Caps, m: u32) -> Schedule {
         (AdapterClass::Gpu, 2..=8) if integer => Schedule::IntGemv { lanes, m_tile: 4 },
         (AdapterClass::Gpu, 9..=64) if integer => Schedule::IntTiled { m_tile: 32 },
         (AdapterClass::Gpu, _) if integer => Schedule::IntTiled { m_tile: 64 },
-        // More columns share more loads of X, but longer codes of many rows spill.
+        // More columns share more loads of X, but long codes of many rows spill.
         (AdapterClass::Cpu, 0..=1) if bytes <= 16 => Schedule::Rows { m_tile: 1, n_tile: 4 },
         (AdapterClass::Cpu, 0..=1) => Schedule::Rows { m_tile: 1, n_tile: 2 },
-        // Wide codes cost more to load than to multiply: more rows share a load.
+        // Wide codes take longer to load than to multiply, so more rows share a load.
         (AdapterClass::Cpu, 5..=64) if bytes >= 64 => Schedule::Rows { m_tile: 8, n_tile: 2 },
         (AdapterClass::Cpu, 65..) if bytes >= 64 => Schedule::Rows { m_tile: 16, n_tile: 2 },
         (AdapterClass::Cpu, _) => Schedule::Rows { m_tile: 4, n_tile: 2 },
@@ -172,8 +172,8 @@ pub fn select(spec: &MatmulSpec, caps: &Caps, m: u32) -> Schedule {
         (AdapterClass::Gpu, 9..=64) => Schedule::Tiled { m_tile: 32 },
         (AdapterClass::Gpu, _) => Schedule::Tiled { m_tile: 64 },
     };
-    // The smallest schedule runs wherever anything does. The larger tile takes all of WebGPU's
-    // workgroup memory, and wgpu's downlevel limits are 32 bytes below that.
+    // The smallest schedule runs on every device. The larger tile takes all of WebGPU's workgroup
+    // memory, and wgpu's downlevel limits are 32 bytes below that.
     let smallest = match integer {
         false => Schedule::Rows { m_tile: 1, n_tile: 2 },
         true => Schedule::IntRows { m_tile: 1 },
@@ -187,33 +187,33 @@ pub fn select(spec: &MatmulSpec, caps: &Caps, m: u32) -> Schedule {
     [wanted, smaller].into_iter().find(fits).unwrap_or(smallest)
 }
 
-/// Whether [`DeviceWeights::with_textures`](crate::ops::DeviceWeights::with_textures) makes
-/// matmuls faster: on devices with a [`Caps::texture_extent`], wherever kernels can read the
-/// codes from textures. Blocks of 32 columns take at least 16 bytes then, and scales align with
-/// them. docs/performance.md has figures.
+/// Whether [`DeviceWeights::with_textures`](crate::ops::DeviceWeights::with_textures) makes matmuls
+/// faster. It does on devices with a [`Caps::texture_extent`] if kernels can read the codes from
+/// textures, that is if blocks of 32 columns take at least 16 bytes and scales align with blocks.
+/// docs/performance.md has figures.
 pub fn code_textures_pay(format: &WeightFormat, k: u32, caps: &Caps) -> bool {
     texture_width(format, k, caps) > 0
 }
 
-/// Texels in a row of a texture of such codes; 0 if kernels cannot read them from one.
+/// Texels in a row of a texture of such codes; 0 if kernels cannot read them from a texture.
 pub(crate) fn texture_width(format: &WeightFormat, k: u32, caps: &Caps) -> u32 {
     if in_textures(format, k) { caps.texture_width() } else { 0 }
 }
 
-/// Whether kernels can read such codes from textures, where there are any.
+/// Whether kernels can read such codes from textures.
 pub(super) fn in_textures(format: &WeightFormat, k: u32) -> bool {
     Decoder::of(format).block_bytes() >= 16 && scaling(format, k) != Scaling::General
 }
 
-/// Rows of W below which more lanes share a row: teams of 32 lanes that make four columns each
-/// are then too few, 512 of them for the 192 SIMDs of a large GPU.
+/// Rows of W below which more lanes share a row. With fewer rows there would be at most 512 teams of
+/// 32 lanes that make four columns each, which is too few for the 192 SIMDs of a large GPU.
 const SPLIT_K_BELOW: u32 = 2048;
 
 impl KernelChoice {
     /// The kernel of a schedule for a spec.
     pub fn new(spec: &MatmulSpec, schedule: Schedule, caps: &Caps) -> Self {
         let scaling = match (scaling(&spec.weights, spec.k), schedule) {
-            // Only these have a kernel of its own for it.
+            // Only these schedules have kernels for one scale a row.
             (Scaling::Row, Schedule::Rows { .. } | Schedule::IntRows { .. }) => Scaling::Row,
             (Scaling::Row, _) => Scaling::Aligned,
             (scaling, _) => scaling,
@@ -247,7 +247,7 @@ impl KernelChoice {
             function: spec.function,
             integer: Integer::of(spec, caps),
             order: caps.row_order,
-            // Only where lanes want the same X, and a step has quads to share.
+            // Only if lanes want the same X and a step has quads to share.
             subgroup: match caps.subgroup {
                 4 | 8 | 16 | 32 | 64 if by_rows && scaling != Scaling::General => caps.subgroup,
                 _ => 0,
@@ -260,7 +260,7 @@ impl KernelChoice {
                 XLoad::F32x4 => !wide && !spec.k.is_multiple_of(BLOCK_K as u32),
                 XLoad::F16 => !spec.k.is_multiple_of(BLOCK_K as u32),
             },
-            // Rows of whole pairs, one after the other: then each pair is 16 aligned bytes.
+            // In rows of whole pairs, each pair is 16 aligned bytes.
             pair: gemv
                 && decoder.pairs()
                 && scaling != Scaling::General
@@ -279,8 +279,8 @@ impl KernelChoice {
         }
     }
 
-    /// Blocks of 32 columns in the parts of K that a kernel of integer products scales apart: a
-    /// slice, or a block where lanes split slices.
+    /// Blocks of 32 columns in the parts of K that a kernel of integer products scales separately: a
+    /// slice, or a block if lanes split slices.
     pub fn part_blocks(&self, spec: &MatmulSpec) -> u32 {
         match (self.schedule, self.integer) {
             (Schedule::IntGemv { .. }, Some(Integer { whole: false, .. })) => 1,
@@ -288,12 +288,12 @@ impl KernelChoice {
         }
     }
 
-    /// The alignment that this kernel needs of X's offset, in bytes.
+    /// The alignment that the offset of X must have, in bytes.
     pub fn x_align(&self) -> u64 {
         if matches!(self.x, XLoad::F32x4 | XLoad::Int8) { 16 } else { 4 }
     }
 
-    /// Workgroups for `m` rows of X, `rows` rows of W and a batch.
+    /// The number of workgroups for `m` rows of X, `rows` rows of W and a batch.
     pub fn groups(&self, m: u32, rows: u32, batch: u32) -> u64 {
         let (tile_m, tile_n) = self.schedule.tile();
         // `check` refuses empty tiles; a choice made by hand must not panic either.
@@ -301,7 +301,7 @@ impl KernelChoice {
         (tiles(m, tile_m) * tiles(rows, tile_n)).saturating_mul(u64::from(batch))
     }
 
-    /// The same as a rule.
+    /// The number of workgroups as a formula.
     pub fn grid(&self) -> Grid {
         let (tile_m, tile_n) = self.schedule.tile();
         Grid::new(&[(&[Variable::M], tile_m), (&[Variable::ROWS], tile_n), (&[Variable::BATCH], 1)])
@@ -392,7 +392,7 @@ impl KernelChoice {
         }
     }
 
-    /// How X is loaded, and W decoded and scaled, where both are floats in the end.
+    /// How X is loaded and how W is decoded and scaled, in kernels that multiply floats.
     fn float_fragments(
         &self,
         consts: &mut Vec<(&'static str, Const)>,
@@ -442,7 +442,7 @@ impl KernelChoice {
         }
     }
 
-    /// What `scale/side` wants to know; `zero` is the zero point of symmetric codes.
+    /// The constants of `scale/side`. `zero` is the zero point of symmetric codes.
     pub(super) fn scale_constants(&self, zero: u32, consts: &mut Vec<(&'static str, Const)>) {
         consts.push(("F16_SCALES", Const::Bool(self.scale_type == ScaleType::F16)));
         consts.push(("ASYMMETRIC", Const::Bool(self.asymmetric)));
@@ -556,7 +556,7 @@ fn function_fragment(function: ActivationFunction) -> &'static str {
     }
 }
 
-/// Blocks have one scale each where groups are whole blocks.
+/// How scales of a format apply to K columns. Blocks have one scale each if groups are whole blocks.
 pub(super) fn scaling(format: &WeightFormat, k: u32) -> Scaling {
     match (format.code_type().is_integer(), format.granularity()) {
         (false, _) => Scaling::None,

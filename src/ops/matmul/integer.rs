@@ -1,4 +1,4 @@
-//! Kernels for quantized X: which fragments of `shaders/integer/` they are made of.
+//! Kernels for quantized X: which fragments of `shaders/integer/` they choose.
 
 use super::choice::{KernelChoice, YStore};
 use super::schedule::Schedule;
@@ -6,10 +6,10 @@ use super::{Activations, MatmulSpec};
 use crate::format::CodeType;
 use crate::gpu::{Caps, Const};
 
-/// How many slices of K a group has.
+/// The number of slices of K in a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Groups {
-    /// One group a row.
+    /// A row is one group.
     One,
     /// Each slice is a group.
     Each,
@@ -17,7 +17,7 @@ pub enum Groups {
     Several,
 }
 
-/// What a kernel of integer products is made of, beside what all kernels are.
+/// What distinguishes kernels of integer products, in addition to what distinguishes all kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Integer {
     /// The groups of W.
@@ -28,7 +28,7 @@ pub struct Integer {
     pub x_zeros: bool,
     /// Whether K is a single slice.
     pub whole: bool,
-    /// Whether products of four bytes are made by the device's own operation, or else in f32.
+    /// Whether products of four bytes use the built-in operation. Otherwise they are made in f32.
     pub packed_dot: bool,
 }
 
@@ -52,7 +52,7 @@ impl Groups {
 }
 
 impl Integer {
-    /// For a spec; `None` where X is floats.
+    /// The choice for a spec; `None` if X is floats.
     pub(super) fn of(spec: &MatmulSpec, caps: &Caps) -> Option<Self> {
         let Activations::Int8(format) = spec.activations else { return None };
         let blocks = spec.k.div_ceil(32).max(1);
@@ -80,7 +80,7 @@ impl KernelChoice {
         consts.push(("X_ZEROS", Const::Bool(integer.x_zeros)));
         consts.push(("W_GROUPS", Const::U32(integer.w_groups as u32)));
         consts.push(("X_GROUPS", Const::U32(integer.x_groups as u32)));
-        // Where zero points are not stored, codes are read as signed: there is none.
+        // If zero points are not stored, codes are read as signed and have none.
         self.scale_constants(0, consts);
         fragments.push(if self.wide { "access/x_int8_u64" } else { "access/x_int8" });
         fragments.push(match (self.decoder.element, self.decoder.sparse) {

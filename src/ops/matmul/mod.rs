@@ -11,6 +11,8 @@ mod choice;
 mod integer;
 mod kernels;
 mod name;
+#[cfg(test)]
+mod name_old;
 mod plan;
 mod schedule;
 mod spec;

@@ -5,15 +5,16 @@ use crate::gpu::{
 };
 use crate::ops::registry::Kernel;
 
-/// How the kernels that take W by blocks of 32 columns load it. The others load words.
+/// How the kernels that take W by blocks of 32 columns load it. The other kernels load words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum WeightsAccess {
-    /// A word at a time: any offset, stride and K.
+    /// One word at a time. Any offset, stride and K are allowed.
     Words,
-    /// 16 bytes: offset, stride and K are multiples of 4 words.
+    /// 16 bytes at a time. Offset, stride and K must be multiples of 4 words.
     Quads,
-    /// 32 bytes as 64-bit integers: multiples of 8, on a software adapter that has them.
+    /// 32 bytes at a time as 64-bit integers, on software adapters that have them. Offset, stride and
+    /// K must be multiples of 8 words.
     Wide,
 }
 
@@ -21,7 +22,8 @@ impl WeightsAccess {
     /// Every access.
     pub const ALL: [Self; 3] = [Self::Words, Self::Quads, Self::Wide];
 
-    /// The widest for words that all are multiples of the same as `k | stride | offset`.
+    /// The widest access if K, stride and offset are all multiples of what `words`, their bitwise or,
+    /// is a multiple of.
     pub(super) fn widest(caps: &Caps, words: u32) -> Self {
         match words.trailing_zeros() {
             3.. if Self::is_wide(caps) => Self::Wide,
@@ -47,7 +49,7 @@ impl WeightsAccess {
         }
     }
 
-    /// What it adds to a kernel id.
+    /// The part that it adds to a kernel id.
     const fn suffix(self) -> &'static str {
         match self {
             Self::Words => ".words",
@@ -57,29 +59,29 @@ impl WeightsAccess {
     }
 }
 
-/// One kernel of the making of weights; its file under `shaders/` has its name.
+/// One of the kernels that make weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WeightsKernel {
     /// Clears ranges and status.
     Reset,
-    /// 2:4 metadata by magnitude.
+    /// Makes 2:4 metadata by magnitude.
     Prune,
-    /// 2:4 metadata from a given mask.
+    /// Copies 2:4 metadata from a given mask.
     Place,
-    /// The range of each group; for every format the check that weights are finite.
+    /// Finds the range of each group and checks that weights are finite, for every format.
     Ranges,
-    /// Scales and zero points.
+    /// Computes scales and zero points.
     Scales,
-    /// Codes.
+    /// Makes codes.
     Codes,
-    /// `Ranges` by blocks, for groups that are whole blocks or whole rows.
+    /// Does what `Ranges` does by blocks, for groups that are whole blocks or whole rows.
     BlockRanges,
-    /// The same after pruning by magnitude: `Prune` and `Ranges` in one.
+    /// Does what `Prune` and `Ranges` do, by blocks.
     BlockPrune,
-    /// `Codes` by blocks; for floats `Ranges` and `Codes` in one.
+    /// Does what `Codes` does by blocks; for floats it does what `Ranges` does too.
     BlockCodes,
-    /// The same after pruning by magnitude, for floats: the whole making in one.
+    /// Does everything for floats that are pruned by magnitude.
     Compact,
 }
 
@@ -98,7 +100,7 @@ impl WeightsKernel {
         Self::Compact,
     ];
 
-    /// The file's name, and how the kernel id begins.
+    /// The first part of the kernel id.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Reset => "reset",
@@ -114,12 +116,12 @@ impl WeightsKernel {
         }
     }
 
-    /// Whether it takes W by blocks, and [`WeightsAccess`] matters.
+    /// Whether it takes W by blocks, so that [`WeightsAccess`] matters.
     pub const fn by_blocks(self) -> bool {
         matches!(self, Self::BlockRanges | Self::BlockPrune | Self::BlockCodes | Self::Compact)
     }
 
-    /// The kernel for a format. Formats that differ in nothing the kernel looks at share it.
+    /// The kernel for a format. Formats share a kernel if they differ in nothing that it looks at.
     pub fn shader(
         self,
         format: &WeightFormat,
@@ -265,7 +267,7 @@ pub(crate) fn kernels(caps: &Caps) -> Vec<Kernel> {
     kernels
 }
 
-/// The kernel id: the kernel, and what distinguishes it.
+/// The kernel id: the name of the kernel, and the constants that distinguish it.
 pub(crate) fn kernel_name(kernel: &str, consts: &[(&'static str, Const)]) -> String {
     let mut name = kernel.to_string();
     for &(constant, value) in consts {
@@ -288,7 +290,7 @@ pub(crate) fn kernel_name(kernel: &str, consts: &[(&'static str, Const)]) -> Str
     name
 }
 
-/// Constants that fragments of `shaders/quantize` require of a format, those of `wanted`.
+/// The constants named in `wanted` that a format gives to the fragments of `shaders/quantize`.
 pub(crate) fn constants(
     format: &WeightFormat,
     wanted: &[&'static str],
@@ -335,7 +337,7 @@ uniform! {
 }
 
 impl Params {
-    /// What the layout decides; offsets, stride, rows and ranges are the chunk's.
+    /// The parameters that the layout decides. Offsets, stride, rows and ranges depend on the chunk.
     pub fn of(layout: &DeviceLayout) -> Self {
         let geometry = &layout.geometry;
         Self {
