@@ -1,7 +1,7 @@
 //! Compares the versions, backends, features and limits that docs/compatibility.md states with the
 //! files and tables that they come from.
 
-use lowbit::gpu::{Binding, Caps};
+use lowbit::gpu::Caps;
 use lowbit::ops;
 use std::collections::HashMap;
 
@@ -131,12 +131,12 @@ fn limits_are_webgpus_and_the_shaders() {
     for (name, value) in defaults {
         assert_eq!(row(name)[1], value.to_string(), "{name}");
     }
-    let buffers = |bindings: &[Binding]| {
-        bindings.iter().filter(|b| matches!(b, Binding::Read | Binding::Write)).count()
+    let kernels = lowbit::ops::registry::all();
+    let most = |any: bool| {
+        let some = kernels.iter().filter(|kernel| any || kernel.choice().is_some());
+        some.map(|kernel| kernel.desc().storage_buffers()).max()
     };
-    let matmul =
-        crate::common::all_choices().map(|choice| buffers(&choice.shader().bindings)).max();
-    let any = crate::common::all_shaders().iter().map(|shader| buffers(&shader.bindings)).max();
+    let (matmul, any) = (most(false), most(true));
     let said = format!("{} for a matmul, at most {} for any", matmul.unwrap(), any.unwrap());
     let need = &row("max_storage_buffers_per_shader_stage")[2];
     assert!(need.starts_with(&said), "{said} kernel, and the page says: {need}");

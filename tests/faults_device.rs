@@ -5,7 +5,7 @@
 mod common;
 
 use lowbit::format::WeightFormat;
-use lowbit::gpu::{Binding, Const, DeviceError, FRAGMENTS, Fragment, Shader};
+use lowbit::gpu::{Access, Binding, Const, DeviceError, FRAGMENTS, Fragment, KernelDesc};
 use lowbit::host::{Host, HostError};
 use lowbit::ops::{BindError, DeviceWeights, MatmulSpec, PlanError, Schedule, Select};
 use lowbit::ops::{MatmulArgs, MatmulPlan};
@@ -144,18 +144,17 @@ fn buffers_too_large_are_refused() {
 }
 
 /// Returns a shader with two real fragments and a broken one between them.
-fn broken(text: &'static str, entry: &'static str) -> Shader {
+fn broken(text: &'static str, entry: &'static str) -> KernelDesc {
     let real = |name| *FRAGMENTS.iter().find(|f| f.name == name).unwrap();
-    Shader {
-        name: "broken".into(),
-        consts: vec![("M_TABLE", Const::U32(1024)), ("SECOND", Const::Bool(true))],
-        fragments: vec![
-            real("lib/half"),
-            Fragment { name: "test/broken", text },
-            Fragment { name: "test/entry", text: entry },
-        ],
-        bindings: vec![Binding::Write],
-    }
+    let fragments = vec![
+        real("lib/half"),
+        Fragment { name: "test/broken", text },
+        Fragment { name: "test/entry", text: entry },
+    ];
+    let y = Binding::data(0, "y", "anything", Access::Write);
+    let mut kernel = KernelDesc::new("broken", fragments, vec![y]);
+    kernel.consts = vec![("M_TABLE", Const::U32(1024)), ("SECOND", Const::Bool(true))];
+    kernel
 }
 
 const ENTRY: &str = "@group(0) @binding(0) var<storage, read_write> y: array<u32>;
@@ -167,7 +166,7 @@ fn main() { y[0] = broken(); }
 fn a_shader_that_does_not_compile_names_its_line() {
     let Some(host) = common::own_host() else { return };
     let kernels = host.kernels();
-    let refused = |shader: &Shader| match block_on(kernels.pipeline(shader)).unwrap_err() {
+    let refused = |shader: &KernelDesc| match block_on(kernels.pipeline(shader)).unwrap_err() {
         DeviceError::Shader { kernel, at, message } => {
             assert_eq!(kernel, "broken");
             (at, message)

@@ -4,7 +4,9 @@
 
 use crate::common::Noop;
 use lowbit::format::{FormatError, RowOrder, WeightFormat};
-use lowbit::gpu::{AdapterClass, Caps, DeviceError, Kernels};
+use lowbit::gpu::{AdapterClass, Caps, DeviceError, Feature, Kernels};
+use lowbit::ops::matmul::KernelChoice;
+use lowbit::ops::registry::{self, Kernel};
 use lowbit::ops::{
     BindError, BoundMatmul, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights,
     FloatType, MatmulArgs, MatmulPlan, MatmulSpec, PlanError, QuantizeWeightsArgs,
@@ -13,7 +15,7 @@ use lowbit::ops::{
 };
 use pollster::block_on;
 use proptest::prelude::*;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use wgpu::{BufferUsages, Limits};
 
 const ROWS: Schedule = Schedule::Rows { m_tile: 4, n_tile: 2 };
@@ -30,30 +32,33 @@ fn empty(kernels: &Kernels, format: WeightFormat, n: usize, k: usize) -> DeviceW
     block_on(DeviceWeights::allocate(kernels, format, n, k)).unwrap()
 }
 
-/// WebGPU's default limits without features are enough for every kernel.
+/// What every device has, though naga calls it a feature.
+fn common_features() -> BTreeSet<Feature> {
+    BTreeSet::from([Feature::PackedDot, Feature::ReadTexture])
+}
+
+/// WebGPU's default limits and no feature suffice for every kernel that declares none.
 #[test]
 fn every_kernel_fits_default_limits() {
     let noop = Noop::new(Limits::defaults());
     let kernels = noop.kernels();
     let caps = kernels.caps().clone();
-    let mut seen = HashSet::new();
-    for choice in crate::common::all_choices() {
-        if choice.wide || choice.subgroup > 0 || choice.subgroup_sum {
-            continue; // chosen only where the features are
+    let plain = |kernel: &Kernel| kernel.desc().features().unwrap().is_subset(&common_features());
+    let all: Vec<_> = registry::all().into_iter().filter(plain).collect();
+    // Every two fragments or constants that occur together do so in one of these.
+    for kernel in registry::covering(all, |kernel| registry::parts(&kernel.desc())) {
+        if let Some(choice) = kernel.choice() {
+            // Many rows of X at a time are for CPU-type adapters.
+            let class = match choice.schedule {
+                Schedule::Rows { m_tile: 5.., .. } => AdapterClass::Cpu,
+                _ => AdapterClass::Gpu,
+            };
+            choice.schedule.check(&Caps { class, ..caps.clone() }).unwrap();
         }
-        choice.schedule.check(&caps).unwrap();
-        let shader = choice.shader();
-        // The types of X and Y and the bias are tested with every decoder and every schedule, but
-        // not in all combinations.
-        let thin = seen.len() % 4 != 0;
-        let mut key = shader.clone();
-        key.fragments.retain(|f| !thin || !f.name.starts_with("access/"));
-        if seen.insert(key) {
-            block_on(kernels.pipeline(&shader)).unwrap();
-        }
+        block_on(kernels.pipeline(&kernel.desc())).unwrap();
     }
     noop.assert_quiet();
-    assert!(kernels.cached_pipelines() > 300, "{}", kernels.cached_pipelines());
+    assert!(kernels.cached_pipelines() > 200, "{}", kernels.cached_pipelines());
 }
 
 /// Cooperative matrices: pipelines for every format on a device that supports them, and an error on
@@ -97,15 +102,20 @@ fn cooperative_matrices_are_pinned_only() {
         let none = plain.clone().with_matrices(&[kind(size, ab)], wgpu::Features::empty());
         assert_eq!(none.matrix, 0);
         let kernels = block_on(Kernels::new(&device, &caps)).unwrap();
-        for choice in crate::common::experimental_choices() {
-            let this = Schedule::Coop { size };
-            if choice.schedule == this {
-                choice.schedule.check(&caps).unwrap();
-                block_on(kernels.pipeline(&choice.shader())).unwrap();
-            } else {
-                assert!(choice.schedule.check(&caps).is_err());
+        let this = Schedule::Coop { size };
+        let mut formats = HashSet::new();
+        for kernel in registry::kernels(std::slice::from_ref(&caps)) {
+            let of_this = |choice: &&KernelChoice| choice.schedule == this;
+            let Some(choice) = kernel.choice().filter(of_this) else { continue };
+            // Each decoder once.
+            if formats.insert((choice.decoder, choice.scaling)) {
+                block_on(kernels.pipeline(&kernel.desc())).unwrap();
             }
-            assert!(choice.schedule.check(&plain).is_err());
+        }
+        assert!(formats.len() > 12, "{}", formats.len());
+        for schedule in Schedule::experimental() {
+            assert_eq!(schedule.check(&caps).is_ok(), schedule == this);
+            assert!(schedule.check(&plain).is_err());
         }
     }
 }

@@ -4,7 +4,7 @@
 use lowbit::compress::calibrate::Axis;
 use lowbit::conformance::{Case, FakeScales, Op, Quantized, Status, Values, run};
 use lowbit::format::{ActivationFormat, WeightFormat};
-use lowbit::gpu::Shader;
+use lowbit::gpu::KernelDesc;
 use lowbit::host::Host;
 use lowbit::ops::matmul::{KernelChoice, MatmulSpec, Schedule};
 use lowbit::ops::{
@@ -273,7 +273,7 @@ fn each_fault_of_integer_products_is_caught() {
                 .with_output(output);
             let caps = faulty[0].kernels().caps();
             let shader = KernelChoice::new(&spec, schedule, caps).shader();
-            let text = shader.compose().source;
+            let text = shader.compose().unwrap().source;
             assert!(text.matches(from).count() <= 1, "{name}: the shader has changed");
             planted += text.matches(from).count();
             block_on(faulty[0].kernels().plant(&shader, &text.replace(from, to))).unwrap();
@@ -304,7 +304,7 @@ fn each_fault_is_caught() {
             faulty[0].kernels().caps(),
         )
         .shader();
-        let sound_text = shader.compose().source;
+        let sound_text = shader.compose().unwrap().source;
         let (from, to) = fault.replace;
         assert_eq!(sound_text.matches(from).count(), 1, "{}: the shader has changed", fault.name);
         block_on(faulty[0].kernels().plant(&shader, &sound_text.replace(from, to))).unwrap();
@@ -422,7 +422,7 @@ fn each_fault_of_what_takes_x_is_caught() {
         let faulty = [Host::new().unwrap()];
         let (m, k) = (case.m as u32, case.k as u32);
         let caps = faulty[0].kernels().caps();
-        let shaders: Vec<Shader> = match case.op {
+        let shaders: Vec<KernelDesc> = match case.op {
             Op::Quantize { format, .. } => QuantizeActivationsSpec::new(m, k, format).shaders(caps),
             Op::Observe { axis, bins } => ObserveSpec::new(m, k, axis, bins).shaders(caps),
             Op::FakeQuant(from) => {
@@ -433,8 +433,8 @@ fn each_fault_of_what_takes_x_is_caught() {
             }
             op => panic!("{op:?}"),
         };
-        let shader = shaders.iter().find(|shader| shader.name.starts_with(kernel)).unwrap();
-        let text = shader.compose().source;
+        let shader = shaders.iter().find(|shader| shader.id.starts_with(kernel)).unwrap();
+        let text = shader.compose().unwrap().source;
         assert_eq!(text.matches(from).count(), 1, "{name}: the shader has changed");
         block_on(faulty[0].kernels().plant(shader, &text.replace(from, to))).unwrap();
         let report = &run(&faulty, std::slice::from_ref(&case), &|_| ())[0];

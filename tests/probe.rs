@@ -18,7 +18,7 @@ fn halves_are_probed() {
         return;
     }
     let faulty = Host::new().unwrap();
-    let text = probe_shader().compose().source;
+    let text = probe_shader().compose().unwrap().source;
     for (from, to) in [
         // One conversion flushes only the smallest subnormal, and the other swaps the two f16 of a
         // word.

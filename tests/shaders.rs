@@ -1,57 +1,159 @@
-//! Every composable shader, checked by naga with no adapter.
+//! Every kernel of the crate, as the registry lists them: with no adapter.
 
-use lowbit::gpu::FRAGMENTS;
-use lowbit::ops::matmul;
-use std::collections::HashSet;
+use lowbit::gpu::{Access, BindingRole, FRAGMENTS, KernelDesc, UniformLayout};
+use lowbit::ops::matmul::KernelChoice;
+use lowbit::ops::registry::{self, Kernel};
+use naga::{AddressSpace, GlobalVariable, Module, StorageAccess, TypeInner};
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-#[test]
-fn every_shader_validates() {
-    let shaders: Vec<_> =
-        crate::common::all_shaders().into_iter().collect::<HashSet<_>>().into_iter().collect();
-    assert!(shaders.len() > 1000, "only {} shaders", shaders.len());
+/// Runs `check` on every item, on all processors.
+fn on_all_processors<T: Sync>(items: &[T], check: impl Fn(&T) + Sync) {
+    let next = AtomicUsize::new(0);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
-        for some in shaders.chunks(shaders.len().div_ceil(threads)) {
-            scope.spawn(|| some.iter().for_each(|shader| drop(crate::common::validate(shader))));
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    check(item);
+                }
+            });
         }
     });
-    eprintln!("{} shaders validated", shaders.len());
 }
 
-/// A fragment that no shader uses is dead; one that a name cannot find would panic.
+/// What holds without naga, for every kernel: ids tell kernels apart and are read back, imports
+/// resolve, grids are those that ops record, and WebGPU's default limits suffice. Then naga, for
+/// distinct shaders of which every two fragments or constants that occur together do so in one:
+/// they are valid, and declared as they are. `LOWBIT_TARGETS=all` takes every distinct shader.
+#[test]
+fn every_kernel_is_as_declared() {
+    let kernels = registry::all();
+    assert!(kernels.len() > 120_000, "only {} kernels", kernels.len());
+    let (ids, sources) = (Mutex::new(HashMap::new()), Mutex::new(HashMap::new()));
+    on_all_processors(&kernels, |kernel| {
+        let desc = kernel.desc();
+        check_declaration(kernel, &desc);
+        let before = ids.lock().unwrap().insert(desc.id.clone(), kernel.clone());
+        assert!(before.is_none(), "{} is the id of two kernels", desc.id);
+        let mut hasher = DefaultHasher::new();
+        desc.compose().unwrap().source.hash(&mut hasher);
+        sources.lock().unwrap().entry(hasher.finish()).or_insert_with(|| kernel.clone());
+    });
+    let sources = sources.into_inner().unwrap();
+    // In the order of the walk: the covering should not depend on a hasher.
+    let distinct: HashSet<&Kernel> = sources.values().collect();
+    let mut shaders: Vec<_> = kernels.iter().filter(|kernel| distinct.contains(kernel)).collect();
+    let total = shaders.len();
+    if std::env::var("LOWBIT_TARGETS").as_deref() != Ok("all") {
+        shaders = registry::covering(shaders, |kernel| registry::parts(&kernel.desc()));
+    }
+    on_all_processors(&shaders, |kernel| check_reflection(&kernel.desc()));
+    eprintln!("{} kernels, {} of {total} shaders validated", kernels.len(), shaders.len());
+}
+
+fn check_declaration(kernel: &Kernel, desc: &KernelDesc) {
+    let id = &desc.id;
+    assert_eq!(id.parse::<KernelChoice>().ok().as_ref(), kernel.choice(), "{id}");
+    let limits = wgpu::Limits::defaults();
+    assert!(desc.storage_buffers() <= limits.max_storage_buffers_per_shader_stage, "{id}");
+    assert!(desc.workgroup_size <= limits.max_compute_invocations_per_workgroup, "{id}");
+    assert!(desc.workgroup_memory <= limits.max_compute_workgroup_storage_size, "{id}");
+    assert!(desc.bindings.is_sorted_by(|a, b| a.number < b.number), "{id}: {:?}", desc.bindings);
+    assert!(!desc.grid.formula().is_empty(), "{id}");
+    if let Some(choice) = kernel.choice() {
+        let sizes = [("m", 7), ("rows", 100), ("batch", 3)];
+        let size = |name| sizes.iter().find(|(known, _)| *known == name).unwrap().1;
+        let groups = desc.grid.groups(|variable| size(variable.name));
+        assert_eq!(groups, choice.groups(7, 100, 3), "{id}");
+    }
+    // No template stays in the conditions.
+    let requires = desc.requires().unwrap();
+    assert!(requires.iter().all(|text| !text.contains(['{', '}'])), "{id}: {requires:?}");
+}
+
+/// Compares what a kernel declares with what naga reads in its shader.
+fn check_reflection(desc: &KernelDesc) {
+    let (id, module) = (&desc.id, crate::common::validate(desc));
+    let [main] = &module.entry_points[..] else { panic!("{id} has not one entry point") };
+    assert_eq!((main.name.as_str(), main.workgroup_size), ("main", [desc.workgroup_size, 1, 1]));
+    let shared = module.global_variables.iter().filter(|(_, g)| g.space == AddressSpace::WorkGroup);
+    let size = |g: &GlobalVariable| module.types[g.ty].inner.size(module.to_ctx());
+    let memory: u32 = shared.map(|(_, g)| size(g)).sum();
+    assert_eq!(memory, desc.workgroup_memory, "{id}: workgroup memory");
+    for (_, global) in module.global_variables.iter() {
+        let Some(bound) = &global.binding else { continue };
+        let name = global.name.as_deref().unwrap_or_default();
+        assert_eq!(bound.group, 0, "{id}: {name}");
+        let declared = desc.bindings.iter().find(|binding| binding.number == bound.binding);
+        let declared = declared.unwrap_or_else(|| panic!("{id} does not declare {name}"));
+        assert_eq!(declared.name, name, "{id}");
+        let access = match (global.space, &module.types[global.ty].inner) {
+            (AddressSpace::Uniform, _) if declared.access == Access::DynamicUniform => {
+                Access::DynamicUniform
+            }
+            (AddressSpace::Uniform, _) => Access::Uniform,
+            (AddressSpace::Storage { access }, _) if access.contains(StorageAccess::STORE) => {
+                Access::Write
+            }
+            (AddressSpace::Storage { .. }, _) => Access::Read,
+            (_, TypeInner::Image { .. }) => Access::Texture,
+            (space, _) => panic!("{id}: {name} is in {space:?}"),
+        };
+        assert_eq!(access, declared.access, "{id}: {name}");
+        match &declared.role {
+            BindingRole::Params(layout) => check_mirror(&module, global, layout),
+            BindingRole::CountLow | BindingRole::CountHigh => {
+                assert!(size(global) <= declared.uniform_bytes(), "{id}: {name}");
+            }
+            BindingRole::Codes | BindingRole::Data(_) => {}
+        }
+    }
+}
+
+/// Compares a uniform structure with its Rust mirror, name by name and offset by offset.
+fn check_mirror(module: &Module, global: &GlobalVariable, layout: &UniformLayout) {
+    let ty = &module.types[global.ty];
+    assert_eq!(ty.name.as_deref(), Some(layout.structure));
+    let TypeInner::Struct { members, span } = &ty.inner else {
+        panic!("{} is no structure", layout.structure)
+    };
+    let fields: Vec<_> = members.iter().map(|m| (m.name.as_deref().unwrap(), m.offset)).collect();
+    assert_eq!(fields, layout.fields().collect::<Vec<_>>(), "{}", layout.fragment);
+    assert_eq!(*span, layout.size, "{}", layout.fragment);
+    let declares = |f: &&lowbit::gpu::Fragment| f.name == layout.fragment;
+    let text = FRAGMENTS.iter().find(declares).map_or("", |fragment| fragment.text);
+    assert!(text.contains(&format!("struct {} {{", layout.structure)), "{}", layout.fragment);
+}
+
+/// A fragment that no kernel uses is dead; one that a name cannot find would panic. A constant that
+/// no fragment requires is dead too.
 #[test]
 fn every_fragment_is_used() {
     let mut used = HashSet::new();
-    for shader in crate::common::all_shaders() {
-        used.extend(shader.fragments.iter().map(|f| f.name));
+    let kernels = registry::all();
+    let mut seen = HashSet::new();
+    for kernel in &kernels {
+        let desc = kernel.desc();
+        let kind: Vec<_> = desc.fragments.iter().map(|f| f.name).collect();
+        if seen.insert(kind) {
+            used.extend(desc.resolve().unwrap().iter().map(|f| f.name));
+        }
     }
     let mut seen = HashSet::new();
-    for choice in crate::common::all_choices() {
-        let unpack = lowbit::conformance::unpack_shader(&choice);
+    for choice in kernels.iter().filter_map(Kernel::choice) {
         // Each kind of loop, decoder and scaling once: the rest is not replaced.
         let kind =
             (choice.schedule.to_string(), choice.decoder, choice.scaling, choice.texture_width);
-        if !seen.insert(kind) {
+        if choice.schedule.is_integer() || !seen.insert(kind) {
             continue;
         }
-        used.extend(unpack.fragments.iter().map(|f| f.name));
+        let unpack = lowbit::conformance::unpack_shader(choice).unwrap();
+        used.extend(unpack.resolve().unwrap().iter().map(|f| f.name));
         crate::common::validate(&unpack);
     }
     let unused: Vec<_> = FRAGMENTS.iter().map(|f| f.name).filter(|n| !used.contains(n)).collect();
     assert!(unused.is_empty(), "fragments that nothing composes: {unused:?}");
-    for fragment in FRAGMENTS {
-        assert!(fragment.text.starts_with("// "), "{} opens with no comment", fragment.name);
-        assert!(
-            fragment.text.contains("// Requires: "),
-            "{} states no requirements",
-            fragment.name
-        );
-    }
-}
-
-#[test]
-fn params_mirror_the_shader() {
-    let choice = crate::common::all_choices().next().unwrap();
-    let module = crate::common::validate(&choice.shader());
-    crate::common::assert_mirrors(&module, "Params", &matmul::params_layout());
 }

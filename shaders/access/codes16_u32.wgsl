@@ -1,5 +1,7 @@
-// Codes of W, 16 bytes a load.
-// Requires: nothing. Provides: codes, load16. Twin: access/codes16_u64.
+// Loads codes of W from a buffer, 16 bytes at a time.
+// Requires: nothing.
+// Implements: codes16.
+// Provides: codes, load16.
 
 @group(0) @binding(4) var<storage, read> codes: array<vec4<u32>>;
 

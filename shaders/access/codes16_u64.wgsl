@@ -1,7 +1,10 @@
-// Codes of W, 16 bytes a load.
-// Requires: nothing. Provides: codes, load16. Twin: access/codes16_u32.
-// Why u64: software adapters load one component of one lane at a time, and 64 bits cost
-// no more than 32.
+// Loads codes of W from a buffer, 16 bytes at a time as 64-bit words.
+// Requires: nothing.
+// Implements: codes16.
+// Features: int64.
+// Provides: codes, load16.
+// Why u64: software adapters load one component of one lane at a time, and 64 bits cost no more
+// than 32.
 
 @group(0) @binding(4) var<storage, read> codes: array<vec2<u64>>;
 

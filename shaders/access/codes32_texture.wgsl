@@ -1,6 +1,7 @@
-// Codes of W out of a texture, 32 bytes as two texels.
-// Requires: access/texel. Provides: Words8, load32. Twins: access/codes32_u32,
-// access/codes32_u64.
+// Loads codes of W from a texture, 32 bytes at a time as two texels.
+// Requires: access/texel.
+// Implements: codes32.
+// Provides: Words8, load32.
 
 struct Words8 {
     a: vec4<u32>,

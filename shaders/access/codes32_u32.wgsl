@@ -1,5 +1,7 @@
-// Codes of W, 32 bytes a load.
-// Requires: nothing. Provides: codes, Words8, load32. Twin: access/codes32_u64.
+// Loads codes of W from a buffer, 32 bytes at a time.
+// Requires: nothing.
+// Implements: codes32.
+// Provides: codes, Words8, load32.
 
 @group(0) @binding(4) var<storage, read> codes: array<vec4<u32>>;
 

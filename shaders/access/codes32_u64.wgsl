@@ -1,7 +1,10 @@
-// Codes of W, 32 bytes a load.
-// Requires: nothing. Provides: codes, Words8, load32. Twin: access/codes32_u32.
-// Why u64: software adapters load one component of one lane at a time, and 64 bits cost
-// no more than 32.
+// Loads codes of W from a buffer, 32 bytes at a time as 64-bit words.
+// Requires: nothing.
+// Implements: codes32.
+// Features: int64.
+// Provides: codes, Words8, load32.
+// Why u64: software adapters load one component of one lane at a time, and 64 bits cost no more
+// than 32.
 
 @group(0) @binding(4) var<storage, read> codes: array<vec4<u64>>;
 

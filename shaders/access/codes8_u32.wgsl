@@ -1,5 +1,7 @@
-// Codes of W, 8 bytes a load.
-// Requires: nothing. Provides: codes, load8. Twin: access/codes8_u64.
+// Loads codes of W from a buffer, 8 bytes at a time.
+// Requires: nothing.
+// Implements: codes8.
+// Provides: codes, load8.
 
 @group(0) @binding(4) var<storage, read> codes: array<vec2<u32>>;
 

@@ -1,7 +1,10 @@
-// Codes of W, 8 bytes a load.
-// Requires: nothing. Provides: codes, load8. Twin: access/codes8_u32.
-// Why u64: software adapters load one component of one lane at a time, and 64 bits cost
-// no more than 32.
+// Loads codes of W from a buffer, 8 bytes at a time as 64-bit words.
+// Requires: nothing.
+// Implements: codes8.
+// Features: int64.
+// Provides: codes, load8.
+// Why u64: software adapters load one component of one lane at a time, and 64 bits cost no more
+// than 32.
 
 @group(0) @binding(4) var<storage, read> codes: array<u64>;
 

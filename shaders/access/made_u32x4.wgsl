@@ -1,5 +1,7 @@
-// Codes of a block, written 16 bytes at a time.
-// Requires: nothing. Provides: codes, store4(word, value). Twin: access/made_u64x2.
+// Stores the codes of a block, 16 bytes at a time.
+// Requires: nothing.
+// Implements: made_codes.
+// Provides: codes, store4(word, value).
 
 @group(0) @binding(4) var<storage, read_write> codes: array<vec4<u32>>;
 

@@ -1,6 +1,8 @@
-// Codes of a block of two words, as int4 has under 2:4, as one u64.
-// Requires: nothing. Provides: codes, store4(word, value), which writes value.xy. Twin:
-// access/made_u32x2.
+// Stores the codes of a block that takes two words, as 2:4 int4 does, as one 64-bit word.
+// Requires: nothing.
+// Implements: made_codes.
+// Features: int64.
+// Provides: codes, and store4(word, value), which writes value.xy.
 
 @group(0) @binding(4) var<storage, read_write> codes: array<u64>;
 

@@ -1,5 +1,8 @@
-// Codes of a block, written 16 bytes at a time as two u64.
-// Requires: nothing. Provides: codes, store4(word, value). Twin: access/made_u32x4.
+// Stores the codes of a block, 16 bytes at a time as two 64-bit words.
+// Requires: nothing.
+// Implements: made_codes.
+// Features: int64.
+// Provides: codes, store4(word, value).
 // Why u64: software adapters store one component of one lane at a time.
 
 @group(0) @binding(4) var<storage, read_write> codes: array<vec2<u64>>;

@@ -1,5 +1,7 @@
-// Side data of W, a word a load.
-// Requires: lib/matmul; const PANEL. Provides: side, side_word, side_pair. Twin: access/side_u64.
+// Loads side data of W (scales, zero points, 2:4 metadata), one word at a time.
+// Requires: lib/matmul, const PANEL.
+// Implements: side.
+// Provides: side, side_word, side_pair.
 
 @group(0) @binding(5) var<storage, read> side: array<u32>;
 

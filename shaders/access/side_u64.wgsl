@@ -1,7 +1,10 @@
-// Side data of W, two words a load: those of neighbouring rows of a panel lie side by side.
-// Requires: lib/matmul; const PANEL, which is even. Provides: side, side_word, side_pair.
-// Twin: access/side_u32.
-// Why u64: as access/codes16_u64.
+// Loads side data of W, two words at a time: the words of neighboring rows of a panel are
+// adjacent, and PANEL is even.
+// Requires: lib/matmul, const PANEL.
+// Implements: side.
+// Features: int64.
+// Provides: side, side_word, side_pair.
+// Why u64: software adapters load one component of one lane at a time; see access/codes16_u64.
 
 @group(0) @binding(5) var<storage, read> side: array<u64>;
 

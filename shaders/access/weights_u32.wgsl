@@ -1,6 +1,7 @@
-// Rows of an uncompressed W, a word a load: any offset, stride and K.
-// Requires: quantize/make. Provides: weights, W8, load8. Twins: access/weights_u32x4,
-// access/weights_u64.
+// Loads rows of an uncompressed W, one word at a time. Any offset, stride and K are allowed.
+// Requires: quantize/make.
+// Implements: source_weights.
+// Provides: weights, W8, load8.
 
 @group(0) @binding(1) var<storage, read> weights: array<u32>;
 

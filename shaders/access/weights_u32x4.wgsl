@@ -1,6 +1,8 @@
-// Rows of an uncompressed W, 16 bytes a load: offset, stride and K are multiples of 4.
-// Requires: quantize/make. Provides: weights, W8, load8. Twins: access/weights_u32,
-// access/weights_u64.
+// Loads rows of an uncompressed W, 16 bytes at a time. Offset, stride and K must be multiples of
+// 4.
+// Requires: quantize/make.
+// Implements: source_weights.
+// Provides: weights, W8, load8.
 // Caller: k, weight_at and weight_stride are multiples of 4.
 
 @group(0) @binding(1) var<storage, read> weights: array<vec4<u32>>;

@@ -1,7 +1,10 @@
-// Rows of an uncompressed W, 32 bytes a load: offset, stride and K are multiples of 8.
-// Requires: quantize/make. Provides: weights, W8, load8. Twins: access/weights_u32,
-// access/weights_u32x4.
-// Why u64: as access/codes32_u64.
+// Loads rows of an uncompressed W, 32 bytes at a time. Offset, stride and K must be multiples of
+// 8.
+// Requires: quantize/make.
+// Implements: source_weights.
+// Features: int64.
+// Provides: weights, W8, load8.
+// Why u64: software adapters load one component of one lane at a time; see access/codes16_u64.
 // Caller: k, weight_at and weight_stride are multiples of 8.
 
 @group(0) @binding(1) var<storage, read> weights: array<vec4<u64>>;

@@ -1,5 +1,7 @@
-// Codes of W word by word.
-// Requires: nothing. Provides: codes, code_at. Twin: access/words_texture.
+// Loads codes of W from a buffer, one word at a time.
+// Requires: nothing.
+// Implements: words.
+// Provides: codes, code_at.
 
 @group(0) @binding(4) var<storage, read> codes: array<u32>;
 

@@ -1,7 +1,10 @@
-// X as pairs of f16 in u32; offset and strides are even.
-// Requires: lib/matmul, lib/half_pair; const RAGGED. Provides: load_x4.
-// Columns from k on read as 0, so that what lies between rows, NaN say, never counts; where
-// RAGGED is false no load reaches past k, since k is whole blocks, or loops end with it.
+// Loads X as pairs of f16 in u32. Offset and strides must be even.
+// Requires: parameters, half_pair, const RAGGED.
+// Implements: x.
+// Provides: load_x4.
+// Columns from k on read as 0, so that whatever lies between rows (a NaN, for example) never
+// counts. If RAGGED is false, no load reaches past k, because k is whole blocks or because the
+// loops end at k.
 // Caller: offset and strides of X are even.
 
 @group(0) @binding(3) var<storage, read> x: array<u32>;

@@ -1,7 +1,9 @@
-// X as f32, any offset and stride.
-// Requires: lib/matmul. Provides: load_x4.
-// Columns from k on read as 0, so that what lies between rows, NaN say, never counts. A
-// clamp and a select, not a branch: branches doubled the code of every load.
+// Loads X as f32. Any offset and stride are allowed.
+// Requires: parameters.
+// Implements: x.
+// Provides: load_x4.
+// Columns from k on read as 0, so that whatever lies between rows (a NaN, for example) never
+// counts. The code clamps and selects, because branches doubled the size of every load.
 
 @group(0) @binding(3) var<storage, read> x: array<f32>;
 

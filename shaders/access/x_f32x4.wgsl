@@ -1,6 +1,9 @@
-// X as f32 where k, offset and strides are multiples of 4: 16-byte loads.
-// Requires: lib/matmul; const RAGGED. Provides: load_x4. Columns from k on read as 0; where
-// RAGGED is false no load reaches past k, since k is whole blocks, or loops end with it.
+// Loads X as f32, 16 bytes at a time. K, offset and strides must be multiples of 4.
+// Requires: parameters, const RAGGED.
+// Implements: x.
+// Provides: load_x4.
+// Columns from k on read as 0. If RAGGED is false, no load reaches past k, because k is whole
+// blocks or because the loops end at k.
 // Caller: k, offset and strides of X are multiples of 4.
 
 @group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;

@@ -1,6 +1,11 @@
-// X as f32 where k, offset and strides are multiples of 4: 16-byte loads of two u64.
-// Requires: lib/matmul. Provides: load_x4. Columns from k on read as 0.
-// Why u64: as access/codes16_u64.
+// Loads X as f32, 16 bytes at a time as two 64-bit words. K, offset and strides must be multiples
+// of 4.
+// Requires: parameters.
+// Implements: x.
+// Features: int64.
+// Provides: load_x4.
+// Columns from k on read as 0.
+// Why u64: software adapters load one component of one lane at a time; see access/codes16_u64.
 // Caller: k, offset and strides of X are multiples of 4.
 
 @group(0) @binding(3) var<storage, read> x: array<vec2<u64>>;

@@ -1,6 +1,8 @@
-// X as 8-bit codes in rows of words (format::ActivationLayout), 16 bytes a load; offset and strides
-// are multiples of 4 words.
-// Requires: nothing. Provides: x_quad, x_at. Twin: access/x_int8_u64.
+// Loads X as 8-bit codes in rows of words (format::ActivationLayout), 16 bytes at a time. Offset
+// and strides must be multiples of 4 words.
+// Requires: nothing.
+// Implements: x_codes.
+// Provides: x_quad, x_at.
 // Caller: offset and strides of X are multiples of 4 words.
 
 @group(0) @binding(3) var<storage, read> x: array<vec4<u32>>;

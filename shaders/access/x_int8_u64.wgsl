@@ -1,7 +1,10 @@
-// X as 8-bit codes in rows of words (format::ActivationLayout), two u64 a load; offset and strides
-// are multiples of 4 words.
-// Requires: nothing. Provides: x_quad, x_at. Twin: access/x_int8.
-// Why u64: as access/codes16_u64.
+// Loads X as 8-bit codes in rows of words (format::ActivationLayout), 16 bytes at a time as two
+// 64-bit words. Offset and strides must be multiples of 4 words.
+// Requires: nothing.
+// Implements: x_codes.
+// Features: int64.
+// Provides: x_quad, x_at.
+// Why u64: software adapters load one component of one lane at a time; see access/codes16_u64.
 // Caller: offset and strides of X are multiples of 4 words.
 
 @group(0) @binding(3) var<storage, read> x: array<vec2<u64>>;

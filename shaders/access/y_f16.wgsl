@@ -1,7 +1,9 @@
-// Y as pairs of f16 in u32; offset and strides are even.
-// Requires: lib/matmul, lib/half. Provides: store_y2.
-// One invocation owns both halves of a word. Past an odd last column it keeps the other
-// half, which belongs to the caller.
+// Stores Y as pairs of f16 in u32. Offset and strides must be even.
+// Requires: lib/half.
+// Implements: y.
+// Provides: store_y2.
+// One invocation owns both halves of a word. After an odd last column it keeps the other half,
+// which belongs to the caller.
 // Caller: offset and strides of Y are even.
 
 @group(0) @binding(7) var<storage, read_write> y: array<u32>;

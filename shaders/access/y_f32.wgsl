@@ -1,5 +1,7 @@
-// Y as f32.
-// Requires: lib/matmul. Provides: store_y2.
+// Stores Y as f32.
+// Requires: nothing.
+// Implements: y.
+// Provides: store_y2.
 
 @group(0) @binding(7) var<storage, read_write> y: array<f32>;
 

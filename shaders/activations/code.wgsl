@@ -1,22 +1,23 @@
-// What the kernels that quantize activations share: parameters, and a block of 32 columns.
+// What the kernels that quantize activations share: parameters and a block of 32 columns.
 //
-// Requires: lib/dispatch, an X fragment (load_x4); const ASYMMETRIC.
-// Provides: p, row_count, Range, range_of, Scheme, scheme, put_block, put_scheme, and the bindings
-// but X and `ranges`.
+// Requires: lib/dispatch, x, const ASYMMETRIC.
+// Implements: parameters.
+// Provides: p, row_count, Range, range_of, Scheme, scheme, put_block, put_scheme, and all bindings
+// except X and `ranges`.
 //
 //   symmetric    s = absmax/127,     z = 0,                                 c = rne(x · (1/s))
 //   asymmetric   s = (max−min)/255,  z = clamp(rne(−min/s), 0, 255) − 128,  c = rne(x · (1/s)) + z
 //
-// min ≤ 0 ≤ max; codes are clamped to −127…127 or −128…127. A range of zeros, or one whose scale
-// would be subnormal, gets s = 1 and codes of zero; one with NaN or an infinity s = NaN, so that
-// whatever is multiplied with it is NaN too.
+// min ≤ 0 ≤ max, and codes are clamped to −127…127 or −128…127. A range of zeros, or one whose
+// scale would be subnormal, gets s = 1 and codes of zero. A range with NaN or an infinity gets
+// s = NaN, so that whatever is multiplied with it is NaN too.
 //
 // Memory, in u32 words:
 //   x        [m, k], x_stride elements apart from x_offset on
 //   y        [m, row_words]: codes, scales, zero points, sums (format::ActivationLayout)
 //
-// This is float arithmetic: division may be off by 2.5 ulp, so a code near a tie may be
-// either neighbour.
+// This is floating-point arithmetic: division may be off by 2.5 ulp, so a code near a tie may be
+// either neighbor.
 
 struct Params {
     k: u32,            // columns

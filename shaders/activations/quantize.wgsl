@@ -1,10 +1,14 @@
-// Rows of X as 8-bit codes with scales, zero points and sums of codes: a workgroup a row.
-// Requires: activations/code; consts SCOPE, WORKGROUP. Provides: main.
+// Quantizes rows of X to 8-bit codes with scales, zero points and sums of codes. One workgroup
+// handles one row.
+// Requires: activations/code, lib/dispatch, const WORKGROUP, const SCOPE.
+// Provides: main.
 // Workgroup memory: WORKGROUP · 12 bytes under SCOPE 0.
 //
-// SCOPE says what shares a range: 0 a row (lanes split it, and read it twice), 1 a group of
-// `group_blocks` blocks (a lane each), 2 all of X, by `ranges` (activations/ranges), 3 all of X,
-// by a scale and a zero point that `ranges` holds: those of a calibration.
+// SCOPE says what shares a range:
+//   0  a row, which the lanes split and read twice
+//   1  a group of `group_blocks` blocks, one lane each
+//   2  all of X, whose range is in `ranges` (activations/ranges)
+//   3  all of X, with a scale and a zero point in `ranges` that come from a calibration
 
 @group(0) @binding(4) var<storage, read> ranges: array<u32>;
 

@@ -1,8 +1,9 @@
-// The range of all of X: the bits of the largest x and of the largest −x, at least 0, and whether
-// any is NaN or infinite.
-// Requires: activations/code; const WORKGROUP. Provides: main, a workgroup a row.
-// The bits of positive floats are in the order of the floats, so that atomics on them give the
-// largest, in any order.
+// Finds the range of all of X: the bits of the largest x and of the largest −x, at least 0, and
+// whether any x is NaN or infinite.
+// Requires: activations/code, lib/dispatch, const WORKGROUP.
+// Provides: main, one workgroup a row.
+// The bits of positive floats have the order of the floats, so atomics on the bits give the
+// largest value whatever the order of invocations.
 // Caller: activations_reset runs before it.
 
 @group(0) @binding(4) var<storage, read_write> ranges: array<atomic<u32>>;

@@ -1,5 +1,6 @@
 // Clears the range of X before it is gathered.
-// Requires: nothing. Provides: main, one invocation.
+// Requires: nothing.
+// Provides: main, one invocation.
 
 @group(0) @binding(4) var<storage, read_write> ranges: array<u32>;
 

@@ -1,6 +1,8 @@
-// What rows of codes hold beside them: scale, zero point, sums of blocks, and zeros past the last
-// column. A workgroup a row, after a matmul that has written the codes of all columns.
-// Requires: lib/matmul; const WORKGROUP. Provides: main.
+// Completes rows of codes after a matmul has written the codes of all columns: scale, zero point,
+// sums of blocks, and zeros after the last column. One workgroup handles one row.
+// Requires: lib/matmul, lib/dispatch, const WORKGROUP.
+// Features: packed-dot.
+// Provides: main.
 // Layout: format::ActivationLayout, of p.y_slice columns.
 
 @group(0) @binding(7) var<storage, read_write> y: array<u32>;

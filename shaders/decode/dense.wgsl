@@ -1,5 +1,7 @@
 // What all dense decoders share.
-// Requires: a dense decoder. Provides: Blocks, load_blocks, dot_quad, add_quad, tile_quad.
+// Requires: lib/matmul, dense_decoder.
+// Implements: decoder.
+// Provides: Blocks, load_blocks, dot_quad, add_quad, tile_quad.
 
 struct Blocks {
     a: Block,

@@ -1,7 +1,9 @@
-// Dense f16 weights.
-// Requires: lib/matmul, lib/half_pair, access/codes32. Provides: PIECES, Block, load_block,
-// quad_f.
-// Layout: 64 bytes a block, two halves a word, low half = lowest k. z is not used.
+// Decodes dense f16 weights.
+// Requires: lib/matmul, codes32, decode/dense, half_pair.
+// Implements: dense_decoder.
+// Provides: PIECES, Block, load_block, quad_f.
+// Layout: a block has 64 bytes, two halves a word, the lowest column in the low half. z is not
+// used.
 
 // Halves of a block, each loaded where it is used.
 const PIECES = 2u;

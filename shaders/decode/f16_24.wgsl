@@ -1,7 +1,8 @@
-// 2:4 sparse f16 weights.
-// Requires: lib/matmul, lib/half_pair, access/codes32, decode/two_four_load. Provides: PIECES,
-// Block, load_stored, stored_pair.
-// Layout: 32 bytes a block, two halves a word.
+// Decodes 2:4 sparse f16 weights.
+// Requires: lib/matmul, codes32, decode/two_four, decode/two_four_load, half_pair.
+// Implements: sparse_decoder.
+// Provides: PIECES, Block, load_stored, stored_pair.
+// Layout: a block has 32 bytes, two halves a word.
 
 const PIECES = 1u;
 

@@ -1,6 +1,8 @@
-// Dense f32 weights.
-// Requires: lib/matmul, access/codes32. Provides: PIECES, Block, load_block, quad_f.
-// Layout: 128 bytes of f32 a block. z is not used: floats have no zero point.
+// Decodes dense f32 weights.
+// Requires: lib/matmul, codes32, decode/dense.
+// Implements: dense_decoder.
+// Provides: PIECES, Block, load_block, quad_f.
+// Layout: a block has 128 bytes of f32. z is not used, because floats have no zero point.
 
 // Quarters of a block, each loaded where it is used.
 const PIECES = 4u;

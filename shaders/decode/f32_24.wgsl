@@ -1,7 +1,8 @@
-// 2:4 sparse f32 weights.
-// Requires: lib/matmul, access/codes32, decode/two_four_load. Provides: PIECES, Block,
-// load_stored, stored_pair.
-// Layout: 64 bytes of f32 a block.
+// Decodes 2:4 sparse f32 weights.
+// Requires: lib/matmul, codes32, decode/two_four, decode/two_four_load.
+// Implements: sparse_decoder.
+// Provides: PIECES, Block, load_stored, stored_pair.
+// Layout: a block has 64 bytes of f32.
 
 // Halves of a block, each loaded where it is used.
 const PIECES = 2u;

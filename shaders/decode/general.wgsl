@@ -1,7 +1,9 @@
-// Dense integer weights of any width, a quad at a time, for groups that blocks of 32
-// columns do not align with.
-// Requires: lib/matmul; const BITS (16, 8 or 4). Provides: codes, quad_codes.
-// Layout: as decode/int16, decode/int8, decode/int4, read by words.
+// Decodes dense integer weights of BITS bits (16, 8 or 4), a quad at a time, for groups that do
+// not align with blocks of 32 columns.
+// Requires: lib/matmul, const BITS.
+// Implements: column_decoder.
+// Provides: codes, quad_codes.
+// Layout: as in decode/int16, decode/int8 and decode/int4, read word by word.
 
 @group(0) @binding(4) var<storage, read> codes: array<u32>;
 

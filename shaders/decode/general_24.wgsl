@@ -1,7 +1,9 @@
-// 2:4 sparse integer weights of any width, a quad at a time, for groups that blocks of 32
-// columns do not align with.
-// Requires: lib/matmul, decode/scatter; const BITS (16, 8 or 4). Provides: codes, quad_codes.
-// Layout: as decode/int16_24, decode/int8_24, decode/int4_24, read by words.
+// Decodes 2:4 sparse integer weights of BITS bits (16, 8 or 4), a quad at a time, for groups that
+// do not align with blocks of 32 columns.
+// Requires: lib/matmul, decode/scatter, side, const BITS.
+// Implements: column_decoder.
+// Provides: codes, quad_codes.
+// Layout: as in decode/int16_24, decode/int8_24 and decode/int4_24, read word by word.
 
 @group(0) @binding(4) var<storage, read> codes: array<u32>;
 

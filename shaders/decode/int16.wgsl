@@ -1,6 +1,8 @@
-// Dense int16 weights, symmetric.
-// Requires: lib/matmul, access/codes32. Provides: PIECES, Block, load_block, quad_f.
-// Layout: 64 bytes a block, two codes a word, low half = lowest k. z is 0.
+// Decodes dense, symmetric int16 weights.
+// Requires: lib/matmul, codes32, decode/dense.
+// Implements: dense_decoder.
+// Provides: PIECES, Block, load_block, quad_f.
+// Layout: a block has 64 bytes, two codes a word, the lowest column in the low half. z is 0.
 
 // Halves of a block, each loaded where it is used.
 const PIECES = 2u;

@@ -1,7 +1,8 @@
-// 2:4 sparse int16 weights, symmetric.
-// Requires: lib/matmul, access/codes32, decode/two_four_load. Provides: PIECES, Block,
-// load_stored, stored_pair.
-// Layout: 32 bytes a block, two codes a word.
+// Decodes 2:4 sparse, symmetric int16 weights.
+// Requires: lib/matmul, codes32, decode/two_four, decode/two_four_load.
+// Implements: sparse_decoder.
+// Provides: PIECES, Block, load_stored, stored_pair.
+// Layout: a block has 32 bytes, two codes a word.
 
 const PIECES = 1u;
 

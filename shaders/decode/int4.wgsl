@@ -1,7 +1,9 @@
-// Dense int4 weights.
-// Requires: lib/matmul, access/codes16. Provides: PIECES, Block, load_block, quad_f.
-// Layout: 16 bytes a block, eight codes a word; byte j holds column j low and column
-// 4 + j high, so that one mask gives four columns in order.
+// Decodes dense int4 weights.
+// Requires: lib/matmul, codes16, decode/dense.
+// Implements: dense_decoder.
+// Provides: PIECES, Block, load_block, quad_f.
+// Layout: a block has 16 bytes, eight codes a word. Byte j holds column j in its low half and
+// column 4 + j in its high half, so that one mask gives four columns in order.
 
 const PIECES = 1u;
 

@@ -1,8 +1,9 @@
-// 2:4 sparse int4 weights.
-// Requires: lib/matmul, access/codes8, decode/two_four_load. Provides: PIECES, Block,
-// load_stored, stored_pair.
-// Layout: 8 bytes a block, eight codes a word; byte j holds stored code j low and
-// 4 + j high.
+// Decodes 2:4 sparse int4 weights.
+// Requires: lib/matmul, codes8, decode/two_four, decode/two_four_load.
+// Implements: sparse_decoder.
+// Provides: PIECES, Block, load_stored, stored_pair.
+// Layout: a block has 8 bytes, eight codes a word. Byte j holds stored code j in its low half and
+// stored code 4 + j in its high half.
 
 const PIECES = 1u;
 

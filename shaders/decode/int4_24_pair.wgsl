@@ -1,8 +1,9 @@
-// 2:4 sparse int4 weights, two blocks a load: one has only 8 bytes of codes.
-// Requires: lib/matmul with PANEL 1 and an even number of blocks, access/codes16,
-// decode/two_four, schedule/gemv with TRIP 2 (trip_block). Provides: PIECES, Block, load_block,
-// stored_pair. Twin: decode/int4_24.
-// Layout: as there. Both blocks load the same 16 bytes, which compilers see.
+// Decodes 2:4 sparse int4 weights and loads two blocks at once, because one block has only 8 bytes
+// of codes. PANEL is 1, TRIP is 2, and the number of blocks is even.
+// Requires: lib/matmul, codes16, decode/two_four, schedule/gemv.
+// Implements: sparse_decoder.
+// Provides: PIECES, Block, load_block, stored_pair.
+// Layout: as in decode/int4_24. Both blocks load the same 16 bytes, and compilers merge the loads.
 // Caller: ⌈k/32⌉ is even.
 
 const PIECES = 1u;

@@ -1,6 +1,8 @@
-// Dense int8 weights.
-// Requires: lib/matmul, access/codes32. Provides: PIECES, Block, load_block, quad_f.
-// Layout: 32 bytes a block, four codes a word, low byte = lowest k.
+// Decodes dense int8 weights.
+// Requires: lib/matmul, codes32, decode/dense.
+// Implements: dense_decoder.
+// Provides: PIECES, Block, load_block, quad_f.
+// Layout: a block has 32 bytes, four codes a word, the lowest column in the low byte.
 
 const PIECES = 1u;
 

@@ -1,7 +1,8 @@
-// 2:4 sparse int8 weights.
-// Requires: lib/matmul, access/codes16, decode/two_four_load. Provides: PIECES, Block,
-// load_stored, stored_pair.
-// Layout: 16 bytes a block, four codes a word.
+// Decodes 2:4 sparse int8 weights.
+// Requires: lib/matmul, codes16, decode/two_four, decode/two_four_load.
+// Implements: sparse_decoder.
+// Provides: PIECES, Block, load_stored, stored_pair.
+// Layout: a block has 16 bytes, four codes a word.
 
 const PIECES = 1u;
 

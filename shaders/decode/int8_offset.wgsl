@@ -1,8 +1,10 @@
-// Dense int8 weights, for GPUs: codes moved up by 128, since unsigned bytes become floats in one
-// operation each and signed ones in two. Both differences below are exact.
-// Requires: lib/matmul, access/codes32. Provides: PIECES, Block, load_block, quad_f. Twin:
-// decode/int8.
-// Layout: 32 bytes a block, four codes a word, low byte = lowest k.
+// Decodes dense int8 weights on GPUs. Codes are moved up by 128 first, because a GPU converts an
+// unsigned byte to a float in one operation and a signed one in two. Both differences below are
+// exact.
+// Requires: lib/matmul, codes32, decode/dense.
+// Implements: dense_decoder.
+// Provides: PIECES, Block, load_block, quad_f.
+// Layout: a block has 32 bytes, four codes a word, the lowest column in the low byte.
 
 const PIECES = 1u;
 

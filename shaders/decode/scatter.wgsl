@@ -1,5 +1,6 @@
-// Two stored codes back to their places among four columns.
-// Requires: nothing. Provides: scatter.
+// Moves two stored codes back to their places among four columns.
+// Requires: nothing.
+// Provides: scatter.
 
 // (c − z) where the quad keeps a column, 0 elsewhere.
 fn scatter(pair: vec2<f32>, nibble: u32, z: vec4<f32>) -> vec4<f32> {

@@ -1,9 +1,10 @@
-// What all 2:4 decoders share: 16 stored codes stand for 32 columns, and one word of
-// metadata says which.
-// Requires: lib/matmul, decode/scatter, a 2:4 decoder (Block with `meta_word`, stored_pair).
+// What all 2:4 decoders share. 16 stored codes stand for 32 columns, and one word of metadata says
+// which columns they are.
+// Requires: lib/matmul, decode/scatter, side, sparse_decoder.
+// Implements: decoder.
 // Provides: metadata_of, quad_f, dot_quad, add_quad, tile_quad.
-// Layout: stored codes 2i and 2i + 1 belong to quad i, whose nibble of the metadata is
-// idx0 | idx1 << 2.
+// Layout: stored codes 2i and 2i + 1 belong to quad i, whose nibble of the metadata is idx0 | idx1
+// << 2.
 
 fn metadata_of(row: Row, b: u32) -> u32 {
     return side_word(row, b);

@@ -1,5 +1,5 @@
-// Blocks of 2:4 weights, with their metadata.
-// Requires: lib/matmul, a side fragment, a 2:4 decoder (load_stored), decode/two_four.
+// Loads blocks of 2:4 weights with their metadata.
+// Requires: lib/matmul, side, sparse_decoder, decode/two_four.
 // Provides: load_block, Blocks, load_blocks.
 
 struct Blocks {

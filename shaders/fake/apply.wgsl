@@ -1,6 +1,7 @@
-// Quantizes and dequantizes columns first…end−1 of a row, by all lanes of a workgroup.
-// Requires: fake/code, an X fragment (load_x4), a Y fragment (store_y2); const WORKGROUP. Provides: apply.
-// Four columns belong to the lane that `first` (a multiple of 4) and the lane say: with f16 it
+// Quantizes and dequantizes columns first…end−1 of a row with all lanes of a workgroup.
+// Requires: fake/code, x, y, const WORKGROUP.
+// Provides: apply.
+// Each lane owns four columns, counted from `first`, which is a multiple of 4. With f16 it thus
 // owns whole words.
 
 fn apply(row: u32, first: u32, end: u32, local: u32) {

@@ -1,8 +1,11 @@
-// Gradients where a row, or all of X, shares a scale: dx, and partial sums for fake/sums.
-// Requires: fake/gradient; consts WORKGROUP, LEARNED. Provides: main.
+// Computes the gradients where a row or all of X shares a scale: dx, and partial sums for fake/sums.
+// Requires: fake/gradient, fake/tree, fake/code, lib/dispatch, const WORKGROUP, const LEARNED.
+// Implements: fake_scales.
+// Provides: main.
 //
-// One scale for all of X: `workers` workgroups share all units and leave a partial sum each. One a
-// row: a workgroup, and a partial sum, a tile. Without LEARNED there is dx alone, of any groups.
+// With one scale for all of X, `workers` workgroups share all units, and each leaves a partial sum.
+// With one scale a row, each tile has a workgroup and a partial sum. Without LEARNED the kernel
+// computes dx alone, for any groups.
 
 @group(0) @binding(5) var<storage, read> scales: array<u32>;
 @group(0) @binding(6) var<storage, read> zeros: array<u32>;

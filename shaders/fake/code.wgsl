@@ -1,7 +1,7 @@
 // What the kernels of fake quantization share: parameters, schemes, and x in steps of a scale.
 //
-// Requires: lib/dispatch, lib/half, and `scales` and `zeros`, arrays of u32 at bindings 5 and 6;
-// const ALIGNED: no four columns from a multiple of 4 on are of two groups.
+// Requires: lib/dispatch, lib/half, fake_scales, const ALIGNED.
+// Implements: parameters.
 // Provides: p, row_count, stored_scale, Scheme, scheme_at, Schemes, schemes_at, ratios, nan_of.
 //
 //   y = (clamp(rne(x/s) + z, qmin, qmax) − z) · s
@@ -10,10 +10,12 @@
 //   x       [m, k], x_stride elements apart from x_at on
 //   scales  [m, groups] f32 from scale_at on, or one (scale_stride is 0): s
 //   zeros   the same, f32: z is the nearest integer (ties to even) within qmin…qmax
-// A unit of work is a tile of a row, `tile` columns: a multiple of 4, of `tiles` a row.
+// A unit of work is a tile of a row: `tile` columns, a multiple of 4, of which a row has `tiles`.
+// ALIGNED says that no four columns from a multiple of 4 on belong to two groups. The kernel
+// declares `scales` and `zeros` as arrays of u32 at bindings 5 and 6.
 //
-// Floats may be assumed to be finite by a compiler: what is NaN or infinite is told by its bits, and
-// a NaN is made by setting bits of a result that is there.
+// A compiler may assume that floats are finite. So NaN and infinities are recognized by their bits,
+// and a NaN is made by setting bits of an existing result.
 
 struct Params {
     k: u32,            // columns

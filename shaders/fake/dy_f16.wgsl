@@ -1,5 +1,7 @@
-// The gradient of Y as pairs of f16 in u32; offset and stride are even.
-// Requires: fake/code, lib/half_pair. Provides: load_dy4; columns from k on read as 0.
+// Loads the gradient of Y as pairs of f16 in u32. Offset and stride must be even.
+// Requires: fake/code, half_pair.
+// Implements: dy.
+// Provides: load_dy4. Columns from k on read as 0.
 // Caller: offset and stride of the gradient of Y are even.
 
 @group(0) @binding(4) var<storage, read> dy_in: array<u32>;

@@ -1,5 +1,7 @@
-// The gradient of Y as f32, any offset and stride.
-// Requires: fake/code. Provides: load_dy4; columns from k on read as 0.
+// Loads the gradient of Y as f32. Any offset and stride are allowed.
+// Requires: fake/code.
+// Implements: dy.
+// Provides: load_dy4. Columns from k on read as 0.
 
 @group(0) @binding(4) var<storage, read> dy_in: array<f32>;
 

@@ -1,10 +1,13 @@
-// Fake quantization by scales of the data's own range: rows, or groups of columns of any size.
-// Requires: fake/apply, fake/range. Provides: main, a workgroup a tile of a row, which holds
-// whole groups. Workgroup memory: WORKGROUP · 8 bytes.
+// Fake quantization with scales from the range of the data itself, by rows or by groups of columns
+// of any size.
+// Requires: fake/apply, fake/range, fake/code, x, lib/dispatch, const WORKGROUP.
+// Implements: fake_scales.
+// Provides: main, one workgroup for a tile of a row, which holds whole groups.
+// Workgroup memory: WORKGROUP · 8 bytes.
 //
-// x is read twice, the second time out of a cache. A team of lanes takes a group for its range, by
-// quads of columns of which a group need not begin or end at one: then lanes of two teams read it.
-// Caller: a tile holds whole groups; a team is a power of two, WORKGROUP lanes at most.
+// x is read twice, the second time from a cache. A team of lanes finds the range of a group by quads
+// of columns. A group need not begin or end at a quad; then lanes of two teams read that quad.
+// Caller: a tile holds whole groups; a team is a power of two, {WORKGROUP} lanes at most.
 
 @group(0) @binding(5) var<storage, read_write> scales: array<u32>;
 @group(0) @binding(6) var<storage, read_write> zeros: array<u32>;

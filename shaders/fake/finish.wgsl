@@ -1,5 +1,6 @@
-// The gradients of a scale and a zero point, from sums over what shares them.
-// Requires: fake/code, fake/tree. Provides: put_gradients, ds and dz.
+// Computes the gradients of a scale and a zero point from sums over everything that shares them.
+// Requires: fake/code, fake/tree.
+// Provides: put_gradients, ds, dz.
 //
 //   ds = g · Σ…,  dz = −s · g · Σ dy beyond the codes,  g = 1/√(N · gain), or 1 where gain is 0
 

@@ -1,5 +1,7 @@
-// Fake quantization by scales that are there.
-// Requires: fake/apply. Provides: main, a workgroup a tile of a row.
+// Fake quantization with given scales.
+// Requires: fake/apply, fake/code, lib/dispatch, const WORKGROUP.
+// Implements: fake_scales.
+// Provides: main, one workgroup for a tile of a row.
 
 @group(0) @binding(5) var<storage, read> scales: array<u32>;
 @group(0) @binding(6) var<storage, read> zeros: array<u32>;

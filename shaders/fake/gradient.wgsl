@@ -1,11 +1,12 @@
 // The gradients of fake quantization: straight-through (Bengio et al., arXiv 1308.3432), LSQ (Esser
 // et al., arXiv 1902.08153) and LSQ+ (Bhalgat et al., arXiv 2004.09576).
 //
-// Requires: fake/code, fake/tree, an X and a dy fragment, a Y fragment for dx. Provides: take.
+// Requires: fake/code, fake/tree, x, dy, y.
+// Provides: take.
 //
 // With v = rne(x/s) and c = v + z, where qmin ≤ c ≤ qmax (both ends are inside):
 //   dx = dy,  ds: dy · (v − x/s),  dz: 0
-// elsewhere, e being the end that c is beyond:
+// elsewhere, if c is beyond the end e:
 //   dx = 0,   ds: dy · (e − z),    dz: −s · dy
 
 fn total(v: vec4<f32>) -> f32 {

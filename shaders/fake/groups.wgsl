@@ -1,10 +1,13 @@
-// Gradients where groups of columns of any size share a scale: dx, ds and dz in one dispatch.
-// Requires: fake/gradient, fake/finish; const WORKGROUP. Provides: main, a workgroup a tile of a
-// row, which holds whole groups.
+// Computes the gradients where groups of columns of any size share a scale: dx, ds and dz in one
+// dispatch.
+// Requires: fake/gradient, fake/finish, fake/tree, fake/code, lib/dispatch, const WORKGROUP,
+// const ALIGNED.
+// Implements: fake_scales.
+// Provides: main, one workgroup for a tile of a row, which holds whole groups.
 //
-// A team of lanes takes a group, by quads of columns. Where quads may be of two groups, both sum
-// over it, and dx is written apart.
-// Caller: a tile holds whole groups; a team is a power of two, WORKGROUP lanes at most.
+// A team of lanes handles a group by quads of columns. If a quad may belong to two groups, both teams
+// sum over it, and dx is written separately.
+// Caller: a tile holds whole groups; a team is a power of two, {WORKGROUP} lanes at most.
 
 @group(0) @binding(5) var<storage, read> scales: array<u32>;
 @group(0) @binding(6) var<storage, read> zeros: array<u32>;

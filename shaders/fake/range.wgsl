@@ -1,11 +1,12 @@
-// The range of some x, as the bits of the largest x and of the largest −x, at least 0.
-// Requires: fake/code. Provides: Range, wider, put_scheme; writes `scales` and `zeros`.
+// The range of some x: the bits of the largest x and of the largest −x, at least 0.
+// Requires: fake/code.
+// Provides: Range, wider, and put_scheme, which writes `scales` and `zeros`.
 //
 //   symmetric    s = absmax/steps       (127, 7 or 32767),  z = 0
 //   asymmetric   s = (max−min)/steps    (255 or 15),        z = clamp(rne(−min/s), 0, steps) + qmin
 //
-// min ≤ 0 ≤ max. The bits of positive floats are in their order, and those of infinity and NaN
-// come after all of them, so that a range tells by itself whether all of it is finite.
+// min ≤ 0 ≤ max. The bits of positive floats have the order of the floats, and the bits of infinity
+// and NaN come after all of them, so that a range shows whether everything in it is finite.
 
 struct Range {
     high: u32,

@@ -1,6 +1,8 @@
-// The range of all of X.
-// Requires: fake/range, an X fragment; const WORKGROUP. Provides: main, a workgroup a tile of a row.
-// A maximum by atomics is the same in any order.
+// Finds the range of all of X.
+// Requires: fake/range, fake/code, x, lib/dispatch, const WORKGROUP.
+// Implements: fake_scales.
+// Provides: main, one workgroup for a tile of a row.
+// A maximum taken with atomics does not depend on the order of invocations.
 
 @group(0) @binding(4) var<storage, read_write> ranges: array<atomic<u32>>;
 @group(0) @binding(5) var<storage, read_write> scales: array<u32>;

@@ -1,6 +1,9 @@
-// The scale and zero point of all of X, from its range.
-// Requires: fake/range. Provides: main, one invocation.
-// Leaves the range empty for the next recording, as it was made: no dispatch only clears it.
+// Computes the scale and zero point of all of X from its range.
+// Requires: fake/range.
+// Implements: fake_scales.
+// Provides: main, one invocation.
+// It leaves the range empty for the next recording, so that no other dispatch is needed to clear
+// it.
 
 @group(0) @binding(4) var<storage, read_write> ranges: array<u32>;
 @group(0) @binding(5) var<storage, read_write> scales: array<u32>;

@@ -1,5 +1,7 @@
-// The gradients of scales from partial sums: of a row's tiles, or of all workers.
-// Requires: fake/tree, fake/finish; const WORKGROUP. Provides: main, a workgroup a row, or one.
+// Computes the gradients of scales from partial sums: of the tiles of a row, or of all workers.
+// Requires: fake/finish, fake/tree, fake/code, lib/dispatch, const WORKGROUP.
+// Implements: fake_scales.
+// Provides: main, one workgroup a row, or one in all.
 
 @group(0) @binding(3) var<storage, read> scale_partials: array<u32>;
 @group(0) @binding(4) var<storage, read> outside_partials: array<f32>;

@@ -1,7 +1,9 @@
-// Sums for the gradients of a scale and a zero point, over the lanes of a team.
-// Requires: const WORKGROUP. Provides: Sums, merged, team_sums.
+// Sums for the gradients of a scale and a zero point over the lanes of a team.
+// Requires: const WORKGROUP.
+// Provides: Sums, merged, team_sums.
 // Workgroup memory: WORKGROUP · 12 bytes.
-// The order is fixed, by column in a lane and then a tree, so that a rerun gives the same bits.
+// The order of additions is fixed (the columns of a lane, then a tree), so that a second run gives
+// the same bits.
 
 // `outside` sums dy beyond the codes; `broken` makes NaN of sums with an x that is NaN or a dy that
 // is not finite.

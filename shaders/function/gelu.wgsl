@@ -1,7 +1,9 @@
 // v · Φ(v), with the error function: erfc(z) = t·(a1 + t·(a2 + …))·exp(−z²) with t = 1/(1 + 0.3275911z),
 // to within 1.5e-7 for z ≥ 0 (Abramowitz and Stegun 7.1.26).
-// Requires: nothing. Provides: activate.
-// Below −12 it is nothing, however large v.
+// Requires: nothing.
+// Implements: function.
+// Provides: activate.
+// Below −12 the result is 0, so that a large |v| does no harm.
 
 fn activate(v: vec2<f32>) -> vec2<f32> {
     let z = min(abs(v) * 0.70710678, vec2<f32>(9.0));

@@ -1,6 +1,8 @@
 // v · Φ(v) as 0.5v·(1 + tanh(√(2/π)·(v + 0.044715v³))): that is v / (1 + exp(−2√(2/π)·(…))).
-// Requires: nothing. Provides: activate.
-// Beyond ±12 the cube may overflow, and there it is 0 or v.
+// Requires: nothing.
+// Implements: function.
+// Provides: activate.
+// Beyond ±12, where the cube may overflow, the result is 0 or v.
 
 fn activate(v: vec2<f32>) -> vec2<f32> {
     let c = clamp(v, vec2<f32>(-12.0), vec2<f32>(12.0));

@@ -1,5 +1,7 @@
 // No activation function.
-// Requires: nothing. Provides: activate.
+// Requires: nothing.
+// Implements: function.
+// Provides: activate.
 
 fn activate(v: vec2<f32>) -> vec2<f32> {
     return v;

@@ -1,6 +1,8 @@
 // v / (1 + exp(−v)), also called swish.
-// Requires: nothing. Provides: activate.
-// Below −80 it is nothing, and exp(−v) would soon be infinite.
+// Requires: nothing.
+// Implements: function.
+// Provides: activate.
+// Below −80 the result is 0. Further down, exp(−v) would be infinite.
 
 fn activate(v: vec2<f32>) -> vec2<f32> {
     let e = exp(-clamp(v, vec2<f32>(-80.0), vec2<f32>(80.0)));

@@ -1,4 +1,6 @@
-// 8-bit codes need no shift.
-// Requires: nothing. Provides: SHIFT. Twin: integer/nibbles.
+// The shift of 8-bit codes, which need none.
+// Requires: nothing.
+// Implements: shift.
+// Provides: SHIFT.
 
 const SHIFT = 0u;

@@ -1,6 +1,7 @@
-// What becomes of the sum of a slice: added to integers that tests read, whoever made it.
-// Requires: lib/matmul. Provides: Spot, add_slice, finish; Y. Twins: integer/scaled,
-// integer/finish.
+// Adds the sum of a slice to integers that tests read.
+// Requires: lib/matmul.
+// Implements: add_slice, finish.
+// Provides: Spot, add_slice, finish, y.
 // Layout of Y: i32 [m, slices, N], which starts as zeros.
 // Caller: Y holds zeros, or sums to add to.
 

@@ -1,6 +1,9 @@
-// Products of four bytes in f32, exact: sums of four stay below 2¹⁷.
-// Requires: nothing. Provides: dots. Twin: integer/dot_packed.
-// Why: where a device has no such operation, 32-bit integer products are slower than floats.
+// Products of four bytes in f32. They are exact, because sums of four products stay below 2¹⁷.
+// Requires: nothing.
+// Implements: dots.
+// Provides: dots.
+// Why: on devices without an operation for packed bytes, 32-bit integer products are slower than
+// floats.
 
 fn float_dot(w: u32, x: vec4<f32>) -> f32 {
     let v = vec4<f32>(unpack4xI8(w));

@@ -1,5 +1,8 @@
-// Products of four bytes by the device's own operation.
-// Requires: nothing. Provides: dots. Twin: integer/dot_float.
+// Products of four packed bytes with the built-in operation.
+// Requires: nothing.
+// Implements: dots.
+// Features: packed-dot.
+// Provides: dots.
 
 // Of four columns' quads with one quad of X, as signed bytes.
 fn dots(w: vec4<u32>, x: u32) -> vec4<i32> {

@@ -1,6 +1,7 @@
-// Four columns of a row of Y as floats: bias, activation function, store.
-// Requires: lib/matmul, a bias fragment, an activation function, access/y. Provides: finish. Twins:
-// integer/finish_int8, integer/counted.
+// Finishes four columns of a row of Y as floats: bias, activation function, store.
+// Requires: lib/matmul, bias, function, y.
+// Implements: finish.
+// Provides: finish.
 
 fn finish(y_at: u32, column: u32, v: vec4<f32>) {
     let end = p.n0 + p.rows;

@@ -1,8 +1,10 @@
-// Four columns of a row of Y as codes, with a scale and a zero point known before: what the next
-// integer matmul takes for X, once activations/sums has added what else its rows hold.
-// Requires: lib/matmul, a bias fragment, an activation function; const Y_ZEROS. Provides: finish;
-// Y. Twins: integer/finish, integer/counted.
-// `column` is a multiple of 4: an invocation owns the word.
+// Finishes four columns of a row of Y as 8-bit codes, with a scale and a zero point that are known
+// beforehand. The next integer matmul can use them as X once activations/sums has completed the
+// rows.
+// Requires: lib/matmul, bias, function, const Y_ZEROS.
+// Implements: finish.
+// Provides: finish, y.
+// `column` is a multiple of 4, so one invocation owns the word.
 // Caller: offset and strides of Y are multiples of 4 words.
 // Caller: the kernel activations_sums runs after it.
 

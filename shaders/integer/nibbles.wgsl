@@ -1,8 +1,10 @@
 // Four of eight nibbles as signed bytes.
-// Requires: const W_ZEROS. Provides: nibbles, SHIFT.
-// Codes with zero points stay 0…15. Those without are stored as q + 8: with the top bit turned, a
-// nibble in the upper half of a byte is 16q, which needs no zero point; sums of products are
-// shifted back by SHIFT, exactly.
+// Requires: const W_ZEROS.
+// Implements: shift.
+// Provides: nibbles, SHIFT.
+// Codes with zero points stay 0…15. Codes without zero points are stored as q + 8. With the top
+// bit flipped, a nibble in the upper half of a byte is 16q, which needs no zero point; SHIFT
+// undoes the factor in sums of products exactly.
 
 const SHIFT = select(4u, 0u, W_ZEROS);
 

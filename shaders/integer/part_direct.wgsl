@@ -1,6 +1,7 @@
-// A block of each of M_TILE rows of X as every lane for itself loads it.
-// Requires: access/x_int8, integer/x_side; consts M_TILE (1 or 4), W_ZEROS. Provides: XPart, XSum,
-// load_part, x_word, part_sum, sum_of. Twin: integer/part_shared.
+// Loads a block of each of M_TILE rows of X (1 or 4), each lane for itself.
+// Requires: x_codes, integer/x_side, const M_TILE, const W_ZEROS.
+// Implements: integer_part.
+// Provides: XPart, XSum, load_part, x_word, part_sum, sum_of.
 
 struct XRow {
     a: vec4<u32>,

@@ -1,9 +1,11 @@
-// A block of each of M_TILE rows of X that the lanes of a subgroup load together and pass round.
-// Requires: access/x_int8, integer/x_side; consts SUBGROUP (4, or a multiple of 8), M_TILE (1 or
-// 4), W_ZEROS. Provides: XPart, XSum, load_part, x_word, part_sum, sum_of. Twin:
-// integer/part_direct.
-// Why: as lib/part_shared. Of four rows, two lanes take one (a lane, where there are four); of one
-// row, each lane takes a quad (or two).
+// Loads a block of each of M_TILE rows of X (1 or 4) with all lanes of a subgroup together, which
+// then exchange it. SUBGROUP is 4 or a multiple of 8.
+// Requires: x_codes, integer/x_side, const M_TILE, const SUBGROUP, const W_ZEROS.
+// Implements: integer_part.
+// Features: subgroups.
+// Provides: XPart, XSum, load_part, x_word, part_sum, sum_of.
+// Why: see lib/part_shared. Of four rows, two lanes load one row (one lane if there are only four
+// lanes). Of one row, each lane loads one quad (or two).
 
 struct XPart {
     low: vec4<u32>,

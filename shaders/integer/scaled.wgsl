@@ -1,5 +1,7 @@
-// What becomes of the sum of a slice: scaled and added up.
-// Requires: nothing. Provides: Spot, add_slice. Twin: integer/counted.
+// Scales the sum of a slice and adds it up.
+// Requires: nothing.
+// Implements: add_slice.
+// Provides: Spot, add_slice.
 
 // Where four columns of a row of Y lie, and of which slice.
 struct Spot {

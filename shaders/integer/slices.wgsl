@@ -1,9 +1,12 @@
 // Slices of K within which sums of products are exact integers and scales do not change: the
-// groups of W and of X are whole numbers of them, and a slice has 1024 blocks at most, since
+// groups of W and of X are whole numbers of slices, and a slice has at most 1024 blocks, because
 // 32768 · 255 · 255 < 2³¹.
-// Requires: lib/matmul, scale/side; consts W_GROUPS, X_GROUPS (0: one group a row, 1: each slice is
-// one, 2: groups of several slices), W_ZEROS, X_ZEROS; SHIFT. Provides: run_steps, w_group,
-// x_group, fold, Columns4, columns_at, scales4, zeros4, fills4.
+// Requires: lib/matmul, scale/side, shift, const W_ZEROS, const X_ZEROS, const W_GROUPS,
+// const X_GROUPS.
+// Implements: run_steps.
+// W_GROUPS and X_GROUPS: 0 for one group a row, 1 if each slice is a group, 2 for groups of several
+// slices.
+// Provides: run_steps, w_group, x_group, fold, Columns4, columns_at, scales4, zeros4, fills4.
 
 const ONES = 0x01010101u;
 

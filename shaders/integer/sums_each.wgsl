@@ -1,5 +1,7 @@
-// A lane's share of a row of several slices: each block scaled by itself.
-// Requires: add_slice. Provides: Sum, add_block, finished. Twin: integer/sums_whole.
+// The share that a lane has of a row of several slices: each block is scaled by itself.
+// Requires: add_slice.
+// Implements: integer_sums, lane_sum.
+// Provides: Sum, add_block, finished.
 
 alias Sum = vec4<f32>;
 

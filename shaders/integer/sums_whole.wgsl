@@ -1,5 +1,8 @@
-// A lane's share of a row that is one slice: integers, added over lanes as such.
-// Requires: add_slice. Provides: Sum, add_block, finished. Twin: integer/sums_each.
+// The share that a lane has of a row of one slice: integers, which are added over lanes as
+// integers.
+// Requires: add_slice.
+// Implements: integer_sums, lane_sum.
+// Provides: Sum, add_block, finished.
 // Caller: k is one slice: at most 1024 blocks of 32 columns.
 
 alias Sum = vec4<i32>;

@@ -1,5 +1,7 @@
-// 2:4 codes back among four columns, so that one dot product serves a quad.
-// Requires: decode/two_four, integer/int8_24 or integer/int4_24. Provides: quad_word.
+// Puts 2:4 codes back among four columns, so that one dot product serves a quad.
+// Requires: decode/two_four, stored_word.
+// Implements: quad_word.
+// Provides: quad_word.
 
 // Columns 4i to 4i + 3 of a block as signed bytes; `fill`, the zero point in every byte, stands
 // where a column was dropped. i is a literal wherever it is called.

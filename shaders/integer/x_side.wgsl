@@ -1,5 +1,6 @@
-// What a row of X holds beside its codes.
-// Requires: lib/matmul, access/x_int8; const X_ZEROS. Provides: x_scale, x_zero, x_sum.
+// What a row of X holds besides its codes.
+// Requires: lib/matmul, x_codes, const X_ZEROS.
+// Provides: x_scale, x_zero, x_sum.
 
 fn x_scale(row_at: u32, group: u32) -> f32 {
     return bitcast<f32>(x_at(row_at, p.x_scale_at + group));

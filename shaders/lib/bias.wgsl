@@ -1,5 +1,7 @@
-// Bias of Y, f32.
-// Requires: lib/matmul. Provides: bias2.
+// Loads the bias of Y as f32.
+// Requires: lib/matmul.
+// Implements: bias.
+// Provides: bias2.
 
 @group(0) @binding(6) var<storage, read> bias: array<f32>;
 

@@ -1,5 +1,7 @@
-// What a recording says of a dispatch: a count of rows, in two digits, and the workgroup.
-// Requires: const M_TABLE. Provides: recorded_count, workgroup_index.
+// What a recording says about a dispatch: the number of rows, in two digits, and the number of the
+// workgroup.
+// Requires: const M_TABLE.
+// Provides: recorded_count, workgroup_index.
 // The digits lie in a table of numbers that all dispatches share (Kernels::m_offsets), so that
 // recording writes nothing.
 

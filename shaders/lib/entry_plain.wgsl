@@ -1,6 +1,7 @@
 // The entry point of schedules that need no lane number.
-// Requires: schedule/rows_m1 or schedule/rows; const WORKGROUP. Provides: main.
-// Twin: lib/entry_subgroup.
+// Requires: lib/dispatch, schedule, const WORKGROUP.
+// Implements: entry.
+// Provides: main.
 
 @compute @workgroup_size(WORKGROUP)
 fn main(

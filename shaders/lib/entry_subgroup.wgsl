@@ -1,7 +1,9 @@
-// The entry point of schedules that may pass registers round a subgroup.
-// Requires: schedule/rows_m1 or schedule/rows; const WORKGROUP. Provides: main.
-// Twin: lib/entry_plain.
-// Caller: every subgroup has SUBGROUP lanes.
+// The entry point of schedules that may exchange registers within a subgroup.
+// Requires: lib/dispatch, schedule, const WORKGROUP, const SUBGROUP.
+// Implements: entry.
+// Features: subgroups.
+// Provides: main.
+// Caller: every subgroup has {SUBGROUP} lanes.
 
 @compute @workgroup_size(WORKGROUP)
 fn main(

@@ -1,8 +1,9 @@
-// IEEE binary16 in the halves of a u32.
-// Requires: nothing. Provides: half_to_f32, f32_to_half, and by integer arithmetic alone
-// half_to_f32_bits, f32_bits_to_half.
-// Why not unpack2x16float and pack2x16float: the first may flush f16 subnormals, which
-// are ordinary weights below 6.1e-5, and the second is indeterminate out of range.
+// IEEE binary16 values in the halves of a u32.
+// Requires: nothing.
+// Provides: half_to_f32, f32_to_half, and with integer arithmetic alone half_to_f32_bits,
+// f32_bits_to_half.
+// Why not unpack2x16float and pack2x16float: the first may flush f16 subnormals, which are
+// ordinary weights below 6.1e-5, and the result of the second is indeterminate out of range.
 
 // Exact for every half: subnormals, infinities and NaN included.
 fn half_to_f32(half: u32) -> f32 {

@@ -1,5 +1,7 @@
-// Both halves of a word, exact on every device.
-// Requires: lib/half. Provides: half2_to_f32. Twin: lib/half_pair_native.
+// Converts both halves of a word, exactly on every device.
+// Requires: lib/half.
+// Implements: half_pair.
+// Provides: half2_to_f32.
 
 // The low half, then the high half.
 fn half2_to_f32(word: u32) -> vec2<f32> {

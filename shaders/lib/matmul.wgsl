@@ -1,8 +1,9 @@
-// Parameters of Y = X · Wᵀ (+ bias) and where m comes from.
-// Requires: lib/dispatch; const PANEL. Provides: Params, p, row_count, Row, row_at,
-// block_at, TilePlace, tile_at.
-// Bindings: 0 params, 1 and 2 the digits of m (lib/dispatch), 6 bias (lib/bias); 3 is X, 4 codes,
-// 5 side and 7 Y (the access fragments').
+// The parameters of Y = X · Wᵀ (+ bias), and the number of rows.
+// Requires: lib/dispatch, const PANEL.
+// Implements: parameters.
+// Provides: Params, p, row_count, Row, row_at, block_at, TilePlace, tile_at.
+// Bindings: 0 has the parameters, 1 and 2 the digits of m (lib/dispatch), 6 the bias (lib/bias);
+// the access fragments declare 3 (X), 4 (codes), 5 (side data) and 7 (Y).
 
 struct Params {
     n0: u32,          // first output column of this block of rows of W

@@ -1,5 +1,8 @@
-// Cooperative matrices of 16 × 16: products of f16, sums of f32.
-// Requires: nothing. Provides: SIZE, Element, MatrixA, MatrixB, MatrixC. Twin: lib/matrix8.
+// Cooperative matrices of 16 × 16 with f16 products and f32 sums.
+// Requires: nothing.
+// Implements: matrix.
+// Features: f16, matrix16.
+// Provides: SIZE, Element, MatrixA, MatrixB, MatrixC.
 // Enables: f16, wgpu_cooperative_matrix.
 
 const SIZE = 16u;

@@ -1,5 +1,8 @@
 // Cooperative matrices of 8 × 8, all f32.
-// Requires: nothing. Provides: SIZE, Element, MatrixA, MatrixB, MatrixC. Twin: lib/matrix16.
+// Requires: nothing.
+// Implements: matrix.
+// Features: matrix8.
+// Provides: SIZE, Element, MatrixA, MatrixB, MatrixC.
 // Enables: wgpu_cooperative_matrix.
 
 const SIZE = 8u;

@@ -1,9 +1,10 @@
-// Where a row's record of side data stands in its buffer.
+// Finds the side data of a row in its buffer. `params` must have row0 and side_words.
 //
-// Requires: `params` with row0 and side_words; const PANEL. Provides: record_of(row).
+// Requires: weight_parameters, const PANEL.
+// Provides: record_of(row).
 //
-// Memory: PANEL rows lie word by word side by side, so word i of a record is at
-// record_of(row) + i · PANEL. `row0` is where a chunk's rows start.
+// Memory: the words of PANEL rows are interleaved, so word i of a record is at
+// record_of(row) + i · PANEL. The rows of a chunk start at `row0`.
 
 fn record_of(row: u32) -> u32 {
     let at = params.row0 + row;

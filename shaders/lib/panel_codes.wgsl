@@ -1,9 +1,9 @@
-// Where a word of a row's codes stands in its buffer.
+// Finds a word of the codes of a row in its buffer. `params` must have row0 and blocks.
 //
-// Requires: `params` with row0 and blocks; constants PANEL, SPARSE, ELEMENT_BITS.
+// Requires: weight_parameters, const PANEL, const ELEMENT_BITS, const SPARSE.
 // Provides: code_word(row, word).
 //
-// Memory: PANEL rows lie block by block side by side; `row0` is where a chunk's rows start.
+// Memory: the blocks of PANEL rows are interleaved. The rows of a chunk start at `row0`.
 
 const BLOCK_WORDS: u32 = select(ELEMENT_BITS, ELEMENT_BITS / 2u, SPARSE);
 

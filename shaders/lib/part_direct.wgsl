@@ -1,5 +1,7 @@
-// A step of X as every lane for itself loads it.
-// Requires: lib/quads or lib/quad. Provides: Part, load_part, part_quad. Twin: lib/part_shared.
+// Loads a step of X, each lane for itself.
+// Requires: step.
+// Implements: part.
+// Provides: Part, load_part, part_quad.
 
 alias Part = Quads;
 

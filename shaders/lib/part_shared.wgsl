@@ -1,8 +1,11 @@
-// A step of X that the lanes of a subgroup load together, a quad each, and pass round.
-// Requires: lib/quads; const SUBGROUP, the size of every subgroup: 4, or a multiple of 8.
-// Provides: Part, load_part, part_quad. Twin: lib/part_direct.
-// Why: where all lanes want the same X, loading it is most of the work on adapters that
-// pay for each lane's load; passing a register costs two operations.
+// Loads a step of X with all lanes of a subgroup together, a quad each, which then exchange it.
+// SUBGROUP is the size of every subgroup: 4 or a multiple of 8.
+// Requires: lib/quads, x, const SUBGROUP.
+// Implements: part.
+// Features: subgroups.
+// Provides: Part, load_part, part_quad.
+// Why: where all lanes want the same X, loading it is most of the work on adapters that execute
+// the load of each lane separately. Exchanging a register takes two operations.
 
 struct Part {
     low: vec4<f32>,

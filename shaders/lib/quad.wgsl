@@ -1,7 +1,8 @@
-// A step of 4 columns as floats: the unit of all schedules where every column may have a
-// scale of its own. Small, since the slow path should compile fast at least.
-// Requires: an access fragment for X, scale/general. Provides: STEP, QUADS, Quads, quad_at,
-// load_x. Twin: lib/quads.
+// A step of 4 columns as floats: the unit of all schedules where every column may have a scale of
+// its own. It is small so that this slow path at least compiles fast.
+// Requires: x.
+// Implements: step.
+// Provides: STEP, QUADS, Quads, quad_at, load_x.
 
 const STEP = 4u;
 const QUADS = 1u;

@@ -1,7 +1,8 @@
 // A step of 32 columns as floats: the unit of all schedules where scales align with it.
-// Requires: an access fragment for X, a decoder, a scale fragment. Provides: STEP, QUADS,
-// Quads, quad_at, load_x. Twin: lib/quad.
-// Fields, not an array: a dynamically indexed private array spills.
+// Requires: x.
+// Implements: step.
+// Provides: STEP, QUADS, Quads, quad_at, load_x.
+// Why fields and not an array: a dynamically indexed private array spills.
 
 const STEP = 32u;
 const QUADS = 8u;

@@ -1,9 +1,9 @@
-// Quantizing by one scale many times: the quotient of lib/softfloat's div_f32 without a
-// division a weight.
+// Quantizes many weights with one scale: the quotient that div_f32 of lib/softfloat gives, without
+// a division for each weight.
 //
 // Requires: lib/softfloat.
 // Provides:
-//   Divisor, divisor_of(b)         what is worked out once a scale; `b` must be normal
+//   Divisor, divisor_of(b)         what is computed once for a scale; `b` must be normal
 //   steps_by(a, divisor) -> u32    min(rne_to_int(div_f32(a, b)), 65536), of magnitudes
 //
 // Why it is exact. Let d in [2^23, 2^24) be the significand of b, n in [d, 2d) that of a

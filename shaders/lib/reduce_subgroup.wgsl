@@ -1,8 +1,12 @@
-// Sums over a whole workgroup: within each subgroup in registers, then over the subgroups.
-// Requires: Sum (a vector of four); consts WORKGROUP, M_TILE; LANES is WORKGROUP. Provides: put_sum, finish_sums,
-// whole_sum, main. Workgroup memory: WORKGROUP · M_TILE · 16 bytes, since a subgroup may be as
-// small as one lane. Twin: lib/reduce_tree.
-// Why: one barrier where a tree has one for each halving. No size of subgroups is assumed.
+// Sums over a whole workgroup: within each subgroup in registers, then over the subgroups. LANES
+// equals WORKGROUP.
+// Requires: lib/dispatch, schedule, lane_sum, const WORKGROUP, const M_TILE.
+// Implements: reduce.
+// Features: subgroups, subgroup-id.
+// Provides: put_sum, finish_sums, whole_sum, main.
+// Workgroup memory: WORKGROUP · M_TILE · 16 bytes, because a subgroup may have only one lane.
+// Why: this takes one barrier, and a tree takes one for each halving. No size of subgroups is
+// assumed.
 // Caller: the device has subgroups, of any size.
 
 var<workgroup> partial: array<Sum, WORKGROUP * M_TILE>;

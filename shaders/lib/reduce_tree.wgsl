@@ -1,6 +1,8 @@
-// Sums over the LANES lanes of a team, by a tree in workgroup memory.
-// Requires: Sum (a vector of four); consts WORKGROUP, LANES, M_TILE. Provides: put_sum, finish_sums, whole_sum, main.
-// Workgroup memory: WORKGROUP · M_TILE · 16 bytes. Twin: lib/reduce_subgroup.
+// Sums over the LANES lanes of a team with a tree in workgroup memory.
+// Requires: lib/dispatch, schedule, lane_sum, const WORKGROUP, const LANES, const M_TILE.
+// Implements: reduce.
+// Provides: put_sum, finish_sums, whole_sum, main.
+// Workgroup memory: WORKGROUP · M_TILE · 16 bytes.
 
 var<workgroup> partial: array<Sum, WORKGROUP * M_TILE>;
 

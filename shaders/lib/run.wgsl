@@ -1,6 +1,6 @@
-// Which run of steps, with one scale, a step of a row belongs to.
-// Requires: a scale fragment; const GROUPED, whether a row has more than one. Provides: Run,
-// next_step.
+// Tells which run of steps, with one scale, a step of a row belongs to.
+// Requires: run_steps.
+// Provides: Run, next_step.
 
 struct Run {
     index: u32,

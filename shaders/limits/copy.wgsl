@@ -1,5 +1,7 @@
-// How fast the adapter reads storage and writes it elsewhere, 16 bytes at a time.
-// Requires: const RUN (vec4 a lane copies). Provides: main.
+// Measures how fast the adapter reads storage and writes it elsewhere, 16 bytes at a time. Each
+// lane copies RUN vectors.
+// Requires: const RUN.
+// Provides: main.
 
 @group(0) @binding(0) var<storage, read> source: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read_write> sink: array<vec4<u32>>;

@@ -1,5 +1,8 @@
-// How many products of packed bytes a device makes a second.
-// Requires: const ROUNDS. Provides: main: 4 dot products of 4 bytes a round, 64 lanes.
+// Measures how many dot products of packed bytes the adapter makes: 4 dot products of 4 bytes a
+// round, on 64 lanes.
+// Requires: const ROUNDS.
+// Features: packed-dot.
+// Provides: main.
 
 @group(0) @binding(0) var<storage, read> source: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read_write> sink: array<vec4<i32>>;

@@ -1,6 +1,8 @@
-// How many f32 multiply-adds the adapter makes: eight independent chains of vec4 a lane.
-// Requires: const ROUNDS. Provides: main. 64 flops a lane and round.
-// Why eight: enough to hide the latency of one, few enough for the registers.
+// Measures how many f32 multiply-adds the adapter makes, with eight independent chains of vec4 a
+// lane: 64 floating-point operations a lane and round.
+// Requires: const ROUNDS.
+// Provides: main.
+// Why eight: that is enough to hide the latency of one, and few enough for the registers.
 
 @group(0) @binding(0) var<storage, read> source: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read_write> sink: array<vec4<f32>>;

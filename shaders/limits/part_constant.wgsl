@@ -1,5 +1,7 @@
-// No X, for the schedules that take it in parts.
-// Requires: nothing. Provides: Part, load_part, part_quad. In the place of a part fragment.
+// Replaces X by a constant in schedules that take it in parts.
+// Requires: nothing.
+// Implements: part.
+// Provides: Part, load_part, part_quad.
 
 struct Part {
     quad: vec4<f32>,

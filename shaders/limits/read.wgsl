@@ -1,7 +1,8 @@
-// How fast the adapter reads storage, 16 bytes at a time.
-// Requires: consts RUN (vec4 a lane reads), CONTIGUOUS. Provides: main.
-// CONTIGUOUS: each lane reads a run of its own, as software adapters like it; otherwise
-// neighbouring lanes read neighbouring vec4, as GPUs coalesce.
+// Measures how fast the adapter reads storage, 16 bytes at a time. Each lane reads RUN vectors.
+// Requires: const RUN, const CONTIGUOUS.
+// Provides: main.
+// If CONTIGUOUS, each lane reads a run of its own, which suits software adapters. Otherwise
+// neighboring lanes read neighboring vectors, which GPUs coalesce.
 
 @group(0) @binding(0) var<storage, read> source: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read_write> sink: array<vec4<u32>>;

@@ -1,5 +1,7 @@
-// How fast the adapter reads a texture of codes: neighbouring lanes, neighbouring texels.
-// Requires: access/texel; const RUN (texels a lane reads). Provides: main.
+// Measures how fast the adapter reads a texture of codes: neighboring lanes read neighboring
+// texels, RUN each.
+// Requires: access/texel, const RUN.
+// Provides: main.
 
 @group(0) @binding(1) var<storage, read_write> sink: array<vec4<u32>>;
 

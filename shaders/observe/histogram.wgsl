@@ -1,12 +1,15 @@
-// Counts of values by bins of a width of a power of two, and sums of |x|.
-// Requires: observe/tile, after observe/ranges over all of X. Provides: main, a workgroup a tile.
+// Counts values in bins whose width is a power of two, and sums |x|. It runs after observe/ranges over
+// all of X.
+// Requires: observe/tile.
+// Provides: main, one workgroup a tile.
 // Workgroup memory: 256 bytes.
 //
-// With e the largest biased exponent of the channel: bins reach up to 2^(max(e, least) − 126), and
+// If e is the largest biased exponent of the channel, bins reach up to 2^(max(e, least) − 126), and
 // |x| is summed in units of 2^(e − 150), rounded down, in 64 bits. Both are shifts of the
-// significand. Nothing is counted where anything is not finite.
+// significand. If any value is not finite, nothing is counted.
 //
-// Why bin 0 is counted apart: after a ReLU half of X is there, and atomics on one word queue.
+// Why bin 0 is counted separately: after a ReLU, half of X falls into it, and atomics on one word
+// are executed one after the other.
 // Caller: observe_ranges runs before it, over all of X.
 
 var<workgroup> sums: array<atomic<u32>, 32>;

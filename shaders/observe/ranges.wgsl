@@ -1,7 +1,9 @@
-// min and max of each column or of all of X, how many NaN and infinities there are, and the index
-// of the first.
-// Requires: observe/tile. Provides: main, a workgroup a tile. Workgroup memory: 256 bytes.
-// Where anything is not finite, min and max mean nothing.
+// Finds min and max of each column or of all of X, the number of NaN and infinities, and the index
+// of the first of them.
+// Requires: observe/tile.
+// Provides: main, one workgroup a tile.
+// Workgroup memory: 256 bytes.
+// If any value is not finite, min and max have no meaning.
 // Caller: observe_reset runs before it.
 
 var<workgroup> lows: array<atomic<u32>, 32>;

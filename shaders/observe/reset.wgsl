@@ -1,5 +1,7 @@
-// Clears what is gathered: keys of min and the first index to their largest, all else to 0.
-// Requires: observe/tile. Provides: main, a lane a word.
+// Clears what is gathered: it sets the keys of min and the first index to their largest value and
+// everything else to 0.
+// Requires: observe/tile, lib/dispatch.
+// Provides: main, one lane a word.
 
 @compute @workgroup_size(WORKGROUP)
 fn main(

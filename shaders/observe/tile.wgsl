@@ -1,21 +1,23 @@
-// What the kernels that observe X share: parameters, and a tile of 256 rows and 32 columns.
+// What the kernels that observe X share: parameters and a tile of 256 rows (TILE_ROWS) and 32
+// columns.
 //
-// Requires: lib/dispatch, an X fragment (load_x4); const TILE_ROWS, 256.
+// Requires: lib/dispatch, x, const TILE_ROWS.
+// Implements: parameters.
 // Provides: p, y, Tile, tile_of, WORKGROUP, ROW_LANES, INFINITY, NONE, bits_at, columns_of,
 // channel_of, keys_of, magnitude_of_key, min_at, max_at, sum_at, counts_at.
 //
-// Everything is integer arithmetic on the bits: what is seen is the same on every device, and as
-// on the host. Subnormals, which devices may flush, count as 0, and −0 as +0.
+// Everything is integer arithmetic on the bits, so that all devices and the host observe the same.
+// Subnormals, which devices may flush, count as 0, and −0 counts as +0.
 //
 // Memory, in u32 words:
 //   x   [m, k], x_stride elements apart from x_offset on
 //   y   from y_offset on: NaN, infinities, index of the first of either or 0xffffffff, 0; keys of
 //       min [C], keys of max [C], sums [C] as pairs low, high; counts [C, bins_2]
-// C is k by columns, else 1.
+// C is k if every column is observed by itself, else 1.
 //
-// Why a tile: 64 lanes are eight quads of columns by eight rows, so that a column's values meet in
-// workgroup memory and cost an atomic on y a tile; and 256 rows of 24-bit numbers add up to less
-// than 2³².
+// Why a tile: 64 lanes are eight quads of columns by eight rows, so that the values of a column meet
+// in workgroup memory and need one atomic on y a tile; and 256 numbers of 24 bits add up to less than
+// 2³².
 
 struct Params {
     k: u32,         // columns

@@ -1,6 +1,7 @@
-// Whether the device's own conversion of f16 is exact for every half: WGSL lets it flush
+// Checks whether the built-in conversion of f16 is exact for every value. WGSL lets it flush
 // subnormals, which are ordinary weights below 6.1e-5. NaN need not keep its bits.
-// Requires: lib/half, lib/half_pair_native. Provides: main, an invocation a pair.
+// Requires: lib/half, lib/half_pair_native.
+// Provides: main, one invocation a pair.
 
 @group(0) @binding(0) var<storage, read> halves: array<u32>;
 @group(0) @binding(1) var<storage, read_write> wrong: atomic<u32>;

@@ -1,18 +1,18 @@
-// What the kernels that take W by blocks of 32 columns share.
+// What the kernels that take W by blocks of 32 columns share. RANK says that the 2:4 mask is made
+// here, by magnitude, and not read.
 //
-// Requires: quantize/make, lib/panel, lib/softfloat, access/weights_*, sparse/rank; consts
-// SPARSE, RANK (the mask is made here, by magnitude, and not read).
+// Requires: quantize/make, source_weights, lib/panel, lib/softfloat, sparse/rank, const RANK.
 // Provides:
 //   Place, place_of(id)            where a block stands: rows·blocks of them
-//   worst, nibbles                 of the weights met so far: the largest magnitude, and the
+//   worst, nibbles                 the largest magnitude of the weights so far, and their
 //                                  metadata, read or made
 //   survey(place, chunk) -> W8     eight weights of a block; adds to both
-//   report_not_finite(place)       into `status`, the first, if `worst` is one
+//   report_not_finite(place)       if `worst` is not finite, notes its index in `status`
 //   group_of(place) -> u32         the one group that a block lies in
 //
-// Why blocks: a software adapter pays for every load, however many lanes share it, so a
-// weight is loaded once a kernel, metadata and scales once a block. Groups must be whole
-// blocks, or one a row; where they are not, the kernels without `block_` serve.
+// Why blocks: on a software adapter every load costs time, however many lanes share it. So a
+// weight is loaded once a kernel, and metadata and scales once a block. Groups must be whole
+// blocks, or one a row; otherwise the kernels without `block_` in their name are used.
 // Caller: groups of W are multiples of 32 columns, or one a row.
 
 struct Place {

@@ -1,13 +1,14 @@
-// Codes of the device layout, a block an invocation: as quantize/codes. Floats are checked
-// here, and under RANK pruned here: for them this is the whole making.
+// Makes codes of the device layout like quantize/codes, one block an invocation. Floats are also
+// checked here, and pruned if RANK: for them this is the only kernel. Integers need the scales in
+// `side`, and under 2:4 without RANK the metadata. `status` must have been cleared.
 //
-// Requires: quantize/block and what it requires, lib/panel_codes, lib/reciprocal, lib/half,
-// quantize/record, access/made_*; constants IS_FLOAT, CODE_LOW, CODE_HIGH; for integers the
-// scales of `side`, under 2:4 without RANK the metadata; `status` cleared.
+// Requires: quantize/block, quantize/make, source_weights, made_codes, lib/panel_codes,
+// lib/reciprocal, lib/softfloat, lib/half, quantize/record, sparse/rank, const PANEL,
+// const ELEMENT_BITS, const IS_FLOAT, const SPARSE, const CODE_LOW, const CODE_HIGH, const RANK.
 // Provides: `main`, one invocation a block.
 //
-// A column past K loads as 0, and so has the code of zero of the row's last group, which
-// is the block's.
+// A column after K loads as 0, and so it gets the code of zero of the last group of the row, which
+// is the group of the block.
 // Caller: reset runs before it, for integers scales, and what makes 2:4 metadata where it does not.
 
 var<private> divisor: Divisor;

@@ -1,8 +1,10 @@
-// The range of every group, widened to hold 0, and the first weight that is not finite; under
-// RANK the 2:4 mask too. As quantize/ranges after sparse/prune, a block an invocation.
+// Finds the range of every group, widened to include 0, and the first weight that is not finite. If
+// RANK, it makes the 2:4 mask too. It does what quantize/ranges does after sparse/prune, one block
+// an invocation. `extremes` and `status` must have been cleared, and under 2:4 without RANK `side`
+// must have the metadata.
 //
-// Requires: quantize/block and what it requires; const PER_TENSOR; `extremes` and `status`
-// cleared; under 2:4 without RANK the metadata of `side`.
+// Requires: quantize/block, quantize/make, sparse/rank, lib/softfloat, const PANEL, const SPARSE,
+// const PER_TENSOR, const RANK.
 // Provides: `main`, one invocation a block.
 // Caller: reset runs before it, and under a given 2:4 mask place.
 

@@ -1,16 +1,16 @@
-// Codes of the device layout, from weights, scales and metadata.
+// Makes codes of the device layout from weights and from complete side data.
 //
 // Requires: quantize/make, access/weights_u32, lib/panel, lib/panel_codes, quantize/record,
-// sparse/metadata, lib/softfloat, lib/half; constants IS_FLOAT, SPARSE, CODE_LOW, CODE_HIGH;
-// `side` complete.
+// sparse/metadata, lib/softfloat, lib/half, const ELEMENT_BITS, const IS_FLOAT, const SPARSE,
+// const CODE_LOW, const CODE_HIGH.
 // Provides: `main`, one invocation a word of codes: rows·code_words of them.
 //
 //   integers  q = clamp(rne(x / s) + z), x / s rounded to f32 first, as the host rounds it
 //   f16       rounded to nearest even; a finite weight that becomes infinite goes into
 //             `status`
 //   f32       the bits
-// Positions past the row, and indices of a ragged last quad that point past K, hold the
-// code of zero of the row's last group (0 for floats).
+// Positions after the row, and indices of a ragged last quad that point after K, get the code of
+// zero of the last group of the row (0 for floats).
 // Caller: reset runs before it, for integers scales, and under 2:4 prune or place.
 
 @group(0) @binding(4) var<storage, read_write> codes: array<u32>;

@@ -1,8 +1,8 @@
-// Rows of a compressed matrix as f32 or f16, all of them or those an index list names.
+// Writes rows of a compressed matrix as f32 or f16: all rows, or those that an index list names.
 //
-// Requires: lib/dispatch, lib/panel, lib/panel_codes, access/words_u32 or access/words_texture,
-// quantize/record, sparse/metadata, lib/half; constants
-// ELEMENT_BITS, IS_FLOAT, SPARSE, INDEXED, OUTPUT_F16.
+// Requires: lib/dispatch, lib/panel, lib/panel_codes, words, quantize/record, sparse/metadata,
+// lib/half, const ELEMENT_BITS, const IS_FLOAT, const SPARSE, const INDEXED, const OUTPUT_F16.
+// Implements: weight_parameters.
 // Provides: `main`, one invocation an output word: rows·(k words, or ⌈k/2⌉ of halves).
 //
 //   value = f32(c − z) · s, one multiply; floats are copied or widened exactly; a pruned
@@ -16,10 +16,10 @@
 //                first_row is 0. Nothing is read out of bounds
 //   output       [out_rows, k], `output_stride` apart from `output_at` on. One invocation
 //                owns both halves of a word; with odd K the last upper half is preserved
-// How many rows a gather makes is known when it is recorded: two digits, at bindings 1
-// and 2, say it; `first_out` of them belong to earlier segments.
+// The number of rows of a gather is known when it is recorded, and the two digits at bindings 1
+// and 2 carry it; `first_out` of these rows belong to earlier segments.
 //
-// The product is the only arithmetic here, and a GPU may round it either way.
+// The product is the only floating-point operation here, and a GPU may round it either way.
 
 struct DequantizeParams {
     rows: u32,          // of W in this chunk

@@ -1,13 +1,16 @@
-// What the kernels that make weights share: parameters, bindings, the grid.
+// What the kernels that make weights share: parameters, bindings and the number of an invocation.
 //
-// Requires: nothing. What the format decides are constants that the kernels name:
+// What the format decides are constants that the kernels require:
 //   ELEMENT_BITS: u32      32, 16, 8 or 4
-//   IS_FLOAT: bool         f32 and f16: no scales
+//   IS_FLOAT: bool         f32 and f16, which have no scales
 //   ASYMMETRIC, SPARSE, F16_SCALES, PER_TENSOR: bool
 //   CODE_LOW, CODE_HIGH, CODE_ZERO: i32
 //                          the codes as stored; the zero of a symmetric format
 //   SCALE_DIVISOR: u32     bits of the f32 that a range is divided by
-// Provides: `params`, the bindings but `weights` (access/weights_*) and `codes`, BLOCK_K,
+//
+// Requires: nothing.
+// Implements: weight_parameters.
+// Provides: `params`, all bindings except `weights` (access/weights_*) and `codes`, BLOCK_K,
 // invocation(group, groups, lane) -> u32.
 //
 // Memory: one chunk of rows of W, and the same rows of the device layout
@@ -24,9 +27,9 @@
 //             row·groups + group; a weight past f16's range, as row·k + column; a quad
 //             of given metadata, as row·8·blocks + quad
 //
-// Why u32 for W: a GPU may turn NaN into 0 in `max` and flush subnormals; the bits say
-// what is there. One invocation owns each word that is not atomic, so nothing depends on
-// the order of invocations, and the largest and the lowest do not depend on it either.
+// Why u32 for W: a GPU may turn NaN into 0 in `max` and flush subnormals, but the bits are exact.
+// One invocation owns each word that is not atomic, so nothing depends on the order of
+// invocations. The atomic maxima and minima do not depend on it either.
 
 struct MakeParams {
     rows: u32,          // of W in this chunk

@@ -1,17 +1,17 @@
-// The range of every group, widened to hold 0, and the first weight that is not finite.
+// Finds the range of every group, widened to include 0, and the first weight that is not finite.
+// `extremes` and `status` must have been cleared, and under 2:4 `side` must have the metadata.
 //
-// Requires: quantize/make, access/weights_u32, lib/panel, sparse/metadata, lib/softfloat;
-// constants IS_FLOAT, SPARSE, PER_TENSOR; `extremes` and `status` cleared; under 2:4 the
-// metadata of `side`.
+// Requires: quantize/make, access/weights_u32, lib/panel, sparse/metadata, lib/softfloat,
+// const IS_FLOAT, const SPARSE, const PER_TENSOR.
 // Provides: `main`, one invocation for 32 columns of a row: rows·blocks of them.
 //
 // Under 2:4 only kept weights count in a range, but every weight is checked. Floats have
-// no ranges: for them this is the check alone.
+// no ranges, so for them this is only the check.
 //
-// Why so: for non-negative floats the order of values is the order of bits, so an atomic
-// maximum of bits is exact, and the same in any order. Groups of any size may begin and
-// end anywhere; an invocation issues atomics only where a group ends, and only if they
-// would change something: 16 million weights of one tensor share two words.
+// Why atomics: non-negative floats have the order of their bits, so an atomic maximum of bits is
+// exact and does not depend on the order of invocations. Groups of any size may begin and end
+// anywhere. An invocation issues atomics only where a group ends, and only if they would change
+// something, because 16 million weights of one tensor may share two words.
 // Caller: reset runs before it, and under 2:4 prune or place.
 
 fn raise(word: u32, bits: u32) {

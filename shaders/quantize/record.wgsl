@@ -1,11 +1,12 @@
-// Reading the side record of a row and placing its codes.
+// Reads the side data of a row and finds the place of a code in its word. `params` must have scale_at,
+// zero_at and group_size.
 //
-// Requires: `side`, and of `params`: scale_at, zero_at, group_size; the constants PANEL,
-// ELEMENT_BITS, ASYMMETRIC, F16_SCALES, CODE_ZERO; half_to_f32_bits (lib/half).
+// Requires: lib/half, weight_parameters, const PANEL, const F16_SCALES, const ASYMMETRIC,
+// const ELEMENT_BITS, const CODE_ZERO.
 // Provides:
 //   group_scale(record, group) -> u32     bits of a scale, widened to f32
 //   group_zero(record, group) -> i32      a zero point as stored
-//   code_shift(position) -> u32           where in its word a code stands
+//   code_shift(position) -> u32           the first bit of a code in its word
 //   CODES_PER_WORD
 //
 // Memory: a record is 2:4 metadata (a word for 32 columns), scales (a word each, or two

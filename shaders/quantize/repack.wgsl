@@ -1,8 +1,9 @@
-// Compressed weights from the canonical layout (`format::Geometry`) to the one kernels read
-// (`format::DeviceLayout`).
+// Moves compressed weights from the canonical layout (`format::Geometry`) to the one that kernels
+// read (`format::DeviceLayout`).
 //
-// Requires: lib/panel, lib/panel_codes; constants ELEMENT_BITS, ASYMMETRIC, SPARSE, F16_SCALES,
-// PER_TENSOR, CODE_ZERO.
+// Requires: lib/panel, lib/panel_codes, const PANEL, const F16_SCALES, const ASYMMETRIC,
+// const ELEMENT_BITS, const PER_TENSOR, const CODE_ZERO.
+// Implements: weight_parameters.
 // Provides: `main`, one invocation a word of the device layout: rows·(code_words + side_words).
 //
 // Memory, of rows [row, row + rows) of W:

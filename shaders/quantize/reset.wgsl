@@ -1,9 +1,9 @@
 // Clears what later kernels of the same pass accumulate into.
 //
-// Requires: quantize/make. Provides: `main`, one invocation a word; the grid covers max(4,
-// extreme_words).
+// Requires: quantize/make.
+// Provides: `main`, one invocation a word; the grid covers max(4, extreme_words).
 //
-// Why a kernel: a compute pass cannot clear a buffer, and a plan may be recorded again.
+// Why this is a kernel: a compute pass cannot clear a buffer, and a plan may be recorded again.
 
 @compute @workgroup_size(64)
 fn main(

@@ -1,9 +1,9 @@
-// Scales and zero points from ranges, in the layout of a side record.
+// Computes scales and zero points from complete ranges (`extremes`) and stores them as side data.
 //
-// Requires: quantize/make, lib/panel, lib/softfloat, lib/half; constants ASYMMETRIC,
-// F16_SCALES, PER_TENSOR, CODE_LOW, CODE_HIGH, SCALE_DIVISOR; `extremes` complete.
-// Provides: `main`, one invocation a word of scales or zero points:
-// rows·(side_words − scale_at) of them.
+// Requires: quantize/make, lib/panel, lib/softfloat, lib/half, const PANEL, const F16_SCALES,
+// const ASYMMETRIC, const PER_TENSOR, const CODE_LOW, const CODE_HIGH, const SCALE_DIVISOR.
+// Provides: `main`, one invocation a word of scales or zero points: rows·(side_words − scale_at)
+// of them.
 //
 // With hi = max(x, 0) and lo = max(−x, 0) over a group, each operation rounded to f32:
 //   symmetric   s = max(lo, hi) / SCALE_DIVISOR        (32767, 127, 7)
@@ -13,8 +13,8 @@
 // has s = 1. A scale that is not a normal number of its type goes into `status`, and 1 is
 // stored.
 //
-// A zero point repeats the division of its scale: cheaper than a second pass, and no
-// invocation reads what another writes.
+// A zero point repeats the division of its scale. That is cheaper than a second pass, and no
+// invocation reads what another one writes.
 // Caller: the ranges of all weights that share a scale are there.
 
 // Bits of the scale as stored, widened to f32; 0 if it is no normal number.

@@ -1,9 +1,10 @@
-// Groups that are multiples of 32 columns, or the row: a run of steps has one scale and one
+// Scales groups that are multiples of 32 columns, or rows: a run of steps has one scale and one
 // zero point.
-// Requires: lib/matmul, scale/side. Provides: run_steps, run_scale, run_zero, run_scales,
-// run_zeros.
-// The scale is applied to the sum of a run, or of as much of one as a lane has, not to
-// each weight.
+// Requires: lib/matmul, scale/side.
+// Implements: scale, run_steps.
+// Provides: run_steps, run_scale, run_zero, run_scales, run_zeros.
+// The scale is applied to the sum of a run, or of the part of it that a lane has, and not to each
+// weight.
 
 fn run_steps() -> u32 {
     return select(p.group_size / 32u, p.blocks, p.groups == 1u);

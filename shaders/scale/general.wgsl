@@ -1,8 +1,9 @@
-// A scale and zero point for each column: groups of any size. Weights are scaled as they are
-// decoded, a quad at a time, and the whole row is one run.
-// Requires: lib/matmul, a general decoder, scale/side. Provides: PIECES, Block, load_block,
-// load_blocks, quad_f, dot_quad, add_quad, tile_quad, run_steps, run_scale, run_zero,
-// run_scales, run_zeros.
+// Scales columns one by one, for groups of any size. Weights are scaled as they are decoded, a
+// quad at a time, and the whole row is one run.
+// Requires: lib/matmul, column_decoder, scale/side.
+// Implements: scale, run_steps, decoder.
+// Provides: PIECES, Block, load_block, load_blocks, quad_f, dot_quad, add_quad, tile_quad,
+// run_steps, run_scale, run_zero, run_scales, run_zeros.
 // Padding columns take the last group, so that no index leaves the record.
 
 const PIECES = 1u;

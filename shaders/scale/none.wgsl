@@ -1,5 +1,7 @@
-// Weights that need no scale: f32 and f16. The whole row is one run.
-// Requires: lib/matmul. Provides: run_steps, run_scale, run_zero, run_scales, run_zeros.
+// For weights that need no scale: f32 and f16. The whole row is one run.
+// Requires: lib/matmul.
+// Implements: scale, run_steps.
+// Provides: run_steps, run_scale, run_zero, run_scales, run_zeros.
 
 fn run_steps() -> u32 {
     return p.blocks;

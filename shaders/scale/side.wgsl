@@ -1,7 +1,9 @@
-// Scales and zero points out of a row's record of side data.
-// Requires: lib/matmul, lib/half, a side fragment; consts F16_SCALES, ASYMMETRIC, SIGNED_ZERO,
-// ZERO. Provides: scale_of, zero_of, scales_of, zeros_of.
-// Layout: scales a word each, or two f16 a word; zero points four bytes a word.
+// Loads scales and zero points from the side data of a row. ZERO is the zero point of symmetric
+// codes.
+// Requires: lib/matmul, lib/half, side, const F16_SCALES, const ASYMMETRIC, const SIGNED_ZERO,
+// const ZERO.
+// Provides: scale_of, zero_of, scales_of, zeros_of.
+// Layout: a scale takes a word, or two f16 scales share one; four zero points share a word.
 
 fn scale_word(group: u32) -> u32 {
     if (F16_SCALES) {

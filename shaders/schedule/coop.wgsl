@@ -1,12 +1,14 @@
-// Many rows of X, by cooperative matrices (experimental): a workgroup of 32 makes 2 · SIZE rows
-// × 2 · SIZE columns of Y, four matrices of sums.
-// Requires: a matrix fragment, lib/quads or lib/quad, access, decode and scale fragments.
-// Provides: main. Workgroup memory: tiles of X and W, 2 · SIZE rows of 40 elements each, and
-// (2 · SIZE)² f32 of results.
-// Why: one subgroup on most devices. Where subgroups are smaller, each of them does the same
-// work on the same memory, and stores the same. Rows are padded against bank conflicts.
-// Numbers: where Element is f16, X and scaled weights are rounded to f16, and beyond 65504
-// become infinite: the bound of other kernels does not hold, so this one is only ever pinned.
+// Many rows of X with cooperative matrices (experimental): a workgroup of 32 makes 2 · SIZE rows ×
+// 2 · SIZE columns of Y in four matrices of sums.
+// Requires: lib/matmul, lib/dispatch, matrix, step, decoder, scale, x, y, bias, function.
+// Provides: main.
+// Workgroup memory: tiles of X and W, 2 · SIZE rows of 40 elements each, and (2 · SIZE)² f32 of
+// results.
+// Why: a workgroup is one subgroup on most devices. Where subgroups are smaller, each of them does
+// the same work on the same memory and stores the same. Rows are padded against bank conflicts.
+// Numbers: if Element is f16, X and scaled weights are rounded to f16 and become infinite beyond
+// 65504. The error bound of other kernels does not hold, so this kernel only runs when it is
+// pinned.
 
 const TILE = 2u * SIZE;
 const PITCH = 40u;

@@ -1,11 +1,13 @@
-// Few rows of X: LANES lanes split K, a team of them makes 4 columns of Y for M_TILE rows.
-// Requires: lib/quads or lib/quad, a reduce fragment, access, decode and scale fragments, an
-// activation function;
-// consts WORKGROUP, LANES, M_TILE, TRIP (blocks of one trip: 2 only where p.blocks is even).
-// Provides: schedule, trip_block, Sum. Workgroup memory: WORKGROUP · M_TILE · 16 bytes.
-// Why: neighbouring lanes read neighbouring blocks of one row, so that loads of W
-// coalesce; four rows of W share each load of X; a scale is applied once a block, and each
-// quad is decoded where it is used: whole blocks of four rows took 250 registers.
+// Few rows of X: LANES lanes split K, and a team of them makes 4 columns of Y for M_TILE rows. A
+// trip takes TRIP blocks, which is 2 only if p.blocks is even.
+// Requires: lib/matmul, step, decoder, scale, x, y, bias, function, reduce, const WORKGROUP,
+// const LANES, const M_TILE, const TRIP.
+// Implements: schedule, lane_sum.
+// Provides: schedule, trip_block, Sum.
+// Workgroup memory: WORKGROUP · M_TILE · 16 bytes.
+// Why: neighboring lanes read neighboring blocks of one row, so that loads of W coalesce; four
+// rows of W share each load of X; a scale is applied once a block; and each quad is decoded where
+// it is used, because whole blocks of four rows took 250 registers.
 
 alias Sum = vec4<f32>;
 

@@ -1,9 +1,12 @@
-// Integer products for few rows of X: LANES lanes split K, a team of them makes 4 columns of Y for
-// M_TILE rows.
-// Requires: integer/slices, integer/sums, integer/x_side, integer decoders, dots, finish, a reduce
-// fragment; consts WORKGROUP, LANES, M_TILE. Provides: schedule. Workgroup memory:
-// WORKGROUP · M_TILE · 16 bytes.
-// Why: as schedule/gemv.
+// Integer products for few rows of X: LANES lanes split K, and a team of them makes 4 columns of Y
+// for M_TILE rows.
+// Requires: lib/matmul, integer/slices, integer/x_side, x_codes, decoder, quad_word, dots,
+// add_slice, finish, integer_sums, reduce, const WORKGROUP, const LANES, const M_TILE,
+// const W_ZEROS, const X_ZEROS.
+// Implements: schedule.
+// Provides: schedule.
+// Workgroup memory: WORKGROUP · M_TILE · 16 bytes.
+// Why: see schedule/gemv.
 
 var<private> sums: array<Sum, M_TILE>;
 var<private> x_rows: array<u32, M_TILE>;

@@ -1,8 +1,12 @@
-// Integer products on lanes that own columns: four neighbouring columns of Y a lane, for M_TILE
-// rows of X.
-// Requires: lib/run, integer/slices, a part fragment and integer decoders, dots, add_slice, finish;
-// consts WORKGROUP, M_TILE (1 or 4). Provides: schedule. No workgroup memory, no barrier.
-// Why: as schedule/rows_m1. Sums of a slice stay integers; floats are touched at its end only.
+// Integer products on lanes that own columns: a lane makes four neighboring columns of Y for
+// M_TILE rows of X (1 or 4).
+// Requires: lib/matmul, lib/run, integer/slices, integer/x_side, integer_part, decoder, quad_word,
+// dots, add_slice, finish, entry, const WORKGROUP, const M_TILE, const X_ZEROS, const W_GROUPS,
+// const X_GROUPS.
+// Implements: schedule.
+// Provides: schedule. It uses no workgroup memory and no barrier.
+// Why: see schedule/rows_m1. Sums of a slice stay integers, and floats appear only at the end of a
+// slice.
 
 struct Products {
     r0: vec4<i32>, // a row of X each, a component a column

@@ -1,13 +1,15 @@
-// Integer products for many rows of X: a workgroup of 128 makes TILE_M × 64 of Y, TILE_M/8 × 4 a
-// thread.
-// Requires: lib/run, integer/slices, integer/x_side, integer decoders, dots, add_slice, finish;
-// const TILE_M (32 or 64). Provides: main. Workgroup memory: 8 quads · (TILE_M + 64) · 4 bytes.
-// K advances a block of 32 a step.
-// Why: each code of W is unpacked once for TILE_M rows, each of X loaded once for 64 columns; four
-// loads of W from workgroup memory and one of each row of X feed 16 dot products a row. Half the
-// threads fetch W, a column each, while the other half fetch X, a row each. A vector holds four
-// quads of one column or row, so that it is written whole, by one thread: writing a component may
-// touch all of a vector. Neighbouring threads read neighbouring vectors.
+// Integer products for many rows of X: a workgroup of 128 makes TILE_M (32 or 64) × 64 of Y,
+// TILE_M/8 × 4 a thread. K advances a block of 32 a step.
+// Requires: lib/matmul, lib/dispatch, lib/run, integer/slices, integer/x_side, x_codes,
+// scale/side, decoder, quad_word, dots, add_slice, finish, const TILE_M, const W_ZEROS,
+// const X_ZEROS.
+// Provides: main.
+// Workgroup memory: 8 quads · (TILE_M + 64) · 4 bytes.
+// Why: each code of W is unpacked once for TILE_M rows, and each code of X is loaded once for 64
+// columns. Four loads of W from workgroup memory and one of each row of X feed 16 dot products a
+// row. Half of the threads fetch W, one column each, while the other half fetch X, one row each. A
+// vector holds four quads of one column or row, so that one thread writes it whole: writing a
+// component may touch the whole vector. Neighboring threads read neighboring vectors.
 
 const TILE_N = 64u;
 const THREAD_M = TILE_M / 8u;

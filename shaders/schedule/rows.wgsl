@@ -1,10 +1,11 @@
-// Several rows of X: a lane owns two neighbouring columns of Y for M_TILE rows of X.
-// Requires: lib/quads or lib/quad, lib/run, a part fragment, access, decode and scale
-// fragments, an activation function; consts WORKGROUP, M_TILE (4, 8 or 16). Provides: schedule. No workgroup memory, no
-// barrier.
-// Why: as schedule/rows_m1, and each weight is loaded and decoded once for M_TILE rows of X.
-// These are taken by fours, column by column, so that eight independent sums stay in
-// registers; where there are more fours, sums are swapped once a quad.
+// Several rows of X: a lane owns two neighboring columns of Y for M_TILE rows of X (4, 8 or 16).
+// Requires: lib/matmul, lib/run, step, part, decoder, scale, y, bias, function, entry,
+// const WORKGROUP, const M_TILE, const GROUPED.
+// Implements: schedule.
+// Provides: schedule. It uses no workgroup memory and no barrier.
+// Why: see schedule/rows_m1; and each weight is loaded and decoded once for M_TILE rows of X. Rows
+// are taken by fours, column by column, so that eight independent sums stay in registers. With
+// more than four rows, sums are swapped once a quad.
 
 // Of four rows of X.
 struct Part4 {

@@ -1,11 +1,12 @@
-// One row of X: a lane owns COLUMNS neighbouring columns of Y and walks K alone.
-// Requires: lib/quads or lib/quad, lib/run, a part fragment, access, decode and scale
-// fragments, an activation function; consts WORKGROUP, COLUMNS (2 or 4). Provides: schedule. No workgroup memory, no
-// barrier.
-// Why: on software adapters every load costs a lane's turn, wherever it reads. So a step of
-// X serves several rows of W, and each quad is decoded, and wide ones are loaded, where they
-// are used: earlier they spill. One loop: a second one around it, over groups, cost more a
-// group than reading a scale a step.
+// One row of X: a lane owns COLUMNS (2 or 4) neighboring columns of Y and walks K alone.
+// Requires: lib/matmul, lib/run, step, part, decoder, scale, y, bias, function, entry,
+// const WORKGROUP, const COLUMNS, const GROUPED.
+// Implements: schedule.
+// Provides: schedule. It uses no workgroup memory and no barrier.
+// Why: on software adapters every load takes the turn of one lane, wherever it reads. So a step of
+// X serves several rows of W, and each quad is decoded (and wide codes are loaded) where it is
+// used, because values that are loaded earlier spill. There is one loop: a second loop around it,
+// over groups, cost more a group than reading a scale a step.
 
 fn quad_step(
     sums: vec4<f32>, part: Part, i: u32, z: vec4<f32>, w: Blocks, v: Blocks,

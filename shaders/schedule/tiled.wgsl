@@ -1,12 +1,14 @@
-// Many rows of X: a workgroup of 128 makes TILE_M × 64 of Y, TILE_M/8 × 4 a thread.
-// Requires: lib/quads or lib/quad, access, decode and scale fragments, an activation function; const TILE_M (32 or 64).
-// Provides: main. Workgroup memory: 8 quads · (TILE_M + 64) · 16 bytes: 12 KiB, or all of the
-// 16 KiB that every device has. K advances a block of 32 a step.
-// Why: each weight is decoded once for TILE_M rows, each x once for 64 columns. Half the
-// threads fetch W while the other half fetch X. Neighbouring threads read neighbouring vectors
-// of w_tile, and write x_tile where the quad's number moves them apart: no two meet in a bank,
-// and no memory pads rows. The tiles are nested arrays: where a loop is unrolled all indices
-// but the last are constants, and the clamp of the last one leaves the loop.
+// Many rows of X: a workgroup of 128 makes TILE_M (32 or 64) × 64 of Y, TILE_M/8 × 4 a thread. K
+// advances a block of 32 a step.
+// Requires: lib/matmul, lib/dispatch, step, decoder, scale, x, y, bias, function, const TILE_M.
+// Provides: main.
+// Workgroup memory: 8 quads · (TILE_M + 64) · 16 bytes: 12 KiB, or all of the 16 KiB that every
+// device has.
+// Why: each weight is decoded once for TILE_M rows, and each x once for 64 columns. Half of the
+// threads fetch W while the other half fetch X. Neighboring threads read neighboring vectors of
+// w_tile, and write x_tile where the number of the quad separates them, so that no two meet in a
+// bank and no memory pads rows. The tiles are nested arrays: in an unrolled loop all indices but
+// the last are constants, and the clamp of the last one leaves the loop.
 
 const TILE_N = 64u;
 const THREAD_M = TILE_M / 8u;

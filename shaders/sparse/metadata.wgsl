@@ -1,6 +1,6 @@
-// Reading 2:4 metadata.
+// Reads 2:4 metadata from `side`.
 //
-// Requires: `side`, const PANEL.
+// Requires: weight_parameters, const PANEL.
 // Provides: quad_nibble(record, quad) -> u32, idx0 | idx1 << 2 of a quad's kept columns.
 //
 // Memory: a word for 32 columns at the head of a side record, low nibble first; `record`

@@ -1,11 +1,11 @@
-// A given 2:4 mask to the head of each side record, checked.
+// Checks a given 2:4 mask and copies it to the head of the side data of each row.
 //
-// Requires: quantize/make, lib/panel. Provides: `main`, one invocation for 32 columns of a row:
-// rows·blocks of them.
+// Requires: quantize/make, lib/panel, const PANEL.
+// Provides: `main`, one invocation for 32 columns of a row: rows·blocks of them.
 //
 // Memory: canonical metadata is a word for 32 columns too, [rows, blocks]. A nibble that
 // does not name two ascending positions goes into `status`, and META_FILL (the first two)
-// is stored for it, so that no later kernel meets it.
+// is stored instead, so that no later kernel sees an invalid nibble.
 
 @compute @workgroup_size(64)
 fn main(

@@ -1,13 +1,13 @@
-// The 2:4 mask of largest magnitudes, as metadata at the head of each side record.
+// Makes the 2:4 mask of the largest magnitudes, as metadata at the head of the side data of each row.
 //
-// Requires: quantize/make, access/weights_u32, lib/panel, lib/softfloat. Provides: `main`, one
-// invocation for 32 columns of a row: rows·blocks of them.
+// Requires: quantize/make, access/weights_u32, lib/panel, lib/softfloat, const PANEL.
+// Provides: `main`, one invocation for 32 columns of a row: rows·blocks of them.
 //
-// Of each four consecutive columns the two largest |w| stay, the lowest column first where
-// they tie. Columns past K rank below every weight, so a ragged quad takes them only when
-// it has to, lowest first: the normalised mask. Quads past the row get META_FILL.
+// Of each four consecutive columns the two with the largest |w| stay; of equal ones the lowest
+// columns. Columns after K rank below every weight, so a ragged quad takes them only when
+// it has to, lowest first: this is the normalized mask. Quads after the row get META_FILL.
 //
-// Why ranks: six comparisons of a quad, no branch and no array indexed at run time.
+// Why ranks: they take six comparisons a quad, no branch and no array indexed at run time.
 
 // Weights rank from 1 on, so that even a zero beats a column past K.
 fn rank_key(source: u32, column: u32) -> u32 {

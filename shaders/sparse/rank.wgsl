@@ -1,12 +1,12 @@
-// The two weights of four that 2:4 keeps.
+// Chooses the two weights of four that 2:4 keeps. QUADS says that K is a multiple of 4.
 //
-// Requires: quantize/make, lib/softfloat; const QUADS: bool, K is a multiple of 4.
+// Requires: quantize/make, lib/softfloat, const QUADS.
 // Provides:
 //   keep_two(quad, column) -> u32        idx0 | idx1 << 2 of the two largest magnitudes
 //   kept_of(quad, nibble) -> vec2<u32>   the weights that a nibble names
 //
-// Ties keep the lowest column. Columns past K rank below every weight, lowest first, so a
-// quad past the row gets META_FILL.
+// Of equal magnitudes the lowest columns stay. Columns after K rank below every weight, lowest
+// first, so a quad after the row gets META_FILL.
 
 fn keep_two(quad: vec4<u32>, column: u32) -> u32 {
     var key = magnitudes_of(quad);

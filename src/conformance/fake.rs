@@ -38,7 +38,7 @@ pub(super) async fn run(host: &Host, case: &Case, from: FakeScales) -> Result<Ou
     let caps = host.kernels().caps();
     // The last kernel of the forward pass names the case. The name of the backward kernel only adds
     // a suffix.
-    let kernel = job.spec.forward_shaders(caps).pop().map(|shader| shader.name);
+    let kernel = job.spec.forward_shaders(caps).pop().map(|shader| shader.id);
     let judged = judge(case, &job, &results).map_err(|e| e.to_string())?;
     Ok(Outcome {
         kernel: kernel.unwrap_or_default(),

@@ -32,7 +32,7 @@ pub use report::{AdapterReport, CaseReport, ErrorOverBound, Report, Speed, Statu
 pub use run::{groups, run_one};
 #[cfg(not(target_arch = "wasm32"))]
 pub use run::{run, run_times};
-pub use speed::{MeasuredLimits, Timing, limit_shaders, limits_async, time_async, unpack_shader};
+pub use speed::{MeasuredLimits, Timing, limits_async, time_async, unpack_shader};
 #[cfg(not(target_arch = "wasm32"))]
 pub use speed::{limits, time};
 pub use table::{Extent, formats, sample, table};

@@ -61,7 +61,7 @@ pub(super) async fn run(
         Axis::Channel => Observer::channels("x", case.k),
     };
     let want = Batch::of(&observer.with_bins(bins as usize), &x).map_err(|e| text(&e))?;
-    let kernel = spec.shaders(host.kernels().caps()).pop().map(|shader| shader.name);
+    let kernel = spec.shaders(host.kernels().caps()).pop().map(|shader| shader.id);
     Ok(Outcome {
         kernel: kernel.unwrap_or_default(),
         error_over_bound: ErrorOverBound::Exact("exact".into()),

@@ -68,7 +68,7 @@ pub(super) async fn run(
     let judged = judged.map_err(|e| text(&e))?;
     let written = got.iter().position(|&word| word != SENTINEL);
     let outside = |word| format!("word {word}, which is outside of the rows, was overwritten");
-    let kernel = spec.shaders(host.kernels().caps()).pop().map(|shader| shader.name);
+    let kernel = spec.shaders(host.kernels().caps()).pop().map(|shader| shader.id);
     Ok(Outcome {
         kernel: kernel.unwrap_or_default(),
         error_over_bound: ErrorOverBound::Ratio(judged.error_over_bound),

@@ -40,40 +40,13 @@ fn group(g: u32) -> Granularity {
 /// Returns every format with these group sizes: all combinations of code type, granularity,
 /// symmetry, scale type and sparsity that exist.
 pub fn formats(groups: [u32; 2]) -> Vec<WeightFormat> {
-    let mut formats = Vec::new();
-    let granularities =
-        [Granularity::Tensor, Granularity::Channel, group(groups[0]), group(groups[1])];
-    for element in CodeType::ALL {
-        let floats = !element.is_integer();
-        for granularity in if floats { &granularities[1..2] } else { &granularities[..] } {
-            for index in 0..if floats { 2 } else { 8 } {
-                formats.extend(format(element, *granularity, index));
-            }
-        }
-    }
-    formats
+    WeightFormat::all(groups)
 }
 
 /// Returns the format whose sparsity, symmetry and scale type are the bits of `index`, or `None` if
 /// it does not exist.
 fn format(element: CodeType, granularity: Granularity, index: usize) -> Option<WeightFormat> {
-    let mut format = match element {
-        CodeType::F32 => WeightFormat::f32(),
-        CodeType::F16 => WeightFormat::f16(),
-        CodeType::Int16 => WeightFormat::int16(granularity),
-        CodeType::Int8 => WeightFormat::int8(granularity),
-        CodeType::Int4 => WeightFormat::int4(granularity),
-    };
-    if index & 1 != 0 {
-        format = format.two_four();
-    }
-    if index & 2 != 0 {
-        format = format.asymmetric();
-    }
-    if index & 4 != 0 {
-        format = format.with_scales(ScaleType::F16);
-    }
-    format.check().ok().map(|()| format)
+    WeightFormat::of_bits(element, granularity, index)
 }
 
 /// Returns the case table. It consists of:

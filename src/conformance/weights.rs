@@ -40,7 +40,7 @@ pub(super) async fn compress(host: &Host, case: &Case) -> Result<Outcome, Troubl
     }
     let plan = QuantizeWeightsPlan::new(host.kernels(), &spec).await;
     let plan = plan.map_err(|error| Trouble::of(case, &error))?;
-    let kernel = plan.shaders().pop().map(|shader| shader.name).unwrap_or_default();
+    let kernel = plan.shaders().pop().map(|shader| shader.id).unwrap_or_default();
     // The words between rows are NaN, so that a kernel that reads them reports an error.
     let mut words = vec![SENTINEL; (n * (k + gap)).max(4)];
     for row in 0..n {
@@ -186,5 +186,5 @@ pub(super) async fn rows(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
         fault = Some(format!("word {word} was written, and lies between or past the rows"));
     }
     let error_over_bound = ErrorOverBound::Ratio(worst);
-    Ok(Outcome { kernel: spec.shader(host.kernels().caps()).name, error_over_bound, fault })
+    Ok(Outcome { kernel: spec.shader(host.kernels().caps()).id, error_over_bound, fault })
 }

@@ -323,6 +323,41 @@ impl WeightFormat {
         Ok(())
     }
 
+    /// Every format there is: with scales for a tensor, for a channel, and for groups of the two
+    /// sizes.
+    #[doc(hidden)]
+    pub fn all(groups: [u32; 2]) -> Vec<Self> {
+        let group = |g| NonZeroU32::new(g).map_or(Granularity::Channel, Granularity::Group);
+        let scaled =
+            [Granularity::Tensor, Granularity::Channel, group(groups[0]), group(groups[1])];
+        let mut formats = Vec::new();
+        for element in CodeType::ALL {
+            let float = !element.is_integer();
+            for granularity in if float { &scaled[1..2] } else { &scaled[..] } {
+                let bits = 0..if float { 2 } else { 8 };
+                formats.extend(bits.filter_map(|bits| Self::of_bits(element, *granularity, bits)));
+            }
+        }
+        formats
+    }
+
+    /// The format of a code type whose three bits say, from the lowest: 2:4 sparse, asymmetric, f16
+    /// scales. `None` if there is no such format.
+    #[doc(hidden)]
+    pub fn of_bits(element: CodeType, granularity: Granularity, bits: usize) -> Option<Self> {
+        let mut format = match element {
+            CodeType::F32 => Self::f32(),
+            CodeType::F16 => Self::f16(),
+            CodeType::Int16 => Self::int16(granularity),
+            CodeType::Int8 => Self::int8(granularity),
+            CodeType::Int4 => Self::int4(granularity),
+        };
+        format = if bits & 1 != 0 { format.two_four() } else { format };
+        format = if bits & 2 != 0 { format.asymmetric() } else { format };
+        format = if bits & 4 != 0 { format.with_scales(ScaleType::F16) } else { format };
+        format.check().ok().map(|()| format)
+    }
+
     /// Returns the canonical layout and the exact sizes of an `[n, k]` matrix in this format.
     ///
     /// # Errors

@@ -1,170 +1,60 @@
 use super::Fragment;
 
-const fn file(name: &'static str, text: &'static str) -> Fragment {
-    Fragment { name, text }
+macro_rules! fragments {
+    ($($name:literal)+) => {
+        &[$(Fragment {
+            name: $name,
+            text: include_str!(concat!("../../shaders/", $name, ".wgsl")),
+        }),+]
+    };
 }
 
 /// Every fragment under `shaders/`.
-pub const FRAGMENTS: &[Fragment] = &[
-    file("access/codes16_texture", include_str!("../../shaders/access/codes16_texture.wgsl")),
-    file("access/codes16_u32", include_str!("../../shaders/access/codes16_u32.wgsl")),
-    file("access/codes16_u64", include_str!("../../shaders/access/codes16_u64.wgsl")),
-    file("access/codes32_texture", include_str!("../../shaders/access/codes32_texture.wgsl")),
-    file("access/codes32_u32", include_str!("../../shaders/access/codes32_u32.wgsl")),
-    file("access/codes32_u64", include_str!("../../shaders/access/codes32_u64.wgsl")),
-    file("access/codes8_u32", include_str!("../../shaders/access/codes8_u32.wgsl")),
-    file("access/codes8_u64", include_str!("../../shaders/access/codes8_u64.wgsl")),
-    file("access/made_u32x2", include_str!("../../shaders/access/made_u32x2.wgsl")),
-    file("access/made_u32x4", include_str!("../../shaders/access/made_u32x4.wgsl")),
-    file("access/made_u64", include_str!("../../shaders/access/made_u64.wgsl")),
-    file("access/made_u64x2", include_str!("../../shaders/access/made_u64x2.wgsl")),
-    file("access/side_u32", include_str!("../../shaders/access/side_u32.wgsl")),
-    file("access/side_u64", include_str!("../../shaders/access/side_u64.wgsl")),
-    file("access/texel", include_str!("../../shaders/access/texel.wgsl")),
-    file("access/weights_u32", include_str!("../../shaders/access/weights_u32.wgsl")),
-    file("access/weights_u32x4", include_str!("../../shaders/access/weights_u32x4.wgsl")),
-    file("access/weights_u64", include_str!("../../shaders/access/weights_u64.wgsl")),
-    file("access/words_texture", include_str!("../../shaders/access/words_texture.wgsl")),
-    file("access/words_u32", include_str!("../../shaders/access/words_u32.wgsl")),
-    file("access/x_f16", include_str!("../../shaders/access/x_f16.wgsl")),
-    file("access/x_f32", include_str!("../../shaders/access/x_f32.wgsl")),
-    file("access/x_f32x4", include_str!("../../shaders/access/x_f32x4.wgsl")),
-    file("access/x_f32x4_u64", include_str!("../../shaders/access/x_f32x4_u64.wgsl")),
-    file("access/x_int8", include_str!("../../shaders/access/x_int8.wgsl")),
-    file("access/x_int8_u64", include_str!("../../shaders/access/x_int8_u64.wgsl")),
-    file("access/y_f16", include_str!("../../shaders/access/y_f16.wgsl")),
-    file("access/y_f32", include_str!("../../shaders/access/y_f32.wgsl")),
-    file("activations/code", include_str!("../../shaders/activations/code.wgsl")),
-    file("activations/quantize", include_str!("../../shaders/activations/quantize.wgsl")),
-    file("activations/ranges", include_str!("../../shaders/activations/ranges.wgsl")),
-    file("activations/reset", include_str!("../../shaders/activations/reset.wgsl")),
-    file("activations/sums", include_str!("../../shaders/activations/sums.wgsl")),
-    file("decode/dense", include_str!("../../shaders/decode/dense.wgsl")),
-    file("decode/f16", include_str!("../../shaders/decode/f16.wgsl")),
-    file("decode/f16_24", include_str!("../../shaders/decode/f16_24.wgsl")),
-    file("decode/f32", include_str!("../../shaders/decode/f32.wgsl")),
-    file("decode/f32_24", include_str!("../../shaders/decode/f32_24.wgsl")),
-    file("decode/general", include_str!("../../shaders/decode/general.wgsl")),
-    file("decode/general_24", include_str!("../../shaders/decode/general_24.wgsl")),
-    file("decode/int16", include_str!("../../shaders/decode/int16.wgsl")),
-    file("decode/int16_24", include_str!("../../shaders/decode/int16_24.wgsl")),
-    file("decode/int4", include_str!("../../shaders/decode/int4.wgsl")),
-    file("decode/int4_24", include_str!("../../shaders/decode/int4_24.wgsl")),
-    file("decode/int4_24_pair", include_str!("../../shaders/decode/int4_24_pair.wgsl")),
-    file("decode/int8", include_str!("../../shaders/decode/int8.wgsl")),
-    file("decode/int8_24", include_str!("../../shaders/decode/int8_24.wgsl")),
-    file("decode/int8_offset", include_str!("../../shaders/decode/int8_offset.wgsl")),
-    file("decode/scatter", include_str!("../../shaders/decode/scatter.wgsl")),
-    file("decode/two_four", include_str!("../../shaders/decode/two_four.wgsl")),
-    file("decode/two_four_load", include_str!("../../shaders/decode/two_four_load.wgsl")),
-    file("fake/apply", include_str!("../../shaders/fake/apply.wgsl")),
-    file("fake/backward", include_str!("../../shaders/fake/backward.wgsl")),
-    file("fake/code", include_str!("../../shaders/fake/code.wgsl")),
-    file("fake/dy_f16", include_str!("../../shaders/fake/dy_f16.wgsl")),
-    file("fake/dy_f32", include_str!("../../shaders/fake/dy_f32.wgsl")),
-    file("fake/dy_f32x4", include_str!("../../shaders/fake/dy_f32x4.wgsl")),
-    file("fake/dynamic", include_str!("../../shaders/fake/dynamic.wgsl")),
-    file("fake/finish", include_str!("../../shaders/fake/finish.wgsl")),
-    file("fake/forward", include_str!("../../shaders/fake/forward.wgsl")),
-    file("fake/gradient", include_str!("../../shaders/fake/gradient.wgsl")),
-    file("fake/groups", include_str!("../../shaders/fake/groups.wgsl")),
-    file("fake/range", include_str!("../../shaders/fake/range.wgsl")),
-    file("fake/ranges", include_str!("../../shaders/fake/ranges.wgsl")),
-    file("fake/scale", include_str!("../../shaders/fake/scale.wgsl")),
-    file("fake/sums", include_str!("../../shaders/fake/sums.wgsl")),
-    file("fake/tree", include_str!("../../shaders/fake/tree.wgsl")),
-    file("function/gelu", include_str!("../../shaders/function/gelu.wgsl")),
-    file("function/gelu_tanh", include_str!("../../shaders/function/gelu_tanh.wgsl")),
-    file("function/identity", include_str!("../../shaders/function/identity.wgsl")),
-    file("function/relu", include_str!("../../shaders/function/relu.wgsl")),
-    file("function/silu", include_str!("../../shaders/function/silu.wgsl")),
-    file("integer/bytes", include_str!("../../shaders/integer/bytes.wgsl")),
-    file("integer/counted", include_str!("../../shaders/integer/counted.wgsl")),
-    file("integer/dot_float", include_str!("../../shaders/integer/dot_float.wgsl")),
-    file("integer/dot_packed", include_str!("../../shaders/integer/dot_packed.wgsl")),
-    file("integer/finish", include_str!("../../shaders/integer/finish.wgsl")),
-    file("integer/finish_int8", include_str!("../../shaders/integer/finish_int8.wgsl")),
-    file("integer/int4", include_str!("../../shaders/integer/int4.wgsl")),
-    file("integer/int4_24", include_str!("../../shaders/integer/int4_24.wgsl")),
-    file("integer/int8", include_str!("../../shaders/integer/int8.wgsl")),
-    file("integer/int8_24", include_str!("../../shaders/integer/int8_24.wgsl")),
-    file("integer/nibbles", include_str!("../../shaders/integer/nibbles.wgsl")),
-    file("integer/part_direct", include_str!("../../shaders/integer/part_direct.wgsl")),
-    file("integer/part_shared", include_str!("../../shaders/integer/part_shared.wgsl")),
-    file("integer/slices", include_str!("../../shaders/integer/slices.wgsl")),
-    file("integer/scaled", include_str!("../../shaders/integer/scaled.wgsl")),
-    file("integer/sums_each", include_str!("../../shaders/integer/sums_each.wgsl")),
-    file("integer/sums_whole", include_str!("../../shaders/integer/sums_whole.wgsl")),
-    file("integer/two_four", include_str!("../../shaders/integer/two_four.wgsl")),
-    file("integer/x_side", include_str!("../../shaders/integer/x_side.wgsl")),
-    file("lib/bias", include_str!("../../shaders/lib/bias.wgsl")),
-    file("lib/dispatch", include_str!("../../shaders/lib/dispatch.wgsl")),
-    file("lib/entry_plain", include_str!("../../shaders/lib/entry_plain.wgsl")),
-    file("lib/entry_subgroup", include_str!("../../shaders/lib/entry_subgroup.wgsl")),
-    file("lib/half", include_str!("../../shaders/lib/half.wgsl")),
-    file("lib/half_pair", include_str!("../../shaders/lib/half_pair.wgsl")),
-    file("lib/half_pair_native", include_str!("../../shaders/lib/half_pair_native.wgsl")),
-    file("lib/matmul", include_str!("../../shaders/lib/matmul.wgsl")),
-    file("lib/matrix16", include_str!("../../shaders/lib/matrix16.wgsl")),
-    file("lib/matrix8", include_str!("../../shaders/lib/matrix8.wgsl")),
-    file("lib/no_bias", include_str!("../../shaders/lib/no_bias.wgsl")),
-    file("lib/panel", include_str!("../../shaders/lib/panel.wgsl")),
-    file("lib/panel_codes", include_str!("../../shaders/lib/panel_codes.wgsl")),
-    file("lib/part_direct", include_str!("../../shaders/lib/part_direct.wgsl")),
-    file("lib/part_shared", include_str!("../../shaders/lib/part_shared.wgsl")),
-    file("lib/quad", include_str!("../../shaders/lib/quad.wgsl")),
-    file("lib/quads", include_str!("../../shaders/lib/quads.wgsl")),
-    file("lib/reciprocal", include_str!("../../shaders/lib/reciprocal.wgsl")),
-    file("lib/reduce_subgroup", include_str!("../../shaders/lib/reduce_subgroup.wgsl")),
-    file("lib/reduce_tree", include_str!("../../shaders/lib/reduce_tree.wgsl")),
-    file("lib/run", include_str!("../../shaders/lib/run.wgsl")),
-    file("lib/softfloat", include_str!("../../shaders/lib/softfloat.wgsl")),
-    file("limits/copy", include_str!("../../shaders/limits/copy.wgsl")),
-    file("limits/dot", include_str!("../../shaders/limits/dot.wgsl")),
-    file("limits/fma", include_str!("../../shaders/limits/fma.wgsl")),
-    file("limits/part_constant", include_str!("../../shaders/limits/part_constant.wgsl")),
-    file("limits/read", include_str!("../../shaders/limits/read.wgsl")),
-    file("limits/read_texture", include_str!("../../shaders/limits/read_texture.wgsl")),
-    file("limits/x_constant", include_str!("../../shaders/limits/x_constant.wgsl")),
-    file("observe/histogram", include_str!("../../shaders/observe/histogram.wgsl")),
-    file("observe/ranges", include_str!("../../shaders/observe/ranges.wgsl")),
-    file("observe/reset", include_str!("../../shaders/observe/reset.wgsl")),
-    file("observe/tile", include_str!("../../shaders/observe/tile.wgsl")),
-    file("probe/halves", include_str!("../../shaders/probe/halves.wgsl")),
-    file("quantize/block", include_str!("../../shaders/quantize/block.wgsl")),
-    file("quantize/block_codes", include_str!("../../shaders/quantize/block_codes.wgsl")),
-    file("quantize/block_ranges", include_str!("../../shaders/quantize/block_ranges.wgsl")),
-    file("quantize/codes", include_str!("../../shaders/quantize/codes.wgsl")),
-    file("quantize/dequantize", include_str!("../../shaders/quantize/dequantize.wgsl")),
-    file("quantize/make", include_str!("../../shaders/quantize/make.wgsl")),
-    file("quantize/ranges", include_str!("../../shaders/quantize/ranges.wgsl")),
-    file("quantize/record", include_str!("../../shaders/quantize/record.wgsl")),
-    file("quantize/repack", include_str!("../../shaders/quantize/repack.wgsl")),
-    file("quantize/reset", include_str!("../../shaders/quantize/reset.wgsl")),
-    file("quantize/scales", include_str!("../../shaders/quantize/scales.wgsl")),
-    file("scale/aligned", include_str!("../../shaders/scale/aligned.wgsl")),
-    file("scale/general", include_str!("../../shaders/scale/general.wgsl")),
-    file("scale/none", include_str!("../../shaders/scale/none.wgsl")),
-    file("scale/side", include_str!("../../shaders/scale/side.wgsl")),
-    file("schedule/coop", include_str!("../../shaders/schedule/coop.wgsl")),
-    file("schedule/gemv", include_str!("../../shaders/schedule/gemv.wgsl")),
-    file("schedule/int_gemv", include_str!("../../shaders/schedule/int_gemv.wgsl")),
-    file("schedule/int_rows", include_str!("../../shaders/schedule/int_rows.wgsl")),
-    file("schedule/int_tiled", include_str!("../../shaders/schedule/int_tiled.wgsl")),
-    file("schedule/rows", include_str!("../../shaders/schedule/rows.wgsl")),
-    file("schedule/rows_m1", include_str!("../../shaders/schedule/rows_m1.wgsl")),
-    file("schedule/tiled", include_str!("../../shaders/schedule/tiled.wgsl")),
-    file("sparse/metadata", include_str!("../../shaders/sparse/metadata.wgsl")),
-    file("sparse/place", include_str!("../../shaders/sparse/place.wgsl")),
-    file("sparse/prune", include_str!("../../shaders/sparse/prune.wgsl")),
-    file("sparse/rank", include_str!("../../shaders/sparse/rank.wgsl")),
+#[rustfmt::skip]
+pub const FRAGMENTS: &[Fragment] = fragments![
+    "access/codes16_texture" "access/codes16_u32" "access/codes16_u64" "access/codes32_texture"
+    "access/codes32_u32" "access/codes32_u64" "access/codes8_u32" "access/codes8_u64"
+    "access/made_u32x2" "access/made_u32x4" "access/made_u64" "access/made_u64x2"
+    "access/side_u32" "access/side_u64" "access/texel" "access/weights_u32"
+    "access/weights_u32x4" "access/weights_u64" "access/words_texture" "access/words_u32"
+    "access/x_f16" "access/x_f32" "access/x_f32x4" "access/x_f32x4_u64" "access/x_int8"
+    "access/x_int8_u64" "access/y_f16" "access/y_f32"
+    "activations/code" "activations/quantize" "activations/ranges" "activations/reset"
+    "activations/sums"
+    "decode/dense" "decode/f16" "decode/f16_24" "decode/f32" "decode/f32_24" "decode/general"
+    "decode/general_24" "decode/int16" "decode/int16_24" "decode/int4" "decode/int4_24"
+    "decode/int4_24_pair" "decode/int8" "decode/int8_24" "decode/int8_offset" "decode/scatter"
+    "decode/two_four" "decode/two_four_load"
+    "fake/apply" "fake/backward" "fake/code" "fake/dy_f16" "fake/dy_f32" "fake/dy_f32x4"
+    "fake/dynamic" "fake/finish" "fake/forward" "fake/gradient" "fake/groups" "fake/range"
+    "fake/ranges" "fake/scale" "fake/sums" "fake/tree"
+    "function/gelu" "function/gelu_tanh" "function/identity" "function/relu" "function/silu"
+    "integer/bytes" "integer/counted" "integer/dot_float" "integer/dot_packed" "integer/finish"
+    "integer/finish_int8" "integer/int4" "integer/int4_24" "integer/int8" "integer/int8_24"
+    "integer/nibbles" "integer/part_direct" "integer/part_shared" "integer/slices"
+    "integer/scaled" "integer/sums_each" "integer/sums_whole" "integer/two_four" "integer/x_side"
+    "lib/bias" "lib/dispatch" "lib/entry_plain" "lib/entry_subgroup" "lib/half" "lib/half_pair"
+    "lib/half_pair_native" "lib/matmul" "lib/matrix16" "lib/matrix8" "lib/no_bias" "lib/panel"
+    "lib/panel_codes" "lib/part_direct" "lib/part_shared" "lib/quad" "lib/quads" "lib/reciprocal"
+    "lib/reduce_subgroup" "lib/reduce_tree" "lib/run" "lib/softfloat"
+    "limits/copy" "limits/dot" "limits/fma" "limits/part_constant" "limits/read"
+    "limits/read_texture" "limits/x_constant"
+    "observe/histogram" "observe/ranges" "observe/reset" "observe/tile"
+    "probe/halves"
+    "quantize/block" "quantize/block_codes" "quantize/block_ranges" "quantize/codes"
+    "quantize/dequantize" "quantize/make" "quantize/ranges" "quantize/record" "quantize/repack"
+    "quantize/reset" "quantize/scales"
+    "scale/aligned" "scale/general" "scale/none" "scale/side"
+    "schedule/coop" "schedule/gemv" "schedule/int_gemv" "schedule/int_rows" "schedule/int_tiled"
+    "schedule/rows" "schedule/rows_m1" "schedule/tiled"
+    "sparse/metadata" "sparse/place" "sparse/prune" "sparse/rank"
 ];
 
-/// The fragment of that name. Names are literals of this crate, and a test looks up
-/// every one that a choice can compose.
+/// The fragment of a name. Names are literals of this crate, and a test looks up every name that a
+/// kernel can choose.
 ///
 /// # Panics
-/// Where there is none.
+/// If there is none.
 pub(crate) fn fragment(name: &str) -> Fragment {
     match FRAGMENTS.iter().find(|f| f.name == name) {
         Some(fragment) => *fragment,

@@ -1,77 +1,77 @@
-use super::{Binding, Caps, Shader, Wgsl};
+use super::{Access, Caps, ImportError, KernelDesc, Wgsl};
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-/// Entries of the table of row counts; see [`Kernels::m_offsets`].
+/// The number of entries in the table of row counts; see [`Kernels::m_offsets`].
 pub(crate) const M_TABLE: u32 = 1024;
 
-/// The largest count that two digits of that table carry.
+/// The largest count that two digits of that table can carry.
 pub(crate) const MAX_COUNT: u32 = M_TABLE * M_TABLE - 1;
 
-/// The format of [`Binding::Texture`].
+/// The format of [`Access::Texture`].
 pub(crate) const CODE_TEXTURE: wgpu::TextureFormat = wgpu::TextureFormat::Rgba32Uint;
 
-/// What the device said no to.
+/// What the device refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeviceError {
-    /// The device was lost; make a new one, and new [`Kernels`].
-    #[error("the device was lost ({0}); make a new device and new kernels")]
+    /// The device was lost. Create a new device and new [`Kernels`].
+    #[error("the device was lost ({0}); create a new device and new kernels")]
     Lost(String),
-    /// An allocation failed. The device goes on: free something, or ask for less.
+    /// An allocation failed. The device still works: free something, or ask for less.
     #[error("the device is out of memory for {what}{}: {message}", sized(*.bytes))]
     OutOfMemory {
-        /// What was being made.
+        /// What was being created.
         what: String,
-        /// Bytes asked for; `None` for what has no size of its own: bind groups, pipelines.
+        /// The size in bytes; `None` for bind groups and pipelines, which have no size.
         bytes: Option<u64>,
-        /// The device's words.
+        /// The message of the device.
         message: String,
     },
-    /// A kernel that is no valid shader for this device: a defect of this crate, or a kernel that
+    /// A kernel is not a valid shader for this device. This is a defect of this crate, or the kernel
     /// needs more than the device was requested with.
-    #[error("kernel {kernel} is no shader for this device{}: {message}", located(.at))]
+    #[error("kernel {kernel} is not a valid shader for this device{}: {message}", located(.at))]
     Shader {
         /// The kernel's id.
         kernel: String,
-        /// The lines that the message speaks of, as `decode/int4.wgsl:12`; empty where it is the
-        /// whole.
+        /// The lines that the message names, in the form `decode/int4.wgsl:12`; empty if the message
+        /// is about the whole shader.
         at: Vec<String>,
-        /// The device's words, with lines traced to their files.
+        /// The message of the device, with lines traced to their files.
         message: String,
     },
-    /// A kernel wants more than the device was requested with, or [`Caps`] state.
+    /// A kernel needs more than the device was requested with, or than its [`Caps`] state.
     #[error(
-        "kernel {kernel} wants {need} of {limit}, the device has {have}; request the adapter's limits"
+        "kernel {kernel} needs {need} of {limit}, but the device has {have}; request the adapter's limits"
     )]
     Limit {
         /// The kernel's id.
         kernel: String,
         /// The field of [`wgpu::Limits`].
         limit: &'static str,
-        /// How much it wants.
+        /// How much the kernel needs.
         need: u32,
-        /// How much there is.
+        /// How much the device has.
         have: u32,
     },
-    /// The driver's compiler refused a valid shader. Another schedule may do
+    /// The driver's compiler refused a valid shader. Another schedule may work
     /// ([`Select::Pinned`](crate::ops::Select::Pinned)); [`Host::tune`](crate::host::Host::tune)
-    /// passes over such kernels.
+    /// skips such kernels.
     #[error("the driver does not compile kernel {kernel}: {message}; try another schedule")]
     Pipeline {
         /// The kernel's id.
         kernel: String,
-        /// The driver's words.
+        /// The message of the driver.
         message: String,
     },
-    /// The device refused what this crate checked beforehand: a defect of this crate or
-    /// of the driver.
+    /// The device refused something that this crate had checked. This is a defect of this crate or of
+    /// the driver.
     #[error("the device refused {what}: {message}")]
     Refused {
-        /// What was being made.
+        /// What was being created.
         what: String,
-        /// The device's words.
+        /// The message of the device.
         message: String,
     },
 }
@@ -85,7 +85,12 @@ fn located(at: &[String]) -> String {
 }
 
 impl DeviceError {
-    /// The same with the size of what found no memory.
+    /// A kernel whose fragments do not compose: a defect of this crate.
+    pub(crate) fn from_import(kernel: String, error: &ImportError) -> Self {
+        Self::Shader { kernel, at: Vec::new(), message: error.to_string() }
+    }
+
+    /// Adds the size of the allocation that failed.
     pub(crate) fn of_bytes(self, bytes: u64) -> Self {
         match self {
             Self::OutOfMemory { what, message, .. } => {
@@ -96,41 +101,41 @@ impl DeviceError {
     }
 }
 
-/// Tells [`Kernels`] that their device is gone. wgpu has one lost callback a device, and
-/// it belongs to the engine; call [`set`](Self::set) there. wgpu calls it when the device
-/// is polled: between the loss and that poll, errors may be [`DeviceError::Refused`].
+/// Tells [`Kernels`] that their device was lost. wgpu has one lost callback for each device, which
+/// belongs to the engine; call [`set`](Self::set) in it. wgpu calls it when the device is polled:
+/// between the loss and that poll, errors may be [`DeviceError::Refused`].
 #[derive(Clone, Debug, Default)]
 pub struct LostFlag(Arc<OnceLock<String>>);
 
 impl LostFlag {
-    /// Marks the device lost; the first reason stays.
+    /// Marks the device as lost. The first reason is kept.
     pub fn set(&self, reason: impl Into<String>) {
         let _ = self.0.set(reason.into());
     }
 
-    /// The reason, once lost.
+    /// The reason, if the device was lost.
     pub fn reason(&self) -> Option<&str> {
         self.0.get().map(String::as_str)
     }
 }
 
-/// A compiled kernel and the layout of its one bind group.
+/// A compiled kernel and the layout of its bind group.
 #[derive(Debug)]
 pub struct Pipeline {
     pub(crate) layout: wgpu::BindGroupLayout,
     pub(crate) pipeline: wgpu::ComputePipeline,
 }
 
-/// What a new buffer holds.
+/// The contents of a new buffer.
 pub(crate) enum BufferFill<'a> {
-    /// Zeros, as wgpu makes them.
+    /// So many bytes of zeros.
     Zeros(u64),
     Words(&'a [u32]),
 }
 
 impl BufferFill<'_> {
-    /// How many bytes the buffer takes: wgpu refuses empty bindings, and 32 hold any element that
-    /// a shader declares.
+    /// The size of the buffer in bytes. It is at least 32, because wgpu refuses empty bindings and 32
+    /// bytes hold any element that a shader declares.
     fn size(&self) -> u64 {
         match self {
             Self::Zeros(bytes) => (*bytes).max(32),
@@ -139,28 +144,28 @@ impl BufferFill<'_> {
     }
 }
 
-/// Compiled kernels of one device, and what they share. Cheap to clone; `Send + Sync`.
+/// The compiled kernels of one device, and what they share. Cheap to clone; `Send + Sync`.
 ///
-/// It never submits, polls or waits. Methods that make device objects are `async` only
-/// because a browser answers error scopes later; native futures are ready at once.
+/// It never submits, polls or waits. Methods that create device objects are `async` only because a
+/// browser answers error scopes later; native futures are ready at once.
 #[derive(Clone, Debug)]
 pub struct Kernels {
     device: wgpu::Device,
     caps: Caps,
     lost: LostFlag,
-    cache: Arc<Mutex<HashMap<Shader, Arc<Pipeline>>>>,
+    cache: Arc<Mutex<HashMap<KernelDesc, Arc<Pipeline>>>>,
     m_table: wgpu::Buffer,
-    /// The driver's own cache of compiled code, where the device has the feature.
+    /// The driver's cache of compiled code, if the device has the feature.
     driver_cache: Option<wgpu::PipelineCache>,
 }
 
 impl Kernels {
-    /// Kernels for a device. `caps` may state lower limits than the device has; higher ones
-    /// count as the device's.
+    /// Kernels for a device. `caps` may state lower limits than the device has; higher limits are
+    /// clamped.
     ///
     /// # Errors
-    /// [`DeviceError`] where the table of row counts, 1024 times the alignment of uniforms,
-    /// cannot be allocated.
+    /// [`DeviceError`] if the table of row counts, 1024 times the alignment of uniforms, cannot be
+    /// allocated.
     pub async fn new(device: &wgpu::Device, caps: &Caps) -> Result<Self, DeviceError> {
         let caps = caps.within(&device.limits(), device.features());
         let lost = LostFlag::default();
@@ -177,17 +182,17 @@ impl Kernels {
         Ok(Self { device, caps, lost, cache: Arc::default(), m_table, driver_cache: None })
     }
 
-    /// The same with the driver's cache of compiled code, which `data` of an earlier run
-    /// fills: [`pipeline_cache_data`](Self::pipeline_cache_data) then has this run's. Without
-    /// [`wgpu::Features::PIPELINE_CACHE`] it is [`new`](Self::new); data of another driver or
-    /// version is ignored.
+    /// Like [`new`](Self::new), with the driver's cache of compiled code, which starts with `data` of
+    /// an earlier run; [`pipeline_cache_data`](Self::pipeline_cache_data) then returns the data of
+    /// this run. Without [`wgpu::Features::PIPELINE_CACHE`] there is no cache. Data of another driver
+    /// or version is ignored.
     ///
     /// # Errors
     /// As [`new`](Self::new).
     ///
     /// # Safety
-    /// `data` must come from `pipeline_cache_data`, of any adapter: drivers trust what
-    /// follows a header that fits.
+    /// `data` must come from `pipeline_cache_data`, of any adapter, because drivers trust everything
+    /// after a matching header.
     pub async unsafe fn with_pipeline_cache(
         device: &wgpu::Device,
         caps: &Caps,
@@ -206,13 +211,13 @@ impl Kernels {
         Ok(kernels)
     }
 
-    /// The same, told of a lost device by a flag that is set elsewhere already.
+    /// Uses a flag for lost devices that is set elsewhere already.
     pub(crate) fn with_lost_flag(self, lost: LostFlag) -> Self {
         Self { lost, ..self }
     }
 
-    /// What to give [`with_pipeline_cache`](Self::with_pipeline_cache) in a later run; name
-    /// the file by [`wgpu::util::pipeline_cache_key`]. `None` without the feature.
+    /// The data for [`with_pipeline_cache`](Self::with_pipeline_cache) in a later run. Name the file
+    /// after [`wgpu::util::pipeline_cache_key`]. `None` without the feature.
     pub fn pipeline_cache_data(&self) -> Option<Vec<u8>> {
         self.driver_cache.as_ref().and_then(wgpu::PipelineCache::get_data)
     }
@@ -222,24 +227,24 @@ impl Kernels {
         &self.device
     }
 
-    /// The facts that choices go by.
+    /// The facts that the choice of kernels depends on.
     pub fn caps(&self) -> &Caps {
         &self.caps
     }
 
-    /// The flag to set from the device's lost callback.
+    /// The flag that the device's lost callback should set.
     pub fn lost_flag(&self) -> &LostFlag {
         &self.lost
     }
 
-    /// How many pipelines are cached.
+    /// The number of cached pipelines.
     pub fn cached_pipelines(&self) -> usize {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// A shared table of uniforms: entry `i`, at `i · align` bytes, holds `i`. Two dynamic
-    /// offsets into it carry the m of a dispatch, `high · 1024 + low`, so that recording
-    /// writes nothing and any m up to 2²⁰ − 1 needs no new bind group.
+    /// A shared table of uniforms: entry `i`, at `i · align` bytes, holds `i`. Two dynamic offsets
+    /// into it carry the m of a dispatch, `high · 1024 + low`, so that recording writes nothing and
+    /// no m up to 2²⁰ − 1 needs a new bind group.
     pub(crate) fn m_table(&self) -> &wgpu::Buffer {
         &self.m_table
     }
@@ -250,11 +255,11 @@ impl Kernels {
         [m % M_TABLE * align, m / M_TABLE * align]
     }
 
-    /// The compiled shader, from the cache where it was asked for before.
+    /// The compiled kernel, from the cache if it was compiled before.
     ///
     /// # Errors
-    /// [`DeviceError`]; a shader that does not compile names the file and line.
-    pub async fn pipeline(&self, shader: &Shader) -> Result<Arc<Pipeline>, DeviceError> {
+    /// [`DeviceError`]. If the shader does not compile, the error names the file and line.
+    pub async fn pipeline(&self, shader: &KernelDesc) -> Result<Arc<Pipeline>, DeviceError> {
         if let Some(reason) = self.lost.reason() {
             return Err(DeviceError::Lost(reason.into()));
         }
@@ -263,16 +268,16 @@ impl Kernels {
         }
         self.within(shader)?;
         // A lock is never held over an await; two callers may compile the same twice.
-        self.finish(shader, self.start(shader)).await
+        self.finish(shader, self.start(shader)?).await
     }
 
-    /// Compiles all that are not cached, on as many threads as there are processors; in a
-    /// browser, which has its own, one after the other.
+    /// Compiles the kernels that are not cached, on as many threads as there are processors. In a
+    /// browser, which has threads of its own, it compiles one after the other.
     ///
     /// # Errors
-    /// As [`pipeline`](Self::pipeline), for the first that fails.
-    pub async fn prepare(&self, shaders: &[Shader]) -> Result<(), DeviceError> {
-        let mut wanted: Vec<&Shader> = Vec::new();
+    /// The error of [`pipeline`](Self::pipeline) for the first kernel that fails.
+    pub async fn prepare(&self, shaders: &[KernelDesc]) -> Result<(), DeviceError> {
+        let mut wanted: Vec<&KernelDesc> = Vec::new();
         for shader in shaders {
             if !wanted.contains(&shader) && self.cached(shader).is_none() {
                 self.within(shader)?;
@@ -294,7 +299,7 @@ impl Kernels {
             };
             std::thread::scope(|scope| {
                 for _ in 1..threads.min(wanted.len()) {
-                    // A thread that cannot be had leaves its work to the others.
+                    // If a thread cannot be started, the others do its work.
                     let _ = std::thread::Builder::new().spawn_scoped(scope, work);
                 }
                 work();
@@ -302,7 +307,7 @@ impl Kernels {
             let mut started = started.into_inner().unwrap_or_else(PoisonError::into_inner);
             started.sort_by_key(|(at, _)| *at);
             for (at, one) in started {
-                self.finish(wanted[at], one).await?;
+                self.finish(wanted[at], one?).await?;
             }
             return Ok(());
         }
@@ -312,33 +317,33 @@ impl Kernels {
         Ok(())
     }
 
-    /// Whether the device has as many storage buffers as the kernel binds. What shaders use of
-    /// workgroups, schedules check or the device says ([`DeviceError::Shader`]).
-    fn within(&self, shader: &Shader) -> Result<(), DeviceError> {
+    /// Returns an error if the kernel binds more storage buffers than the device allows. Schedules
+    /// check the size and memory of workgroups, or else the device does ([`DeviceError::Shader`]).
+    fn within(&self, shader: &KernelDesc) -> Result<(), DeviceError> {
         let (need, have) = (shader.storage_buffers(), self.caps.max_storage_buffers);
         if need <= have {
             return Ok(());
         }
         let limit = "max_storage_buffers_per_shader_stage";
-        Err(DeviceError::Limit { kernel: shader.name.clone(), limit, need, have })
+        Err(DeviceError::Limit { kernel: shader.id.clone(), limit, need, have })
     }
 
-    fn cached(&self, shader: &Shader) -> Option<Arc<Pipeline>> {
+    fn cached(&self, shader: &KernelDesc) -> Option<Arc<Pipeline>> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(shader).cloned()
     }
 
-    /// Compiles on this thread; what the device says to it is still to be awaited.
-    fn start(&self, shader: &Shader) -> Started {
-        let wgsl = shader.compose();
+    /// Compiles on this thread. The device's answer is still to be awaited.
+    fn start(&self, shader: &KernelDesc) -> Result<Started, DeviceError> {
+        let wgsl = composed(shader)?;
         let (pipeline, error) = scoped(&self.device, || {
             build(&self.device, shader, &wgsl.source, self.driver_cache.as_ref())
         });
-        Started { wgsl, pipeline, error }
+        Ok(Started { wgsl, pipeline, error })
     }
 
     async fn finish(
         &self,
-        shader: &Shader,
+        shader: &KernelDesc,
         started: Started,
     ) -> Result<Arc<Pipeline>, DeviceError> {
         compiled(&self.lost, shader, &started.wgsl, started.error.await)?;
@@ -346,24 +351,24 @@ impl Kernels {
         Ok(cache.entry(shader.clone()).or_insert(Arc::new(started.pipeline)).clone())
     }
 
-    /// Compiles `text` in the place of a shader, for tests that plant a fault: whoever asks
-    /// for the shader then gets the faulty kernel.
+    /// Compiles `text` in place of a kernel, for tests that plant a fault: whoever asks for the kernel
+    /// then gets the faulty one.
     ///
     /// # Errors
     /// As [`pipeline`](Self::pipeline).
     #[doc(hidden)]
-    pub async fn plant(&self, shader: &Shader, text: &str) -> Result<(), DeviceError> {
+    pub async fn plant(&self, shader: &KernelDesc, text: &str) -> Result<(), DeviceError> {
         if let Some(reason) = self.lost.reason() {
             return Err(DeviceError::Lost(reason.into()));
         }
         let (planted, error) = scoped(&self.device, || build(&self.device, shader, text, None));
-        compiled(&self.lost, shader, &shader.compose(), error.await)?;
+        compiled(&self.lost, shader, &composed(shader)?, error.await)?;
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         cache.insert(shader.clone(), Arc::new(planted));
         Ok(())
     }
 
-    /// A new buffer of at least 32 bytes, in an error scope.
+    /// Creates a buffer of at least 32 bytes in an error scope.
     pub(crate) async fn buffer(
         &self,
         label: &str,
@@ -376,7 +381,7 @@ impl Kernels {
         made.map_err(|error| error.of_bytes(bytes))
     }
 
-    /// Runs `make` in error scopes, so that nothing reaches the device's uncaptured handler.
+    /// Runs `make` in error scopes, so that no error reaches the device's uncaptured handler.
     pub(crate) async fn guarded<T>(
         &self,
         what: &str,
@@ -430,20 +435,24 @@ async fn guard<T>(
     Ok(made)
 }
 
-/// A pipeline, and what the device is yet to say of it.
+fn composed(shader: &KernelDesc) -> Result<Wgsl, DeviceError> {
+    shader.compose().map_err(|error| DeviceError::from_import(shader.id.clone(), &error))
+}
+
+/// A pipeline, and the device's answer, which is still to be awaited.
 struct Started {
     wgsl: Wgsl,
     pipeline: Pipeline,
     error: Scopes,
 }
 
-/// The answer of error scopes that are closed. A browser's stays on its thread.
+/// The answer of closed error scopes. In a browser it stays on its thread.
 #[cfg(not(target_arch = "wasm32"))]
 type Scopes = Pin<Box<dyn Future<Output = Option<wgpu::Error>> + Send>>;
 #[cfg(target_arch = "wasm32")]
 type Scopes = Pin<Box<dyn Future<Output = Option<wgpu::Error>>>>;
 
-/// Runs `make` in error scopes of this thread: what it made, and the error once it is known.
+/// Runs `make` in error scopes of this thread. Returns its result, and a future of the error.
 fn scoped<T>(device: &wgpu::Device, make: impl FnOnce() -> T) -> (T, Scopes) {
     let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
     let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
@@ -451,7 +460,7 @@ fn scoped<T>(device: &wgpu::Device, make: impl FnOnce() -> T) -> (T, Scopes) {
     let made = make();
     // All three are popped before the first await: scopes are a stack of this thread.
     let (validation, internal, memory) = (validation.pop(), internal.pop(), memory.pop());
-    // Out of memory first: what fails for want of memory is often invalid afterwards.
+    // Out of memory first: an object that could not be allocated is often invalid afterwards.
     let error: Scopes = Box::pin(async move {
         let (memory, internal, validation) = (memory.await, internal.await, validation.await);
         memory.or(internal).or(validation)
@@ -473,15 +482,16 @@ fn verdict(lost: &LostFlag, what: &str, error: Option<wgpu::Error>) -> Result<()
     }
 }
 
-/// The verdict on a kernel: an internal error is the driver's, a validation error the shader's.
+/// The verdict on a kernel. An internal error comes from the driver, a validation error from the
+/// shader.
 fn compiled(
     lost: &LostFlag,
-    shader: &Shader,
+    shader: &KernelDesc,
     wgsl: &Wgsl,
     error: Option<wgpu::Error>,
 ) -> Result<(), DeviceError> {
     let driver = matches!(error, Some(wgpu::Error::Internal { .. }));
-    verdict(lost, &shader.name, error).map_err(|error| match error {
+    verdict(lost, &shader.id, error).map_err(|error| match error {
         DeviceError::Refused { what: kernel, message } if driver => {
             DeviceError::Pipeline { kernel, message }
         }
@@ -495,36 +505,34 @@ fn compiled(
 
 fn build(
     device: &wgpu::Device,
-    shader: &Shader,
+    shader: &KernelDesc,
     source: &str,
     cache: Option<&wgpu::PipelineCache>,
 ) -> Pipeline {
-    let label = Some(shader.name.as_str());
-    let entries: Vec<_> = (0..)
-        .zip(&shader.bindings)
-        .filter_map(|(binding, kind)| {
-            let buffer = |ty, has_dynamic_offset, size| wgpu::BindingType::Buffer {
+    let label = Some(shader.id.as_str());
+    let entries: Vec<_> = shader
+        .bindings
+        .iter()
+        .map(|binding| {
+            let buffer = |ty, has_dynamic_offset| wgpu::BindingType::Buffer {
                 ty,
                 has_dynamic_offset,
-                min_binding_size: wgpu::BufferSize::new(u64::from(size)),
+                min_binding_size: wgpu::BufferSize::new(binding.uniform_bytes().into()),
             };
             let storage = |read_only| wgpu::BufferBindingType::Storage { read_only };
-            let ty = match *kind {
-                Binding::Uniform(size) => buffer(wgpu::BufferBindingType::Uniform, false, size),
-                Binding::DynamicUniform(size) => {
-                    buffer(wgpu::BufferBindingType::Uniform, true, size)
-                }
-                Binding::Read => buffer(storage(true), false, 0),
-                Binding::Write => buffer(storage(false), false, 0),
-                Binding::Texture => wgpu::BindingType::StorageTexture {
+            let ty = match binding.access {
+                Access::Uniform => buffer(wgpu::BufferBindingType::Uniform, false),
+                Access::DynamicUniform => buffer(wgpu::BufferBindingType::Uniform, true),
+                Access::Read => buffer(storage(true), false),
+                Access::Write => buffer(storage(false), false),
+                Access::Texture => wgpu::BindingType::StorageTexture {
                     access: wgpu::StorageTextureAccess::ReadOnly,
                     format: CODE_TEXTURE,
                     view_dimension: wgpu::TextureViewDimension::D2,
                 },
-                Binding::Absent => return None,
             };
-            let visibility = wgpu::ShaderStages::COMPUTE;
-            Some(wgpu::BindGroupLayoutEntry { binding, visibility, ty, count: None })
+            let (binding, visibility) = (binding.number, wgpu::ShaderStages::COMPUTE);
+            wgpu::BindGroupLayoutEntry { binding, visibility, ty, count: None }
         })
         .collect();
     let layout = device

@@ -1,18 +1,11 @@
 use super::{Host, HostError, with_blocking};
-use crate::gpu::{AdapterClass, Binding, Caps, Kernels, Shader, fragment};
+use crate::gpu::{AdapterClass, Caps, KernelDesc, Kernels};
+use crate::ops::probe::{PAIRS, WORKGROUP, halves};
 
-/// The number of words that hold all 65,536 f16 values once, two in each.
-const PAIRS: u32 = 1 << 15;
-
-/// Returns the shader of [`Host::exact_f16_unpack`].
+/// Returns the kernel of [`Host::exact_f16_unpack`].
 #[doc(hidden)]
-pub fn probe_shader() -> Shader {
-    Shader {
-        name: "probe_halves".into(),
-        consts: Vec::new(),
-        fragments: ["lib/half", "lib/half_pair_native", "probe/halves"].map(fragment).to_vec(),
-        bindings: vec![Binding::Read, Binding::Write],
-    }
+pub fn probe_shader() -> KernelDesc {
+    halves()
 }
 
 impl Host {
@@ -26,7 +19,7 @@ impl Host {
         /// Returns [`HostError::Device`], [`HostError::Timeout`] or [`HostError::ReadBack`] if the
         /// dispatch fails.
         pub async fn exact_f16_unpack_async(&self) -> Result<bool, HostError> {
-            let shader = probe_shader();
+            let shader = halves();
             let pipeline = self.run(self.kernels.pipeline(&shader)).await?;
             let pairs: Vec<u32> = (0..PAIRS).map(|i| (2 * i) | ((2 * i + 1) << 16)).collect();
             let (halves, wrong) = (self.storage_async(&pairs).await?, self.zeros_async(4).await?);
@@ -51,7 +44,7 @@ impl Host {
             self.submit_async(|pass| {
                 pass.set_pipeline(&pipeline.pipeline);
                 pass.set_bind_group(0, &group, &[]);
-                pass.dispatch_workgroups(PAIRS / 64, 1, 1);
+                pass.dispatch_workgroups(PAIRS / WORKGROUP, 1, 1);
             })
             .await?;
             Ok(self.read_async(&wrong, 0, 1).await? == [0])

@@ -5,13 +5,17 @@
 //! exact; pruned weights are +0. f16 output rounds that to nearest even.
 
 use super::buffers::{Resource, Window, check, check_aliases, window_capacity};
-use super::quantize_weights::{constants, kernel_name};
+use super::quantize_weights::{SIDE, constants, kernel_name};
 use super::recording::{Bound, Count, Draft, Head, Workgroups};
+use super::registry::Kernel;
 use super::rows::{Rows, RowsSpec, Span, Spans, check_rows};
 use super::weights::texture_width;
 use super::{BindError, DeviceWeights, FloatType, PlanError, Role, RowBlock, SubBuffer};
 use crate::format::WeightFormat;
-use crate::gpu::{Binding, Caps, Const, Kernels, M_TABLE, MAX_COUNT, Pipeline, Shader, fragment};
+use crate::gpu::{
+    Access, Binding, BindingRole, Caps, Const, Grid, KernelDesc, Kernels, M_TABLE, MAX_COUNT,
+    Pipeline, Stored, Variable, fragment, uniform,
+};
 use std::sync::Arc;
 
 /// The shape and format of W, and which rows to dequantize.
@@ -118,8 +122,8 @@ impl DequantizeSpec {
         }
     }
 
-    /// The shader on a device: fragments, constants and bindings.
-    pub fn shader(&self, caps: &Caps) -> Shader {
+    /// The kernel on a device.
+    pub fn shader(&self, caps: &Caps) -> KernelDesc {
         let mut consts = constants(
             &self.weights,
             &["ELEMENT_BITS", "IS_FLOAT", "ASYMMETRIC", "SPARSE", "F16_SCALES", "CODE_ZERO"],
@@ -129,29 +133,37 @@ impl DequantizeSpec {
         consts.push(("PANEL", Const::U32(caps.row_order.panel())));
         let mut name = kernel_name("dequantize", &consts);
         consts.push(("M_TABLE", Const::U32(M_TABLE)));
-        let mut fragments = vec!["lib/dispatch", "lib/half", "lib/panel", "lib/panel_codes"];
         let width = self.texture_width(caps);
+        let words = if width > 0 { "access/words_texture" } else { "access/words_u32" };
         if width > 0 {
             name.push_str(".texture");
             consts.push(("TEXTURE_WIDTH", Const::U32(width)));
-            fragments.extend(["access/texel", "access/words_texture"]);
-        } else {
-            fragments.push("access/words_u32");
         }
-        fragments.extend(["quantize/record", "sparse/metadata", "quantize/dequantize"]);
-        Shader {
-            name,
+        let codes = if width > 0 { Access::Texture } else { Access::Read };
+        let [low, high] = Binding::COUNTS;
+        KernelDesc {
+            id: name,
             consts,
-            fragments: fragments.into_iter().map(fragment).collect(),
+            fragments: [words, "quantize/dequantize"].map(fragment).to_vec(),
             bindings: vec![
-                Binding::Uniform(size_of::<Params>() as u32),
-                Binding::DynamicUniform(16),
-                Binding::DynamicUniform(16),
-                Binding::Read,
-                if width > 0 { Binding::Texture } else { Binding::Read },
-                Binding::Read,
-                Binding::Write,
+                Binding::params("params", Params::LAYOUT),
+                low,
+                high,
+                Binding::data(3, "indices", "numbers of rows to gather, u32", Access::Read),
+                Binding::new(4, "codes", BindingRole::Codes, codes),
+                Binding::data(5, "side", SIDE, Access::Read),
+                Binding::data(
+                    6,
+                    "output",
+                    "dequantized rows, from word output_at on; f16 in pairs",
+                    Access::Write,
+                ),
             ],
+            grid: Grid::new(&[(&[OUT_ROWS, OUT_WORDS], WORKGROUP)]),
+            workgroup_size: WORKGROUP,
+            workgroup_memory: 0,
+            conditions: Vec::new(),
+            weights: Some(Stored::new(&self.weights, caps.row_order.panel())),
         }
     }
 
@@ -161,52 +173,56 @@ impl DequantizeSpec {
     }
 }
 
-/// Mirror of `DequantizeParams` in `shaders/quantize/dequantize.wgsl`; a test compares
-/// the two.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    rows: u32,
-    first_row: u32,
-    n: u32,
-    k: u32,
-    group_size: u32,
-    row0: u32,
-    blocks: u32,
-    side_words: u32,
-    scale_at: u32,
-    zero_at: u32,
-    index_at: u32,
-    out_rows: u32,
-    first_out: u32,
-    output_at: u32,
-    output_stride: u32,
-    pad: u32,
+/// Invocations of a workgroup, a word of the output each.
+const WORKGROUP: u32 = 64;
+
+const OUT_ROWS: Variable = Variable {
+    name: "out_rows",
+    meaning: "rows that are written: the parameter `out_rows`, at most the count of a gather",
+};
+
+const OUT_WORDS: Variable = Variable {
+    name: "out_words",
+    meaning: "words of a row that is written: k, or ⌈k/2⌉ of f16",
+};
+
+/// Every kernel of this op on such a device.
+pub(crate) fn kernels(caps: &Caps) -> Vec<Kernel> {
+    let mut kernels = Vec::new();
+    for format in WeightFormat::all([32, 6]) {
+        for spec in [DequantizeSpec::new(2, 2, format), DequantizeSpec::gather(2, 2, 2, format)] {
+            for output in [FloatType::F32, FloatType::F16] {
+                let spec = spec.clone().with_output(output);
+                kernels.push(spec.shader(caps).into());
+                if caps.texture_extent > 0 {
+                    kernels.push(spec.with_code_textures().shader(caps).into());
+                }
+            }
+        }
+    }
+    kernels
 }
 
-/// Names and offsets of the parameters, for the test against naga's reflection.
-#[doc(hidden)]
-pub fn params_layout() -> (usize, Vec<(&'static str, usize)>) {
-    use std::mem::offset_of;
-    let fields = vec![
-        ("rows", offset_of!(Params, rows)),
-        ("first_row", offset_of!(Params, first_row)),
-        ("n", offset_of!(Params, n)),
-        ("k", offset_of!(Params, k)),
-        ("group_size", offset_of!(Params, group_size)),
-        ("row0", offset_of!(Params, row0)),
-        ("blocks", offset_of!(Params, blocks)),
-        ("side_words", offset_of!(Params, side_words)),
-        ("scale_at", offset_of!(Params, scale_at)),
-        ("zero_at", offset_of!(Params, zero_at)),
-        ("index_at", offset_of!(Params, index_at)),
-        ("out_rows", offset_of!(Params, out_rows)),
-        ("first_out", offset_of!(Params, first_out)),
-        ("output_at", offset_of!(Params, output_at)),
-        ("output_stride", offset_of!(Params, output_stride)),
-        ("pad", offset_of!(Params, pad)),
-    ];
-    (size_of::<Params>(), fields)
+uniform! {
+    /// The parameters of one dispatch.
+    struct Params for "DequantizeParams" in "quantize/dequantize" {
+        rows: u32,
+        first_row: u32,
+        n: u32,
+        k: u32,
+        group_size: u32,
+        row0: u32,
+        blocks: u32,
+        side_words: u32,
+        scale_at: u32,
+        zero_at: u32,
+        index_at: u32,
+        out_rows: u32,
+        first_out: u32,
+        output_at: u32,
+        output_stride: u32,
+        pad: u32,
+    }
 }
 
 /// The compiled kernel for one [`DequantizeSpec`]. Cheap to clone.

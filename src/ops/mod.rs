@@ -15,12 +15,15 @@ mod buffers;
 pub mod dequantize;
 mod error;
 pub mod fake_quant;
-mod grid;
+pub(crate) mod limits;
 pub mod matmul;
 pub mod observe;
+pub(crate) mod probe;
 pub mod quantize_activations;
 pub mod quantize_weights;
 mod recording;
+#[doc(hidden)]
+pub mod registry;
 pub mod repack;
 mod rows;
 mod types;
@@ -33,7 +36,6 @@ pub use fake_quant::{
     BoundFakeQuant, BoundFakeQuantBackward, FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantPlan,
     FakeQuantSpec,
 };
-pub use grid::{Factor, Grid, VARIABLES};
 pub use matmul::{
     BoundMatmul, KernelChoice, MatmulArgs, MatmulPlan, MatmulSpec, Schedule, Select, Tuning,
     TuningKey,

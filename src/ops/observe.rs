@@ -8,22 +8,25 @@
 //! [`Statistics::fold`]: crate::compress::calibrate::Statistics::fold
 
 use super::buffers::{Window, check, check_aliases, window_capacity};
-use super::quantize_activations::Loads;
+use super::quantize_activations::{Loads, X};
 use super::recording::{Bound, Count, Draft, Head, Workgroups, pipelines};
+use super::registry::Kernel;
 use super::rows::{Rows, Span, Spans, check_rows};
 use super::{BindError, FloatType, PlanError, QuantizeActivationsSpec, Role, SubBuffer};
 use crate::compress::calibrate::{
     Axis, Batch, CalibrateError, ChannelBatch, Histogram, NotFinite, Observer,
 };
 use crate::format::{ActivationFormat, ActivationGranularity, BLOCK_K};
-use crate::gpu::{Binding, Caps, Const, Kernels, Pipeline, Shader, fragment};
+use crate::gpu::{
+    Access, Binding, Caps, Const, Grid, KernelDesc, Kernels, Pipeline, Variable, fragment, uniform,
+};
 use std::sync::Arc;
 
 /// Rows of a tile, of 32 columns.
-pub(super) const TILE_ROWS: u32 = 256;
+const TILE_ROWS: u32 = 256;
 
 /// Lanes of a workgroup.
-pub(super) const WORKGROUP: u32 = 64;
+const WORKGROUP: u32 = 64;
 
 /// Words before the ranges: NaN, infinities, index of the first of either.
 const HEADER: u64 = 4;
@@ -150,87 +153,93 @@ impl ObserveSpec {
         self.bins.max(1).trailing_zeros()
     }
 
-    /// The kernels, in the order they run: fragments, constants and bindings.
-    pub fn shaders(&self, caps: &Caps) -> Vec<Shader> {
-        ["reset", "ranges", "histogram"].map(|kernel| self.shader(caps, kernel)).to_vec()
+    /// The kernels, in the order in which they run.
+    pub fn shaders(&self, caps: &Caps) -> Vec<KernelDesc> {
+        Part::ALL.map(|kernel| self.shader(caps, kernel)).to_vec()
     }
 
-    fn shader(&self, caps: &Caps, kernel: &str) -> Shader {
-        let Loads { fragments, mut consts, suffix } = self.rows().loads(caps);
+    fn shader(&self, caps: &Caps, kernel: Part) -> KernelDesc {
+        let Loads { fragments, mut consts, suffix, conditions } = self.rows().loads(caps);
         consts.push(("TILE_ROWS", Const::U32(TILE_ROWS)));
-        let last = match kernel {
-            "reset" => "observe/reset",
-            "ranges" => "observe/ranges",
-            _ => "observe/histogram",
+        let (name, main, workgroup_memory) = match kernel {
+            Part::Reset => ("reset", "observe/reset", 0),
+            // Two words for each of 32 columns.
+            Part::Ranges => ("ranges", "observe/ranges", 256),
+            Part::Histogram => ("histogram", "observe/histogram", 256),
         };
-        Shader {
-            name: format!("observe_{kernel}{suffix}"),
+        let [low, high] = Binding::COUNTS;
+        KernelDesc {
+            id: format!("observe_{name}{suffix}"),
             consts,
-            fragments: fragments.into_iter().chain(["observe/tile", last]).map(fragment).collect(),
+            fragments: fragments.into_iter().chain([main]).map(fragment).collect(),
             bindings: vec![
-                Binding::Uniform(size_of::<Params>() as u32),
-                Binding::DynamicUniform(16),
-                Binding::DynamicUniform(16),
-                Binding::Read,
-                Binding::Write,
+                Binding::params("p", Params::LAYOUT),
+                low,
+                high,
+                Binding::data(3, "x", X, Access::Read),
+                Binding::data(
+                    4,
+                    "y",
+                    "the observation: counts of what is not finite, ranges, sums, bins",
+                    Access::Write,
+                ),
             ],
+            grid: match kernel {
+                Part::Reset => Grid::new(&[(&[WORDS], WORKGROUP)]),
+                Part::Ranges | Part::Histogram => {
+                    Grid::new(&[(&[Variable::BLOCKS], 1), (&[Variable::M], TILE_ROWS)])
+                }
+            },
+            workgroup_size: WORKGROUP,
+            workgroup_memory,
+            conditions,
+            weights: None,
         }
     }
 }
 
-/// Specs that between them have every kernel, for tests and `lowbit-isa`.
-#[doc(hidden)]
-pub fn every_spec() -> Vec<ObserveSpec> {
+/// The kernels of an observation.
+#[derive(Clone, Copy)]
+enum Part {
+    Reset,
+    Ranges,
+    Histogram,
+}
+
+impl Part {
+    const ALL: [Self; 3] = [Self::Reset, Self::Ranges, Self::Histogram];
+}
+
+const WORDS: Variable =
+    Variable { name: "words", meaning: "words of the observation: the parameter `words`" };
+
+/// Every kernel of this op on such a device.
+pub(crate) fn kernels(caps: &Caps) -> Vec<Kernel> {
     let spec = |k, float| ObserveSpec::new(2, k, Axis::Tensor, 64).with_activations(float);
     // Whole blocks, quads, pairs, neither.
     let floats = [FloatType::F32, FloatType::F16];
-    [64, 68, 66, 67].into_iter().flat_map(|k| floats.map(|float| spec(k, float))).collect()
+    let specs = [64, 68, 66, 67].into_iter().flat_map(|k| floats.map(|float| spec(k, float)));
+    specs.flat_map(|spec| spec.shaders(caps)).map(Kernel::from).collect()
 }
 
-/// Mirror of `Params` in `shaders/observe/tile.wgsl`; a test compares the two.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    k: u32,
-    blocks: u32,
-    channels: u32,
-    by_column: u32,
-    x_offset: u32,
-    x_stride: u32,
-    y_offset: u32,
-    words: u32,
-    m0: u32,
-    m_cap: u32,
-    bins_2: u32,
-    bins_log: u32,
-    least: u32,
-    pad: [u32; 3],
-}
-
-/// Names and offsets of the parameters, for the test against naga's reflection.
-#[doc(hidden)]
-pub fn params_layout() -> (usize, Vec<(&'static str, usize)>) {
-    use std::mem::offset_of;
-    let pad = offset_of!(Params, pad);
-    let fields = vec![
-        ("k", offset_of!(Params, k)),
-        ("blocks", offset_of!(Params, blocks)),
-        ("channels", offset_of!(Params, channels)),
-        ("by_column", offset_of!(Params, by_column)),
-        ("x_offset", offset_of!(Params, x_offset)),
-        ("x_stride", offset_of!(Params, x_stride)),
-        ("y_offset", offset_of!(Params, y_offset)),
-        ("words", offset_of!(Params, words)),
-        ("m0", offset_of!(Params, m0)),
-        ("m_cap", offset_of!(Params, m_cap)),
-        ("bins_2", offset_of!(Params, bins_2)),
-        ("bins_log", offset_of!(Params, bins_log)),
-        ("least", offset_of!(Params, least)),
-        ("pad0", pad),
-        ("pad1", pad + 4),
-        ("pad2", pad + 8),
-    ];
-    (size_of::<Params>(), fields)
+uniform! {
+    /// The parameters of one dispatch.
+    struct Params for "Params" in "observe/tile" {
+        k: u32,
+        blocks: u32,
+        channels: u32,
+        by_column: u32,
+        x_offset: u32,
+        x_stride: u32,
+        y_offset: u32,
+        words: u32,
+        m0: u32,
+        m_cap: u32,
+        bins_2: u32,
+        bins_log: u32,
+        least: u32,
+        pad: [u32; 3] = "pad0" "pad1" "pad2",
+    }
 }
 
 /// The compiled kernels for one [`ObserveSpec`]. Cheap to clone.

@@ -8,12 +8,13 @@
 
 use super::buffers::{Window, check, check_aliases};
 use super::recording::{Bound, Count, Draft, Head, Workgroups, pipelines};
+use super::registry::Kernel;
 use super::rows::{Rows, RowsSpec, Spans, check_rows};
 use super::{BindError, FloatType, PlanError, Role, SubBuffer};
 use crate::format::{ActivationFormat, ActivationGranularity, ActivationLayout, BLOCK_K};
 use crate::gpu::{
-    AdapterClass, Binding, BufferFill, Caps, Const, Kernels, M_TABLE, MAX_COUNT, Pipeline, Shader,
-    fragment,
+    Access, AdapterClass, Binding, BufferFill, Caps, Const, Grid, KernelDesc, Kernels, M_TABLE,
+    MAX_COUNT, Pipeline, Variable, fragment, uniform,
 };
 use std::sync::Arc;
 
@@ -97,13 +98,13 @@ impl QuantizeActivationsSpec {
         self.rows().check(self.max_m)
     }
 
-    /// The kernels, in the order they run: fragments, constants and bindings.
-    pub fn shaders(&self, caps: &Caps) -> Vec<Shader> {
+    /// The kernels, in the order in which they run.
+    pub fn shaders(&self, caps: &Caps) -> Vec<KernelDesc> {
         match (self.format.granularity(), self.given) {
             (ActivationGranularity::Tensor, false) => {
-                vec![reset(), self.shader(caps, "ranges"), self.shader(caps, "quantize")]
+                vec![reset(), self.ranges(caps), self.quantize(caps)]
             }
-            _ => vec![self.shader(caps, "quantize")],
+            _ => vec![self.quantize(caps)],
         }
     }
 
@@ -123,71 +124,103 @@ impl QuantizeActivationsSpec {
         };
         let mut consts = vec![("M_TABLE", Const::U32(M_TABLE))];
         let mut suffix = suffix.to_string();
+        let mut conditions = Vec::new();
         if matches!(access, "access/x_f32x4" | "access/x_f16") {
             consts.push(("RAGGED", Const::Bool(ragged)));
-            suffix.push_str(if ragged { ".tail" } else { "" });
+            if ragged {
+                suffix.push_str(".tail");
+            } else {
+                conditions.push("k is a multiple of 32".into());
+            }
         }
         let native = caps.exact_f16_unpack && self.activations == FloatType::F16;
         suffix.push_str(if native { ".half" } else { "" });
         let halves = if native { "lib/half_pair_native" } else { "lib/half_pair" };
-        Loads { fragments: ["lib/dispatch", "lib/half", halves, access], consts, suffix }
+        Loads { fragments: [halves, access], consts, suffix, conditions }
     }
 
-    fn shader(&self, caps: &Caps, kernel: &str) -> Shader {
-        let Loads { fragments, mut consts, suffix } = self.loads(caps);
+    /// The kernel that finds the range of all of X.
+    fn ranges(&self, caps: &Caps) -> KernelDesc {
+        self.shader(caps, "activations/ranges", "ranges", (Access::Write, RANGE))
+    }
+
+    /// The kernel that makes codes.
+    fn quantize(&self, caps: &Caps) -> KernelDesc {
+        let (scope, suffix) = match (self.format.granularity(), self.given) {
+            (ActivationGranularity::Token, _) => (0, ".token"),
+            (ActivationGranularity::Group(_), _) => (1, ".group"),
+            (ActivationGranularity::Tensor, false) => (2, ".tensor"),
+            (ActivationGranularity::Tensor, true) => (3, ".given"),
+        };
+        let range = (Access::Read, RANGE);
+        let mut kernel = self.shader(caps, "activations/quantize", "quantize", range);
+        kernel.id.push_str(suffix);
+        kernel.consts.push(("SCOPE", Const::U32(scope)));
+        // Three words a lane; other scopes do not use them, and the compiler drops them.
+        kernel.workgroup_memory = 12 * WORKGROUP;
+        kernel
+    }
+
+    fn shader(
+        &self,
+        caps: &Caps,
+        main: &str,
+        name: &str,
+        (access, range): (Access, &'static str),
+    ) -> KernelDesc {
+        let Loads { fragments, mut consts, suffix, conditions } = self.loads(caps);
         consts.extend([
             ("WORKGROUP", Const::U32(WORKGROUP)),
             ("ASYMMETRIC", Const::Bool(!self.format.is_symmetric())),
         ]);
-        let mut name = format!("activations_{kernel}.int8{suffix}");
-        name.push_str(if self.format.is_symmetric() { "" } else { ".asym" });
-        let last = match kernel {
-            "ranges" => "activations/ranges",
-            _ => {
-                let (scope, suffix) = match (self.format.granularity(), self.given) {
-                    (ActivationGranularity::Token, _) => (0, ".token"),
-                    (ActivationGranularity::Group(_), _) => (1, ".group"),
-                    (ActivationGranularity::Tensor, false) => (2, ".tensor"),
-                    (ActivationGranularity::Tensor, true) => (3, ".given"),
-                };
-                consts.push(("SCOPE", Const::U32(scope)));
-                name.push_str(suffix);
-                "activations/quantize"
-            }
-        };
-        let written = last == "activations/ranges";
-        Shader {
-            name,
+        let asymmetric = if self.format.is_symmetric() { "" } else { ".asym" };
+        let [low, high] = Binding::COUNTS;
+        KernelDesc {
+            id: format!("activations_{name}.int8{suffix}{asymmetric}"),
             consts,
-            fragments: fragments
-                .into_iter()
-                .chain(["activations/code", last])
-                .map(fragment)
-                .collect(),
+            fragments: fragments.into_iter().chain([main]).map(fragment).collect(),
             bindings: vec![
-                Binding::Uniform(size_of::<Params>() as u32),
-                Binding::DynamicUniform(16),
-                Binding::DynamicUniform(16),
-                Binding::Read,
-                if written { Binding::Write } else { Binding::Read },
-                Binding::Write,
+                Binding::params("p", Params::LAYOUT),
+                low,
+                high,
+                Binding::data(3, "x", X, Access::Read),
+                Binding::data(4, "ranges", range, access),
+                Binding::data(
+                    5,
+                    "y",
+                    "rows of codes, scales, zero points and sums of blocks",
+                    Access::Write,
+                ),
             ],
+            grid: Grid::new(&[(&[Variable::M], 1)]),
+            workgroup_size: WORKGROUP,
+            workgroup_memory: 0,
+            conditions,
+            weights: None,
         }
     }
 }
 
+/// What the binding of X holds in kernels that read X as floats.
+pub(super) const X: &str = "X, row-major from element x_offset on; f16 in pairs";
+
+/// What the binding of a range holds.
+pub(super) const RANGE: &str =
+    "the range of all of X, as ordered keys, or the given scale and zero point";
+
 /// See [`QuantizeActivationsSpec::loads`].
 pub(super) struct Loads {
-    pub fragments: [&'static str; 4],
+    pub fragments: [&'static str; 2],
     pub consts: Vec<(&'static str, Const)>,
     pub suffix: String,
+    /// What K must be for that.
+    pub conditions: Vec<String>,
 }
 
-/// Specs that between them have every kernel, for tests and `lowbit-isa`.
-#[doc(hidden)]
-pub fn every_spec() -> Vec<QuantizeActivationsSpec> {
+/// Every kernel of this op on such a device.
+pub(crate) fn kernels(caps: &Caps) -> Vec<Kernel> {
     let group = ActivationGranularity::Group(std::num::NonZeroU32::MIN.saturating_add(31));
-    let mut specs = Vec::new();
+    let mut kernels = Vec::new();
     for granularity in [ActivationGranularity::Token, group, ActivationGranularity::Tensor] {
         let format = ActivationFormat::int8(granularity);
         for format in [format, format.asymmetric()] {
@@ -196,75 +229,53 @@ pub fn every_spec() -> Vec<QuantizeActivationsSpec> {
                 for float in [FloatType::F32, FloatType::F16] {
                     let spec = QuantizeActivationsSpec::new(2, k, format).with_activations(float);
                     if granularity == ActivationGranularity::Tensor {
-                        specs.push(spec.clone().with_given_scale());
+                        kernels.extend(spec.clone().with_given_scale().shaders(caps));
                     }
-                    specs.push(spec);
+                    kernels.extend(spec.shaders(caps));
                 }
             }
         }
     }
-    specs
+    kernels.into_iter().map(Kernel::from).collect()
 }
 
 /// Lanes that share a row.
 const WORKGROUP: u32 = 64;
 
-fn reset() -> Shader {
-    let mut bindings = vec![Binding::Absent; 4];
-    bindings.push(Binding::Write);
-    Shader {
-        name: "activations_reset".into(),
+/// The kernel that clears the range of X.
+fn reset() -> KernelDesc {
+    KernelDesc {
+        id: "activations_reset".into(),
         consts: Vec::new(),
         fragments: vec![fragment("activations/reset")],
-        bindings,
+        bindings: vec![Binding::data(4, "ranges", RANGE, Access::Write)],
+        grid: Grid::new(&[]),
+        workgroup_size: 1,
+        workgroup_memory: 0,
+        conditions: Vec::new(),
+        weights: None,
     }
 }
 
-/// Mirror of `Params` in `shaders/activations/code.wgsl`; a test compares the two.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    k: u32,
-    blocks: u32,
-    group_blocks: u32,
-    groups: u32,
-    x_offset: u32,
-    x_stride: u32,
-    row_words: u32,
-    scale_at: u32,
-    zero_at: u32,
-    sum_at: u32,
-    y_offset: u32,
-    m0: u32,
-    m_cap: u32,
-    range_at: u32,
-    pad: [u32; 2],
-}
-
-/// Names and offsets of the parameters, for the test against naga's reflection.
-#[doc(hidden)]
-pub fn params_layout() -> (usize, Vec<(&'static str, usize)>) {
-    use std::mem::offset_of;
-    let pad = offset_of!(Params, pad);
-    let fields = vec![
-        ("k", offset_of!(Params, k)),
-        ("blocks", offset_of!(Params, blocks)),
-        ("group_blocks", offset_of!(Params, group_blocks)),
-        ("groups", offset_of!(Params, groups)),
-        ("x_offset", offset_of!(Params, x_offset)),
-        ("x_stride", offset_of!(Params, x_stride)),
-        ("row_words", offset_of!(Params, row_words)),
-        ("scale_at", offset_of!(Params, scale_at)),
-        ("zero_at", offset_of!(Params, zero_at)),
-        ("sum_at", offset_of!(Params, sum_at)),
-        ("y_offset", offset_of!(Params, y_offset)),
-        ("m0", offset_of!(Params, m0)),
-        ("m_cap", offset_of!(Params, m_cap)),
-        ("range_at", offset_of!(Params, range_at)),
-        ("pad0", pad),
-        ("pad1", pad + 4),
-    ];
-    (size_of::<Params>(), fields)
+uniform! {
+    /// The parameters of one dispatch.
+    struct Params for "Params" in "activations/code" {
+        k: u32,
+        blocks: u32,
+        group_blocks: u32,
+        groups: u32,
+        x_offset: u32,
+        x_stride: u32,
+        row_words: u32,
+        scale_at: u32,
+        zero_at: u32,
+        sum_at: u32,
+        y_offset: u32,
+        m0: u32,
+        m_cap: u32,
+        range_at: u32,
+        pad: [u32; 2] = "pad0" "pad1",
+    }
 }
 
 /// The compiled kernels for one [`QuantizeActivationsSpec`]. Cheap to clone.

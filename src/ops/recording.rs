@@ -9,7 +9,7 @@
 use super::buffers::Resource;
 use super::rows::Span;
 use super::{BindError, RecordError};
-use crate::gpu::{BufferFill, DeviceError, Kernels, Pipeline, Shader};
+use crate::gpu::{BufferFill, DeviceError, KernelDesc, Kernels, Pipeline};
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 use wgpu::{BindGroupEntry, BindingResource};
@@ -342,7 +342,7 @@ impl Recording {
 /// The pipelines of shaders, in order. Those that are not cached are compiled concurrently.
 pub(crate) async fn pipelines(
     kernels: &Kernels,
-    shaders: &[Shader],
+    shaders: &[KernelDesc],
 ) -> Result<Vec<Arc<Pipeline>>, DeviceError> {
     kernels.prepare(shaders).await?;
     let mut pipelines = Vec::with_capacity(shaders.len());

@@ -3,11 +3,15 @@
 //! for bit, but is made on the device.
 
 use super::buffers::{Resource, Window, check, check_aliases, window_capacity};
-use super::quantize_weights::{constants, kernel_name};
+use super::quantize_weights::{SIDE, constants, kernel_name};
 use super::recording::{Bound, Count, Draft, Head, Workgroups};
+use super::registry::Kernel;
 use super::{BindError, DeviceWeights, PlanError, Role, RowBlock, SubBuffer};
 use crate::format::{DeviceLayout, Granularity, RowOrder, ScaleType, WeightFormat};
-use crate::gpu::{Binding, Caps, Const, Kernels, Pipeline, Shader, fragment};
+use crate::gpu::{
+    Access, Binding, BindingRole, Caps, Const, Grid, KernelDesc, Kernels, Pipeline, Stored,
+    Variable, fragment, uniform,
+};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -39,74 +43,82 @@ impl RepackSpec {
         PlanError::check_dimensions(&[("n", self.n, limit), ("k", self.k, limit)])
     }
 
-    /// The shader: fragments, constants and bindings.
-    pub fn shader(&self, order: RowOrder) -> Shader {
+    /// The kernel for weights whose rows lie in this order.
+    pub fn shader(&self, order: RowOrder) -> KernelDesc {
         let mut consts = constants(
             &self.weights,
             &["ELEMENT_BITS", "ASYMMETRIC", "SPARSE", "F16_SCALES", "PER_TENSOR", "CODE_ZERO"],
         );
         consts.push(("PANEL", Const::U32(order.panel())));
-        Shader {
-            name: kernel_name("repack", &consts),
+        KernelDesc {
+            id: kernel_name("repack", &consts),
             consts,
-            fragments: ["lib/panel", "lib/panel_codes", "quantize/repack"].map(fragment).to_vec(),
+            fragments: vec![fragment("quantize/repack")],
             bindings: vec![
-                Binding::Uniform(size_of::<Params>() as u32),
-                Binding::Read,
-                Binding::Read,
-                Binding::Read,
-                Binding::Read,
-                Binding::Write,
-                Binding::Write,
+                Binding::params("params", Params::LAYOUT),
+                Binding::data(
+                    1,
+                    "canonical_codes",
+                    "codes of W, in the canonical layout",
+                    Access::Read,
+                ),
+                Binding::data(
+                    2,
+                    "metadata",
+                    "2:4 metadata of W, in the canonical layout",
+                    Access::Read,
+                ),
+                Binding::data(
+                    3,
+                    "scales",
+                    "scales: f32, or f16 in pairs if the weights have f16 scales",
+                    Access::Read,
+                ),
+                Binding::data(4, "zeros", "zero points, a byte each", Access::Read),
+                Binding::new(5, "codes", BindingRole::Codes, Access::Write),
+                Binding::data(6, "side", SIDE, Access::Write),
             ],
+            grid: Grid::new(&[(&[Variable::ROWS, ROW_WORDS], WORKGROUP)]),
+            workgroup_size: WORKGROUP,
+            workgroup_memory: 0,
+            conditions: Vec::new(),
+            weights: Some(Stored::moved(&self.weights, order.panel())),
         }
     }
 }
 
-/// Mirror of `RepackParams` in `shaders/quantize/repack.wgsl`; a test compares the two.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    rows: u32,
-    row0: u32,
-    blocks: u32,
-    groups: u32,
-    code_words: u32,
-    side_words: u32,
-    scale_at: u32,
-    zero_at: u32,
-    canonical_words: u32,
-    code_at: u32,
-    meta_at: u32,
-    scale_base: u32,
-    zero_base: u32,
-    pad: [u32; 3],
+/// Invocations of a workgroup, a word of the device layout each.
+const WORKGROUP: u32 = 64;
+
+const ROW_WORDS: Variable = Variable {
+    name: "row_words",
+    meaning: "words of a row in the device layout: code_words + side_words",
+};
+
+/// Every kernel of this op on such a device.
+pub(crate) fn kernels(caps: &Caps) -> Vec<Kernel> {
+    let specs = WeightFormat::all([32, 6]).into_iter().map(|w| RepackSpec::new(2, 2, w));
+    specs.map(|spec| spec.shader(caps.row_order).into()).collect()
 }
 
-/// Names and offsets of the parameters, for the test against naga's reflection.
-#[doc(hidden)]
-pub fn params_layout() -> (usize, Vec<(&'static str, usize)>) {
-    use std::mem::offset_of;
-    let pad = offset_of!(Params, pad);
-    let fields = vec![
-        ("rows", offset_of!(Params, rows)),
-        ("row0", offset_of!(Params, row0)),
-        ("blocks", offset_of!(Params, blocks)),
-        ("groups", offset_of!(Params, groups)),
-        ("code_words", offset_of!(Params, code_words)),
-        ("side_words", offset_of!(Params, side_words)),
-        ("scale_at", offset_of!(Params, scale_at)),
-        ("zero_at", offset_of!(Params, zero_at)),
-        ("canonical_words", offset_of!(Params, canonical_words)),
-        ("code_at", offset_of!(Params, code_at)),
-        ("meta_at", offset_of!(Params, meta_at)),
-        ("scale_base", offset_of!(Params, scale_base)),
-        ("zero_base", offset_of!(Params, zero_base)),
-        ("pad0", pad),
-        ("pad1", pad + 4),
-        ("pad2", pad + 8),
-    ];
-    (size_of::<Params>(), fields)
+uniform! {
+    /// The parameters of one dispatch.
+    struct Params for "RepackParams" in "quantize/repack" {
+        rows: u32,
+        row0: u32,
+        blocks: u32,
+        groups: u32,
+        code_words: u32,
+        side_words: u32,
+        scale_at: u32,
+        zero_at: u32,
+        canonical_words: u32,
+        code_at: u32,
+        meta_at: u32,
+        scale_base: u32,
+        zero_base: u32,
+        pad: [u32; 3] = "pad0" "pad1" "pad2",
+    }
 }
 
 /// The compiled kernel for one [`RepackSpec`]. Cheap to clone.

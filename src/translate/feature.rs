@@ -1,97 +1,39 @@
+use crate::gpu::Feature;
 use naga::{Expression, MathFunction, Module, ScalarKind, Statement, TypeInner};
-use serde::Serialize;
 use std::collections::BTreeSet;
-use std::fmt;
 
-/// What a shader uses beyond the core of WGSL, as naga's module of it says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Feature {
-    /// 16-bit floats as a type. (Halves of a word, which most kernels read, are no such type.)
-    F16,
-    /// 64-bit integers.
-    Int64,
-    /// Sums and shuffles within a subgroup, or a lane's number in it.
-    Subgroups,
-    /// A subgroup's number in its workgroup, and how many there are.
-    SubgroupId,
-    /// Products of four packed bytes.
-    PackedDot,
-    /// Textures of u32 that are read without a sampler.
-    ReadTexture,
-    /// Cooperative matrices of 8 × 8.
-    Matrix8,
-    /// Cooperative matrices of 16 × 16.
-    Matrix16,
+/// The directive by which WGSL for browsers asks for a feature.
+pub(super) const fn web_directive(feature: Feature) -> Option<&'static str> {
+    match feature {
+        Feature::F16 => Some("enable f16;"),
+        Feature::Subgroups => Some("enable subgroups;"),
+        Feature::SubgroupId => Some("requires subgroup_id;"),
+        Feature::PackedDot => Some("requires packed_4x8_integer_dot_product;"),
+        Feature::ReadTexture => Some("requires readonly_and_readwrite_storage_textures;"),
+        Feature::Int64 | Feature::Matrix8 | Feature::Matrix16 => None,
+    }
 }
 
-impl Feature {
-    /// Every feature.
-    pub const ALL: [Self; 8] = [
-        Self::F16,
-        Self::Int64,
-        Self::Subgroups,
-        Self::SubgroupId,
-        Self::PackedDot,
-        Self::ReadTexture,
-        Self::Matrix8,
-        Self::Matrix16,
-    ];
-
-    /// The name, as errors and JSON have it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::F16 => "f16",
-            Self::Int64 => "int64",
-            Self::Subgroups => "subgroups",
-            Self::SubgroupId => "subgroup-id",
-            Self::PackedDot => "packed-dot",
-            Self::ReadTexture => "read-texture",
-            Self::Matrix8 => "matrix8",
-            Self::Matrix16 => "matrix16",
-        }
+/// The features that a module uses.
+pub(super) fn of(module: &Module) -> BTreeSet<Feature> {
+    let mut found = BTreeSet::new();
+    for (_, ty) in module.types.iter() {
+        found.extend(of_type(&ty.inner));
     }
-
-    /// The directive by which WGSL for browsers asks for it.
-    pub(super) const fn web_directive(self) -> Option<&'static str> {
-        match self {
-            Self::F16 => Some("enable f16;"),
-            Self::Subgroups => Some("enable subgroups;"),
-            Self::SubgroupId => Some("requires subgroup_id;"),
-            Self::PackedDot => Some("requires packed_4x8_integer_dot_product;"),
-            Self::ReadTexture => Some("requires readonly_and_readwrite_storage_textures;"),
-            Self::Int64 | Self::Matrix8 | Self::Matrix16 => None,
-        }
-    }
-
-    /// What a module uses.
-    pub(super) fn of(module: &Module) -> BTreeSet<Self> {
-        let mut found = BTreeSet::new();
-        for (_, ty) in module.types.iter() {
-            found.extend(of_type(&ty.inner));
-        }
-        let functions = module.functions.iter().map(|(_, function)| function);
-        for function in functions.chain(module.entry_points.iter().map(|e| &e.function)) {
-            for argument in &function.arguments {
-                if let Some(naga::Binding::BuiltIn(builtin)) = argument.binding {
-                    found.extend(of_builtin(builtin));
-                }
+    let functions = module.functions.iter().map(|(_, function)| function);
+    for function in functions.chain(module.entry_points.iter().map(|e| &e.function)) {
+        for argument in &function.arguments {
+            if let Some(naga::Binding::BuiltIn(builtin)) = argument.binding {
+                found.extend(of_builtin(builtin));
             }
-            found.extend(function.expressions.iter().filter_map(|(_, e)| of_expression(e)));
-            of_statements(&function.body, &mut found);
         }
-        if found.contains(&Self::SubgroupId) {
-            found.insert(Self::Subgroups);
-        }
-        found
+        found.extend(function.expressions.iter().filter_map(|(_, e)| of_expression(e)));
+        of_statements(&function.body, &mut found);
     }
-}
-
-impl fmt::Display for Feature {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+    if found.contains(&Feature::SubgroupId) {
+        found.insert(Feature::Subgroups);
     }
+    found
 }
 
 fn of_type(inner: &TypeInner) -> Option<Feature> {

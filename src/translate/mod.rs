@@ -1,34 +1,32 @@
-//! Kernels for those who don't use wgpu: any [`Shader`] of this crate as SPIR-V, MSL, HLSL, GLSL ES
-//! or WGSL for browsers, written by naga, with what a host must know to run it.
+//! Kernels for engines that do not use wgpu: any [`KernelDesc`] of this crate as SPIR-V, MSL, HLSL,
+//! GLSL ES or WGSL for browsers, written by naga, with everything that a host must know to run it.
 //!
-//! What a target cannot express is refused by name before anything is written
-//! ([`TranslateError::Refused`]): naga would write wave operations for any shader model, and
-//! subgroups for SPIR-V 1.0.
+//! A kernel that a target cannot express is refused before anything is written, and the error names
+//! the feature ([`TranslateError::Refused`]). naga would write wave operations for any shader model
+//! and subgroups for SPIR-V 1.0.
 //!
-//! # What the output relies on
+//! # Assumptions of the output
 //!
-//! - *Bounds checks are on*, as wgpu has them: every index into a buffer, an array or a texture is
-//!   clamped. Of GLSL ES naga has none; a context with robust buffer access does it. WGSL is
-//!   checked by whoever compiles it.
+//! - *Bounds checks are on*, as in wgpu: every index into a buffer, an array or a texture is clamped.
+//!   naga has no bounds checks for GLSL ES; a context with robust buffer access clamps there. Whoever
+//!   compiles WGSL adds the checks.
 //! - *Workgroup memory is not cleared* at the start: every kernel writes it before it reads it.
 //!   [`Kernels`](crate::gpu::Kernels) tells wgpu the same.
-//! - *Loops are not bounded*: they end by the parameters, each of which the host keeps below 2³¹.
-//!   Parameters as the ops of this crate fill them are safe; garbage there may never end.
+//! - *Loops are not bounded*: they end because of the parameters, which the host keeps below 2³¹.
+//!   Parameters that the ops of this crate fill in are safe; with garbage a loop may not end.
 //! - Divisions guard against zero.
 
 mod feature;
-mod holds;
 mod reflect;
-mod stored;
 mod target;
 mod write;
 
-pub use feature::Feature;
 pub use reflect::{BindingKind, BoundResource, Field};
-pub use stored::Stored;
 pub use target::{MslVersion, ShaderModel, SpirvVersion, Target, UnknownTarget};
 
-use crate::gpu::{Shader, Wgsl};
+pub use crate::gpu::{Feature, Stored};
+
+use crate::gpu::{ImportError, KernelDesc, Wgsl};
 use naga::front::wgsl;
 use naga::valid::{
     Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator,
@@ -38,29 +36,29 @@ use serde::Serialize;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-/// Why there is no translation.
+/// Why a kernel could not be translated.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TranslateError {
-    /// The target has not what the kernel uses.
-    #[error("{kernel} uses {feature}, which {target} lacks: it takes {needs}")]
+    /// The target lacks a feature that the kernel uses.
+    #[error("{kernel} uses {feature}, which {target} lacks: this needs {needs}")]
     Refused {
         /// The kernel.
         kernel: String,
-        /// The first thing that is lacking.
+        /// The first feature that is missing.
         feature: Feature,
-        /// Of what.
+        /// The target that lacks it.
         target: Target,
-        /// What has it.
+        /// What supports it.
         needs: &'static str,
     },
-    /// naga refused the composed shader: a defect of this crate, or of the shader where it is not
-    /// one of this crate's.
+    /// The fragments do not compose, or naga refused the composed shader. This is a defect of this
+    /// crate, or of the caller's shader.
     #[error("naga refuses {kernel}: {message}")]
     Invalid {
         /// The kernel.
         kernel: String,
-        /// naga's words, with lines traced to their files.
+        /// naga's message, with lines traced to their files.
         message: String,
     },
     /// naga could not write what it had accepted.
@@ -68,24 +66,24 @@ pub enum TranslateError {
     Unwritten {
         /// The kernel.
         kernel: String,
-        /// As what.
+        /// The target.
         target: Target,
-        /// naga's words.
+        /// naga's message.
         message: String,
     },
 }
 
-/// A translated shader's code.
+/// The code of a translated shader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TranslatedCode {
-    /// Of a language.
+    /// Source text.
     Text(String),
-    /// SPIR-V.
+    /// The words of a SPIR-V module.
     Words(Vec<u32>),
 }
 
 impl TranslatedCode {
-    /// The bytes of a file: words in little-endian order.
+    /// The contents of a file. Words are in little-endian order.
     pub fn bytes(&self) -> Cow<'_, [u8]> {
         match self {
             Self::Text(text) => Cow::Borrowed(text.as_bytes()),
@@ -95,7 +93,7 @@ impl TranslatedCode {
         }
     }
 
-    /// The text, where it is one.
+    /// The text, unless it is SPIR-V.
     pub fn text(&self) -> Option<&str> {
         match self {
             Self::Text(text) => Some(text),
@@ -104,19 +102,19 @@ impl TranslatedCode {
     }
 }
 
-/// A buffer that naga's translation wants beside those of the shader.
+/// A buffer that naga's translation needs in addition to those of the shader.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Extra {
-    /// Where it stands, in the words of the target's language.
+    /// Where it is bound, in the syntax of the target's language.
     pub slot: String,
-    /// What it must hold.
+    /// What the buffer must hold.
     pub holds: &'static str,
-    /// The bindings that it tells of, in order.
+    /// The bindings that it describes, in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub bindings: Vec<u32>,
 }
 
-/// A translated shader, and what its host must know.
+/// A translated shader, and everything that a host must know to run it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Translated {
     /// The kernel id.
@@ -125,33 +123,33 @@ pub struct Translated {
     pub target: Target,
     /// The code.
     pub output: TranslatedCode,
-    /// The entry point's name: Metal has a function `main` already.
+    /// The name of the entry point, which cannot be `main` in Metal.
     pub entry_point: String,
     /// Invocations in a workgroup.
     pub workgroup_size: [u32; 3],
     /// Bytes of workgroup memory.
     pub workgroup_memory: u32,
-    /// What the kernel uses beyond the core of WGSL.
+    /// The features that the kernel uses beyond the core of WGSL.
     pub features: Vec<Feature>,
-    /// What is bound, by number.
+    /// The bindings by rising number.
     pub bindings: Vec<BoundResource>,
-    /// What shapes, strides and the device must be, a sentence each.
+    /// Conditions on shapes, strides and the device, a sentence each.
     pub requires: Vec<String>,
-    /// How W is stored, where the kernel looks at its codes.
+    /// How W is stored, if the kernel looks at its codes.
     pub weights: Option<Stored>,
-    /// One more buffer, where the target has not the built-in that a kernel uses.
+    /// One more buffer, if the target lacks a built-in that the kernel uses.
     pub extra: Option<Extra>,
 }
 
-/// A shader that naga has read, to be written for any number of targets.
+/// A shader that naga has parsed, which can be translated to any number of targets.
 #[derive(Clone, Debug)]
 pub struct Parsed {
     kernel: String,
     wgsl: Wgsl,
-    /// Without functions, types and bindings that are not used.
+    /// The module without unused functions, types and bindings.
     module: Module,
     info: ModuleInfo,
-    /// Of the whole source, used or not: a browser's directives are for all of it.
+    /// The features of the whole source, used or not: a browser needs directives for all of it.
     written: BTreeSet<Feature>,
     used: BTreeSet<Feature>,
     bindings: Vec<BoundResource>,
@@ -160,15 +158,15 @@ pub struct Parsed {
     workgroup_size: [u32; 3],
 }
 
-/// One shader for one target; [`Parsed`] for several.
+/// Translates one kernel to one target. Use [`Parsed`] for several targets.
 ///
 /// # Errors
 /// [`TranslateError`].
-pub fn translate(shader: &Shader, target: Target) -> Result<Translated, TranslateError> {
+pub fn translate(shader: &KernelDesc, target: Target) -> Result<Translated, TranslateError> {
     Parsed::new(shader)?.translate(target)
 }
 
-/// What naga knows of a module, or its words with the lines of `source`.
+/// What naga knows about a valid module, or its message with the lines of `source`.
 fn validate(module: &Module, source: &str) -> Result<ModuleInfo, String> {
     Validator::new(ValidationFlags::all(), Capabilities::all())
         .subgroup_stages(ShaderStages::COMPUTE)
@@ -178,13 +176,18 @@ fn validate(module: &Module, source: &str) -> Result<ModuleInfo, String> {
 }
 
 impl Parsed {
-    /// Composes and reads a shader.
+    /// Composes and parses a kernel.
     ///
     /// # Errors
     /// [`TranslateError::Invalid`].
-    pub fn new(shader: &Shader) -> Result<Self, TranslateError> {
-        let wgsl = shader.compose();
-        let kernel = shader.name.clone();
+    pub fn new(shader: &KernelDesc) -> Result<Self, TranslateError> {
+        let kernel = shader.id.clone();
+        let wrong = |error: ImportError| TranslateError::Invalid {
+            kernel: kernel.clone(),
+            message: error.to_string(),
+        };
+        let wgsl = shader.compose().map_err(wrong)?;
+        let requires = shader.requires().map_err(wrong)?;
         let invalid = |message: String| TranslateError::Invalid {
             kernel: kernel.clone(),
             message: wgsl.explain(&message),
@@ -201,11 +204,11 @@ impl Parsed {
         let main = module.entry_points.first();
         let main = main.ok_or_else(|| invalid("it has no entry point".into()))?;
         Ok(Self {
-            written: Feature::of(&whole),
-            used: Feature::of(&module),
+            written: feature::of(&whole),
+            used: feature::of(&module),
             bindings: reflect::bindings(shader, &wgsl.source, &whole, &module),
-            requires: stored::requires(shader),
-            weights: Stored::of(shader),
+            requires,
+            weights: shader.weights.clone(),
             workgroup_size: main.workgroup_size,
             kernel,
             wgsl,
@@ -214,18 +217,18 @@ impl Parsed {
         })
     }
 
-    /// What the kernel uses beyond the core of WGSL.
+    /// The features that the kernel uses beyond the core of WGSL.
     pub fn features(&self) -> impl Iterator<Item = Feature> {
         self.used.iter().copied()
     }
 
-    /// Refuses a target that lacks what the kernel uses.
+    /// Returns an error if the target lacks a feature that the kernel uses.
     ///
     /// # Errors
     /// [`TranslateError::Refused`].
     pub fn check(&self, target: Target) -> Result<(), TranslateError> {
         let refused = |&feature: &Feature| target.lacks(feature).map(|needs| (feature, needs));
-        // A browser reads what is not used too.
+        // A browser also reads what is not used.
         let features = match target {
             Target::WgslWeb => &self.written,
             _ => &self.used,
@@ -239,7 +242,7 @@ impl Parsed {
         }
     }
 
-    /// Writes the shader for a target.
+    /// Translates the kernel to a target.
     ///
     /// # Errors
     /// [`TranslateError::Refused`] and [`TranslateError::Unwritten`].
@@ -285,10 +288,10 @@ impl Parsed {
         })
     }
 
-    /// The source with the directives that it lacks: naga takes `enable f16;`, which is there
-    /// already, and no other.
+    /// The source with the directives that browsers require. naga accepts only `enable f16;`, which
+    /// the source has already.
     fn for_browsers(&self) -> String {
-        let directives = self.written.iter().filter_map(|feature| feature.web_directive());
+        let directives = self.written.iter().filter_map(|feature| feature::web_directive(*feature));
         let source = &self.wgsl.source;
         let mut lines: Vec<&str> = directives.filter(|line| !source.contains(line)).collect();
         // `enable` and `requires` may come in any order.

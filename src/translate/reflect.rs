@@ -1,9 +1,8 @@
-use super::holds;
-use crate::gpu::{Binding, Shader};
+use crate::gpu::{Access, KernelDesc};
 use naga::{AddressSpace, GlobalVariable, Handle, Module, Type, TypeInner};
 use serde::Serialize;
 
-/// What a binding is to the pipeline's layout.
+/// The kind of a binding in the layout of a pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BindingKind {
@@ -11,7 +10,7 @@ pub enum BindingKind {
     Uniform,
     /// A storage buffer that is read.
     ReadStorage,
-    /// A storage buffer that is written, perhaps read too.
+    /// A storage buffer that is written, and perhaps read too.
     Storage,
     /// A 2D texture of four u32 a texel, read without a sampler.
     ReadTexture,
@@ -20,52 +19,55 @@ pub enum BindingKind {
 /// A field of a structure.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Field {
-    /// Its name in the shader.
+    /// The name in the shader.
     pub name: String,
-    /// Its type, as WGSL spells it.
+    /// The type in WGSL.
     #[serde(rename = "type")]
     pub ty: String,
-    /// Bytes from the start of the structure.
+    /// The offset in the structure in bytes.
     pub offset: u32,
-    /// Bytes of it.
+    /// The size in bytes.
     pub size: u32,
-    /// What the shader's source says of it; empty where it says nothing.
+    /// The comment in the source of the shader; empty if there is none.
     pub comment: String,
 }
 
 /// A binding of the shader.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BoundResource {
-    /// The bind group; 0 in all kernels.
+    /// The bind group, which is 0 in all kernels.
     pub group: u32,
     /// The number in the group.
     pub binding: u32,
-    /// The variable's name in the shader; empty where the shader has none.
+    /// The name of the variable in the shader; empty if the shader does not declare one.
     pub name: String,
-    /// What it is to the pipeline's layout.
+    /// The kind in the layout of the pipeline.
     pub kind: BindingKind,
-    /// Where it stands in the output, in the words of the target's language: `register(t3)`, say.
+    /// Where it is bound in the output, in the syntax of the target's language, for example
+    /// `register(t3)`.
     pub slot: String,
-    /// The type, as WGSL spells it.
+    /// The type in WGSL.
     #[serde(rename = "type")]
     pub ty: String,
-    /// Bytes that the buffer must have at least: a structure's, or one element's. 0 of a texture.
+    /// The least size of the buffer in bytes: that of the structure or of one element. 0 for a
+    /// texture.
     pub min_size: u32,
-    /// Whether wgpu's layout gives it a dynamic offset. Without wgpu, any way to bind the bytes.
+    /// Whether wgpu's layout gives it a dynamic offset. Without wgpu, any way to bind the bytes will
+    /// do.
     pub dynamic_offset: bool,
-    /// Whether the kernel reads or writes it. One that is not used may be missing from the output;
-    /// a layout for several kernels has it all the same.
+    /// Whether the kernel reads or writes it. An unused binding may be missing from the output, but
+    /// is part of a layout for several kernels.
     pub used: bool,
-    /// What it holds.
+    /// What the binding holds.
     pub holds: &'static str,
-    /// The fields, where the type is a structure.
+    /// The fields, if the type is a structure.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub fields: Vec<Field>,
 }
 
-/// Bindings of a shader that is whole, of which `compact` keeps what is used.
+/// The bindings of a kernel. `compact` is the module without what is not used.
 pub(super) fn bindings(
-    shader: &Shader,
+    shader: &KernelDesc,
     source: &str,
     module: &Module,
     compact: &Module,
@@ -75,13 +77,15 @@ pub(super) fn bindings(
         globals.find(|(_, g)| g.binding.is_some_and(|b| b.binding == number)).map(|(h, _)| h)
     };
     let mut all = Vec::new();
-    for (number, binding) in (0..).zip(&shader.bindings) {
-        let (kind, declared) = match *binding {
-            Binding::Uniform(size) | Binding::DynamicUniform(size) => (BindingKind::Uniform, size),
-            Binding::Read => (BindingKind::ReadStorage, 4),
-            Binding::Write => (BindingKind::Storage, 4),
-            Binding::Texture => (BindingKind::ReadTexture, 0),
-            Binding::Absent => continue,
+    for binding in &shader.bindings {
+        let number = binding.number;
+        let (kind, declared) = match binding.access {
+            Access::Uniform | Access::DynamicUniform => {
+                (BindingKind::Uniform, binding.uniform_bytes())
+            }
+            Access::Read => (BindingKind::ReadStorage, 4),
+            Access::Write => (BindingKind::Storage, 4),
+            Access::Texture => (BindingKind::ReadTexture, 0),
         };
         let found = global(module, number).map(|handle| &module.global_variables[handle]);
         let (name, ty, min_size, fields) = match found {
@@ -96,13 +100,16 @@ pub(super) fn bindings(
         all.push(BoundResource {
             group: 0,
             binding: number,
-            holds: holds::of(shader, &name).unwrap_or("nothing: the kernel does not look at it"),
+            holds: match found {
+                Some(_) => binding.role.holds(),
+                None => "nothing: the kernel does not look at it",
+            },
             name,
             kind,
             slot: String::new(),
             ty,
             min_size,
-            dynamic_offset: matches!(binding, Binding::DynamicUniform(_)),
+            dynamic_offset: binding.access == Access::DynamicUniform,
             used: global(compact, number).is_some(),
             fields,
         });
@@ -110,7 +117,7 @@ pub(super) fn bindings(
     all
 }
 
-/// Bytes that a binding needs so that one element is there.
+/// The least size of a binding in bytes, so that it holds one element.
 fn least(module: &Module, global: &GlobalVariable) -> u32 {
     match module.types[global.ty].inner {
         TypeInner::Array { stride, size: naga::ArraySize::Dynamic, .. } => stride,
@@ -119,14 +126,14 @@ fn least(module: &Module, global: &GlobalVariable) -> u32 {
     }
 }
 
-/// Bytes of workgroup memory, each variable at 16.
+/// Bytes of workgroup memory, if each variable is aligned to 16 bytes.
 pub(super) fn workgroup_memory(module: &Module) -> u32 {
     let shared = module.global_variables.iter().filter(|(_, g)| g.space == AddressSpace::WorkGroup);
     let size = |g: &GlobalVariable| module.types[g.ty].inner.size(module.to_ctx());
     shared.map(|(_, g)| size(g).next_multiple_of(16)).sum()
 }
 
-/// A type as WGSL spells it.
+/// A type in WGSL.
 fn type_name(module: &Module, handle: Handle<Type>) -> String {
     let ty = &module.types[handle];
     match &ty.inner {
@@ -137,7 +144,7 @@ fn type_name(module: &Module, handle: Handle<Type>) -> String {
             naga::ArraySize::Constant(n) => format!("array<{}, {n}>", type_name(module, *base)),
             _ => format!("array<{}>", type_name(module, *base)),
         },
-        // The only one that there is; see `gpu::Binding::Texture`.
+        // The only image type of this crate; see `gpu::Access::Texture`.
         TypeInner::Image { .. } => "texture_storage_2d<rgba32uint, read>".into(),
         _ => ty.name.clone().unwrap_or_default(),
     }
@@ -173,7 +180,7 @@ fn fields(module: &Module, handle: Handle<Type>, source: &str) -> Vec<Field> {
         .collect()
 }
 
-/// The comment behind a field's declaration, or on the lines before it.
+/// The comment after the declaration of a field, or on the lines before it.
 fn comment(structure: &str, field: &str) -> String {
     let mut above: Vec<&str> = Vec::new();
     for line in structure.lines().map(str::trim) {

@@ -118,8 +118,8 @@ impl Target {
         })
     }
 
-    /// The target of a language, and of a version where one is given. Else the version that
-    /// machines of the last years have: SPIR-V 1.6, MSL 3.0, shader model 6.4.
+    /// The target of a language and a version. Without a version it is the one that recent machines
+    /// support: SPIR-V 1.6, MSL 3.0, shader model 6.4.
     ///
     /// # Errors
     /// [`UnknownTarget`].
@@ -136,10 +136,10 @@ impl Target {
         })
     }
 
-    /// What this target would have to be to have the feature; `None` where it has it.
+    /// What a target needs to support the feature; `None` if this one does.
     ///
-    /// Products of packed bytes are nowhere refused: naga writes multiply-adds where the target
-    /// has no operation for them (MSL, GLSL, shader models below 6.4), with the same results.
+    /// Products of packed bytes are never refused: naga writes multiply-adds with the same results for
+    /// targets without such an operation (MSL, GLSL, shader models below 6.4).
     pub const fn lacks(self, feature: Feature) -> Option<&'static str> {
         match (self, feature) {
             (Self::Wgsl | Self::WgslNaga, _) | (_, Feature::PackedDot | Feature::ReadTexture) => {
@@ -177,7 +177,7 @@ impl Target {
     }
 }
 
-/// `spirv-1.3`, say.
+/// For example `spirv-1.3`.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.version() {
@@ -187,12 +187,12 @@ impl fmt::Display for Target {
     }
 }
 
-/// A language or a version that there is none of.
+/// A language or a version that does not exist.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct UnknownTarget {
-    /// What was asked for.
+    /// The language that was asked for.
     pub language: String,
-    /// And which version.
+    /// The version that was asked for, if any.
     pub version: Option<String>,
 }
 
@@ -238,7 +238,7 @@ mod tests {
         assert!(message("wgsl", Some("2")).contains("no versions"));
     }
 
-    /// A later version lacks nothing that an earlier one has.
+    /// A later version supports everything that an earlier one does.
     #[test]
     fn versions_only_gain() {
         for pair in Target::ALL.windows(2) {

@@ -1,4 +1,4 @@
-//! naga's back ends, with the options of each.
+//! The back ends of naga, with the options of each.
 
 use super::{
     BindingKind, BoundResource, Extra, MslVersion, ShaderModel, SpirvVersion, TranslatedCode,
@@ -8,7 +8,7 @@ use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::ModuleInfo;
 use naga::{Module, ResourceBinding, ShaderStage};
 
-/// What a back end made, and what came with it.
+/// The output of a back end.
 pub(super) struct Written {
     pub output: TranslatedCode,
     pub entry_point: String,
@@ -19,13 +19,13 @@ pub(super) type WriteResult = Result<Written, String>;
 
 const ENTRY: &str = "main";
 
-/// Indices are clamped everywhere, buffers included: wgpu's choice where a driver promises nothing
-/// by itself.
+/// Indices are clamped everywhere, even in buffers. wgpu does the same if a driver promises nothing by
+/// itself.
 const CHECKED: BoundsCheckPolicies = BoundsCheckPolicies {
     index: BoundsCheckPolicy::Restrict,
     buffer: BoundsCheckPolicy::Restrict,
     image_load: BoundsCheckPolicy::Restrict,
-    // There are none.
+    // This crate has no binding arrays.
     binding_array: BoundsCheckPolicy::Unchecked,
 };
 
@@ -58,7 +58,7 @@ pub(super) fn spirv(
             SpirvVersion::V1_5 => (1, 5),
             SpirvVersion::V1_6 => (1, 6),
         },
-        // Names, for whoever reads it or translates it on.
+        // Keep names for readers and for further translation.
         flags: spv::WriterFlags::DEBUG,
         bounds_check_policies: CHECKED,
         zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
@@ -119,7 +119,7 @@ pub(super) fn msl(
         msl::write_string(module, info, &options, &pipeline).map_err(|error| error.to_string())?;
     let entry = reflection.entry_point_names.into_iter().next();
     let entry = entry.ok_or("no entry point was written")?.map_err(|error| error.to_string())?;
-    // naga's list, in its order: buffers that end in an array of any length.
+    // The buffers that end in an array of any length, in naga's order.
     let mut sizes = Vec::new();
     for (_, global) in module.global_variables.iter() {
         if module.types[global.ty].inner.is_dynamically_sized(&module.types) {
@@ -203,7 +203,7 @@ pub(super) fn glsl(
         zero_initialize_workgroup_memory: false,
         ..Default::default()
     };
-    // Uniform blocks, storage blocks and images are numbered apart, and devices have few of each.
+    // Uniform blocks, storage blocks and images are numbered separately, and devices have few of each.
     let (mut uniforms, mut buffers, mut images) = (0u8, 0u8, 0u8);
     for bound in bindings {
         let (next, what) = match bound.kind {
@@ -215,7 +215,7 @@ pub(super) fn glsl(
         options.binding_map.insert(resource(bound), *next);
         *next = next.checked_add(1).ok_or("too many bindings")?;
     }
-    // naga has no checks for GLSL ES; a context with robust access clamps.
+    // naga has no bounds checks for GLSL ES; a context with robust access clamps.
     let policies = BoundsCheckPolicies {
         index: BoundsCheckPolicy::Unchecked,
         buffer: BoundsCheckPolicy::Unchecked,

@@ -65,7 +65,7 @@ pub struct Bare {
 pub fn bare(noop: &Noop, choice: &KernelChoice) -> Bare {
     let module = noop.device.create_shader_module(wgpu::ShaderModuleDescriptor {
         label: None,
-        source: wgpu::ShaderSource::Wgsl(choice.shader().compose().source.into()),
+        source: wgpu::ShaderSource::Wgsl(choice.shader().compose().unwrap().source.into()),
     });
     let entry = |binding: u32| wgpu::BindGroupLayoutEntry {
         binding,

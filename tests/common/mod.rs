@@ -1,16 +1,9 @@
-//! What several tests need: every choice there is, naga, adapters.
+//! What several tests need: every format, naga, adapters.
 #![allow(dead_code)]
 
-use lowbit::format::{
-    ActivationFunction, CodeType, Granularity, RowOrder, ScaleType, WeightFormat,
-};
-use lowbit::gpu::{AdapterClass, Caps, Shader};
+use lowbit::format::{RowOrder, WeightFormat};
+use lowbit::gpu::{Caps, Feature, Fragment, KernelDesc};
 use lowbit::host::Host;
-use lowbit::ops::matmul::{KernelChoice, MatmulSpec, Schedule, integer_specs, sums_shader};
-use lowbit::ops::quantize_weights::{WeightsAccess, WeightsKernel};
-use lowbit::ops::{
-    DequantizeSpec, FloatType, RepackSpec, fake_quant, observe, quantize_activations,
-};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -51,166 +44,31 @@ pub fn linear(x: &[f32], weight: &[f32], bias: &[f32], k: usize) -> Vec<f32> {
 
 /// Every format that exists, with groups that scales align with and groups that they do not.
 pub fn all_formats() -> Vec<WeightFormat> {
-    let group = |g| Granularity::group(g).unwrap();
-    let mut formats = Vec::new();
-    for sparse in [false, true] {
-        let mut push = |format: WeightFormat| {
-            let format = if sparse { format.two_four() } else { format };
-            if format.check().is_ok() {
-                formats.push(format);
-            }
-        };
-        push(WeightFormat::f32());
-        push(WeightFormat::f16());
-        for granularity in [Granularity::Tensor, Granularity::Channel, group(32), group(6)] {
-            for scale in [ScaleType::F32, ScaleType::F16] {
-                push(WeightFormat::int16(granularity).with_scales(scale));
-                for format in [WeightFormat::int8(granularity), WeightFormat::int4(granularity)] {
-                    push(format.with_scales(scale));
-                    push(format.with_scales(scale).asymmetric());
-                }
-            }
-        }
+    WeightFormat::all([32, 6])
+}
+
+/// Parses and validates a kernel with the features that its fragments declare and no others.
+pub fn validate(kernel: &KernelDesc) -> naga::Module {
+    use naga::valid::Capabilities;
+    let wgsl = kernel.compose().unwrap_or_else(|error| panic!("{}: {error}", kernel.id));
+    let features = kernel.features().unwrap();
+    let has = |feature: Feature| features.contains(&feature);
+    let converts = |f: &Fragment| f.name == "lib/half_pair_native";
+    let mut capabilities = Capabilities::empty();
+    for (capability, on) in [
+        (Capabilities::SHADER_INT64, has(Feature::Int64)),
+        (Capabilities::SUBGROUP, has(Feature::Subgroups)),
+        (Capabilities::SHADER_FLOAT16, has(Feature::F16)),
+        (Capabilities::COOPERATIVE_MATRIX, has(Feature::Matrix8) || has(Feature::Matrix16)),
+        // Any device has unpack2x16float, but naga counts it as an extension.
+        (Capabilities::SHADER_FLOAT16_IN_FLOAT32, kernel.resolve().unwrap().iter().any(converts)),
+    ] {
+        capabilities.set(capability, on);
     }
-    assert!(formats.iter().any(|f| f.code_type() == CodeType::Int16));
-    formats
-}
-
-/// Every matmul kernel, over K that give each number of lanes.
-pub fn all_choices() -> impl Iterator<Item = KernelChoice> {
-    all_formats().into_iter().flat_map(|format| {
-        let mut choices = Vec::new();
-        for k in [7, 8, 64, 128, 256, 512, 1024, 4095, 4096] {
-            for activations in [FloatType::F32, FloatType::F16] {
-                for output in [FloatType::F32, FloatType::F16] {
-                    for bias in [false, true] {
-                        let mut spec = MatmulSpec::new(8, 8, k, format)
-                            .with_activations(activations)
-                            .with_output(output);
-                        spec.bias = bias;
-                        for caps in &all_caps() {
-                            spec.code_textures = caps.texture_extent > 0;
-                            let all = Schedule::all(k).into_iter();
-                            choices.extend(all.map(|s| KernelChoice::new(&spec, s, caps)));
-                        }
-                    }
-                }
-            }
-        }
-        choices
-    })
-}
-
-/// Every matmul kernel of quantized X, and every activation function with every schedule.
-pub fn integer_choices() -> Vec<KernelChoice> {
-    let mut choices = Vec::new();
-    // K and the way to multiply in turn: they meet every decoder, but not every pair of groups.
-    for (turn, k) in [8, 100, 4096, 40_000].into_iter().enumerate() {
-        for (i, mut spec) in integer_specs(k).into_iter().enumerate() {
-            if (i + i / 4) % 4 != turn {
-                continue;
-            }
-            for caps in all_caps() {
-                spec.code_textures = caps.texture_extent > 0;
-                let caps = Caps { packed_dot: i / 16 % 2 == 0, ..caps };
-                let all = Schedule::integer(k).into_iter();
-                choices.extend(all.map(|s| KernelChoice::new(&spec, s, &caps)));
-            }
-        }
-    }
-    let format = WeightFormat::int8(Granularity::Channel);
-    for function in ActivationFunction::ALL {
-        let spec = MatmulSpec::new(8, 8, 100, format).with_function(function);
-        for schedule in Schedule::all(100).into_iter().chain(Schedule::experimental()) {
-            choices.push(KernelChoice::new(&spec, schedule, &all_caps()[0]));
-        }
-    }
-    choices
-}
-
-/// Every format with every schedule that only a caller can pin.
-pub fn experimental_choices() -> Vec<KernelChoice> {
-    let caps = &all_caps()[0];
-    let choices = |format| {
-        let spec = MatmulSpec::new(8, 8, 64, format);
-        Schedule::experimental().map(|schedule| KernelChoice::new(&spec, schedule, caps))
-    };
-    all_formats().into_iter().flat_map(choices).collect()
-}
-
-/// Devices that differ in what choices look at.
-pub fn all_caps() -> Vec<Caps> {
-    let caps = |order, subgroup, int64| {
-        let limits = wgpu::Limits::defaults();
-        let caps = Caps::from_limits(AdapterClass::Gpu, &limits);
-        let subgroups = subgroup > 0;
-        Caps { row_order: order, subgroup, subgroups, int64, exact_f16_unpack: int64, ..caps }
-    };
-    let (rows, panels) = (RowOrder::Rows, RowOrder::Panels);
-    let varying = Caps { subgroups: true, ..caps(rows, 0, false) };
-    vec![
-        caps(rows, 0, false),
-        varying,
-        caps(panels, 0, false),
-        Caps { texture_extent: 8192, ..caps(panels, 4, true) },
-        caps(panels, 8, true),
-    ]
-}
-
-/// Every shader of the crate.
-pub fn all_shaders() -> Vec<Shader> {
-    let mut shaders: Vec<_> = all_choices().map(|choice| choice.shader()).collect();
-    shaders.extend(experimental_choices().iter().map(KernelChoice::shader));
-    let integers = integer_choices();
-    shaders.extend(integers.iter().map(KernelChoice::shader));
-    shaders.extend(integers.first().map(|choice| sums_shader(choice.shader().bindings)));
-    shaders.extend(lowbit::conformance::limit_shaders());
-    shaders.push(lowbit::host::probe_shader());
-    for caps in [&all_caps()[0], &all_caps()[3]] {
-        shaders
-            .extend(quantize_activations::every_spec().iter().flat_map(|spec| spec.shaders(caps)));
-        shaders.extend(observe::every_spec().iter().flat_map(|spec| spec.shaders(caps)));
-        for spec in fake_quant::every_spec() {
-            shaders.extend(spec.forward_shaders(caps));
-            shaders.extend(spec.backward_shaders(caps));
-        }
-    }
-    for format in all_formats() {
-        for caps in [&all_caps()[0], &all_caps()[3]] {
-            let order = caps.row_order;
-            for access in WeightsAccess::ALL {
-                shaders
-                    .extend(WeightsKernel::ALL.map(|kernel| kernel.shader(&format, order, access)));
-            }
-            shaders.push(RepackSpec::new(2, 2, format).shader(order));
-            for spec in [DequantizeSpec::new(2, 2, format), DequantizeSpec::gather(2, 2, 2, format)]
-            {
-                shaders.push(spec.shader(caps));
-                shaders.push(spec.clone().with_code_textures().shader(caps));
-                shaders.push(spec.with_output(FloatType::F16).shader(caps));
-            }
-        }
-    }
-    shaders
-}
-
-/// Parses and validates with no extension enabled but those that the choice asks for.
-pub fn validate(shader: &Shader) -> naga::Module {
-    let wgsl = shader.compose();
-    let uses = |suffix: &str| shader.fragments.iter().any(|f| f.name.ends_with(suffix));
-    let mut capabilities = naga::valid::Capabilities::empty();
-    capabilities.set(naga::valid::Capabilities::SHADER_INT64, uses("_u64"));
-    let subgroups = uses("entry_subgroup") || uses("reduce_subgroup");
-    capabilities.set(naga::valid::Capabilities::SUBGROUP, subgroups);
-    let halves = uses("half_pair_native");
-    capabilities.set(naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32, halves);
-    capabilities.set(naga::valid::Capabilities::SHADER_FLOAT16, uses("matrix16"));
-    let matrices = uses("matrix16") || uses("matrix8");
-    capabilities.set(naga::valid::Capabilities::COOPERATIVE_MATRIX, matrices);
     let options = naga::front::wgsl::Options { parse_doc_comments: false, capabilities };
     let mut frontend = naga::front::wgsl::Frontend::new_with_options(options);
     let module = frontend.parse(&wgsl.source).unwrap_or_else(|error| {
-        panic!("{}: {}", shader.name, wgsl.explain(&error.emit_to_string(&wgsl.source)))
+        panic!("{}: {}", kernel.id, wgsl.explain(&error.emit_to_string(&wgsl.source)))
     });
     let mut validator =
         naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities);
@@ -218,24 +76,8 @@ pub fn validate(shader: &Shader) -> naga::Module {
         .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
         .subgroup_operations(naga::valid::SubgroupOperationSet::all())
         .validate(&module)
-        .unwrap_or_else(|error| panic!("{}: {}", shader.name, error.emit_to_string(&wgsl.source)));
+        .unwrap_or_else(|error| panic!("{}: {}", kernel.id, error.emit_to_string(&wgsl.source)));
     module
-}
-
-/// Compares a WGSL struct with its Rust mirror, name by name and offset by offset.
-pub fn assert_mirrors(
-    module: &naga::Module,
-    name: &str,
-    mirror: &(usize, Vec<(&'static str, usize)>),
-) {
-    let (_, ty) = module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some(name)).unwrap();
-    let naga::TypeInner::Struct { members, span } = &ty.inner else {
-        panic!("{name} is no struct")
-    };
-    let fields: Vec<_> =
-        members.iter().map(|m| (m.name.as_deref().unwrap(), m.offset as usize)).collect();
-    assert_eq!(fields, mirror.1);
-    assert_eq!(*span as usize, mirror.0);
 }
 
 /// Whether tests that draw at random or look for leaks run longer: `make test-all` asks for it.

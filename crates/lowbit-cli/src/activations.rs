@@ -2,8 +2,8 @@
 
 use crate::error::{CliError, printable};
 use lowbit::compress::smooth::SmoothError;
-use lowbit::format::{ActivationFormat, ActivationGranularity, StaticScale, WeightFormat};
 use lowbit::format::Quantization;
+use lowbit::format::{ActivationFormat, ActivationGranularity, StaticScale, WeightFormat};
 use lowbit_models::checkpoint::{LayerActivations, ModelFile, Ranges, Tensor};
 use lowbit_models::compress::{
     ActivationPlan, ActivationPlanError, ActivationRequest, SmoothRequest, SmoothingError,

@@ -5,7 +5,7 @@ use crate::error::CliError;
 use crate::files::{self, refuse_same};
 use crate::report::{JsonArg, Report};
 use globset::Glob;
-use lowbit::ops::Grid;
+use lowbit::gpu::Grid;
 use lowbit::translate::{
     BoundResource, Extra, Feature, Stored, Target, TranslateError, Translated, TranslatedCode,
     translate,
@@ -63,7 +63,7 @@ struct Page {
     bindings: Vec<BoundResource>,
     /// A buffer that the translation asks for.
     extra: Option<Extra>,
-    grid: Option<GridPage>,
+    grid: GridPage,
     /// Of shapes, strides and the device.
     requires: Vec<String>,
     /// How W is stored: ARCHITECTURE.md, Two layouts.
@@ -128,7 +128,7 @@ fn one(args: &Args, name: &str) -> Result<Outcome, CliError> {
     paths.extend(to_file.map(|path| ("--json", path)));
     refuse_same(&paths)?;
     let kernel = isa::find(name).ok_or_else(|| unknown(name))?;
-    let made = translate(&kernel.shader(), target).map_err(|error| {
+    let made = translate(&kernel.desc(), target).map_err(|error| {
         let hint = match &error {
             TranslateError::Refused { .. } => {
                 "another --target or --version, or a kernel whose id has not what is lacking"
@@ -155,7 +155,7 @@ fn one(args: &Args, name: &str) -> Result<Outcome, CliError> {
             String::new()
         }
     };
-    report.finish(&text, &page(made, kernel.grid()))?;
+    report.finish(&text, &page(made, &kernel.desc().grid))?;
     Ok(Outcome::Fine)
 }
 
@@ -180,18 +180,19 @@ fn to_stdout(args: &Args, bytes: &[u8]) -> Result<(), CliError> {
     }
 }
 
-fn page(made: Translated, grid: Option<Grid>) -> Page {
-    let grid = grid.map(|grid| GridPage {
+fn page(made: Translated, grid: &Grid) -> Page {
+    let variable = |of: lowbit::gpu::Variable| Variable { name: of.name, is: of.meaning };
+    let grid = GridPage {
         workgroups: grid.formula(),
-        variables: grid.variables().map(|(name, is)| Variable { name, is }).collect(),
-        shape: match grid.folds {
+        variables: grid.variables().into_iter().map(variable).collect(),
+        shape: match grid.folds() {
             true => {
                 "x, or any x, y, z whose product is at least as many: workgroups are numbered by \
                  their place in the grid, and those past the end do nothing"
             }
             false => "x",
         },
-    });
+    };
     Page {
         lowbit: lowbit::VERSION,
         kernel: made.kernel,

@@ -150,7 +150,7 @@ pub fn serve(
     for name in names {
         let kernel: &Kernel =
             known.get(&name).ok_or_else(|| IsaError::Answer(format!("no kernel `{name}`")))?;
-        let compiled = driver.compile(&kernel.shader(), kernel.wave())?;
+        let compiled = driver.compile(&kernel.desc(), kernel.wave())?;
         let stats = Stats::new(kernel, family, &compiled);
         let answer = Answer { stats, listing: listings.then_some(compiled.listing) };
         let line = serde_json::to_string(&answer).map_err(|e| IsaError::Answer(e.to_string()))?;

@@ -1,6 +1,6 @@
 use crate::IsaError;
 use ash::vk;
-use lowbit::gpu::{Binding, Shader};
+use lowbit::gpu::{Access, KernelDesc};
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::{back::spv, front::wgsl, valid};
 use std::collections::BTreeMap;
@@ -91,7 +91,7 @@ impl Driver {
     /// # Errors
     /// [`IsaError::Shader`] where naga refuses it, [`IsaError::Vulkan`] where the driver does.
     /// RADV aborts on some shaders that it cannot compile.
-    pub fn compile(&self, shader: &Shader, wave: Option<u32>) -> Result<Compiled, IsaError> {
+    pub fn compile(&self, shader: &KernelDesc, wave: Option<u32>) -> Result<Compiled, IsaError> {
         let (spirv, workgroup) = spirv(shader)?;
         let module = {
             let info = vk::ShaderModuleCreateInfo::default().code(&spirv);
@@ -269,18 +269,19 @@ fn open(instance: &ash::Instance) -> Result<ash::Device, IsaError> {
 
 /// A descriptor for each binding number, even where the shader has none: so that number n lies
 /// at 16 · n bytes in RADV's set. Dynamic uniforms count as plain ones for the same reason.
-fn bindings(shader: &Shader) -> Vec<vk::DescriptorSetLayoutBinding<'static>> {
-    let kind = |binding: &Binding| match binding {
-        Binding::Texture => vk::DescriptorType::STORAGE_IMAGE,
-        Binding::Uniform(_) | Binding::DynamicUniform(_) => vk::DescriptorType::UNIFORM_BUFFER,
-        _ => vk::DescriptorType::STORAGE_BUFFER,
+fn bindings(shader: &KernelDesc) -> Vec<vk::DescriptorSetLayoutBinding<'static>> {
+    let kind = |number| match shader.bindings.iter().find(|b| b.number == number).map(|b| b.access)
+    {
+        Some(Access::Texture) => vk::DescriptorType::STORAGE_IMAGE,
+        Some(Access::Uniform | Access::DynamicUniform) => vk::DescriptorType::UNIFORM_BUFFER,
+        Some(Access::Read | Access::Write) | None => vk::DescriptorType::STORAGE_BUFFER,
     };
-    (0..)
-        .zip(&shader.bindings)
-        .map(|(number, binding)| {
+    let count = shader.bindings.iter().map(|binding| binding.number + 1).max();
+    (0..count.unwrap_or(0))
+        .map(|number| {
             vk::DescriptorSetLayoutBinding::default()
                 .binding(number)
-                .descriptor_type(kind(binding))
+                .descriptor_type(kind(number))
                 .descriptor_count(1)
                 .stage_flags(vk::ShaderStageFlags::COMPUTE)
         })
@@ -290,10 +291,14 @@ fn bindings(shader: &Shader) -> Vec<vk::DescriptorSetLayoutBinding<'static>> {
 /// SPIR-V as wgpu's Vulkan backend writes it for [`Kernels`](lowbit::gpu::Kernels): indices
 /// clamped, buffers left to the driver's robustness, loops not bounded, workgroup memory not
 /// cleared. Also the invocations in a workgroup.
-fn spirv(shader: &Shader) -> Result<(Vec<u32>, u32), IsaError> {
-    let source = shader.compose();
+fn spirv(shader: &KernelDesc) -> Result<(Vec<u32>, u32), IsaError> {
+    let composed = shader.compose();
+    let source = composed.map_err(|error| IsaError::Shader {
+        kernel: shader.id.clone(),
+        message: error.to_string(),
+    })?;
     let refused = |message: String| IsaError::Shader {
-        kernel: shader.name.clone(),
+        kernel: shader.id.clone(),
         message: source.explain(&message),
     };
     let all = valid::Capabilities::all();

@@ -4,8 +4,8 @@
 use crate::recipes::{Recipe, recipes};
 use crate::sentences::{Sentence, alike, cosine, sentences};
 use lowbit::compress::{dequantize, smooth};
-use lowbit::format::{Granularity, PackedWeights, StaticScale, WeightFormat};
 use lowbit::format::Quantization;
+use lowbit::format::{Granularity, PackedWeights, StaticScale, WeightFormat};
 use lowbit::host::Host;
 use lowbit_models::bert::{
     Dense, DeviceEncoder, Encoder, Error, Inputs, LayerInput, Samples, gelu,

@@ -1,78 +1,20 @@
 //! Small kernels that measure what an adapter can do at most.
 
 use super::{MeasuredLimits, median};
-use crate::gpu::{AdapterClass, Binding, CODE_TEXTURE, Const, Pipeline, Shader, fragment};
+use crate::gpu::{AdapterClass, CODE_TEXTURE, Pipeline};
 use crate::host::{COLD, Host, HostError};
+use crate::ops::limits::{Limit, ROUNDS, RUN};
 
-/// What one of the small kernels measures.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Limit {
-    Fma,
-    Dot,
-    ReadRuns,
-    ReadCoalesced,
-    ReadTexture(u32),
-    Copy,
-}
-
-impl Limit {
-    /// Texels in a row of the texture, where one is to be read.
-    fn all(texture_width: u32) -> Vec<Self> {
-        let mut all = vec![Self::Fma, Self::Dot, Self::ReadRuns, Self::ReadCoalesced, Self::Copy];
-        if texture_width > 0 {
-            all.push(Self::ReadTexture(texture_width));
-        }
-        all
-    }
-
-    fn shader(self) -> Shader {
-        let (rounds, run) = (("ROUNDS", Const::U32(ROUNDS)), ("RUN", Const::U32(RUN)));
-        let contiguous = |yes| ("CONTIGUOUS", Const::Bool(yes));
-        let (name, fragments, consts) = match self {
-            Self::Fma => ("limit_fma", vec!["limits/fma"], vec![rounds]),
-            Self::Dot => ("limit_dot", vec!["limits/dot"], vec![rounds]),
-            Self::ReadRuns => ("limit_read_runs", vec!["limits/read"], vec![run, contiguous(true)]),
-            Self::ReadCoalesced => {
-                ("limit_read_coalesced", vec!["limits/read"], vec![run, contiguous(false)])
-            }
-            Self::ReadTexture(width) => {
-                let consts = vec![run, ("TEXTURE_WIDTH", Const::U32(width))];
-                ("limit_read_texture", vec!["access/texel", "limits/read_texture"], consts)
-            }
-            Self::Copy => ("limit_copy", vec!["limits/copy"], vec![run]),
-        };
-        Shader {
-            name: name.into(),
-            consts,
-            fragments: fragments.into_iter().map(fragment).collect(),
-            bindings: match self {
-                Self::ReadTexture(_) => {
-                    let absent = Binding::Absent;
-                    vec![absent, Binding::Write, absent, absent, Binding::Texture]
-                }
-                _ => vec![Binding::Read, Binding::Write],
-            },
-        }
-    }
-
-    /// Operations, or bytes, of so many workgroups.
-    fn work(self, groups: u64) -> u64 {
-        match self {
-            Self::Fma => groups * 64 * u64::from(ROUNDS) * 64,
-            Self::Dot => groups * 64 * u64::from(ROUNDS) * 32,
-            Self::Copy => 2 * groups * READ_GROUP,
-            _ => groups * READ_GROUP,
-        }
+/// Operations, or bytes, of `groups` workgroups.
+fn work(limit: Limit, groups: u64) -> u64 {
+    match limit {
+        Limit::Fma => groups * 64 * u64::from(ROUNDS) * 64,
+        Limit::Dot => groups * 64 * u64::from(ROUNDS) * 32,
+        Limit::Copy => 2 * groups * READ_GROUP,
+        _ => groups * READ_GROUP,
     }
 }
 
-/// The shaders of [`limits`].
-pub fn limit_shaders() -> Vec<Shader> {
-    Limit::all(2048).into_iter().map(Limit::shader).collect()
-}
-
-const ROUNDS: u32 = 4096;
-const RUN: u32 = 64;
 /// Bytes that one workgroup of the reading kernel reads.
 const READ_GROUP: u64 = 64 * RUN as u64 * 16;
 
@@ -141,12 +83,12 @@ pub async fn limits_async(host: &Host) -> Result<MeasuredLimits, HostError> {
             (4, Some(texels)) => wgpu::BindingResource::TextureView(texels),
             _ => source.as_entire_binding(),
         };
-        let bindings = shader.bindings.iter().zip(0..).filter(|(b, _)| **b != Binding::Absent);
-        let entries: Vec<_> = bindings
-            .map(|(_, binding)| wgpu::BindGroupEntry { binding, resource: resource(binding) })
+        let numbers = shader.bindings.iter().map(|binding| binding.number);
+        let entries: Vec<_> = numbers
+            .map(|binding| wgpu::BindGroupEntry { binding, resource: resource(binding) })
             .collect();
         let group = host.device().create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some(&shader.name),
+            label: Some(&shader.id),
             layout: &pipeline.layout,
             entries: &entries,
         });
@@ -155,7 +97,7 @@ pub async fn limits_async(host: &Host) -> Result<MeasuredLimits, HostError> {
             Ok(())
         };
         let (ms, _) = median(host, record).await?;
-        Ok::<f64, HostError>(limit.work(groups.into()) as f64 / ms * 1e3)
+        Ok::<f64, HostError>(work(limit, groups.into()) as f64 / ms * 1e3)
     };
     Ok(MeasuredLimits {
         operations_per_second: rate(Limit::Fma).await?,

@@ -6,13 +6,13 @@ mod weights;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use limits::limits;
-pub use limits::{limit_shaders, limits_async};
+pub use limits::limits_async;
 pub use weights::unpack_shader;
 
 use super::data::{self, Random};
 use super::{Case, Op, Values};
 use crate::format::WeightFormat;
-use crate::gpu::Shader;
+use crate::gpu::KernelDesc;
 use crate::host::{Host, HostError, Instant};
 use crate::ops::{Activations, FloatType, RecordError, Select};
 use serde::{Deserialize, Serialize};
@@ -238,8 +238,8 @@ async fn floats(host: &Host, float: FloatType, bytes: u64) -> Result<wgpu::Buffe
     }
 }
 
-fn last(mut shaders: Vec<Shader>) -> String {
-    shaders.pop().map(|shader| shader.name).unwrap_or_default()
+fn last(mut shaders: Vec<KernelDesc>) -> String {
+    shaders.pop().map(|shader| shader.id).unwrap_or_default()
 }
 
 /// Wall time, and the device's own.

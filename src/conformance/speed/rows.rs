@@ -140,7 +140,7 @@ async fn fake_quant(host: &Host, spec: &FakeQuantSpec) -> Result<[OfX; 2], HostE
     let ms = median(host, |pass| forward.record(pass, m)).await?;
     let first = ("fake-quant", last(spec.forward_shaders(caps)), ms, x + y + side);
     let ms = median(host, |pass| backward.record(pass, m)).await?;
-    let kernel = spec.backward_shaders(caps).into_iter().next().map(|shader| shader.name);
+    let kernel = spec.backward_shaders(caps).into_iter().next().map(|shader| shader.id);
     let gradients = if spec.given { side } else { 0 };
     let moved = 2 * x + y + side + gradients;
     Ok([first, ("fake-quant backward", kernel.unwrap_or_default(), ms, moved)])

@@ -2,8 +2,9 @@
 
 use super::{Milliseconds, floats, last, median};
 use crate::format::{ActivationFormat, PackedWeights, WeightFormat};
-use crate::gpu::{Kernels, Shader, fragment};
+use crate::gpu::{DeviceError, ImportError, KernelDesc, Kernels, fragment};
 use crate::host::{COLD, Host, HostError, Instant};
+use crate::ops::matmul::Scaling;
 use crate::ops::{
     Activations, BoundMatmul, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights,
     FloatType, KernelChoice, MatmulArgs, MatmulPlan, MatmulSpec, QuantizeActivationsArgs,
@@ -13,18 +14,19 @@ use crate::ops::{
 
 /// A kernel less X and scales: what reading, unpacking and multiplying take at least in the
 /// same loop.
-pub fn unpack_shader(choice: &KernelChoice) -> Shader {
-    let mut shader = choice.shader();
-    shader.name = format!("limit_unpack.{}", shader.name);
-    for part in &mut shader.fragments {
-        *part = match part.name {
-            name if name.starts_with("access/x_") => fragment("limits/x_constant"),
-            name if name.starts_with("lib/part_") => fragment("limits/part_constant"),
-            "scale/aligned" => fragment("scale/none"),
-            _ => *part,
-        };
+///
+/// # Errors
+/// Returns [`ImportError`] if the fragments do not compose.
+pub fn unpack_shader(choice: &KernelChoice) -> Result<KernelDesc, ImportError> {
+    let mut kernel = choice.shader();
+    kernel.id = format!("limit_unpack.{}", kernel.id);
+    for other in ["limits/x_constant", "limits/part_constant"] {
+        kernel.substitute(fragment(other))?;
     }
-    shader
+    if choice.scaling != Scaling::General {
+        kernel.substitute(fragment("scale/none"))?;
+    }
+    Ok(kernel)
 }
 
 pub(super) async fn matmul(
@@ -64,7 +66,9 @@ pub(super) async fn matmul(
     // The same plan with another kernel in its place, and kernels of its own to hold it.
     let choice = *plan.kernel(m);
     let stripped = Kernels::new(host.device(), host.kernels().caps()).await?;
-    stripped.plant(&choice.shader(), &unpack_shader(&choice).compose().source).await?;
+    let unpack = unpack_shader(&choice).and_then(|kernel| kernel.compose());
+    let unpack = unpack.map_err(|error| DeviceError::from_import(choice.name(), &error))?;
+    stripped.plant(&choice.shader(), &unpack.source).await?;
     let plan = MatmulPlan::new(&stripped, &spec, Select::Pinned(choice.schedule)).await?;
     Ok((choice.name(), ms, record(&bind_all(&plan).await?).await?.0))
 }
@@ -165,5 +169,5 @@ pub(super) async fn dequantize(
     let args = DequantizeArgs { weights, indices: None, output: (&output).into() };
     let bound = plan.bind(args).await?;
     let ms = median(host, |pass| bound.record(pass, spec.rows())).await?;
-    Ok((spec.shader(host.kernels().caps()).name, ms))
+    Ok((spec.shader(host.kernels().caps()).id, ms))
 }

@@ -1,16 +1,21 @@
-//! The kernels of fake quantization: fragments, constants, parameters, and how rows are divided.
+//! The kernels of fake quantization, their parameters, and how rows are divided among workgroups.
 
 use super::FakeQuantSpec;
-use crate::gpu::{Binding, Caps, Const, M_TABLE, Shader, fragment};
+use crate::format::{Granularity, WeightFormat};
+use crate::gpu::{
+    Access, Binding, Caps, Const, Grid, KernelDesc, M_TABLE, Variable, fragment, uniform,
+};
 use crate::ops::FloatType;
+use crate::ops::quantize_activations::RANGE;
+use crate::ops::registry;
 
 /// Lanes of a workgroup.
 const WORKGROUP: u32 = 64;
 
-/// Columns that a workgroup takes where groups do not say: eight quads a lane.
+/// Columns of a workgroup if groups do not decide: eight quads a lane.
 const TILE: u32 = 2048;
 
-/// Columns of a unit of work, units of a row, lanes that share a group.
+/// Columns of a unit of work, units of a row, and lanes that share a group.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Work {
     pub tile: u32,
@@ -18,89 +23,201 @@ pub(super) struct Work {
     pub team: u32,
 }
 
-/// One file of `shaders/fake` with a `main`, and what goes with it.
+/// One file of `shaders/fake` with an entry point, and what goes with it.
 #[derive(Clone, Copy)]
 pub(super) struct Kernel {
     name: &'static str,
+    /// The fragment with the entry point.
+    main: &'static str,
+    /// Whether it loads X.
     x: bool,
+    /// Whether it loads the gradient of Y.
     dy: bool,
+    /// Whether it stores Y or the gradient of X.
     stores: bool,
     /// Whether columns look up their schemes.
     schemes: bool,
-    /// After the parameters and the access.
-    fragments: &'static [&'static str],
-    /// From 3 on.
+    /// From number 3 on, in order, without gaps that the shader does not have.
     bindings: &'static [Binding],
+    grid: fn() -> Grid,
+    workgroup_size: u32,
+    workgroup_memory: u32,
 }
 
-const BINDINGS_0_2: [Binding; 3] = [
-    Binding::Uniform(size_of::<Params>() as u32),
-    Binding::DynamicUniform(16),
-    Binding::DynamicUniform(16),
-];
+const TILES: Variable =
+    Variable { name: "tiles", meaning: "the parameter `tiles`: units of work in a row" };
+const UNITS: Variable = Variable {
+    name: "units",
+    meaning: "m · tiles; where all of X shares a learned scale, the parameter `workers`, which is any",
+};
+const ROW_SUMS: Variable = Variable {
+    name: "row_sums",
+    meaning: "m; where all of X shares a scale (the parameter `scale_stride` is 0), 1",
+};
 
-use Binding::{Absent, Read, Write};
+const fn x() -> Binding {
+    const X: &str = "X, row-major from element x_at on; f16 in pairs";
+    Binding::data(3, "x", X, Access::Read)
+}
+
+const fn dy() -> Binding {
+    const DY: &str = "the gradient of Y, row-major from element dy_at on; f16 in pairs";
+    Binding::data(4, "dy_in", DY, Access::Read)
+}
+
+const fn ranges() -> Binding {
+    Binding::data(4, "ranges", RANGE, Access::Write)
+}
+
+const fn scales(access: Access) -> Binding {
+    let holds = "scales, f32";
+    Binding::data(5, "scales", holds, access)
+}
+
+const fn zeros(access: Access) -> Binding {
+    Binding::data(6, "zeros", "zero points, f32", access)
+}
+
+const fn y() -> Binding {
+    const Y: &str = "Y: X quantized and dequantized, or the gradient of X";
+    Binding::data(7, "y", Y, Access::Write)
+}
+
+const fn scale_partials(number: u32, access: Access) -> Binding {
+    let holds = "partial sums of the gradients of scales";
+    Binding::data(number, "scale_partials", holds, access)
+}
+
+const fn outside_partials(number: u32, access: Access) -> Binding {
+    let holds = "partial sums of the gradients of zero points";
+    Binding::data(number, "outside_partials", holds, access)
+}
+
+const fn ds() -> Binding {
+    Binding::data(8, "ds", "gradients of scales, f32", Access::Write)
+}
+
+const fn dz() -> Binding {
+    Binding::data(9, "dz", "gradients of zero points, f32", Access::Write)
+}
+
+use Access::{Read, Write};
 
 pub(super) const FORWARD: Kernel = Kernel {
     name: "forward",
+    main: "fake/forward",
     x: true,
     dy: false,
     stores: true,
     schemes: true,
-    fragments: &["fake/apply", "fake/forward"],
-    bindings: &[Read, Absent, Read, Read, Write],
+    bindings: &[x(), scales(Read), zeros(Read), y()],
+    grid: || Grid::new(&[(&[Variable::M], 1), (&[TILES], 1)]),
+    workgroup_size: WORKGROUP,
+    workgroup_memory: 0,
 };
 
 pub(super) const DYNAMIC: Kernel = Kernel {
     name: "dynamic",
-    fragments: &["fake/range", "fake/apply", "fake/dynamic"],
-    bindings: &[Read, Absent, Write, Write, Write],
+    main: "fake/dynamic",
+    bindings: &[x(), scales(Write), zeros(Write), y()],
+    // The range of each lane: two words.
+    workgroup_memory: 8 * WORKGROUP,
     ..FORWARD
 };
 
 pub(super) const RANGES: Kernel = Kernel {
     name: "ranges",
+    main: "fake/ranges",
     stores: false,
     schemes: false,
-    fragments: &["fake/range", "fake/ranges"],
-    bindings: &[Read, Write, Absent, Absent],
+    bindings: &[x(), ranges()],
     ..FORWARD
 };
 
 pub(super) const SCALE: Kernel = Kernel {
     name: "scale",
+    main: "fake/scale",
     x: false,
-    fragments: &["fake/range", "fake/scale"],
-    bindings: &[Absent, Write, Write, Write],
+    bindings: &[ranges(), scales(Write), zeros(Write)],
+    grid: || Grid::new(&[]),
+    workgroup_size: 1,
     ..RANGES
 };
 
 pub(super) const BACKWARD: Kernel = Kernel {
     name: "backward",
+    main: "fake/backward",
     dy: true,
-    fragments: &["fake/tree", "fake/gradient", "fake/backward"],
-    bindings: &[Read, Read, Read, Read, Write, Write, Write],
+    bindings: &[
+        x(),
+        dy(),
+        scales(Read),
+        zeros(Read),
+        y(),
+        scale_partials(8, Write),
+        outside_partials(9, Write),
+    ],
+    grid: || Grid::new(&[(&[UNITS], 1)]),
+    // The sums of each lane: three words.
+    workgroup_memory: 12 * WORKGROUP,
     ..FORWARD
 };
 
 pub(super) const GROUPS: Kernel = Kernel {
     name: "groups",
-    fragments: &["fake/tree", "fake/gradient", "fake/finish", "fake/groups"],
+    main: "fake/groups",
+    bindings: &[x(), dy(), scales(Read), zeros(Read), y(), ds(), dz()],
+    grid: FORWARD.grid,
     ..BACKWARD
 };
 
 pub(super) const SUMS: Kernel = Kernel {
     name: "sums",
+    main: "fake/sums",
     x: false,
     dy: false,
     stores: false,
     schemes: false,
-    fragments: &["fake/tree", "fake/finish", "fake/sums"],
-    bindings: &[Read, Read, Read, Read, Absent, Write, Write],
+    bindings: &[
+        scale_partials(3, Read),
+        outside_partials(4, Read),
+        scales(Read),
+        zeros(Read),
+        ds(),
+        dz(),
+    ],
+    grid: || Grid::new(&[(&[ROW_SUMS], 1)]),
+    ..BACKWARD
 };
 
+/// Every kernel of this op on such a device.
+pub(crate) fn kernels(caps: &Caps) -> Vec<registry::Kernel> {
+    let group = |g| std::num::NonZeroU32::new(g).map_or(Granularity::Channel, Granularity::Group);
+    let floats = [FloatType::F32, FloatType::F16];
+    let mut kernels = Vec::new();
+    for granularity in [Granularity::Tensor, Granularity::Channel, group(4), group(3)] {
+        for (input, output) in floats.into_iter().flat_map(|x| floats.map(|y| (x, y))) {
+            // Quads, pairs, and neither.
+            for k in [64, 66, 67] {
+                let format = WeightFormat::int8(granularity).asymmetric();
+                let packed = FakeQuantSpec::new(2, k, format).with_types(input, output);
+                // Strides of one side alone that are not quads.
+                let (x, y) = (packed.x_stride, packed.y_stride);
+                for (x, y) in [(x, y), (x + 2, y), (x, y + 2)] {
+                    let spec = packed.clone().with_strides(x, y);
+                    for spec in [spec.clone().with_given_scales(), spec] {
+                        kernels.extend(spec.forward_shaders(caps));
+                        kernels.extend(spec.backward_shaders(caps));
+                    }
+                }
+            }
+        }
+    }
+    kernels.into_iter().map(registry::Kernel::from).collect()
+}
+
 impl FakeQuantSpec {
-    pub(super) fn shader(&self, caps: &Caps, kernel: Kernel) -> Shader {
+    pub(super) fn shader(&self, caps: &Caps, kernel: Kernel) -> KernelDesc {
         let native = caps.exact_f16_unpack
             && ((kernel.x && self.input == FloatType::F16)
                 || (kernel.dy && self.output == FloatType::F16));
@@ -111,6 +228,7 @@ impl FakeQuantSpec {
             ("WORKGROUP", Const::U32(WORKGROUP)),
             ("ALIGNED", Const::Bool(aligned)),
         ];
+        let mut conditions = Vec::new();
         name.push_str(if aligned { "" } else { ".any" });
         if kernel.name == BACKWARD.name {
             consts.push(("LEARNED", Const::Bool(self.given)));
@@ -118,7 +236,7 @@ impl FakeQuantSpec {
         }
         let halves = if native { "lib/half_pair_native" } else { "lib/half_pair" };
         name.push_str(if native { ".half" } else { "" });
-        let mut fragments = vec!["lib/dispatch", "lib/half", halves, "fake/code"];
+        let mut fragments = vec![halves];
         if kernel.x {
             let (access, suffix) = match (self.input, self.quads(self.input, self.x_stride)) {
                 (FloatType::F16, _) => ("access/x_f16", ".xf16"),
@@ -128,10 +246,14 @@ impl FakeQuantSpec {
             fragments.push(access);
             name.push_str(suffix);
             if access != "access/x_f32" {
-                // Loops end with the columns: only a quad that is not whole reaches past them.
+                // Loops end with the columns, so only a quad that is not whole reaches past them.
                 let ragged = !self.k.is_multiple_of(4);
                 consts.push(("RAGGED", Const::Bool(ragged)));
-                name.push_str(if ragged { ".tail" } else { "" });
+                if ragged {
+                    name.push_str(".tail");
+                } else {
+                    conditions.push("k is a multiple of 4".into());
+                }
             }
         }
         if kernel.dy {
@@ -150,19 +272,29 @@ impl FakeQuantSpec {
                 FloatType::F16 => ("access/y_f16", ".yf16"),
             };
             fragments.push(access);
-            // With dx it says nothing that X does not.
+            // dx has the type of X, which the id says already.
             name.push_str(if kernel.dy { "" } else { suffix });
         }
-        fragments.extend(kernel.fragments);
-        Shader {
-            name,
+        if aligned {
+            conditions.push("group_size is a multiple of 4, or at least k".into());
+        }
+        fragments.push(kernel.main);
+        let [low, high] = Binding::COUNTS;
+        KernelDesc {
+            id: name,
             consts,
             fragments: fragments.into_iter().map(fragment).collect(),
-            bindings: [&BINDINGS_0_2[..], kernel.bindings].concat(),
+            bindings: [&[Binding::params("p", Params::LAYOUT), low, high], kernel.bindings]
+                .concat(),
+            grid: (kernel.grid)(),
+            workgroup_size: kernel.workgroup_size,
+            workgroup_memory: kernel.workgroup_memory,
+            conditions,
+            weights: None,
         }
     }
 
-    /// How rows are divided among workgroups; `whole_groups` where each must hold whole ones.
+    /// How rows are divided among workgroups. If `whole_groups`, each unit holds whole groups.
     pub(super) fn work(&self, whole_groups: bool) -> Work {
         let (k, g) = (u64::from(self.k), u64::from(self.group_size()));
         if !whole_groups {
@@ -178,73 +310,36 @@ impl FakeQuantSpec {
     }
 }
 
-/// Mirror of `Params` in `shaders/fake/code.wgsl`; a test compares the two.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
-pub(super) struct Params {
-    pub k: u32,
-    pub group_size: u32,
-    pub groups: u32,
-    pub scale_stride: u32,
-    pub m0: u32,
-    pub m_cap: u32,
-    pub x_at: u32,
-    pub x_stride: u32,
-    pub y_at: u32,
-    pub y_stride: u32,
-    pub dy_at: u32,
-    pub dy_stride: u32,
-    pub scale_at: u32,
-    pub zero_at: u32,
-    pub ds_at: u32,
-    pub dz_at: u32,
-    pub tiles: u32,
-    pub tile: u32,
-    pub team: u32,
-    pub workers: u32,
-    pub partial_at: u32,
-    pub asymmetric: u32,
-    pub f16_scales: u32,
-    pub pad: u32,
-    pub qmin: f32,
-    pub qmax: f32,
-    pub steps: f32,
-    pub gain: f32,
-}
-
-/// Names and offsets of the parameters, for the test against naga's reflection.
-#[doc(hidden)]
-pub fn params_layout() -> (usize, Vec<(&'static str, usize)>) {
-    use std::mem::offset_of;
-    let fields = vec![
-        ("k", offset_of!(Params, k)),
-        ("group_size", offset_of!(Params, group_size)),
-        ("groups", offset_of!(Params, groups)),
-        ("scale_stride", offset_of!(Params, scale_stride)),
-        ("m0", offset_of!(Params, m0)),
-        ("m_cap", offset_of!(Params, m_cap)),
-        ("x_at", offset_of!(Params, x_at)),
-        ("x_stride", offset_of!(Params, x_stride)),
-        ("y_at", offset_of!(Params, y_at)),
-        ("y_stride", offset_of!(Params, y_stride)),
-        ("dy_at", offset_of!(Params, dy_at)),
-        ("dy_stride", offset_of!(Params, dy_stride)),
-        ("scale_at", offset_of!(Params, scale_at)),
-        ("zero_at", offset_of!(Params, zero_at)),
-        ("ds_at", offset_of!(Params, ds_at)),
-        ("dz_at", offset_of!(Params, dz_at)),
-        ("tiles", offset_of!(Params, tiles)),
-        ("tile", offset_of!(Params, tile)),
-        ("team", offset_of!(Params, team)),
-        ("workers", offset_of!(Params, workers)),
-        ("partial_at", offset_of!(Params, partial_at)),
-        ("asymmetric", offset_of!(Params, asymmetric)),
-        ("f16_scales", offset_of!(Params, f16_scales)),
-        ("pad", offset_of!(Params, pad)),
-        ("qmin", offset_of!(Params, qmin)),
-        ("qmax", offset_of!(Params, qmax)),
-        ("steps", offset_of!(Params, steps)),
-        ("gain", offset_of!(Params, gain)),
-    ];
-    (size_of::<Params>(), fields)
+uniform! {
+    /// The parameters of one dispatch.
+    pub(super) struct Params for "Params" in "fake/code" {
+        k: u32,
+        group_size: u32,
+        groups: u32,
+        scale_stride: u32,
+        m0: u32,
+        m_cap: u32,
+        x_at: u32,
+        x_stride: u32,
+        y_at: u32,
+        y_stride: u32,
+        dy_at: u32,
+        dy_stride: u32,
+        scale_at: u32,
+        zero_at: u32,
+        ds_at: u32,
+        dz_at: u32,
+        tiles: u32,
+        tile: u32,
+        team: u32,
+        workers: u32,
+        partial_at: u32,
+        asymmetric: u32,
+        f16_scales: u32,
+        pad: u32,
+        qmin: f32,
+        qmax: f32,
+        steps: f32,
+        gain: f32,
+    }
 }

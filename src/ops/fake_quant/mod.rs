@@ -63,13 +63,13 @@ mod kernel;
 mod plan;
 
 pub use bind::{FakeQuantArgs, FakeQuantBackwardArgs};
-pub use kernel::params_layout;
+pub(crate) use kernel::kernels;
 pub use plan::{BoundFakeQuant, BoundFakeQuantBackward, FakeQuantPlan};
 
 use super::rows::RowsSpec;
 use super::{FloatType, PlanError, Role};
 use crate::format::{Granularity, WeightFormat};
-use crate::gpu::{Caps, MAX_COUNT, Shader};
+use crate::gpu::{Caps, KernelDesc, MAX_COUNT};
 use kernel::{BACKWARD, DYNAMIC, FORWARD, GROUPS, RANGES, SCALE, SUMS};
 
 /// The longest row whose gradients one workgroup sums.
@@ -208,7 +208,7 @@ impl FakeQuantSpec {
     }
 
     /// The kernels of the forward pass, in the order they run.
-    pub fn forward_shaders(&self, caps: &Caps) -> Vec<Shader> {
+    pub fn forward_shaders(&self, caps: &Caps) -> Vec<KernelDesc> {
         match (self.format.granularity(), self.given) {
             (_, true) => vec![self.shader(caps, FORWARD)],
             (Granularity::Tensor, false) => {
@@ -219,7 +219,7 @@ impl FakeQuantSpec {
     }
 
     /// The kernels of the backward pass, in the order they run.
-    pub fn backward_shaders(&self, caps: &Caps) -> Vec<Shader> {
+    pub fn backward_shaders(&self, caps: &Caps) -> Vec<KernelDesc> {
         match (self.given, self.is_split()) {
             (true, true) => [BACKWARD, SUMS].map(|kernel| self.shader(caps, kernel)).to_vec(),
             (true, false) => vec![self.shader(caps, GROUPS)],
@@ -242,29 +242,4 @@ impl FakeQuantSpec {
     fn quads(&self, float: FloatType, stride: u32) -> bool {
         RowsSpec::floats(Role::Activations, self.k, stride, float).is_quads()
     }
-}
-
-/// Specs that between them have every kernel, for tests and `lowbit-isa`.
-#[doc(hidden)]
-pub fn every_spec() -> Vec<FakeQuantSpec> {
-    let group = |g| std::num::NonZeroU32::new(g).map_or(Granularity::Channel, Granularity::Group);
-    let floats = [FloatType::F32, FloatType::F16];
-    let mut specs = Vec::new();
-    for granularity in [Granularity::Tensor, Granularity::Channel, group(4), group(3)] {
-        for (input, output) in floats.into_iter().flat_map(|x| floats.map(|y| (x, y))) {
-            // Quads, pairs, and neither.
-            for k in [64, 66, 67] {
-                let format = WeightFormat::int8(granularity).asymmetric();
-                let packed = FakeQuantSpec::new(2, k, format).with_types(input, output);
-                // Strides of one side alone that are not quads.
-                let (x, y) = (packed.x_stride, packed.y_stride);
-                for (x, y) in [(x, y), (x + 2, y), (x, y + 2)] {
-                    let spec = packed.clone().with_strides(x, y);
-                    specs.push(spec.clone().with_given_scales());
-                    specs.push(spec);
-                }
-            }
-        }
-    }
-    specs
 }

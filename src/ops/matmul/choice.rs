@@ -3,14 +3,19 @@ use super::{Activations, Integer, MatmulSpec, Output, Params};
 use crate::format::{
     ActivationFunction, BLOCK_K, CodeType, Granularity, RowOrder, ScaleType, WeightFormat,
 };
-use crate::gpu::{AdapterClass, Binding, Caps, Const, M_TABLE, Shader, fragment};
+use crate::gpu::{
+    Access, AdapterClass, Binding, BindingRole, Caps, Const, Grid, KernelDesc, M_TABLE, Stored,
+    Variable, fragment,
+};
+use crate::ops::FloatType;
+use crate::ops::quantize_activations::X;
+use crate::ops::quantize_weights::SIDE;
 use crate::ops::weights::texture_width;
-use crate::ops::{FloatType, Grid};
 
-/// How codes become numbers; see the file of that name under `shaders/decode/`.
+/// How codes become numbers; see `shaders/decode/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Decoder {
-    /// What a weight is stored as.
+    /// The type of a stored weight.
     pub element: CodeType,
     /// Whether it is 2:4 sparse.
     pub sparse: bool,
@@ -28,33 +33,29 @@ impl Decoder {
         columns * self.element.bits() / 8
     }
 
-    /// Whether two blocks are loaded at once where that can be: one has only 8 bytes of codes.
-    fn pairs(&self) -> bool {
+    /// Whether two blocks may be loaded at once, because one has only 8 bytes of codes.
+    pub(super) fn pairs(&self) -> bool {
         self.block_bytes() == 8
-    }
-
-    fn fragment_name(&self) -> String {
-        format!("decode/{}", self.name())
     }
 }
 
-/// How scales are applied; see the file of that name under `shaders/scale/`.
+/// How scales are applied; see `shaders/scale/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scaling {
-    /// Floats have none.
+    /// There are no scales, because weights are floats.
     None,
-    /// One scale a row.
+    /// Each row has one scale.
     Row,
-    /// One scale a block of 32 columns.
+    /// Each block of 32 columns has one scale.
     Aligned,
-    /// A scale looked up for every column, and weights decoded four at a time.
+    /// A scale is looked up for every column, and weights are decoded four at a time.
     General,
 }
 
 /// How X is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum XLoad {
-    /// f32, an element at a time.
+    /// f32, one element at a time.
     F32,
     /// f32, 16 bytes at a time.
     F32x4,
@@ -67,66 +68,84 @@ pub enum XLoad {
 /// How Y is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum YStore {
-    /// As floats.
+    /// As floats of this type.
     Float(FloatType),
-    /// As 8-bit codes, with a zero point or without.
+    /// As 8-bit codes, with or without a zero point.
     Int8 {
         /// Whether the zero point may be other than 0.
         zeros: bool,
     },
-    /// As exact sums, added to what is there.
+    /// As exact sums, which are added to the contents of Y.
     Accumulators,
 }
 
-/// A kernel, as plain data: it gives the shader's constants and fragments, the grid and
-/// the workgroup memory, and through [`Shader`] it is the key of the pipeline cache.
+/// The choice of a matmul kernel as plain data. It determines the [`KernelDesc`]: fragments,
+/// constants, grid and workgroup memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct KernelChoice {
     /// The K loop.
+    #[doc(hidden)]
     pub schedule: Schedule,
     /// How codes become numbers.
+    #[doc(hidden)]
     pub decoder: Decoder,
     /// How scales are applied.
+    #[doc(hidden)]
     pub scaling: Scaling,
     /// Whether zero points are stored.
+    #[doc(hidden)]
     pub asymmetric: bool,
     /// How scales are stored.
+    #[doc(hidden)]
     pub scale_type: ScaleType,
     /// How X is loaded.
+    #[doc(hidden)]
     pub x: XLoad,
     /// How Y is stored.
+    #[doc(hidden)]
     pub y: YStore,
-    /// What is applied to sums, after the bias.
+    /// The function that is applied to sums after the bias.
+    #[doc(hidden)]
     pub function: ActivationFunction,
-    /// What integer products need, where X is quantized.
+    /// What integer products need; `None` unless X is quantized.
+    #[doc(hidden)]
     pub integer: Option<Integer>,
     /// Whether a bias is added.
+    #[doc(hidden)]
     pub bias: bool,
     /// How rows of W lie in memory.
+    #[doc(hidden)]
     pub order: RowOrder,
-    /// Lanes of every subgroup, where lanes share loads of X; else 0.
+    /// Lanes of every subgroup if lanes share loads of X; else 0.
+    #[doc(hidden)]
     pub subgroup: u32,
-    /// Whether f16 values are converted by the device's own operation.
+    /// Whether f16 values are converted with the built-in operation.
+    #[doc(hidden)]
     pub native_f16_unpack: bool,
-    /// Whether W, and X where it can be, are loaded as 64-bit words.
+    /// Whether W, and X if possible, are loaded as 64-bit words.
+    #[doc(hidden)]
     pub wide: bool,
-    /// Whether loads of X that could do without must mind the end of K.
+    /// Whether loads of X must check for the end of K, in kernels that could do without.
+    #[doc(hidden)]
     pub ragged: bool,
-    /// Whether a lane takes two blocks of 32 columns at a time, with one load of codes.
+    /// Whether a lane takes two blocks of 32 columns at a time with one load of codes.
+    #[doc(hidden)]
     pub pair: bool,
-    /// Whether a workgroup's sums go through subgroups, of whatever size.
+    /// Whether the sums of a workgroup go through subgroups, of any size.
+    #[doc(hidden)]
     pub subgroup_sum: bool,
-    /// Texels in a row of the texture that codes are read from; 0 where that is a buffer.
+    /// Texels in a row of the texture that codes are read from; 0 if they are in a buffer.
+    #[doc(hidden)]
     pub texture_width: u32,
 }
 
-/// The schedule for `m` rows: a pure function of the spec and the device's facts.
+/// The schedule for `m` rows: a pure function of the spec and the facts about the device.
 ///
-/// On CPU-type adapters lanes own rows of W; on GPUs lanes split K for few rows of X and
-/// tiles share loads for many. Quantized X has schedules of its own, by the same rules; that kernels
-/// multiply bytes by the device's own operation or in f32 goes by [`Caps::packed_dot`].
+/// On CPU-type adapters lanes own rows of W. On GPUs lanes split K for few rows of X, and tiles share
+/// loads for many rows. Quantized X has schedules of its own, by the same rules; whether kernels
+/// multiply packed bytes or multiply in f32 depends on [`Caps::packed_dot`].
 pub fn select(spec: &MatmulSpec, caps: &Caps, m: u32) -> Schedule {
-    // More lanes share a row where rows are too few to occupy a GPU.
+    // More lanes share a row if there are too few rows to occupy a GPU.
     let (fewest, most) = gemv_lanes(spec.k);
     let lanes = if spec.n < SPLIT_K_BELOW { most } else { fewest };
     // Bytes of a block that are loaded word by word.
@@ -142,10 +161,10 @@ pub fn select(spec: &MatmulSpec, caps: &Caps, m: u32) -> Schedule {
         (AdapterClass::Gpu, 2..=8) if integer => Schedule::IntGemv { lanes, m_tile: 4 },
         (AdapterClass::Gpu, 9..=64) if integer => Schedule::IntTiled { m_tile: 32 },
         (AdapterClass::Gpu, _) if integer => Schedule::IntTiled { m_tile: 64 },
-        // More columns share more loads of X, but longer codes of many rows spill.
+        // More columns share more loads of X, but long codes of many rows spill.
         (AdapterClass::Cpu, 0..=1) if bytes <= 16 => Schedule::Rows { m_tile: 1, n_tile: 4 },
         (AdapterClass::Cpu, 0..=1) => Schedule::Rows { m_tile: 1, n_tile: 2 },
-        // Wide codes cost more to load than to multiply: more rows share a load.
+        // Wide codes take longer to load than to multiply, so more rows share a load.
         (AdapterClass::Cpu, 5..=64) if bytes >= 64 => Schedule::Rows { m_tile: 8, n_tile: 2 },
         (AdapterClass::Cpu, 65..) if bytes >= 64 => Schedule::Rows { m_tile: 16, n_tile: 2 },
         (AdapterClass::Cpu, _) => Schedule::Rows { m_tile: 4, n_tile: 2 },
@@ -154,8 +173,8 @@ pub fn select(spec: &MatmulSpec, caps: &Caps, m: u32) -> Schedule {
         (AdapterClass::Gpu, 9..=64) => Schedule::Tiled { m_tile: 32 },
         (AdapterClass::Gpu, _) => Schedule::Tiled { m_tile: 64 },
     };
-    // The smallest schedule runs wherever anything does. The larger tile takes all of WebGPU's
-    // workgroup memory, and wgpu's downlevel limits are 32 bytes below that.
+    // The smallest schedule runs on every device. The larger tile takes all of WebGPU's workgroup
+    // memory, and wgpu's downlevel limits are 32 bytes below that.
     let smallest = match integer {
         false => Schedule::Rows { m_tile: 1, n_tile: 2 },
         true => Schedule::IntRows { m_tile: 1 },
@@ -169,15 +188,15 @@ pub fn select(spec: &MatmulSpec, caps: &Caps, m: u32) -> Schedule {
     [wanted, smaller].into_iter().find(fits).unwrap_or(smallest)
 }
 
-/// Rows of W below which more lanes share a row: teams of 32 lanes that make four columns each
-/// are then too few, 512 of them for the 192 SIMDs of a large GPU.
+/// Rows of W below which more lanes share a row. With fewer rows there would be at most 512 teams of
+/// 32 lanes that make four columns each, which is too few for the 192 SIMDs of a large GPU.
 const SPLIT_K_BELOW: u32 = 2048;
 
 impl KernelChoice {
     /// The kernel of a schedule for a spec.
     pub fn new(spec: &MatmulSpec, schedule: Schedule, caps: &Caps) -> Self {
         let scaling = match (scaling(&spec.weights, spec.k), schedule) {
-            // Only these have a kernel of its own for it.
+            // Only these schedules have kernels for one scale a row.
             (Scaling::Row, Schedule::Rows { .. } | Schedule::IntRows { .. }) => Scaling::Row,
             (Scaling::Row, _) => Scaling::Aligned,
             (scaling, _) => scaling,
@@ -211,7 +230,7 @@ impl KernelChoice {
             function: spec.function,
             integer: Integer::of(spec, caps),
             order: caps.row_order,
-            // Only where lanes want the same X, and a step has quads to share.
+            // Only if lanes want the same X and a step has quads to share.
             subgroup: match caps.subgroup {
                 4 | 8 | 16 | 32 | 64 if by_rows && scaling != Scaling::General => caps.subgroup,
                 _ => 0,
@@ -224,7 +243,7 @@ impl KernelChoice {
                 XLoad::F32x4 => !wide && !spec.k.is_multiple_of(BLOCK_K as u32),
                 XLoad::F16 => !spec.k.is_multiple_of(BLOCK_K as u32),
             },
-            // Rows of whole pairs, one after the other: then each pair is 16 aligned bytes.
+            // In rows of whole pairs, each pair is 16 aligned bytes.
             pair: gemv
                 && decoder.pairs()
                 && scaling != Scaling::General
@@ -243,8 +262,8 @@ impl KernelChoice {
         }
     }
 
-    /// Blocks of 32 columns in the parts of K that a kernel of integer products scales apart: a
-    /// slice, or a block where lanes split slices.
+    /// Blocks of 32 columns in the parts of K that a kernel of integer products scales separately: a
+    /// slice, or a block if lanes split slices.
     pub fn part_blocks(&self, spec: &MatmulSpec) -> u32 {
         match (self.schedule, self.integer) {
             (Schedule::IntGemv { .. }, Some(Integer { whole: false, .. })) => 1,
@@ -252,12 +271,12 @@ impl KernelChoice {
         }
     }
 
-    /// The alignment that this kernel needs of X's offset, in bytes.
+    /// The alignment that the offset of X must have, in bytes.
     pub fn x_align(&self) -> u64 {
         if matches!(self.x, XLoad::F32x4 | XLoad::Int8) { 16 } else { 4 }
     }
 
-    /// Workgroups for `m` rows of X, `rows` rows of W and a batch.
+    /// The number of workgroups for `m` rows of X, `rows` rows of W and a batch.
     pub fn groups(&self, m: u32, rows: u32, batch: u32) -> u64 {
         let (tile_m, tile_n) = self.schedule.tile();
         // `check` refuses empty tiles; a choice made by hand must not panic either.
@@ -265,77 +284,25 @@ impl KernelChoice {
         (tiles(m, tile_m) * tiles(rows, tile_n)).saturating_mul(u64::from(batch))
     }
 
-    /// The same as a rule.
+    /// The number of workgroups as a formula.
     pub fn grid(&self) -> Grid {
         let (tile_m, tile_n) = self.schedule.tile();
-        Grid::tiles(tile_m, tile_n)
+        Grid::new(&[(&[Variable::M], tile_m), (&[Variable::ROWS], tile_n), (&[Variable::BATCH], 1)])
     }
 
-    /// The shader: fragments, constants and bindings.
-    pub fn shader(&self) -> Shader {
+    /// The kernel: the fragments that it chooses, constants, bindings and grid.
+    pub fn shader(&self) -> KernelDesc {
         let mut consts =
             vec![("M_TABLE", Const::U32(M_TABLE)), ("PANEL", Const::U32(self.order.panel()))];
-        let schedule = match self.schedule {
-            Schedule::Gemv { lanes, m_tile } => {
-                consts.push(("WORKGROUP", Const::U32(self.schedule.workgroup())));
-                consts.push(("LANES", Const::U32(lanes)));
-                consts.push(("M_TILE", Const::U32(m_tile)));
-                consts.push(("TRIP", Const::U32(if self.pair { 2 } else { 1 })));
-                "schedule/gemv"
-            }
-            Schedule::Rows { m_tile, n_tile } => {
-                consts.push(("WORKGROUP", Const::U32(self.schedule.workgroup())));
-                if m_tile == 1 {
-                    consts.push(("COLUMNS", Const::U32(n_tile)));
-                    "schedule/rows_m1"
-                } else {
-                    consts.push(("M_TILE", Const::U32(m_tile)));
-                    "schedule/rows"
-                }
-            }
-            Schedule::Tiled { m_tile } => {
-                consts.push(("TILE_M", Const::U32(m_tile)));
-                "schedule/tiled"
-            }
-            Schedule::IntRows { m_tile } => {
-                consts.push(("WORKGROUP", Const::U32(self.schedule.workgroup())));
-                consts.push(("M_TILE", Const::U32(m_tile)));
-                "schedule/int_rows"
-            }
-            Schedule::IntGemv { lanes, m_tile } => {
-                consts.push(("WORKGROUP", Const::U32(self.schedule.workgroup())));
-                consts.push(("LANES", Const::U32(lanes)));
-                consts.push(("M_TILE", Const::U32(m_tile)));
-                "schedule/int_gemv"
-            }
-            Schedule::IntTiled { m_tile } => {
-                consts.push(("TILE_M", Const::U32(m_tile)));
-                "schedule/int_tiled"
-            }
-            Schedule::Coop { .. } => "schedule/coop",
-        };
-        let integer = self.integer.is_some();
+        let mut fragments = self.schedule_fragments(&mut consts);
         let general = self.scaling == Scaling::General;
-        let sides = self.wide && self.order == RowOrder::Panels && !general;
-        let mut fragments = vec!["lib/dispatch", "lib/matmul", "lib/half"];
-        if !integer {
-            fragments.push(match self.native_f16_unpack {
-                true => "lib/half_pair_native",
-                false => "lib/half_pair",
-            });
-            fragments.push(if general { "lib/quad" } else { "lib/quads" });
+        if let Some(integer) = &self.integer {
+            self.integer_fragments(integer, &mut consts, &mut fragments);
+        } else {
+            self.float_fragments(&mut consts, &mut fragments);
         }
-        fragments.push(if sides { "access/side_u64" } else { "access/side_u32" });
-        if self.x == XLoad::F16 || self.x == XLoad::F32x4 && !self.wide {
-            consts.push(("RAGGED", Const::Bool(self.ragged)));
-        }
-        match self.x {
-            XLoad::F32 => fragments.push("access/x_f32"),
-            XLoad::F32x4 if self.wide => fragments.push("access/x_f32x4_u64"),
-            XLoad::F32x4 => fragments.push("access/x_f32x4"),
-            XLoad::F16 => fragments.push("access/x_f16"),
-            XLoad::Int8 => {}
-        }
+        let wide_side = self.wide && self.order == RowOrder::Panels && !general;
+        fragments.push(if wide_side { "access/side_u64" } else { "access/side_u32" });
         match self.y {
             YStore::Float(FloatType::F32) => fragments.push("access/y_f32"),
             YStore::Float(FloatType::F16) => fragments.push("access/y_f16"),
@@ -343,113 +310,224 @@ impl KernelChoice {
         }
         if self.y != YStore::Accumulators {
             fragments.push(function_fragment(self.function));
-        }
-        if self.y != YStore::Accumulators {
             fragments.push(if self.bias { "lib/bias" } else { "lib/no_bias" });
         }
-        let mut decoder = self.decoder.fragment_name();
-        let dense_int8 = decoder == "decode/int8";
-        if self.pair {
-            decoder.push_str("_pair");
-        } else if dense_int8 && !integer && !matches!(self.schedule, Schedule::Rows { .. }) {
-            decoder.push_str("_offset");
-        }
-        let codes = format!(
-            "access/codes{}_{}",
-            if self.pair { 16 } else { self.decoder.block_bytes().min(32) },
-            match (self.texture_width, self.wide) {
-                (1.., _) => "texture",
-                (0, true) => "u64",
-                (0, false) => "u32",
-            }
-        );
-        if general {
-            consts.push(("BITS", Const::U32(self.decoder.element.bits())));
-            fragments.push(if self.decoder.sparse {
-                "decode/general_24"
-            } else {
-                "decode/general"
-            });
-        } else {
+        if !general {
+            fragments.push(self.codes_fragment());
             if self.texture_width > 0 {
                 consts.push(("TEXTURE_WIDTH", Const::U32(self.texture_width)));
-                fragments.push("access/texel");
-            }
-            fragments.push(&codes);
-            fragments.push(&decoder);
-            fragments.push(if self.decoder.sparse { "decode/two_four" } else { "decode/dense" });
-            if self.decoder.sparse && !self.pair {
-                fragments.push("decode/two_four_load");
             }
         }
-        if self.decoder.sparse {
-            fragments.push("decode/scatter");
+        KernelDesc {
+            id: self.name(),
+            consts,
+            fragments: fragments.into_iter().map(fragment).collect(),
+            bindings: self.bindings(),
+            grid: self.grid(),
+            workgroup_size: self.schedule.workgroup(),
+            workgroup_memory: self.schedule.workgroup_memory(),
+            conditions: self.conditions(),
+            weights: Some(self.stored()),
         }
-        if let Some(integer) = &self.integer {
-            let (more_consts, more) = self.integer_fragments(integer);
-            consts.extend(more_consts);
-            fragments.extend(more);
-        } else if self.scaling != Scaling::None {
-            let element = self.decoder.element;
+    }
+
+    /// The K loop, and what only some loops require.
+    fn schedule_fragments(&self, consts: &mut Vec<(&'static str, Const)>) -> Vec<&'static str> {
+        let workgroup = ("WORKGROUP", Const::U32(self.schedule.workgroup()));
+        let (reduce, entry) = (
+            if self.subgroup_sum { "lib/reduce_subgroup" } else { "lib/reduce_tree" },
+            if self.subgroup > 0 { "lib/entry_subgroup" } else { "lib/entry_plain" },
+        );
+        match self.schedule {
+            Schedule::Gemv { lanes, m_tile } => {
+                let trip = if self.pair { 2 } else { 1 };
+                consts.extend([workgroup, ("LANES", Const::U32(lanes))]);
+                consts.extend([("M_TILE", Const::U32(m_tile)), ("TRIP", Const::U32(trip))]);
+                vec!["schedule/gemv", reduce]
+            }
+            Schedule::Rows { m_tile: 1, n_tile } => {
+                consts.extend([workgroup, ("COLUMNS", Const::U32(n_tile))]);
+                vec!["schedule/rows_m1", entry]
+            }
+            Schedule::Rows { m_tile, .. } => {
+                consts.extend([workgroup, ("M_TILE", Const::U32(m_tile))]);
+                vec!["schedule/rows", entry]
+            }
+            Schedule::Tiled { m_tile } => {
+                consts.push(("TILE_M", Const::U32(m_tile)));
+                vec!["schedule/tiled"]
+            }
+            Schedule::IntRows { m_tile } => {
+                consts.extend([workgroup, ("M_TILE", Const::U32(m_tile))]);
+                vec!["schedule/int_rows", entry]
+            }
+            Schedule::IntGemv { lanes, m_tile } => {
+                consts.extend([workgroup, ("LANES", Const::U32(lanes))]);
+                consts.push(("M_TILE", Const::U32(m_tile)));
+                vec!["schedule/int_gemv", reduce]
+            }
+            Schedule::IntTiled { m_tile } => {
+                consts.push(("TILE_M", Const::U32(m_tile)));
+                vec!["schedule/int_tiled"]
+            }
+            Schedule::Coop { size: 16 } => vec!["schedule/coop", "lib/matrix16"],
+            Schedule::Coop { .. } => vec!["schedule/coop", "lib/matrix8"],
+        }
+    }
+
+    /// How X is loaded and how W is decoded and scaled, in kernels that multiply floats.
+    fn float_fragments(
+        &self,
+        consts: &mut Vec<(&'static str, Const)>,
+        fragments: &mut Vec<&'static str>,
+    ) {
+        let general = self.scaling == Scaling::General;
+        if self.x == XLoad::F16 || self.x == XLoad::F32x4 && !self.wide {
+            consts.push(("RAGGED", Const::Bool(self.ragged)));
+        }
+        fragments.extend(match self.x {
+            XLoad::F32x4 if self.wide => Some("access/x_f32x4_u64"),
+            XLoad::F32x4 => Some("access/x_f32x4"),
+            XLoad::F16 => Some("access/x_f16"),
+            XLoad::F32 => Some("access/x_f32"),
+            XLoad::Int8 => None,
+        });
+        fragments.push(match self.native_f16_unpack {
+            true => "lib/half_pair_native",
+            false => "lib/half_pair",
+        });
+        fragments.push(if general { "lib/quad" } else { "lib/quads" });
+        let element = self.decoder.element;
+        if general {
+            consts.push(("BITS", Const::U32(element.bits())));
+        }
+        fragments.push(match (general, self.decoder.sparse) {
+            (true, true) => "decode/general_24",
+            (true, false) => "decode/general",
+            (false, _) => self.decoder_fragment(),
+        });
+        if self.scaling != Scaling::None {
             let zero = if element == CodeType::Int4 { 8 } else { 0 };
-            consts.push(("F16_SCALES", Const::Bool(self.scale_type == ScaleType::F16)));
-            consts.push(("ASYMMETRIC", Const::Bool(self.asymmetric)));
-            consts.push(("SIGNED_ZERO", Const::Bool(element == CodeType::Int8)));
-            consts.push(("ZERO", Const::U32(zero)));
-            fragments.push("scale/side");
+            self.scale_constants(zero, consts);
         }
-        if !integer {
-            fragments.push(match self.scaling {
-                Scaling::None => "scale/none",
-                Scaling::Row | Scaling::Aligned => "scale/aligned",
-                Scaling::General => "scale/general",
-            });
-        }
-        if let Schedule::Rows { .. } | Schedule::IntRows { .. } = self.schedule {
+        fragments.push(match self.scaling {
+            Scaling::None => "scale/none",
+            Scaling::Row | Scaling::Aligned => "scale/aligned",
+            Scaling::General => "scale/general",
+        });
+        if let Schedule::Rows { .. } = self.schedule {
             let shared = self.subgroup > 0;
             if shared {
                 consts.push(("SUBGROUP", Const::U32(self.subgroup)));
             }
-            if !integer {
-                consts.push(("GROUPED", Const::Bool(self.scaling == Scaling::Aligned)));
-                fragments.push(if shared { "lib/part_shared" } else { "lib/part_direct" });
-            }
-            fragments.push(if shared { "lib/entry_subgroup" } else { "lib/entry_plain" });
-        }
-        match self.schedule {
-            Schedule::Rows { .. } | Schedule::IntRows { .. } | Schedule::IntTiled { .. } => {
-                fragments.push("lib/run");
-            }
-            Schedule::Gemv { .. } | Schedule::IntGemv { .. } if self.subgroup_sum => {
-                fragments.push("lib/reduce_subgroup");
-            }
-            Schedule::Gemv { .. } | Schedule::IntGemv { .. } => fragments.push("lib/reduce_tree"),
-            Schedule::Coop { size: 16 } => fragments.push("lib/matrix16"),
-            Schedule::Coop { .. } => fragments.push("lib/matrix8"),
-            _ => {}
-        }
-        fragments.push(schedule);
-        Shader {
-            name: self.name(),
-            consts,
-            fragments: fragments.into_iter().map(fragment).collect(),
-            bindings: vec![
-                Binding::Uniform(size_of::<Params>() as u32),
-                Binding::DynamicUniform(16),
-                Binding::DynamicUniform(16),
-                Binding::Read,
-                if self.texture_width > 0 { Binding::Texture } else { Binding::Read },
-                Binding::Read,
-                if self.bias && self.y != YStore::Accumulators {
-                    Binding::Read
-                } else {
-                    Binding::Absent
-                },
-                Binding::Write,
-            ],
+            consts.push(("GROUPED", Const::Bool(self.scaling == Scaling::Aligned)));
+            fragments.push(if shared { "lib/part_shared" } else { "lib/part_direct" });
         }
     }
+
+    /// The constants of `scale/side`. `zero` is the zero point of symmetric codes.
+    pub(super) fn scale_constants(&self, zero: u32, consts: &mut Vec<(&'static str, Const)>) {
+        consts.push(("F16_SCALES", Const::Bool(self.scale_type == ScaleType::F16)));
+        consts.push(("ASYMMETRIC", Const::Bool(self.asymmetric)));
+        consts.push(("SIGNED_ZERO", Const::Bool(self.decoder.element == CodeType::Int8)));
+        consts.push(("ZERO", Const::U32(zero)));
+    }
+
+    /// How blocks of codes become floats.
+    fn decoder_fragment(&self) -> &'static str {
+        match (self.decoder.element, self.decoder.sparse) {
+            (CodeType::F32, false) => "decode/f32",
+            (CodeType::F32, true) => "decode/f32_24",
+            (CodeType::F16, false) => "decode/f16",
+            (CodeType::F16, true) => "decode/f16_24",
+            (CodeType::Int16, false) => "decode/int16",
+            (CodeType::Int16, true) => "decode/int16_24",
+            (CodeType::Int8, false) if matches!(self.schedule, Schedule::Rows { .. }) => {
+                "decode/int8"
+            }
+            (CodeType::Int8, false) => "decode/int8_offset",
+            (CodeType::Int8, true) => "decode/int8_24",
+            (CodeType::Int4, false) => "decode/int4",
+            (CodeType::Int4, true) if self.pair => "decode/int4_24_pair",
+            (CodeType::Int4, true) => "decode/int4_24",
+        }
+    }
+
+    /// How blocks of codes are loaded.
+    fn codes_fragment(&self) -> &'static str {
+        let bytes = if self.pair { 16 } else { self.decoder.block_bytes().min(32) };
+        match (bytes, self.texture_width > 0, self.wide) {
+            (8, _, true) => "access/codes8_u64",
+            (8, _, false) => "access/codes8_u32",
+            (16, true, _) => "access/codes16_texture",
+            (16, false, true) => "access/codes16_u64",
+            (16, false, false) => "access/codes16_u32",
+            (_, true, _) => "access/codes32_texture",
+            (_, false, true) => "access/codes32_u64",
+            (_, false, false) => "access/codes32_u32",
+        }
+    }
+
+    fn bindings(&self) -> Vec<Binding> {
+        let x = match self.integer {
+            Some(_) => "X, quantized: rows of codes, scales, zero points and sums of blocks",
+            None => X,
+        };
+        let codes = if self.texture_width > 0 { Access::Texture } else { Access::Read };
+        let y = "Y, row-major from element y_offset on; f16 in pairs, codes in fours";
+        let [low, high] = Binding::COUNTS;
+        let mut bindings = vec![
+            Binding::params("p", Params::LAYOUT),
+            low,
+            high,
+            Binding::data(3, "x", x, Access::Read),
+            Binding::new(4, "codes", BindingRole::Codes, codes),
+            Binding::data(5, "side", SIDE, Access::Read),
+        ];
+        if self.bias && self.y != YStore::Accumulators {
+            let bias = "the bias, f32, a value a column of Y";
+            bindings.push(Binding::data(6, "bias", bias, Access::Read));
+        }
+        bindings.push(Binding::data(Y_BINDING, "y", y, Access::Write));
+        bindings
+    }
+
+    /// What K and the groups must be for this kernel.
+    fn conditions(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        let mut add = |on: bool, text: String| all.extend(on.then_some(text));
+        let minds_end = self.x == XLoad::F16 || self.x == XLoad::F32x4 && !self.wide;
+        add(minds_end && !self.ragged, "k is a multiple of 32".into());
+        if let Some(integer) = &self.integer {
+            for (side, groups) in [("W", integer.w_groups), ("X", integer.x_groups)] {
+                add(true, groups.condition(side));
+            }
+            add(!integer.x_zeros, "zero points of X are 0".into());
+            let zeros = self.y == YStore::Int8 { zeros: false };
+            add(zeros, "the zero point of Y is 0".into());
+        } else if matches!(self.scaling, Scaling::Row | Scaling::Aligned) {
+            let one =
+                self.scaling == Scaling::Row && matches!(self.schedule, Schedule::Rows { .. });
+            add(one, "W has one group a row".into());
+            add(!one, "groups of W are multiples of 32 columns, or one a row".into());
+        }
+        all
+    }
+
+    /// How the codes that it reads are stored.
+    fn stored(&self) -> Stored {
+        Stored::of(
+            &[self.decoder.element],
+            self.decoder.sparse,
+            self.order.panel(),
+            self.scale_type == ScaleType::F16,
+            self.asymmetric,
+        )
+    }
 }
+
+/// The number of the binding of Y.
+pub(super) const Y_BINDING: u32 = 7;
 
 fn function_fragment(function: ActivationFunction) -> &'static str {
     match function {
@@ -461,7 +539,7 @@ fn function_fragment(function: ActivationFunction) -> &'static str {
     }
 }
 
-/// Blocks have one scale each where groups are whole blocks.
+/// How scales of a format apply to K columns. Blocks have one scale each if groups are whole blocks.
 pub(super) fn scaling(format: &WeightFormat, k: u32) -> Scaling {
     match (format.code_type().is_integer(), format.granularity()) {
         (false, _) => Scaling::None,
@@ -491,7 +569,7 @@ mod tests {
                     let [one, few, many] = [1, 7, 128].map(|m| select(&spec, &caps, m));
                     for schedule in [one, few, many] {
                         let choice = KernelChoice::new(&spec, schedule, &caps);
-                        let number = |name: &str| if name == "m" { 7 } else { 100 };
+                        let number = |of| if of == Variable::M { 7 } else { 100 };
                         assert_eq!(choice.grid().groups(number), choice.groups(7, 100, 100));
                         assert!(schedule.check(&caps).is_ok());
                         assert!(Schedule::all(spec.k).contains(&schedule));

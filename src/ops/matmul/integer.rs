@@ -1,20 +1,15 @@
-//! Kernels for quantized X: which fragments of `shaders/integer/` they are made of.
+//! Kernels for quantized X: which fragments of `shaders/integer/` they choose.
 
 use super::choice::{KernelChoice, YStore};
 use super::schedule::Schedule;
-use super::{Activations, MatmulSpec, Output};
-use crate::format::{
-    ActivationFormat, ActivationFunction, ActivationGranularity, BLOCK_K, CodeType, Granularity,
-    ScaleType, WeightFormat,
-};
+use super::{Activations, MatmulSpec};
+use crate::format::CodeType;
 use crate::gpu::{Caps, Const};
-use crate::ops::FloatType;
-use std::num::NonZeroU32;
 
-/// How many slices of K a group has.
+/// The number of slices of K in a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Groups {
-    /// One group a row.
+    /// A row is one group.
     One,
     /// Each slice is a group.
     Each,
@@ -22,7 +17,7 @@ pub enum Groups {
     Several,
 }
 
-/// What a kernel of integer products is made of, beside what all kernels are.
+/// What distinguishes kernels of integer products, in addition to what distinguishes all kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Integer {
     /// The groups of W.
@@ -33,7 +28,7 @@ pub struct Integer {
     pub x_zeros: bool,
     /// Whether K is a single slice.
     pub whole: bool,
-    /// Whether products of four bytes are made by the device's own operation, or else in f32.
+    /// Whether products of four bytes use the built-in operation. Otherwise they are made in f32.
     pub packed_dot: bool,
 }
 
@@ -46,17 +41,18 @@ impl Groups {
         }
     }
 
-    pub(super) const fn name(self) -> &'static str {
+    /// What the groups of `side` must be.
+    pub(super) fn condition(self, side: &str) -> String {
         match self {
-            Self::One => "row",
-            Self::Each => "group",
-            Self::Several => "groups",
+            Self::One => format!("{side} has one group a row"),
+            Self::Each => format!("groups of {side} are the slices of K"),
+            Self::Several => format!("groups of {side} are whole slices of K, several or one"),
         }
     }
 }
 
 impl Integer {
-    /// For a spec; `None` where X is floats.
+    /// The choice for a spec; `None` if X is floats.
     pub(super) fn of(spec: &MatmulSpec, caps: &Caps) -> Option<Self> {
         let Activations::Int8(format) = spec.activations else { return None };
         let blocks = spec.k.div_ceil(32).max(1);
@@ -73,39 +69,26 @@ impl Integer {
 }
 
 impl KernelChoice {
-    /// Fragments and constants that only kernels of integer products have.
+    /// What only kernels of integer products choose.
     pub(super) fn integer_fragments(
         &self,
         integer: &Integer,
-    ) -> (Vec<(&'static str, Const)>, Vec<&'static str>) {
-        let (mut consts, mut fragments) = (Vec::new(), Vec::new());
-        let element = self.decoder.element;
+        consts: &mut Vec<(&'static str, Const)>,
+        fragments: &mut Vec<&'static str>,
+    ) {
         consts.push(("W_ZEROS", Const::Bool(self.asymmetric)));
         consts.push(("X_ZEROS", Const::Bool(integer.x_zeros)));
         consts.push(("W_GROUPS", Const::U32(integer.w_groups as u32)));
         consts.push(("X_GROUPS", Const::U32(integer.x_groups as u32)));
-        // Where zero points are not stored, codes are read as signed: there is none.
-        consts.push(("F16_SCALES", Const::Bool(self.scale_type == ScaleType::F16)));
-        consts.push(("ASYMMETRIC", Const::Bool(self.asymmetric)));
-        consts.push(("SIGNED_ZERO", Const::Bool(element == CodeType::Int8)));
-        consts.push(("ZERO", Const::U32(0)));
-        fragments.push("scale/side");
+        // If zero points are not stored, codes are read as signed and have none.
+        self.scale_constants(0, consts);
         fragments.push(if self.wide { "access/x_int8_u64" } else { "access/x_int8" });
-        fragments.push("integer/x_side");
-        fragments.push("integer/slices");
-        fragments.push(match element {
-            CodeType::Int4 => "integer/nibbles",
-            _ => "integer/bytes",
-        });
-        fragments.push(match (element, self.decoder.sparse) {
+        fragments.push(match (self.decoder.element, self.decoder.sparse) {
             (CodeType::Int4, false) => "integer/int4",
             (CodeType::Int4, true) => "integer/int4_24",
             (_, false) => "integer/int8",
             (_, true) => "integer/int8_24",
         });
-        if self.decoder.sparse {
-            fragments.push("integer/two_four");
-        }
         fragments.push(match integer.packed_dot {
             true => "integer/dot_packed",
             false => "integer/dot_float",
@@ -119,6 +102,9 @@ impl KernelChoice {
             YStore::Accumulators => fragments.push("integer/counted"),
         }
         if let Schedule::IntRows { .. } = self.schedule {
+            if self.subgroup > 0 {
+                consts.push(("SUBGROUP", Const::U32(self.subgroup)));
+            }
             fragments.push(match self.subgroup {
                 0 => "integer/part_direct",
                 _ => "integer/part_shared",
@@ -130,47 +116,5 @@ impl KernelChoice {
                 false => "integer/sums_each",
             });
         }
-        (consts, fragments)
     }
-}
-
-/// Specs of K columns that between them have every fragment of integer products with every decoder
-/// and every way that groups meet; outputs, functions and bias in turn. For tests and
-/// `lowbit-isa`.
-#[doc(hidden)]
-pub fn integer_specs(k: u32) -> Vec<MatmulSpec> {
-    let size = |blocks: u32| NonZeroU32::MIN.saturating_add(blocks * BLOCK_K as u32 - 1);
-    let group = |blocks| Granularity::Group(size(blocks));
-    let token = ActivationFormat::int8(ActivationGranularity::Token);
-    let grouped = ActivationFormat::int8(ActivationGranularity::Group(size(2)));
-    let tensor = ActivationFormat::int8(ActivationGranularity::Tensor);
-    let outputs = [
-        Output::Float(FloatType::F32),
-        Output::Float(FloatType::F16),
-        Output::Int8(tensor),
-        Output::Int8(tensor.asymmetric()),
-        Output::Accumulators,
-    ];
-    let functions = ActivationFunction::ALL;
-    let mut specs = Vec::new();
-    for element in [WeightFormat::int8, WeightFormat::int4] {
-        for granularity in [Granularity::Channel, group(1), group(2), group(3)] {
-            for index in 0..8 {
-                let format = element(granularity);
-                let format = if index & 1 == 0 { format } else { format.two_four() };
-                let format = if index & 2 == 0 { format } else { format.asymmetric() };
-                let scales = if index & 4 == 0 { ScaleType::F32 } else { ScaleType::F16 };
-                for x in [token, token.asymmetric(), grouped, grouped.asymmetric()] {
-                    let turn = specs.len() + specs.len() / outputs.len();
-                    let mut spec = MatmulSpec::new(8, 8, k, format.with_scales(scales))
-                        .with_activations(Activations::Int8(x))
-                        .with_output(outputs[turn % outputs.len()])
-                        .with_function(functions[turn / 2 % functions.len()]);
-                    spec.bias = turn.is_multiple_of(3);
-                    specs.push(spec);
-                }
-            }
-        }
-    }
-    specs
 }

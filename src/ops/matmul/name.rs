@@ -1,57 +1,180 @@
 //! Kernel ids: how a choice is written, and read again.
 
 use super::choice::{Decoder, KernelChoice, Scaling, XLoad, YStore};
+use super::integer::{Groups, Integer};
 use super::schedule::Schedule;
-use super::{Activations, MatmulSpec, Output};
-use crate::format::{
-    ActivationFormat, ActivationFunction, ActivationGranularity, BLOCK_K, CodeType, Granularity,
-    RowOrder, ScaleType, WeightFormat,
-};
+use crate::format::{ActivationFunction, CodeType, RowOrder, ScaleType};
 use crate::gpu::{AdapterClass, Caps, MAX_TEXTURE_WIDTH};
 use crate::ops::FloatType;
-use std::num::NonZeroU32;
+
+/// A part of an id, and what it says of a choice. An id has the part if saying so changes nothing.
+type Part = (&'static str, fn(&mut KernelChoice));
+
+/// The parts that follow schedule and decoder, in their order.
+const PARTS: [Part; 44] = [
+    ("general", |c| c.scaling = Scaling::General),
+    ("row", |c| c.scaling = Scaling::Row),
+    ("asym", |c| c.asymmetric = true),
+    ("f16s", |c| c.scale_type = ScaleType::F16),
+    ("xf16", |c| c.x = XLoad::F16),
+    ("x1", |c| c.x = XLoad::F32),
+    ("xint8", |c| integer(c).x_zeros = false),
+    ("xint8asym", |c| integer(c).x_zeros = true),
+    ("wrow", |c| integer(c).w_groups = Groups::One),
+    ("wgroup", |c| integer(c).w_groups = Groups::Each),
+    ("wgroups", |c| integer(c).w_groups = Groups::Several),
+    ("xrow", |c| integer(c).x_groups = Groups::One),
+    ("xgroup", |c| integer(c).x_groups = Groups::Each),
+    ("xgroups", |c| integer(c).x_groups = Groups::Several),
+    ("slices", |c| integer(c).whole = false),
+    ("fdot", |c| integer(c).packed_dot = false),
+    ("yf16", |c| c.y = YStore::Float(FloatType::F16)),
+    ("yint8", |c| c.y = YStore::Int8 { zeros: false }),
+    ("yint8asym", |c| c.y = YStore::Int8 { zeros: true }),
+    ("sums", |c| c.y = YStore::Accumulators),
+    ("bias", |c| c.bias = true),
+    (ActivationFunction::Relu.name(), |c| c.function = ActivationFunction::Relu),
+    (ActivationFunction::Gelu.name(), |c| c.function = ActivationFunction::Gelu),
+    (ActivationFunction::GeluTanh.name(), |c| c.function = ActivationFunction::GeluTanh),
+    (ActivationFunction::Silu.name(), |c| c.function = ActivationFunction::Silu),
+    ("panels", |c| c.order = RowOrder::Panels),
+    ("sub4", |c| c.subgroup = 4),
+    ("sub8", |c| c.subgroup = 8),
+    ("sub16", |c| c.subgroup = 16),
+    ("sub32", |c| c.subgroup = 32),
+    ("sub64", |c| c.subgroup = 64),
+    ("u64", |c| c.wide = true),
+    ("half", |c| c.native_f16_unpack = true),
+    ("tail", |c| c.ragged = true),
+    ("pair", |c| c.pair = true),
+    ("sum", |c| c.subgroup_sum = true),
+    ("texture", |c| c.texture_width = MAX_TEXTURE_WIDTH),
+    ("texture1024", |c| c.texture_width = 1024),
+    ("texture512", |c| c.texture_width = 512),
+    ("texture256", |c| c.texture_width = 256),
+    ("texture128", |c| c.texture_width = 128),
+    ("texture64", |c| c.texture_width = 64),
+    ("texture32", |c| c.texture_width = 32),
+    ("texture16", |c| c.texture_width = 16),
+];
+
+/// What an id says of integer products where it says nothing.
+const INTEGER: Integer = Integer {
+    w_groups: Groups::One,
+    x_groups: Groups::One,
+    x_zeros: false,
+    whole: true,
+    packed_dot: true,
+};
+
+fn integer(choice: &mut KernelChoice) -> &mut Integer {
+    choice.integer.get_or_insert(INTEGER)
+}
 
 impl KernelChoice {
-    /// The kernel id: schedule, decoder, scaling, then what else distinguishes it. Read again by
-    /// [`FromStr`](std::str::FromStr).
+    /// The kernel id: schedule, decoder, then the parts that apply. [`FromStr`](std::str::FromStr)
+    /// reads it.
     pub fn name(&self) -> String {
         let mut name = format!("{}.{}", self.schedule, self.decoder.name());
-        let mut add = |on: bool, part: &str| {
-            if on {
+        for (part, set) in PARTS {
+            let mut other = *self;
+            set(&mut other);
+            if other == *self {
                 name.push('.');
                 name.push_str(part);
             }
-        };
-        add(self.scaling == Scaling::General, "general");
-        add(self.scaling == Scaling::Row, "row");
-        add(self.asymmetric, "asym");
-        add(self.decoder.element.is_integer() && self.scale_type == ScaleType::F16, "f16s");
-        add(self.x == XLoad::F16, "xf16");
-        add(self.x == XLoad::F32, "x1");
-        if let Some(integer) = &self.integer {
-            add(true, if integer.x_zeros { "xint8asym" } else { "xint8" });
-            add(true, &format!("w{}", integer.w_groups.name()));
-            add(true, &format!("x{}", integer.x_groups.name()));
-            add(!integer.whole, "slices");
-            add(!integer.packed_dot, "fdot");
         }
-        add(self.y == YStore::Float(FloatType::F16), "yf16");
-        add(self.y == YStore::Int8 { zeros: false }, "yint8");
-        add(self.y == YStore::Int8 { zeros: true }, "yint8asym");
-        add(self.y == YStore::Accumulators, "sums");
-        add(self.bias, "bias");
-        add(self.function != ActivationFunction::Identity, self.function.name());
-        add(self.order == RowOrder::Panels, "panels");
-        add(self.subgroup > 0, &format!("sub{}", self.subgroup));
-        add(self.wide, "u64");
-        add(self.native_f16_unpack, "half");
-        add(self.ragged, "tail");
-        add(self.pair, "pair");
-        add(self.subgroup_sum, "sum");
-        add(self.texture_width == MAX_TEXTURE_WIDTH, "texture");
-        let narrow = (1..MAX_TEXTURE_WIDTH).contains(&self.texture_width);
-        add(narrow, &format!("texture{}", self.texture_width));
         name
+    }
+
+    /// What an id says that ends after schedule and decoder.
+    fn plain(schedule: Schedule, decoder: Decoder) -> Self {
+        let integer = schedule.is_integer();
+        let scaled = decoder.element.is_integer();
+        Self {
+            schedule,
+            decoder,
+            scaling: if scaled { Scaling::Aligned } else { Scaling::None },
+            asymmetric: false,
+            scale_type: ScaleType::F32,
+            x: if integer { XLoad::Int8 } else { XLoad::F32x4 },
+            y: YStore::Float(FloatType::F32),
+            function: ActivationFunction::Identity,
+            integer: integer.then_some(INTEGER),
+            bias: false,
+            order: RowOrder::Rows,
+            subgroup: 0,
+            native_f16_unpack: false,
+            wide: false,
+            ragged: false,
+            pair: false,
+            subgroup_sum: false,
+            texture_width: 0,
+        }
+    }
+
+    /// Whether [`KernelChoice::new`] makes this choice for some spec on some device.
+    fn exists(&self) -> bool {
+        let Decoder { element, .. } = self.decoder;
+        let integers = self.schedule.is_integer();
+        let by_rows = matches!(self.schedule, Schedule::Rows { .. } | Schedule::IntRows { .. });
+        let general = self.scaling == Scaling::General;
+        let has_zeros = matches!(element, CodeType::Int8 | CodeType::Int4);
+        let weights = (has_zeros || !self.asymmetric && self.scale_type == ScaleType::F32)
+            && match self.scaling {
+                Scaling::None => !element.is_integer(),
+                Scaling::Row => element.is_integer() && by_rows,
+                Scaling::Aligned => element.is_integer(),
+                Scaling::General => element.is_integer() && !integers,
+            };
+        let products = match self.integer {
+            None => !integers && self.x != XLoad::Int8 && matches!(self.y, YStore::Float(_)),
+            Some(integer) => {
+                let one = integer.w_groups == Groups::One;
+                let row = matches!(self.schedule, Schedule::IntRows { .. }) && one;
+                // A row that is one slice is one group of either.
+                integers
+                    && self.x == XLoad::Int8
+                    && has_zeros
+                    && row == (self.scaling == Scaling::Row)
+                    && (!integer.whole || one && integer.x_groups == Groups::One)
+            }
+        };
+        let subgroup = self.subgroup == 0 || by_rows && !general;
+        let half = !self.native_f16_unpack || self.x == XLoad::F16 || element == CodeType::F16;
+        let ragged = !self.ragged || self.x == XLoad::F16 || self.x == XLoad::F32x4 && !self.wide;
+        let sum = match self.schedule {
+            Schedule::Gemv { lanes, .. } | Schedule::IntGemv { lanes, .. } => {
+                !self.subgroup_sum || lanes == self.schedule.workgroup()
+            }
+            _ => !self.subgroup_sum,
+        };
+        let pair = !self.pair
+            || matches!(self.schedule, Schedule::Gemv { .. })
+                && self.decoder.pairs()
+                && !general
+                && self.order == RowOrder::Rows;
+        let texture = self.texture_width == 0 || self.decoder.block_bytes() >= 16 && !general;
+        weights
+            && products
+            && subgroup
+            && half
+            && (!self.wide || by_rows)
+            && ragged
+            && sum
+            && pair
+            && texture
+            && self.schedule.check(&unlimited(self.schedule)).is_ok()
+    }
+}
+
+/// A device that refuses no schedule for its size.
+fn unlimited(schedule: Schedule) -> Caps {
+    Caps {
+        max_workgroup_memory: u32::MAX,
+        max_invocations: u32::MAX,
+        matrix: if let Schedule::Coop { size } = schedule { size } else { 0 },
+        ..Caps::from_limits(AdapterClass::Cpu, &wgpu::Limits::defaults())
     }
 }
 
@@ -72,8 +195,8 @@ impl Decoder {
 #[error("no matmul kernel has the id `{0}`; ids are like rows_m1_n2.int8 or gemv_m1_l32.int4.bias")]
 pub struct UnknownKernel(pub String);
 
-/// Reads what [`KernelChoice::name`] writes. Only kernels that some [`MatmulSpec`] composes to on
-/// some device have a name: parts that do not go together are no kernel's.
+/// Reads what [`KernelChoice::name`] writes. Parts that do not go together, because no
+/// [`MatmulSpec`](super::MatmulSpec) composes to them on any device, are refused.
 impl std::str::FromStr for KernelChoice {
     type Err = UnknownKernel;
 
@@ -82,119 +205,16 @@ impl std::str::FromStr for KernelChoice {
     }
 }
 
-/// An id tells all but K, the sizes of groups, and where X may start. Kernels do not depend on
-/// these, only on whether they are whole blocks, quads, slices and the like: of the few values
-/// below one of each kind is there.
 fn read(text: &str) -> Option<KernelChoice> {
     let mut parts = text.split('.');
-    let schedule: Schedule = parts.next()?.parse().ok()?;
-    let decoder = Decoder::find(parts.next()?)?;
-    let parts: Vec<&str> = parts.collect();
-    let caps = device(schedule, &parts)?;
-    schedule.check(&caps).ok()?;
-    specs(decoder, &parts).into_iter().find_map(|spec| {
-        let integer = spec.activations.int8().is_some();
-        if schedule.is_integer() != integer || spec.check().is_err() {
-            return None;
-        }
-        let choice = KernelChoice::new(&spec, schedule, &caps);
-        (choice.name() == text).then_some(choice)
-    })
-}
-
-/// A device whose kernels have such parts: one that refuses no schedule for its size.
-fn device(schedule: Schedule, parts: &[&str]) -> Option<Caps> {
-    let has = |part| parts.contains(&part);
-    let lanes = parts.iter().find_map(|part| part.strip_prefix("sub"));
-    let subgroup = lanes.map_or(Some(0), |lanes| lanes.parse().ok())?;
-    let texture_extent = texture(parts).map_or(Some(0), |width| match width {
-        "" => Some(MAX_TEXTURE_WIDTH),
-        width => width.parse().ok(),
-    })?;
-    Some(Caps {
-        max_workgroup_memory: u32::MAX,
-        max_invocations: u32::MAX,
-        subgroup,
-        subgroups: has("sum") || subgroup > 0,
-        matrix: if let Schedule::Coop { size } = schedule { size } else { 0 },
-        int64: has("u64"),
-        exact_f16_unpack: has("half"),
-        packed_dot: !has("fdot"),
-        row_order: if has("panels") { RowOrder::Panels } else { RowOrder::Rows },
-        texture_extent,
-        ..Caps::from_limits(AdapterClass::Cpu, &wgpu::Limits::defaults())
-    })
-}
-
-/// The width that follows `texture`, empty where it is the usual one.
-fn texture<'a>(parts: &[&'a str]) -> Option<&'a str> {
-    parts.iter().find_map(|part| part.strip_prefix("texture"))
-}
-
-const COLUMNS: [u32; 6] = [
-    // Two and three whole blocks, and two and three ragged ones: `tail`, `pair`.
-    64, 96, 36, 68,
-    // Six blocks, for groups of one to three that are slices, or several, of each other.
-    192,
-    // More blocks than a slice has: `slices` without groups, or with groups of several.
-    40_000,
-];
-
-/// Blocks in groups of W and of X. 1100 are less than the most in K, and more than a slice has.
-const GROUP_BLOCKS: [u32; 4] = [1, 2, 3, 1100];
-
-fn specs(decoder: Decoder, parts: &[&str]) -> Vec<MatmulSpec> {
-    let has = |part| parts.contains(&part);
-    let columns = |blocks: u32| NonZeroU32::MIN.saturating_add(blocks * BLOCK_K as u32 - 1);
-    let mut granularities = vec![Granularity::Channel];
-    granularities.extend(GROUP_BLOCKS.map(|blocks| Granularity::Group(columns(blocks))));
-    // Groups of six columns: no blocks.
-    granularities.push(Granularity::Group(NonZeroU32::MIN.saturating_add(5)));
-    let x_format = |granularity| {
-        let format = ActivationFormat::int8(granularity);
-        if has("xint8asym") { format.asymmetric() } else { format }
-    };
-    let activations: Vec<Activations> = if has("xint8") || has("xint8asym") {
-        let groups = GROUP_BLOCKS.map(|blocks| ActivationGranularity::Group(columns(blocks)));
-        let all = std::iter::once(ActivationGranularity::Token).chain(groups);
-        all.map(|granularity| Activations::Int8(x_format(granularity))).collect()
-    } else {
-        vec![if has("xf16") { FloatType::F16 } else { FloatType::F32 }.into()]
-    };
-    let tensor = ActivationFormat::int8(ActivationGranularity::Tensor);
-    let outputs = [
-        ("yf16", FloatType::F16.into()),
-        ("yint8", Output::Int8(tensor)),
-        ("yint8asym", Output::Int8(tensor.asymmetric())),
-        ("sums", Output::Accumulators),
-    ];
-    let output = outputs.into_iter().find(|(part, _)| has(part));
-    let output = output.map_or(FloatType::F32.into(), |(_, output)| output);
-    let function = ActivationFunction::ALL.into_iter().find(|function| has(function.name()));
-    let mut specs = Vec::new();
-    for granularity in granularities {
-        let mut format = match decoder.element {
-            CodeType::F32 => WeightFormat::f32(),
-            CodeType::F16 => WeightFormat::f16(),
-            CodeType::Int16 => WeightFormat::int16(granularity),
-            CodeType::Int8 => WeightFormat::int8(granularity),
-            CodeType::Int4 => WeightFormat::int4(granularity),
-        };
-        format = if has("asym") { format.asymmetric() } else { format };
-        format = if has("f16s") { format.with_scales(ScaleType::F16) } else { format };
-        format = if decoder.sparse { format.two_four() } else { format };
-        for (&activations, k) in activations.iter().flat_map(|x| COLUMNS.map(|k| (x, k))) {
-            let mut spec = MatmulSpec::new(8, 8, k, format)
-                .with_activations(activations)
-                .with_output(output)
-                .with_function(function.unwrap_or_default());
-            spec.bias = has("bias");
-            spec.any_x_offset = has("x1");
-            spec.code_textures = texture(parts).is_some();
-            specs.push(spec);
-        }
+    let schedule = parts.next()?.parse().ok()?;
+    let mut choice = KernelChoice::plain(schedule, Decoder::find(parts.next()?)?);
+    for part in parts {
+        let (_, set) = PARTS.iter().find(|(name, _)| *name == part)?;
+        set(&mut choice);
     }
-    specs
+    // Any order and repetition was accepted so far.
+    (choice.exists() && choice.name() == text).then_some(choice)
 }
 
 #[cfg(test)]

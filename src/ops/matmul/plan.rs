@@ -1,5 +1,8 @@
+use super::choice::Y_BINDING;
 use super::{KernelChoice, MatmulSpec, Output, PlanError, Schedule, Tuning, select};
-use crate::gpu::{Binding, Const, Kernels, M_TABLE, Pipeline, Shader, fragment};
+use crate::gpu::{
+    Binding, BindingRole, Const, Grid, KernelDesc, Kernels, M_TABLE, Pipeline, Variable, fragment,
+};
 use crate::ops::recording::pipelines;
 use std::sync::Arc;
 
@@ -122,18 +125,30 @@ impl MatmulPlan {
     }
 }
 
-/// The kernel that completes rows of a quantized Y. It has the bindings of the matmul and uses the
-/// same bind groups.
-#[doc(hidden)]
-pub fn sums_shader(bindings: Vec<Binding>) -> Shader {
-    Shader {
-        name: "activations_sums".into(),
+/// The kernel that completes rows of a quantized Y. Its bindings are those of the matmul, whose bind
+/// groups it takes.
+pub(super) fn sums_shader(mut bindings: Vec<Binding>) -> KernelDesc {
+    for binding in &mut bindings {
+        if binding.number == Y_BINDING {
+            binding.role = BindingRole::Data("rows of quantized Y, whose codes are there already");
+        }
+    }
+    KernelDesc {
+        id: "activations_sums".into(),
         consts: vec![
             ("M_TABLE", Const::U32(M_TABLE)),
             ("PANEL", Const::U32(1)),
-            ("WORKGROUP", Const::U32(64)),
+            ("WORKGROUP", Const::U32(SUMS_WORKGROUP)),
         ],
-        fragments: ["lib/dispatch", "lib/matmul", "activations/sums"].map(fragment).to_vec(),
+        fragments: vec![fragment("activations/sums")],
         bindings,
+        grid: Grid::new(&[(&[Variable::M], 1), (&[Variable::BATCH], 1)]),
+        workgroup_size: SUMS_WORKGROUP,
+        workgroup_memory: 0,
+        conditions: Vec::new(),
+        weights: None,
     }
 }
+
+/// Lanes that share a row of Y.
+const SUMS_WORKGROUP: u32 = 64;

@@ -1,4 +1,4 @@
-//! The loops over K, their tiles, and which devices can run them.
+//! The loops over K, their tiles, and the devices that can run them.
 
 use super::{Activations, PlanError};
 use crate::format::BLOCK_K;
@@ -22,41 +22,41 @@ pub enum Schedule {
         /// 2, or for one row of X also 4.
         n_tile: u32,
     },
-    /// A workgroup makes a tile of `m_tile` × 64 through workgroup memory.
+    /// A workgroup makes a tile of `m_tile` × 64 with workgroup memory.
     Tiled {
         /// 32 or 64.
         m_tile: u32,
     },
-    /// Of quantized X: a lane owns 4 columns of Y for `m_tile` rows of X.
+    /// For quantized X: a lane owns 4 columns of Y for `m_tile` rows of X.
     IntRows {
         /// 1 or 4.
         m_tile: u32,
     },
-    /// Of quantized X: `lanes` lanes split K, for `m_tile` rows of X at a time.
+    /// For quantized X: `lanes` lanes split K, for `m_tile` rows of X at a time.
     IntGemv {
         /// A power of two up to 256.
         lanes: u32,
         /// 1 to 8.
         m_tile: u32,
     },
-    /// Of quantized X: a workgroup makes a tile of `m_tile` × 64 through workgroup memory.
+    /// For quantized X: a workgroup makes a tile of `m_tile` × 64 with workgroup memory.
     IntTiled {
         /// 32 or 64.
         m_tile: u32,
     },
-    /// Experimental: a workgroup makes a tile of twice `size` each way with cooperative
-    /// matrices, on devices whose [`Caps::matrix`] says so.
+    /// Experimental: a workgroup makes a tile of `2 · size` × `2 · size` with cooperative matrices, on
+    /// devices whose [`Caps::matrix`] equals `size`.
     ///
-    /// Never chosen by [`select`](super::select), and not in [`all`](Self::all): with matrices of 16, X and
-    /// scaled weights are rounded to f16 (and overflow beyond 65504), so that the bound of
-    /// [`reference`](crate::reference) does not hold. No adapter has run it yet.
+    /// [`select`](super::select) never chooses it, and [`all`](Self::all) does not list it: with
+    /// matrices of 16, X and scaled weights are rounded to f16 (and overflow beyond 65504), so that the
+    /// bound of [`reference`](crate::reference) does not hold. No adapter has run it yet.
     Coop {
         /// 16 (f16 products, f32 sums) or 8 (all f32).
         size: u32,
     },
 }
 
-/// Lanes of a workgroup that splits K for few rows of X, at least.
+/// The least number of lanes in a workgroup that splits K for few rows of X.
 const GEMV_WORKGROUP: u32 = 32;
 
 impl Schedule {
@@ -81,7 +81,7 @@ impl Schedule {
         all
     }
 
-    /// The same for quantized X.
+    /// Every schedule and tile for quantized X, for K columns.
     pub fn integer(k: u32) -> Vec<Self> {
         let (lanes, most) = gemv_lanes(k);
         let mut all = vec![
@@ -99,7 +99,7 @@ impl Schedule {
         all
     }
 
-    /// Those of [`all`](Self::all) or [`integer`](Self::integer) that multiply such X.
+    /// The schedules of [`all`](Self::all) or [`integer`](Self::integer) that multiply such X.
     pub fn for_activations(activations: Activations, k: u32) -> Vec<Self> {
         match activations {
             Activations::Float(_) => Self::all(k),
@@ -120,9 +120,9 @@ impl Schedule {
     /// Invocations in a workgroup.
     pub fn workgroup(&self) -> u32 {
         match *self {
-            // One wave of 32 where it can be: AMD's issues two operations at once then.
+            // One wave of 32 if possible, because AMD's hardware then issues two operations at once.
             Self::Gemv { lanes, .. } | Self::IntGemv { lanes, .. } => lanes.max(GEMV_WORKGROUP),
-            // Few, so that even 384 columns occupy every core.
+            // Few lanes, so that even 384 columns occupy every core.
             Self::Rows { .. } | Self::IntRows { .. } => 32,
             Self::Tiled { .. } | Self::IntTiled { .. } => 128,
             Self::Coop { .. } => 32,
@@ -157,10 +157,10 @@ impl Schedule {
         }
     }
 
-    /// Refuses a schedule that the device cannot run.
+    /// Checks that the device can run the schedule.
     ///
     /// # Errors
-    /// [`PlanError::NotApplicable`], with what is missing.
+    /// [`PlanError::NotApplicable`], which names what is missing.
     pub fn check(&self, caps: &Caps) -> Result<(), PlanError> {
         let refuse = |what, need, have| {
             Err(PlanError::NotApplicable { schedule: self.to_string(), what, need, have })
@@ -179,7 +179,8 @@ impl Schedule {
             if !matches!(m_tile, 1 | 4 | 8 | 16) {
                 return refuse("rows at a time (1, 4, 8 or 16)", m_tile, 16);
             }
-            // Hundreds of registers: what moves between a stack and caches on a CPU spills there.
+            // It takes hundreds of registers, which move between stack and caches on a CPU but spill
+            // on a GPU.
             if m_tile > 4 && caps.class == AdapterClass::Gpu {
                 return refuse("rows at a time (1 or 4 on a GPU)", m_tile, 4);
             }
@@ -230,15 +231,15 @@ impl std::fmt::Display for Schedule {
     }
 }
 
-/// A name that no schedule has.
+/// A text that is not the name of a schedule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "there is no schedule `{0}`; names are like gemv_m4_l32, rows_m4_n2, tiled_64x64, int_rows_m4"
 )]
 pub struct UnknownSchedule(pub String);
 
-/// What [`Display`](std::fmt::Display) writes, and nothing else. Whether a device can run
-/// it, [`Schedule::check`] says.
+/// Reads what [`Display`](std::fmt::Display) writes, and nothing else. [`Schedule::check`] tells
+/// whether a device can run the schedule.
 impl std::str::FromStr for Schedule {
     type Err = UnknownSchedule;
 
@@ -259,7 +260,8 @@ impl std::str::FromStr for Schedule {
     }
 }
 
-/// `gemv_m4_l64` as `gemv_m#_l#` and 4, 64. A number too large for a `u32` counts as 0.
+/// Splits `gemv_m4_l64` into `gemv_m#_l#` and 4, 64. A number that is too large for a `u32` counts
+/// as 0.
 fn split_numbers(text: &str) -> (String, Vec<u32>) {
     let (mut pattern, mut numbers) = (String::new(), Vec::new());
     let mut rest = text;
@@ -275,8 +277,8 @@ fn split_numbers(text: &str) -> (String, Vec<u32>) {
     (pattern, numbers)
 }
 
-/// Lanes that split K, usually and at most: no more than there are blocks, so that none idles
-/// from the start.
+/// The number of lanes that usually split K, and the largest number. Neither exceeds the number of
+/// blocks, so that no lane idles from the start.
 pub(super) fn gemv_lanes(k: u32) -> (u32, u32) {
     let lanes = |most| k.div_ceil(BLOCK_K as u32).clamp(1, most).next_power_of_two();
     (lanes(GEMV_WORKGROUP), lanes(256))

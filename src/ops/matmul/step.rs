@@ -1,23 +1,23 @@
 use super::{KernelChoice, Scaling, Schedule};
 
-/// What a schedule's main loop covers in one trip: the innermost loop that loads codes, as the
-/// shader has it, before the compiler unrolls it.
+/// What one trip of the main loop of a schedule covers: the innermost loop that loads codes, as in the
+/// shader, before the compiler unrolls it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
-    /// Weights a lane, on average over the workgroup; under 2:4 pruned ones count too.
+    /// Weights per lane, on average over the workgroup. Under 2:4, pruned weights count too.
     pub weights: f64,
     /// Rows of X that each weight is multiplied with.
     pub x_rows: u32,
-    /// Bytes of codes that a lane loads, if it loads any.
+    /// Bytes of codes that a lane loads, if it loads any codes.
     pub code_bytes: u32,
-    /// Bytes of codes that one load must fetch, where the layout allows to say.
+    /// Bytes of codes that one load must fetch; `None` if the layout does not determine it.
     pub code_load: Option<u32>,
 }
 
 impl Step {
-    /// What a kernel's constants say. Blocks of 32 columns hold `bits · 4` bytes of codes,
-    /// half of it under 2:4, and are loaded 16 bytes at a time if there are as many. General
-    /// scaling takes a quad of columns at a time, out of whole words.
+    /// The step of a kernel. Blocks of 32 columns hold `bits · 4` bytes of codes, half of that under
+    /// 2:4, and are loaded 16 bytes at a time if they have that many. General scaling takes a quad of
+    /// columns at a time from whole words.
     pub fn new(choice: &KernelChoice) -> Self {
         let KernelChoice { schedule, decoder, scaling, .. } = *choice;
         let stored = decoder.element.bits() / if decoder.sparse { 2 } else { 1 };

@@ -1,15 +1,20 @@
 use crate::format::{CodeType, DeviceLayout, Granularity, RowOrder, ScaleType, WeightFormat};
-use crate::gpu::{AdapterClass, Binding, Caps, Const, Shader, fragment};
+use crate::gpu::{
+    Access, AdapterClass, Binding, BindingRole, Caps, Const, Grid, KernelDesc, Stored, Variable,
+    fragment, uniform,
+};
+use crate::ops::registry::Kernel;
 
-/// How the kernels that take W by blocks of 32 columns load it. The others load words.
+/// How the kernels that take W by blocks of 32 columns load it. The other kernels load words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum WeightsAccess {
-    /// A word at a time: any offset, stride and K.
+    /// One word at a time. Any offset, stride and K are allowed.
     Words,
-    /// 16 bytes: offset, stride and K are multiples of 4 words.
+    /// 16 bytes at a time. Offset, stride and K must be multiples of 4 words.
     Quads,
-    /// 32 bytes as 64-bit integers: multiples of 8, on a software adapter that has them.
+    /// 32 bytes at a time as 64-bit integers, on software adapters that have them. Offset, stride and
+    /// K must be multiples of 8 words.
     Wide,
 }
 
@@ -17,13 +22,19 @@ impl WeightsAccess {
     /// Every access.
     pub const ALL: [Self; 3] = [Self::Words, Self::Quads, Self::Wide];
 
-    /// The widest for words that all are multiples of the same as `k | stride | offset`.
+    /// The widest access if K, stride and offset are all multiples of what `words`, their bitwise or,
+    /// is a multiple of.
     pub(super) fn widest(caps: &Caps, words: u32) -> Self {
         match words.trailing_zeros() {
-            3.. if caps.int64 && caps.class == AdapterClass::Cpu => Self::Wide,
+            3.. if Self::is_wide(caps) => Self::Wide,
             2.. => Self::Quads,
             _ => Self::Words,
         }
+    }
+
+    /// Whether the device takes [`Wide`](Self::Wide).
+    fn is_wide(caps: &Caps) -> bool {
+        caps.int64 && caps.class == AdapterClass::Cpu
     }
 
     /// The fragments that load W, and that store codes of a block of `words`.
@@ -38,7 +49,7 @@ impl WeightsAccess {
         }
     }
 
-    /// What it adds to a kernel id.
+    /// The part that it adds to a kernel id.
     const fn suffix(self) -> &'static str {
         match self {
             Self::Words => ".words",
@@ -48,29 +59,29 @@ impl WeightsAccess {
     }
 }
 
-/// One kernel of the making of weights; its file under `shaders/` has its name.
+/// One of the kernels that make weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WeightsKernel {
     /// Clears ranges and status.
     Reset,
-    /// 2:4 metadata by magnitude.
+    /// Makes 2:4 metadata by magnitude.
     Prune,
-    /// 2:4 metadata from a given mask.
+    /// Copies 2:4 metadata from a given mask.
     Place,
-    /// The range of each group; for every format the check that weights are finite.
+    /// Finds the range of each group and checks that weights are finite, for every format.
     Ranges,
-    /// Scales and zero points.
+    /// Computes scales and zero points.
     Scales,
-    /// Codes.
+    /// Makes codes.
     Codes,
-    /// `Ranges` by blocks, for groups that are whole blocks or whole rows.
+    /// Does what `Ranges` does by blocks, for groups that are whole blocks or whole rows.
     BlockRanges,
-    /// The same after pruning by magnitude: `Prune` and `Ranges` in one.
+    /// Does what `Prune` and `Ranges` do, by blocks.
     BlockPrune,
-    /// `Codes` by blocks; for floats `Ranges` and `Codes` in one.
+    /// Does what `Codes` does by blocks; for floats it does what `Ranges` does too.
     BlockCodes,
-    /// The same after pruning by magnitude, for floats: the whole making in one.
+    /// Does everything for floats that are pruned by magnitude.
     Compact,
 }
 
@@ -89,7 +100,7 @@ impl WeightsKernel {
         Self::Compact,
     ];
 
-    /// The file's name, and how the kernel id begins.
+    /// The first part of the kernel id.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Reset => "reset",
@@ -105,41 +116,27 @@ impl WeightsKernel {
         }
     }
 
-    /// Whether it takes W by blocks, and [`WeightsAccess`] matters.
+    /// Whether it takes W by blocks, so that [`WeightsAccess`] matters.
     pub const fn by_blocks(self) -> bool {
         matches!(self, Self::BlockRanges | Self::BlockPrune | Self::BlockCodes | Self::Compact)
     }
 
-    /// The shader for a format. Formats that differ in nothing the kernel looks at share it.
-    pub fn shader(self, format: &WeightFormat, order: RowOrder, access: WeightsAccess) -> Shader {
+    /// The kernel for a format. Formats share a kernel if they differ in nothing that it looks at.
+    pub fn shader(
+        self,
+        format: &WeightFormat,
+        order: RowOrder,
+        access: WeightsAccess,
+    ) -> KernelDesc {
         let block_words = format.code_type().bits() / if format.is_sparse() { 2 } else { 1 };
         let [load, store] = access.fragments(block_words);
         let (fragments, wanted): (&[&str], &[&str]) = match self {
-            Self::Reset => (&["quantize/make", "quantize/reset"], &[]),
-            Self::Prune => (
-                &[
-                    "quantize/make",
-                    "access/weights_u32",
-                    "lib/panel",
-                    "lib/softfloat",
-                    "sparse/prune",
-                ],
-                &[],
-            ),
-            Self::Place => (&["quantize/make", "lib/panel", "sparse/place"], &[]),
-            Self::Ranges => (
-                &[
-                    "quantize/make",
-                    "access/weights_u32",
-                    "lib/panel",
-                    "lib/softfloat",
-                    "sparse/metadata",
-                    "quantize/ranges",
-                ],
-                &["IS_FLOAT", "SPARSE", "PER_TENSOR"],
-            ),
+            Self::Reset => (&["quantize/reset"], &[]),
+            Self::Prune => (&["sparse/prune"], &[]),
+            Self::Place => (&["sparse/place"], &[]),
+            Self::Ranges => (&["quantize/ranges"], &["IS_FLOAT", "SPARSE", "PER_TENSOR"]),
             Self::Scales => (
-                &["quantize/make", "lib/panel", "lib/softfloat", "lib/half", "quantize/scales"],
+                &["quantize/scales"],
                 &[
                     "ASYMMETRIC",
                     "F16_SCALES",
@@ -149,67 +146,13 @@ impl WeightsKernel {
                     "SCALE_DIVISOR",
                 ],
             ),
-            Self::Codes => (
-                &[
-                    "quantize/make",
-                    "access/weights_u32",
-                    "lib/panel",
-                    "lib/panel_codes",
-                    "lib/softfloat",
-                    "lib/half",
-                    "quantize/record",
-                    "sparse/metadata",
-                    "quantize/codes",
-                ],
-                &[
-                    "ELEMENT_BITS",
-                    "IS_FLOAT",
-                    "ASYMMETRIC",
-                    "SPARSE",
-                    "F16_SCALES",
-                    "CODE_LOW",
-                    "CODE_HIGH",
-                    "CODE_ZERO",
-                ],
-            ),
-            Self::BlockRanges | Self::BlockPrune => (
-                &[
-                    "quantize/make",
-                    load,
-                    "lib/panel",
-                    "lib/softfloat",
-                    "sparse/rank",
-                    "quantize/block",
-                    "quantize/block_ranges",
-                ],
-                &["SPARSE", "PER_TENSOR"],
-            ),
-            Self::BlockCodes | Self::Compact => (
-                &[
-                    "quantize/make",
-                    load,
-                    store,
-                    "lib/panel",
-                    "lib/panel_codes",
-                    "lib/softfloat",
-                    "lib/reciprocal",
-                    "lib/half",
-                    "quantize/record",
-                    "sparse/rank",
-                    "quantize/block",
-                    "quantize/block_codes",
-                ],
-                &[
-                    "ELEMENT_BITS",
-                    "IS_FLOAT",
-                    "ASYMMETRIC",
-                    "SPARSE",
-                    "F16_SCALES",
-                    "CODE_LOW",
-                    "CODE_HIGH",
-                    "CODE_ZERO",
-                ],
-            ),
+            Self::Codes => (&["quantize/codes"], &CODE_CONSTANTS),
+            Self::BlockRanges | Self::BlockPrune => {
+                (&[load, "quantize/block_ranges"], &["SPARSE", "PER_TENSOR"])
+            }
+            Self::BlockCodes | Self::Compact => {
+                (&[load, store, "quantize/block_codes"], &CODE_CONSTANTS)
+            }
         };
         let mut consts = constants(format, wanted);
         if self != Self::Reset {
@@ -222,36 +165,109 @@ impl WeightsKernel {
             consts.push(("QUADS", Const::Bool(access != WeightsAccess::Words)));
             name.push_str(access.suffix());
         }
-        Shader {
-            name,
+        let makes_codes = matches!(self, Self::Codes | Self::BlockCodes | Self::Compact);
+        KernelDesc {
+            id: name,
             consts,
             fragments: fragments.iter().map(|name| fragment(name)).collect(),
-            bindings: vec![
-                Binding::Uniform(size_of::<Params>() as u32),
-                Binding::Read,
-                Binding::Read,
-                Binding::Write,
-                Binding::Write,
-                Binding::Write,
-                Binding::Write,
-            ],
+            bindings: BINDINGS.to_vec(),
+            grid: self.grid(),
+            workgroup_size: WORKGROUP,
+            workgroup_memory: 0,
+            conditions: Vec::new(),
+            weights: makes_codes.then(|| Stored::new(format, order.panel())),
         }
+    }
+
+    fn grid(self) -> Grid {
+        let invocations: &[Variable] = match self {
+            Self::Reset => &[CLEAR_WORDS],
+            Self::Scales => &[Variable::ROWS, SCALE_WORDS],
+            Self::Codes => &[Variable::ROWS, CODE_WORDS],
+            _ => &[Variable::ROWS, Variable::BLOCKS],
+        };
+        Grid::new(&[(invocations, WORKGROUP)])
     }
 
     /// Workgroups for one chunk of rows.
     pub(super) fn groups(self, params: &Params) -> u64 {
-        let rows = u64::from(params.rows);
-        let invocations = match self {
-            Self::Reset => u64::from(params.extreme_words.max(super::STATUS_WORDS as u32)),
-            Self::Scales => rows * u64::from(params.side_words - params.scale_at),
-            Self::Codes => rows * u64::from(params.code_words),
-            _ => rows * u64::from(params.blocks),
-        };
-        invocations.div_ceil(64)
+        self.grid().groups(|variable| match variable {
+            Variable::ROWS => params.rows.into(),
+            Variable::BLOCKS => params.blocks.into(),
+            CODE_WORDS => params.code_words.into(),
+            SCALE_WORDS => params.side_words.saturating_sub(params.scale_at).into(),
+            // The only one that is left.
+            _ => params.extreme_words.max(super::STATUS_WORDS as u32).into(),
+        })
     }
 }
 
-/// The kernel id: the kernel, and what distinguishes it.
+/// Invocations of a workgroup.
+const WORKGROUP: u32 = 64;
+
+const CODE_WORDS: Variable = Variable {
+    name: "code_words",
+    meaning: "the parameter `code_words`: words of codes of a row of W",
+};
+const SCALE_WORDS: Variable = Variable {
+    name: "scale_words",
+    meaning: "words of scales and zero points of a row: side_words − scale_at",
+};
+const CLEAR_WORDS: Variable =
+    Variable { name: "clear_words", meaning: "max(the parameter `extreme_words`, 4)" };
+
+/// The constants of a format that the kernels which make codes need.
+const CODE_CONSTANTS: [&str; 8] = [
+    "ELEMENT_BITS",
+    "IS_FLOAT",
+    "ASYMMETRIC",
+    "SPARSE",
+    "F16_SCALES",
+    "CODE_LOW",
+    "CODE_HIGH",
+    "CODE_ZERO",
+];
+
+/// What the binding of side data holds.
+pub(crate) const SIDE: &str = "records of side data of W: 2:4 metadata, scales, zero points";
+
+/// The kernels share their bindings, whichever of them each uses.
+const BINDINGS: [Binding; 7] = [
+    Binding::params("params", Params::LAYOUT),
+    Binding::data(1, "weights", "W, f32, row-major from word weight_at on", Access::Read),
+    Binding::data(
+        2,
+        "given",
+        "the given 2:4 mask: a word of metadata a row and block",
+        Access::Read,
+    ),
+    Binding::data(
+        3,
+        "extremes",
+        "two words a group: the bits of the greatest x and of the greatest −x, at least 0",
+        Access::Write,
+    ),
+    Binding::new(4, "codes", BindingRole::Codes, Access::Write),
+    Binding::data(5, "side", SIDE, Access::Write),
+    Binding::data(6, "status", "the first offending index of each kind of fault", Access::Write),
+];
+
+/// Every kernel of this op on such a device.
+pub(crate) fn kernels(caps: &Caps) -> Vec<Kernel> {
+    let mut kernels = Vec::new();
+    for format in WeightFormat::all([32, 6]) {
+        for access in WeightsAccess::ALL {
+            if access == WeightsAccess::Wide && !WeightsAccess::is_wide(caps) {
+                continue;
+            }
+            let shader = |kernel: WeightsKernel| kernel.shader(&format, caps.row_order, access);
+            kernels.extend(WeightsKernel::ALL.map(shader).map(Kernel::from));
+        }
+    }
+    kernels
+}
+
+/// The kernel id: the name of the kernel, and the constants that distinguish it.
 pub(crate) fn kernel_name(kernel: &str, consts: &[(&'static str, Const)]) -> String {
     let mut name = kernel.to_string();
     for &(constant, value) in consts {
@@ -274,7 +290,7 @@ pub(crate) fn kernel_name(kernel: &str, consts: &[(&'static str, Const)]) -> Str
     name
 }
 
-/// Constants that fragments of `shaders/quantize` require of a format, those of `wanted`.
+/// The constants named in `wanted` that a format gives to the fragments of `shaders/quantize`.
 pub(crate) fn constants(
     format: &WeightFormat,
     wanted: &[&'static str],
@@ -298,30 +314,30 @@ pub(crate) fn constants(
     wanted.iter().map(|&name| (name, value(name))).collect()
 }
 
-/// Mirror of `WeightsParams` in `shaders/quantize/make.wgsl`; a test compares the two.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
-pub(super) struct Params {
-    pub rows: u32,
-    pub k: u32,
-    pub blocks: u32,
-    pub group_size: u32,
-    pub groups: u32,
-    pub weight_at: u32,
-    pub weight_stride: u32,
-    pub given_at: u32,
-    pub row0: u32,
-    pub code_words: u32,
-    pub side_words: u32,
-    pub scale_at: u32,
-    pub zero_at: u32,
-    pub status_at: u32,
-    pub extreme_words: u32,
-    pub pad: u32,
+uniform! {
+    /// The parameters of one dispatch.
+    pub(super) struct Params for "MakeParams" in "quantize/make" {
+        rows: u32,
+        k: u32,
+        blocks: u32,
+        group_size: u32,
+        groups: u32,
+        weight_at: u32,
+        weight_stride: u32,
+        given_at: u32,
+        row0: u32,
+        code_words: u32,
+        side_words: u32,
+        scale_at: u32,
+        zero_at: u32,
+        status_at: u32,
+        extreme_words: u32,
+        pad: u32,
+    }
 }
 
 impl Params {
-    /// What the layout decides; offsets, stride, rows and ranges are the chunk's.
+    /// The parameters that the layout decides. Offsets, stride, rows and ranges depend on the chunk.
     pub fn of(layout: &DeviceLayout) -> Self {
         let geometry = &layout.geometry;
         Self {
@@ -335,63 +351,6 @@ impl Params {
             scale_at: layout.scale_at as u32,
             zero_at: layout.zero_at as u32,
             ..Self::default()
-        }
-    }
-}
-
-/// Names and offsets of the parameters, for the test against naga's reflection.
-#[doc(hidden)]
-pub fn params_layout() -> (usize, Vec<(&'static str, usize)>) {
-    use std::mem::offset_of;
-    let fields = vec![
-        ("rows", offset_of!(Params, rows)),
-        ("k", offset_of!(Params, k)),
-        ("blocks", offset_of!(Params, blocks)),
-        ("group_size", offset_of!(Params, group_size)),
-        ("groups", offset_of!(Params, groups)),
-        ("weight_at", offset_of!(Params, weight_at)),
-        ("weight_stride", offset_of!(Params, weight_stride)),
-        ("given_at", offset_of!(Params, given_at)),
-        ("row0", offset_of!(Params, row0)),
-        ("code_words", offset_of!(Params, code_words)),
-        ("side_words", offset_of!(Params, side_words)),
-        ("scale_at", offset_of!(Params, scale_at)),
-        ("zero_at", offset_of!(Params, zero_at)),
-        ("status_at", offset_of!(Params, status_at)),
-        ("extreme_words", offset_of!(Params, extreme_words)),
-        ("pad", offset_of!(Params, pad)),
-    ];
-    (size_of::<Params>(), fields)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ops::Grid;
-
-    #[test]
-    fn the_grid_is_as_the_rule_says() {
-        let params = Params {
-            rows: 37,
-            blocks: 3,
-            code_words: 11,
-            side_words: 9,
-            scale_at: 2,
-            extreme_words: 200,
-            ..Params::default()
-        };
-        for kernel in WeightsKernel::ALL {
-            let shader = kernel.shader(&WeightFormat::f16(), RowOrder::Rows, WeightsAccess::Words);
-            let number = |name: &str| match name {
-                "rows" => 37,
-                "blocks" => 3,
-                "code_words" => 11,
-                "scale_words" => 7,
-                "clear_words" => 200,
-                _ => panic!("{name}"),
-            };
-            let rule = Grid::of(&shader).unwrap();
-            assert_eq!(rule.groups(number), kernel.groups(&params), "{}", shader.name);
         }
     }
 }

@@ -14,11 +14,12 @@ mod bind;
 mod kernel;
 
 pub use bind::{BoundQuantizeWeights, QuantizeWeightsArgs, QuantizeWeightsJob, SourceRows};
-pub use kernel::{WeightsAccess, WeightsKernel, params_layout};
-pub(crate) use kernel::{constants, kernel_name};
+pub(crate) use kernel::{SIDE, constants, kernel_name, kernels};
+#[doc(hidden)]
+pub use kernel::{WeightsAccess, WeightsKernel};
 
 use crate::format::{Granularity, ScaleType, WeightFormat};
-use crate::gpu::{Caps, DeviceError, Kernels, Pipeline, Shader};
+use crate::gpu::{Caps, DeviceError, KernelDesc, Kernels, Pipeline};
 use crate::ops::recording::pipelines;
 use crate::ops::rows::RowsSpec;
 use crate::ops::{PlanError, Role};
@@ -119,7 +120,7 @@ impl QuantizeWeightsSpec {
         kernels
     }
 
-    fn shaders(&self, caps: &Caps, access: WeightsAccess) -> Vec<Shader> {
+    fn shaders(&self, caps: &Caps, access: WeightsAccess) -> Vec<KernelDesc> {
         let shader = |kernel: WeightsKernel| kernel.shader(&self.weights, caps.row_order, access);
         self.kernels().into_iter().map(shader).collect()
     }
@@ -167,7 +168,7 @@ impl QuantizeWeightsPlan {
     }
 
     /// The kernels' shaders in order, for sources at offsets of 32 bytes.
-    pub fn shaders(&self) -> Vec<Shader> {
+    pub fn shaders(&self) -> Vec<KernelDesc> {
         self.spec.shaders(self.kernels.caps(), self.access)
     }
 

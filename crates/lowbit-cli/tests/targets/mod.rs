@@ -6,86 +6,26 @@ mod planted;
 mod tools;
 
 use self::tools::{Glslang, SpirvVal, Tint};
-use lowbit::gpu::Shader;
+use lowbit::gpu::KernelDesc;
+use lowbit::ops::registry;
 use lowbit::translate::{Feature, Parsed, Target, TranslateError, Translated};
-use lowbit_isa as isa;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// Every shader of the crate, each once: what tests compose, and what kernels of all ids are.
-fn all_shaders() -> Vec<Shader> {
-    let kernels = isa::kernels().into_iter().chain(isa::cpu_kernels());
-    let kernels = kernels.map(|kernel| kernel.shader());
+/// Every shader of the crate, each once.
+fn all_shaders() -> Vec<KernelDesc> {
     let mut seen = HashSet::new();
-    let all = crate::common::all_shaders().into_iter().chain(kernels);
-    all.filter(|s| seen.insert((s.consts.clone(), s.fragments.clone(), s.bindings.clone())))
-        .collect()
-}
-
-/// So many shaders that any two fragments or constants that occur together in some shader do so in
-/// one of these.
-fn covering(shaders: Vec<Shader>) -> Vec<Shader> {
-    let mut parts: HashMap<String, usize> = HashMap::new();
-    let mut pairs_of = |shader: &Shader| {
-        let fragments = shader.fragments.iter().map(|f| f.name.to_string());
-        let consts = shader.consts.iter().map(|(name, value)| format!("{name} {value:?}"));
-        let mut here: Vec<usize> = Vec::new();
-        for part in fragments.chain(consts) {
-            let next = parts.len();
-            here.push(*parts.entry(part).or_insert(next));
-        }
-        here.sort_unstable();
-        here
+    let kernels = registry::all().into_iter().map(|kernel| kernel.desc());
+    let mut is_new = |kernel: &KernelDesc| {
+        let mut hasher = DefaultHasher::new();
+        kernel.compose().unwrap().source.hash(&mut hasher);
+        seen.insert(hasher.finish())
     };
-    let shaders: Vec<_> = shaders.into_iter().map(|s| (pairs_of(&s), s)).collect();
-    let size = parts.len();
-    let mut met = vec![false; size * size];
-    let mut chosen = vec![false; shaders.len()];
-    let each = |here: &[usize], to: &mut dyn FnMut(usize)| {
-        for (i, a) in here.iter().enumerate() {
-            here[i..].iter().for_each(|b| to(a * size + b));
-        }
-    };
-    // Greedy by threshold: first those that bring many.
-    for least in [128, 32, 8, 2, 1] {
-        for ((here, _), chosen) in shaders.iter().zip(&mut chosen).filter(|(_, c)| !**c) {
-            let mut new = 0;
-            each(here, &mut |pair| new += u32::from(!met[pair]));
-            if new >= least {
-                *chosen = true;
-                each(here, &mut |pair| met[pair] = true);
-            }
-        }
-    }
-    for (here, _) in &shaders {
-        each(here, &mut |pair| assert!(met[pair]));
-    }
-    shaders.into_iter().zip(chosen).filter_map(|((_, s), chosen)| chosen.then_some(s)).collect()
-}
-
-/// What a shader uses, as the fragments say that it is composed of.
-fn composed_of(shader: &Shader) -> BTreeSet<Feature> {
-    let mut features = BTreeSet::new();
-    for fragment in &shader.fragments {
-        let has = |name: &str| fragment.name == name;
-        let code = fragment.text.lines().filter_map(|line| line.split("//").next());
-        let calls = |builtin: &str| code.clone().any(|line| line.contains(builtin));
-        let found = [
-            (Feature::Int64, fragment.name.contains("u64")),
-            (Feature::Subgroups, has("lib/entry_subgroup") || has("lib/reduce_subgroup")),
-            (Feature::SubgroupId, has("lib/reduce_subgroup")),
-            (Feature::F16, has("lib/matrix16")),
-            (Feature::Matrix16, has("lib/matrix16")),
-            (Feature::Matrix8, has("lib/matrix8")),
-            (Feature::ReadTexture, has("access/texel")),
-            (Feature::PackedDot, calls("dot4I8Packed")),
-        ];
-        features.extend(found.into_iter().filter_map(|(feature, is)| is.then_some(feature)));
-    }
-    features
+    kernels.filter(|kernel| is_new(kernel)).collect()
 }
 
 /// What targets lack, told apart from the table that is tested: by language and version.
@@ -229,16 +169,16 @@ fn read(text: &str) -> Result<(naga::Module, naga::valid::ModuleInfo), String> {
 /// Translates a shader to every target, with what was refused compared to what should be.
 fn translate_all(
     index: usize,
-    shader: &Shader,
+    shader: &KernelDesc,
     table: &Mutex<BTreeMap<Target, Row>>,
     to: &Checkers,
 ) {
-    let name = &shader.name;
+    let name = &shader.id;
     let parsed = Parsed::new(shader).unwrap_or_else(|error| panic!("{error}"));
-    let features = composed_of(shader);
+    let features = shader.features().unwrap();
     // Fragments may call what no path of this kernel does.
     let used: BTreeSet<_> = parsed.features().collect();
-    assert!(used.is_subset(&features), "{name} is composed of {features:?} and uses {used:?}");
+    assert!(used.is_subset(&features), "{name} declares {features:?} and uses {used:?}");
     let sure = features.iter().filter(|f| **f != Feature::PackedDot && **f != Feature::Int64);
     assert!(sure.clone().all(|f| used.contains(f)), "{name}: {features:?}, {used:?}");
     for target in Target::ALL {
@@ -274,6 +214,20 @@ fn translate_all(
     }
 }
 
+/// A page that says how many shaders there are must say so of these.
+fn check_pages(total: usize, chosen: usize) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut pages = vec![root.join("README.md")];
+    pages.extend(std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path()));
+    let said = format!("{},{:03} composable shaders ({chosen},", total / 1000, total % 1000);
+    for page in pages.iter().filter(|page| page.extension().is_some_and(|ext| ext == "md")) {
+        let text = std::fs::read_to_string(page).unwrap();
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let says = !words.contains(" composable shaders (") || words.contains(&said);
+        assert!(says, "{} must say: {said}", page.display());
+    }
+}
+
 #[test]
 fn shaders_for_every_target() {
     let start = Instant::now();
@@ -283,7 +237,7 @@ fn shaders_for_every_target() {
     let shaders = match std::env::var("LOWBIT_TARGETS").as_deref() {
         Ok("all") => all,
         Ok(other) => panic!("LOWBIT_TARGETS is `{other}`; `all` takes every shader"),
-        Err(_) => covering(all),
+        Err(_) => registry::covering(all, registry::parts),
     };
     let spent = start.elapsed();
     eprintln!("{} of {total} shaders; chosen in {spent:.0?}", shaders.len());
@@ -292,11 +246,7 @@ fn shaders_for_every_target() {
             "any two fragments or constants that occur together do so in one of these; \
              LOWBIT_TARGETS=all takes every shader"
         );
-        let words: Vec<_> =
-            include_str!("../../../../docs/testing-a-driver.md").split_whitespace().collect();
-        let (thousands, rest) = (total / 1000, total % 1000);
-        let said = format!("{thousands},{rest:03} composable shaders ({},", shaders.len());
-        assert!(words.join(" ").contains(&said), "docs/testing-a-driver.md must say: {said}");
+        check_pages(total, shaders.len());
     }
     let (table, next) = (Mutex::default(), AtomicUsize::new(0));
     let checkers = Checkers::new();

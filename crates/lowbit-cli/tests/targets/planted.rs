@@ -1,7 +1,7 @@
 //! That each checker catches what it is there for.
 
 use super::tools::{self, Glslang, SpirvVal, Tint};
-use lowbit::gpu::{Binding, Fragment, Shader};
+use lowbit::gpu::{Access, Binding, Fragment, KernelDesc};
 use lowbit::translate::{
     Feature, Parsed, SpirvVersion, Target, TranslateError, Translated, TranslatedCode, translate,
 };
@@ -9,7 +9,7 @@ use lowbit_isa as isa;
 
 fn kernel(wanted: impl Fn(&Parsed) -> bool) -> Parsed {
     let kernels = isa::kernels();
-    let mut parsed = kernels.iter().map(|kernel| Parsed::new(&kernel.shader()).unwrap());
+    let mut parsed = kernels.iter().map(|kernel| Parsed::new(&kernel.desc()).unwrap());
     parsed.find(wanted).unwrap()
 }
 
@@ -20,20 +20,16 @@ fn with_text(made: &Translated, change: impl Fn(&str) -> String) -> Translated {
 }
 
 /// A shader that naga accepts and that no browser does: lanes part before a barrier.
-fn parted() -> Shader {
-    let text = "// Lanes part. Requires: nothing.\n\
+fn parted() -> KernelDesc {
+    let text = "// Lanes part.\n\
         @group(0) @binding(0) var<storage, read_write> y: array<u32>;\n\
         @compute @workgroup_size(64)\n\
         fn main(@builtin(local_invocation_index) local: u32) {\n\
             if (y[local] > 1u) { workgroupBarrier(); }\n\
             y[local] = local;\n\
         }\n";
-    Shader {
-        name: "planted".into(),
-        consts: Vec::new(),
-        fragments: vec![Fragment { name: "planted", text }],
-        bindings: vec![Binding::Write],
-    }
+    let y = Binding::data(0, "y", "anything", Access::Write);
+    KernelDesc::new("planted", vec![Fragment { name: "planted", text }], vec![y])
 }
 
 #[test]

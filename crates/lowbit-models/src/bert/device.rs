@@ -3,10 +3,10 @@
 use super::{Dense, Encoder, Error};
 use lowbit::compress::calibrate::{Method, Observer, Statistics};
 use lowbit::compress::smooth::{self, Linear, Options, scale_columns};
+use lowbit::format::Quantization;
 use lowbit::format::{
     ActivationFormat, ActivationFunction, ActivationGranularity, Sizes, StaticScale, WeightFormat,
 };
-use lowbit::format::Quantization;
 use lowbit::host::Host;
 use lowbit::ops::DeviceWeights;
 use std::cell::RefCell;

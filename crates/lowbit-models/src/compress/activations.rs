@@ -3,8 +3,8 @@
 use super::smooth::{Smoothing, SmoothingError};
 use crate::checkpoint::{LayerActivations, LayerRanges, ModelFile, Ranges, Tensor, matrix_shape};
 use lowbit::compress::calibrate::{CalibrateError, Calibration, Method, Statistics};
-use lowbit::format::{ActivationFormat, ActivationGranularity, WeightFormat};
 use lowbit::format::Quantization;
+use lowbit::format::{ActivationFormat, ActivationGranularity, WeightFormat};
 use lowbit::ops::{Activations, MatmulSpec, PlanError};
 use std::collections::BTreeMap;
 

@@ -35,7 +35,7 @@ pub fn run(data: &[u8]) {
     }
     if let Ok(choice) = text.parse::<KernelChoice>() {
         assert_eq!(choice.name(), text);
-        assert_eq!(choice.shader().name, text);
+        assert_eq!(choice.shader().id, text);
     }
     again::<Activations>(text);
     again::<Method>(text);

@@ -6,11 +6,11 @@ mod written;
 
 use super::*;
 use half::{bf16, f16};
+use lowbit::format::Quantization;
 use lowbit::format::{
     CodeType, FormatError, Granularity, Mask24, PackedWeights, ScaleType, Scales, StaticScale,
     WeightFormat,
 };
-use lowbit::format::Quantization;
 use safetensors::tensor::{SafeTensors, TensorView, serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;

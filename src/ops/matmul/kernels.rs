@@ -1,0 +1,134 @@
+//! The enumeration of all matmul kernels, for tests and tools.
+
+use super::choice::KernelChoice;
+use super::schedule::Schedule;
+use super::{Activations, MatmulSpec, Output};
+use crate::format::{
+    ActivationFormat, ActivationFunction, ActivationGranularity, BLOCK_K, Granularity, ScaleType,
+    WeightFormat,
+};
+use crate::gpu::Caps;
+use crate::ops::FloatType;
+use crate::ops::registry::Kernel;
+use std::collections::HashSet;
+use std::num::NonZeroU32;
+
+/// Numbers of columns: one for each number of lanes that share a row, and two that are not whole
+/// blocks.
+const COLUMNS: [u32; 10] = [8, 32, 64, 128, 256, 512, 1024, 4096, 4092, 8192];
+
+/// More columns than one slice may have.
+const LONG: u32 = 40_000;
+
+/// Every kernel of this op on such a device.
+pub(crate) fn kernels(caps: &Caps) -> Vec<Kernel> {
+    choices(caps).into_iter().map(Kernel::from).collect()
+}
+
+/// The kernel that completes rows of a quantized Y.
+pub(crate) fn sums_kernels(caps: &Caps) -> Vec<Kernel> {
+    let schedule = Schedule::IntRows { m_tile: 1 };
+    let specs = integer_specs(BLOCK_K as u32).into_iter();
+    let quantized = specs.filter(|spec| matches!(spec.output, Output::Int8(_)));
+    let bindings = quantized.map(|spec| KernelChoice::new(&spec, schedule, caps).shader().bindings);
+    // With a bias and without.
+    let shaders: HashSet<_> = bindings.map(super::plan::sums_shader).collect();
+    shaders.into_iter().map(Kernel::from).collect()
+}
+
+/// Every choice that some spec composes to on such a device, each once: all formats, ways to load X,
+/// types of Y, with and without a bias, all activation functions, all schedules.
+pub(crate) fn choices(caps: &Caps) -> Vec<KernelChoice> {
+    let mut seen = HashSet::new();
+    let mut choices = Vec::new();
+    let mut push = |spec: &MatmulSpec, schedule| {
+        let choice = KernelChoice::new(spec, schedule, caps);
+        if seen.insert(choice) {
+            choices.push(choice);
+        }
+    };
+    let textures: &[bool] = if caps.texture_extent > 0 { &[false, true] } else { &[false] };
+    let able = |schedules: Vec<Schedule>| {
+        let all = schedules.into_iter().chain(Schedule::experimental());
+        all.filter(|schedule| schedule.check(caps).is_ok()).collect::<Vec<_>>()
+    };
+    let floats = [FloatType::F32, FloatType::F16];
+    for k in COLUMNS {
+        let schedules = able(Schedule::all(k));
+        for format in WeightFormat::all([32, 6]) {
+            for (activations, any_x_offset) in
+                [(floats[0], false), (floats[0], true), (floats[1], false)]
+            {
+                for output in floats {
+                    let mut spec = MatmulSpec::new(8, 8, k, format)
+                        .with_activations(activations)
+                        .with_output(output);
+                    spec.any_x_offset = any_x_offset;
+                    for &code_textures in textures {
+                        spec.code_textures = code_textures;
+                        for bias in [false, true] {
+                            spec.bias = bias;
+                            schedules.iter().for_each(|&schedule| push(&spec, schedule));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    for k in COLUMNS.into_iter().chain([LONG]) {
+        let schedules = Schedule::integer(k);
+        let schedules: Vec<_> = schedules.into_iter().filter(|s| s.check(caps).is_ok()).collect();
+        for mut spec in integer_specs(k) {
+            for &code_textures in textures {
+                spec.code_textures = code_textures;
+                schedules.iter().for_each(|&schedule| push(&spec, schedule));
+            }
+        }
+    }
+    // Functions change what is stored and nothing else: whole blocks and ragged ones will do.
+    for (function, k) in ActivationFunction::ALL.into_iter().flat_map(|f| [(f, 4096), (f, 100)]) {
+        let spec = MatmulSpec::new(8, 8, k, WeightFormat::int8(Granularity::Channel));
+        let spec = spec.with_function(function);
+        able(Schedule::all(k)).into_iter().for_each(|schedule| push(&spec, schedule));
+    }
+    choices
+}
+
+/// Specs of K columns that between them have every fragment of integer products with every decoder
+/// and every way that groups meet; outputs, functions and bias in turn.
+fn integer_specs(k: u32) -> Vec<MatmulSpec> {
+    let size = |blocks: u32| NonZeroU32::MIN.saturating_add(blocks * BLOCK_K as u32 - 1);
+    let group = |blocks| Granularity::Group(size(blocks));
+    let token = ActivationFormat::int8(ActivationGranularity::Token);
+    let grouped = ActivationFormat::int8(ActivationGranularity::Group(size(2)));
+    let tensor = ActivationFormat::int8(ActivationGranularity::Tensor);
+    let outputs = [
+        Output::Float(FloatType::F32),
+        Output::Float(FloatType::F16),
+        Output::Int8(tensor),
+        Output::Int8(tensor.asymmetric()),
+        Output::Accumulators,
+    ];
+    let functions = ActivationFunction::ALL;
+    let mut specs = Vec::new();
+    for element in [WeightFormat::int8, WeightFormat::int4] {
+        for granularity in [Granularity::Channel, group(1), group(2), group(3)] {
+            for index in 0..8 {
+                let format = element(granularity);
+                let format = if index & 1 == 0 { format } else { format.two_four() };
+                let format = if index & 2 == 0 { format } else { format.asymmetric() };
+                let scales = if index & 4 == 0 { ScaleType::F32 } else { ScaleType::F16 };
+                for x in [token, token.asymmetric(), grouped, grouped.asymmetric()] {
+                    let turn = specs.len() + specs.len() / outputs.len();
+                    let mut spec = MatmulSpec::new(8, 8, k, format.with_scales(scales))
+                        .with_activations(Activations::Int8(x))
+                        .with_output(outputs[turn % outputs.len()])
+                        .with_function(functions[turn / 2 % functions.len()]);
+                    spec.bias = turn.is_multiple_of(3);
+                    specs.push(spec);
+                }
+            }
+        }
+    }
+    specs
+}
