@@ -422,7 +422,6 @@ fn odd_openings(file: &str, source: &str) -> Vec<String> {
 /// Comments in the sources of all crates begin with a sentence or a noun that says what the item
 /// is. docs/glossary.md has the terms.
 #[test]
-#[ignore = "to be switched on when the sources have been rewritten"]
 fn comments_open_as_sentences() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut folders = vec![root.join("src")];
