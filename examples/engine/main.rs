@@ -1,17 +1,12 @@
-//! A frame of an engine that has its own device, buffers and encoder. lowbit's layers run next to a
-//! pass of the engine: Y = X + gelu(X·W₁ᵀ + b)·W₂ᵀ, with W in int4, and X and the hidden layer in
-//! int8. There is one encoder, one submission and one read-back.
-//!
-//! Run it with `cargo run --release --example engine`.
+//! A frame of an engine that has its own device, buffers and encoder. lowbit's layers run next to
+//! a pass of the engine: Y = X + gelu(X·W₁ᵀ + b)·W₂ᵀ, with int4 weights and int8 activations. It
+//! takes one encoder, one submission and one read-back. `cargo run --release --example engine`
 
 mod parts;
 
-use lowbit::gpu::{Caps, Kernels};
 use lowbit::ops::{Activations, DeviceWeights, MatmulArgs, MatmulPlan, MatmulSpec, Output};
-use lowbit::ops::{
-    QuantizeActivationsArgs, QuantizeActivationsPlan, QuantizeActivationsSpec, Select, SubBuffer,
-};
-use lowbit::{format::ActivationFunction, wgpu};
+use lowbit::ops::{QuantizeActivationsArgs, QuantizeActivationsPlan, QuantizeActivationsSpec};
+use lowbit::{format::ActivationFunction, gpu::Caps, gpu::Kernels, ops, wgpu};
 use parts::{BETWEEN, Data, Judged, SCALE, TOKEN, buffer, residual, upload, words};
 use std::error::Error;
 
@@ -43,19 +38,19 @@ async fn frame() -> Result<(), Box<dyn Error>> {
         QuantizeActivationsPlan::new(&kernels, &QuantizeActivationsSpec::new(M, K, TOKEN)).await?;
     let spec = MatmulSpec::of(M, &w1).with_activations(Activations::Int8(TOKEN)).with_bias();
     let spec = spec.with_function(ActivationFunction::Gelu).with_output(Output::Int8(BETWEEN));
-    let up = MatmulPlan::new(&kernels, &spec, Select::Auto).await?;
+    let up = MatmulPlan::new(&kernels, &spec, ops::Select::Auto).await?;
     let spec = MatmulSpec::of(M, &w2).with_activations(Activations::Int8(BETWEEN));
-    let down = MatmulPlan::new(&kernels, &spec, Select::Auto).await?;
+    let down = MatmulPlan::new(&kernels, &spec, ops::Select::Auto).await?;
 
     // Once per set of buffers, which belong to the engine: check them and create bind groups.
     let sizes = [quantize.output_bytes(M), up.spec().y_bytes(M), down.spec().y_bytes(M)];
     let (x, bias) = (upload(&device, &data.x), upload(&device, &data.bias));
     let [codes, inner, y] = sizes.map(|size| buffer(&device, size, false));
     let readback = buffer(&device, sizes.iter().sum(), true);
-    let [x_at, codes_at, inner_at, y_at] = [&x, &codes, &inner, &y].map(SubBuffer::from);
+    let [x_at, codes_at, inner_at, y_at] = [&x, &codes, &inner, &y].map(ops::SubBuffer::from);
     let args = QuantizeActivationsArgs { activations: x_at, given: None, output: codes_at };
     let quantize = quantize.bind(args).await?;
-    let bias = Some(SubBuffer::from(&bias));
+    let bias = Some(ops::SubBuffer::from(&bias));
     let args = MatmulArgs { activations: codes_at, weights: &w1, bias, output: inner_at };
     let up = up.bind_scaled(args, SCALE).await?;
     let args = MatmulArgs { activations: inner_at, weights: &w2, bias: None, output: y_at };
