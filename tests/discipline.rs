@@ -463,3 +463,43 @@ fn two() {}
     let numbers: Vec<_> = found.iter().map(|line| line.split(':').nth(1).unwrap()).collect();
     assert_eq!(numbers, ["2", "9", "11"]);
 }
+
+/// Lists the files below a folder, without those that are built.
+fn tree(folder: &Path, root: &Path, files: &mut Vec<String>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() && !["target", "data", ".git", "node_modules"].contains(&name.as_str()) {
+            tree(&path, root, files);
+        } else if path.is_file() {
+            files.push(format!("/{}", path.strip_prefix(root).unwrap().to_string_lossy()));
+        }
+    }
+}
+
+/// Every file and folder in backticks of ARCHITECTURE.md exists. The page shortens paths, so the end
+/// of a path is enough.
+#[test]
+fn the_paths_of_the_architecture_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
+    let mut files = Vec::new();
+    tree(root, root, &mut files);
+    let (mut checked, mut missing) = (0, Vec::new());
+    for quoted in page.split('`').skip(1).step_by(2) {
+        // NAME stands for a name of one's own.
+        let pattern = quoted.contains("NAME") || quoted.contains([' ', '(', '<', '*']);
+        let file = [".rs", ".wgsl", ".md", ".sh"].iter().any(|end| quoted.ends_with(end));
+        if pattern || !(file || quoted.ends_with('/')) {
+            continue;
+        }
+        checked += 1;
+        let end = format!("/{quoted}");
+        let there = |path: &String| if file { path.ends_with(&end) } else { path.contains(&end) };
+        if !files.iter().any(there) {
+            missing.push(quoted);
+        }
+    }
+    assert!(checked > 60, "{checked} paths");
+    assert!(missing.is_empty(), "ARCHITECTURE.md names what is not there: {missing:?}");
+}

@@ -1,5 +1,5 @@
 //! Files made to hurt: what they cost to refuse, in bytes and in time. What each reader refuses, by
-//! which name, is tested beside it (`src/io/tests.rs`, `tests/onnx.rs`, `tests/calibrate.rs`); here
+//! which name, is tested beside it (`src/checkpoint/tests`, `crates/lowbit-cli/tests/onnx.rs`, `tests/calibrate.rs`); here
 //! memory is counted, files are large, and lies are such as grow while they are read.
 
 use crate::memory::{peak, within};
