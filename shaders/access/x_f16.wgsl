@@ -2,8 +2,8 @@
 // Requires: parameters, half_pair, const RAGGED.
 // Implements: x.
 // Provides: load_x4.
-// Columns from k on read as 0, so that whatever lies between rows (a NaN, for example) never
-// counts. If RAGGED is false, no load reaches past k, because k is whole blocks or because the
+// Columns from k on read as 0, so that values between rows (a NaN, for example) never
+// count. If RAGGED is false, no load reaches past k, because k is whole blocks or because the
 // loops end at k.
 // Caller: offset and strides of X are even.
 

@@ -2,8 +2,8 @@
 // Requires: parameters.
 // Implements: x.
 // Provides: load_x4.
-// Columns from k on read as 0, so that whatever lies between rows (a NaN, for example) never
-// counts. The code clamps and selects, because branches doubled the size of every load.
+// Columns from k on read as 0, so that values between rows (a NaN, for example) never
+// count. The code clamps and selects, because branches doubled the size of every load.
 
 @group(0) @binding(3) var<storage, read> x: array<f32>;
 

@@ -1,4 +1,4 @@
-// What the kernels that quantize activations share: parameters and a block of 32 columns.
+// The kernels that quantize activations share these parameters and the block of 32 columns.
 //
 // Requires: lib/dispatch, x, const ASYMMETRIC.
 // Implements: parameters.
@@ -10,7 +10,7 @@
 //
 // min ≤ 0 ≤ max, and codes are clamped to −127…127 or −128…127. A range of zeros, or one whose
 // scale would be subnormal, gets s = 1 and codes of zero. A range with NaN or an infinity gets
-// s = NaN, so that whatever is multiplied with it is NaN too.
+// s = NaN, so that every product with it is NaN too.
 //
 // Memory, in u32 words:
 //   x        [m, k], x_stride elements apart from x_offset on
@@ -75,7 +75,7 @@ fn wider(range: Range, x_at: u32, b: u32) -> Range {
     return out;
 }
 
-// Of every `step`th block from `first` on, below `end`.
+// Returns the range of every `step`th block from `first` on, below `end`.
 fn range_of(x_at: u32, first: u32, end: u32, step: u32) -> Range {
     var range = Range(0.0, 0.0, false);
     for (var b = first; b < end; b += step) {

@@ -3,7 +3,7 @@
 // Requires: activations/code, lib/dispatch, const WORKGROUP.
 // Provides: main, one workgroup a row.
 // The bits of positive floats have the order of the floats, so atomics on the bits give the
-// largest value whatever the order of invocations.
+// largest value in any order of invocations.
 // Caller: activations_reset runs before it.
 
 @group(0) @binding(4) var<storage, read_write> ranges: array<atomic<u32>>;

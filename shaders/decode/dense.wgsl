@@ -8,7 +8,7 @@ struct Blocks {
     b: Block,
 }
 
-// Of two neighbouring rows.
+// Loads a block of two neighbouring rows each.
 fn load_blocks(r0: Row, r1: Row, b: u32, piece: u32) -> Blocks {
     return Blocks(load_block(r0, b, piece), load_block(r1, b, piece));
 }
@@ -18,13 +18,13 @@ fn dot_quad(block: Block, i: u32, z: f32, xq: vec4<f32>) -> f32 {
     return dot(quad_f(block, i, vec4<f32>(z)), xq);
 }
 
-// The same, added to a sum: four multiply-adds where a dot product would add once more.
+// Adds dot_quad to a sum, by four multiply-adds. A dot product would need one more addition.
 fn add_quad(block: Block, i: u32, z: f32, xq: vec4<f32>, sum: f32) -> f32 {
     let w = quad_f(block, i, vec4<f32>(z));
     return fma(w.w, xq.w, fma(w.z, xq.z, fma(w.y, xq.y, fma(w.x, xq.x, sum))));
 }
 
-// As quad_f, for schedules of GPUs.
+// Does the same as quad_f, for schedules of GPUs.
 fn tile_quad(block: Block, i: u32, z: vec4<f32>) -> vec4<f32> {
     return quad_f(block, i, z);
 }

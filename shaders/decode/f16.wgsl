@@ -2,7 +2,7 @@
 // Requires: lib/matmul, codes32, decode/dense, half_pair.
 // Implements: dense_decoder.
 // Provides: PIECES, Block, load_block, quad_f.
-// Layout: a block has 64 bytes, two halves a word, the lowest column in the low half. z is not
+// Layout: a block has 64 bytes, two f16 a word, the lowest column in the low half. z is not
 // used.
 
 // Halves of a block, each loaded where it is used.

@@ -2,7 +2,7 @@
 // Requires: lib/matmul, codes32, decode/two_four, decode/two_four_load, half_pair.
 // Implements: sparse_decoder.
 // Provides: PIECES, Block, load_stored, stored_pair.
-// Layout: a block has 32 bytes, two halves a word.
+// Layout: a block has 32 bytes, two f16 a word.
 
 const PIECES = 1u;
 

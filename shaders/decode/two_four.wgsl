@@ -41,7 +41,7 @@ fn choose(mask: u32, a: u32, b: u32) -> u32 {
     return (mask & a) | (~mask & b);
 }
 
-// As dot_quad, added to a sum, for GPUs: masks instead of conditions.
+// Adds dot_quad to a sum, for GPUs: with masks instead of conditions.
 fn add_quad(block: Block, i: u32, z: f32, xq: vec4<f32>, sum: f32) -> f32 {
     let x = bitcast<vec4<u32>>(xq);
     let at = 4u * i;
@@ -52,7 +52,7 @@ fn add_quad(block: Block, i: u32, z: f32, xq: vec4<f32>, sum: f32) -> f32 {
     return fma(pair.y, bitcast<f32>(second), fma(pair.x, bitcast<f32>(first), sum));
 }
 
-// As quad_f, for GPUs: masks instead of comparisons, by the same order of indices.
+// Does the same as quad_f, for GPUs: with masks instead of comparisons, by the same order of indices.
 fn tile_quad(block: Block, i: u32, z: vec4<f32>) -> vec4<f32> {
     let pair = bitcast<vec2<u32>>(stored_pair(block, i) - z.xy);
     let at = 4u * i;

@@ -11,7 +11,7 @@ fn load_block(row: Row, b: u32, piece: u32) -> Block {
     return load_stored(row, b, piece, metadata_of(row, b));
 }
 
-// Of two neighbouring rows.
+// Loads a block of two neighbouring rows each.
 fn load_blocks(r0: Row, r1: Row, b: u32, piece: u32) -> Blocks {
     let meta_words = side_pair(r0, r1, b);
     return Blocks(

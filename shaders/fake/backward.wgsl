@@ -20,7 +20,7 @@ fn main(
 ) {
     let worker = workgroup_index(group, count);
     let units = row_count() * p.tiles;
-    // Of a tensor each worker leaves a sum, of nothing too.
+    // If all of X shares a scale, each worker leaves a sum, also if it summed nothing.
     if (worker >= select(units, p.workers, LEARNED && p.scale_stride == 0u)) {
         return;
     }

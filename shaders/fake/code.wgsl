@@ -1,4 +1,4 @@
-// What the kernels of fake quantization share: parameters, schemes, and x in steps of a scale.
+// The kernels of fake quantization share these parameters, schemes, and x in steps of a scale.
 //
 // Requires: lib/dispatch, lib/half, fake_scales, const ALIGNED.
 // Implements: parameters.
@@ -75,7 +75,7 @@ fn stored_scale(bits: u32) -> u32 {
     return select(half_to_f32_bits(half), QUIET_NAN, half >= 0x7c00u);
 }
 
-// `broken` is 0, or the bits that make a NaN of whatever depends on the scheme.
+// `broken` is 0, or the bits that make everything that depends on the scheme NaN.
 struct Scheme {
     scale: f32,
     zero: f32,
@@ -100,7 +100,8 @@ struct Schemes {
     broken: vec4<u32>,
 }
 
-// Of four columns from a multiple of 4 on; past the last column that one's.
+// Returns the schemes of four columns from a multiple of 4 on. Past the last column it is that of the
+// last column.
 fn schemes_at(row: u32, column: u32) -> Schemes {
     let first = row * p.scale_stride;
     if (ALIGNED) {

@@ -15,7 +15,7 @@
 var<workgroup> highs: array<u32, WORKGROUP>;
 var<workgroup> lows: array<u32, WORKGROUP>;
 
-// Of a whole team, for its first lane.
+// Returns the range of a whole team, to its first lane.
 fn team_range(range: Range, local: u32) -> Range {
     // Other lanes may still read what this one had put there.
     workgroupBarrier();

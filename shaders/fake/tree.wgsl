@@ -21,7 +21,7 @@ fn merged(a: Sums, b: Sums) -> Sums {
     return Sums(a.scale + b.scale, a.outside + b.outside, a.broken | b.broken);
 }
 
-// Of all lanes of a team, for its first.
+// Returns the sums of all lanes of a team, to its first lane.
 fn team_sums(sums: Sums, team: u32, local: u32) -> Sums {
     // Other lanes may still read what this one had put there.
     workgroupBarrier();

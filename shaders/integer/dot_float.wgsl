@@ -10,7 +10,7 @@ fn float_dot(w: u32, x: vec4<f32>) -> f32 {
     return fma(v.w, x.w, fma(v.z, x.z, fma(v.y, x.y, v.x * x.x)));
 }
 
-// Of four columns' quads with one quad of X, as signed bytes.
+// Returns the dot products of the quads of four columns of Y with one quad of X, as signed bytes.
 fn dots(w: vec4<u32>, x: u32) -> vec4<i32> {
     let v = vec4<f32>(unpack4xI8(x));
     return vec4<i32>(vec4<f32>(

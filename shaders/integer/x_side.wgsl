@@ -1,4 +1,4 @@
-// What a row of X holds besides its codes.
+// Reads what a row of X holds besides its codes: scales, zero points and sums.
 // Requires: lib/matmul, x_codes, const X_ZEROS.
 // Provides: x_scale, x_zero, x_sum.
 

@@ -1,4 +1,4 @@
-// What a recording says about a dispatch: the number of rows, in two digits, and the number of the
+// The number of rows that a recording passes to a dispatch, in two digits, and the number of the
 // workgroup.
 // Requires: const M_TABLE.
 // Provides: recorded_count, workgroup_index.

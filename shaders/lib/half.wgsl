@@ -5,7 +5,7 @@
 // Why not unpack2x16float and pack2x16float: the first may flush f16 subnormals, which are
 // ordinary weights below 6.1e-5, and the result of the second is indeterminate out of range.
 
-// Exact for every half: subnormals, infinities and NaN included.
+// Exact for every f16: subnormals, infinities and NaN included.
 fn half_to_f32(half: u32) -> f32 {
     let magnitude = half & 0x7fffu;
     // A subnormal is an integer times 2^-24: both steps are exact.
@@ -42,7 +42,7 @@ fn f32_bits_to_half(bits: u32) -> u32 {
     return sign | out;
 }
 
-// As half_to_f32, for what must come out the same on every GPU: no float arithmetic.
+// Does the same as half_to_f32 without float arithmetic, so that every GPU gives the same bits.
 fn half_to_f32_bits(half: u32) -> u32 {
     let sign = (half & 0x8000u) << 16u;
     let magnitude = half & 0x7fffu;

@@ -3,7 +3,7 @@
 // Implements: parameters.
 // Provides: Params, p, row_count, Row, row_at, block_at, TilePlace, tile_at.
 // Bindings: 0 has the parameters, 1 and 2 the digits of m (lib/dispatch), 6 the bias (lib/bias);
-// the access fragments declare 3 (X), 4 (codes), 5 (side data) and 7 (Y).
+// the access fragments declare 3 (X), 4 (codes), 5 (the side buffer) and 7 (Y).
 
 struct Params {
     n0: u32,          // first output column of this block of rows of W
@@ -12,7 +12,7 @@ struct Params {
     blocks: u32,      // ⌈k/32⌉
     group_size: u32,  // k in a group
     groups: u32,      // groups a row
-    side_stride: u32, // words in a row's record of side data
+    side_stride: u32, // words in a side row
     scale_at: u32,    // where in it the scales start
     zero_at: u32,     // where in it the zero points start
     x_offset: u32,    // the first element of X (a word, where it is quantized)
@@ -47,7 +47,7 @@ fn row_count() -> u32 {
 }
 
 // Where a row of W begins: its first block of codes, in blocks, and the first word of its
-// record. PANEL rows lie block by block and word by word side by side, so that lanes that
+// side row. PANEL rows lie block by block and word by word side by side, so that lanes that
 // own neighbouring rows read neighbouring memory. Made once a row: some compilers do not
 // move it out of loops.
 struct Row {

@@ -21,7 +21,7 @@ fn exponent_of(channel: u32) -> u32 {
     return max(max(low, high) >> 23u, 1u);
 }
 
-// Of two adds that make the low word wrap each sees its own wrap, and no other does.
+// If two adds make the low word wrap, each sees its own wrap, and no other add sees it.
 fn add_wide(at: u32, value: u32) {
     let before = atomicAdd(&y[at], value);
     if (before + value < before) {

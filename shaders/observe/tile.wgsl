@@ -1,4 +1,4 @@
-// What the kernels that observe X share: parameters and a tile of 256 rows (TILE_ROWS) and 32
+// The kernels that observe X share these parameters and the tile of 256 rows (TILE_ROWS) and 32
 // columns.
 //
 // Requires: lib/dispatch, x, const TILE_ROWS.

@@ -1,4 +1,4 @@
-// What the kernels that take W by blocks of 32 columns share. RANK says that the 2:4 mask is made
+// The kernels that take W by blocks of 32 columns share this fragment. RANK says that the 2:4 mask is made
 // here, by magnitude, and not read.
 //
 // Requires: quantize/make, source_weights, lib/panel, lib/softfloat, sparse/rank, const RANK.
@@ -18,7 +18,7 @@
 struct Place {
     row: u32,
     block: u32,
-    // Words, in their buffers: the row's weights, and the head of its record.
+    // The first words, in their buffers, of the row's weights and of its side row.
     source: u32,
     record: u32,
 }

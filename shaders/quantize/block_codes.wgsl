@@ -13,7 +13,7 @@
 
 var<private> divisor: Divisor;
 var<private> zero: i32;
-// Whether a weight of the block became an infinite half.
+// Whether a weight of the block became infinite as f16.
 var<private> infinite: bool;
 
 fn code_of(bits: u32) -> u32 {
@@ -48,7 +48,7 @@ fn report_past_half(place: Place) {
     if (infinite) {
         var found = 0xffffffffu;
         for (var column = 0u; column < BLOCK_K; column++) {
-            // Of eight loaded one is looked at: this is rare, and short.
+            // One of the eight loaded weights is used: this is rare, and the code is short.
             let w = load8(place.source, place.block * BLOCK_K + (column & 0x18u));
             let quad = select(w.b, w.a, (column & 4u) == 0u);
             let pair = select(quad.zw, quad.xy, (column & 2u) == 0u);

@@ -1,4 +1,4 @@
-// Makes codes of the device layout from weights and from complete side data.
+// Makes codes of the device layout from weights and from complete side rows.
 //
 // Requires: quantize/make, access/weights_u32, lib/panel, lib/panel_codes, quantize/record,
 // sparse/metadata, lib/softfloat, lib/half, const ELEMENT_BITS, const IS_FLOAT, const SPARSE,

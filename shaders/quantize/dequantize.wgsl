@@ -3,7 +3,7 @@
 // Requires: lib/dispatch, lib/panel, lib/panel_codes, words, quantize/record, sparse/metadata,
 // lib/half, const ELEMENT_BITS, const IS_FLOAT, const SPARSE, const INDEXED, const OUTPUT_F16.
 // Implements: weight_parameters.
-// Provides: `main`, one invocation an output word: rows·(k words, or ⌈k/2⌉ of halves).
+// Provides: `main`, one invocation an output word: rows·(k words, or ⌈k/2⌉ for f16).
 //
 //   value = f32(c − z) · s, one multiply; floats are copied or widened exactly; a pruned
 //   weight is +0. An f16 output is that f32 rounded to nearest even, past its range ±Inf.
@@ -27,9 +27,9 @@ struct DequantizeParams {
     n: u32,             // rows of W, of all chunks
     k: u32,             // columns
     group_size: u32,    // columns that share a scale
-    row0: u32,          // the segment's first row in the buffers of codes and side data
+    row0: u32,          // the segment's first row in the code and side buffers
     blocks: u32,        // ⌈k/32⌉
-    side_words: u32,    // words of a row's record of side data
+    side_words: u32,    // words of a side row
     scale_at: u32,      // where in it the scales start, in words
     zero_at: u32,       // where in it the zero points start
     index_at: u32,      // the first word of the segment in `indices`
@@ -93,7 +93,7 @@ fn value_bits(row: u32, column: u32) -> u32 {
     return bitcast<u32>(steps * bitcast<f32>(group_scale(record, group)));
 }
 
-// Bits of the f16 value. Widening a half and rounding it back would quieten a NaN.
+// Bits of the f16 value. Widening an f16 and rounding it back would make a signaling NaN quiet.
 fn value_half(row: u32, column: u32) -> u32 {
     if (IS_FLOAT && ELEMENT_BITS == 16u) {
         let position = position_of(record_of(row), column);

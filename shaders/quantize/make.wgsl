@@ -1,6 +1,6 @@
-// What the kernels that make weights share: parameters, bindings and the number of an invocation.
+// The kernels that make weights share these parameters, bindings and the number of an invocation.
 //
-// What the format decides are constants that the kernels require:
+// The format determines constants, which the kernels require:
 //   ELEMENT_BITS: u32      32, 16, 8 or 4
 //   IS_FLOAT: bool         f32 and f16, which have no scales
 //   ASYMMETRIC, SPARSE, F16_SCALES, PER_TENSOR: bool
@@ -40,9 +40,9 @@ struct MakeParams {
     weight_at: u32,     // the first word of the chunk in `weights`
     weight_stride: u32, // words from one row of W to the next
     given_at: u32,      // the first word of the chunk in `given`
-    row0: u32,          // the chunk's first row in the buffers of codes and side data
+    row0: u32,          // the chunk's first row in the code and side buffers
     code_words: u32,    // words of codes of a row
-    side_words: u32,    // words of a row's record of side data
+    side_words: u32,    // words of a side row
     scale_at: u32,      // where in it the scales start, in words
     zero_at: u32,       // where in it the zero points start
     status_at: u32,     // the first of the chunk's four words of `status`

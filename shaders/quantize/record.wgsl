@@ -1,4 +1,4 @@
-// Reads the side data of a row and finds the place of a code in its word. `params` must have scale_at,
+// Reads a side row, and finds the place of a code in its word. `params` must have scale_at,
 // zero_at and group_size.
 //
 // Requires: lib/half, weight_parameters, const PANEL, const F16_SCALES, const ASYMMETRIC,
@@ -9,7 +9,7 @@
 //   code_shift(position) -> u32           the first bit of a code in its word
 //   CODES_PER_WORD
 //
-// Memory: a record is 2:4 metadata (a word for 32 columns), scales (a word each, or two
+// Memory: a side row is 2:4 metadata (a word for 32 columns), scales (a word each, or two
 // f16 a word, low half first), zero points (four bytes a word, low byte first); `record`
 // is the index of its first word (lib/panel).
 

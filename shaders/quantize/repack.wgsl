@@ -9,17 +9,17 @@
 // Memory, of rows [row, row + rows) of W:
 //   canonical_codes  [rows, canonical_words] words from `code_at` on
 //   metadata         [rows, blocks] words from `meta_at` on, under 2:4
-//   scales           [rows, groups] or one, words or halves, the first is number `scale_base`
+//   scales           [rows, groups] or one, f32 or f16; the first is number `scale_base`
 //   zeros            [rows, groups] or one, bytes, the first is number `zero_base`
 //   codes, side      a block of rows of the device layout, of which these start at `row0`
 
 struct RepackParams {
     rows: u32,            // of W in this chunk
-    row0: u32,            // the first of them in the buffers of codes and side data
+    row0: u32,            // the first of them in the code and side buffers
     blocks: u32,          // ⌈k/32⌉
     groups: u32,          // groups a row
     code_words: u32,      // words of codes of a row, in the device layout
-    side_words: u32,      // words of a row's record of side data
+    side_words: u32,      // words of a side row
     scale_at: u32,        // where in it the scales start, in words
     zero_at: u32,         // where in it the zero points start
     canonical_words: u32, // words of codes of a row, in the canonical layout
@@ -88,7 +88,7 @@ fn code_of(row: u32, word: u32) -> u32 {
     return bits;
 }
 
-// A word of the record of a row.
+// Returns a word of a side row.
 fn side_of(row: u32, word: u32) -> u32 {
     if (word < params.scale_at) {
         return metadata[params.meta_at + row * params.blocks + word];

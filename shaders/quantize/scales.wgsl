@@ -1,4 +1,4 @@
-// Computes scales and zero points from complete ranges (`extremes`) and stores them as side data.
+// Computes scales and zero points from complete ranges (`extremes`) and stores them in the side rows.
 //
 // Requires: quantize/make, lib/panel, lib/softfloat, lib/half, const PANEL, const F16_SCALES,
 // const ASYMMETRIC, const PER_TENSOR, const CODE_LOW, const CODE_HIGH, const SCALE_DIVISOR.

@@ -18,7 +18,7 @@ fn run_zero(row: Row, run: u32) -> f32 {
     return zero_of(row, run);
 }
 
-// Of two neighbouring rows.
+// Return the scales, and the zero points, of two neighbouring rows.
 fn run_scales(r0: Row, r1: Row, run: u32) -> vec2<f32> {
     return scales_of(r0, r1, run);
 }

@@ -4,7 +4,7 @@
 // Implements: scale, run_steps, decoder.
 // Provides: PIECES, Block, load_block, load_blocks, quad_f, dot_quad, add_quad, tile_quad,
 // run_steps, run_scale, run_zero, run_scales, run_zeros.
-// Padding columns take the last group, so that no index leaves the record.
+// Padding columns take the last group, so that no index leaves the side row.
 
 const PIECES = 1u;
 

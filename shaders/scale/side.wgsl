@@ -1,4 +1,4 @@
-// Loads scales and zero points from the side data of a row. ZERO is the zero point of symmetric
+// Loads scales and zero points from a side row. ZERO is the zero point of symmetric
 // codes.
 // Requires: lib/matmul, lib/half, side, const F16_SCALES, const ASYMMETRIC, const SIGNED_ZERO,
 // const ZERO.
@@ -42,7 +42,7 @@ fn zero_of(row: Row, group: u32) -> f32 {
     return zero_in(side_word(row, zero_word(group)), group);
 }
 
-// Of two neighbouring rows, as side_pair.
+// Returns the scales of two neighbouring rows, as side_pair.
 fn scales_of(r0: Row, r1: Row, group: u32) -> vec2<f32> {
     let words = side_pair(r0, r1, scale_word(group));
     return vec2<f32>(scale_in(words.x, group), scale_in(words.y, group));

@@ -76,7 +76,7 @@ fn schedule(tile: u32, local: u32, lane: u32) {
     let row = here.row0;
     let n = here.n0 + 4u * local;
     let w_rows = columns_at(n);
-    // As with rows of W.
+    // Rows past the end are the last row, as with W.
     let x_rows = p.x_offset + batch * p.x_batch
         + min(vec4<u32>(row, row + 1u, row + 2u, row + 3u), vec4<u32>(m - 1u)) * p.x_stride;
     let column = p.n0 + n;

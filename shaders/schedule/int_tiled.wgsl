@@ -39,7 +39,7 @@ fn main(
     let tn = local % 16u;
     let columns = columns_at(n0 + 4u * tn);
     let column = p.n0 + n0 + 4u * tn;
-    // What it fetches: a row of W, or one of X. Past the end, the last one.
+    // The row that the thread fetches, of W or of X; past the end, the last row.
     let fetched = local & 63u;
     let w_row = row_at(min(n0 + fetched, p.rows - 1u));
     let x_row = x_first + min(row0 + fetched, m - 1u) * p.x_stride;

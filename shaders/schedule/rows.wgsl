@@ -7,7 +7,7 @@
 // are taken by fours, column by column, so that eight independent sums stay in registers. With
 // more than four rows, sums are swapped once a quad.
 
-// Of four rows of X.
+// Parts of four rows of X.
 struct Part4 {
     x0: Part,
     x1: Part,
@@ -113,7 +113,7 @@ fn schedule(tile: u32, local: u32, lane: u32) {
     let batch = here.batch;
     let row = here.row0;
     let n = here.n0 + 2u * local;
-    // As with rows of X.
+    // Rows past the end are the last row, as with X.
     let last = p.rows - 1u;
     let r0 = row_at(min(n, last));
     let r1 = row_at(min(n + 1u, last));

@@ -1,4 +1,4 @@
-// Checks a given 2:4 mask and copies it to the head of the side data of each row.
+// Checks a given 2:4 mask and copies it to the start of each side row.
 //
 // Requires: quantize/make, lib/panel, const PANEL.
 // Provides: `main`, one invocation for 32 columns of a row: rows·blocks of them.

@@ -1,9 +1,9 @@
-// Makes the 2:4 mask of the largest magnitudes, as metadata at the head of the side data of each row.
+// Makes the 2:4 mask of the largest magnitudes, as metadata at the start of each side row.
 //
 // Requires: quantize/make, access/weights_u32, lib/panel, lib/softfloat, const PANEL.
 // Provides: `main`, one invocation for 32 columns of a row: rows·blocks of them.
 //
-// Of each four consecutive columns the two with the largest |w| stay; of equal ones the lowest
+// The two of every four consecutive columns with the largest |w| stay; of equal ones the lowest
 // columns. Columns after K rank below every weight, so a ragged quad takes them only when
 // it has to, lowest first: this is the normalized mask. Quads after the row get META_FILL.
 //

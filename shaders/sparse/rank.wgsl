@@ -5,7 +5,7 @@
 //   keep_two(quad, column) -> u32        idx0 | idx1 << 2 of the two largest magnitudes
 //   kept_of(quad, nibble) -> vec2<u32>   the weights that a nibble names
 //
-// Of equal magnitudes the lowest columns stay. Columns after K rank below every weight, lowest
+// If magnitudes are equal, the lowest columns stay. Columns after K rank below every weight, lowest
 // first, so a quad after the row gets META_FILL.
 
 fn keep_two(quad: vec4<u32>, column: u32) -> u32 {

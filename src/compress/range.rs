@@ -217,7 +217,8 @@ mod tests {
         let w = [127.0 * (1.0 + 1.0 / 4096.0), 2.5001];
         assert_eq!(codes(INT8, &w), [127, 2]);
         assert_eq!(codes(INT8.with_scales(ScaleType::F16), &w), [127, 3]);
-        // The same holds for the zero point: lo/s is 7.4999 steps before rounding and 7.5018 after.
+        // The zero point uses the rounded scale too: lo/s is 7.4999 steps before rounding and
+        // 7.5018 after it.
         let unit = 1.0 + 1.0 / 4096.0;
         let w = [-7.4999 * unit, 7.5001 * unit];
         let zero = |f: WeightFormat| affine(f, &w).unwrap().zero;

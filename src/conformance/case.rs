@@ -86,7 +86,7 @@ impl FakeScales {
 pub enum Values {
     /// A bell-shaped distribution around 0.
     Normal,
-    /// The same distribution, with one in 64 values a hundred times as large.
+    /// The distribution of `Normal`, with one in 64 values a hundred times as large.
     Outliers,
     /// Half of the values are 0 or −0.
     SignedZeros,

@@ -31,7 +31,7 @@ pub(super) async fn run(
     let reference =
         IntegerCase { x: &x, m: batch * case.m, layout: &layout, weights: &packed, bias };
 
-    // The same kernel runs twice: first it writes its exact sums, and then its results.
+    // The kernel runs twice: first it writes its exact sums, and then its results.
     let sums = spec(case, quantized, ops::Output::Accumulators);
     let plan = plan(host, case, &sums).await?;
     let slice = sums.slice_blocks() as usize;

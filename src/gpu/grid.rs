@@ -49,7 +49,7 @@ impl Grid {
         Self { factors: factors.iter().map(factor).collect(), folds: true }
     }
 
-    /// The same as a line of workgroups along x.
+    /// Returns this grid with all workgroups along x, not folded into three dimensions.
     #[must_use]
     pub fn along_x(self) -> Self {
         Self { folds: false, ..self }

@@ -65,7 +65,7 @@ pub enum ImportError {
     BadHeader {
         /// The fragment.
         fragment: &'static str,
-        /// What was found.
+        /// The item that is not a name.
         item: &'static str,
     },
 }

@@ -22,7 +22,7 @@ pub enum DeviceError {
     /// An allocation failed. The device still works: free something, or ask for less.
     #[error("the device is out of memory for {what}{}: {message}", sized(*.bytes))]
     OutOfMemory {
-        /// What was being created.
+        /// The object that was being created.
         what: String,
         /// The size in bytes; `None` for bind groups and pipelines, which have no size.
         bytes: Option<u64>,
@@ -69,7 +69,7 @@ pub enum DeviceError {
     /// the driver.
     #[error("the device refused {what}: {message}")]
     Refused {
-        /// What was being created.
+        /// The object that was being created.
         what: String,
         /// The message of the device.
         message: String,
@@ -128,8 +128,9 @@ pub struct Pipeline {
 
 /// The contents of a new buffer.
 pub(crate) enum BufferFill<'a> {
-    /// So many bytes of zeros.
+    /// Zeros, of this number of bytes.
     Zeros(u64),
+    /// These words.
     Words(&'a [u32]),
 }
 

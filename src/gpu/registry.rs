@@ -159,7 +159,8 @@ impl Stored {
         )
     }
 
-    /// The same for a kernel that only moves codes, and does not tell apart the types of one size.
+    /// Weights of a format for a kernel that only moves codes: it works for all code types of the
+    /// same size.
     pub fn moved(format: &WeightFormat, panel: u32) -> Self {
         let bits = format.code_type().bits();
         let same: Vec<_> = CodeType::ALL.into_iter().filter(|t| t.bits() == bits).collect();

@@ -225,7 +225,30 @@ uniform! {
     }
 }
 
-/// The compiled kernel for one [`DequantizeSpec`]. Cheap to clone.
+/// The compiled kernel for one [`DequantizeSpec`]. A plan is cheap to clone.
+///
+/// An embedding lookup gathers the rows of a compressed table that the tokens name:
+///
+/// ```no_run
+/// # use lowbit::gpu::Kernels;
+/// # use lowbit::ops::{DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, FloatType};
+/// # use lowbit::wgpu;
+/// # async fn example(
+/// #     kernels: &Kernels,
+/// #     table: &DeviceWeights,
+/// #     (tokens, embeddings): (&wgpu::Buffer, &wgpu::Buffer),
+/// #     pass: &mut wgpu::ComputePass<'_>,
+/// # ) -> Result<(), Box<dyn std::error::Error>> {
+/// // Up to 512 tokens, whose rows become f16. `tokens` holds a u32 for each.
+/// let spec = DequantizeSpec::of(table).with_gather(512).with_output(FloatType::F16);
+/// assert!(embeddings.size() >= spec.output_bytes(512));
+/// let plan = DequantizePlan::new(kernels, &spec).await?;
+/// let (indices, output) = (Some(tokens.into()), embeddings.into());
+/// let bound = plan.bind(DequantizeArgs { weights: table, indices, output }).await?;
+/// bound.record(pass, 8)?; // the first eight tokens
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct DequantizePlan {
     kernels: Kernels,

@@ -298,7 +298,7 @@ pub enum BindError {
     Matrix {
         /// The name of the matrix.
         name: String,
-        /// What is wrong with it.
+        /// The reason.
         #[source]
         error: Box<BindError>,
     },

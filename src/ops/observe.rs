@@ -242,7 +242,41 @@ uniform! {
     }
 }
 
-/// The compiled kernels for one [`ObserveSpec`]. Cheap to clone.
+/// The compiled kernels for one [`ObserveSpec`]. A plan is cheap to clone.
+///
+/// Calibration observes the input of a layer while samples run, and then computes a static scale:
+///
+/// ```no_run
+/// # use lowbit::compress::calibrate::{Method, Observer, Statistics};
+/// # use lowbit::gpu::Kernels;
+/// # use lowbit::ops::{ObserveArgs, ObservePlan, ObserveSpec};
+/// # use lowbit::wgpu;
+/// # async fn example(
+/// #     kernels: &Kernels,
+/// #     (x, output): (&wgpu::Buffer, &wgpu::Buffer),
+/// #     mut encoder: wgpu::CommandEncoder,
+/// #     queue: &wgpu::Queue,
+/// #     read_back: impl Fn(&wgpu::Buffer, usize) -> Vec<u32>,
+/// # ) -> Result<(), Box<dyn std::error::Error>> {
+/// let observer = Observer::tensor("encoder.0.query", 384);
+/// let spec = ObserveSpec::of(&observer, 512)?; // up to 512 rows of X
+/// let mut statistics = Statistics::new(observer)?;
+/// let plan = ObservePlan::new(kernels, &spec).await?;
+/// let words = spec.words() as usize; // of `output`
+/// let args = ObserveArgs { activations: x.into(), output: output.into() };
+/// let bound = plan.bind(args).await?;
+///
+/// // For each batch, here of 100 rows:
+/// bound.record(&mut encoder.begin_compute_pass(&Default::default()), 100)?;
+/// queue.submit([encoder.finish()]);
+/// statistics.fold(&plan.batch(100, &read_back(output, words))?)?;
+///
+/// // After all batches:
+/// let calibration = statistics.calibrate(Method::Percentile(99.99), "int8-tensor".parse()?)?;
+/// println!("scale {}", calibration.scheme().scale);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct ObservePlan {
     kernels: Kernels,

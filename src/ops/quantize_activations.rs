@@ -278,7 +278,41 @@ uniform! {
     }
 }
 
-/// The compiled kernels for one [`QuantizeActivationsSpec`]. Cheap to clone.
+/// The compiled kernels for one [`QuantizeActivationsSpec`]. A plan is cheap to clone.
+///
+/// X is quantized in the pass of the matmul that reads its codes:
+///
+/// ```no_run
+/// # use lowbit::format::ActivationFormat;
+/// # use lowbit::gpu::Kernels;
+/// # use lowbit::ops::{Activations, DeviceWeights, MatmulArgs, MatmulPlan, MatmulSpec};
+/// # use lowbit::ops::{QuantizeActivationsArgs, QuantizeActivationsPlan, QuantizeActivationsSpec};
+/// # use lowbit::ops::Select;
+/// # use lowbit::wgpu;
+/// # async fn example(
+/// #     kernels: &Kernels,
+/// #     weights: &DeviceWeights,
+/// #     (x, codes, y): (&wgpu::Buffer, &wgpu::Buffer, &wgpu::Buffer),
+/// #     pass: &mut wgpu::ComputePass<'_>,
+/// # ) -> Result<(), Box<dyn std::error::Error>> {
+/// let format: ActivationFormat = "int8-token".parse()?; // a scale for each row, computed from X
+/// let spec = QuantizeActivationsSpec::new(512, weights.k() as u32, format);
+/// let plan = QuantizeActivationsPlan::new(kernels, &spec).await?;
+/// assert!(codes.size() >= plan.output_bytes(512));
+/// let (activations, output) = (x.into(), codes.into());
+/// let args = QuantizeActivationsArgs { activations, given: None, output };
+/// let quantize = plan.bind(args).await?;
+///
+/// let spec = MatmulSpec::of(512, weights).with_activations(Activations::Int8(format));
+/// let plan = MatmulPlan::new(kernels, &spec, Select::Auto).await?;
+/// let (activations, output) = (codes.into(), y.into());
+/// let matmul = plan.bind(MatmulArgs { activations, weights, bias: None, output }).await?;
+///
+/// quantize.record(pass, 8)?;
+/// matmul.record(pass, 8)?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct QuantizeActivationsPlan {
     kernels: Kernels,

@@ -1,5 +1,5 @@
-//! Every kernel of the crate, on devices that between them differ in what choices look at. Tests,
-//! `lowbit shader` and `lowbit-isa` walk this list.
+//! The registry lists every kernel of the crate, for a set of devices that differ in all facts by
+//! which kernels are chosen. Tests, `lowbit shader` and `lowbit-isa` walk over it.
 
 use super::matmul::{self, KernelChoice, Step};
 use super::{
@@ -15,7 +15,7 @@ pub struct Kernel(Of);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Of {
-    /// There are many of these, and a choice is small.
+    /// A choice, which is small, because there are many matmul kernels.
     Matmul(KernelChoice),
     Other(Box<KernelDesc>),
 }
@@ -33,7 +33,7 @@ impl From<KernelDesc> for Kernel {
 }
 
 impl Kernel {
-    /// The kernel id.
+    /// Returns the kernel id.
     pub fn id(&self) -> String {
         match &self.0 {
             Of::Matmul(choice) => choice.name(),
@@ -41,7 +41,7 @@ impl Kernel {
         }
     }
 
-    /// The description.
+    /// Returns the description of the kernel.
     pub fn desc(&self) -> KernelDesc {
         match &self.0 {
             Of::Matmul(choice) => choice.shader(),
@@ -49,7 +49,7 @@ impl Kernel {
         }
     }
 
-    /// The choice behind a matmul kernel.
+    /// Returns the choice that this kernel was made from, if it is a matmul kernel.
     pub fn choice(&self) -> Option<&KernelChoice> {
         match &self.0 {
             Of::Matmul(choice) => Some(choice),
@@ -57,16 +57,16 @@ impl Kernel {
         }
     }
 
-    /// What the main loop of a matmul kernel covers.
+    /// Returns what one iteration of the main loop covers, if this is a matmul kernel.
     pub fn step(&self) -> Option<Step> {
         self.choice().map(Step::new)
     }
 }
 
-/// All kernels of an op on a device.
+/// A function that lists all kernels of an op on a device.
 type List = fn(&Caps) -> Vec<Kernel>;
 
-/// The kernels that are no matmul.
+/// The lists of kernels that are not chosen by [`KernelChoice`].
 const OTHERS: [List; 9] = [
     matmul::sums_kernels,
     quantize_weights::kernels,
@@ -79,7 +79,7 @@ const OTHERS: [List; 9] = [
     limits::kernels,
 ];
 
-/// Every kernel on any of the devices, each once.
+/// Returns the kernels of all ops on any of these devices, each of them once.
 pub fn kernels(devices: &[Caps]) -> Vec<Kernel> {
     let mut seen = HashSet::new();
     let mut kernels = Vec::new();
@@ -93,12 +93,12 @@ pub fn kernels(devices: &[Caps]) -> Vec<Kernel> {
     kernels
 }
 
-/// Every kernel of the crate, each once.
+/// Returns every kernel of the crate once.
 pub fn all() -> Vec<Kernel> {
     kernels(&[gpus(), cpus()].concat())
 }
 
-/// Graphics processors that differ in what choices look at.
+/// Returns the caps of GPUs that differ in the facts by which kernels are chosen.
 pub fn gpus() -> Vec<Caps> {
     let plain = Caps::from_limits(AdapterClass::Gpu, &wgpu::Limits::defaults());
     vec![
@@ -112,8 +112,8 @@ pub fn gpus() -> Vec<Caps> {
     ]
 }
 
-/// Software adapters that differ in what choices look at: every size of subgroup that shares loads,
-/// 64-bit words, textures, either order of rows.
+/// Returns the caps of software adapters that differ in the facts by which kernels are chosen: the
+/// size of subgroups that share loads, 64-bit words, textures, and the row order.
 pub fn cpus() -> Vec<Caps> {
     let plain = Caps::from_limits(AdapterClass::Cpu, &wgpu::Limits::defaults());
     let with = |subgroup, int64, texture_extent, exact_f16_unpack| {
@@ -135,8 +135,8 @@ pub fn cpus() -> Vec<Caps> {
     all.into_iter().chain(packed).collect()
 }
 
-/// The kernel of an id: any that some spec composes to on some device, even with features that no
-/// device of the lists combines.
+/// Returns the kernel with this id. It may be any kernel that some spec needs on some device, also
+/// with features that no device of [`gpus`] and [`cpus`] combines.
 pub fn find(id: &str) -> Option<Kernel> {
     if let Ok(choice) = id.parse::<KernelChoice>() {
         return Some(choice.into());
@@ -146,8 +146,9 @@ pub fn find(id: &str) -> Option<Kernel> {
     others.into_iter().find(|kernel| kernel.id() == id)
 }
 
-/// So many of `items` that every two parts that some item has together occur together in one of
-/// them: greedy, first the items that bring many new pairs. Items keep their order.
+/// Returns a covering: a subset of `items` in which every pair of parts occurs that occurs in some
+/// item. The choice is greedy and takes items that bring many new pairs first. Items keep their
+/// order.
 pub fn covering<T>(items: Vec<T>, parts: impl Fn(&T) -> Vec<String>) -> Vec<T> {
     let mut numbers: HashMap<String, usize> = HashMap::new();
     let mut numbered = |item: &T| {
@@ -183,7 +184,7 @@ pub fn covering<T>(items: Vec<T>, parts: impl Fn(&T) -> Vec<String>) -> Vec<T> {
     chosen.map(|((_, item), _)| item).collect()
 }
 
-/// The parts of a kernel that a covering of shaders goes by: its fragments and its constants.
+/// Returns the parts of a kernel for [`covering`]: its fragments and its constants.
 pub fn parts(desc: &KernelDesc) -> Vec<String> {
     let fragments = desc.resolve().unwrap_or_default();
     let consts = desc.consts.iter().map(|(name, value)| format!("{name} {value}"));

@@ -121,7 +121,41 @@ uniform! {
     }
 }
 
-/// The compiled kernel for one [`RepackSpec`]. Cheap to clone.
+/// The compiled kernel for one [`RepackSpec`]. A plan is cheap to clone.
+///
+/// The parts of the canonical layout go to the device as a file holds them:
+///
+/// ```no_run
+/// # use lowbit::format::{PackedWeights, Scales};
+/// # use lowbit::gpu::Kernels;
+/// # use lowbit::ops::{DeviceWeights, RepackArgs, RepackPlan, RepackSpec};
+/// # use lowbit::wgpu::{self, util::DeviceExt};
+/// # async fn example(
+/// #     kernels: &Kernels,
+/// #     packed: &PackedWeights,
+/// #     pass: &mut wgpu::ComputePass<'_>,
+/// # ) -> Result<DeviceWeights, Box<dyn std::error::Error>> {
+/// let part = |contents: &[u8]| {
+///     let (label, usage) = (Some("part of W"), wgpu::BufferUsages::STORAGE);
+///     let part = wgpu::util::BufferInitDescriptor { label, contents, usage };
+///     kernels.device().create_buffer_init(&part)
+/// };
+/// // W [n, k] has the format int8-channel: codes, and one f32 scale for each row.
+/// let (format, n, k) = (packed.format(), packed.n(), packed.k());
+/// let codes = part(bytemuck::cast_slice(packed.codes()));
+/// let Scales::F32(scales) = packed.scales() else { return Err("f16 scales".into()) };
+/// let scales = part(bytemuck::cast_slice(scales));
+///
+/// let plan = RepackPlan::new(kernels, &RepackSpec::new(n as u32, k as u32, format)).await?;
+/// let weights = DeviceWeights::allocate(kernels, format, n, k).await?;
+/// let (scales, output) = (Some((&scales).into()), &weights);
+/// let args = RepackArgs { codes: (&codes).into(), metadata: None, scales, zeros: None, output };
+/// plan.bind(args).await?.record(pass, n as u32)?;
+/// # Ok(weights)
+/// # }
+/// ```
+///
+/// Weights that the host packs need no plan: [`DeviceWeights::upload`] copies them.
 #[derive(Clone, Debug)]
 pub struct RepackPlan {
     kernels: Kernels,

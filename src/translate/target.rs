@@ -5,12 +5,12 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Target {
-    /// WGSL as this crate composes it, comments and all: what wgpu is given.
+    /// WGSL as this crate composes it and passes it to wgpu, with its comments.
     Wgsl,
-    /// The same for browsers, with the `enable` and `requires` directives that they ask for and
-    /// that naga refuses or does not know.
+    /// WGSL for browsers: the composed WGSL with the `enable` and `requires` directives that
+    /// browsers need and that naga refuses or does not know.
     WgslWeb,
-    /// WGSL as naga writes it: without comments and what is not used.
+    /// WGSL as naga writes it, without comments and unused items.
     WgslNaga,
     /// SPIR-V.
     Spirv(SpirvVersion),

@@ -84,7 +84,8 @@ const FORMATS: [&str; 9] = [
     "2:4+int4-g64-asym",
 ];
 
-/// What is measured at every shape. It gives one row, or two for fake quantization.
+/// A measurement that is repeated at every shape. It yields one row of the table, or two for fake
+/// quantization.
 struct Subject {
     op: Op,
     format: WeightFormat,

@@ -59,7 +59,7 @@ struct Json {
     rows: Vec<Row>,
 }
 
-/// What was measured for one shape, format and range of rows.
+/// The measurements of one shape, weight format and row range.
 #[derive(Serialize)]
 struct Row {
     weights: String,

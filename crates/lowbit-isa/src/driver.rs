@@ -257,7 +257,7 @@ fn open(instance: &ash::Instance) -> Result<ash::Device, IsaError> {
     // SAFETY: the chain holds structures of this version and of extensions that are there.
     unsafe { instance.get_physical_device_features2(physical, &mut features) };
     let queues = [vk::DeviceQueueCreateInfo::default().queue_priorities(&[1.0])];
-    // What is supported is asked for: the chain goes back as it came.
+    // The chain that was filled in is passed on, so that every supported feature is enabled.
     let device = vk::DeviceCreateInfo::default()
         .queue_create_infos(&queues)
         .enabled_extension_names(&enabled)

@@ -1,4 +1,5 @@
-//! What is known of the channels of X without its rows, and the rounding error that follows.
+//! Statistics of the channels of X, and the rounding error that follows from them without the rows
+//! of X.
 
 use super::{Linear, SmoothError, check_length};
 use crate::compress::calibrate::{ActivationRange, Method, Statistics};

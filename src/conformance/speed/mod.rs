@@ -52,34 +52,35 @@ pub struct Timing {
     pub weights: String,
     /// What X is: f32, f16 or the format that it is quantized to within the time.
     pub activations: String,
-    /// Rows of X; 0 where there is none.
+    /// Rows of X; 0 for ops without X.
     pub m: usize,
-    /// Rows of W; 0 where there is none.
+    /// Rows of W; 0 for ops without W.
     pub n: usize,
     /// Columns of W and X.
     pub k: usize,
     /// The kernel.
     pub kernel: String,
-    /// Milliseconds: the median of at least seven submissions, the wait counted in.
+    /// The median of at least seven submissions in milliseconds, including the wait.
     pub ms: f64,
-    /// The same by the device's own clock, where it keeps one.
+    /// The median in milliseconds by the device's timestamps; `None` if it has none.
     pub gpu_ms: Option<f64>,
-    /// Milliseconds of the same kernel without X and scales: it reads, unpacks and multiplies
-    /// the weights. Only for a matmul.
+    /// Milliseconds of this kernel without X and scales: it reads, unpacks and multiplies the
+    /// weights. Only for a matmul.
     pub unpack_ms: Option<f64>,
-    /// Milliseconds that quantizing X takes of `ms`, measured apart. Only for a matmul of quantized
-    /// X, whose ranges are taken from f32 X each time.
+    /// Milliseconds of `ms` in which X is quantized, measured separately. Only for a matmul of
+    /// quantized X with dynamic scales.
     pub quantize_ms: Option<f64>,
-    /// Milliseconds of the same on the host ([`PackedWeights::quantize`], on all processors
-    /// with the feature `rayon`): the median of three. Only for compress.
+    /// Milliseconds of the same work on the host ([`PackedWeights::quantize`], on all processors
+    /// with the feature `rayon`), the median of three. Only for compress.
     pub host_ms: Option<f64>,
-    /// 2·M·N·K a second; 0 for ops that do not multiply.
+    /// 2·M·N·K per second; 0 for ops that do not multiply.
     pub operations_per_second: f64,
-    /// Bytes of W a second: as stored for a matmul; for the others what is read and what is
-    /// written, each once.
+    /// Bytes per second: of W as it is stored for a matmul, and of everything that is read and
+    /// written, each once, for other ops.
     pub weight_bytes_per_second: f64,
-    /// The larger of operations and bytes over the adapter's limits, as a share of the time:
-    /// bytes over reads for a matmul and an observation, over copies for the others.
+    /// The least time that the adapter's measured limits allow, divided by the measured time. The
+    /// least time is the larger of operations ÷ limit and bytes ÷ limit. The limit of bytes is that
+    /// of reading for a matmul and an observation, and that of copying for other ops.
     pub share_of_limit: f64,
 }
 

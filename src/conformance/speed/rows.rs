@@ -58,7 +58,7 @@ pub(super) async fn time_x(
     Ok(timed.into_iter().map(row).collect())
 }
 
-/// What was timed, its kernel, its time, and the bytes that it must move.
+/// The name of a timed op, its kernel, its time, and the bytes that it must move.
 type OfX = (&'static str, String, Milliseconds, u64);
 
 async fn quantize(

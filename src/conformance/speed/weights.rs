@@ -63,7 +63,8 @@ pub(super) async fn matmul(
         Ok::<_, HostError>((wall / copies, gpu.map(|ms| ms / copies)))
     };
     let ms = record(&bound).await?;
-    // The same plan with another kernel in its place, and kernels of its own to hold it.
+    // A second plan runs the kernel without X and scales. It is planted under the kernel's id in
+    // `Kernels` of its own, so that other plans keep the true kernel.
     let choice = *plan.kernel(m);
     let stripped = Kernels::new(host.device(), host.kernels().caps()).await?;
     let unpack = unpack_shader(&choice).and_then(|kernel| kernel.compose());

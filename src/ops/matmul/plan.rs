@@ -43,7 +43,36 @@ pub struct RowRange {
     pub(super) pipeline: Arc<Pipeline>,
 }
 
-/// Compiled kernels for one [`MatmulSpec`]: bind it any number of times. Cheap to clone.
+/// The compiled kernels for one [`MatmulSpec`]. A plan can be bound any number of times, and is cheap
+/// to clone.
+///
+/// In an engine, a layer is planned and bound once, and then recorded in every pass:
+///
+/// ```no_run
+/// # use lowbit::format::{Function, PackedWeights};
+/// # use lowbit::gpu::Kernels;
+/// # use lowbit::ops::{DeviceWeights, MatmulArgs, MatmulPlan, MatmulSpec, Select};
+/// # use lowbit::wgpu;
+/// # async fn example(
+/// #     kernels: &Kernels,
+/// #     packed: &PackedWeights,
+/// #     (x, bias, y): (&wgpu::Buffer, &wgpu::Buffer, &wgpu::Buffer),
+/// #     encoder: &mut wgpu::CommandEncoder,
+/// # ) -> Result<(), Box<dyn std::error::Error>> {
+/// let weights = DeviceWeights::upload(kernels, packed).await?;
+/// // Y = GELU(X · Wᵀ + bias) for up to 512 rows of X.
+/// let spec = MatmulSpec::of(512, &weights).with_bias().with_function(Function::Gelu);
+/// let plan = MatmulPlan::new(kernels, &spec, Select::Auto).await?;
+/// let (activations, output) = (x.into(), y.into());
+/// let args = MatmulArgs { activations, weights: &weights, bias: Some(bias.into()), output };
+/// let bound = plan.bind(args).await?;
+///
+/// let mut pass = encoder.begin_compute_pass(&Default::default());
+/// bound.record(&mut pass, 8)?; // a prompt of eight tokens
+/// bound.record(&mut pass, 1)?; // one token, by a kernel that is made for it
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct MatmulPlan {
     pub(super) kernels: Kernels,

@@ -153,7 +153,7 @@ pub fn candidates(spec: &MatmulSpec, caps: &Caps, m: u32) -> Vec<Schedule> {
     all
 }
 
-/// What was measured for one problem.
+/// The measurements of one problem.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Measured {

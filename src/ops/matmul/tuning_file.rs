@@ -5,11 +5,11 @@ use crate::format::CodeType;
 use crate::gpu::Caps;
 use serde::{Deserialize, Serialize};
 
-/// What is wrong with a tuning file.
+/// The reason why a tuning file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BadTuning {
-    /// It is not there, or not to be read.
+    /// The file does not exist or cannot be read.
     #[error("{0}")]
     Unreadable(std::io::Error),
     /// Larger than any tuning.
@@ -23,19 +23,19 @@ pub enum BadTuning {
     OtherKey {
         /// `adapter`, `backend`, `driver` or `version of lowbit`.
         what: &'static str,
-        /// What the file says.
+        /// The value in the file.
         there: String,
-        /// What it is.
+        /// The value of this program, adapter or driver.
         here: String,
     },
-    /// An entry that says what cannot be.
+    /// An entry has a value that is unknown or does not apply.
     #[error("entry {index} has {what} `{value}`")]
     Entry {
-        /// Which, from 0.
+        /// The index of the entry, from 0.
         index: usize,
-        /// What is wrong.
+        /// The kind of the value that is wrong.
         what: &'static str,
-        /// What it holds.
+        /// The value.
         value: String,
     },
 }
@@ -173,7 +173,7 @@ mod tests {
     use crate::ops::MatmulSpec;
 
     fn caps() -> Caps {
-        // Of the class that has every schedule.
+        // Adapters of this class have every schedule.
         Caps::from_limits(AdapterClass::Cpu, &wgpu::Limits::defaults())
     }
 
@@ -286,7 +286,7 @@ mod tests {
         assert!(bad(&format!("{text}{text}")).contains("no tuning file"));
         assert!(bad(&"[".repeat(1 << 20)).contains("no tuning file"));
         assert!(parse(&[0xff; 64], &key(), &caps()).is_err());
-        // The same file, on a device that was requested with less.
+        // The file does not apply to a device with less workgroup memory.
         let small = Caps { max_workgroup_memory: 4 << 10, ..caps() };
         let error = parse(text.as_bytes(), &key(), &small).unwrap_err().to_string();
         assert!(error.contains("does not apply, `tiled_32x64`"), "{error}");

@@ -104,14 +104,19 @@ impl QuantizeWeightsPlan {
     /// Binds several matrices, of any shapes and formats, to be recorded and checked together.
     ///
     /// ```no_run
-    /// # use lowbit::ops::{QuantizeWeightsJob, QuantizeWeightsPlan};
+    /// # use lowbit::ops::{QuantizeWeightsArgs, QuantizeWeightsJob, QuantizeWeightsPlan};
     /// # async fn example(
     /// #     kernels: &lowbit::gpu::Kernels,
-    /// #     jobs: &[QuantizeWeightsJob<'_>],
+    /// #     (plan, other_plan): (&QuantizeWeightsPlan, &QuantizeWeightsPlan),
+    /// #     (up, down): (QuantizeWeightsArgs<'_>, QuantizeWeightsArgs<'_>),
     /// #     encoder: &mut wgpu::CommandEncoder,
     /// #     read_back: impl Fn(&wgpu::Buffer, usize) -> Vec<u32>,
     /// # ) -> Result<(), Box<dyn std::error::Error>> {
-    /// let bound = QuantizeWeightsPlan::bind_many(kernels, jobs).await?;
+    /// let jobs = [
+    ///     QuantizeWeightsJob { name: "mlp.up", plan, args: up },
+    ///     QuantizeWeightsJob { name: "mlp.down", plan: other_plan, args: down },
+    /// ];
+    /// let bound = QuantizeWeightsPlan::bind_many(kernels, &jobs).await?;
     /// bound.record(&mut encoder.begin_compute_pass(&Default::default()), bound.rows())?;
     /// // Submit the encoder, then read the status once for all matrices.
     /// bound.check(&read_back(bound.status(), bound.status_words()))?;

@@ -143,7 +143,68 @@ impl QuantizeWeightsSpec {
     }
 }
 
-/// Compiled kernels for one [`QuantizeWeightsSpec`]: bind it any number of times. Cheap to clone.
+/// The compiled kernels for one [`QuantizeWeightsSpec`]. A plan can be bound any number of times, and
+/// is cheap to clone.
+///
+/// An engine makes weights on its own device from rows of f32, and reads the status back after the
+/// submission:
+///
+/// ```no_run
+/// # use lowbit::gpu::Kernels;
+/// # use lowbit::ops::{DeviceWeights, QuantizeWeightsArgs, QuantizeWeightsPlan};
+/// # use lowbit::ops::{QuantizeWeightsSpec, SourceRows};
+/// # use lowbit::wgpu;
+/// # async fn example(
+/// #     kernels: &Kernels,
+/// #     w: &wgpu::Buffer,
+/// #     mut encoder: wgpu::CommandEncoder,
+/// #     queue: &wgpu::Queue,
+/// #     read_back: impl Fn(&wgpu::Buffer, usize) -> Vec<u32>,
+/// # ) -> Result<DeviceWeights, Box<dyn std::error::Error>> {
+/// let (n, k) = (1536, 384);
+/// let spec = QuantizeWeightsSpec::new(n, k, "int4-g64-asym".parse()?);
+/// let plan = QuantizeWeightsPlan::new(kernels, &spec).await?;
+/// let weights =
+///     DeviceWeights::allocate(kernels, spec.weights, n as usize, k as usize).await?;
+/// let source = [SourceRows { at: w.into(), rows: n as usize }]; // W is one buffer of n rows
+/// let args = QuantizeWeightsArgs { source: &source, mask: None, output: &weights };
+/// let bound = plan.bind(args).await?;
+/// bound.record(&mut encoder.begin_compute_pass(&Default::default()), n)?;
+/// queue.submit([encoder.finish()]);
+/// bound.check(&read_back(bound.status(), bound.status_words()))?; // NaN in W is an error here
+/// # Ok(weights)
+/// # }
+/// ```
+///
+/// A 2:4 format prunes by magnitude, or keeps the weights of a given mask ([`MaskSource::Given`]):
+///
+/// ```no_run
+/// # use lowbit::format::Mask24;
+/// # use lowbit::gpu::Kernels;
+/// # use lowbit::ops::{BoundQuantizeWeights, DeviceWeights, QuantizeWeightsArgs};
+/// # use lowbit::ops::{QuantizeWeightsPlan, QuantizeWeightsSpec, SourceRows};
+/// # use lowbit::wgpu::{self, util::DeviceExt};
+/// # async fn example(
+/// #     kernels: &Kernels,
+/// #     source: &[SourceRows<'_>],
+/// #     weights: &DeviceWeights,
+/// # ) -> Result<BoundQuantizeWeights, Box<dyn std::error::Error>> {
+/// // Keep the first two of every four columns.
+/// let mask = Mask24::from_fn(1536, 384, |_row, column| column % 4 < 2)?;
+/// let words = kernels.device().create_buffer_init(&wgpu::util::BufferInitDescriptor {
+///     label: Some("2:4 metadata"),
+///     contents: bytemuck::cast_slice(mask.words()),
+///     usage: wgpu::BufferUsages::STORAGE,
+/// });
+/// let spec = QuantizeWeightsSpec::new(1536, 384, "2:4+int8-channel".parse()?).with_given_mask();
+/// let plan = QuantizeWeightsPlan::new(kernels, &spec).await?;
+/// let args = QuantizeWeightsArgs { source, mask: Some((&words).into()), output: weights };
+/// let bound = plan.bind(args).await?;
+/// # Ok(bound)
+/// # }
+/// ```
+///
+/// [`bind_many`](Self::bind_many) quantizes many matrices in one pass, with one status.
 #[derive(Clone, Debug)]
 pub struct QuantizeWeightsPlan {
     kernels: Kernels,

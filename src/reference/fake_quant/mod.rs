@@ -39,15 +39,15 @@ pub struct FakeQuantCase<'a> {
 /// Gradients of Σ dy·y.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FakeQuantGradients<T> {
-    /// Of X, `[m, k]`.
+    /// The gradient of X, `[m, k]`.
     pub x: Vec<T>,
-    /// Of the scales, as many as there are.
+    /// The gradient of each scale.
     pub scales: Vec<T>,
-    /// Of the zero points, as many as there are.
+    /// The gradient of each zero point.
     pub zeros: Vec<T>,
 }
 
-/// A scale and a zero point as they count, and the codes.
+/// The scale and zero point of a group after rounding, and the least and greatest code.
 #[derive(Clone, Copy)]
 struct Scheme {
     scale: f64,
@@ -56,7 +56,7 @@ struct Scheme {
     high: f64,
 }
 
-/// What one x comes to: x/s, rne(x/s), the code before clamping.
+/// The quantization of one x: x/s, x/s rounded to nearest even, and the code before clamping.
 #[derive(Clone, Copy)]
 struct Point {
     ratio: f64,
@@ -65,7 +65,7 @@ struct Point {
 }
 
 impl Scheme {
-    /// `None` where everything is NaN.
+    /// Returns the scheme of a group, or `None` if its scale or zero point makes all results NaN.
     fn new(case: &FakeQuantCase<'_>, group: usize) -> Option<Self> {
         let (low, high) = codes(case.format);
         let scale = scale_as_stored(case.format, case.scales[group])?;
@@ -75,7 +75,7 @@ impl Scheme {
         Some(Self { scale, zero, low, high })
     }
 
-    /// With a quotient that is off by a factor.
+    /// Quantizes `x` with a quotient that is wrong by the factor `off`.
     fn point(&self, x: f64, off: f64) -> Point {
         let ratio = x / self.scale;
         let step = (ratio * off).round_ties_even();
@@ -94,7 +94,7 @@ impl Scheme {
         (self.low..=self.high).contains(&point.code)
     }
 
-    /// ∂y/∂s of one element.
+    /// Returns ∂y/∂s of one element.
     fn scale_slope(&self, point: Point) -> f64 {
         match point.code {
             code if code < self.low => self.low - self.zero,
@@ -104,7 +104,7 @@ impl Scheme {
     }
 }
 
-/// qmin and qmax where 0 is the code of zero of a symmetric format.
+/// Returns the least and greatest code. For symmetric formats 0 is the code of zero.
 fn codes(format: &WeightFormat) -> (f64, f64) {
     match (format.code_type(), format.is_symmetric()) {
         (CodeType::Int8, true) => (-127.0, 127.0),

@@ -79,7 +79,7 @@ pub enum ResumeError {
     Calibrate(#[from] CalibrateError),
 }
 
-/// What was observed of one X.
+/// The statistics of one X.
 struct Observed {
     /// The layers that take it, by [`Dense::index`]; the first of them observes.
     linears: Vec<usize>,

@@ -209,7 +209,7 @@ mod tests {
         write_atomic(&link, b"new").unwrap();
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::read(&path).unwrap(), b"new");
-        // Whatever the umask, the owner may read and write and nobody may execute.
+        // Under any umask, the owner may read and write, and nobody may execute.
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o711, 0o600);
     }

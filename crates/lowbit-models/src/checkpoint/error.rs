@@ -220,9 +220,9 @@ pub enum IoError {
     NotAsDeclared {
         /// The tensor.
         name: String,
-        /// What was declared.
+        /// The declared type, shape or format.
         need: String,
-        /// What was given.
+        /// The type, shape or format of the data that was to be written.
         have: String,
     },
     /// A declared tensor was never written.

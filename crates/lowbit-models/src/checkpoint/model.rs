@@ -288,6 +288,24 @@ fn take_index(metadata: &mut BTreeMap<String, String>) -> Result<Index, IoError>
 /// Reads a compressed weight. If its [`activations`](ModelFile::activations) have factors, its columns
 /// were multiplied with them.
 ///
+/// An engine uploads the weights of a file to its own device:
+///
+/// ```no_run
+/// use lowbit::gpu::Kernels;
+/// use lowbit::ops::DeviceWeights;
+/// use lowbit_models::checkpoint::{ModelFile, read_compressed};
+///
+/// # async fn example(kernels: &Kernels) -> Result<(), Box<dyn std::error::Error>> {
+/// let file = ModelFile::open("model.lowbit.safetensors")?;
+/// for name in file.compressed().keys() {
+///     let packed = read_compressed(&file, name)?;
+///     let weights = DeviceWeights::upload(kernels, &packed).await?;
+///     println!("{name}: {} on the device, {} bytes", packed.format(), weights.device_bytes());
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// Returns [`IoError`] if there is no such weight, if a part is missing, has the wrong type or shape
 /// or should not be there, or if [`PackedWeights::from_parts`] refuses the values.

@@ -18,11 +18,11 @@ const VERSION: u32 = 1;
 /// tensors, and holds 30 of its layers by channels.
 const MOST: u64 = 1 << 30;
 
-/// What is known about the activations of a layer.
+/// The ranges of the activations of a layer.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum LayerRanges {
-    /// What was observed. Any method can take a range from it, and more can be observed.
+    /// Observed statistics. Any method can take a range from them, and further batches can be added.
     Statistics(Box<Statistics>),
     /// A static scale and zero point.
     Calibration(Calibration),
@@ -65,7 +65,7 @@ impl LayerRanges {
 /// `target` and `channels` are absent if there are none. Numbers are read back bit for bit.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Ranges {
-    /// What is known, by the names of the layers.
+    /// The ranges of each layer, by its name.
     pub layers: BTreeMap<String, LayerRanges>,
     /// Statistics by channels of the same layers, which [`smooth`](lowbit::compress::smooth) uses.
     pub channels: BTreeMap<String, Statistics>,
@@ -96,11 +96,11 @@ impl Default for RangeTarget {
 pub struct RangesError {
     /// The file.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// The reason why the file cannot be used.
     pub why: BadRanges,
 }
 
-/// What is wrong with a file of ranges.
+/// The reason why a file of ranges cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BadRanges {
@@ -135,7 +135,7 @@ pub enum BadRanges {
     Target {
         /// The field.
         field: &'static str,
-        /// What is wrong with it.
+        /// A description of the problem.
         why: String,
     },
     /// A calibration is not valid.
@@ -145,7 +145,7 @@ pub enum BadRanges {
         name: String,
         /// The field.
         field: &'static str,
-        /// What is wrong with it.
+        /// A description of the problem.
         why: String,
     },
 }

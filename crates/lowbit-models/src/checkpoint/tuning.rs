@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 pub struct TuningIgnored {
     /// The file.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// The reason why the file is ignored.
     pub why: BadTuning,
 }
 

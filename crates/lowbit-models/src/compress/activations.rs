@@ -20,7 +20,8 @@ pub enum SmoothRequest {
     Alpha(f64),
 }
 
-/// What is asked for: a format, where scales come from, and whether X is smoothed.
+/// A request for quantized activations: the format, the source of the scales, and whether X is
+/// smoothed.
 #[derive(Clone, Copy, Debug)]
 pub struct ActivationRequest<'a> {
     /// The format of the codes. The default is `int8-token` for scales taken at run time, and what

@@ -76,7 +76,7 @@ pub enum OnnxError {
     BadTensor {
         /// The tensor.
         name: String,
-        /// What is wrong with it.
+        /// A description of the problem.
         why: &'static str,
     },
     /// The data of a tensor lie in a file that is not read: it is outside of the model's folder or not a
