@@ -220,7 +220,7 @@ fn errors_leave_the_host_usable() {
     length(host.matmul(&[1.0; K], 1, &weights, Some(&[0.0; N + 1])));
     assert!(matches!(host.gather(&weights, &[N as u32]), Err(HostError::TooLarge { .. })));
     let nan = host.compress(&[f32::NAN; N * K], N, K, &format());
-    assert!(matches!(nan, Err(HostError::Make(_))), "{nan:?}");
+    assert!(matches!(nan, Err(HostError::QuantizeWeights(_))), "{nan:?}");
     let mut caps = host.kernels().caps().clone();
     caps.max_groups = 1;
     let (info, device) = (host.adapter_info().clone(), host.device().clone());

@@ -137,7 +137,10 @@ fn the_host_says_what_cannot_be() {
             // This index means that there was no error, so the host sees nothing wrong here.
             Garbage::Ones => made == Ok(()),
             Garbage::Zeros | Garbage::Stale => made == Err(QuantizeWeightsError::NotRun.into()),
-            _ => matches!(made, Err(HostError::Make(QuantizeWeightsError::Garbage { .. }))),
+            _ => matches!(
+                made,
+                Err(HostError::QuantizeWeights(QuantizeWeightsError::Garbage { .. }))
+            ),
         };
         assert!(impossible, "{garbage:?}: {made:?}");
         let rows = host.download(&weights);

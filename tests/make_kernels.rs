@@ -1128,7 +1128,10 @@ fn host_calls() {
         }
         let bad = gpu().compress(&[1.0, f32::NAN], 1, 2, &format);
         assert!(
-            matches!(bad, Err(HostError::Make(QuantizeWeightsError::NonFinite { row: 0, col: 1 }))),
+            matches!(
+                bad,
+                Err(HostError::QuantizeWeights(QuantizeWeightsError::NonFinite { row: 0, col: 1 }))
+            ),
             "{bad:?}"
         );
         assert!(matches!(
@@ -1189,7 +1192,7 @@ fn buffers_are_checked() {
     assert!(matches!(bind(&spec, late(2), 4, None), Err(BindError::Misaligned { .. })));
     let wide = spec.clone().with_stride(65);
     assert!(matches!(bind(&wide, (&w).into(), 4, None), Err(BindError::TooSmall { .. })));
-    let codes = output.blocks()[0].codes.buffer().unwrap();
+    let codes = output.blocks()[0].codes().buffer().unwrap();
     let tiny = QuantizeWeightsSpec::new(4, 64, format).with_stride(u32::MAX);
     assert!(matches!(bind(&tiny, codes.into(), 4, None), Err(BindError::TooSmall { .. })));
     assert_eq!(

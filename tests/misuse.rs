@@ -53,7 +53,9 @@ fn every_kernel_fits_default_limits() {
                 Schedule::Rows { m_tile: 5.., .. } => AdapterClass::Cpu,
                 _ => AdapterClass::Gpu,
             };
-            choice.schedule.check(&Caps { class, ..caps.clone() }).unwrap();
+            let mut caps = caps.clone();
+            caps.class = class;
+            choice.schedule.check(&caps).unwrap();
         }
         block_on(kernels.pipeline(&kernel.desc())).unwrap();
     }
@@ -260,8 +262,8 @@ fn plans_are_refused() {
     // With `Select::Auto`, a plan uses a kernel that fits such a small device.
     let auto =
         block_on(MatmulPlan::new(&smaller, &MatmulSpec::new(65, 8, 64, int4()), Select::Auto));
-    for regime in auto.unwrap().row_ranges() {
-        regime.choice.schedule.check(smaller.caps()).unwrap();
+    for range in auto.unwrap().row_ranges() {
+        range.choice.schedule.check(smaller.caps()).unwrap();
     }
     let odd = MatmulSpec::new(4, 8, 64, WeightFormat::f32()).with_x_strides(3, 0);
     assert!(matches!(plan(&kernels, &odd), Err(PlanError::Stride { .. })));
@@ -274,25 +276,23 @@ fn stated_limits_never_exceed_the_device() {
     let limits = Limits { max_compute_workgroup_storage_size: 4096, ..Limits::defaults() };
     let noop = Noop::new(limits);
     let boastful = noop.kernels_with(|caps| {
-        *caps = Caps {
-            class: AdapterClass::Gpu,
-            max_binding: u64::MAX,
-            max_buffer: u64::MAX,
-            storage_align: 0,
-            uniform_align: 0,
-            max_storage_buffers: 100,
-            max_workgroup_memory: u32::MAX,
-            max_invocations: u32::MAX,
-            max_groups: u32::MAX,
-            subgroup: 8,
-            subgroups: true,
-            matrix: 16,
-            int64: true,
-            exact_f16_unpack: false,
-            packed_dot: false,
-            row_order: RowOrder::Rows,
-            texture_extent: u32::MAX,
-        }
+        caps.class = AdapterClass::Gpu;
+        caps.max_binding = u64::MAX;
+        caps.max_buffer = u64::MAX;
+        caps.storage_align = 0;
+        caps.uniform_align = 0;
+        caps.max_storage_buffers = 100;
+        caps.max_workgroup_memory = u32::MAX;
+        caps.max_invocations = u32::MAX;
+        caps.max_groups = u32::MAX;
+        caps.subgroup = 8;
+        caps.subgroups = true;
+        caps.matrix = 16;
+        caps.int64 = true;
+        caps.exact_f16_unpack = false;
+        caps.packed_dot = false;
+        caps.row_order = RowOrder::Rows;
+        caps.texture_extent = u32::MAX;
     });
     let how = Select::Pinned(Schedule::Tiled { m_tile: 32 });
     let refused = block_on(MatmulPlan::new(&boastful, &MatmulSpec::new(65, 8, 64, int4()), how));
@@ -622,7 +622,7 @@ fn weights_are_refused() {
 
     let buffers = |rows, bytes| {
         let buffer = || noop.buffer(bytes);
-        RowBlock { codes: buffer().into(), side: buffer(), rows }
+        RowBlock::new(rows, buffer().into(), buffer())
     };
     let take =
         |n, blocks| DeviceWeights::from_blocks(f32, n, 64, RowOrder::Rows, blocks).map(|w| w.n());
@@ -645,8 +645,8 @@ fn weights_are_refused() {
     let part = "codes";
     let (need, have) = (2304, 2300);
     assert_eq!(got, Err(WeightsError::TooSmall { block: 0, part, need, have }));
-    let mut short = block(0..9);
-    short.side = noop.buffer(12);
+    let whole = block(0..9);
+    let short = RowBlock::new(0..9, whole.codes().clone(), noop.buffer(12));
     let (part, need, have) = ("side", 32, 12);
     assert_eq!(take(9, vec![short]), Err(WeightsError::TooSmall { block: 0, part, need, have }));
     assert_eq!(take(large, vec![]), Err(WeightsError::TooLarge { n: large, k: 64 }));
@@ -982,8 +982,10 @@ proptest! {
 
 /// Replaces a block's codes or its side buffer.
 fn replace(block: &mut RowBlock, part: &str, buffer: &wgpu::Buffer) {
-    match part {
-        "codes" => block.codes = buffer.clone().into(),
-        _ => block.side = buffer.clone(),
-    }
+    let (rows, codes, side) = (block.rows(), block.codes().clone(), block.side().clone());
+    *block = if part == "codes" {
+        RowBlock::new(rows, buffer.clone().into(), side)
+    } else {
+        RowBlock::new(rows, codes, buffer.clone())
+    };
 }

@@ -36,10 +36,11 @@ fn halves_are_probed() {
 
 /// The choice of kernels depends on the result of the probe.
 #[test]
-fn exact_halves_choose_kernels() {
+fn exact_f16_unpacking_chooses_kernels() {
     let Some(host) = crate::common::host() else { return };
     for exact in [false, true] {
-        let caps = Caps { exact_f16_unpack: exact, ..host.kernels().caps().clone() };
+        let mut caps = host.kernels().caps().clone();
+        caps.exact_f16_unpack = exact;
         let (info, device) = (host.adapter_info().clone(), host.device().clone());
         let host = Host::with_caps(info, device, host.queue().clone(), &caps).unwrap();
         let spec = MatmulSpec::new(1, 8, 32, "f16".parse().unwrap());

@@ -135,7 +135,7 @@ fn nothing_is_fine_and_wrong_parts_are_refused() {
     assert_eq!(short, BindError::TooSmall { role: Role::Weights, need: 256, have: 32 });
     let codes = SubBuffer { buffer: &large, offset: 2 };
     assert!(matches!(refuse(RepackArgs { codes, ..good }), BindError::Misaligned { .. }));
-    let codes = SubBuffer::from(output.blocks()[0].codes.buffer().unwrap());
+    let codes = SubBuffer::from(output.blocks()[0].codes().buffer().unwrap());
     assert_eq!(refuse(RepackArgs { codes, ..good }), BindError::Aliased { role: Role::Weights });
     let f16: DeviceWeights =
         block_on(DeviceWeights::allocate(host.kernels(), "f16".parse().unwrap(), 8, 64)).unwrap();

@@ -24,9 +24,9 @@ fn gpu(subgroups: bool) -> Host {
     }))
     .unwrap();
     let subgroups = required_features.contains(wgpu::Features::SUBGROUP);
-    let plain = Caps::from_limits(AdapterClass::Gpu, &limits);
-    assert_eq!(plain.row_order, RowOrder::Rows);
-    let caps = Caps { subgroups, ..plain };
+    let mut caps = Caps::from_limits(AdapterClass::Gpu, &limits);
+    assert_eq!(caps.row_order, RowOrder::Rows);
+    caps.subgroups = subgroups;
     Host::with_caps(adapter.get_info(), device, queue, &caps).unwrap()
 }
 

@@ -280,7 +280,7 @@ fn stated_limits_split_too() {
     // Empty buffers that kernels fill are split in the same way.
     let (n, k) = (job.packed.n(), job.packed.k());
     let empty = block_on(DeviceWeights::allocate(stated.kernels(), format, n, k)).unwrap();
-    let rows = |w: &DeviceWeights| w.blocks().iter().map(|b| b.rows.clone()).collect::<Vec<_>>();
+    let rows = |w: &DeviceWeights| w.blocks().iter().map(|b| b.rows()).collect::<Vec<_>>();
     assert_eq!(rows(&empty), rows(&stated.upload(&job.packed).unwrap()));
-    assert!(empty.blocks().iter().all(|b| b.codes.size().max(b.side.size()) <= 4096));
+    assert!(empty.blocks().iter().all(|b| b.codes().size().max(b.side().size()) <= 4096));
 }

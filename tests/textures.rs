@@ -153,7 +153,7 @@ fn what_cannot_be_is_refused() {
             let d = wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false };
             host.device().create_buffer(&d)
         };
-        let blocks = vec![RowBlock { codes: buffer(codes).into(), side: buffer(side), rows: 0..N }];
+        let blocks = vec![RowBlock::new(0..N, buffer(codes).into(), buffer(side))];
         let order = host.kernels().caps().row_order;
         DeviceWeights::from_blocks(WeightFormat::f32(), N, K, order, blocks).unwrap()
     };

@@ -14,6 +14,7 @@ pub enum AdapterClass {
 /// The capabilities of a device that kernels are chosen by. They are plain data, so that choices
 /// can be tested without hardware and limits can be lowered on purpose.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Caps {
     /// Whether the device is a GPU or a CPU.
     pub class: AdapterClass,

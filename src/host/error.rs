@@ -73,7 +73,7 @@ pub enum HostError {
     Weights(#[from] WeightsError),
     /// Weights could not be quantized. The error names the row and column.
     #[error(transparent)]
-    Make(#[from] QuantizeWeightsError),
+    QuantizeWeights(#[from] QuantizeWeightsError),
     /// Activations could not be observed on the host.
     #[error(transparent)]
     Calibrate(#[from] CalibrateError),

@@ -166,7 +166,7 @@ impl Host {
         /// [`compress::quantize`](crate::compress::quantize).
         ///
         /// # Errors
-        /// Returns [`HostError::Make`] if the format cannot hold a weight (for example a NaN), and
+        /// Returns [`HostError::QuantizeWeights`] if the format cannot hold a weight (for example a NaN), and
         /// an error if the device refuses a request.
         pub async fn compress_async(
             &self,

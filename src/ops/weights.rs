@@ -20,12 +20,9 @@ pub struct DeviceWeights {
 /// The memory of some consecutive rows, in the layout of [`DeviceLayout`].
 #[derive(Clone, Debug)]
 pub struct RowBlock {
-    /// `[rows, code_words]` words in the layout's order, whole panels, at least 32 bytes.
-    pub codes: Codes,
-    /// `[rows, side_words]` words likewise.
-    pub side: wgpu::Buffer,
-    /// The rows of `W` that it holds.
-    pub rows: Range<usize>,
+    pub(crate) codes: Codes,
+    pub(crate) side: wgpu::Buffer,
+    pub(crate) rows: Range<usize>,
 }
 
 /// The memory of the codes of a block of rows.
@@ -72,6 +69,28 @@ impl Codes {
 }
 
 impl RowBlock {
+    /// Describes the memory of the rows `rows` of W. `codes` holds `[rows, code_words]` words in the
+    /// layout's order, and the side buffer `[rows, side_words]` words; both hold whole panels and have
+    /// at least 32 bytes.
+    pub fn new(rows: Range<usize>, codes: Codes, side: wgpu::Buffer) -> Self {
+        Self { codes, side, rows }
+    }
+
+    /// The rows of W that it holds.
+    pub fn rows(&self) -> Range<usize> {
+        self.rows.clone()
+    }
+
+    /// The memory of the codes.
+    pub fn codes(&self) -> &Codes {
+        &self.codes
+    }
+
+    /// The side buffer: metadata, scales and zero points.
+    pub fn side(&self) -> &wgpu::Buffer {
+        &self.side
+    }
+
     /// Its buffers: side data, and codes unless those are in a texture.
     pub fn buffers(&self) -> impl Iterator<Item = &wgpu::Buffer> {
         self.codes.buffer().into_iter().chain([&self.side])

@@ -147,7 +147,9 @@ fn observe(
 ) -> Result<(), CliError> {
     let weights = bert::upload(host, encoder).map_err(|error| {
         let hint = match error.source {
-            HostError::Make(_) => "weights must be finite: is it the file that was trained?",
+            HostError::QuantizeWeights(_) => {
+                "weights must be finite: is it the file that was trained?"
+            }
             _ => "--adapter chooses another adapter",
         };
         CliError::new("cannot calibrate").because(error).hint(hint)

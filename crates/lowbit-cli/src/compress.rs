@@ -208,7 +208,7 @@ fn hint(error: &CompressionError) -> &'static str {
             "parts of a compressed weight take that name; leave the weight out with --tensors"
         }
         CompressionError::Smoothing(_) => "a lower --smooth, or none; --tensors chooses weights",
-        CompressionError::Host { source: HostError::Make(_), .. } => {
+        CompressionError::Host { source: HostError::QuantizeWeights(_), .. } => {
             "--tensors chooses weights, --scheme and --scales another format"
         }
         CompressionError::Host { .. } => {

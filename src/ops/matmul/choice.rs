@@ -557,7 +557,7 @@ mod tests {
 
     /// Limits of a browser and of a large device, each as both classes.
     #[test]
-    fn regimes_have_kernels_of_their_own() {
+    fn row_ranges_have_kernels_of_their_own() {
         let mut large = wgpu::Limits::defaults();
         large.max_compute_invocations_per_workgroup = 1024;
         large.max_compute_workgroup_storage_size = 48 << 10;

@@ -69,7 +69,7 @@ impl Problem {
     }
 
     /// How far another problem's measurement is from this one; `None` where it says nothing:
-    /// other kernels, another regime of m, or N or K more than twice or less than half.
+    /// other kernels, another row range, or N or K more than twice or less than half.
     fn distance(&self, other: &Self) -> Option<f64> {
         let kernels = |p: &Self| (p.decoder, p.scaling, p.asymmetric, p.textures, p.activations);
         let twice = |a: u32, b: u32| u64::from(a.max(b)) <= 2 * u64::from(a.min(b));
@@ -85,8 +85,8 @@ impl Problem {
 /// Schedules measured to be fastest. Empty, it changes nothing.
 ///
 /// [`Select::Tuned`](super::Select::Tuned) consults it;
-/// [`Host::tune`](crate::host::Host::tune) makes one, and with the feature `io` there are
-/// files of it.
+/// [`Host::tune`](crate::host::Host::tune) makes one, and with the feature `serde`
+/// [`to_json`](Self::to_json) and [`from_json`](Self::from_json) store it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Tuning {

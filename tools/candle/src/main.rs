@@ -1,7 +1,7 @@
 //! A feed-forward network with lowbit's layers beside candle's own: MiniLM's first one where
 //! data/minilm is there, on embeddings of its own table, else one of random weights.
 //!
-//!     cargo run --release --manifest-path examples/candle/Cargo.toml [-- MODEL.safetensors]
+//!     cargo run --release --manifest-path tools/candle/Cargo.toml [-- MODEL.safetensors]
 
 use candle_core::{D, DType, Device, Module, Result, Tensor, safetensors};
 use lowbit::host::Host;
