@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 /// The compiled kernels for one [`FakeQuantSpec`], forward and backward. A plan is cheap to clone.
 ///
-/// A training step fake-quantizes W `[1536, 384]` with a learned scale for each row, and computes the
-/// gradients of W and of the scales from the gradient of Y:
+/// A training step fake-quantizes W `[1536, 384]` with a learned scale for each row, and computes
+/// the gradients of W and of the scales from the gradient of Y:
 ///
 /// ```no_run
 /// # use lowbit::gpu::Kernels;

@@ -43,13 +43,13 @@ pub struct RowRange {
     pub(super) pipeline: Arc<Pipeline>,
 }
 
-/// The compiled kernels for one [`MatmulSpec`]. A plan can be bound any number of times, and is cheap
-/// to clone.
+/// The compiled kernels for one [`MatmulSpec`]. A plan can be bound any number of times, and is
+/// cheap to clone.
 ///
 /// In an engine, a layer is planned and bound once, and then recorded in every pass:
 ///
 /// ```no_run
-/// # use lowbit::format::{Function, PackedWeights};
+/// # use lowbit::format::{ActivationFunction, PackedWeights};
 /// # use lowbit::gpu::Kernels;
 /// # use lowbit::ops::{DeviceWeights, MatmulArgs, MatmulPlan, MatmulSpec, Select};
 /// # use lowbit::wgpu;
@@ -61,7 +61,7 @@ pub struct RowRange {
 /// # ) -> Result<(), Box<dyn std::error::Error>> {
 /// let weights = DeviceWeights::upload(kernels, packed).await?;
 /// // Y = GELU(X · Wᵀ + bias) for up to 512 rows of X.
-/// let spec = MatmulSpec::of(512, &weights).with_bias().with_function(Function::Gelu);
+/// let spec = MatmulSpec::of(512, &weights).with_bias().with_function(ActivationFunction::Gelu);
 /// let plan = MatmulPlan::new(kernels, &spec, Select::Auto).await?;
 /// let (activations, output) = (x.into(), y.into());
 /// let args = MatmulArgs { activations, weights: &weights, bias: Some(bias.into()), output };

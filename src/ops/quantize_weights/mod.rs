@@ -143,8 +143,8 @@ impl QuantizeWeightsSpec {
     }
 }
 
-/// The compiled kernels for one [`QuantizeWeightsSpec`]. A plan can be bound any number of times, and
-/// is cheap to clone.
+/// The compiled kernels for one [`QuantizeWeightsSpec`]. A plan can be bound any number of times,
+/// and is cheap to clone.
 ///
 /// An engine makes weights on its own device from rows of f32, and reads the status back after the
 /// submission:
