@@ -63,8 +63,9 @@ impl Kernel {
     }
 }
 
-/// A function that lists all kernels of an op on a device.
-type List = fn(&Caps) -> Vec<Kernel>;
+/// A function that lists all kernels of an op on a device. Ops describe their kernels and do not use
+/// this module, so that imports have one direction.
+type List = fn(&Caps) -> Vec<KernelDesc>;
 
 /// The lists of kernels that are not chosen by [`KernelChoice`].
 const OTHERS: [List; 9] = [
@@ -83,12 +84,14 @@ const OTHERS: [List; 9] = [
 pub fn kernels(devices: &[Caps]) -> Vec<Kernel> {
     let mut seen = HashSet::new();
     let mut kernels = Vec::new();
-    for list in [matmul::kernels as List].into_iter().chain(OTHERS) {
-        for kernel in devices.iter().flat_map(list) {
-            if seen.insert(kernel.clone()) {
-                kernels.push(kernel);
-            }
+    let mut add = |kernel: Kernel| {
+        if seen.insert(kernel.clone()) {
+            kernels.push(kernel);
         }
+    };
+    devices.iter().flat_map(matmul::kernels).for_each(|choice| add(choice.into()));
+    for list in OTHERS {
+        devices.iter().flat_map(list).for_each(|desc| add(desc.into()));
     }
     kernels
 }
@@ -143,7 +146,7 @@ pub fn find(id: &str) -> Option<Kernel> {
     }
     let devices = [gpus(), cpus()].concat();
     let others = OTHERS.iter().flat_map(|list| devices.iter().flat_map(list));
-    others.into_iter().find(|kernel| kernel.id() == id)
+    others.into_iter().find(|desc| desc.id == id).map(Kernel::from)
 }
 
 /// Returns a covering: a subset of `items` in which every pair of parts occurs that occurs in some
