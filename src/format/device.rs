@@ -311,7 +311,7 @@ fn interleave(word: u32) -> u32 {
     })
 }
 
-/// The inverse of [`interleave`].
+/// Returns the inverse of [`interleave`].
 fn deinterleave(word: u32) -> u32 {
     (0..4).fold(0, |out, j| {
         out | (word >> (8 * j) & 0xf) << (4 * j) | (word >> (8 * j + 4) & 0xf) << (4 * (j + 4))

@@ -323,8 +323,8 @@ impl WeightFormat {
         Ok(())
     }
 
-    /// Every format there is: with scales for a tensor, for a channel, and for groups of the two
-    /// sizes.
+    /// Returns every format there is: with scales for a tensor, for a channel, and for groups of
+    /// the two sizes.
     #[doc(hidden)]
     pub fn all(groups: [u32; 2]) -> Vec<Self> {
         let group = |g| NonZeroU32::new(g).map_or(Granularity::Channel, Granularity::Group);
@@ -341,8 +341,8 @@ impl WeightFormat {
         formats
     }
 
-    /// The format of a code type whose three bits say, from the lowest: 2:4 sparse, asymmetric, f16
-    /// scales. `None` if there is no such format.
+    /// Returns the format of a code type whose three bits say, from the lowest: 2:4 sparse,
+    /// asymmetric, f16 scales. `None` if there is no such format.
     #[doc(hidden)]
     pub fn of_bits(element: CodeType, granularity: Granularity, bits: usize) -> Option<Self> {
         let mut format = match element {

@@ -23,7 +23,7 @@ impl KernelDesc {
     /// Joins the constants and the fragments, with everything that these require.
     ///
     /// # Errors
-    /// [`ImportError`] if a fragment, an implementer or a constant is missing.
+    /// Returns [`ImportError`] if a fragment, an implementer or a constant is missing.
     pub fn compose(&self) -> Result<Wgsl, ImportError> {
         let parts = self.parts()?;
         let mut source = String::new();
@@ -59,8 +59,8 @@ impl KernelDesc {
 }
 
 impl Wgsl {
-    /// The fragment and the line in it that a line (from 1) of the whole shader comes from, for
-    /// example `decode/int4.wgsl:12`.
+    /// Returns the fragment and the line in it that a line (from 1) of the whole shader comes from,
+    /// for example `decode/int4.wgsl:12`.
     pub fn locate(&self, line: usize) -> String {
         match self.spans.iter().rev().find(|(start, _)| *start <= line) {
             Some((start, name)) => format!("{name}.wgsl:{}", line - start + 1),
@@ -78,14 +78,14 @@ impl Wgsl {
         out
     }
 
-    /// The fragments of the lines that a compiler's message names, in the form of
+    /// Returns the fragments of the lines that a compiler's message names, in the form of
     /// [`locate`](Self::locate).
     pub fn places(&self, message: &str) -> Vec<String> {
         named_lines(message).into_iter().map(|line| self.locate(line)).collect()
     }
 }
 
-/// The lines that a compiler's message names, each once, in order.
+/// Returns the lines that a compiler's message names, each once, in order.
 fn named_lines(message: &str) -> Vec<usize> {
     let places = message.match_indices("wgsl:").chain(message.match_indices(" :"));
     let named = places.filter_map(|(at, found)| {

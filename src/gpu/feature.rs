@@ -39,7 +39,7 @@ impl Feature {
         Self::Matrix16,
     ];
 
-    /// The name that headers, errors and JSON use.
+    /// Returns the name that headers, errors and JSON use.
     pub const fn name(self) -> &'static str {
         match self {
             Self::F16 => "f16",
@@ -53,7 +53,7 @@ impl Feature {
         }
     }
 
-    /// The feature of a name, if there is one.
+    /// Returns the feature of a name, if there is one.
     pub fn find(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|feature| feature.name() == name)
     }

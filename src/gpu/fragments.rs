@@ -50,8 +50,8 @@ pub const FRAGMENTS: &[Fragment] = fragments![
     "sparse/metadata" "sparse/place" "sparse/prune" "sparse/rank"
 ];
 
-/// The fragment of a name. Names are literals of this crate, and a test looks up every name that a
-/// kernel can choose.
+/// Returns the fragment of a name. Names are literals of this crate, and a test looks up every name
+/// that a kernel can choose.
 ///
 /// # Panics
 /// If there is none.

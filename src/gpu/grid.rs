@@ -42,8 +42,8 @@ pub struct Grid {
 }
 
 impl Grid {
-    /// The product of ⌈(product of the variables) / `each`⌉ over `factors`; one workgroup if there
-    /// are none. The grid may have any shape: see [`folds`](Self::folds).
+    /// Returns the product of ⌈(product of the variables) / `each`⌉ over `factors`; one workgroup
+    /// if there are none. The grid may have any shape: see [`folds`](Self::folds).
     pub fn new(factors: &[(&[Variable], u32)]) -> Self {
         let factor = |&(of, each): &(&[Variable], u32)| Factor { of: of.into(), each: each.max(1) };
         Self { factors: factors.iter().map(factor).collect(), folds: true }
@@ -55,13 +55,13 @@ impl Grid {
         Self { folds: false, ..self }
     }
 
-    /// Whether the kernel takes a grid of any shape that has at least so many workgroups, because
-    /// it numbers them by x + X · (y + Y · z). Otherwise all workgroups lie along x.
+    /// Returns whether the kernel takes a grid of any shape that has at least so many workgroups,
+    /// because it numbers them by x + X · (y + Y · z). Otherwise all workgroups lie along x.
     pub fn folds(&self) -> bool {
         self.folds
     }
 
-    /// The number of workgroups, if `number` gives the value of each variable.
+    /// Returns the number of workgroups, if `number` gives the value of each variable.
     pub fn groups(&self, number: impl Fn(Variable) -> u64) -> u64 {
         let factor = |factor: &Factor| {
             let all = factor.of.iter().fold(1u64, |all, of| all.saturating_mul(number(*of)));
@@ -70,7 +70,7 @@ impl Grid {
         self.factors.iter().map(factor).fold(1, u64::saturating_mul)
     }
 
-    /// The formula as text: `⌈m/32⌉ · ⌈rows/64⌉ · batch`.
+    /// Returns the formula as text: `⌈m/32⌉ · ⌈rows/64⌉ · batch`.
     pub fn formula(&self) -> String {
         let mut formula = String::new();
         for (index, Factor { of, each }) in self.factors.iter().enumerate() {
@@ -86,7 +86,7 @@ impl Grid {
         if formula.is_empty() { "1".into() } else { formula }
     }
 
-    /// The variables of the formula, each once.
+    /// Returns the variables of the formula, each once.
     pub fn variables(&self) -> Vec<Variable> {
         let mut all: Vec<Variable> = Vec::new();
         for &variable in self.factors.iter().flat_map(|factor| &factor.of) {

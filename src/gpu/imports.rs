@@ -90,7 +90,7 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// The header of a fragment, read once for those of this crate.
+    /// Returns the header of a fragment, read once for those of this crate.
     pub fn of(fragment: &Fragment) -> Result<Self, ImportError> {
         type Read = HashMap<&'static str, (Fragment, Result<Header, ImportError>)>;
         static READ: LazyLock<Read> =
@@ -166,9 +166,9 @@ impl Header {
     }
 }
 
-/// The fragments that `roots` and their imports amount to, each once: a fragment follows those that
-/// it requires by name, and roots keep their order. A root stands for an imported fragment of the
-/// same name.
+/// Returns the fragments that `roots` and their imports amount to, each once: a fragment follows
+/// those that it requires by name, and roots keep their order. A root stands for an imported
+/// fragment of the same name.
 pub(super) fn resolve(
     roots: &[Fragment],
     consts: &[&'static str],

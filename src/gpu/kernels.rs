@@ -113,7 +113,7 @@ impl LostFlag {
         let _ = self.0.set(reason.into());
     }
 
-    /// The reason, if the device was lost.
+    /// Returns the reason, if the device was lost.
     pub fn reason(&self) -> Option<&str> {
         self.0.get().map(String::as_str)
     }
@@ -135,8 +135,8 @@ pub(crate) enum BufferFill<'a> {
 }
 
 impl BufferFill<'_> {
-    /// The size of the buffer in bytes. It is at least 32, because wgpu refuses empty bindings and 32
-    /// bytes hold any element that a shader declares.
+    /// Returns the size of the buffer in bytes. It is at least 32, because wgpu refuses empty
+    /// bindings and 32 bytes hold any element that a shader declares.
     fn size(&self) -> u64 {
         match self {
             Self::Zeros(bytes) => (*bytes).max(32),
@@ -165,8 +165,8 @@ impl Kernels {
     /// clamped.
     ///
     /// # Errors
-    /// [`DeviceError`] if the table of row counts, 1024 times the alignment of uniforms, cannot be
-    /// allocated.
+    /// Returns [`DeviceError`] if the table of row counts, 1024 times the alignment of uniforms,
+    /// cannot be allocated.
     pub async fn new(device: &wgpu::Device, caps: &Caps) -> Result<Self, DeviceError> {
         let caps = caps.within(&device.limits(), device.features());
         let lost = LostFlag::default();
@@ -217,28 +217,28 @@ impl Kernels {
         Self { lost, ..self }
     }
 
-    /// The data for [`with_pipeline_cache`](Self::with_pipeline_cache) in a later run. Name the file
-    /// after [`wgpu::util::pipeline_cache_key`]. `None` without the feature.
+    /// Returns the data for [`with_pipeline_cache`](Self::with_pipeline_cache) in a later run. Name
+    /// the file after [`wgpu::util::pipeline_cache_key`]. `None` without the feature.
     pub fn pipeline_cache_data(&self) -> Option<Vec<u8>> {
         self.driver_cache.as_ref().and_then(wgpu::PipelineCache::get_data)
     }
 
-    /// The device.
+    /// Returns the device.
     pub fn device(&self) -> &wgpu::Device {
         &self.device
     }
 
-    /// The facts that the choice of kernels depends on.
+    /// Returns the facts that the choice of kernels depends on.
     pub fn caps(&self) -> &Caps {
         &self.caps
     }
 
-    /// The flag that the device's lost callback should set.
+    /// Returns the flag that the device's lost callback should set.
     pub fn lost_flag(&self) -> &LostFlag {
         &self.lost
     }
 
-    /// The number of cached pipelines.
+    /// Returns the number of cached pipelines.
     pub fn cached_pipelines(&self) -> usize {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
@@ -250,16 +250,16 @@ impl Kernels {
         &self.m_table
     }
 
-    /// The dynamic offsets (low, high) that carry `m`.
+    /// Returns the dynamic offsets (low, high) that carry `m`.
     pub(crate) fn m_offsets(&self, m: u32) -> [u32; 2] {
         let align = self.caps.uniform_align;
         [m % M_TABLE * align, m / M_TABLE * align]
     }
 
-    /// The compiled kernel, from the cache if it was compiled before.
+    /// Returns the compiled kernel, from the cache if it was compiled before.
     ///
     /// # Errors
-    /// [`DeviceError`]. If the shader does not compile, the error names the file and line.
+    /// Returns [`DeviceError`]. If the shader does not compile, the error names the file and line.
     pub async fn pipeline(&self, shader: &KernelDesc) -> Result<Arc<Pipeline>, DeviceError> {
         if let Some(reason) = self.lost.reason() {
             return Err(DeviceError::Lost(reason.into()));
@@ -356,7 +356,7 @@ impl Kernels {
     /// then gets the faulty one.
     ///
     /// # Errors
-    /// As [`pipeline`](Self::pipeline).
+    /// Returns the errors of [`pipeline`](Self::pipeline).
     #[doc(hidden)]
     pub async fn plant(&self, shader: &KernelDesc, text: &str) -> Result<(), DeviceError> {
         if let Some(reason) = self.lost.reason() {
@@ -483,8 +483,8 @@ fn verdict(lost: &LostFlag, what: &str, error: Option<wgpu::Error>) -> Result<()
     }
 }
 
-/// The verdict on a kernel. An internal error comes from the driver, a validation error from the
-/// shader.
+/// Returns an error if a kernel did not compile. An internal error comes from the driver, a validation error
+/// from the shader.
 fn compiled(
     lost: &LostFlag,
     shader: &KernelDesc,

@@ -10,7 +10,7 @@ const MAGIC: &[u8; 8] = b"lowbitP1";
 /// Far more than all kernels of this crate compile to.
 const MOST: u64 = 256 << 20;
 
-/// The data of a file that [`write`] wrote.
+/// Returns the data of a file that [`write`] wrote.
 pub(crate) fn read(path: &Path) -> Option<Vec<u8>> {
     // Not to wait for a pipe, nor to read a large file to find that it is none.
     std::fs::metadata(path).ok().filter(|about| about.is_file() && about.len() <= MOST)?;

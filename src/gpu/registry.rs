@@ -55,7 +55,7 @@ pub enum BindingRole {
 }
 
 impl BindingRole {
-    /// What the binding holds, in a few words.
+    /// Returns what the binding holds, in a few words.
     pub const fn holds(&self) -> &'static str {
         match self {
             Self::Params(_) => "parameters of the dispatch",
@@ -85,12 +85,12 @@ pub struct Binding {
 const DIGIT_BYTES: u32 = 16;
 
 impl Binding {
-    /// A binding.
+    /// Creates a binding.
     pub const fn new(number: u32, name: &'static str, role: BindingRole, access: Access) -> Self {
         Self { number, name, role, access }
     }
 
-    /// A binding of data that is described in a few words.
+    /// Creates a binding of data that is described in a few words.
     pub const fn data(
         number: u32,
         name: &'static str,
@@ -100,7 +100,7 @@ impl Binding {
         Self::new(number, name, BindingRole::Data(holds), access)
     }
 
-    /// The parameters, at number 0.
+    /// Creates the binding of the parameters, at number 0.
     pub const fn params(name: &'static str, layout: UniformLayout) -> Self {
         Self::new(0, name, BindingRole::Params(layout), Access::Uniform)
     }
@@ -111,7 +111,8 @@ impl Binding {
         Self::new(2, "count_high", BindingRole::CountHigh, Access::DynamicUniform),
     ];
 
-    /// Bytes of a uniform buffer; 0 for other bindings, whose size the shader does not fix.
+    /// Returns the number of bytes of a uniform buffer; 0 for other bindings, whose size the shader
+    /// does not fix.
     pub const fn uniform_bytes(&self) -> u32 {
         match (self.access, self.role) {
             (_, BindingRole::Params(layout)) => layout.size,
@@ -120,7 +121,7 @@ impl Binding {
         }
     }
 
-    /// Whether it is a storage buffer.
+    /// Returns whether it is a storage buffer.
     pub const fn is_storage(&self) -> bool {
         matches!(self.access, Access::Read | Access::Write)
     }
@@ -216,7 +217,8 @@ pub struct KernelDesc {
 }
 
 impl KernelDesc {
-    /// A kernel without constants and conditions, of one workgroup of one invocation.
+    /// Creates the description of a kernel without constants and conditions, of one workgroup of one
+    /// invocation.
     pub fn new(id: impl Into<String>, fragments: Vec<Fragment>, bindings: Vec<Binding>) -> Self {
         Self {
             id: id.into(),
@@ -231,11 +233,11 @@ impl KernelDesc {
         }
     }
 
-    /// The fragments of the shader: those of the kernel and everything that their headers require.
-    /// A fragment follows those that it requires by name.
+    /// Returns the fragments of the shader: those of the kernel and everything that their headers
+    /// require. A fragment follows those that it requires by name.
     ///
     /// # Errors
-    /// [`ImportError`] if a fragment, an implementer or a constant is missing.
+    /// Returns [`ImportError`] if a fragment, an implementer or a constant is missing.
     pub fn resolve(&self) -> Result<Vec<Fragment>, ImportError> {
         Ok(self.parts()?.into_iter().map(|(fragment, _)| fragment).collect())
     }
@@ -245,21 +247,21 @@ impl KernelDesc {
         imports::resolve(&self.fragments, &consts)
     }
 
-    /// The features beyond the core of WGSL that the headers of its fragments declare. A kernel
-    /// may contain functions that no path calls, so it may use fewer.
+    /// Returns the features beyond the core of WGSL that the headers of its fragments declare. A
+    /// kernel may contain functions that no path calls, so it may use fewer.
     ///
     /// # Errors
-    /// As [`resolve`](Self::resolve).
+    /// Returns the errors of [`resolve`](Self::resolve).
     pub fn features(&self) -> Result<BTreeSet<Feature>, ImportError> {
         Ok(self.parts()?.into_iter().flat_map(|(_, header)| header.features).collect())
     }
 
-    /// What shapes, strides, the device and the order of kernels must be, a sentence each: the
-    /// `Caller:` lines of the fragments with the values of their constants, then
+    /// Returns what shapes, strides, the device and the order of kernels must be, a sentence each:
+    /// the `Caller:` lines of the fragments with the values of their constants, then
     /// [`conditions`](Self::conditions).
     ///
     /// # Errors
-    /// As [`resolve`](Self::resolve).
+    /// Returns the errors of [`resolve`](Self::resolve).
     pub fn requires(&self) -> Result<Vec<String>, ImportError> {
         let callers = self.parts()?.into_iter().flat_map(|(_, header)| header.caller);
         let value = |text: &str| {
@@ -271,12 +273,12 @@ impl KernelDesc {
         Ok(callers.map(value).chain(self.conditions.iter().cloned()).collect())
     }
 
-    /// How many storage buffers it binds.
+    /// Returns how many storage buffers it binds.
     pub fn storage_buffers(&self) -> u32 {
         self.bindings.iter().filter(|binding| binding.is_storage()).count() as u32
     }
 
-    /// The binding of a role.
+    /// Returns the binding of a role.
     pub fn binding(&self, role: BindingRole) -> Option<&Binding> {
         self.bindings.iter().find(|binding| binding.role == role)
     }
@@ -284,7 +286,7 @@ impl KernelDesc {
     /// Replaces the fragment that implements an interface of `other` by `other`.
     ///
     /// # Errors
-    /// [`ImportError::BadHeader`].
+    /// Returns [`ImportError::BadHeader`].
     pub fn substitute(&mut self, other: Fragment) -> Result<(), ImportError> {
         let interfaces = imports::Header::of(&other)?.implements;
         for fragment in &mut self.fragments {

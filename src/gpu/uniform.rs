@@ -22,7 +22,7 @@ impl UniformLayout {
         Self { structure, fragment, size: size as u32, fields }
     }
 
-    /// The WGSL names of the fields and their offsets in bytes, in order.
+    /// Returns the WGSL names of the fields and their offsets in bytes, in order.
     pub fn fields(&self) -> impl Iterator<Item = (&'static str, u32)> {
         self.fields.iter().flat_map(|&(names, offset)| {
             // All fields are words.

@@ -107,7 +107,7 @@ pub(super) fn backends_enabled(backends: wgpu::Backends) -> Result<(), HostError
     Ok(())
 }
 
-/// The error if wgpu found no adapter.
+/// Returns the error if wgpu found no adapter.
 pub(super) fn no_adapter(error: wgpu::RequestAdapterError) -> HostError {
     let hint = if cfg!(target_os = "linux") {
         "; install a Vulkan driver: on Debian, `apt-get install mesa-vulkan-drivers libvulkan1` \

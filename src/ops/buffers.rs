@@ -27,7 +27,7 @@ pub(crate) enum Resource<'a> {
 }
 
 impl<'a> Resource<'a> {
-    /// The first `bytes` of a buffer.
+    /// Returns the first `bytes` of a buffer.
     pub fn start(buffer: &'a wgpu::Buffer, bytes: u64) -> Self {
         Self::part(buffer, 0, bytes)
     }
@@ -75,14 +75,14 @@ impl<'a> Window<'a> {
         Self { buffer, offset, size, skip }
     }
 
-    /// Where the data starts within the binding, in units of `unit` bytes.
+    /// Returns where the data starts within the binding, in units of `unit` bytes.
     pub fn at(&self, unit: u64) -> u32 {
         (self.skip / unit.max(1)) as u32
     }
 }
 
-/// The largest number of bytes that a window can always hold: a binding, less what alignment
-/// and rounding may add.
+/// Returns the largest number of bytes that a window can always hold: a binding, less what
+/// alignment and rounding may add.
 pub(crate) fn window_capacity(caps: &Caps) -> u64 {
     caps.max_binding.saturating_sub(u64::from(caps.storage_align) + 16)
 }

@@ -38,18 +38,18 @@ pub struct DequantizeSpec {
 }
 
 impl DequantizeSpec {
-    /// A spec of all rows, as packed f32.
+    /// Creates a spec of all rows, as packed f32.
     pub fn new(n: u32, k: u32, weights: WeightFormat) -> Self {
         let (output, stride) = (FloatType::F32, k);
         Self { n, k, weights, output, stride, gather: None, code_textures: false }
     }
 
-    /// A spec of up to `rows` rows that an index list names, as packed f32.
+    /// Creates a spec of up to `rows` rows that an index list names, as packed f32.
     pub fn gather(rows: u32, n: u32, k: u32, weights: WeightFormat) -> Self {
         Self { gather: Some(rows), ..Self::new(n, k, weights) }
     }
 
-    /// A spec of all rows of these weights, which reads their textures if they have any.
+    /// Creates a spec of all rows of these weights, which reads their textures if they have any.
     pub fn of(weights: &DeviceWeights) -> Self {
         // Weights on a device are below 2³¹ each way.
         let (n, k) = (weights.n() as u32, weights.k() as u32);
@@ -82,12 +82,12 @@ impl DequantizeSpec {
         self
     }
 
-    /// The largest number of output rows.
+    /// Returns the largest number of output rows.
     pub fn rows(&self) -> u32 {
         self.gather.unwrap_or(self.n)
     }
 
-    /// Bytes of output from its start that `rows` rows write.
+    /// Returns the number of bytes of output from its start that `rows` rows write.
     pub fn output_bytes(&self, rows: u32) -> u64 {
         // One invocation owns both halves of the last word.
         self.output_rows().bytes(rows).checked_next_multiple_of(4).unwrap_or(u64::MAX)
@@ -100,8 +100,8 @@ impl DequantizeSpec {
     /// Checks that a plan can serve this spec.
     ///
     /// # Errors
-    /// [`PlanError`] if the format is invalid, a dimension is too large, or the stride is too
-    /// short or, for f16, odd.
+    /// Returns [`PlanError`] if the format is invalid, a dimension is too large, or the stride is
+    /// too short or, for f16, odd.
     pub fn check(&self) -> Result<(), PlanError> {
         self.weights.geometry(self.n as usize, self.k as usize)?;
         PlanError::check_dimensions(&[
@@ -112,7 +112,8 @@ impl DequantizeSpec {
         self.output_rows().check(self.rows())
     }
 
-    /// Texels in a row of the textures that codes are read from; 0 for buffers.
+    /// Returns the number of texels in a row of the textures that codes are read from; 0 for
+    /// buffers.
     fn texture_width(&self, caps: &Caps) -> u32 {
         // Where there are no rows there are no textures.
         match self.code_textures && self.n > 0 {
@@ -121,7 +122,7 @@ impl DequantizeSpec {
         }
     }
 
-    /// The kernel on a device.
+    /// Returns the kernel on a device.
     pub fn shader(&self, caps: &Caps) -> KernelDesc {
         let mut consts = constants(
             &self.weights,
@@ -166,7 +167,7 @@ impl DequantizeSpec {
         }
     }
 
-    /// Words of one output row that are written.
+    /// Returns the number of words of one output row that are written.
     fn row_words(&self) -> u64 {
         (u64::from(self.k) * self.output.bytes()).div_ceil(4)
     }
@@ -185,7 +186,7 @@ const OUT_WORDS: Variable = Variable {
     meaning: "words of a row that is written: k, or ⌈k/2⌉ of f16",
 };
 
-/// Every kernel of this op on such a device.
+/// Returns every kernel of this op on such a device.
 pub(crate) fn kernels(caps: &Caps) -> Vec<KernelDesc> {
     let mut kernels = Vec::new();
     for format in WeightFormat::all([32, 6]) {
@@ -274,14 +275,14 @@ impl DequantizePlan {
     /// Checks a spec and compiles the kernel unless it is cached.
     ///
     /// # Errors
-    /// [`PlanError`].
+    /// Returns [`PlanError`].
     pub async fn new(kernels: &Kernels, spec: &DequantizeSpec) -> Result<Self, PlanError> {
         spec.check()?;
         let pipeline = kernels.pipeline(&spec.shader(kernels.caps())).await?;
         Ok(Self { kernels: kernels.clone(), spec: spec.clone(), pipeline })
     }
 
-    /// The spec that the plan was made for.
+    /// Returns the spec that the plan was made for.
     pub fn spec(&self) -> &DequantizeSpec {
         &self.spec
     }
@@ -290,7 +291,7 @@ impl DequantizePlan {
     /// a binding is split between rows.
     ///
     /// # Errors
-    /// [`BindError`].
+    /// Returns [`BindError`].
     pub async fn bind(&self, args: DequantizeArgs<'_>) -> Result<BoundDequantize, BindError> {
         let (spec, caps) = (&self.spec, self.kernels.caps());
         let output = self.check_args(&args)?;
@@ -343,8 +344,8 @@ impl DequantizePlan {
         draft.bind(self.clone()).await
     }
 
-    /// The dispatches: a block of weights, and the output rows taken from it. A gather takes its
-    /// rows from each block, since only the device knows the indices.
+    /// Returns the dispatches: a block of weights, and the output rows taken from it. A gather
+    /// takes its rows from each block, since only the device knows the indices.
     fn segments<'a>(
         &self,
         weights: &'a DeviceWeights,

@@ -107,7 +107,7 @@ pub enum PlanError {
 }
 
 impl PlanError {
-    /// The device's error, if the device caused this one.
+    /// Returns the device's error, if the device caused this one.
     pub fn device(&self) -> Option<&DeviceError> {
         match self {
             Self::Device(error) => Some(error),
@@ -308,7 +308,7 @@ pub enum BindError {
 }
 
 impl BindError {
-    /// The device's error, if the device caused this one.
+    /// Returns the device's error, if the device caused this one.
     pub fn device(&self) -> Option<&DeviceError> {
         match self {
             Self::Device(error) => Some(error),

@@ -32,8 +32,8 @@ const GROUPS: Variable =
     Variable { name: "groups", meaning: "workgroups: as many as the memory suffices for" };
 
 impl Limit {
-    /// Every limit of a device. `texture_width` is the number of texels in a row of a texture, or 0
-    /// if codes do not lie in textures.
+    /// Returns every limit of a device. `texture_width` is the number of texels in a row of a
+    /// texture, or 0 if codes do not lie in textures.
     pub fn all(texture_width: u32) -> Vec<Self> {
         let mut all = vec![Self::Fma, Self::Dot, Self::ReadRuns, Self::ReadCoalesced, Self::Copy];
         if texture_width > 0 {
@@ -42,7 +42,7 @@ impl Limit {
         all
     }
 
-    /// The kernel.
+    /// Returns the kernel that measures this limit.
     pub fn shader(self) -> KernelDesc {
         let (rounds, run) = (("ROUNDS", Const::U32(ROUNDS)), ("RUN", Const::U32(RUN)));
         let contiguous = |yes| ("CONTIGUOUS", Const::Bool(yes));
@@ -79,7 +79,7 @@ impl Limit {
     }
 }
 
-/// Every kernel that measures a device.
+/// Returns every kernel that measures a device.
 pub(crate) fn kernels(caps: &Caps) -> Vec<KernelDesc> {
     Limit::all(caps.texture_width()).into_iter().map(Limit::shader).collect()
 }

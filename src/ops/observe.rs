@@ -63,16 +63,16 @@ pub struct ObserveSpec {
 }
 
 impl ObserveSpec {
-    /// A spec with packed f32 rows and bins as narrow as X allows.
+    /// Creates a spec with packed f32 rows and bins as narrow as X allows.
     pub fn new(max_m: u32, k: u32, axis: Axis, bins: u32) -> Self {
         let (activations, x_stride, bin_width) = (FloatType::F32, k, None);
         Self { max_m, k, axis, bins, activations, x_stride, bin_width }
     }
 
-    /// A spec of what [`Batch::of`] this observer sees.
+    /// Creates a spec of what [`Batch::of`] this observer sees.
     ///
     /// # Errors
-    /// [`PlanError::TooLarge`] if there are more columns than kernels index.
+    /// Returns [`PlanError::TooLarge`] if there are more columns than kernels index.
     pub fn of(observer: &Observer, max_m: u32) -> Result<Self, PlanError> {
         for (name, value) in [("k", observer.columns()), ("bins", observer.bins())] {
             PlanError::check_index(name, value as u64)?;
@@ -112,12 +112,12 @@ impl ObserveSpec {
         }
     }
 
-    /// The number of words of an observation.
+    /// Returns the number of words of an observation.
     pub fn words(&self) -> u64 {
         HEADER + self.channels() * (4 + 2 * u64::from(self.bins))
     }
 
-    /// Bytes of X from its start that a run with `m` rows reads.
+    /// Returns the number of bytes of X from its start that a run with `m` rows reads.
     pub fn x_bytes(&self, m: u32) -> u64 {
         self.rows().x_bytes(m)
     }
@@ -125,9 +125,9 @@ impl ObserveSpec {
     /// Checks that a plan can serve this spec.
     ///
     /// # Errors
-    /// [`PlanError`] as for [`QuantizeActivationsSpec::check`]; also if X has 2³² − 1 elements or
-    /// more, the number of bins is not a power of two or is too large, or no f32 needs bins of
-    /// that width.
+    /// Returns [`PlanError`] as for [`QuantizeActivationsSpec::check`]; also if X has 2³² − 1
+    /// elements or more, the number of bins is not a power of two or is too large, or no f32 needs
+    /// bins of that width.
     pub fn check(&self) -> Result<(), PlanError> {
         self.rows().check()?;
         // The index of an element is a u32, and u32::MAX stands for none.
@@ -139,7 +139,7 @@ impl ObserveSpec {
         Ok(())
     }
 
-    /// The biased exponent that bins reach at least.
+    /// Returns the biased exponent that bins reach at least.
     fn least(&self) -> Result<u32, CalibrateError> {
         let mut bins = Histogram::new(self.bins as usize)?;
         if let Some(exponent) = self.bin_width {
@@ -152,7 +152,7 @@ impl ObserveSpec {
         self.bins.max(1).trailing_zeros()
     }
 
-    /// The kernels, in the order in which they run.
+    /// Returns the kernels, in the order in which they run.
     pub fn shaders(&self, caps: &Caps) -> Vec<KernelDesc> {
         Part::ALL.map(|kernel| self.shader(caps, kernel)).to_vec()
     }
@@ -212,7 +212,7 @@ impl Part {
 const WORDS: Variable =
     Variable { name: "words", meaning: "words of the observation: the parameter `words`" };
 
-/// Every kernel of this op on such a device.
+/// Returns every kernel of this op on such a device.
 pub(crate) fn kernels(caps: &Caps) -> Vec<KernelDesc> {
     let spec = |k, float| ObserveSpec::new(2, k, Axis::Tensor, 64).with_activations(float);
     // Whole blocks, quads, pairs, neither.
@@ -301,14 +301,14 @@ impl ObservePlan {
     /// Checks a spec and compiles the kernels that are not cached.
     ///
     /// # Errors
-    /// [`PlanError`].
+    /// Returns [`PlanError`].
     pub async fn new(kernels: &Kernels, spec: &ObserveSpec) -> Result<Self, PlanError> {
         spec.check()?;
         let pipelines = pipelines(kernels, &spec.shaders(kernels.caps())).await?;
         Ok(Self { kernels: kernels.clone(), spec: spec.clone(), pipelines })
     }
 
-    /// The spec that the plan was made for.
+    /// Returns the spec that the plan was made for.
     pub fn spec(&self) -> &ObserveSpec {
         &self.spec
     }
@@ -316,7 +316,8 @@ impl ObservePlan {
     /// Decodes the words of an observation of `m` rows.
     ///
     /// # Errors
-    /// [`ObserveError::Words`] if the number of words is wrong, or no kernel leaves such words.
+    /// Returns [`ObserveError::Words`] if the number of words is wrong, or no kernel leaves such
+    /// words.
     pub fn batch(&self, m: u32, words: &[u32]) -> Result<Batch, ObserveError> {
         let spec = &self.spec;
         let bad = ObserveError::Words(words.len());
@@ -371,7 +372,7 @@ impl ObservePlan {
     /// exceeds a binding.
     ///
     /// # Errors
-    /// [`BindError`]; [`BindError::RowTooLarge`] also if the observation exceeds a binding.
+    /// Returns [`BindError`]; [`BindError::RowTooLarge`] also if the observation exceeds a binding.
     pub async fn bind(&self, args: ObserveArgs<'_>) -> Result<BoundObserve, BindError> {
         let (spec, caps) = (&self.spec, self.kernels.caps());
         let x = Rows::read(spec.rows().rows(), args.activations);
@@ -431,7 +432,7 @@ impl ObservePlan {
     }
 }
 
-/// The float of a key; see `keys_of` in `shaders/observe/tile.wgsl`.
+/// Returns the float of a key; see `keys_of` in `shaders/observe/tile.wgsl`.
 fn float(key: u32) -> f32 {
     f32::from_bits(match key.checked_sub(1 << 31) {
         Some(magnitude) => magnitude,

@@ -11,7 +11,7 @@ pub(crate) const WORKGROUP: u32 = 64;
 const ALL_PAIRS: Variable =
     Variable { name: "pairs", meaning: "pairs of f16: 32768, every f16 once" };
 
-/// The kernel behind [`Host::exact_f16_unpack`](crate::host::Host::exact_f16_unpack).
+/// Returns the kernel behind [`Host::exact_f16_unpack`](crate::host::Host::exact_f16_unpack).
 pub(crate) fn halves() -> KernelDesc {
     KernelDesc {
         id: "probe_halves".into(),
@@ -34,7 +34,7 @@ pub(crate) fn halves() -> KernelDesc {
     }
 }
 
-/// Every kernel that probes a device.
+/// Returns every kernel that probes a device.
 pub(crate) fn kernels(_: &Caps) -> Vec<KernelDesc> {
     vec![halves()]
 }

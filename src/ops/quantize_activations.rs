@@ -37,7 +37,7 @@ pub struct QuantizeActivationsSpec {
 }
 
 impl QuantizeActivationsSpec {
-    /// A spec with packed f32 rows and ranges taken from X.
+    /// Creates a spec with packed f32 rows and ranges taken from X.
     pub fn new(max_m: u32, k: u32, format: ActivationFormat) -> Self {
         let (activations, x_stride) = (FloatType::F32, k);
         Self { max_m, k, format, activations, x_stride, given: false }
@@ -62,20 +62,20 @@ impl QuantizeActivationsSpec {
         self
     }
 
-    /// The layout of the output.
+    /// Returns the layout of the output.
     ///
     /// # Errors
-    /// [`PlanError::Activations`].
+    /// Returns [`PlanError::Activations`].
     pub fn layout(&self) -> Result<ActivationLayout, PlanError> {
         Ok(self.format.layout(self.k as usize)?)
     }
 
-    /// Bytes of X from its start that a run with `m` rows reads.
+    /// Returns the number of bytes of X from its start that a run with `m` rows reads.
     pub fn x_bytes(&self, m: u32) -> u64 {
         self.rows().bytes(m)
     }
 
-    /// The rows of X.
+    /// Returns the rows of X.
     pub(super) fn rows(&self) -> RowsSpec {
         RowsSpec::floats(Role::Activations, self.k, self.x_stride, self.activations)
     }
@@ -83,8 +83,8 @@ impl QuantizeActivationsSpec {
     /// Checks that a plan can serve this spec.
     ///
     /// # Errors
-    /// [`PlanError`] if the format is invalid, a dimension is too large, a static scale is asked
-    /// for where there are many scales, or the stride is too short or, for f16, odd.
+    /// Returns [`PlanError`] if the format is invalid, a dimension is too large, a static scale is
+    /// asked for where there are many scales, or the stride is too short or, for f16, odd.
     pub fn check(&self) -> Result<(), PlanError> {
         self.layout()?;
         PlanError::check_dimensions(&[
@@ -97,7 +97,7 @@ impl QuantizeActivationsSpec {
         self.rows().check(self.max_m)
     }
 
-    /// The kernels, in the order in which they run.
+    /// Returns the kernels, in the order in which they run.
     pub fn shaders(&self, caps: &Caps) -> Vec<KernelDesc> {
         match (self.format.granularity(), self.given) {
             (ActivationGranularity::Tensor, false) => {
@@ -111,7 +111,7 @@ impl QuantizeActivationsSpec {
         self.rows().is_quads()
     }
 
-    /// How rows of X are loaded: fragments, the constants they need, and what names them.
+    /// Returns how rows of X are loaded: fragments, the constants they need, and what names them.
     pub(super) fn loads(&self, caps: &Caps) -> Loads {
         let wide = caps.int64 && caps.class == AdapterClass::Cpu;
         let ragged = !self.k.is_multiple_of(BLOCK_K as u32);
@@ -138,12 +138,12 @@ impl QuantizeActivationsSpec {
         Loads { fragments: [halves, access], consts, suffix, conditions }
     }
 
-    /// The kernel that finds the range of all of X.
+    /// Returns the kernel that finds the range of all of X.
     fn ranges(&self, caps: &Caps) -> KernelDesc {
         self.shader(caps, "activations/ranges", "ranges", (Access::Write, RANGE))
     }
 
-    /// The kernel that makes codes.
+    /// Returns the kernel that makes codes.
     fn quantize(&self, caps: &Caps) -> KernelDesc {
         let (scope, suffix) = match (self.format.granularity(), self.given) {
             (ActivationGranularity::Token, _) => (0, ".token"),
@@ -216,7 +216,7 @@ pub(super) struct Loads {
     pub conditions: Vec<String>,
 }
 
-/// Every kernel of this op on such a device.
+/// Returns every kernel of this op on such a device.
 pub(crate) fn kernels(caps: &Caps) -> Vec<KernelDesc> {
     let group = ActivationGranularity::Group(std::num::NonZeroU32::MIN.saturating_add(31));
     let mut kernels = Vec::new();
@@ -241,7 +241,7 @@ pub(crate) fn kernels(caps: &Caps) -> Vec<KernelDesc> {
 /// Lanes that share a row.
 const WORKGROUP: u32 = 64;
 
-/// The kernel that clears the range of X.
+/// Returns the kernel that clears the range of X.
 fn reset() -> KernelDesc {
     KernelDesc {
         id: "activations_reset".into(),
@@ -340,7 +340,7 @@ impl QuantizeActivationsPlan {
     /// Checks a spec and compiles the kernels that are not cached.
     ///
     /// # Errors
-    /// [`PlanError`].
+    /// Returns [`PlanError`].
     pub async fn new(kernels: &Kernels, spec: &QuantizeActivationsSpec) -> Result<Self, PlanError> {
         spec.check()?;
         let pipelines = pipelines(kernels, &spec.shaders(kernels.caps())).await?;
@@ -348,17 +348,17 @@ impl QuantizeActivationsPlan {
         Ok(Self { kernels, spec: spec.clone(), layout, pipelines })
     }
 
-    /// The spec that the plan was made for.
+    /// Returns the spec that the plan was made for.
     pub fn spec(&self) -> &QuantizeActivationsSpec {
         &self.spec
     }
 
-    /// The layout of the output.
+    /// Returns the layout of the output.
     pub fn layout(&self) -> &ActivationLayout {
         &self.layout
     }
 
-    /// Bytes of output that `m` rows take.
+    /// Returns the number of bytes of output that `m` rows take.
     pub fn output_bytes(&self, m: u32) -> u64 {
         self.output_rows().bytes(m)
     }
@@ -373,7 +373,7 @@ impl QuantizeActivationsPlan {
     /// for a range. Data that exceed a binding are split.
     ///
     /// # Errors
-    /// [`BindError`].
+    /// Returns [`BindError`].
     pub async fn bind(
         &self,
         args: QuantizeActivationsArgs<'_>,

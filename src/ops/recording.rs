@@ -104,7 +104,7 @@ pub(crate) struct Draft<'a, P> {
 }
 
 impl<'a, P: bytemuck::Pod> Draft<'a, P> {
-    /// A draft with room for `slots` slots of parameters.
+    /// Creates a draft with room for `slots` slots of parameters.
     pub fn new(
         kernels: &'a Kernels,
         label: &'static str,
@@ -122,7 +122,7 @@ impl<'a, P: bytemuck::Pod> Draft<'a, P> {
         Ok(Self { kernels, label, count, params, entries, groups, stages, dispatches })
     }
 
-    /// Bytes from one slot to the next.
+    /// Returns the number of bytes from one slot to the next.
     fn stride(kernels: &Kernels) -> usize {
         size_of::<P>().next_multiple_of(kernels.caps().uniform_align.max(4) as usize)
     }
@@ -259,12 +259,12 @@ pub struct Bound<P> {
 }
 
 impl<P> Bound<P> {
-    /// The plan it was bound from.
+    /// Returns the plan it was bound from.
     pub fn plan(&self) -> &P {
         &self.plan
     }
 
-    /// The number of dispatches of the largest recording.
+    /// Returns the number of dispatches of the largest recording.
     pub fn dispatches(&self) -> usize {
         self.recording.dispatches()
     }
@@ -274,7 +274,8 @@ impl<P> Bound<P> {
     /// Neither allocates nor waits.
     ///
     /// # Errors
-    /// [`RecordError`] if the plan was not made for that many rows; nothing is recorded then.
+    /// Returns [`RecordError`] if the plan was not made for that many rows; nothing is recorded
+    /// then.
     pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, rows: u32) -> Result<(), RecordError> {
         self.recording.record(pass, rows)
     }
@@ -328,7 +329,7 @@ impl Recording {
         self.stages.iter().filter(move |stage| stage.counts.contains(&rows))
     }
 
-    /// The number of dispatches of the largest recording.
+    /// Returns the number of dispatches of the largest recording.
     pub fn dispatches(&self) -> usize {
         let (Count::UpTo(most) | Count::Whole(most)) = self.count;
         let count = |stage: &Stage| {
@@ -339,7 +340,7 @@ impl Recording {
     }
 }
 
-/// The pipelines of shaders, in order. Those that are not cached are compiled concurrently.
+/// Returns the pipelines of shaders, in order. Those that are not cached are compiled concurrently.
 pub(crate) async fn pipelines(
     kernels: &Kernels,
     shaders: &[KernelDesc],

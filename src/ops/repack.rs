@@ -27,7 +27,7 @@ pub struct RepackSpec {
 }
 
 impl RepackSpec {
-    /// A spec of an `[n, k]` matrix.
+    /// Creates a spec of an `[n, k]` matrix.
     pub fn new(n: u32, k: u32, weights: WeightFormat) -> Self {
         Self { n, k, weights }
     }
@@ -35,14 +35,14 @@ impl RepackSpec {
     /// Checks that a plan can serve this spec.
     ///
     /// # Errors
-    /// [`PlanError`] if the format is invalid or a dimension is too large.
+    /// Returns [`PlanError`] if the format is invalid or a dimension is too large.
     pub fn check(&self) -> Result<(), PlanError> {
         self.weights.geometry(self.n as usize, self.k as usize)?;
         let limit = i32::MAX as u32;
         PlanError::check_dimensions(&[("n", self.n, limit), ("k", self.k, limit)])
     }
 
-    /// The kernel for weights whose rows lie in this order.
+    /// Returns the kernel for weights whose rows lie in this order.
     pub fn shader(&self, order: RowOrder) -> KernelDesc {
         let mut consts = constants(
             &self.weights,
@@ -94,7 +94,7 @@ const ROW_WORDS: Variable = Variable {
     meaning: "words of a row in the device layout: code_words + side_words",
 };
 
-/// Every kernel of this op on such a device.
+/// Returns every kernel of this op on such a device.
 pub(crate) fn kernels(caps: &Caps) -> Vec<KernelDesc> {
     let specs = WeightFormat::all([32, 6]).into_iter().map(|w| RepackSpec::new(2, 2, w));
     specs.map(|spec| spec.shader(caps.row_order)).collect()
@@ -193,12 +193,12 @@ struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    /// Bytes of this many rows.
+    /// Returns the number of bytes of this many rows.
     fn len(&self, rows: u64) -> u64 {
         self.bytes * (self.per_row * rows).max(1)
     }
 
-    /// The binding for some rows, and the number in it of their first element.
+    /// Returns the binding for some rows, and the number in it of their first element.
     fn window(&self, caps: &Caps, rows: &Range<usize>) -> (Window<'a>, u32) {
         let start = self.bytes * self.per_row * rows.start as u64;
         // Whole words, of which the first may hold elements of earlier rows.
@@ -215,14 +215,14 @@ impl RepackPlan {
     /// Checks a spec and compiles the kernel unless it is cached.
     ///
     /// # Errors
-    /// [`PlanError`].
+    /// Returns [`PlanError`].
     pub async fn new(kernels: &Kernels, spec: &RepackSpec) -> Result<Self, PlanError> {
         spec.check()?;
         let pipeline = kernels.pipeline(&spec.shader(kernels.caps().row_order)).await?;
         Ok(Self { kernels: kernels.clone(), spec: spec.clone(), pipeline })
     }
 
-    /// The spec that the plan was made for.
+    /// Returns the spec that the plan was made for.
     pub fn spec(&self) -> &RepackSpec {
         &self.spec
     }
@@ -231,7 +231,7 @@ impl RepackPlan {
     /// a binding are taken in chunks of rows.
     ///
     /// # Errors
-    /// [`BindError`].
+    /// Returns [`BindError`].
     pub async fn bind(&self, args: RepackArgs<'_>) -> Result<BoundRepack, BindError> {
         let parts = self.parts(&args)?;
         let (caps, layout) = (self.kernels.caps(), args.output.layout());
@@ -329,7 +329,7 @@ impl RepackPlan {
 }
 
 impl Params {
-    /// What the layout decides.
+    /// Creates parameters with the fields that the layout determines.
     fn of(layout: &DeviceLayout) -> Self {
         Self {
             blocks: layout.blocks as u32,

@@ -28,25 +28,25 @@ pub(crate) struct RowsSpec {
 }
 
 impl RowsSpec {
-    /// Rows of floats.
+    /// Creates rows of floats.
     pub fn floats(role: Role, columns: u32, stride: u32, float: FloatType) -> Self {
         let multiple = 4 / float.bytes() as u32;
         Self { unit: float.bytes(), multiple, ..Self::words(role, columns, stride) }
     }
 
-    /// Rows of 32-bit words.
+    /// Creates rows of 32-bit words.
     pub fn words(role: Role, columns: u32, stride: u32) -> Self {
         let (unit, multiple, single) = (4, 1, false);
         let (batch, batch_stride, shared) = (1, 0, false);
         Self { role, columns, stride, single, unit, multiple, batch, batch_stride, shared }
     }
 
-    /// Whether rows of f32 can be loaded 16 bytes at a time.
+    /// Returns whether rows of f32 can be loaded 16 bytes at a time.
     pub fn is_quads(&self) -> bool {
         self.unit == 4 && self.columns.is_multiple_of(4) && self.stride.is_multiple_of(4)
     }
 
-    /// The alignment that loads need, in bytes.
+    /// Returns the alignment that loads need, in bytes.
     pub fn align(&self) -> u64 {
         if self.is_quads() { 16 } else { 4 }
     }
@@ -70,7 +70,7 @@ impl RowsSpec {
         }
     }
 
-    /// Units from the start of the first row to the end of the last.
+    /// Returns the number of units from the start of the first row to the end of the last.
     fn units(&self, rows: u32) -> u64 {
         let rows = if self.single { 1 } else { rows };
         if self.batch == 0 || rows == 0 || self.columns == 0 {
@@ -82,7 +82,7 @@ impl RowsSpec {
         batches.saturating_add(rows).saturating_add(self.columns.into())
     }
 
-    /// Bytes from the start of the first row to the end of the last.
+    /// Returns the number of bytes from the start of the first row to the end of the last.
     pub fn bytes(&self, rows: u32) -> u64 {
         self.units(rows).saturating_mul(self.unit)
     }
@@ -110,7 +110,7 @@ impl<'a> Rows<'a> {
         Self { spec, at, align: 4, written: true }
     }
 
-    /// The binding for the rows of a span.
+    /// Returns the binding for the rows of a span.
     pub fn window(&self, caps: &Caps, span: &Span) -> Window<'a> {
         let RowsSpec { columns, stride, batch_stride, unit, .. } = self.spec;
         // Rows of no columns need no buffer, wherever they would start.
@@ -124,7 +124,7 @@ impl<'a> Rows<'a> {
         Window::new(caps, self.at.buffer, self.at.offset + first * unit, bytes)
     }
 
-    /// The binding for the rows of a span, for a bind group.
+    /// Returns the binding for the rows of a span, for a bind group.
     pub fn resource(&self, caps: &Caps, span: Span) -> Resource<'a> {
         self.window(caps, &span).into()
     }
@@ -158,12 +158,12 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    /// The first `rows` rows.
+    /// Returns the span of the first `rows` rows.
     pub fn all(rows: u32) -> Self {
         Self { m0: 0, m_cap: rows, batch0: 0, batch: 1 }
     }
 
-    /// How many of the first `rows` rows belong to the span.
+    /// Returns how many of the first `rows` rows belong to the span.
     pub fn rows(&self, rows: u32) -> u32 {
         rows.saturating_sub(self.m0).min(self.m_cap)
     }
@@ -207,18 +207,18 @@ impl Spans {
         Ok(Self { max_rows, batch, rows: rows as u32, batches })
     }
 
-    /// No spans: nothing to compute.
+    /// Returns no spans, if there is nothing to compute.
     pub fn none() -> Self {
         Self { max_rows: 0, batch: 0, rows: 1, batches: 1 }
     }
 
-    /// How many there are.
+    /// Returns the number of spans.
     pub fn count(&self) -> u64 {
         let rows = self.max_rows.div_ceil(self.rows.max(1));
         u64::from(rows) * u64::from(self.batch.div_ceil(self.batches.max(1)))
     }
 
-    /// The spans, by matrix and row.
+    /// Returns the spans, by matrix and row.
     pub fn iter(self) -> impl Iterator<Item = Span> {
         let Self { max_rows, batch, rows, batches } = self;
         let starts = move || (0..max_rows).step_by(rows.max(1) as usize);

@@ -13,7 +13,7 @@ pub enum FloatType {
 }
 
 impl FloatType {
-    /// Bytes of one element.
+    /// Returns the number of bytes of one element.
     pub const fn bytes(self) -> u64 {
         match self {
             Self::F32 => 4,
@@ -21,8 +21,8 @@ impl FloatType {
         }
     }
 
-    /// The shortest stride of rows of this type, in elements: `columns`, rounded up to even for
-    /// f16.
+    /// Returns the shortest stride of rows of this type, in elements: `columns`, rounded up to even
+    /// for f16.
     pub const fn packed(self, columns: u32) -> u32 {
         match self {
             Self::F32 => columns,
@@ -79,7 +79,8 @@ impl From<FloatType> for Output {
 }
 
 impl Activations {
-    /// Bytes of the unit that strides and offsets count: an element, or a word of a row of codes.
+    /// Returns the number of bytes of the unit that strides and offsets count: an element, or a
+    /// word of a row of codes.
     pub const fn unit(self) -> u64 {
         match self {
             Self::Float(float) => float.bytes(),
@@ -87,7 +88,7 @@ impl Activations {
         }
     }
 
-    /// The format if X is quantized.
+    /// Returns the format if X is quantized.
     pub const fn int8(self) -> Option<ActivationFormat> {
         match self {
             Self::Float(_) => None,
@@ -97,7 +98,8 @@ impl Activations {
 }
 
 impl Output {
-    /// Bytes of the unit that strides and offsets count: an element, or a word of a row of codes.
+    /// Returns the number of bytes of the unit that strides and offsets count: an element, or a
+    /// word of a row of codes.
     pub const fn unit(self) -> u64 {
         match self {
             Self::Float(float) => float.bytes(),

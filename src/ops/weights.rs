@@ -43,7 +43,7 @@ impl From<wgpu::Buffer> for Codes {
 }
 
 impl Codes {
-    /// The buffer, if the codes are in one.
+    /// Returns the buffer, if the codes are in one.
     pub fn buffer(&self) -> Option<&wgpu::Buffer> {
         match self {
             Self::Buffer(buffer) => Some(buffer),
@@ -51,7 +51,7 @@ impl Codes {
         }
     }
 
-    /// Bytes of memory.
+    /// Returns the number of bytes of memory that the codes take.
     pub fn size(&self) -> u64 {
         match self {
             Self::Buffer(buffer) => buffer.size(),
@@ -59,7 +59,7 @@ impl Codes {
         }
     }
 
-    /// Texels in a row; 0 for a buffer.
+    /// Returns the number of texels in a row; 0 for a buffer.
     fn texture_width(&self) -> u32 {
         match self {
             Self::Buffer(_) => 0,
@@ -194,7 +194,7 @@ pub enum WeightsError {
 }
 
 impl WeightsError {
-    /// The device's error, if the device caused this one.
+    /// Returns the device's error, if the device caused this one.
     pub fn device(&self) -> Option<&DeviceError> {
         match self {
             Self::Device(error) => Some(error),
@@ -208,7 +208,7 @@ impl DeviceWeights {
     /// hold a multiple of 64 rows if that many fit, otherwise whole panels.
     ///
     /// # Errors
-    /// [`WeightsError`] if the format is invalid or not even two rows fit.
+    /// Returns [`WeightsError`] if the format is invalid or not even two rows fit.
     pub fn split(
         caps: &Caps,
         format: WeightFormat,
@@ -240,7 +240,7 @@ impl DeviceWeights {
     /// Allocates buffers for an `[n, k]` matrix, to be filled on the GPU.
     ///
     /// # Errors
-    /// As [`split`](Self::split), and [`DeviceError`].
+    /// Returns the errors of [`split`](Self::split), and [`DeviceError`].
     pub async fn allocate(
         kernels: &Kernels,
         format: WeightFormat,
@@ -264,7 +264,7 @@ impl DeviceWeights {
     /// Copies packed weights to the device, through mapped memory: nothing is submitted.
     ///
     /// # Errors
-    /// As [`allocate`](Self::allocate).
+    /// Returns the errors of [`allocate`](Self::allocate).
     pub async fn upload(kernels: &Kernels, packed: &PackedWeights) -> Result<Self, WeightsError> {
         let (layout, ranges) =
             Self::split(kernels.caps(), packed.format(), packed.n(), packed.k())?;
@@ -285,7 +285,8 @@ impl DeviceWeights {
     /// they have `STORAGE` usage.
     ///
     /// # Errors
-    /// [`WeightsError`] if the format is invalid, blocks are out of order, or buffers are too small.
+    /// Returns [`WeightsError`] if the format is invalid, blocks are out of order, or buffers are
+    /// too small.
     pub fn from_blocks(
         format: WeightFormat,
         n: usize,
@@ -326,8 +327,8 @@ impl DeviceWeights {
     /// `self`.
     ///
     /// # Errors
-    /// [`WeightsError::Texture`], [`WeightsError::NoCopy`], [`WeightsError::Device`]; nothing is
-    /// recorded then.
+    /// Returns [`WeightsError::Texture`], [`WeightsError::NoCopy`], [`WeightsError::Device`];
+    /// nothing is recorded then.
     pub async fn with_textures(
         &self,
         kernels: &Kernels,
@@ -372,13 +373,13 @@ impl DeviceWeights {
         Ok(Self { layout: self.layout, blocks })
     }
 
-    /// Whether the codes are in textures, that is, whether these weights came from
+    /// Returns whether the codes are in textures, that is, whether these weights came from
     /// [`with_textures`](Self::with_textures).
     pub fn has_textures(&self) -> bool {
         self.texture_width() > 0
     }
 
-    /// Texels in a row of the textures; 0 if there are none.
+    /// Returns the number of texels in a row of the textures; 0 if there are none.
     fn texture_width(&self) -> u32 {
         self.blocks.first().map_or(0, |block| block.codes.texture_width())
     }
@@ -420,22 +421,22 @@ impl DeviceWeights {
         }
     }
 
-    /// The layout of the buffers.
+    /// Returns the layout of the buffers.
     pub fn layout(&self) -> &DeviceLayout {
         &self.layout
     }
 
-    /// The blocks of rows, in order.
+    /// Returns the blocks of rows, in order.
     pub fn blocks(&self) -> &[RowBlock] {
         &self.blocks
     }
 
-    /// The format.
+    /// Returns the format.
     pub fn format(&self) -> WeightFormat {
         self.layout.geometry.format
     }
 
-    /// Rows of `W`.
+    /// Returns the number of rows of `W`.
     pub fn n(&self) -> usize {
         self.layout.geometry.n
     }
@@ -445,13 +446,13 @@ impl DeviceWeights {
         self.layout.geometry.k
     }
 
-    /// Exact sizes of the canonical layout.
+    /// Returns the exact sizes of the canonical layout.
     pub fn sizes(&self) -> Sizes {
         self.layout.geometry.sizes()
     }
 
-    /// Bytes in device memory, including the padding of rows to whole blocks and of the last row
-    /// of textures.
+    /// Returns the number of bytes in device memory, including the padding of rows to whole blocks
+    /// and of the last row of textures.
     pub fn device_bytes(&self) -> u64 {
         self.blocks.iter().map(|b| b.codes.size() + b.side.size()).sum()
     }
@@ -480,7 +481,7 @@ impl DeviceWeights {
     }
 }
 
-/// Whether [`DeviceWeights::with_textures`] makes matmuls faster. It does on devices with a
+/// Returns whether [`DeviceWeights::with_textures`] makes matmuls faster. It does on devices with a
 /// [`Caps::texture_extent`], wherever kernels can read the codes from textures: blocks of 32
 /// columns must take at least 16 bytes, and scales must align with them. docs/performance.md has
 /// figures.
@@ -488,12 +489,13 @@ pub fn code_textures_pay(format: &WeightFormat, k: u32, caps: &Caps) -> bool {
     texture_width(format, k, caps) > 0
 }
 
-/// Texels in a row of a texture of such codes; 0 if kernels cannot read them from one.
+/// Returns the number of texels in a row of a texture of such codes; 0 if kernels cannot read them
+/// from one.
 pub(crate) fn texture_width(format: &WeightFormat, k: u32, caps: &Caps) -> u32 {
     if in_textures(format, k) { caps.texture_width() } else { 0 }
 }
 
-/// Whether kernels can read such codes from textures, on devices where that is faster.
+/// Returns whether kernels can read such codes from textures, on devices where that is faster.
 pub(crate) fn in_textures(format: &WeightFormat, k: u32) -> bool {
     let columns = if format.is_sparse() { BLOCK_K / 2 } else { BLOCK_K } as u32;
     let aligned = match format.granularity() {

@@ -2,7 +2,7 @@ use crate::gpu::Feature;
 use naga::{Expression, MathFunction, Module, ScalarKind, Statement, TypeInner};
 use std::collections::BTreeSet;
 
-/// The directive by which WGSL for browsers asks for a feature.
+/// Returns the directive by which WGSL for browsers asks for a feature.
 pub(super) const fn web_directive(feature: Feature) -> Option<&'static str> {
     match feature {
         Feature::F16 => Some("enable f16;"),
@@ -14,7 +14,7 @@ pub(super) const fn web_directive(feature: Feature) -> Option<&'static str> {
     }
 }
 
-/// The features that a module uses.
+/// Returns the features that a module uses.
 pub(super) fn of(module: &Module) -> BTreeSet<Feature> {
     let mut found = BTreeSet::new();
     for (_, ty) in module.types.iter() {

@@ -83,7 +83,7 @@ pub enum TranslatedCode {
 }
 
 impl TranslatedCode {
-    /// The contents of a file. Words are in little-endian order.
+    /// Returns the contents of a file. Words are in little-endian order.
     pub fn bytes(&self) -> Cow<'_, [u8]> {
         match self {
             Self::Text(text) => Cow::Borrowed(text.as_bytes()),
@@ -93,7 +93,7 @@ impl TranslatedCode {
         }
     }
 
-    /// The text, unless it is SPIR-V.
+    /// Returns the text, unless it is SPIR-V.
     pub fn text(&self) -> Option<&str> {
         match self {
             Self::Text(text) => Some(text),
@@ -161,12 +161,12 @@ pub struct Parsed {
 /// Translates one kernel to one target. Use [`Parsed`] for several targets.
 ///
 /// # Errors
-/// [`TranslateError`].
+/// Returns [`TranslateError`].
 pub fn translate(shader: &KernelDesc, target: Target) -> Result<Translated, TranslateError> {
     Parsed::new(shader)?.translate(target)
 }
 
-/// What naga knows about a valid module, or its message with the lines of `source`.
+/// Returns what naga knows about a valid module, or its message with the lines of `source`.
 fn validate(module: &Module, source: &str) -> Result<ModuleInfo, String> {
     Validator::new(ValidationFlags::all(), Capabilities::all())
         .subgroup_stages(ShaderStages::COMPUTE)
@@ -179,7 +179,7 @@ impl Parsed {
     /// Composes and parses a kernel.
     ///
     /// # Errors
-    /// [`TranslateError::Invalid`].
+    /// Returns [`TranslateError::Invalid`].
     pub fn new(shader: &KernelDesc) -> Result<Self, TranslateError> {
         let kernel = shader.id.clone();
         let wrong = |error: ImportError| TranslateError::Invalid {
@@ -217,7 +217,7 @@ impl Parsed {
         })
     }
 
-    /// The features that the kernel uses beyond the core of WGSL.
+    /// Returns the features that the kernel uses beyond the core of WGSL.
     pub fn features(&self) -> impl Iterator<Item = Feature> {
         self.used.iter().copied()
     }
@@ -225,7 +225,7 @@ impl Parsed {
     /// Returns an error if the target lacks a feature that the kernel uses.
     ///
     /// # Errors
-    /// [`TranslateError::Refused`].
+    /// Returns [`TranslateError::Refused`].
     pub fn check(&self, target: Target) -> Result<(), TranslateError> {
         let refused = |&feature: &Feature| target.lacks(feature).map(|needs| (feature, needs));
         // A browser also reads what is not used.
@@ -245,7 +245,7 @@ impl Parsed {
     /// Translates the kernel to a target.
     ///
     /// # Errors
-    /// [`TranslateError::Refused`] and [`TranslateError::Unwritten`].
+    /// Returns [`TranslateError::Refused`] and [`TranslateError::Unwritten`].
     pub fn translate(&self, target: Target) -> Result<Translated, TranslateError> {
         self.check(target)?;
         let (module, info) = (&self.module, &self.info);
@@ -288,8 +288,8 @@ impl Parsed {
         })
     }
 
-    /// The source with the directives that browsers require. naga accepts only `enable f16;`, which
-    /// the source has already.
+    /// Returns the source with the directives that browsers require. naga accepts only `enable
+    /// f16;`, which the source has already.
     fn for_browsers(&self) -> String {
         let directives = self.written.iter().filter_map(|feature| feature::web_directive(*feature));
         let source = &self.wgsl.source;

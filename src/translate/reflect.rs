@@ -65,7 +65,7 @@ pub struct BoundResource {
     pub fields: Vec<Field>,
 }
 
-/// The bindings of a kernel. `compact` is the module without what is not used.
+/// Returns the bindings of a kernel. `compact` is the module without what is not used.
 pub(super) fn bindings(
     shader: &KernelDesc,
     source: &str,
@@ -117,7 +117,7 @@ pub(super) fn bindings(
     all
 }
 
-/// The least size of a binding in bytes, so that it holds one element.
+/// Returns the least size of a binding in bytes, so that it holds one element.
 fn least(module: &Module, global: &GlobalVariable) -> u32 {
     match module.types[global.ty].inner {
         TypeInner::Array { stride, size: naga::ArraySize::Dynamic, .. } => stride,
@@ -126,7 +126,7 @@ fn least(module: &Module, global: &GlobalVariable) -> u32 {
     }
 }
 
-/// Bytes of workgroup memory, if each variable is aligned to 16 bytes.
+/// Returns the number of bytes of workgroup memory, if each variable is aligned to 16 bytes.
 pub(super) fn workgroup_memory(module: &Module) -> u32 {
     let shared = module.global_variables.iter().filter(|(_, g)| g.space == AddressSpace::WorkGroup);
     let size = |g: &GlobalVariable| module.types[g.ty].inner.size(module.to_ctx());
@@ -180,7 +180,7 @@ fn fields(module: &Module, handle: Handle<Type>, source: &str) -> Vec<Field> {
         .collect()
 }
 
-/// The comment after the declaration of a field, or on the lines before it.
+/// Returns the comment after the declaration of a field, or on the lines before it.
 fn comment(structure: &str, field: &str) -> String {
     let mut above: Vec<&str> = Vec::new();
     for line in structure.lines().map(str::trim) {

@@ -86,7 +86,7 @@ impl Target {
         Self::Glsl,
     ];
 
-    /// The language: `wgsl`, `wgsl-web`, `wgsl-naga`, `spirv`, `msl`, `hlsl` or `glsl`.
+    /// Returns the language: `wgsl`, `wgsl-web`, `wgsl-naga`, `spirv`, `msl`, `hlsl` or `glsl`.
     pub const fn language(self) -> &'static str {
         match self {
             Self::Wgsl => "wgsl",
@@ -99,7 +99,8 @@ impl Target {
         }
     }
 
-    /// The version of the language: `1.3` of SPIR-V, `6.4` of HLSL, `310es` of GLSL; none of WGSL.
+    /// Returns the version of the language: `1.3` of SPIR-V, `6.4` of HLSL, `310es` of GLSL; none
+    /// of WGSL.
     pub const fn version(self) -> Option<&'static str> {
         Some(match self {
             Self::Wgsl | Self::WgslWeb | Self::WgslNaga => return None,
@@ -118,11 +119,11 @@ impl Target {
         })
     }
 
-    /// The target of a language and a version. Without a version it is the one that recent machines
-    /// support: SPIR-V 1.6, MSL 3.0, shader model 6.4.
+    /// Returns the target of a language and a version. Without a version it is the one that recent
+    /// machines support: SPIR-V 1.6, MSL 3.0, shader model 6.4.
     ///
     /// # Errors
-    /// [`UnknownTarget`].
+    /// Returns [`UnknownTarget`].
     pub fn find(language: &str, version: Option<&str>) -> Result<Self, UnknownTarget> {
         let mut found = Self::ALL.into_iter().filter(|target| target.language() == language);
         let found = match version {
@@ -136,7 +137,7 @@ impl Target {
         })
     }
 
-    /// What a target needs to support the feature; `None` if this one does.
+    /// Returns what a target needs to support the feature; `None` if this one does.
     ///
     /// Products of packed bytes are never refused: naga writes multiply-adds with the same results for
     /// targets without such an operation (MSL, GLSL, shader models below 6.4).
@@ -171,7 +172,7 @@ impl Target {
         }
     }
 
-    /// Whether the output is text.
+    /// Returns whether the output is text.
     pub const fn is_text(self) -> bool {
         !matches!(self, Self::Spirv(_))
     }

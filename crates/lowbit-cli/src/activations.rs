@@ -55,7 +55,7 @@ impl FromStr for ActivationsArg {
 }
 
 impl ActivationsArg {
-    /// The file of ranges.
+    /// Returns the file of ranges.
     pub fn ranges(&self) -> Option<&Path> {
         self.ranges.as_deref()
     }

@@ -162,7 +162,7 @@ fn products(args: &Args) -> Vec<Product> {
         .collect()
 }
 
-/// The bounds, and the kernels whose loops hold loops, so that nothing is derived.
+/// Returns the bounds, and the kernels whose loops hold loops, so that nothing is derived.
 fn roofline(
     products: &[Product],
     kernels: &[Stats],

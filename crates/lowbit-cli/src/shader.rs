@@ -166,7 +166,7 @@ fn beside(output: &Path) -> PathBuf {
     name.into()
 }
 
-/// Bytes that are no text.
+/// Writes bytes that are no text to the standard output, unless it is a terminal or takes JSON.
 fn to_stdout(args: &Args, bytes: &[u8]) -> Result<(), CliError> {
     let mut stdout = std::io::stdout();
     if stdout.is_terminal() || args.json.json.as_ref().is_some_and(|path| path.as_os_str() == "-") {

@@ -34,8 +34,8 @@ struct Answer {
 /// listing if that was asked for.
 ///
 /// # Errors
-/// [`IsaError::Aborted`] where the driver gives up, with the kernel; [`IsaError::Process`] and
-/// [`IsaError::Answer`] where the program is not what it should be.
+/// Returns [`IsaError::Aborted`] where the driver gives up, with the kernel; [`IsaError::Process`]
+/// and [`IsaError::Answer`] where the program is not what it should be.
 pub fn compile(program: &Path, job: &Job) -> Result<Vec<(Stats, Option<String>)>, IsaError> {
     let mut command = Command::new(program);
     command.args(["isa", "--serve", job.family.name()]);
@@ -125,7 +125,7 @@ pub fn compile_all(program: &Path, jobs: &[Job]) -> Result<Vec<(Stats, Option<St
     Ok(all)
 }
 
-/// The libraries that were unpacked with a driver: `DIR/usr/lib/…` beside
+/// Returns the libraries that were unpacked with a driver: `DIR/usr/lib/…` beside
 /// `DIR/usr/share/vulkan/icd.d/radeon_icd.json`. None for the system's.
 fn libraries(manifest: &Path) -> Option<PathBuf> {
     let usr = manifest.parent()?.parent()?.parent()?.parent()?;
@@ -135,7 +135,7 @@ fn libraries(manifest: &Path) -> Option<PathBuf> {
 /// The child's side of [`compile`]: ids by lines in, statistics by lines out.
 ///
 /// # Errors
-/// [`IsaError`]; kernels that went before have been answered for.
+/// Returns [`IsaError`]; kernels that went before have been answered for.
 pub fn serve(
     family: Family,
     listings: bool,

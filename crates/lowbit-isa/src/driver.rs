@@ -59,10 +59,10 @@ fn text(chars: &[c_char]) -> String {
 }
 
 impl Driver {
-    /// The first device that the loader offers.
+    /// Returns the first device that the loader offers.
     ///
     /// # Errors
-    /// [`IsaError::NoDevice`] without a loader or a device, [`IsaError::Vulkan`] else.
+    /// Returns [`IsaError::NoDevice`] without a loader or a device, [`IsaError::Vulkan`] else.
     pub fn new() -> Result<Self, IsaError> {
         let none = |why: &dyn std::fmt::Display| IsaError::NoDevice(why.to_string());
         // SAFETY: the loader's initializers are sound, and the entry outlives what it makes:
@@ -89,8 +89,8 @@ impl Driver {
     /// Compiles a shader with waves of the driver's choice, or of `wave` lanes.
     ///
     /// # Errors
-    /// [`IsaError::Shader`] where naga refuses it, [`IsaError::Vulkan`] where the driver does.
-    /// RADV aborts on some shaders that it cannot compile.
+    /// Returns [`IsaError::Shader`] where naga refuses it, [`IsaError::Vulkan`] where the driver
+    /// does. RADV aborts on some shaders that it cannot compile.
     pub fn compile(&self, shader: &KernelDesc, wave: Option<u32>) -> Result<Compiled, IsaError> {
         let (spirv, workgroup) = spirv(shader)?;
         let module = {

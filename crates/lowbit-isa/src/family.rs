@@ -61,12 +61,12 @@ impl Family {
         }
     }
 
-    /// Whether it multiplies packed bytes (`v_dot4`).
+    /// Returns whether it multiplies packed bytes (`v_dot4`).
     pub fn integer_dot(self) -> bool {
         self != Self::Polaris10
     }
 
-    /// Whether it multiplies matrices (`v_wmma`); RADV aborts on such shaders elsewhere.
+    /// Returns whether it multiplies matrices (`v_wmma`); RADV aborts on such shaders elsewhere.
     pub fn matrix(self) -> bool {
         matches!(self, Self::Navi31 | Self::Gfx1201)
     }
@@ -87,12 +87,12 @@ impl Family {
         }
     }
 
-    /// Where the driver's manifest is looked for: Mesa 25 under `LOWBIT_MESA25`, or
-    /// `target/mesa25`, as `scripts/setup-mesa25.sh` leaves it; the distribution's Mesa for
-    /// older families.
+    /// Returns where the driver's manifest is looked for: Mesa 25 under `LOWBIT_MESA25`, or
+    /// `target/mesa25`, as `scripts/setup-mesa25.sh` leaves it; the distribution's Mesa for older
+    /// families.
     ///
     /// # Errors
-    /// [`IsaError::NoDriver`] if there is none.
+    /// Returns [`IsaError::NoDriver`] if there is none.
     pub fn manifest(self) -> Result<PathBuf, IsaError> {
         let (path, hint) = match self {
             Self::Vega20 | Self::Polaris10 => {

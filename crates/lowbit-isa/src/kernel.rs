@@ -17,38 +17,38 @@ impl From<registry::Kernel> for Kernel {
 }
 
 impl Kernel {
-    /// The kernel id.
+    /// Returns the kernel id.
     pub fn name(&self) -> &str {
         &self.id
     }
 
-    /// The choice behind a matmul kernel.
+    /// Returns the choice behind a matmul kernel.
     pub fn choice(&self) -> Option<&KernelChoice> {
         self.kernel.choice()
     }
 
-    /// The description.
+    /// Returns the description.
     pub fn desc(&self) -> KernelDesc {
         self.kernel.desc()
     }
 
-    /// The binding that a matmul kernel reads codes from.
+    /// Returns the binding that a matmul kernel reads codes from.
     pub fn codes_binding(&self) -> Option<u32> {
         let desc = self.choice()?.shader();
         desc.binding(BindingRole::Codes).map(|binding| binding.number)
     }
 
-    /// What the main loop covers.
+    /// Returns what the main loop covers.
     pub fn step(&self) -> Option<Step> {
         self.kernel.step()
     }
 
-    /// Whether it multiplies packed bytes.
+    /// Returns whether it multiplies packed bytes.
     pub fn integer_dot(&self) -> bool {
         self.uses(&[Feature::PackedDot])
     }
 
-    /// Whether it multiplies cooperative matrices.
+    /// Returns whether it multiplies cooperative matrices.
     pub fn matrix(&self) -> bool {
         self.uses(&[Feature::Matrix8, Feature::Matrix16])
     }
@@ -65,19 +65,19 @@ impl Kernel {
     }
 }
 
-/// Every kernel that some spec composes to on a GPU, each once.
+/// Returns every kernel that some spec composes to on a GPU, each once.
 pub fn kernels() -> Vec<Kernel> {
     registry::kernels(&registry::gpus()).into_iter().map(Kernel::from).collect()
 }
 
-/// The kernels that only software adapters take.
+/// Returns the kernels that only software adapters take.
 pub fn cpu_kernels() -> Vec<Kernel> {
     let gpus: HashSet<_> = registry::kernels(&registry::gpus()).into_iter().collect();
     let cpus = registry::kernels(&registry::cpus()).into_iter();
     cpus.filter(|kernel| !gpus.contains(kernel)).map(Kernel::from).collect()
 }
 
-/// The kernel of an id: any that some spec composes to on some device.
+/// Returns the kernel of an id: any that some spec composes to on some device.
 pub fn find(id: &str) -> Option<Kernel> {
     registry::find(id).map(Kernel::from)
 }

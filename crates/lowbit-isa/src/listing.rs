@@ -25,12 +25,12 @@ struct Instruction {
 pub struct Loads(pub BTreeMap<u32, u64>);
 
 impl Loads {
-    /// How many.
+    /// Returns the number of loads.
     pub fn count(&self) -> u64 {
         self.0.values().sum()
     }
 
-    /// Bytes that all of them load.
+    /// Returns the number of bytes that all loads together return.
     pub fn bytes(&self) -> u64 {
         self.0.iter().map(|(&width, &count)| u64::from(width) * count).sum()
     }
@@ -141,12 +141,12 @@ impl Listing {
         Self { instructions, loops: loops.into_values().collect() }
     }
 
-    /// All instructions.
+    /// Returns all instructions.
     pub fn counts(&self, codes: Option<u32>) -> Counts {
         count(&self.instructions, codes)
     }
 
-    /// The innermost loop that loads from binding `codes`.
+    /// Returns the innermost loop that loads from binding `codes`.
     pub fn main_loop(&self, codes: Option<u32>) -> Option<MainLoop> {
         let bytes = |range: &RangeInclusive<usize>| {
             count(&self.instructions[range.clone()], codes).code_loads.bytes()
@@ -167,8 +167,8 @@ impl Listing {
     }
 }
 
-/// What LLVM 15 cannot name, by the first word of its encoding: vector operations of one operand
-/// (conversions from 16 bits) in one word or in two, and scalar loads, of two words.
+/// Returns what LLVM 15 cannot name, by the first word of its encoding: vector operations of one
+/// operand (conversions from 16 bits) in one word or in two, and scalar loads, of two words.
 fn unknown(word: &str) -> Option<(&'static str, u32)> {
     let word = u32::from_str_radix(word, 16).ok()?;
     match word >> 25 {
@@ -208,7 +208,7 @@ fn number(text: &str) -> Option<u32> {
     }
 }
 
-/// Bytes that a load returns, from its opcode.
+/// Returns the number of bytes that a load returns, from its opcode.
 fn load_width(opcode: &str) -> Option<u32> {
     let (_, kind) = opcode.split_once("_load_")?;
     Some(match kind {

@@ -42,7 +42,7 @@ pub struct Roof {
     pub share_of_valu: f64,
 }
 
-/// The bounds of `m` rows of X times the weights of `spec`:
+/// Returns the bounds of `m` rows of X times the weights of `spec`:
 ///
 /// `memory = (n · (codes + side data of a row) + X + Y) / bandwidth`,
 /// `valu = ⌈m / x_rows⌉ · n · 32⌈k/32⌉ · cycles a weight / (units · 64 · clock)`.
@@ -50,7 +50,7 @@ pub struct Roof {
 /// None for a kernel whose main loop was not found, or has loops in it.
 ///
 /// # Errors
-/// [`FormatError`] for weights that do not exist.
+/// Returns [`FormatError`] for weights that do not exist.
 pub fn roof(
     stats: &Stats,
     x_rows: u32,

@@ -35,12 +35,12 @@ impl Channels {
         Ok(())
     }
 
-    /// The range of each channel.
+    /// Returns the range of each channel.
     pub fn ranges(&self) -> &[ActivationRange] {
         &self.ranges
     }
 
-    /// The largest magnitude in each channel.
+    /// Returns the largest magnitude in each channel.
     pub fn absmax(&self) -> Vec<f32> {
         self.ranges.iter().map(ActivationRange::absmax).collect()
     }

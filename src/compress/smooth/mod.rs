@@ -136,7 +136,7 @@ pub struct Smoothing {
 }
 
 impl Smoothing {
-    /// The best α, or `None` if no α was better than not smoothing.
+    /// Returns the best α, or `None` if no α was better than not smoothing.
     pub fn alpha(&self) -> Option<f64> {
         self.alpha
     }
@@ -146,23 +146,23 @@ impl Smoothing {
         &self.factors
     }
 
-    /// The symmetric range of the smoothed X, from which its static scale follows.
+    /// Returns the symmetric range of the smoothed X, from which its static scale follows.
     pub fn range(&self) -> ActivationRange {
         self.range
     }
 
-    /// The error with these factors: for [`search`], `‖Y − Ŷ‖₂ / ‖Y‖₂` over all linear layers and
-    /// rows; for [`search_channels`], the estimate of [`Channels::rounding_error`].
+    /// Returns the error with these factors: for [`search`], `‖Y − Ŷ‖₂ / ‖Y‖₂` over all linear
+    /// layers and rows; for [`search_channels`], the estimate of [`Channels::rounding_error`].
     pub fn error(&self) -> f64 {
         self.error
     }
 
-    /// The error without smoothing.
+    /// Returns the error without smoothing.
     pub fn error_before(&self) -> f64 {
         self.error_before
     }
 
-    /// Every α that was tried and its error, except those whose weights int8 cannot hold.
+    /// Returns every α that was tried and its error, except those whose weights int8 cannot hold.
     pub fn tried(&self) -> &[(f64, f64)] {
         &self.tried
     }

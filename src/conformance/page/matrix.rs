@@ -83,8 +83,8 @@ impl<'a> Cell<'a> {
     }
 }
 
-/// The sort key of a format: dense formats come before sparse ones, and wide types before narrow
-/// ones.
+/// Returns the sort key of a format: dense formats come before sparse ones, and wide types before
+/// narrow ones.
 fn order(case: &CaseReport) -> (bool, usize, &str) {
     let widths = ["none", "f32", "f16", "int16", "int8", "int4"];
     let width = widths.iter().position(|&name| name == case.weights).unwrap_or(widths.len());

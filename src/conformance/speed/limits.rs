@@ -21,7 +21,7 @@ const READ_GROUP: u64 = 64 * RUN as u64 * 16;
 /// Measures what the adapter can do.
 ///
 /// # Errors
-/// [`HostError`].
+/// Returns [`HostError`].
 #[cfg(not(target_arch = "wasm32"))]
 pub fn limits(host: &Host) -> Result<MeasuredLimits, HostError> {
     pollster::block_on(limits_async(host))

@@ -36,7 +36,7 @@ pub struct MeasuredLimits {
 }
 
 impl MeasuredLimits {
-    /// The best of the ways to read.
+    /// Returns the best of the ways to read.
     pub fn read_bytes_per_second(&self) -> f64 {
         let buffers = self.read_runs_bytes_per_second.max(self.read_coalesced_bytes_per_second);
         buffers.max(self.read_texture_bytes_per_second)

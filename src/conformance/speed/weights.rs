@@ -90,7 +90,7 @@ async fn copies(
     Ok(sets)
 }
 
-/// The kernel, what quantizing X and multiplying take, and what of it quantizing takes.
+/// Returns the kernel, what quantizing X and multiplying take, and what of it quantizing takes.
 pub(super) async fn integer_matmul(
     host: &Host,
     how: &Select,

@@ -53,8 +53,8 @@ impl FakeQuantPlan {
     /// two buffers of 32 bytes. Data that exceed a binding are split between rows.
     ///
     /// # Errors
-    /// [`BindError`]; [`BindError::Part`] if there are zero points and the format has none, or the
-    /// other way round; [`BindError::Aliased`] if a buffer that is written is also another.
+    /// Returns [`BindError`]; [`BindError::Part`] if there are zero points and the format has none,
+    /// or the other way round; [`BindError::Aliased`] if a buffer that is written is also another.
     pub async fn bind(&self, args: FakeQuantArgs<'_>) -> Result<BoundFakeQuant, BindError> {
         let (spec, caps) = (&self.spec, self.kernels.caps());
         let dynamic = !spec.given;
@@ -119,8 +119,8 @@ impl FakeQuantPlan {
     /// a binding are split between rows.
     ///
     /// # Errors
-    /// As [`bind`](Self::bind); [`BindError::Part`] also if there are gradients that the spec does
-    /// not have, or the other way round.
+    /// Returns the errors of [`bind`](Self::bind); [`BindError::Part`] also if there are gradients
+    /// that the spec does not have, or the other way round.
     pub async fn bind_backward(
         &self,
         args: FakeQuantBackwardArgs<'_>,

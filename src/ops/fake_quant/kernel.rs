@@ -189,7 +189,7 @@ pub(super) const SUMS: Kernel = Kernel {
     ..BACKWARD
 };
 
-/// Every kernel of this op on such a device.
+/// Returns every kernel of this op on such a device.
 pub(crate) fn kernels(caps: &Caps) -> Vec<KernelDesc> {
     let group = |g| std::num::NonZeroU32::new(g).map_or(Granularity::Channel, Granularity::Group);
     let floats = [FloatType::F32, FloatType::F16];
@@ -293,7 +293,8 @@ impl FakeQuantSpec {
         }
     }
 
-    /// How rows are divided among workgroups. If `whole_groups`, each unit holds whole groups.
+    /// Returns how rows are divided among workgroups. If `whole_groups`, each unit holds whole
+    /// groups.
     pub(super) fn work(&self, whole_groups: bool) -> Work {
         let (k, g) = (u64::from(self.k), u64::from(self.group_size()));
         if !whole_groups {

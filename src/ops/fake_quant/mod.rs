@@ -102,7 +102,7 @@ pub struct FakeQuantSpec {
 }
 
 impl FakeQuantSpec {
-    /// A spec with packed f32 rows and ranges taken from X.
+    /// Creates a spec with packed f32 rows and ranges taken from X.
     pub fn new(max_m: u32, k: u32, format: WeightFormat) -> Self {
         let (input, output) = (FloatType::F32, FloatType::F32);
         let (x_stride, y_stride, given, gradient_scale) = (k, k, false, false);
@@ -138,7 +138,7 @@ impl FakeQuantSpec {
         self
     }
 
-    /// qmin and qmax. If the format is symmetric they are relative to the code of zero.
+    /// Returns qmin and qmax. If the format is symmetric they are relative to the code of zero.
     pub fn codes(&self) -> (i32, i32) {
         let (low, high) = self.format.code_range().unwrap_or_default();
         match self.format.is_symmetric() {
@@ -147,7 +147,7 @@ impl FakeQuantSpec {
         }
     }
 
-    /// The number of scales of a row; 0 if all of X shares one.
+    /// Returns the number of scales of a row; 0 if all of X shares one.
     fn row_scales(&self) -> u32 {
         match self.format.granularity() {
             Granularity::Tensor => 0,
@@ -155,7 +155,7 @@ impl FakeQuantSpec {
         }
     }
 
-    /// The number of columns of a row that share a scale.
+    /// Returns the number of columns of a row that share a scale.
     fn group_size(&self) -> u32 {
         match self.format.granularity() {
             Granularity::Group(g) => g.get().min(self.k.max(1)),
@@ -163,7 +163,7 @@ impl FakeQuantSpec {
         }
     }
 
-    /// The number of scales, and of zero points, of `m` rows.
+    /// Returns the number of scales, and of zero points, of `m` rows.
     pub fn scales(&self, m: u32) -> u64 {
         match self.format.granularity() {
             Granularity::Tensor => 1,
@@ -171,12 +171,14 @@ impl FakeQuantSpec {
         }
     }
 
-    /// Bytes of X, or of its gradient, from its start that a run with `m` rows touches.
+    /// Returns the number of bytes of X, or of its gradient, from its start that a run with `m`
+    /// rows touches.
     pub fn x_bytes(&self, m: u32) -> u64 {
         self.x_rows().bytes(m)
     }
 
-    /// Bytes of Y, or of its gradient, from its start that a run with `m` rows touches.
+    /// Returns the number of bytes of Y, or of its gradient, from its start that a run with `m`
+    /// rows touches.
     pub fn y_bytes(&self, m: u32) -> u64 {
         self.y_rows().bytes(m)
     }
@@ -192,8 +194,8 @@ impl FakeQuantSpec {
     /// Checks that a plan can serve this spec.
     ///
     /// # Errors
-    /// [`PlanError`] if the format is invalid, 2:4 or of floats, a dimension is too large, or a
-    /// stride is too short or, for f16, odd.
+    /// Returns [`PlanError`] if the format is invalid, 2:4 or of floats, a dimension is too large,
+    /// or a stride is too short or, for f16, odd.
     pub fn check(&self) -> Result<(), PlanError> {
         self.format.check()?;
         if !self.format.code_type().is_integer() || self.format.is_sparse() {
@@ -207,7 +209,7 @@ impl FakeQuantSpec {
         self.y_rows().check(self.max_m)
     }
 
-    /// The kernels of the forward pass, in the order they run.
+    /// Returns the kernels of the forward pass, in the order they run.
     pub fn forward_shaders(&self, caps: &Caps) -> Vec<KernelDesc> {
         match (self.format.granularity(), self.given) {
             (_, true) => vec![self.shader(caps, FORWARD)],
@@ -218,7 +220,7 @@ impl FakeQuantSpec {
         }
     }
 
-    /// The kernels of the backward pass, in the order they run.
+    /// Returns the kernels of the backward pass, in the order they run.
     pub fn backward_shaders(&self, caps: &Caps) -> Vec<KernelDesc> {
         match (self.given, self.is_split()) {
             (true, true) => [BACKWARD, SUMS].map(|kernel| self.shader(caps, kernel)).to_vec(),
@@ -227,18 +229,18 @@ impl FakeQuantSpec {
         }
     }
 
-    /// Whether several workgroups sum what shares a scale.
+    /// Returns whether several workgroups sum what shares a scale.
     fn is_split(&self) -> bool {
         self.format.granularity() == Granularity::Tensor
             || (self.group_size() >= self.k && self.k > WHOLE_ROW)
     }
 
-    /// Whether four columns from a multiple of 4 on share a scale.
+    /// Returns whether four columns from a multiple of 4 on share a scale.
     fn is_aligned(&self) -> bool {
         self.group_size() >= self.k || self.group_size().is_multiple_of(4)
     }
 
-    /// Whether rows of f32 are loaded 16 bytes at a time.
+    /// Returns whether rows of f32 are loaded 16 bytes at a time.
     fn quads(&self, float: FloatType, stride: u32) -> bool {
         RowsSpec::floats(Role::Activations, self.k, stride, float).is_quads()
     }

@@ -62,7 +62,7 @@ impl FakeQuantPlan {
     /// Checks a spec and compiles the kernels that are not cached.
     ///
     /// # Errors
-    /// [`PlanError`].
+    /// Returns [`PlanError`].
     pub async fn new(kernels: &Kernels, spec: &FakeQuantSpec) -> Result<Self, PlanError> {
         spec.check()?;
         let mut shaders = spec.forward_shaders(kernels.caps());
@@ -73,7 +73,7 @@ impl FakeQuantPlan {
         Ok(Self { kernels: kernels.clone(), spec: spec.clone(), forward, backward })
     }
 
-    /// The spec that the plan was made for.
+    /// Returns the spec that the plan was made for.
     pub fn spec(&self) -> &FakeQuantSpec {
         &self.spec
     }

@@ -26,7 +26,7 @@ impl MatmulPlan {
     /// binding are split into several dispatches.
     ///
     /// # Errors
-    /// [`BindError`].
+    /// Returns [`BindError`].
     pub async fn bind(&self, args: MatmulArgs<'_>) -> Result<BoundMatmul, BindError> {
         self.bind_with(args, None).await
     }
@@ -34,7 +34,7 @@ impl MatmulPlan {
     /// Binds a matmul whose output is [`Output::Int8`], with the scale and zero point of Y.
     ///
     /// # Errors
-    /// [`BindError`].
+    /// Returns [`BindError`].
     pub async fn bind_scaled(
         &self,
         args: MatmulArgs<'_>,

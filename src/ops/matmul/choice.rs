@@ -22,18 +22,18 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// The decoder of a format.
+    /// Returns the decoder of a format.
     pub fn of(format: &WeightFormat) -> Self {
         Self { element: format.code_type(), sparse: format.is_sparse() }
     }
 
-    /// Bytes of codes in a block of 32 columns.
+    /// Returns the number of bytes of codes in a block of 32 columns.
     pub fn block_bytes(&self) -> u32 {
         let columns = if self.sparse { BLOCK_K / 2 } else { BLOCK_K } as u32;
         columns * self.element.bits() / 8
     }
 
-    /// Whether two blocks may be loaded at once, because one has only 8 bytes of codes.
+    /// Returns whether two blocks may be loaded at once, because one has only 8 bytes of codes.
     pub(super) fn pairs(&self) -> bool {
         self.block_bytes() == 8
     }
@@ -139,7 +139,7 @@ pub struct KernelChoice {
     pub texture_width: u32,
 }
 
-/// The schedule for `m` rows: a pure function of the spec and the facts about the device.
+/// Returns the schedule for `m` rows: a pure function of the spec and the facts about the device.
 ///
 /// On CPU-type adapters lanes own rows of W. On GPUs lanes split K for few rows of X, and tiles share
 /// loads for many rows. Quantized X has schedules of its own, by the same rules; whether kernels
@@ -193,7 +193,7 @@ pub fn select(spec: &MatmulSpec, caps: &Caps, m: u32) -> Schedule {
 const SPLIT_K_BELOW: u32 = 2048;
 
 impl KernelChoice {
-    /// The kernel of a schedule for a spec.
+    /// Returns the kernel of a schedule for a spec.
     pub fn new(spec: &MatmulSpec, schedule: Schedule, caps: &Caps) -> Self {
         let scaling = match (scaling(&spec.weights, spec.k), schedule) {
             // Only these schedules have kernels for one scale a row.
@@ -271,12 +271,12 @@ impl KernelChoice {
         }
     }
 
-    /// The alignment that the offset of X must have, in bytes.
+    /// Returns the alignment that the offset of X must have, in bytes.
     pub fn x_align(&self) -> u64 {
         if matches!(self.x, XLoad::F32x4 | XLoad::Int8) { 16 } else { 4 }
     }
 
-    /// The number of workgroups for `m` rows of X, `rows` rows of W and a batch.
+    /// Returns the number of workgroups for `m` rows of X, `rows` rows of W and a batch.
     pub fn groups(&self, m: u32, rows: u32, batch: u32) -> u64 {
         let (tile_m, tile_n) = self.schedule.tile();
         // `check` refuses empty tiles; a choice made by hand must not panic either.
@@ -284,13 +284,13 @@ impl KernelChoice {
         (tiles(m, tile_m) * tiles(rows, tile_n)).saturating_mul(u64::from(batch))
     }
 
-    /// The number of workgroups as a formula.
+    /// Returns the number of workgroups as a formula.
     pub fn grid(&self) -> Grid {
         let (tile_m, tile_n) = self.schedule.tile();
         Grid::new(&[(&[Variable::M], tile_m), (&[Variable::ROWS], tile_n), (&[Variable::BATCH], 1)])
     }
 
-    /// The kernel: the fragments that it chooses, constants, bindings and grid.
+    /// Returns the kernel: the fragments that it chooses, constants, bindings and grid.
     pub fn shader(&self) -> KernelDesc {
         let mut consts =
             vec![("M_TABLE", Const::U32(M_TABLE)), ("PANEL", Const::U32(self.order.panel()))];
@@ -331,7 +331,7 @@ impl KernelChoice {
         }
     }
 
-    /// The K loop, and what only some loops require.
+    /// Returns the K loop, and what only some loops require.
     fn schedule_fragments(&self, consts: &mut Vec<(&'static str, Const)>) -> Vec<&'static str> {
         let workgroup = ("WORKGROUP", Const::U32(self.schedule.workgroup()));
         let (reduce, entry) = (
@@ -433,7 +433,7 @@ impl KernelChoice {
         consts.push(("ZERO", Const::U32(zero)));
     }
 
-    /// How blocks of codes become floats.
+    /// Returns how blocks of codes become floats.
     fn decoder_fragment(&self) -> &'static str {
         match (self.decoder.element, self.decoder.sparse) {
             (CodeType::F32, false) => "decode/f32",
@@ -453,7 +453,7 @@ impl KernelChoice {
         }
     }
 
-    /// How blocks of codes are loaded.
+    /// Returns how blocks of codes are loaded.
     fn codes_fragment(&self) -> &'static str {
         let bytes = if self.pair { 16 } else { self.decoder.block_bytes().min(32) };
         match (bytes, self.texture_width > 0, self.wide) {
@@ -492,7 +492,7 @@ impl KernelChoice {
         bindings
     }
 
-    /// What K and the groups must be for this kernel.
+    /// Returns what K and the groups must be for this kernel.
     fn conditions(&self) -> Vec<String> {
         let mut all = Vec::new();
         let mut add = |on: bool, text: String| all.extend(on.then_some(text));
@@ -514,7 +514,7 @@ impl KernelChoice {
         all
     }
 
-    /// How the codes that it reads are stored.
+    /// Returns how the codes that it reads are stored.
     fn stored(&self) -> Stored {
         Stored::of(
             &[self.decoder.element],
@@ -539,7 +539,8 @@ fn function_fragment(function: ActivationFunction) -> &'static str {
     }
 }
 
-/// How scales of a format apply to K columns. Blocks have one scale each if groups are whole blocks.
+/// Returns how scales of a format apply to K columns. Blocks have one scale each if groups are
+/// whole blocks.
 pub(super) fn scaling(format: &WeightFormat, k: u32) -> Scaling {
     match (format.code_type().is_integer(), format.granularity()) {
         (false, _) => Scaling::None,

@@ -41,7 +41,7 @@ impl Groups {
         }
     }
 
-    /// What the groups of `side` must be.
+    /// Returns what the groups of `side` must be.
     pub(super) fn condition(self, side: &str) -> String {
         match self {
             Self::One => format!("{side} has one group a row"),
@@ -52,7 +52,7 @@ impl Groups {
 }
 
 impl Integer {
-    /// The choice for a spec; `None` if X is floats.
+    /// Returns the choice for a spec; `None` if X is floats.
     pub(super) fn of(spec: &MatmulSpec, caps: &Caps) -> Option<Self> {
         let Activations::Int8(format) = spec.activations else { return None };
         let blocks = spec.k.div_ceil(32).max(1);

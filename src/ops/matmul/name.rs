@@ -72,8 +72,8 @@ fn integer(choice: &mut KernelChoice) -> &mut Integer {
 }
 
 impl KernelChoice {
-    /// The kernel id: schedule, decoder, then the parts that apply. [`FromStr`](std::str::FromStr)
-    /// reads it.
+    /// Returns the kernel id: schedule, decoder, then the parts that apply.
+    /// [`FromStr`](std::str::FromStr) reads it.
     pub fn name(&self) -> String {
         let mut name = format!("{}.{}", self.schedule, self.decoder.name());
         for (part, set) in PARTS {
@@ -87,7 +87,7 @@ impl KernelChoice {
         name
     }
 
-    /// What an id says that ends after schedule and decoder.
+    /// Returns the choice of an id that ends after schedule and decoder.
     fn plain(schedule: Schedule, decoder: Decoder) -> Self {
         let integer = schedule.is_integer();
         let scaled = decoder.element.is_integer();
@@ -113,7 +113,7 @@ impl KernelChoice {
         }
     }
 
-    /// Whether [`KernelChoice::new`] makes this choice for some spec on some device.
+    /// Returns whether [`KernelChoice::new`] makes this choice for some spec on some device.
     fn exists(&self) -> bool {
         let Decoder { element, .. } = self.decoder;
         let integers = self.schedule.is_integer();
@@ -179,7 +179,7 @@ fn unlimited(schedule: Schedule) -> Caps {
 }
 
 impl Decoder {
-    /// The element, and `_24` where it is 2:4 sparse.
+    /// Returns the code type, with `_24` if the format is 2:4 sparse.
     pub(super) fn name(&self) -> String {
         format!("{}{}", self.element.name(), if self.sparse { "_24" } else { "" })
     }

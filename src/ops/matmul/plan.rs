@@ -23,12 +23,12 @@ pub enum Select {
 /// Upper ends of the ranges of m that may have kernels of their own.
 const ROW_RANGES: [u32; 4] = [1, 8, 64, u32::MAX];
 
-/// The number of the range that contains m.
+/// Returns the number of the range that contains m.
 pub(super) fn row_range_of(m: u32) -> usize {
     ROW_RANGES.iter().take_while(|&&up_to| up_to < m).count()
 }
 
-/// The largest m of each range that a plan for up to `max_m` rows has a kernel for.
+/// Returns the largest m of each range that a plan for up to `max_m` rows has a kernel for.
 pub(crate) fn row_ranges(max_m: u32) -> impl Iterator<Item = u32> {
     ROW_RANGES.into_iter().take(row_range_of(max_m) + 1).map(move |up_to| up_to.min(max_m))
 }
@@ -87,7 +87,7 @@ impl MatmulPlan {
     /// cached. No lock is held while compiling.
     ///
     /// # Errors
-    /// [`PlanError`].
+    /// Returns [`PlanError`].
     pub async fn new(kernels: &Kernels, spec: &MatmulSpec, how: Select) -> Result<Self, PlanError> {
         spec.check()?;
         let mut chosen: Vec<(u32, KernelChoice)> = Vec::new();
@@ -132,17 +132,17 @@ impl MatmulPlan {
         Ok(Self { kernels, spec, row_ranges: row_ranges.into(), sums })
     }
 
-    /// The spec that the plan was made for.
+    /// Returns the spec that the plan was made for.
     pub fn spec(&self) -> &MatmulSpec {
         &self.spec
     }
 
-    /// The ranges of m with their kernels, in ascending order.
+    /// Returns the ranges of m with their kernels, in ascending order.
     pub fn row_ranges(&self) -> &[RowRange] {
         &self.row_ranges
     }
 
-    /// The kernel that runs for `m` rows.
+    /// Returns the kernel that runs for `m` rows.
     pub fn kernel(&self, m: u32) -> &KernelChoice {
         &self.row_range(m).choice
     }
@@ -154,8 +154,8 @@ impl MatmulPlan {
     }
 }
 
-/// The kernel that completes rows of a quantized Y. Its bindings are those of the matmul, whose bind
-/// groups it takes.
+/// Returns the kernel that completes rows of a quantized Y. Its bindings are those of the matmul,
+/// whose bind groups it takes.
 pub(super) fn sums_shader(mut bindings: Vec<Binding>) -> KernelDesc {
     for binding in &mut bindings {
         if binding.number == Y_BINDING {

@@ -60,7 +60,8 @@ pub enum Schedule {
 const GEMV_WORKGROUP: u32 = 32;
 
 impl Schedule {
-    /// Every schedule and tile that [`select`](super::select) can choose on some device, for K columns.
+    /// Returns every schedule and tile that [`select`](super::select) can choose on some device,
+    /// for K columns.
     pub fn all(k: u32) -> Vec<Self> {
         let (lanes, most) = gemv_lanes(k);
         let mut all = vec![
@@ -81,7 +82,7 @@ impl Schedule {
         all
     }
 
-    /// Every schedule and tile for quantized X, for K columns.
+    /// Returns every schedule and tile for quantized X, for K columns.
     pub fn integer(k: u32) -> Vec<Self> {
         let (lanes, most) = gemv_lanes(k);
         let mut all = vec![
@@ -99,7 +100,8 @@ impl Schedule {
         all
     }
 
-    /// The schedules of [`all`](Self::all) or [`integer`](Self::integer) that multiply such X.
+    /// Returns the schedules of [`all`](Self::all) or [`integer`](Self::integer) that multiply such
+    /// X.
     pub fn for_activations(activations: Activations, k: u32) -> Vec<Self> {
         match activations {
             Activations::Float(_) => Self::all(k),
@@ -107,7 +109,7 @@ impl Schedule {
         }
     }
 
-    /// Whether it is for quantized X.
+    /// Returns whether it is for quantized X.
     pub const fn is_integer(&self) -> bool {
         matches!(self, Self::IntRows { .. } | Self::IntGemv { .. } | Self::IntTiled { .. })
     }
@@ -129,7 +131,7 @@ impl Schedule {
         }
     }
 
-    /// Bytes of workgroup memory.
+    /// Returns the number of bytes of workgroup memory.
     pub fn workgroup_memory(&self) -> u32 {
         match *self {
             Self::Gemv { m_tile, .. } | Self::IntGemv { m_tile, .. } => {
@@ -160,7 +162,7 @@ impl Schedule {
     /// Checks that the device can run the schedule.
     ///
     /// # Errors
-    /// [`PlanError::NotApplicable`], which names what is missing.
+    /// Returns [`PlanError::NotApplicable`], which names what is missing.
     pub fn check(&self, caps: &Caps) -> Result<(), PlanError> {
         let refuse = |what, need, have| {
             Err(PlanError::NotApplicable { schedule: self.to_string(), what, need, have })
@@ -277,8 +279,8 @@ fn split_numbers(text: &str) -> (String, Vec<u32>) {
     (pattern, numbers)
 }
 
-/// The number of lanes that usually split K, and the largest number. Neither exceeds the number of
-/// blocks, so that no lane idles from the start.
+/// Returns the number of lanes that usually split K, and the largest number. Neither exceeds the
+/// number of blocks, so that no lane idles from the start.
 pub(super) fn gemv_lanes(k: u32) -> (u32, u32) {
     let lanes = |most| k.div_ceil(BLOCK_K as u32).clamp(1, most).next_power_of_two();
     (lanes(GEMV_WORKGROUP), lanes(256))

@@ -60,7 +60,7 @@ pub struct MatmulSpec {
 }
 
 impl MatmulSpec {
-    /// A spec with f32 X and Y, no bias, no batch and packed rows.
+    /// Creates a spec with f32 X and Y, no bias, no batch and packed rows.
     pub fn new(max_m: u32, n: u32, k: u32, weights: WeightFormat) -> Self {
         Self {
             max_m,
@@ -81,8 +81,8 @@ impl MatmulSpec {
         }
     }
 
-    /// A spec of the shape and format of these weights, which reads their textures if they have
-    /// any.
+    /// Creates a spec of the shape and format of these weights, which reads their textures if they
+    /// have any.
     pub fn of(max_m: u32, weights: &DeviceWeights) -> Self {
         // Weights on a device are below 2³¹ each way.
         let (n, k) = (weights.n() as u32, weights.k() as u32);
@@ -159,17 +159,17 @@ impl MatmulSpec {
         self
     }
 
-    /// Bytes of X from its start that a run with `m` rows reads.
+    /// Returns the number of bytes of X from its start that a run with `m` rows reads.
     pub fn x_bytes(&self, m: u32) -> u64 {
         self.x_rows().bytes(m)
     }
 
-    /// Bytes of Y from its start that a run with `m` rows writes.
+    /// Returns the number of bytes of Y from its start that a run with `m` rows writes.
     pub fn y_bytes(&self, m: u32) -> u64 {
         self.y_rows().bytes(m)
     }
 
-    /// The rows of X. A whole batch may share them.
+    /// Returns the rows of X. A whole batch may share them.
     pub(super) fn x_rows(&self) -> RowsSpec {
         let (role, columns, stride) = (Role::Activations, self.x_row(), self.x_stride);
         let rows = match self.activations {
@@ -181,7 +181,7 @@ impl MatmulSpec {
         RowsSpec { batch: self.batch, batch_stride: self.x_batch_stride, shared: true, ..rows }
     }
 
-    /// The rows of Y.
+    /// Returns the rows of Y.
     pub(super) fn y_rows(&self) -> RowsSpec {
         let (role, columns, stride) = (Role::Output, self.y_row(), self.y_stride);
         let rows = match self.output {
@@ -206,7 +206,7 @@ impl MatmulSpec {
         }
     }
 
-    /// The layout of rows of X if it is quantized.
+    /// Returns the layout of rows of X if it is quantized.
     pub fn x_layout(&self) -> Option<ActivationLayout> {
         self.activations.int8()?.layout(self.k as usize).ok()
     }
@@ -235,7 +235,7 @@ impl MatmulSpec {
         (1..=shared.min(MAX_PIECE)).rev().find(|slice| shared % slice == 0).unwrap_or(1)
     }
 
-    /// The number of slices of K.
+    /// Returns the number of slices of K.
     pub fn slices(&self) -> u32 {
         self.k.div_ceil(BLOCK_K as u32).div_ceil(self.slice_blocks())
     }
@@ -243,8 +243,8 @@ impl MatmulSpec {
     /// Checks that a plan can serve this spec.
     ///
     /// # Errors
-    /// [`PlanError`] if the format is invalid, a dimension is too large, or a stride is too short
-    /// or not a multiple of what the type needs (2 for f16).
+    /// Returns [`PlanError`] if the format is invalid, a dimension is too large, or a stride is too
+    /// short or not a multiple of what the type needs (2 for f16).
     pub fn check(&self) -> Result<(), PlanError> {
         self.weights.geometry(self.n as usize, self.k as usize)?;
         PlanError::check_dimensions(&[
@@ -286,7 +286,8 @@ impl MatmulSpec {
     }
 }
 
-/// Words of a row of codes; `u32::MAX`, which no plan accepts, if that overflows.
+/// Returns the number of words of a row of codes; `u32::MAX`, which no plan accepts, if that
+/// overflows.
 fn row_words(format: ActivationFormat, columns: u32) -> u32 {
     let layout = format.layout(columns as usize);
     layout.map_or(u32::MAX, |layout| u32::try_from(layout.row_words).unwrap_or(u32::MAX))

@@ -15,9 +15,9 @@ pub struct Step {
 }
 
 impl Step {
-    /// The step of a kernel. Blocks of 32 columns hold `bits · 4` bytes of codes, half of that under
-    /// 2:4, and are loaded 16 bytes at a time if they have that many. General scaling takes a quad of
-    /// columns at a time from whole words.
+    /// Returns the step of a kernel. Blocks of 32 columns hold `bits · 4` bytes of codes, half of
+    /// that under 2:4, and are loaded 16 bytes at a time if they have that many. General scaling
+    /// takes a quad of columns at a time from whole words.
     pub fn new(choice: &KernelChoice) -> Self {
         let KernelChoice { schedule, decoder, scaling, .. } = *choice;
         let stored = decoder.element.bits() / if decoder.sparse { 2 } else { 1 };

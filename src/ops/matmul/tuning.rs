@@ -21,7 +21,7 @@ pub struct TuningKey {
 }
 
 impl TuningKey {
-    /// The key of an adapter, for this version of the crate.
+    /// Returns the key of an adapter, for this version of the crate.
     pub fn new(info: &wgpu::AdapterInfo) -> Self {
         Self {
             adapter: format!("{} [{:04x}:{:04x}]", info.name, info.vendor, info.device),
@@ -54,7 +54,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// The problem of a spec with `m` rows of X.
+    /// Returns the problem of a spec with `m` rows of X.
     pub fn new(spec: &MatmulSpec, m: u32) -> Self {
         Self {
             decoder: Decoder::of(&spec.weights),
@@ -68,8 +68,8 @@ impl Problem {
         }
     }
 
-    /// How far another problem's measurement is from this one; `None` where it says nothing:
-    /// other kernels, another row range, or N or K more than twice or less than half.
+    /// Returns how far another problem's measurement is from this one; `None` where it says
+    /// nothing: other kernels, another row range, or N or K more than twice or less than half.
     fn distance(&self, other: &Self) -> Option<f64> {
         let kernels = |p: &Self| (p.decoder, p.scaling, p.asymmetric, p.textures, p.activations);
         let twice = |a: u32, b: u32| u64::from(a.max(b)) <= 2 * u64::from(a.min(b));
@@ -120,7 +120,7 @@ impl Tuning {
         }
     }
 
-    /// The schedule for `m` rows: that of the nearest problem measured, or [`select`]'s
+    /// Returns the schedule for `m` rows: that of the nearest problem measured, or [`select`]'s
     /// where none is near or its schedule does not apply here. Pure, as `select` is.
     pub fn select(&self, spec: &MatmulSpec, caps: &Caps, m: u32) -> Schedule {
         let problem = Problem::new(spec, m);
@@ -133,14 +133,15 @@ impl Tuning {
     }
 }
 
-/// Whether a schedule is one that `verify` runs for such X of K columns, and the device can run it.
+/// Returns whether a schedule is one that `verify` runs for such X of K columns, and the device can
+/// run it.
 pub fn applies(schedule: Schedule, activations: Activations, k: u32, caps: &Caps) -> bool {
     schedule.check(caps).is_ok() && Schedule::for_activations(activations, k).contains(&schedule)
 }
 
-/// Every schedule that applies, the likeliest first: what [`select`] would choose, then
-/// those that compute the fewest rows in vain, with large tiles before small ones. So a
-/// budget that ends early has measured what matters most.
+/// Returns every schedule that applies, the likeliest first: what [`select`] would choose, then
+/// those that compute the fewest rows in vain, with large tiles before small ones. So a budget that
+/// ends early has measured what matters most.
 pub fn candidates(spec: &MatmulSpec, caps: &Caps, m: u32) -> Vec<Schedule> {
     let selected = select(spec, caps, m);
     let mut all = Schedule::for_activations(spec.activations, spec.k);
@@ -175,19 +176,19 @@ pub struct Measured {
 const MARGIN: f64 = 0.03;
 
 impl Measured {
-    /// Nothing measured yet.
+    /// Starts with no measurement.
     pub(crate) fn new(spec: &MatmulSpec, caps: &Caps, m: u32) -> Self {
         let (problem, selected) = (Problem::new(spec, m), select(spec, caps, m));
         let (times, unmeasured) = (Vec::new(), Vec::new());
         Self { spec: spec.clone(), problem, selected, times, unmeasured }
     }
 
-    /// The time of a schedule, where it was measured.
+    /// Returns the time of a schedule, where it was measured.
     pub fn time(&self, schedule: Schedule) -> Option<Duration> {
         self.times.iter().find(|(of, _)| *of == schedule).map(|(_, time)| *time)
     }
 
-    /// The fastest schedule. What [`select`] chooses stays where nothing was measured that
+    /// Returns the fastest schedule. What [`select`] chooses stays where nothing was measured that
     /// is faster by more than noise.
     pub fn best(&self) -> Schedule {
         let fastest = self.times.iter().min_by_key(|(_, time)| *time);

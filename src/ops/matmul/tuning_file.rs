@@ -78,14 +78,14 @@ impl Tuning {
     /// Reads what [`to_json`](Self::to_json) wrote, for this adapter's key and a device's facts.
     ///
     /// # Errors
-    /// [`BadTuning`] if the text is damaged, comes from another adapter, driver or version of lowbit,
-    /// or has an entry that is not valid or whose schedule the device cannot run. A caller then goes
-    /// on with [`Tuning::default`].
+    /// Returns [`BadTuning`] if the text is damaged, comes from another adapter, driver or version
+    /// of lowbit, or has an entry that is not valid or whose schedule the device cannot run. A
+    /// caller then goes on with [`Tuning::default`].
     pub fn from_json(text: &[u8], key: &TuningKey, caps: &Caps) -> Result<Self, BadTuning> {
         parse(text, key, caps)
     }
 
-    /// The tuning as JSON, ending in a line break.
+    /// Returns the tuning as JSON, ending in a line break.
     pub fn to_json(&self) -> String {
         let name =
             |scaling| SCALINGS.iter().find(|(of, _)| *of == scaling).map_or("", |(_, name)| name);
@@ -187,7 +187,7 @@ mod tests {
         }
     }
 
-    /// Every element, scaling, type of X and schedule.
+    /// Returns every element, scaling, type of X and schedule.
     fn tuning() -> Tuning {
         let group = |g| Granularity::group(g).unwrap();
         let formats = [

@@ -92,7 +92,7 @@ impl QuantizeWeightsPlan {
     /// chunks of rows if it exceeds a binding.
     ///
     /// # Errors
-    /// [`BindError`].
+    /// Returns [`BindError`].
     pub async fn bind(
         &self,
         args: QuantizeWeightsArgs<'_>,
@@ -125,8 +125,8 @@ impl QuantizeWeightsPlan {
     /// ```
     ///
     /// # Errors
-    /// [`BindError::Matrix`], which names the matrix that cannot be bound; [`BindError`] if they
-    /// cannot be bound together.
+    /// Returns [`BindError::Matrix`], which names the matrix that cannot be bound; [`BindError`] if
+    /// they cannot be bound together.
     pub async fn bind_many(
         kernels: &Kernels,
         jobs: &[QuantizeWeightsJob<'_>],
@@ -325,12 +325,12 @@ impl BoundQuantizeWeights {
         Ok(Self { recording, matrices, status })
     }
 
-    /// The number of rows of all matrices together.
+    /// Returns the number of rows of all matrices together.
     pub fn rows(&self) -> u32 {
         self.matrices.iter().map(|matrix| matrix.spec.n).sum()
     }
 
-    /// The number of chunks of rows that the matrices are taken in.
+    /// Returns the number of chunks of rows that the matrices are taken in.
     pub fn chunks(&self) -> usize {
         self.matrices.iter().map(|matrix| matrix.chunks.len()).sum()
     }
@@ -339,18 +339,19 @@ impl BoundQuantizeWeights {
     /// bind group 0. Neither allocates nor waits. It may be recorded again for other values.
     ///
     /// # Errors
-    /// [`RecordError::NotWhole`] if `rows` is not [`rows`](Self::rows); nothing is recorded then.
+    /// Returns [`RecordError::NotWhole`] if `rows` is not [`rows`](Self::rows); nothing is recorded
+    /// then.
     pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, rows: u32) -> Result<(), RecordError> {
         self.recording.record(pass, rows)
     }
 
-    /// The status buffer, with `COPY_SRC` usage: [`status_words`](Self::status_words) words to
-    /// read back once the pass has run, for [`check`](Self::check).
+    /// Returns the status buffer, with `COPY_SRC` usage: [`status_words`](Self::status_words) words
+    /// to read back once the pass has run, for [`check`](Self::check).
     pub fn status(&self) -> &wgpu::Buffer {
         &self.status
     }
 
-    /// The number of words of status; 0 if there are no weights.
+    /// Returns the number of words of status; 0 if there are no weights.
     pub fn status_words(&self) -> usize {
         STATUS_WORDS * self.chunks()
     }
@@ -359,7 +360,7 @@ impl BoundQuantizeWeights {
     /// well-formed but meaningless; the other matrices are good.
     ///
     /// # Errors
-    /// [`QuantizeWeightsError`], which says what was refused and where. After
+    /// Returns [`QuantizeWeightsError`], which says what was refused and where. After
     /// [`bind_many`](QuantizeWeightsPlan::bind_many) it is [`QuantizeWeightsError::Matrix`], which
     /// names the first matrix that was refused.
     pub fn check(&self, status: &[u32]) -> Result<(), QuantizeWeightsError> {
@@ -447,8 +448,8 @@ impl Matrix {
         }
     }
 
-    /// Whether a kernel may leave this in a word of the status: `u32::MAX` for no fault, or the
-    /// index in the chunk of a fault that the format can have.
+    /// Returns whether a kernel may leave this in a word of the status: `u32::MAX` for no fault, or
+    /// the index in the chunk of a fault that the format can have.
     fn possible(&self, word: usize, value: u32) -> bool {
         let Some(chunk) = self.chunks.get(word / STATUS_WORDS) else { return false };
         let (spec, params) = (&self.spec, &chunk.params);

@@ -21,8 +21,8 @@ impl WeightsAccess {
     /// Every access.
     pub const ALL: [Self; 3] = [Self::Words, Self::Quads, Self::Wide];
 
-    /// The widest access if K, stride and offset are all multiples of what `words`, their bitwise or,
-    /// is a multiple of.
+    /// Returns the widest access if K, stride and offset are all multiples of what `words`, their
+    /// bitwise or, is a multiple of.
     pub(super) fn widest(caps: &Caps, words: u32) -> Self {
         match words.trailing_zeros() {
             3.. if Self::is_wide(caps) => Self::Wide,
@@ -31,12 +31,12 @@ impl WeightsAccess {
         }
     }
 
-    /// Whether the device takes [`Wide`](Self::Wide).
+    /// Returns whether the device takes [`Wide`](Self::Wide).
     fn is_wide(caps: &Caps) -> bool {
         caps.int64 && caps.class == AdapterClass::Cpu
     }
 
-    /// The fragments that load W, and that store codes of a block of `words`.
+    /// Returns the fragments that load W, and that store codes of a block of `words`.
     fn fragments(self, words: u32) -> [&'static str; 2] {
         match (self, words) {
             (Self::Words, 2) => ["access/weights_u32", "access/made_u32x2"],
@@ -48,7 +48,7 @@ impl WeightsAccess {
         }
     }
 
-    /// The part that it adds to a kernel id.
+    /// Returns the part that it adds to a kernel id.
     const fn suffix(self) -> &'static str {
         match self {
             Self::Words => ".words",
@@ -99,7 +99,7 @@ impl WeightsKernel {
         Self::Compact,
     ];
 
-    /// The first part of the kernel id.
+    /// Returns the first part of the kernel id.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Reset => "reset",
@@ -115,12 +115,13 @@ impl WeightsKernel {
         }
     }
 
-    /// Whether it takes W by blocks, so that [`WeightsAccess`] matters.
+    /// Returns whether it takes W by blocks, so that [`WeightsAccess`] matters.
     pub const fn by_blocks(self) -> bool {
         matches!(self, Self::BlockRanges | Self::BlockPrune | Self::BlockCodes | Self::Compact)
     }
 
-    /// The kernel for a format. Formats share a kernel if they differ in nothing that it looks at.
+    /// Returns the kernel for a format. Formats share a kernel if they differ in nothing that it
+    /// looks at.
     pub fn shader(
         self,
         format: &WeightFormat,
@@ -251,7 +252,7 @@ const BINDINGS: [Binding; 7] = [
     Binding::data(6, "status", "the first offending index of each kind of fault", Access::Write),
 ];
 
-/// Every kernel of this op on such a device.
+/// Returns every kernel of this op on such a device.
 pub(crate) fn kernels(caps: &Caps) -> Vec<KernelDesc> {
     let mut kernels = Vec::new();
     for format in WeightFormat::all([32, 6]) {
@@ -266,7 +267,7 @@ pub(crate) fn kernels(caps: &Caps) -> Vec<KernelDesc> {
     kernels
 }
 
-/// The kernel id: the name of the kernel, and the constants that distinguish it.
+/// Returns the kernel id: the name of the kernel, and the constants that distinguish it.
 pub(crate) fn kernel_name(kernel: &str, consts: &[(&'static str, Const)]) -> String {
     let mut name = kernel.to_string();
     for &(constant, value) in consts {
@@ -289,7 +290,8 @@ pub(crate) fn kernel_name(kernel: &str, consts: &[(&'static str, Const)]) -> Str
     name
 }
 
-/// The constants named in `wanted` that a format gives to the fragments of `shaders/quantize`.
+/// Returns the constants named in `wanted` that a format gives to the fragments of
+/// `shaders/quantize`.
 pub(crate) fn constants(
     format: &WeightFormat,
     wanted: &[&'static str],
@@ -336,7 +338,8 @@ uniform! {
 }
 
 impl Params {
-    /// The parameters that the layout decides. Offsets, stride, rows and ranges depend on the chunk.
+    /// Returns the parameters that the layout decides. Offsets, stride, rows and ranges depend on
+    /// the chunk.
     pub fn of(layout: &DeviceLayout) -> Self {
         let geometry = &layout.geometry;
         Self {

@@ -63,7 +63,7 @@ pub struct QuantizeWeightsSpec {
 }
 
 impl QuantizeWeightsSpec {
-    /// A spec with packed rows, pruned by magnitude if the format is 2:4.
+    /// Creates a spec with packed rows, pruned by magnitude if the format is 2:4.
     pub fn new(n: u32, k: u32, weights: WeightFormat) -> Self {
         Self { n, k, weights, mask: MaskSource::Magnitude, stride: k }
     }
@@ -83,8 +83,8 @@ impl QuantizeWeightsSpec {
     /// Checks that a plan can serve this spec.
     ///
     /// # Errors
-    /// [`PlanError`] if the format is invalid, a mask is given for a dense format, a dimension is
-    /// too large, or the stride is too short.
+    /// Returns [`PlanError`] if the format is invalid, a mask is given for a dense format, a
+    /// dimension is too large, or the stride is too short.
     pub fn check(&self) -> Result<(), PlanError> {
         self.weights.geometry(self.n as usize, self.k as usize)?;
         if self.mask == MaskSource::Given && !self.weights.is_sparse() {
@@ -95,7 +95,7 @@ impl QuantizeWeightsSpec {
         RowsSpec::words(Role::Weights, self.k, self.stride).check(self.n)
     }
 
-    /// The kernels it takes for each chunk of rows, in order.
+    /// Returns the kernels it takes for each chunk of rows, in order.
     pub fn kernels(&self) -> Vec<WeightsKernel> {
         let is_float = !self.weights.code_type().is_integer();
         let sparse = self.weights.is_sparse();
@@ -125,13 +125,13 @@ impl QuantizeWeightsSpec {
         self.kernels().into_iter().map(shader).collect()
     }
 
-    /// Whether no block of 32 columns lies in two groups.
+    /// Returns whether no block of 32 columns lies in two groups.
     fn whole_blocks(&self) -> bool {
         let geometry = self.weights.geometry(self.n as usize, self.k as usize);
         geometry.is_ok_and(|g| g.groups <= 1 || g.group_size % 32 == 0)
     }
 
-    /// The widest access that sources at these offsets, in words, allow.
+    /// Returns the widest access that sources at these offsets, in words, allow.
     fn access(&self, caps: &Caps, offsets: impl Iterator<Item = u32>) -> WeightsAccess {
         // The stride counts even for one row: nothing is lost, and it is simple.
         let words = offsets.fold(self.k | self.stride, |words, offset| words | offset);
@@ -220,7 +220,7 @@ impl QuantizeWeightsPlan {
     /// Checks a spec and compiles what is not cached.
     ///
     /// # Errors
-    /// [`PlanError`].
+    /// Returns [`PlanError`].
     pub async fn new(kernels: &Kernels, spec: &QuantizeWeightsSpec) -> Result<Self, PlanError> {
         spec.check()?;
         let access = spec.access(kernels.caps(), std::iter::empty());
@@ -228,12 +228,12 @@ impl QuantizeWeightsPlan {
         Ok(Self { kernels: kernels.clone(), spec: spec.clone(), access, pipelines })
     }
 
-    /// The kernels' shaders in order, for sources at offsets of 32 bytes.
+    /// Returns the kernels' shaders in order, for sources at offsets of 32 bytes.
     pub fn shaders(&self) -> Vec<KernelDesc> {
         self.spec.shaders(self.kernels.caps(), self.access)
     }
 
-    /// The spec that the plan was made for.
+    /// Returns the spec that the plan was made for.
     pub fn spec(&self) -> &QuantizeWeightsSpec {
         &self.spec
     }

@@ -48,7 +48,8 @@ use crate::reference::{
     f64_to_f16,
 };
 
-/// The error over the bound of the nearest of the expected values; NaN where NaN is expected.
+/// Returns the error over the bound of the nearest of the expected values; NaN where NaN is
+/// expected.
 fn ratio(expected: &[Expected], got: f32) -> f64 {
     let exact = |right| if right { 0.0 } else { f64::INFINITY };
     let ratios = expected.iter().map(|expected| match expected.value {
@@ -75,7 +76,7 @@ fn wrong(what: &str, case: &FakeQuantCase<'_>, at: usize, got: f32, of: &[Expect
 /// within 2.5 ulp of a tie, either code is right; a value is within one rounding of (c − z)·s.
 ///
 /// # Errors
-/// [`ReferenceError::WrongLength`].
+/// Returns [`ReferenceError::WrongLength`].
 pub fn check_fake_quantize(
     case: &FakeQuantCase<'_>,
     output: OutputType,
@@ -107,7 +108,7 @@ pub fn check_fake_quantize(
 /// that is stored.
 ///
 /// # Errors
-/// [`ReferenceError::WrongLength`].
+/// Returns [`ReferenceError::WrongLength`].
 pub fn check_fake_ranges(case: &FakeQuantCase<'_>) -> Result<Judgement, ReferenceError> {
     case.check_lengths()?;
     let mut ranges = vec![(0.0f64, 0.0f64, true); case.scales.len()];
@@ -173,7 +174,7 @@ fn scale_near(format: &WeightFormat, scale: f64) -> f64 {
 /// file's source.
 ///
 /// # Errors
-/// [`ReferenceError::WrongLength`].
+/// Returns [`ReferenceError::WrongLength`].
 pub fn check_fake_gradients(
     case: &FakeQuantCase<'_>,
     dy: &[f32],
@@ -207,7 +208,7 @@ pub fn check_fake_gradients(
 /// Checks the gradient of X alone, written as `output`: dy inside, 0 outside.
 ///
 /// # Errors
-/// [`ReferenceError::WrongLength`].
+/// Returns [`ReferenceError::WrongLength`].
 pub fn check_fake_straight_through(
     case: &FakeQuantCase<'_>,
     dy: &[f32],

@@ -115,7 +115,7 @@ fn codes(format: &WeightFormat) -> (f64, f64) {
     }
 }
 
-/// What a range is divided by; LSQ's largest code too.
+/// Returns what a range is divided by; LSQ's largest code too.
 fn steps(format: &WeightFormat) -> f64 {
     let (low, high) = codes(format);
     if format.is_symmetric() { high } else { high - low }
@@ -148,7 +148,7 @@ impl FakeQuantCase<'_> {
         }
     }
 
-    /// The scale of an element.
+    /// Returns the scale of an element.
     fn group_of(&self, at: usize) -> usize {
         match self.format.granularity() {
             Granularity::Tensor => 0,
@@ -177,7 +177,7 @@ impl FakeQuantCase<'_> {
 /// zero point allow nothing.
 ///
 /// # Errors
-/// [`ReferenceError::WrongLength`].
+/// Returns [`ReferenceError::WrongLength`].
 pub fn fake_quantize(case: &FakeQuantCase<'_>) -> Result<Vec<f64>, ReferenceError> {
     case.check_lengths()?;
     let schemes = case.schemes();
@@ -188,11 +188,11 @@ pub fn fake_quantize(case: &FakeQuantCase<'_>) -> Result<Vec<f64>, ReferenceErro
     Ok(case.x.iter().enumerate().map(value).collect())
 }
 
-/// The gradients by the straight-through rule, LSQ and LSQ+; `gradient_scale` multiplies those of
-/// scales and zero points by 1/√(N·Q). Non-finite x and dy as the ops document them.
+/// Returns the gradients by the straight-through rule, LSQ and LSQ+; `gradient_scale` multiplies
+/// those of scales and zero points by 1/√(N·Q). Non-finite x and dy as the ops document them.
 ///
 /// # Errors
-/// [`ReferenceError::WrongLength`].
+/// Returns [`ReferenceError::WrongLength`].
 pub fn fake_quantize_gradients(
     case: &FakeQuantCase<'_>,
     dy: &[f32],

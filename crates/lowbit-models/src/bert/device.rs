@@ -184,17 +184,17 @@ impl<'a> DeviceEncoder<'a> {
         Ok(Self { host, encoder, layers, sizes })
     }
 
-    /// The sizes of all weights together.
+    /// Returns the sizes of all weights together.
     pub fn sizes(&self) -> Sizes {
         self.sizes
     }
 
-    /// The weights of a layer of this encoder.
+    /// Returns the weights of a layer of this encoder.
     pub fn weights(&self, dense: &Dense) -> Option<&DeviceWeights> {
         self.layers.get(dense.index).map(|layer| &layer.weights)
     }
 
-    /// What becomes of the input of a layer of this encoder.
+    /// Returns what becomes of the input of a layer of this encoder.
     pub fn input(&self, dense: &Dense) -> Option<&LayerInput> {
         self.layers.get(dense.index).map(|layer| &layer.input)
     }

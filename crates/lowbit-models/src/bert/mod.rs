@@ -33,7 +33,7 @@ pub struct Dense {
 }
 
 impl Dense {
-    /// The name of its weight in the file, under which ranges of its input are stored.
+    /// Returns the name of its weight in the file, under which ranges of its input are stored.
     pub fn weight_name(&self) -> String {
         format!("{}.weight", self.name)
     }

@@ -119,7 +119,7 @@ impl EncoderStatistics {
         Ok(Self(observed))
     }
 
-    /// The number of texts that were observed.
+    /// Returns the number of texts that were observed.
     pub fn texts(&self) -> u64 {
         self.0.first().map_or(0, |observed| observed.tensor.batches())
     }

@@ -135,12 +135,12 @@ impl ModelFile {
         Ok(Self { bytes, tensors, metadata, compressed, activations, parts })
     }
 
-    /// The number of bytes of the whole file.
+    /// Returns the number of bytes of the whole file.
     pub fn file_bytes(&self) -> usize {
         self.bytes.len()
     }
 
-    /// The file's own metadata, without this crate's two keys.
+    /// Returns the file's own metadata, without this crate's two keys.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
@@ -174,7 +174,7 @@ impl ModelFile {
         self.tensor(name).ok_or_else(missing)?.to_f32()
     }
 
-    /// The compressed weights, by name.
+    /// Returns the compressed weights, by name.
     pub fn compressed(&self) -> &BTreeMap<String, CompressedInfo> {
         &self.compressed
     }

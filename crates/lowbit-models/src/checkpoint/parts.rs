@@ -39,7 +39,7 @@ impl Part {
         }
     }
 
-    /// The name of this part's tensor in the file.
+    /// Returns the name of this part's tensor in the file.
     pub fn tensor(self, weight: &str) -> String {
         format!("{weight}.{}", self.name())
     }

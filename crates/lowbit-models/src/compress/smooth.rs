@@ -190,13 +190,13 @@ impl Smoothing {
         self.weights.get(name).filter(|weight| weight.columns.iter().any(|&s| s != 1.0))
     }
 
-    /// The factors that X of a weight is to be divided by at run time. `None` if X is not smoothed,
-    /// or if the factors are folded into the previous layer.
+    /// Returns the factors that X of a weight is to be divided by at run time. `None` if X is not
+    /// smoothed, or if the factors are folded into the previous layer.
     pub fn factors(&self, name: &str) -> Option<&[f32]> {
         self.changed(name).filter(|weight| !weight.folded).map(|weight| &weight.columns[..])
     }
 
-    /// The range of a weight's smoothed X, or `None` if X is not smoothed.
+    /// Returns the range of a weight's smoothed X, or `None` if X is not smoothed.
     pub fn range(&self, name: &str) -> Option<ActivationRange> {
         self.changed(name).map(|weight| weight.range)
     }

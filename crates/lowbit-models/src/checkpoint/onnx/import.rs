@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 impl OnnxWeight {
-    /// The format and shape of the weight, as a model file's index states them.
+    /// Returns the format and shape of the weight, as a model file's index states them.
     pub fn info(&self) -> CompressedInfo {
         CompressedInfo { format: self.format, shape: self.shape.clone() }
     }
 
-    /// The number of bytes of the weight when imported.
+    /// Returns the number of bytes of the weight when imported.
     ///
     /// # Errors
     /// Returns [`IoError`] if the matrix is too large for the format.
@@ -22,7 +22,7 @@ impl OnnxWeight {
 }
 
 impl OnnxTensor {
-    /// The number of bytes of the tensor when imported.
+    /// Returns the number of bytes of the tensor when imported.
     pub fn bytes(&self) -> usize {
         // The product does not overflow: opening the file checked the size in bits.
         self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8

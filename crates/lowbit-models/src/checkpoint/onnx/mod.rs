@@ -215,23 +215,23 @@ impl OnnxFile {
         Ok(Self { sources: graph.sources, weights, tensors, places, left_out, file_bytes })
     }
 
-    /// The number of bytes of the file and of its files of tensor data.
+    /// Returns the number of bytes of the file and of its files of tensor data.
     pub fn file_bytes(&self) -> usize {
         self.file_bytes
     }
 
-    /// The compressed weights, in the order of their use.
+    /// Returns the compressed weights, in the order of their use.
     pub fn weights(&self) -> &[OnnxWeight] {
         &self.weights
     }
 
-    /// The plain tensors: biases, norms, embeddings that are not quantized, and everything else that is
-    /// stored.
+    /// Returns the plain tensors: biases, norms, embeddings that are not quantized, and everything
+    /// else that is stored.
     pub fn tensors(&self) -> &[OnnxTensor] {
         &self.tensors
     }
 
-    /// The nodes and tensors that are not imported.
+    /// Returns the nodes and tensors that are not imported.
     pub fn left_out(&self) -> &[LeftOut] {
         &self.left_out
     }

@@ -5,7 +5,7 @@ use super::*;
 /// Tensors of a file, as `(name, type, shape, bytes)`.
 type Parts = Vec<(&'static str, Dtype, Vec<usize>, Vec<u8>)>;
 
-/// The parts of a 2×8 `int8-channel-asym` weight `w`.
+/// Returns the parts of a 2×8 `int8-channel-asym` weight `w`.
 fn parts() -> Parts {
     vec![
         ("w.codes", Dtype::U32, vec![2, 2], vec![3; 16]),

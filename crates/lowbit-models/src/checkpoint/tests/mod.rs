@@ -78,7 +78,7 @@ impl Scratch {
     fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
-    /// The names of the files in the folder.
+    /// Returns the names of the files in the folder.
     fn names(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.0.path()).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
