@@ -37,7 +37,7 @@ pub struct Caps {
     /// The number of lanes of every subgroup, or 0 if the device has no subgroups or their size
     /// varies.
     pub subgroup: u32,
-    /// Whether shaders may use subgroups, whatever their size.
+    /// Whether shaders may use subgroups, of any size.
     pub subgroups: bool,
     /// The number of rows and columns of cooperative matrices that shaders may use: 16 or 8, or 0
     /// if there are none. See [`with_matrices`](Self::with_matrices).

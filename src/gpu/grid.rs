@@ -55,8 +55,9 @@ impl Grid {
         Self { folds: false, ..self }
     }
 
-    /// Returns whether the kernel takes a grid of any shape that has at least so many workgroups,
-    /// because it numbers them by x + X · (y + Y · z). Otherwise all workgroups lie along x.
+    /// Returns whether the kernel accepts a grid of any shape with at least the number of workgroups
+    /// that it needs, because it numbers them by x + X · (y + Y · z). Otherwise all workgroups lie
+    /// along x.
     pub fn folds(&self) -> bool {
         self.folds
     }

@@ -322,7 +322,7 @@ impl BindError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordError {
-    /// More rows were asked for than the plan was made for.
+    /// The number of rows exceeds the number that the plan was made for.
     #[error("m = {m} exceeds the {max_m} rows that the plan was made for")]
     MTooLarge {
         /// Rows asked for.

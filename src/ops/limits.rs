@@ -13,7 +13,7 @@ pub(crate) enum Limit {
     ReadRuns,
     /// Reads where neighbouring lanes read neighbouring words.
     ReadCoalesced,
-    /// Reads of a texture with so many texels in a row.
+    /// Reads of a texture with this number of texels in a row.
     ReadTexture(u32),
     /// Reads and writes.
     Copy,

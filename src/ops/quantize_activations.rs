@@ -84,7 +84,7 @@ impl QuantizeActivationsSpec {
     ///
     /// # Errors
     /// Returns [`PlanError`] if the format is invalid, a dimension is too large, a static scale is
-    /// asked for where there are many scales, or the stride is too short or, for f16, odd.
+    /// requested for a format with many scales, or the stride is too short or, for f16, odd.
     pub fn check(&self) -> Result<(), PlanError> {
         self.layout()?;
         PlanError::check_dimensions(&[

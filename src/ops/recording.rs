@@ -32,7 +32,7 @@ pub(crate) enum Count {
 /// The workgroups of a dispatch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Workgroups {
-    /// A fixed number, whatever the number of rows.
+    /// A fixed number, for any number of rows.
     Fixed(u64),
     /// `⌈rows/tile⌉ · each`, of the rows of a span.
     Tiles { span: Span, tile: u32, each: u64 },

@@ -14,7 +14,7 @@ pub(crate) struct RowsSpec {
     pub columns: u32,
     /// Units from one row to the next.
     pub stride: u32,
-    /// Whether there is one row that all share, whatever the number of rows; `stride` is then 0.
+    /// Whether all rows share one, however many there are; `stride` is then 0.
     pub single: bool,
     /// Bytes of a unit.
     pub unit: u64,
@@ -180,7 +180,7 @@ pub(crate) struct Spans {
 }
 
 impl Spans {
-    /// As few spans as bindings allow: whole matrices of a batch, or rows of one.
+    /// Creates the fewest spans that bindings allow: whole matrices of a batch, or rows of one.
     pub fn new(
         caps: &Caps,
         max_rows: u32,

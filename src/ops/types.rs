@@ -60,7 +60,7 @@ pub enum Output {
     /// matmul can take as its X. The format must be `int8-tensor` and X quantized. A NaN becomes
     /// an arbitrary code.
     Int8(ActivationFormat),
-    /// For tests: the exact sums `Σ (cx − zx)(cw − zw)` over each slice of K
+    /// The exact sums, for tests: `Σ (cx − zx)(cw − zw)` over each slice of K
     /// ([`MatmulSpec::slice_blocks`](super::MatmulSpec::slice_blocks)), i32
     /// `[batch, m, slices, N]`, *added* to what Y holds. X must be quantized.
     Accumulators,

@@ -124,7 +124,7 @@ pub enum WeightsError {
         /// The device's limit.
         limit: u64,
     },
-    /// More rows or columns than a shader's u32 index.
+    /// The matrix has more rows or columns than a shader can index with u32.
     #[error("{n}×{k} weights exceed the 2³¹ − 1 rows or columns that kernels index")]
     TooLarge {
         /// Rows.

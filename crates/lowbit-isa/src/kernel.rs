@@ -82,10 +82,10 @@ pub fn find(id: &str) -> Option<Kernel> {
     registry::find(id).map(Kernel::from)
 }
 
-/// Of these kernels every one that is no matmul, and so many others that every two properties that
-/// occur together do: schedule, lanes that share a row, decoder with scaling, zero points, type of scales, X, Y, bias, tail
-/// with pairs and subgroups, activation function; of integer products how groups meet, zero points
-/// of X and how they multiply.
+/// Returns every kernel that is no matmul, and a covering of the matmuls: enough of them that every
+/// pair of properties occurs. The properties are schedule, lanes that share a row, decoder with
+/// scaling, zero points, type of scales, X, Y, bias, tail with pairs and subgroups, and activation
+/// function; for integer products also how groups meet, the zero points of X, and how they multiply.
 pub fn covering(kernels: Vec<Kernel>) -> Vec<Kernel> {
     let (matmuls, others): (Vec<_>, _) =
         kernels.into_iter().partition(|kernel| kernel.choice().is_some());
@@ -94,7 +94,7 @@ pub fn covering(kernels: Vec<Kernel>) -> Vec<Kernel> {
     some
 }
 
-/// Of these kernels every one that is no matmul, and so many others that every property occurs.
+/// Returns every kernel that is no matmul, and enough of the others that every property occurs.
 pub fn each_once(kernels: Vec<Kernel>) -> Vec<Kernel> {
     let mut seen = HashSet::new();
     let mut brings = |kernel: &Kernel| {

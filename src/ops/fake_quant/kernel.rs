@@ -36,7 +36,7 @@ pub(super) struct Kernel {
     stores: bool,
     /// Whether columns look up their schemes.
     schemes: bool,
-    /// From number 3 on, in order, without gaps that the shader does not have.
+    /// The bindings from number 3 on, in order, without those that the shader does not have.
     bindings: &'static [Binding],
     grid: fn() -> Grid,
     workgroup_size: u32,

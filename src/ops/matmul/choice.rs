@@ -68,14 +68,14 @@ pub enum XLoad {
 /// How Y is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum YStore {
-    /// As floats of this type.
+    /// Y is stored as floats of this type.
     Float(FloatType),
-    /// As 8-bit codes, with or without a zero point.
+    /// Y is stored as 8-bit codes, with or without a zero point.
     Int8 {
         /// Whether the zero point may be other than 0.
         zeros: bool,
     },
-    /// As exact sums, which are added to the contents of Y.
+    /// The exact sums are added to the contents of Y.
     Accumulators,
 }
 

@@ -16,7 +16,7 @@ use std::num::NonZeroU32;
 /// blocks.
 const COLUMNS: [u32; 10] = [8, 32, 64, 128, 256, 512, 1024, 4096, 4092, 8192];
 
-/// More columns than one slice may have.
+/// A number of columns that exceeds one slice.
 const LONG: u32 = 40_000;
 
 /// Returns the kernel that completes rows of a quantized Y. It shares bind groups with matmuls, so

@@ -10,7 +10,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Select {
-    /// By [`select`], for each range of m.
+    /// The kernels that [`select`] chooses, for each range of m.
     Auto,
     /// This schedule for every m. It is an error if it does not apply; no other kernel is taken
     /// instead.

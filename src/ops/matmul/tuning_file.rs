@@ -12,13 +12,13 @@ pub enum BadTuning {
     /// The file does not exist or cannot be read.
     #[error("{0}")]
     Unreadable(std::io::Error),
-    /// Larger than any tuning.
+    /// The file is larger than any tuning.
     #[error("it holds more than {0} bytes")]
     TooLarge(u64),
-    /// Not the JSON that is written here: truncated, or something else.
+    /// The file is not a tuning in JSON. It may be truncated.
     #[error("it is no tuning file ({0})")]
     Json(serde_json::Error),
-    /// Measured elsewhere, or by another version of this crate.
+    /// The tuning was measured on another adapter or driver, or by another version of this crate.
     #[error("it was measured on another {what} (`{there}`, here it is `{here}`)")]
     OtherKey {
         /// `adapter`, `backend`, `driver` or `version of lowbit`.

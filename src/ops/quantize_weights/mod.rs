@@ -209,7 +209,7 @@ impl QuantizeWeightsSpec {
 pub struct QuantizeWeightsPlan {
     kernels: Kernels,
     spec: QuantizeWeightsSpec,
-    /// For sources whose offsets allow the widest access.
+    /// The access for sources whose offsets are aligned well enough for the widest.
     access: WeightsAccess,
     pipelines: Pipelines,
 }

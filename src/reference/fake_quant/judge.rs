@@ -162,7 +162,7 @@ pub fn check_fake_ranges(case: &FakeQuantCase<'_>) -> Result<Judgement, Referenc
     Ok(judged)
 }
 
-/// As its type holds it; for f16 at least the smallest normal one, infinite past the largest.
+/// Returns the scale as its type holds it; for f16 at least the smallest normal one, infinite past the largest.
 fn scale_near(format: &WeightFormat, scale: f64) -> f64 {
     match format.scale_type() {
         ScaleType::F32 => scale,

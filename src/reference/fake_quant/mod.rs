@@ -32,7 +32,7 @@ pub struct FakeQuantCase<'a> {
     pub k: usize,
     /// `[m, ⌈k/g⌉]`, or one.
     pub scales: &'a [f32],
-    /// As many where the format is asymmetric, else none.
+    /// The zero points, one for each scale. Empty if the format is symmetric.
     pub zeros: &'a [f32],
 }
 

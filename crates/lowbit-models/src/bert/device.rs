@@ -22,13 +22,13 @@ pub enum Inputs {
     Dynamic,
     /// They become int8. Each layer has one scale, fixed on calibration text.
     Static,
-    /// As `Static`, after SmoothQuant has moved outliers of the inputs into the weights.
+    /// Static scales, after SmoothQuant has moved outliers of the inputs into the weights.
     Smooth,
 }
 
 /// What calibration text shows of the inputs of each layer.
 pub struct Samples {
-    /// By [`Dense::index`].
+    /// The samples of each layer, by [`Dense::index`].
     layers: Vec<LayerSamples>,
 }
 
@@ -125,7 +125,7 @@ struct Layer {
 pub struct DeviceEncoder<'a> {
     host: &'a Host,
     encoder: &'a Encoder,
-    /// By [`Dense::index`].
+    /// The layers, by [`Dense::index`].
     layers: Vec<Layer>,
     sizes: Sizes,
 }

@@ -17,7 +17,7 @@ pub(super) enum Spread {
     Axis(usize),
     /// Runs of `size` elements along an axis.
     Blocks { axis: usize, size: usize },
-    /// The layout of `MatMulNBits`: `[n, ⌈k/size⌉, size · bits / 8]`, whatever the shapes of the tensors.
+    /// The layout of `MatMulNBits`: `[n, ⌈k/size⌉, size · bits / 8]`, for any shapes of the tensors.
     Bits { n: usize, k: usize, size: usize, bits: usize },
 }
 
