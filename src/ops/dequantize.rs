@@ -7,7 +7,6 @@
 use super::buffers::{Resource, Window, check, check_aliases, window_capacity};
 use super::quantize_weights::{SIDE, constants, kernel_name};
 use super::recording::{Bound, Count, Draft, Head, Workgroups};
-use super::registry::Kernel;
 use super::rows::{Rows, RowsSpec, Span, Spans, check_rows};
 use super::weights::texture_width;
 use super::{BindError, DeviceWeights, FloatType, PlanError, Role, RowBlock, SubBuffer};
@@ -187,15 +186,15 @@ const OUT_WORDS: Variable = Variable {
 };
 
 /// Every kernel of this op on such a device.
-pub(crate) fn kernels(caps: &Caps) -> Vec<Kernel> {
+pub(crate) fn kernels(caps: &Caps) -> Vec<KernelDesc> {
     let mut kernels = Vec::new();
     for format in WeightFormat::all([32, 6]) {
         for spec in [DequantizeSpec::new(2, 2, format), DequantizeSpec::gather(2, 2, 2, format)] {
             for output in [FloatType::F32, FloatType::F16] {
                 let spec = spec.clone().with_output(output);
-                kernels.push(spec.shader(caps).into());
+                kernels.push(spec.shader(caps));
                 if caps.texture_extent > 0 {
-                    kernels.push(spec.with_code_textures().shader(caps).into());
+                    kernels.push(spec.with_code_textures().shader(caps));
                 }
             }
         }

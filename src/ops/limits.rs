@@ -1,6 +1,5 @@
 //! Small kernels that measure what an adapter can do at most.
 
-use super::registry::Kernel;
 use crate::gpu::{Access, Binding, BindingRole, Caps, Const, Grid, KernelDesc, Variable, fragment};
 
 /// What one of the kernels measures.
@@ -81,6 +80,6 @@ impl Limit {
 }
 
 /// Every kernel that measures a device.
-pub(crate) fn kernels(caps: &Caps) -> Vec<Kernel> {
-    Limit::all(caps.texture_width()).into_iter().map(|limit| limit.shader().into()).collect()
+pub(crate) fn kernels(caps: &Caps) -> Vec<KernelDesc> {
+    Limit::all(caps.texture_width()).into_iter().map(Limit::shader).collect()
 }

@@ -10,7 +10,6 @@
 use super::buffers::{Window, check, check_aliases, window_capacity};
 use super::quantize_activations::{Loads, X};
 use super::recording::{Bound, Count, Draft, Head, Workgroups, pipelines};
-use super::registry::Kernel;
 use super::rows::{Rows, Span, Spans, check_rows};
 use super::{BindError, FloatType, PlanError, QuantizeActivationsSpec, Role, SubBuffer};
 use crate::compress::calibrate::{
@@ -214,12 +213,12 @@ const WORDS: Variable =
     Variable { name: "words", meaning: "words of the observation: the parameter `words`" };
 
 /// Every kernel of this op on such a device.
-pub(crate) fn kernels(caps: &Caps) -> Vec<Kernel> {
+pub(crate) fn kernels(caps: &Caps) -> Vec<KernelDesc> {
     let spec = |k, float| ObserveSpec::new(2, k, Axis::Tensor, 64).with_activations(float);
     // Whole blocks, quads, pairs, neither.
     let floats = [FloatType::F32, FloatType::F16];
     let specs = [64, 68, 66, 67].into_iter().flat_map(|k| floats.map(|float| spec(k, float)));
-    specs.flat_map(|spec| spec.shaders(caps)).map(Kernel::from).collect()
+    specs.flat_map(|spec| spec.shaders(caps)).collect()
 }
 
 uniform! {

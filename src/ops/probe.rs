@@ -1,6 +1,5 @@
 //! The small kernel that asks a device how it converts f16.
 
-use super::registry::Kernel;
 use crate::gpu::{Access, Binding, Caps, Grid, KernelDesc, Variable, fragment};
 
 /// Pairs of f16 values: every value once.
@@ -36,6 +35,6 @@ pub(crate) fn halves() -> KernelDesc {
 }
 
 /// Every kernel that probes a device.
-pub(crate) fn kernels(_: &Caps) -> Vec<Kernel> {
-    vec![halves().into()]
+pub(crate) fn kernels(_: &Caps) -> Vec<KernelDesc> {
+    vec![halves()]
 }

@@ -8,7 +8,6 @@
 
 use super::buffers::{Window, check, check_aliases};
 use super::recording::{Bound, Count, Draft, Head, Workgroups, pipelines};
-use super::registry::Kernel;
 use super::rows::{Rows, RowsSpec, Spans, check_rows};
 use super::{BindError, FloatType, PlanError, Role, SubBuffer};
 use crate::format::{ActivationFormat, ActivationGranularity, ActivationLayout, BLOCK_K};
@@ -218,7 +217,7 @@ pub(super) struct Loads {
 }
 
 /// Every kernel of this op on such a device.
-pub(crate) fn kernels(caps: &Caps) -> Vec<Kernel> {
+pub(crate) fn kernels(caps: &Caps) -> Vec<KernelDesc> {
     let group = ActivationGranularity::Group(std::num::NonZeroU32::MIN.saturating_add(31));
     let mut kernels = Vec::new();
     for granularity in [ActivationGranularity::Token, group, ActivationGranularity::Tensor] {
@@ -236,7 +235,7 @@ pub(crate) fn kernels(caps: &Caps) -> Vec<Kernel> {
             }
         }
     }
-    kernels.into_iter().map(Kernel::from).collect()
+    kernels
 }
 
 /// Lanes that share a row.

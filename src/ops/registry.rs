@@ -8,6 +8,7 @@ use super::{
 use crate::format::RowOrder;
 use crate::gpu::{AdapterClass, Caps, KernelDesc};
 use std::collections::{HashMap, HashSet};
+use std::sync::LazyLock;
 
 /// A kernel of some op.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -63,11 +64,9 @@ impl Kernel {
     }
 }
 
-/// A function that lists all kernels of an op on a device.
-type List = fn(&Caps) -> Vec<Kernel>;
-
-/// The lists of kernels that are not chosen by [`KernelChoice`].
-const OTHERS: [List; 9] = [
+/// Functions that each list all kernels of an op on a device, for kernels that are not chosen by
+/// [`KernelChoice`].
+const OTHERS: [fn(&Caps) -> Vec<KernelDesc>; 9] = [
     matmul::sums_kernels,
     quantize_weights::kernels,
     repack::kernels,
@@ -82,15 +81,9 @@ const OTHERS: [List; 9] = [
 /// Returns the kernels of all ops on any of these devices, each of them once.
 pub fn kernels(devices: &[Caps]) -> Vec<Kernel> {
     let mut seen = HashSet::new();
-    let mut kernels = Vec::new();
-    for list in [matmul::kernels as List].into_iter().chain(OTHERS) {
-        for kernel in devices.iter().flat_map(list) {
-            if seen.insert(kernel.clone()) {
-                kernels.push(kernel);
-            }
-        }
-    }
-    kernels
+    let matmuls = devices.iter().flat_map(matmul::kernels).map(Kernel::from);
+    let others = OTHERS.iter().flat_map(|list| devices.iter().flat_map(list)).map(Kernel::from);
+    matmuls.chain(others).filter(|kernel| seen.insert(kernel.clone())).collect()
 }
 
 /// Returns every kernel of the crate once.
@@ -141,9 +134,12 @@ pub fn find(id: &str) -> Option<Kernel> {
     if let Ok(choice) = id.parse::<KernelChoice>() {
         return Some(choice.into());
     }
-    let devices = [gpus(), cpus()].concat();
-    let others = OTHERS.iter().flat_map(|list| devices.iter().flat_map(list));
-    others.into_iter().find(|kernel| kernel.id() == id)
+    static OF_IDS: LazyLock<HashMap<String, KernelDesc>> = LazyLock::new(|| {
+        let devices = [gpus(), cpus()].concat();
+        let others = OTHERS.iter().flat_map(|list| devices.iter().flat_map(list));
+        others.map(|desc| (desc.id.clone(), desc)).collect()
+    });
+    OF_IDS.get(id).cloned().map(Kernel::from)
 }
 
 /// Returns a covering: a subset of `items` in which every pair of parts occurs that occurs in some

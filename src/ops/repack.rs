@@ -5,7 +5,6 @@
 use super::buffers::{Resource, Window, check, check_aliases, window_capacity};
 use super::quantize_weights::{SIDE, constants, kernel_name};
 use super::recording::{Bound, Count, Draft, Head, Workgroups};
-use super::registry::Kernel;
 use super::{BindError, DeviceWeights, PlanError, Role, RowBlock, SubBuffer};
 use crate::format::{DeviceLayout, Granularity, RowOrder, ScaleType, WeightFormat};
 use crate::gpu::{
@@ -96,9 +95,9 @@ const ROW_WORDS: Variable = Variable {
 };
 
 /// Every kernel of this op on such a device.
-pub(crate) fn kernels(caps: &Caps) -> Vec<Kernel> {
+pub(crate) fn kernels(caps: &Caps) -> Vec<KernelDesc> {
     let specs = WeightFormat::all([32, 6]).into_iter().map(|w| RepackSpec::new(2, 2, w));
-    specs.map(|spec| spec.shader(caps.row_order).into()).collect()
+    specs.map(|spec| spec.shader(caps.row_order)).collect()
 }
 
 uniform! {

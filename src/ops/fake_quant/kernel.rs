@@ -7,7 +7,6 @@ use crate::gpu::{
 };
 use crate::ops::FloatType;
 use crate::ops::quantize_activations::RANGE;
-use crate::ops::registry;
 
 /// Lanes of a workgroup.
 const WORKGROUP: u32 = 64;
@@ -191,7 +190,7 @@ pub(super) const SUMS: Kernel = Kernel {
 };
 
 /// Every kernel of this op on such a device.
-pub(crate) fn kernels(caps: &Caps) -> Vec<registry::Kernel> {
+pub(crate) fn kernels(caps: &Caps) -> Vec<KernelDesc> {
     let group = |g| std::num::NonZeroU32::new(g).map_or(Granularity::Channel, Granularity::Group);
     let floats = [FloatType::F32, FloatType::F16];
     let mut kernels = Vec::new();
@@ -213,7 +212,7 @@ pub(crate) fn kernels(caps: &Caps) -> Vec<registry::Kernel> {
             }
         }
     }
-    kernels.into_iter().map(registry::Kernel::from).collect()
+    kernels
 }
 
 impl FakeQuantSpec {

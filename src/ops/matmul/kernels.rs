@@ -7,9 +7,8 @@ use crate::format::{
     ActivationFormat, ActivationFunction, ActivationGranularity, BLOCK_K, Granularity, ScaleType,
     WeightFormat,
 };
-use crate::gpu::Caps;
+use crate::gpu::{Caps, KernelDesc};
 use crate::ops::FloatType;
-use crate::ops::registry::Kernel;
 use std::collections::HashSet;
 use std::num::NonZeroU32;
 
@@ -20,26 +19,18 @@ const COLUMNS: [u32; 10] = [8, 32, 64, 128, 256, 512, 1024, 4096, 4092, 8192];
 /// More columns than one slice may have.
 const LONG: u32 = 40_000;
 
-/// Every kernel of this op on such a device.
-pub(crate) fn kernels(caps: &Caps) -> Vec<Kernel> {
-    choices(caps).into_iter().map(Kernel::from).collect()
-}
-
 /// The kernel that completes rows of a quantized Y. It shares bind groups with matmuls, so its layout
 /// depends on theirs; the list has the layout without a bias and without textures.
-pub(crate) fn sums_kernels(caps: &Caps) -> Vec<Kernel> {
+pub(crate) fn sums_kernels(caps: &Caps) -> Vec<KernelDesc> {
     let plain = |spec: &MatmulSpec| matches!(spec.output, Output::Int8(_)) && !spec.bias;
     let spec = integer_specs(BLOCK_K as u32).into_iter().find(plain);
     let choice = spec.map(|spec| KernelChoice::new(&spec, Schedule::IntRows { m_tile: 1 }, caps));
-    choice
-        .map(|choice| super::plan::sums_shader(choice.shader().bindings).into())
-        .into_iter()
-        .collect()
+    choice.map(|choice| super::plan::sums_shader(choice.shader().bindings)).into_iter().collect()
 }
 
 /// Every choice that some spec composes to on such a device, each once: all formats, ways to load X,
 /// types of Y, with and without a bias, all activation functions, all schedules.
-pub(crate) fn choices(caps: &Caps) -> Vec<KernelChoice> {
+pub(crate) fn kernels(caps: &Caps) -> Vec<KernelChoice> {
     let mut seen = HashSet::new();
     let mut choices = Vec::new();
     let mut push = |spec: &MatmulSpec, schedule| {

@@ -3,7 +3,6 @@ use crate::gpu::{
     Access, AdapterClass, Binding, BindingRole, Caps, Const, Grid, KernelDesc, Stored, Variable,
     fragment, uniform,
 };
-use crate::ops::registry::Kernel;
 
 /// How the kernels that take W by blocks of 32 columns load it. The other kernels load words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -253,7 +252,7 @@ const BINDINGS: [Binding; 7] = [
 ];
 
 /// Every kernel of this op on such a device.
-pub(crate) fn kernels(caps: &Caps) -> Vec<Kernel> {
+pub(crate) fn kernels(caps: &Caps) -> Vec<KernelDesc> {
     let mut kernels = Vec::new();
     for format in WeightFormat::all([32, 6]) {
         for access in WeightsAccess::ALL {
@@ -261,7 +260,7 @@ pub(crate) fn kernels(caps: &Caps) -> Vec<Kernel> {
                 continue;
             }
             let shader = |kernel: WeightsKernel| kernel.shader(&format, caps.row_order, access);
-            kernels.extend(WeightsKernel::ALL.map(shader).map(Kernel::from));
+            kernels.extend(WeightsKernel::ALL.map(shader));
         }
     }
     kernels
