@@ -1,6 +1,7 @@
 //! Rules of the source that the compiler does not check: who may submit and wait, and that nothing
 //! panics. The checks are tested on planted text.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A line of code outside of tests and comments.
@@ -294,27 +295,75 @@ fn modules_depend_one_way() {
     }
 }
 
-/// Files and folders of `ops`, each with those that it uses.
-fn uses_within_ops(lines: &[Line]) -> Vec<(String, String)> {
-    let modules: std::collections::BTreeSet<String> = lines
-        .iter()
-        .filter_map(|line| line.file.strip_prefix("ops/"))
-        .filter_map(|file| file.split(['/', '.']).next())
-        .map(Into::into)
-        .collect();
-    let mut uses = Vec::new();
-    for line in lines {
-        let Some(file) = line.file.strip_prefix("ops/") else { continue };
-        let own = file.split(['/', '.']).next().unwrap_or_default();
-        // The root re-exports all of them.
-        if own == "mod" {
-            continue;
+/// The items of a braced group of a `use`, or all of the text if it opens no group.
+fn items(text: &str) -> Vec<&str> {
+    let Some(group) = text.trim_start().strip_prefix('{') else { return vec![text] };
+    let (mut depth, mut start, mut found) = (0, 0, Vec::new());
+    for (at, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            ',' if depth == 0 => {
+                found.push(group[start..at].trim());
+                start = at + 1;
+            }
+            '}' if depth == 0 => {
+                found.push(group[start..at].trim());
+                break;
+            }
+            '}' => depth -= 1,
+            _ => {}
         }
-        let parent = if file.contains('/') { "crate::ops::" } else { "super::" };
-        for module in modules.iter().filter(|module| *module != own) {
-            let named = |prefix: &str| line.text.contains(&format!("{prefix}{module}::"));
-            if named(parent) || named("crate::ops::") {
-                uses.push((own.to_string(), module.clone()));
+    }
+    found
+}
+
+/// What follows each occurrence of a path in a text: items of a group one by one.
+fn after<'a>(text: &'a str, path: &str) -> Vec<&'a str> {
+    let name = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+    let begins = |at: &usize| !text[..*at].ends_with(name);
+    let places = text.match_indices(path).map(|(at, _)| at).filter(begins);
+    places.flat_map(|at| items(&text[at + path.len()..])).collect()
+}
+
+/// The first name of a path.
+fn first_name(path: &str) -> &str {
+    let path = path.trim_start();
+    path.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default()
+}
+
+/// Files and folders of `ops`, each with those that it uses, by their names or by what the root
+/// re-exports of them.
+fn uses_within_ops(lines: &[Line]) -> Vec<(String, String)> {
+    let mut files: BTreeMap<&str, String> = BTreeMap::new();
+    for line in lines {
+        if let Some(file) = line.file.strip_prefix("ops/") {
+            let text = files.entry(file).or_default();
+            text.push_str(&line.text);
+            text.push('\n');
+        }
+    }
+    let module = |file: &str| file.split(['/', '.']).next().unwrap_or_default().to_string();
+    let mut modules: BTreeMap<String, String> =
+        files.keys().map(|file| (module(file), module(file))).collect();
+    // The root re-exports names of the others.
+    let root = files.remove("mod.rs").unwrap_or_default();
+    let statements = root.split(';').filter_map(|part| part.split_once("use "));
+    for (owner, names) in statements.filter_map(|(_, tree)| tree.split_once("::")) {
+        for name in items(names) {
+            modules.insert(first_name(name).into(), owner.trim().into());
+        }
+    }
+    let mut uses = Vec::new();
+    for (file, text) in &files {
+        let own = module(file);
+        let nested = file.contains('/') && !file.ends_with("/mod.rs");
+        let mut paths = after(text, if nested { "super::super::" } else { "super::" });
+        let from_crate = after(text, "crate::").into_iter();
+        paths.extend(from_crate.filter_map(|path| path.strip_prefix("ops::")).flat_map(items));
+        for used in paths.into_iter().filter_map(|path| modules.get(first_name(path))) {
+            let used = (own.clone(), used.clone());
+            if used.0 != used.1 && !uses.contains(&used) {
+                uses.push(used);
             }
         }
     }
@@ -353,6 +402,22 @@ fn ops_have_no_circles() {
         .map(|(a, b)| (a.to_string(), b.to_string()))
         .to_vec();
     assert_eq!(circles(&planted), ["b", "c"]);
+}
+
+#[test]
+fn uses_within_ops_are_found() {
+    let files = [
+        ("ops/mod.rs", "pub use a::{Spec, Plan};\npub use b::B;"),
+        ("ops/a.rs", "use super::{\n    b, c::{self, Inner},\n};\nfn f() { super::d::g() }"),
+        ("ops/b.rs", "use crate::ops::c;\nuse crate::gpu::a;"),
+        ("ops/c.rs", "use super::Plan;"),
+        ("ops/d/mod.rs", "use super::b::B;"),
+        ("ops/d/e.rs", "use super::b;\nuse super::super::c::C;\nuse crate::{format, ops::Spec};"),
+    ];
+    let lines: Vec<_> = files.iter().flat_map(|(file, text)| code(file, text)).collect();
+    let uses = uses_within_ops(&lines);
+    let uses: Vec<_> = uses.iter().map(|(a, b)| format!("{a}{b}")).collect();
+    assert_eq!(uses, ["ab", "ac", "ad", "bc", "ca", "dc", "da", "db"]);
 }
 
 /// Checks that the searches find planted faults.

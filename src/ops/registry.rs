@@ -8,6 +8,7 @@ use super::{
 use crate::format::RowOrder;
 use crate::gpu::{AdapterClass, Caps, KernelDesc};
 use std::collections::{HashMap, HashSet};
+use std::sync::LazyLock;
 
 /// A kernel of some op.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -83,17 +84,9 @@ const OTHERS: [List; 9] = [
 /// Returns the kernels of all ops on any of these devices, each of them once.
 pub fn kernels(devices: &[Caps]) -> Vec<Kernel> {
     let mut seen = HashSet::new();
-    let mut kernels = Vec::new();
-    let mut add = |kernel: Kernel| {
-        if seen.insert(kernel.clone()) {
-            kernels.push(kernel);
-        }
-    };
-    devices.iter().flat_map(matmul::kernels).for_each(|choice| add(choice.into()));
-    for list in OTHERS {
-        devices.iter().flat_map(list).for_each(|desc| add(desc.into()));
-    }
-    kernels
+    let matmuls = devices.iter().flat_map(matmul::kernels).map(Kernel::from);
+    let others = OTHERS.iter().flat_map(|list| devices.iter().flat_map(list)).map(Kernel::from);
+    matmuls.chain(others).filter(|kernel| seen.insert(kernel.clone())).collect()
 }
 
 /// Returns every kernel of the crate once.
@@ -144,9 +137,12 @@ pub fn find(id: &str) -> Option<Kernel> {
     if let Ok(choice) = id.parse::<KernelChoice>() {
         return Some(choice.into());
     }
-    let devices = [gpus(), cpus()].concat();
-    let others = OTHERS.iter().flat_map(|list| devices.iter().flat_map(list));
-    others.into_iter().find(|desc| desc.id == id).map(Kernel::from)
+    static OF_IDS: LazyLock<HashMap<String, KernelDesc>> = LazyLock::new(|| {
+        let devices = [gpus(), cpus()].concat();
+        let others = OTHERS.iter().flat_map(|list| devices.iter().flat_map(list));
+        others.map(|desc| (desc.id.clone(), desc)).collect()
+    });
+    OF_IDS.get(id).cloned().map(Kernel::from)
 }
 
 /// Returns a covering: a subset of `items` in which every pair of parts occurs that occurs in some
