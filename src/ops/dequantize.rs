@@ -308,7 +308,7 @@ impl DequantizePlan {
         for &(block, span) in &segments {
             let output = output.window(caps, &span);
             let rows = block.map_or(0..0, |block| block.rows.clone());
-            // Nothing reads what is not there, so any input will do in its place.
+            // No kernel reads an absent buffer, so any input can be bound in its place.
             let list = indices.map(Resource::from);
             let weights = block.map(|block| block.resources(layout));
             let (list, [codes, side]) = match (list, weights) {

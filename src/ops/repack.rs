@@ -253,7 +253,7 @@ impl RepackPlan {
                 zero_base: first[3],
                 ..Params::of(layout)
             });
-            // Nothing reads what is not there, so any input will do in its place.
+            // No kernel reads an absent part, so any input can be bound in its place.
             let [codes, metadata, scales, zeros] =
                 windows.map(|window| Resource::from(window.map_or(codes, |(window, _)| window)));
             let [to_codes, to_side] = block.resources(layout);

@@ -228,7 +228,7 @@ impl Parsed {
     /// Returns [`TranslateError::Refused`].
     pub fn check(&self, target: Target) -> Result<(), TranslateError> {
         let refused = |&feature: &Feature| target.lacks(feature).map(|needs| (feature, needs));
-        // A browser also reads what is not used.
+        // A browser also reads unused declarations.
         let features = match target {
             Target::WgslWeb => &self.written,
             _ => &self.used,

@@ -65,7 +65,7 @@ pub struct BoundResource {
     pub fields: Vec<Field>,
 }
 
-/// Returns the bindings of a kernel. `compact` is the module without what is not used.
+/// Returns the bindings of a kernel. `compact` is the module without unused items.
 pub(super) fn bindings(
     shader: &KernelDesc,
     source: &str,

@@ -53,7 +53,7 @@ impl Channels {
     /// step_x² · Σ (W_nj · s_j)²  +  Σ_n step_w,n² · Σ_j E[(X_j / s_j)²]
     /// ```
     ///
-    /// E[X²] is taken to be (mean |X|)² · π/2, which holds for normally distributed values.
+    /// `E[X²]` is taken to be (mean |X|)² · π/2, which holds for normally distributed values.
     pub fn rounding_error(&self, linears: &[Linear<'_>], factors: &[f32]) -> f64 {
         let (mut step_x, mut power_x) = (0.0f64, 0.0);
         for ((range, mean), &s) in self.ranges.iter().zip(&self.means).zip(factors) {

@@ -70,8 +70,9 @@ pub struct Timing {
     /// Milliseconds of `ms` in which X is quantized, measured separately. Only for a matmul of
     /// quantized X with dynamic scales.
     pub quantize_ms: Option<f64>,
-    /// Milliseconds of the same work on the host ([`PackedWeights::quantize`], on all processors
-    /// with the feature `rayon`), the median of three. Only for compress.
+    /// Milliseconds of the same work on the host, by
+    /// [`PackedWeights::quantize`](crate::format::PackedWeights::quantize), on all processors with
+    /// the feature `rayon`: the median of three. Only for compress.
     pub host_ms: Option<f64>,
     /// 2·M·N·K per second; 0 for ops that do not multiply.
     pub operations_per_second: f64,

@@ -85,7 +85,7 @@ impl FakeQuantPlan {
                 ..self.params(work, span)
             });
         }
-        // Nothing reads or writes what is not there.
+        // No kernel uses absent zero points, so another buffer can be bound in their place.
         let schemes = |span, written: bool| {
             let none = if written { (&spare).into() } else { scales.resource(caps, span) };
             [

@@ -68,7 +68,7 @@ impl Problem {
         }
     }
 
-    /// Returns how far another problem's measurement is from this one; `None` where it says
+    /// Returns how far another problem's measurement is from this one; `None` if it says
     /// nothing: other kernels, another row range, or N or K more than twice or less than half.
     fn distance(&self, other: &Self) -> Option<f64> {
         let kernels = |p: &Self| (p.decoder, p.scaling, p.asymmetric, p.textures, p.activations);

@@ -67,7 +67,7 @@ struct Chunk {
     params: Params,
 }
 
-/// The rows of one chunk: of `W`, and where they are.
+/// The rows of `W` in one chunk, and their places in the source and in the output.
 struct Segment {
     rows: Range<usize>,
     source: usize,

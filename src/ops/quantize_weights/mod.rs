@@ -217,7 +217,7 @@ pub struct QuantizeWeightsPlan {
 type Pipelines = Arc<[(WeightsKernel, Arc<Pipeline>)]>;
 
 impl QuantizeWeightsPlan {
-    /// Checks a spec and compiles what is not cached.
+    /// Checks a spec and compiles the kernels that are not cached.
     ///
     /// # Errors
     /// Returns [`PlanError`].
