@@ -43,13 +43,13 @@ pub(super) struct Kernel {
     workgroup_memory: u32,
 }
 
-const TILES: Variable =
+pub(super) const TILES: Variable =
     Variable { name: "tiles", meaning: "the parameter `tiles`: units of work in a row" };
-const UNITS: Variable = Variable {
+pub(super) const UNITS: Variable = Variable {
     name: "units",
     meaning: "m · tiles; where all of X shares a learned scale, the parameter `workers`, which is any",
 };
-const ROW_SUMS: Variable = Variable {
+pub(super) const ROW_SUMS: Variable = Variable {
     name: "row_sums",
     meaning: "m; where all of X shares a scale (the parameter `scale_stride` is 0), 1",
 };
