@@ -9,7 +9,7 @@ use lowbit::ops::registry::{self, Kernel};
 use lowbit::ops::*;
 use naga::{AddressSpace, GlobalVariable, Module, StorageAccess, TypeInner};
 use pollster::block_on;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -245,13 +245,19 @@ fn every_fragment_is_used() {
     let mut used = HashSet::new();
     let kernels = registry::all();
     let mut seen = HashSet::new();
+    let mut unused_consts = BTreeMap::new();
     for kernel in &kernels {
         let desc = kernel.desc();
         let kind: Vec<_> = desc.fragments.iter().map(|f| f.name).collect();
-        if seen.insert(kind) {
+        let consts: Vec<_> = desc.consts.iter().map(|(name, _)| *name).collect();
+        if seen.insert((kind, consts)) {
             used.extend(desc.resolve().unwrap().iter().map(|f| f.name));
+            for name in desc.unused_consts().unwrap() {
+                unused_consts.entry((desc.fragments[0].name, name)).or_insert(desc.id.clone());
+            }
         }
     }
+    assert!(unused_consts.is_empty(), "constants that no fragment requires: {unused_consts:#?}");
     let mut seen = HashSet::new();
     for choice in kernels.iter().filter_map(Kernel::choice) {
         // Each kind of loop, decoder and scaling once: the rest is not replaced.

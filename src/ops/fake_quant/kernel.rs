@@ -222,11 +222,10 @@ impl FakeQuantSpec {
                 || (kernel.dy && self.output == FloatType::F16));
         let mut name = format!("fake_{}", kernel.name);
         let aligned = self.is_aligned() || !kernel.schemes;
-        let mut consts = vec![
-            ("M_TABLE", Const::U32(M_TABLE)),
-            ("WORKGROUP", Const::U32(WORKGROUP)),
-            ("ALIGNED", Const::Bool(aligned)),
-        ];
+        let mut consts = vec![("M_TABLE", Const::U32(M_TABLE)), ("ALIGNED", Const::Bool(aligned))];
+        if kernel.workgroup_size > 1 {
+            consts.push(("WORKGROUP", Const::U32(kernel.workgroup_size)));
+        }
         let mut conditions = Vec::new();
         name.push_str(if aligned { "" } else { ".any" });
         if kernel.name == BACKWARD.name {
