@@ -1,10 +1,15 @@
 //! Every kernel of the crate, as the registry lists them: with no adapter.
 
+use crate::common::{Noop, random_weights};
+use lowbit::compress::calibrate::Axis;
+use lowbit::format::{ActivationFormat, StaticScale, WeightFormat};
 use lowbit::gpu::{Access, BindingRole, FRAGMENTS, KernelDesc, UniformLayout};
 use lowbit::ops::matmul::KernelChoice;
 use lowbit::ops::registry::{self, Kernel};
+use lowbit::ops::*;
 use naga::{AddressSpace, GlobalVariable, Module, StorageAccess, TypeInner};
-use std::collections::{HashMap, HashSet};
+use pollster::block_on;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,7 +30,7 @@ fn on_all_processors<T: Sync>(items: &[T], check: impl Fn(&T) + Sync) {
 }
 
 /// What holds without naga, for every kernel: ids tell kernels apart and are read back, imports
-/// resolve, grids are those that ops record, and WebGPU's default limits suffice. Then naga, for
+/// resolve, and WebGPU's default limits suffice. Then naga, for
 /// distinct shaders of which every two fragments or constants that occur together do so in one:
 /// they are valid, and declared as they are. `LOWBIT_TARGETS=all` takes every distinct shader.
 #[test]
@@ -63,12 +68,6 @@ fn check_declaration(kernel: &Kernel, desc: &KernelDesc) {
     assert!(desc.workgroup_memory <= limits.max_compute_workgroup_storage_size, "{id}");
     assert!(desc.bindings.is_sorted_by(|a, b| a.number < b.number), "{id}: {:?}", desc.bindings);
     assert!(!desc.grid.formula().is_empty(), "{id}");
-    if let Some(choice) = kernel.choice() {
-        let sizes = [("m", 7), ("rows", 100), ("batch", 3)];
-        let size = |name| sizes.iter().find(|(known, _)| *known == name).unwrap().1;
-        let groups = desc.grid.groups(|variable| size(variable.name));
-        assert_eq!(groups, choice.groups(7, 100, 3), "{id}");
-    }
     // No template stays in the conditions.
     let requires = desc.requires().unwrap();
     assert!(requires.iter().all(|text| !text.contains(['{', '}'])), "{id}: {requires:?}");
@@ -128,6 +127,117 @@ fn check_mirror(module: &Module, global: &GlobalVariable, layout: &UniformLayout
     assert!(text.contains(&format!("struct {} {{", layout.structure)), "{}", layout.fragment);
 }
 
+/// Every op records the workgroups that are counted here by hand, so the grids that kernels declare
+/// are right: ops record by them.
+#[test]
+fn recorded_grids_are_counted_by_hand() {
+    let noop = Noop::new(wgpu::Limits::defaults());
+    let kernels = noop.kernels();
+    let buffer = || noop.buffer(1 << 20);
+    let int4: WeightFormat = "int4-g64-asym".parse().unwrap();
+    let upload = |n, k| {
+        let packed = random_weights(int4, n, k, 1);
+        block_on(DeviceWeights::upload(&kernels, &packed)).unwrap()
+    };
+
+    // A lane of 32 makes two columns of four rows: ⌈70/4⌉ · ⌈300/64⌉ · 3.
+    let spec = MatmulSpec::new(70, 300, 200, int4).with_batch(3);
+    let select = Select::Pinned(Schedule::Rows { m_tile: 4, n_tile: 2 });
+    let plan = block_on(MatmulPlan::new(&kernels, &spec, select)).unwrap();
+    let (x, y, weights) = (buffer(), buffer(), upload(300, 200));
+    let (activations, output) = (SubBuffer::from(&x), SubBuffer::from(&y));
+    let args = MatmulArgs { activations, weights: &weights, bias: None, output };
+    let bound = block_on(plan.bind(args)).unwrap();
+    assert_eq!([70, 7, 0].map(|m| bound.workgroups(m)), [vec![270], vec![30], vec![]]);
+
+    // The rows of a quantized Y are completed one by one: ⌈9/4⌉ · ⌈300/128⌉, then 9.
+    let int8: ActivationFormat = "int8-token".parse().unwrap();
+    let tensor: ActivationFormat = "int8-tensor".parse().unwrap();
+    let spec = MatmulSpec::new(9, 300, 200, int4)
+        .with_activations(Activations::Int8(int8))
+        .with_output(Output::Int8(tensor));
+    let select = Select::Pinned(Schedule::IntRows { m_tile: 4 });
+    let plan = block_on(MatmulPlan::new(&kernels, &spec, select)).unwrap();
+    let scale = StaticScale { scale: 1.0, zero_point: 0 };
+    let bound = block_on(plan.bind_scaled(args, scale)).unwrap();
+    assert_eq!([9, 4].map(|m| bound.workgroups(m)), [[9, 9], [3, 4]]);
+
+    // Lanes write words of two f16: ⌈5 · 150 / 64⌉, and ⌈3 · 150 / 64⌉ of those gathered.
+    let weights = upload(5, 300);
+    let spec = DequantizeSpec::of(&weights).with_output(FloatType::F16);
+    let plan = block_on(DequantizePlan::new(&kernels, &spec)).unwrap();
+    let args = DequantizeArgs { weights: &weights, indices: None, output };
+    assert_eq!(block_on(plan.bind(args)).unwrap().workgroups(5), [12]);
+    let plan = block_on(DequantizePlan::new(&kernels, &spec.with_gather(4))).unwrap();
+    let args = DequantizeArgs { indices: Some(activations), ..args };
+    assert_eq!(block_on(plan.bind(args)).unwrap().workgroups(3), [8]);
+
+    // A row has 10 blocks of 4 words of codes, 5 scales and 5 zero points, a byte each:
+    // ⌈5 · (40 + 5 + 2) / 64⌉.
+    let (codes, scales, zeros) = (buffer(), buffer(), buffer());
+    let plan = block_on(RepackPlan::new(&kernels, &RepackSpec::new(5, 300, int4))).unwrap();
+    let args = RepackArgs {
+        codes: SubBuffer::from(&codes),
+        metadata: None,
+        scales: Some(SubBuffer::from(&scales)),
+        zeros: Some(SubBuffer::from(&zeros)),
+        output: &weights,
+    };
+    assert_eq!(block_on(plan.bind(args)).unwrap().workgroups(5), [4]);
+
+    // ⌈5 · 10 words of ranges / 64⌉; ⌈5 · 10 blocks / 64⌉; ⌈5 · 7 words of side data / 64⌉; blocks.
+    let spec = QuantizeWeightsSpec::new(50, 300, int4);
+    let plan = block_on(QuantizeWeightsPlan::new(&kernels, &spec)).unwrap();
+    let output_weights = upload(50, 300);
+    let source = [SourceRows { at: activations, rows: 50 }];
+    let args = QuantizeWeightsArgs { source: &source, mask: None, output: &output_weights };
+    let bound = block_on(plan.bind(args)).unwrap();
+    assert_eq!((bound.workgroups(), bound.dispatches()), (vec![8, 8, 6, 8], 4));
+
+    // The reset clears 4 + 4 + 2 · 64 words; tiles have 256 rows of 32 columns: ⌈100/32⌉ · ⌈m/256⌉.
+    let spec = ObserveSpec::new(300, 100, Axis::Tensor, 64);
+    let plan = block_on(ObservePlan::new(&kernels, &spec)).unwrap();
+    let bound = block_on(plan.bind(ObserveArgs { activations, output })).unwrap();
+    assert_eq!([300, 256].map(|m| bound.workgroups(m)), [[3, 8, 8], [3, 4, 4]]);
+
+    // A workgroup takes a row. The range of all of X is cleared and found first.
+    for (format, groups) in [(int8, vec![7]), (tensor, vec![1, 7, 7])] {
+        let spec = QuantizeActivationsSpec::new(70, 100, format);
+        let plan = block_on(QuantizeActivationsPlan::new(&kernels, &spec)).unwrap();
+        let args = QuantizeActivationsArgs { activations, given: None, output };
+        assert_eq!(block_on(plan.bind(args)).unwrap().workgroups(7), groups, "{format}");
+    }
+
+    // A workgroup takes 2048 columns of a row, of which there are ⌈9000/2048⌉; sums of a row, or of
+    // all rows, come after.
+    let [dx, dy, ds] = [buffer(), buffer(), buffer()];
+    for (format, given, forward, backward) in [
+        ("int8-tensor", false, vec![15, 1, 15], vec![15]),
+        ("int8-tensor", true, vec![15], vec![20, 1]),
+        ("int8-channel", true, vec![15], vec![15, 3]),
+        ("int8-g64", true, vec![15], vec![15]),
+    ] {
+        let spec = FakeQuantSpec::new(4, 9000, format.parse().unwrap());
+        let spec = if given { spec.with_given_scales() } else { spec };
+        let plan = block_on(FakeQuantPlan::new(&kernels, &spec)).unwrap();
+        let (input, scales, zeros) = (activations, SubBuffer::from(&scales), None);
+        let args = FakeQuantArgs { input, scales, zeros, output };
+        let bound = block_on(plan.bind(args)).unwrap();
+        assert_eq!(bound.workgroups(3), forward, "{format}");
+        let args = FakeQuantBackwardArgs {
+            input,
+            scales,
+            zeros,
+            output_gradient: SubBuffer::from(&dy),
+            input_gradient: SubBuffer::from(&dx),
+            scale_gradients: given.then(|| SubBuffer::from(&ds)),
+            zero_gradients: None,
+        };
+        let bound = block_on(plan.bind_backward(args)).unwrap();
+        assert_eq!(bound.workgroups(3), backward, "{format}, backward");
+    }
+}
+
 /// A fragment that no kernel uses is dead; one that a name cannot find would panic. A constant that
 /// no fragment requires is dead too.
 #[test]
@@ -135,13 +245,19 @@ fn every_fragment_is_used() {
     let mut used = HashSet::new();
     let kernels = registry::all();
     let mut seen = HashSet::new();
+    let mut unused_consts = BTreeMap::new();
     for kernel in &kernels {
         let desc = kernel.desc();
         let kind: Vec<_> = desc.fragments.iter().map(|f| f.name).collect();
-        if seen.insert(kind) {
+        let consts: Vec<_> = desc.consts.iter().map(|(name, _)| *name).collect();
+        if seen.insert((kind, consts)) {
             used.extend(desc.resolve().unwrap().iter().map(|f| f.name));
+            for name in desc.unused_consts().unwrap() {
+                unused_consts.entry((desc.fragments[0].name, name)).or_insert(desc.id.clone());
+            }
         }
     }
+    assert!(unused_consts.is_empty(), "constants that no fragment requires: {unused_consts:#?}");
     let mut seen = HashSet::new();
     for choice in kernels.iter().filter_map(Kernel::choice) {
         // Each kind of loop, decoder and scaling once: the rest is not replaced.

@@ -33,8 +33,8 @@ struct Factor {
     each: u32,
 }
 
-/// How many workgroups a kernel needs: the product of some factors. It is declared with the kernel,
-/// for callers who record kernels by themselves.
+/// How many workgroups a kernel needs: the product of some factors. It is declared with the kernel.
+/// Ops record by it, and so do callers who record kernels by themselves.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Grid {
     factors: Vec<Factor>,
@@ -71,6 +71,29 @@ impl Grid {
         self.factors.iter().map(factor).fold(1, u64::saturating_mul)
     }
 
+    /// Returns the number of workgroups of one dispatch as a function of its number of rows, if `size` says
+    /// what each variable is in it.
+    pub(crate) fn workgroups(&self, size: impl Fn(Variable) -> Size) -> Workgroups {
+        let mut workgroups = Workgroups { fixed: 1, per_rows: Vec::new() };
+        for factor in &self.factors {
+            let mut of_rows = OfRows { times: 1, power: 0, each: factor.each.into() };
+            for &variable in &factor.of {
+                let (times, power) = match size(variable) {
+                    Size::Fixed(number) => (number, 0),
+                    Size::PerRow(number) => (number, 1),
+                };
+                of_rows.times = of_rows.times.saturating_mul(times);
+                of_rows.power += power;
+            }
+            if of_rows.power == 0 {
+                workgroups.fixed = workgroups.fixed.saturating_mul(of_rows.groups(0));
+            } else {
+                workgroups.per_rows.push(of_rows);
+            }
+        }
+        workgroups
+    }
+
     /// Returns the formula as text: `⌈m/32⌉ · ⌈rows/64⌉ · batch`.
     pub fn formula(&self) -> String {
         let mut formula = String::new();
@@ -99,6 +122,45 @@ impl Grid {
     }
 }
 
+/// What a variable of a [`Grid`] is in one dispatch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Size {
+    /// This number.
+    Fixed(u64),
+    /// This number times the number of rows that the dispatch takes.
+    PerRow(u64),
+}
+
+/// The number of workgroups of one dispatch, as a function of the number of rows that it takes.
+#[derive(Clone, Debug)]
+pub(crate) struct Workgroups {
+    /// The product of the factors that do not depend on the number of rows.
+    fixed: u64,
+    per_rows: Vec<OfRows>,
+}
+
+/// A factor that depends on the number of rows: ⌈times · rowsᵖᵒʷᵉʳ / each⌉.
+#[derive(Clone, Copy, Debug)]
+struct OfRows {
+    times: u64,
+    power: u32,
+    each: u64,
+}
+
+impl OfRows {
+    fn groups(&self, rows: u32) -> u64 {
+        let rows = u64::from(rows).saturating_pow(self.power);
+        self.times.saturating_mul(rows).div_ceil(self.each)
+    }
+}
+
+impl Workgroups {
+    /// The number of workgroups for this number of rows. It does not allocate.
+    pub fn of(&self, rows: u32) -> u64 {
+        self.per_rows.iter().map(|factor| factor.groups(rows)).fold(self.fixed, u64::saturating_mul)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,6 +179,15 @@ mod tests {
         let grid = Grid::new(&[(&[rows, Variable::BLOCKS], 64)]);
         assert_eq!(grid.formula(), "⌈(rows · blocks)/64⌉");
         assert_eq!(grid.groups(|_| 9), 2);
+        let workgroups = grid.workgroups(|variable| match variable {
+            Variable::ROWS => Size::PerRow(1),
+            _ => Size::Fixed(9),
+        });
+        assert_eq!([0, 1, 7, 8].map(|rows| workgroups.of(rows)), [0, 1, 1, 2]);
+        let workgroups = grid.workgroups(|_| Size::PerRow(2));
+        assert_eq!([4, 5, u32::MAX].map(|rows| workgroups.of(rows)), [1, 2, u64::MAX / 64 + 1]);
+        let workgroups = Grid::new(&[]).workgroups(|_| Size::Fixed(0));
+        assert_eq!([0, 5].map(|rows| workgroups.of(rows)), [1, 1]);
         assert_eq!((Grid::new(&[]).formula().as_str(), Grid::new(&[]).groups(|_| 0)), ("1", 1));
     }
 }

@@ -78,6 +78,16 @@ enum Requirement {
     Const(&'static str),
 }
 
+impl Header {
+    /// The constants that the fragment requires.
+    pub fn consts(&self) -> impl Iterator<Item = &'static str> {
+        self.requires.iter().filter_map(|requirement| match requirement {
+            Requirement::Const(name) => Some(*name),
+            Requirement::Fragment(_) | Requirement::Interface(_) => None,
+        })
+    }
+}
+
 /// The lists in the header of a fragment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Header {

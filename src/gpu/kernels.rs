@@ -1,4 +1,4 @@
-use super::{Access, Caps, ImportError, KernelDesc, Wgsl};
+use super::{Access, Caps, Grid, ImportError, KernelDesc, Wgsl};
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -119,11 +119,12 @@ impl LostFlag {
     }
 }
 
-/// A compiled kernel and the layout of its bind group.
+/// A compiled kernel, the layout of its bind group, and the grid of its description.
 #[derive(Debug)]
 pub struct Pipeline {
     pub(crate) layout: wgpu::BindGroupLayout,
     pub(crate) pipeline: wgpu::ComputePipeline,
+    pub(crate) grid: Grid,
 }
 
 /// The contents of a new buffer.
@@ -567,5 +568,5 @@ fn build(
         },
         cache,
     });
-    Pipeline { layout, pipeline }
+    Pipeline { layout, pipeline, grid: shader.grid.clone() }
 }

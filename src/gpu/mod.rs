@@ -21,6 +21,7 @@ pub use feature::Feature;
 pub use fragments::FRAGMENTS;
 pub(crate) use fragments::fragment;
 pub use grid::{Grid, Variable};
+pub(crate) use grid::{Size, Workgroups};
 pub use imports::ImportError;
 pub(crate) use kernels::{BufferFill, CODE_TEXTURE, M_TABLE, MAX_COUNT};
 pub use kernels::{DeviceError, Kernels, LostFlag, Pipeline};

@@ -247,6 +247,18 @@ impl KernelDesc {
         imports::resolve(&self.fragments, &consts)
     }
 
+    /// Returns the constants that no fragment of the shader requires. A kernel should have none.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    #[doc(hidden)]
+    pub fn unused_consts(&self) -> Result<Vec<&'static str>, ImportError> {
+        let parts = self.parts()?;
+        let required: Vec<_> = parts.iter().flat_map(|(_, header)| header.consts()).collect();
+        let names = self.consts.iter().map(|&(name, _)| name);
+        Ok(names.filter(|name| !required.contains(name)).collect())
+    }
+
     /// Returns the features beyond the core of WGSL that the headers of its fragments declare. A
     /// kernel may contain functions that no path calls, so it may use fewer.
     ///

@@ -1,6 +1,6 @@
 use super::{Host, HostError, with_blocking};
 use crate::gpu::{AdapterClass, Caps, KernelDesc, Kernels};
-use crate::ops::probe::{PAIRS, WORKGROUP, halves};
+use crate::ops::probe::{PAIRS, halves};
 
 /// Returns the kernel of [`Host::exact_f16_unpack`].
 #[doc(hidden)]
@@ -44,7 +44,7 @@ impl Host {
             self.submit_async(|pass| {
                 pass.set_pipeline(&pipeline.pipeline);
                 pass.set_bind_group(0, &group, &[]);
-                pass.dispatch_workgroups(PAIRS / WORKGROUP, 1, 1);
+                pass.dispatch_workgroups(shader.grid.groups(|_| PAIRS.into()) as u32, 1, 1);
             })
             .await?;
             Ok(self.read_async(&wrong, 0, 1).await? == [0])

@@ -6,14 +6,14 @@
 
 use super::buffers::{Resource, Window, check, check_aliases, window_capacity};
 use super::quantize_weights::{SIDE, constants, kernel_name};
-use super::recording::{Bound, Count, Draft, Head, Workgroups};
+use super::recording::{Bound, Count, Draft, Head};
 use super::rows::{Rows, RowsSpec, Span, Spans, check_rows};
 use super::weights::texture_width;
 use super::{BindError, DeviceWeights, FloatType, PlanError, Role, RowBlock, SubBuffer};
 use crate::format::WeightFormat;
 use crate::gpu::{
     Access, Binding, BindingRole, Caps, Const, Grid, KernelDesc, Kernels, M_TABLE, MAX_COUNT,
-    Pipeline, Stored, Variable, fragment, uniform,
+    Pipeline, Size, Stored, Variable, fragment, uniform,
 };
 use std::sync::Arc;
 
@@ -338,8 +338,8 @@ impl DequantizePlan {
                 pad: 0,
             });
             let bound = [(3, list), (4, codes), (5, side), (6, output.into())];
-            let grid = Workgroups::Lanes { span, each: spec.row_words(), lanes: 64 };
-            draft.step(&self.pipeline, Head::Counted(slot), bound, grid);
+            let sizes = [(OUT_ROWS, Size::PerRow(1)), (OUT_WORDS, Size::Fixed(spec.row_words()))];
+            draft.step(&self.pipeline, Head::Counted(slot), bound, span, &sizes);
         }
         draft.bind(self.clone()).await
     }

@@ -8,8 +8,17 @@
 //! Specs are made by constructors, since they will grow. Arguments of `bind` are plain structs of
 //! named buffers, so that no two can be confused.
 //!
-//! Errors are [`PlanError`], [`BindError`] and [`RecordError`] for every op. All ops describe rows
-//! with `rows` and bind and record through `recording`.
+//! The verbs have the same signatures for all ops, with these exceptions: [`MatmulPlan::new`] also
+//! takes a [`Select`], which says how kernels are chosen. [`MatmulPlan::bind_scaled`] binds a matmul
+//! whose output is quantized, and [`FakeQuantPlan::bind_backward`] binds the backward pass.
+//! [`BoundQuantizeWeights`] is no [`Bound`], because several plans may be bound together; it also
+//! has the status of what was quantized.
+//!
+//! Errors are [`PlanError`], [`BindError`] and [`RecordError`] for every op. The first two, and
+//! [`WeightsError`], have a method `device`, which returns the error of the device if that is the
+//! cause. The others have none, because the device does not take part: [`RecordError`] refuses a
+//! number of rows, and [`ObserveError`] and [`QuantizeWeightsError`] refuse words that were read
+//! back. All ops describe rows with `rows` and bind and record through `recording`.
 
 mod buffers;
 pub mod dequantize;

@@ -9,7 +9,7 @@
 
 use super::buffers::{Window, check, check_aliases, window_capacity};
 use super::quantize_activations::{Loads, X};
-use super::recording::{Bound, Count, Draft, Head, Workgroups, pipelines};
+use super::recording::{Bound, Count, Draft, Head, pipelines};
 use super::rows::{Rows, Span, Spans, check_rows};
 use super::{BindError, FloatType, PlanError, QuantizeActivationsSpec, Role, SubBuffer};
 use crate::compress::calibrate::{
@@ -17,7 +17,8 @@ use crate::compress::calibrate::{
 };
 use crate::format::{ActivationFormat, ActivationGranularity, BLOCK_K};
 use crate::gpu::{
-    Access, Binding, Caps, Const, Grid, KernelDesc, Kernels, Pipeline, Variable, fragment, uniform,
+    Access, Binding, Caps, Const, Grid, KernelDesc, Kernels, Pipeline, Size, Variable, fragment,
+    uniform,
 };
 use std::sync::Arc;
 
@@ -416,16 +417,14 @@ impl ObservePlan {
                 pad: [0; 3],
             });
         }
+        let sizes =
+            [(WORDS, Size::Fixed(spec.words())), (Variable::BLOCKS, Size::Fixed(blocks.into()))];
         for (kernel, pipeline) in self.pipelines.iter().enumerate() {
             // The first kernel clears the output, once.
             let spans = if kernel == 0 { &spans[..1] } else { &spans };
             for (slot, &span) in spans.iter().enumerate() {
-                let grid = match kernel {
-                    0 => Workgroups::Fixed(spec.words().div_ceil(WORKGROUP.into())),
-                    _ => Workgroups::Tiles { span, tile: TILE_ROWS, each: blocks.into() },
-                };
                 let bound = [(3, x.window(caps, &span).into()), (4, y.into())];
-                draft.step(pipeline, Head::Counted(slot), bound, grid);
+                draft.step(pipeline, Head::Counted(slot), bound, span, &sizes);
             }
         }
         draft.bind(self.clone()).await

@@ -6,7 +6,7 @@ use crate::gpu::{Access, Binding, Caps, Grid, KernelDesc, Variable, fragment};
 pub(crate) const PAIRS: u32 = 1 << 15;
 
 /// Invocations of a workgroup, a pair each.
-pub(crate) const WORKGROUP: u32 = 64;
+const WORKGROUP: u32 = 64;
 
 const ALL_PAIRS: Variable =
     Variable { name: "pairs", meaning: "pairs of f16: 32768, every f16 once" };

@@ -7,8 +7,8 @@
 //! [`reference::check_activations`](crate::reference::check_activations) states the contract.
 
 use super::buffers::{Window, check, check_aliases};
-use super::recording::{Bound, Count, Draft, Head, Workgroups, pipelines};
-use super::rows::{Rows, RowsSpec, Spans, check_rows};
+use super::recording::{Bound, Count, Draft, Head, pipelines};
+use super::rows::{Rows, RowsSpec, Span, Spans, check_rows};
 use super::{BindError, FloatType, PlanError, Role, SubBuffer};
 use crate::format::{ActivationFormat, ActivationGranularity, ActivationLayout, BLOCK_K};
 use crate::gpu::{
@@ -400,11 +400,12 @@ impl QuantizeActivationsPlan {
         let given = args.given.map(|given| Window::new(caps, given.buffer, given.offset, 8));
         let (label, count) = ("lowbit quantize activations", Count::UpTo(spec.max_m));
         let mut draft = Draft::new(&self.kernels, label, count, spans.count())?;
+        let every = Span::all(spec.max_m);
         let mut by_rows = &self.pipelines[..];
         if let [reset, rest @ ..] = by_rows
             && !rest.is_empty()
         {
-            draft.step(reset, Head::None, [(4, (&scratch).into())], Workgroups::Fixed(1));
+            draft.step(reset, Head::None, [(4, (&scratch).into())], every, &[]);
             by_rows = rest;
         }
         let segments: Vec<_> = spans
@@ -435,8 +436,7 @@ impl QuantizeActivationsPlan {
             for &(span, slot, x, y) in &segments {
                 let ranges = given.map_or((&scratch).into(), |given| given.into());
                 let bound = [(3, x.into()), (4, ranges), (5, y.into())];
-                let grid = Workgroups::Tiles { span, tile: 1, each: 1 };
-                draft.step(pipeline, Head::Counted(slot), bound, grid);
+                draft.step(pipeline, Head::Counted(slot), bound, span, &[]);
             }
         }
         draft.bind(self.clone()).await

@@ -1,7 +1,7 @@
 //! The one way in which ops bind and record.
 //!
-//! An op fills a [`Draft`]: parameters, bind groups, and stages of dispatches. The draft checks
-//! grids, puts all parameters into one uniform buffer with a slot each, and makes the bind
+//! An op fills a [`Draft`]: parameters, bind groups, and stages of dispatches. The draft computes
+//! workgroups by the grids that kernels declare, checks them, puts all parameters into one uniform buffer with a slot each, and makes the bind
 //! groups. The [`Recording`] that results sets pipelines and bind groups and dispatches; the
 //! number of rows reaches kernels through two dynamic offsets (`Kernels::m_offsets`), so
 //! recording neither allocates, compiles nor waits.
@@ -9,7 +9,9 @@
 use super::buffers::Resource;
 use super::rows::Span;
 use super::{BindError, RecordError};
-use crate::gpu::{BufferFill, DeviceError, KernelDesc, Kernels, Pipeline};
+use crate::gpu::{
+    BufferFill, DeviceError, KernelDesc, Kernels, Pipeline, Size, Variable, Workgroups,
+};
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 use wgpu::{BindGroupEntry, BindingResource};
@@ -29,30 +31,8 @@ pub(crate) enum Count {
     Whole(u32),
 }
 
-/// The workgroups of a dispatch.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Workgroups {
-    /// A fixed number, for any number of rows.
-    Fixed(u64),
-    /// `⌈rows/tile⌉ · each`, of the rows of a span.
-    Tiles { span: Span, tile: u32, each: u64 },
-    /// `⌈rows · each / lanes⌉`, of the rows of a span.
-    Lanes { span: Span, each: u64, lanes: u64 },
-}
-
-impl Workgroups {
-    fn groups(&self, rows: u32) -> u64 {
-        match *self {
-            Self::Fixed(groups) => groups,
-            Self::Tiles { span, tile, each } => {
-                u64::from(span.rows(rows).div_ceil(tile.max(1))).saturating_mul(each)
-            }
-            Self::Lanes { span, each, lanes } => {
-                u64::from(span.rows(rows)).saturating_mul(each).div_ceil(lanes.max(1))
-            }
-        }
-    }
-}
+/// What the variables of a grid are in a dispatch. [`Variable::M`] need not be named.
+pub(crate) type Sizes<'s> = &'s [(Variable, Size)];
 
 /// What a bind group starts with.
 #[derive(Clone, Copy, Debug)]
@@ -79,10 +59,18 @@ struct Stage {
     dispatches: Range<usize>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Dispatch {
     group: usize,
-    grid: Workgroups,
+    span: Span,
+    workgroups: Workgroups,
+}
+
+impl Dispatch {
+    /// The number of workgroups if `rows` rows are recorded.
+    fn groups(&self, rows: u32) -> u64 {
+        self.workgroups.of(self.span.rows(rows))
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -154,12 +142,19 @@ impl<'a, P: bytemuck::Pod> Draft<'a, P> {
         self.stages.push(Stage { pipeline: pipeline.clone(), counts, dispatches: at..at });
     }
 
-    /// Adds a dispatch to the last stage.
-    pub fn dispatch(&mut self, group: usize, grid: Workgroups) {
-        self.dispatches.push(Dispatch { group, grid });
-        if let Some(stage) = self.stages.last_mut() {
-            stage.dispatches.end = self.dispatches.len();
-        }
+    /// Adds a dispatch to the last stage. It takes the rows of a span, and its workgroups are those
+    /// that the grid of the kernel declares.
+    pub fn dispatch(&mut self, group: usize, span: Span, sizes: Sizes<'_>) {
+        let Some(stage) = self.stages.last_mut() else { return };
+        let size = |variable| match sizes.iter().find(|(known, _)| *known == variable) {
+            Some((_, size)) => *size,
+            None if variable == Variable::M => Size::PerRow(1),
+            // No device has so many workgroups, so binding refuses a grid that no op fills.
+            None => Size::Fixed(u64::MAX),
+        };
+        let workgroups = stage.pipeline.grid.workgroups(size);
+        self.dispatches.push(Dispatch { group, span, workgroups });
+        stage.dispatches.end = self.dispatches.len();
     }
 
     /// Adds a dispatch of a pipeline with a bind group of its own.
@@ -168,14 +163,15 @@ impl<'a, P: bytemuck::Pod> Draft<'a, P> {
         pipeline: &Arc<Pipeline>,
         head: Head,
         bound: impl IntoIterator<Item = (u32, Resource<'a>)>,
-        grid: Workgroups,
+        span: Span,
+        sizes: Sizes<'_>,
     ) {
         let last = self.stages.last().map(|stage| &stage.pipeline);
         if !last.is_some_and(|last| Arc::ptr_eq(last, pipeline)) {
             self.stage(pipeline, ALL_COUNTS);
         }
         let group = self.group(pipeline, head, bound);
-        self.dispatch(group, grid);
+        self.dispatch(group, span, sizes);
     }
 
     /// Finishes the draft as the recording of a plan.
@@ -190,7 +186,7 @@ impl<'a, P: bytemuck::Pod> Draft<'a, P> {
         for stage in &self.stages {
             let rows = most.min(*stage.counts.end());
             for dispatch in &self.dispatches[stage.dispatches.clone()] {
-                let groups = dispatch.grid.groups(rows);
+                let groups = dispatch.groups(rows);
                 if caps.fold(groups).is_none() {
                     return Err(BindError::GridTooLarge { groups, limit: caps.max_groups });
                 }
@@ -269,6 +265,12 @@ impl<P> Bound<P> {
         self.recording.dispatches()
     }
 
+    /// The number of workgroups of each dispatch of a recording of `rows` rows, for tests.
+    #[doc(hidden)]
+    pub fn workgroups(&self, rows: u32) -> Vec<u64> {
+        self.recording.workgroups(rows).collect()
+    }
+
     /// Records the op for the first `rows` rows. Ops on a whole matrix (repacking, dequantizing
     /// all rows) take exactly its number of rows. Sets the pass's pipeline and bind group 0.
     /// Neither allocates nor waits.
@@ -309,8 +311,7 @@ impl Recording {
             let mut pipeline = Some(&stage.pipeline.pipeline);
             for dispatch in &self.dispatches[stage.dispatches.clone()] {
                 // `finish` has checked the largest grid, and smaller ones fold as well.
-                let [x, y, z] =
-                    self.kernels.caps().fold(dispatch.grid.groups(rows)).unwrap_or_default();
+                let [x, y, z] = self.kernels.caps().fold(dispatch.groups(rows)).unwrap_or_default();
                 if x == 0 {
                     continue;
                 }
@@ -329,14 +330,17 @@ impl Recording {
         self.stages.iter().filter(move |stage| stage.counts.contains(&rows))
     }
 
+    /// Returns the number of workgroups of each dispatch that `rows` rows need.
+    pub fn workgroups(&self, rows: u32) -> impl Iterator<Item = u64> {
+        let dispatches = |stage: &Stage| &self.dispatches[stage.dispatches.clone()];
+        let groups = move |dispatch: &Dispatch| dispatch.groups(rows);
+        self.stages_of(rows).flat_map(dispatches).map(groups).filter(|groups| *groups > 0)
+    }
+
     /// Returns the number of dispatches of the largest recording.
     pub fn dispatches(&self) -> usize {
         let (Count::UpTo(most) | Count::Whole(most)) = self.count;
-        let count = |stage: &Stage| {
-            let all = self.dispatches[stage.dispatches.clone()].iter();
-            all.filter(|dispatch| dispatch.grid.groups(most) > 0).count()
-        };
-        self.stages_of(most).map(count).sum()
+        self.workgroups(most).count()
     }
 }
 

@@ -4,11 +4,12 @@
 
 use super::buffers::{Resource, Window, check, check_aliases, window_capacity};
 use super::quantize_weights::{SIDE, constants, kernel_name};
-use super::recording::{Bound, Count, Draft, Head, Workgroups};
+use super::recording::{Bound, Count, Draft, Head};
+use super::rows::Span;
 use super::{BindError, DeviceWeights, PlanError, Role, RowBlock, SubBuffer};
 use crate::format::{DeviceLayout, Granularity, RowOrder, ScaleType, WeightFormat};
 use crate::gpu::{
-    Access, Binding, BindingRole, Caps, Const, Grid, KernelDesc, Kernels, Pipeline, Stored,
+    Access, Binding, BindingRole, Caps, Const, Grid, KernelDesc, Kernels, Pipeline, Size, Stored,
     Variable, fragment, uniform,
 };
 use std::ops::Range;
@@ -260,8 +261,10 @@ impl RepackPlan {
             let bound =
                 [(1, codes), (2, metadata), (3, scales), (4, zeros), (5, to_codes), (6, to_side)];
             let row = (layout.code_words + layout.side_words) as u64;
-            let grid = Workgroups::Fixed((rows.len() as u64 * row).div_ceil(64));
-            draft.step(&self.pipeline, Head::Params(slot), bound, grid);
+            let sizes =
+                [(Variable::ROWS, Size::Fixed(rows.len() as u64)), (ROW_WORDS, Size::Fixed(row))];
+            let span = Span::all(rows.len() as u32);
+            draft.step(&self.pipeline, Head::Params(slot), bound, span, &sizes);
         }
         draft.bind(self.clone()).await
     }

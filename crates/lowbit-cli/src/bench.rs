@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use lowbit::compress::calibrate::Observer;
 use lowbit::conformance::{FakeScales, MeasuredLimits, Op, Timing, limits, time};
 use lowbit::format::{ActivationFormat, ActivationGranularity, WeightFormat};
-use lowbit::ops::matmul::TuningKey;
+use lowbit::ops::matmul::{TuningKey, first_part};
 use lowbit::ops::{Activations, FakeQuantSpec, FloatType, MatmulSpec, Schedule, Select};
 use lowbit_models::checkpoint::load_tuning;
 use serde::Serialize;
@@ -302,7 +302,7 @@ fn page(bench: &Bench) -> String {
             (m, n) => format!("{m}×{n}×{}", row.k),
         };
         // The decoder repeats the format, so only the schedule is shown.
-        let kernel = row.kernel.split('.').next().unwrap_or_default();
+        let kernel = first_part(&row.kernel);
         rows.add_row([
             format!("{} {}", row.op, row.weights).into(),
             shape.into(),

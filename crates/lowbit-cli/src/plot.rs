@@ -2,6 +2,7 @@
 
 use crate::error::CliError;
 use lowbit::conformance::Timing;
+use lowbit::ops::matmul::first_part;
 use lowbit_models::checkpoint::AtomicFile;
 use plotters::prelude::*;
 use std::io::Write;
@@ -45,7 +46,7 @@ fn curves(rows: &[Timing]) -> Vec<Curve> {
     for row in &matmuls {
         let (n, k) = (row.n, row.k);
         // If a format and shape appears again, each row has a pinned schedule of its own.
-        let schedule = row.kernel.split('.').next().unwrap_or_default();
+        let schedule = first_part(&row.kernel);
         let name = match matmuls.iter().filter(|other| problem(other) == problem(row)).count() {
             1 => format!("{} {n}×{k}", row.weights),
             _ => format!("{} {n}×{k} {schedule}", row.weights),

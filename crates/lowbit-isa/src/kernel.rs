@@ -1,5 +1,5 @@
 use lowbit::gpu::{BindingRole, Feature, KernelDesc};
-use lowbit::ops::matmul::{KernelChoice, Schedule, Step};
+use lowbit::ops::matmul::{KernelChoice, Step};
 use lowbit::ops::registry;
 use std::collections::HashSet;
 
@@ -83,7 +83,7 @@ pub fn find(id: &str) -> Option<Kernel> {
 }
 
 /// Returns every kernel that is no matmul, and a covering of the matmuls: enough of them that every
-/// pair of properties occurs. The properties are schedule, lanes that share a row, decoder with
+/// pair of [properties](KernelChoice::properties) occurs. They are schedule, lanes that share a row, decoder with
 /// scaling, zero points, type of scales, X, Y, bias, tail with pairs and subgroups, and activation
 /// function; for integer products also how groups meet, the zero points of X, and how they multiply.
 pub fn covering(kernels: Vec<Kernel>) -> Vec<Kernel> {
@@ -105,28 +105,7 @@ pub fn each_once(kernels: Vec<Kernel>) -> Vec<Kernel> {
 }
 
 fn properties(kernel: &Kernel) -> Vec<String> {
-    let Some(c) = kernel.choice() else { return Vec::new() };
-    // Lanes that share a row change little beside the loop, so they need not meet every loop.
-    let (schedule, lanes) = match c.schedule {
-        Schedule::Gemv { lanes, m_tile } => (format!("gemv_m{m_tile}"), lanes),
-        Schedule::IntGemv { lanes, m_tile } => (format!("int_gemv_m{m_tile}"), lanes),
-        other => (other.to_string(), 0),
-    };
-    let properties = [
-        schedule,
-        lanes.to_string(),
-        format!("{:?} {:?}", c.decoder, c.scaling),
-        c.asymmetric.to_string(),
-        format!("{:?}", c.scale_type),
-        format!("{:?}", c.x),
-        format!("{:?}", c.y),
-        c.bias.to_string(),
-        format!("{} {} {}", c.ragged, c.pair, c.subgroup_sum),
-        format!("{:?}", c.integer.map(|i| (i.w_groups, i.x_groups, i.whole))),
-        format!("{:?}", c.integer.map(|i| (i.x_zeros, i.packed_dot))),
-        c.function.name().to_string(),
-    ];
-    (0..).zip(properties).map(|(number, value): (u32, _)| format!("{number} {value}")).collect()
+    kernel.choice().map(KernelChoice::properties).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 mod matrix;
 
 use super::report::{AdapterReport, CaseReport, Report, Speed, Status};
+use crate::ops::matmul::first_part;
 use matrix::matrices;
 
 /// The largest number of cases that a list shows.
@@ -174,7 +175,7 @@ fn speeds(speed: &Speed) -> String {
             giga(row.operations_per_second),
             giga(row.weight_bytes_per_second),
             share.clamp(0.0, 100.0),
-            escape(row.kernel.split('.').next().unwrap_or_default()),
+            escape(first_part(&row.kernel)),
         ));
     }
     out.push_str("</table></div>\n");

@@ -1,11 +1,11 @@
 //! Binds the buffers of fake quantization.
 
-use super::kernel::{Params, Work};
+use super::kernel::{Params, ROW_SUMS, TILES, UNITS, Work};
 use super::{BoundFakeQuant, BoundFakeQuantBackward, FakeQuantPlan};
 use crate::format::{Granularity, ScaleType};
-use crate::gpu::BufferFill;
+use crate::gpu::{BufferFill, Size};
 use crate::ops::buffers::Resource;
-use crate::ops::recording::{Count, Draft, Head, Workgroups};
+use crate::ops::recording::{Count, Draft, Head};
 use crate::ops::rows::{Rows, RowsSpec, Span, Spans, check_rows};
 use crate::ops::{BindError, Role, SubBuffer};
 
@@ -93,21 +93,21 @@ impl FakeQuantPlan {
                 (6, zeros.map_or(none, |rows| rows.resource(caps, span))),
             ]
         };
-        let grid = |span: Span| Workgroups::Tiles { span, tile: 1, each: work.tiles.into() };
+        let sizes = [(TILES, Size::Fixed(work.tiles.into()))];
         if let [first, second, _] = &self.forward[..] {
             for (slot, &span) in spans.iter().enumerate() {
                 let bound = [(3, input.resource(caps, span)), (4, (&ranges).into())];
-                draft.step(first, Head::Counted(slot), bound, grid(span));
+                draft.step(first, Head::Counted(slot), bound, span, &sizes);
             }
             let bound = [(4, (&ranges).into())].into_iter().chain(schemes(every, true));
-            draft.step(second, Head::Counted(spans.len()), bound, Workgroups::Fixed(1));
+            draft.step(second, Head::Counted(spans.len()), bound, every, &[]);
         }
         if let Some(last) = self.forward.last() {
             for (slot, &span) in spans.iter().enumerate() {
                 let bound =
                     [(3, input.resource(caps, span)), (7, output.resource(caps, span))].into_iter();
                 let bound = bound.chain(schemes(span, dynamic && !tensor));
-                draft.step(last, Head::Counted(slot), bound, grid(span));
+                draft.step(last, Head::Counted(slot), bound, span, &sizes);
             }
         }
         draft.bind(self.clone()).await
@@ -219,6 +219,15 @@ impl FakeQuantPlan {
         };
         let sums =
             |span: Span| partial_sums(3).into_iter().chain(schemes(span)).chain(gradients(span));
+        let sizes = |span: Span| {
+            let tiles = work.tiles.into();
+            let (units, row_sums) = if tensor {
+                (Size::Fixed(workers(span).into()), Size::Fixed(1))
+            } else {
+                (Size::PerRow(tiles), Size::PerRow(1))
+            };
+            [(TILES, Size::Fixed(tiles)), (UNITS, units), (ROW_SUMS, row_sums)]
+        };
         let Some(first) = self.backward.first() else {
             return draft.bind(self.clone()).await;
         };
@@ -230,20 +239,14 @@ impl FakeQuantPlan {
             ];
             let written = if split { partial_sums(8) } else { gradients(span) };
             let bound = bound.into_iter().chain(schemes(span)).chain(written);
-            let grid = if tensor {
-                Workgroups::Fixed(workers(span).into())
-            } else {
-                Workgroups::Tiles { span, tile: 1, each: work.tiles.into() }
-            };
-            draft.step(first, Head::Counted(slot), bound, grid);
+            draft.step(first, Head::Counted(slot), bound, span, &sizes(span));
             if let (true, false, Some(second)) = (split, tensor, self.backward.get(1)) {
-                let grid = Workgroups::Tiles { span, tile: 1, each: 1 };
-                draft.step(second, Head::Counted(slot), sums(span), grid);
+                draft.step(second, Head::Counted(slot), sums(span), span, &sizes(span));
             }
         }
         if let (true, Some(second)) = (tensor, self.backward.get(1)) {
             let head = Head::Counted(spans.len());
-            draft.step(second, head, sums(every), Workgroups::Fixed(1));
+            draft.step(second, head, sums(every), every, &sizes(every));
         }
         draft.bind(self.clone()).await
     }

@@ -43,13 +43,13 @@ pub(super) struct Kernel {
     workgroup_memory: u32,
 }
 
-const TILES: Variable =
+pub(super) const TILES: Variable =
     Variable { name: "tiles", meaning: "the parameter `tiles`: units of work in a row" };
-const UNITS: Variable = Variable {
+pub(super) const UNITS: Variable = Variable {
     name: "units",
     meaning: "m · tiles; where all of X shares a learned scale, the parameter `workers`, which is any",
 };
-const ROW_SUMS: Variable = Variable {
+pub(super) const ROW_SUMS: Variable = Variable {
     name: "row_sums",
     meaning: "m; where all of X shares a scale (the parameter `scale_stride` is 0), 1",
 };
@@ -222,11 +222,10 @@ impl FakeQuantSpec {
                 || (kernel.dy && self.output == FloatType::F16));
         let mut name = format!("fake_{}", kernel.name);
         let aligned = self.is_aligned() || !kernel.schemes;
-        let mut consts = vec![
-            ("M_TABLE", Const::U32(M_TABLE)),
-            ("WORKGROUP", Const::U32(WORKGROUP)),
-            ("ALIGNED", Const::Bool(aligned)),
-        ];
+        let mut consts = vec![("M_TABLE", Const::U32(M_TABLE)), ("ALIGNED", Const::Bool(aligned))];
+        if kernel.workgroup_size > 1 {
+            consts.push(("WORKGROUP", Const::U32(kernel.workgroup_size)));
+        }
         let mut conditions = Vec::new();
         name.push_str(if aligned { "" } else { ".any" });
         if kernel.name == BACKWARD.name {

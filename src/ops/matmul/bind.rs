@@ -1,7 +1,8 @@
 use super::{MatmulPlan, Params};
 use crate::format::StaticScale;
+use crate::gpu::{Size, Variable};
 use crate::ops::buffers::{Window, check, check_aliases, window_capacity};
-use crate::ops::recording::{ALL_COUNTS, Bound, Count, Draft, Head, Workgroups};
+use crate::ops::recording::{ALL_COUNTS, Bound, Count, Draft, Head};
 use crate::ops::rows::{Rows, Span, Spans, check_rows};
 use crate::ops::{BindError, DeviceWeights, Output, Role, RowBlock, SubBuffer};
 
@@ -76,22 +77,21 @@ impl MatmulPlan {
             let pipeline = &self.row_ranges[0].pipeline;
             draft.group(pipeline, Head::Counted(slot), bound.into_iter().chain(bias));
         }
+        let batch = |span: &Span| (Variable::BATCH, Size::Fixed(span.batch.into()));
         let mut from = 0;
         for range in self.row_ranges.iter() {
             draft.stage(&range.pipeline, from..=range.up_to);
             from = range.up_to.saturating_add(1);
-            let tile = range.choice.schedule.tile().0;
             for (group, (span, block)) in segments.iter().enumerate() {
-                let each = range.choice.groups(1, block.rows.len() as u32, span.batch);
-                draft.dispatch(group, Workgroups::Tiles { span: *span, tile, each });
+                let rows = (Variable::ROWS, Size::Fixed(block.rows.len() as u64));
+                draft.dispatch(group, *span, &[rows, batch(span)]);
             }
         }
         if let Some(sums) = &self.sums {
             draft.stage(sums, ALL_COUNTS);
             // Once for all blocks of rows of W, whose bind groups stand together.
             for (group, (span, _)) in segments.iter().enumerate().step_by(blocks.len().max(1)) {
-                let each = span.batch.into();
-                draft.dispatch(group, Workgroups::Tiles { span: *span, tile: 1, each });
+                draft.dispatch(group, *span, &[batch(span)]);
             }
         }
         draft.bind(self.clone()).await

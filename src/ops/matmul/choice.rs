@@ -278,10 +278,12 @@ impl KernelChoice {
 
     /// Returns the number of workgroups for `m` rows of X, `rows` rows of W and a batch.
     pub fn groups(&self, m: u32, rows: u32, batch: u32) -> u64 {
-        let (tile_m, tile_n) = self.schedule.tile();
-        // `check` refuses empty tiles; a choice made by hand must not panic either.
-        let tiles = |count: u32, tile: u32| u64::from(count.div_ceil(tile.max(1)));
-        (tiles(m, tile_m) * tiles(rows, tile_n)).saturating_mul(u64::from(batch))
+        self.grid().groups(|variable| match variable {
+            Variable::M => m.into(),
+            Variable::ROWS => rows.into(),
+            // The only one that is left.
+            _ => batch.into(),
+        })
     }
 
     /// Returns the number of workgroups as a formula.
@@ -570,8 +572,9 @@ mod tests {
                     let [one, few, many] = [1, 7, 128].map(|m| select(&spec, &caps, m));
                     for schedule in [one, few, many] {
                         let choice = KernelChoice::new(&spec, schedule, &caps);
-                        let number = |of| if of == Variable::M { 7 } else { 100 };
-                        assert_eq!(choice.grid().groups(number), choice.groups(7, 100, 100));
+                        let (tile_m, tile_n) = schedule.tile();
+                        let groups = 7u32.div_ceil(tile_m) * 100u32.div_ceil(tile_n) * 3;
+                        assert_eq!(choice.groups(7, 100, 3), u64::from(groups));
                         assert!(schedule.check(&caps).is_ok());
                         assert!(Schedule::all(spec.k).contains(&schedule));
                     }

@@ -28,6 +28,8 @@ pub use choice::{KernelChoice, select};
 pub use integer::{Groups, Integer};
 pub(crate) use kernels::{kernels, sums_kernels};
 pub use name::UnknownKernel;
+#[doc(hidden)]
+pub use name::first_part;
 pub(crate) use plan::row_ranges;
 pub use plan::{MatmulPlan, RowRange, Select};
 pub use schedule::{Schedule, UnknownSchedule};

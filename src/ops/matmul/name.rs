@@ -71,6 +71,13 @@ fn integer(choice: &mut KernelChoice) -> &mut Integer {
     choice.integer.get_or_insert(INTEGER)
 }
 
+/// Returns the first part of a kernel id: the schedule of a matmul kernel, which is read back, or
+/// the name of another kernel without what distinguishes its variants.
+#[doc(hidden)]
+pub fn first_part(id: &str) -> &str {
+    id.split_once('.').map_or(id, |(first, _)| first)
+}
+
 impl KernelChoice {
     /// Returns the kernel id: schedule, decoder, then the parts that apply.
     /// [`FromStr`](std::str::FromStr) reads it.
@@ -85,6 +92,62 @@ impl KernelChoice {
             }
         }
         name
+    }
+
+    /// Returns the properties of a kernel for GPUs, by which `lowbit-isa` chooses kernels in which
+    /// every two properties occur together.
+    #[doc(hidden)]
+    pub fn properties(&self) -> Vec<String> {
+        // A new field must be listed here, among these or among those that are left out.
+        let Self {
+            schedule,
+            decoder,
+            scaling,
+            asymmetric,
+            scale_type,
+            x,
+            y,
+            function,
+            integer,
+            bias,
+            ragged,
+            pair,
+            subgroup_sum,
+            // The GPUs of the registry do not differ in these.
+            order: _,
+            subgroup: _,
+            wide: _,
+            texture_width: _,
+            // It replaces one conversion, so it need not meet all the others.
+            native_f16_unpack: _,
+        } = *self;
+        // Lanes that share a row change little beside the loop, so they need not meet every loop.
+        let (schedule, lanes) = match schedule {
+            Schedule::Gemv { lanes, m_tile } => (format!("gemv_m{m_tile}"), lanes),
+            Schedule::IntGemv { lanes, m_tile } => (format!("int_gemv_m{m_tile}"), lanes),
+            other => (other.to_string(), 0),
+        };
+        let (groups, products) = match integer {
+            Some(Integer { w_groups, x_groups, x_zeros, whole, packed_dot }) => {
+                (Some((w_groups, x_groups, whole)), Some((x_zeros, packed_dot)))
+            }
+            None => (None, None),
+        };
+        let properties = [
+            schedule,
+            lanes.to_string(),
+            format!("{decoder:?} {scaling:?}"),
+            asymmetric.to_string(),
+            format!("{scale_type:?}"),
+            format!("{x:?}"),
+            format!("{y:?}"),
+            bias.to_string(),
+            format!("{ragged} {pair} {subgroup_sum}"),
+            format!("{groups:?}"),
+            format!("{products:?}"),
+            function.name().to_string(),
+        ];
+        (0..).zip(properties).map(|(number, value): (u32, _)| format!("{number} {value}")).collect()
     }
 
     /// Returns the choice of an id that ends after schedule and decoder.
@@ -206,8 +269,8 @@ impl std::str::FromStr for KernelChoice {
 }
 
 fn read(text: &str) -> Option<KernelChoice> {
-    let mut parts = text.split('.');
-    let schedule = parts.next()?.parse().ok()?;
+    let schedule = first_part(text).parse().ok()?;
+    let mut parts = text.split('.').skip(1);
     let mut choice = KernelChoice::plain(schedule, Decoder::find(parts.next()?)?);
     for part in parts {
         let (_, set) = PARTS.iter().find(|(name, _)| *name == part)?;
@@ -232,7 +295,11 @@ mod tests {
             "coop_8.int4",
             "rows_m1_n4.int8.row.panels.texture512",
         ] {
-            assert_eq!(good.parse::<KernelChoice>().map(|choice| choice.name()), Ok(good.into()));
+            let choice = good.parse::<KernelChoice>().unwrap();
+            assert_eq!(
+                (choice.name().as_str(), choice.schedule.to_string().as_str()),
+                (good, first_part(good))
+            );
         }
         for bad in [
             "",

@@ -6,7 +6,7 @@ use super::{
 use crate::format::CodeType;
 use crate::gpu::{BufferFill, Kernels};
 use crate::ops::buffers::{Window, check, check_aliases, window_capacity};
-use crate::ops::recording::{ALL_COUNTS, Count, Draft, Head, Recording, Workgroups};
+use crate::ops::recording::{ALL_COUNTS, Count, Draft, Head, Recording};
 use crate::ops::rows::{Rows, RowsSpec, Span};
 use crate::ops::{BindError, DeviceWeights, RecordError, Role, RowBlock, SubBuffer};
 use std::ops::Range;
@@ -335,6 +335,17 @@ impl BoundQuantizeWeights {
         self.matrices.iter().map(|matrix| matrix.chunks.len()).sum()
     }
 
+    /// The number of dispatches of a recording.
+    pub fn dispatches(&self) -> usize {
+        self.recording.dispatches()
+    }
+
+    /// The number of workgroups of each dispatch of a recording, for tests.
+    #[doc(hidden)]
+    pub fn workgroups(&self) -> Vec<u64> {
+        self.recording.workgroups(self.rows()).collect()
+    }
+
     /// Records the quantization of all `rows` rows, of all matrices. Sets the pass's pipeline and
     /// bind group 0. Neither allocates nor waits. It may be recorded again for other values.
     ///
@@ -392,10 +403,10 @@ fn stages(
         matches!(kernel, WeightsKernel::Scales | WeightsKernel::Codes | WeightsKernel::BlockCodes)
     };
     let mut add = |chunks: &[(usize, &Params)], wanted: &dyn Fn(WeightsKernel) -> bool| {
-        for (kernel, pipeline) in pipelines.iter().filter(|(kernel, _)| wanted(*kernel)) {
+        for (_, pipeline) in pipelines.iter().filter(|(kernel, _)| wanted(*kernel)) {
             draft.stage(pipeline, ALL_COUNTS);
             for (group, params) in chunks {
-                draft.dispatch(*group, Workgroups::Fixed(kernel.groups(params)));
+                draft.dispatch(*group, Span::all(params.rows), &params.sizes());
             }
         }
     };

@@ -1,7 +1,7 @@
 use crate::format::{CodeType, DeviceLayout, Granularity, RowOrder, ScaleType, WeightFormat};
 use crate::gpu::{
-    Access, AdapterClass, Binding, BindingRole, Caps, Const, Grid, KernelDesc, Stored, Variable,
-    fragment, uniform,
+    Access, AdapterClass, Binding, BindingRole, Caps, Const, Grid, KernelDesc, Size, Stored,
+    Variable, fragment, uniform,
 };
 
 /// How the kernels that take W by blocks of 32 columns load it. The other kernels load words.
@@ -188,18 +188,6 @@ impl WeightsKernel {
         };
         Grid::new(&[(invocations, WORKGROUP)])
     }
-
-    /// Workgroups for one chunk of rows.
-    pub(super) fn groups(self, params: &Params) -> u64 {
-        self.grid().groups(|variable| match variable {
-            Variable::ROWS => params.rows.into(),
-            Variable::BLOCKS => params.blocks.into(),
-            CODE_WORDS => params.code_words.into(),
-            SCALE_WORDS => params.side_words.saturating_sub(params.scale_at).into(),
-            // The only one that is left.
-            _ => params.extreme_words.max(super::STATUS_WORDS as u32).into(),
-        })
-    }
 }
 
 /// Invocations of a workgroup.
@@ -354,5 +342,17 @@ impl Params {
             zero_at: layout.zero_at as u32,
             ..Self::default()
         }
+    }
+
+    /// The variables of grids, for one chunk of rows.
+    pub fn sizes(&self) -> [(Variable, Size); 5] {
+        [
+            (Variable::ROWS, self.rows),
+            (Variable::BLOCKS, self.blocks),
+            (CODE_WORDS, self.code_words),
+            (SCALE_WORDS, self.side_words.saturating_sub(self.scale_at)),
+            (CLEAR_WORDS, self.extreme_words.max(super::STATUS_WORDS as u32)),
+        ]
+        .map(|(variable, number)| (variable, Size::Fixed(number.into())))
     }
 }
