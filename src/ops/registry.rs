@@ -98,6 +98,18 @@ pub fn all() -> Vec<Kernel> {
     kernels(&[gpus(), cpus()].concat())
 }
 
+/// Of these kernels those whose composed shaders differ. Fragments and constants determine the
+/// shader; ids also tell apart kernels that only share it.
+pub fn distinct_shaders(kernels: Vec<Kernel>) -> Vec<Kernel> {
+    let mut seen = HashSet::new();
+    let mut is_new = |kernel: &Kernel| {
+        let desc = kernel.desc();
+        let names: Vec<_> = desc.fragments.iter().map(|fragment| fragment.name).collect();
+        seen.insert((names, desc.consts))
+    };
+    kernels.into_iter().filter(|kernel| is_new(kernel)).collect()
+}
+
 /// Graphics processors that differ in what choices look at.
 pub fn gpus() -> Vec<Caps> {
     let plain = Caps::from_limits(AdapterClass::Gpu, &wgpu::Limits::defaults());

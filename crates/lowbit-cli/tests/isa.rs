@@ -103,8 +103,9 @@ fn faults(kernel: &Kernel, stats: &Stats) -> Vec<String> {
 fn isa_kernels_on_amd() {
     let start = Instant::now();
     let families = families();
-    // Navi31: every two properties that occur together. Elsewhere the number of lanes that
-    // share a row, which makes few loops differ, is left out.
+    // Navi31: every two properties that occur together. Elsewhere every property once, and
+    // everything with LOWBIT_ISA=all; the number of lanes that share a row, which makes few loops
+    // differ, is left out there.
     let kernels = isa::covering(isa::kernels());
     let usual = |kernel: &Kernel| {
         let lanes = schedule(kernel).and_then(|schedule| match schedule {
@@ -113,7 +114,11 @@ fn isa_kernels_on_amd() {
         });
         lanes.is_none_or(|lanes| lanes == 32)
     };
-    let fewer = isa::covering(isa::kernels().into_iter().filter(usual).collect());
+    let all: Vec<_> = isa::kernels().into_iter().filter(usual).collect();
+    let fewer = match std::env::var("LOWBIT_ISA").as_deref() {
+        Ok("all") => isa::covering(all),
+        _ => isa::each_once(all),
+    };
     let mut jobs = Vec::new();
     for (family, manifest) in &families {
         let kernels = if *family == Family::Navi31 { &kernels } else { &fewer };

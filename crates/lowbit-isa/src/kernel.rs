@@ -1,5 +1,5 @@
 use lowbit::gpu::{BindingRole, Feature, KernelDesc};
-use lowbit::ops::matmul::{KernelChoice, Step};
+use lowbit::ops::matmul::{KernelChoice, Schedule, Step};
 use lowbit::ops::registry;
 use std::collections::HashSet;
 
@@ -83,7 +83,7 @@ pub fn find(id: &str) -> Option<Kernel> {
 }
 
 /// Of these kernels every one that is no matmul, and so many others that every two properties that
-/// occur together do: schedule, decoder with scaling, zero points, type of scales, X, Y, bias, tail
+/// occur together do: schedule, lanes that share a row, decoder with scaling, zero points, type of scales, X, Y, bias, tail
 /// with pairs and subgroups, activation function; of integer products how groups meet, zero points
 /// of X and how they multiply.
 pub fn covering(kernels: Vec<Kernel>) -> Vec<Kernel> {
@@ -94,10 +94,27 @@ pub fn covering(kernels: Vec<Kernel>) -> Vec<Kernel> {
     some
 }
 
+/// Of these kernels every one that is no matmul, and so many others that every property occurs.
+pub fn each_once(kernels: Vec<Kernel>) -> Vec<Kernel> {
+    let mut seen = HashSet::new();
+    let mut brings = |kernel: &Kernel| {
+        let new = properties(kernel).into_iter().filter(|part| seen.insert(part.clone())).count();
+        new > 0 || kernel.choice().is_none()
+    };
+    kernels.into_iter().filter(|kernel| brings(kernel)).collect()
+}
+
 fn properties(kernel: &Kernel) -> Vec<String> {
     let Some(c) = kernel.choice() else { return Vec::new() };
+    // Lanes that share a row change little beside the loop, so they need not meet every loop.
+    let (schedule, lanes) = match c.schedule {
+        Schedule::Gemv { lanes, m_tile } => (format!("gemv_m{m_tile}"), lanes),
+        Schedule::IntGemv { lanes, m_tile } => (format!("int_gemv_m{m_tile}"), lanes),
+        other => (other.to_string(), 0),
+    };
     let properties = [
-        c.schedule.to_string(),
+        schedule,
+        lanes.to_string(),
         format!("{:?} {:?}", c.decoder, c.scaling),
         c.asymmetric.to_string(),
         format!("{:?}", c.scale_type),

@@ -13,7 +13,7 @@ mod roofline;
 pub use child::{Job, compile, compile_all, serve};
 pub use driver::{Compiled, Driver};
 pub use family::{Family, Peaks};
-pub use kernel::{Kernel, covering, cpu_kernels, find, kernels};
+pub use kernel::{Kernel, covering, cpu_kernels, each_once, find, kernels};
 pub use listing::{Counts, Listing, Loads, MainLoop};
 pub use roofline::{Bound, Roof, roof};
 

@@ -25,15 +25,16 @@ pub(crate) fn kernels(caps: &Caps) -> Vec<Kernel> {
     choices(caps).into_iter().map(Kernel::from).collect()
 }
 
-/// The kernel that completes rows of a quantized Y.
+/// The kernel that completes rows of a quantized Y. It shares bind groups with matmuls, so its layout
+/// depends on theirs; the list has the layout without a bias and without textures.
 pub(crate) fn sums_kernels(caps: &Caps) -> Vec<Kernel> {
-    let schedule = Schedule::IntRows { m_tile: 1 };
-    let specs = integer_specs(BLOCK_K as u32).into_iter();
-    let quantized = specs.filter(|spec| matches!(spec.output, Output::Int8(_)));
-    let bindings = quantized.map(|spec| KernelChoice::new(&spec, schedule, caps).shader().bindings);
-    // With a bias and without.
-    let shaders: HashSet<_> = bindings.map(super::plan::sums_shader).collect();
-    shaders.into_iter().map(Kernel::from).collect()
+    let plain = |spec: &MatmulSpec| matches!(spec.output, Output::Int8(_)) && !spec.bias;
+    let spec = integer_specs(BLOCK_K as u32).into_iter().find(plain);
+    let choice = spec.map(|spec| KernelChoice::new(&spec, Schedule::IntRows { m_tile: 1 }, caps));
+    choice
+        .map(|choice| super::plan::sums_shader(choice.shader().bindings).into())
+        .into_iter()
+        .collect()
 }
 
 /// Every choice that some spec composes to on such a device, each once: all formats, ways to load X,

@@ -11,8 +11,6 @@ mod choice;
 mod integer;
 mod kernels;
 mod name;
-#[cfg(test)]
-mod name_old;
 mod plan;
 mod schedule;
 mod spec;
