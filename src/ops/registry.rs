@@ -119,7 +119,9 @@ pub fn gpus() -> Vec<Caps> {
         Caps { subgroups: true, packed_dot: true, ..plain.clone() },
         Caps { exact_f16_unpack: true, ..plain.clone() },
         Caps { matrix: 16, ..plain.clone() },
+        Caps { matrix: 16, exact_f16_unpack: true, ..plain.clone() },
         Caps { matrix: 8, ..plain.clone() },
+        Caps { matrix: 8, exact_f16_unpack: true, ..plain.clone() },
         plain,
     ]
 }
