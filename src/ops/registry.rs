@@ -94,6 +94,18 @@ pub fn all() -> Vec<Kernel> {
     kernels(&[gpus(), cpus()].concat())
 }
 
+/// Returns those of the kernels whose composed shaders differ. Fragments and constants determine the
+/// shader; ids also tell apart kernels that only share it.
+pub fn distinct_shaders(kernels: Vec<Kernel>) -> Vec<Kernel> {
+    let mut seen = HashSet::new();
+    let mut is_new = |kernel: &Kernel| {
+        let desc = kernel.desc();
+        let names: Vec<_> = desc.fragments.iter().map(|fragment| fragment.name).collect();
+        seen.insert((names, desc.consts))
+    };
+    kernels.into_iter().filter(|kernel| is_new(kernel)).collect()
+}
+
 /// Returns the caps of GPUs that differ in the facts by which kernels are chosen.
 pub fn gpus() -> Vec<Caps> {
     let plain = Caps::from_limits(AdapterClass::Gpu, &wgpu::Limits::defaults());
@@ -103,7 +115,9 @@ pub fn gpus() -> Vec<Caps> {
         Caps { subgroups: true, packed_dot: true, ..plain.clone() },
         Caps { exact_f16_unpack: true, ..plain.clone() },
         Caps { matrix: 16, ..plain.clone() },
+        Caps { matrix: 16, exact_f16_unpack: true, ..plain.clone() },
         Caps { matrix: 8, ..plain.clone() },
+        Caps { matrix: 8, exact_f16_unpack: true, ..plain.clone() },
         plain,
     ]
 }

@@ -48,7 +48,7 @@ pub fn all_formats() -> Vec<WeightFormat> {
 }
 
 /// Parses and validates a kernel with the features that its fragments declare and no others.
-pub fn validate(kernel: &KernelDesc) -> naga::Module {
+pub fn validate(kernel: &KernelDesc) -> (naga::Module, naga::valid::ModuleInfo) {
     use naga::valid::Capabilities;
     let wgsl = kernel.compose().unwrap_or_else(|error| panic!("{}: {error}", kernel.id));
     let features = kernel.features().unwrap();
@@ -72,12 +72,12 @@ pub fn validate(kernel: &KernelDesc) -> naga::Module {
     });
     let mut validator =
         naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities);
-    validator
+    let info = validator
         .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
         .subgroup_operations(naga::valid::SubgroupOperationSet::all())
         .validate(&module)
         .unwrap_or_else(|error| panic!("{}: {}", kernel.id, error.emit_to_string(&wgsl.source)));
-    module
+    (module, info)
 }
 
 /// Whether tests that draw at random or look for leaks run longer: `make test-all` asks for it.

@@ -9,8 +9,7 @@ use self::tools::{Glslang, SpirvVal, Tint};
 use lowbit::gpu::KernelDesc;
 use lowbit::ops::registry;
 use lowbit::translate::{Feature, Parsed, Target, TranslateError, Translated};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,14 +17,8 @@ use std::time::{Duration, Instant};
 
 /// Every shader of the crate, each once.
 fn all_shaders() -> Vec<KernelDesc> {
-    let mut seen = HashSet::new();
-    let kernels = registry::all().into_iter().map(|kernel| kernel.desc());
-    let mut is_new = |kernel: &KernelDesc| {
-        let mut hasher = DefaultHasher::new();
-        kernel.compose().unwrap().source.hash(&mut hasher);
-        seen.insert(hasher.finish())
-    };
-    kernels.filter(|kernel| is_new(kernel)).collect()
+    let kernels = registry::distinct_shaders(registry::all());
+    kernels.into_iter().map(|kernel| kernel.desc()).collect()
 }
 
 /// What targets lack, told apart from the table that is tested: by language and version.

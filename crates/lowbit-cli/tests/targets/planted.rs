@@ -6,11 +6,19 @@ use lowbit::translate::{
     Feature, Parsed, SpirvVersion, Target, TranslateError, Translated, TranslatedCode, translate,
 };
 use lowbit_isa as isa;
+use std::collections::BTreeSet;
 
-fn kernel(wanted: impl Fn(&Parsed) -> bool) -> Parsed {
-    let kernels = isa::kernels();
-    let mut parsed = kernels.iter().map(|kernel| Parsed::new(&kernel.desc()).unwrap());
-    parsed.find(wanted).unwrap()
+/// The first kernel whose fragments declare a feature, or none at all.
+fn kernel(wanted: Option<Feature>) -> Parsed {
+    let declares = |features: &BTreeSet<Feature>| match wanted {
+        Some(feature) => features.contains(&feature),
+        None => features.is_empty(),
+    };
+    let mut kernels = isa::kernels().into_iter().map(|kernel| kernel.desc());
+    let found = kernels.find(|kernel| declares(&kernel.features().unwrap())).unwrap();
+    let parsed = Parsed::new(&found).unwrap();
+    assert!(wanted.is_none_or(|wanted| parsed.features().any(|feature| feature == wanted)));
+    parsed
 }
 
 fn with_text(made: &Translated, change: impl Fn(&str) -> String) -> Translated {
@@ -35,7 +43,7 @@ fn parted() -> KernelDesc {
 #[test]
 fn spirv_val_catches_faults() {
     let Some(checker) = tools::found(SpirvVal::new()) else { return };
-    let plain = kernel(|parsed| parsed.features().next().is_none());
+    let plain = kernel(None);
     let good = plain.translate(Target::Spirv(SpirvVersion::V1_6)).unwrap();
     let TranslatedCode::Words(words) = &good.output else { panic!("SPIR-V is words") };
     let check = |environment: &str, words: &[u32]| {
@@ -54,7 +62,7 @@ fn spirv_val_catches_faults() {
 /// naga writes what SPIR-V 1.0 does not have: hence the refusal.
 #[test]
 fn what_is_refused_is_wrong() {
-    let subgroups = kernel(|parsed| parsed.features().any(|f| f == Feature::Subgroups));
+    let subgroups = kernel(Some(Feature::Subgroups));
     let refused = subgroups.translate(Target::Spirv(SpirvVersion::V1_0));
     let Err(TranslateError::Refused { feature, needs, .. }) = refused else {
         panic!("{refused:?}")
@@ -79,7 +87,7 @@ fn good_source(parsed: &Parsed) -> String {
 #[test]
 fn glslang_catches_faults() {
     let Some(checker) = tools::found(Glslang::new()) else { return };
-    let plain = kernel(|parsed| parsed.features().next().is_none());
+    let plain = kernel(None);
     let good = plain.translate(Target::Glsl).unwrap();
     let bad = with_text(&good, |text| {
         text.replacen("void main() {", "void main() {\n    int planted = 1.5;", 1)
@@ -105,7 +113,7 @@ fn tint_catches_faults() {
     let wrong = tint.check(&translate(&parted(), Target::WgslWeb).unwrap()).unwrap_err();
     assert!(wrong.contains("uniform control flow"), "{wrong}");
     // Without the directives that naga refuses.
-    let subgroups = kernel(|parsed| parsed.features().any(|f| f == Feature::Subgroups));
+    let subgroups = kernel(Some(Feature::Subgroups));
     let good = subgroups.translate(Target::WgslWeb).unwrap();
     assert_eq!(tint.check(&good), Ok(()));
     let bare = with_text(&good, |text| text.replace("enable subgroups;\n", ""));
