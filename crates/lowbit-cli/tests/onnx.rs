@@ -1020,7 +1020,7 @@ fn command_line() {
     fs::write(path("empty.onnx"), model(&[], &[])).unwrap();
     let (bad, empty) = (path("bad.onnx"), path("empty.onnx"));
     for (args, says, hint) in [
-        (vec![text(&bad)], "is not valid protobuf", "a whole file in the ONNX format"),
+        (vec![text(&bad)], "is not valid protobuf", "the input must be a complete ONNX file"),
         (vec![text(&empty)], "contains nothing to import", "`lowbit inspect`"),
         (
             vec![text(&input), "--strip-prefix", "model."],
