@@ -61,5 +61,6 @@ pub use quantize_weights::{
 pub use recording::Bound;
 pub use repack::{BoundRepack, RepackArgs, RepackPlan, RepackSpec};
 pub use types::{Activations, FloatType, Output, Role};
+#[cfg(feature = "conformance")]
 pub(crate) use weights::texture_width;
 pub use weights::{Codes, DeviceWeights, RowBlock, WeightsError, code_textures_pay};
