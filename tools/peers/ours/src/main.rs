@@ -3,7 +3,8 @@
 use lowbit::format::{ActivationFormat, ActivationGranularity, WeightFormat};
 use lowbit::host::Host;
 use lowbit::ops::{
-    FloatType, MatmulArgs, MatmulPlan, MatmulSpec, QuantizeActivationsArgs, QuantizeActivationsPlan, QuantizeActivationsSpec, Select,
+    FloatType, MatmulArgs, MatmulPlan, MatmulSpec, QuantizeActivationsArgs,
+    QuantizeActivationsPlan, QuantizeActivationsSpec, Select,
 };
 use lowbit::reference;
 use pollster::block_on;
@@ -46,8 +47,11 @@ fn prepare(host: &Rc<Host>, case: &Case) -> Result<(Ready, Run), Box<dyn Error>>
         let plan = QuantizeActivationsSpec::new(m, spec.k, token);
         let plan = block_on(QuantizeActivationsPlan::new(host.kernels(), &plan))?;
         source = host.zeros(plan.output_bytes(m))?;
-        let args =
-            QuantizeActivationsArgs { activations: (&input).into(), given: None, output: (&source).into() };
+        let args = QuantizeActivationsArgs {
+            activations: (&input).into(),
+            given: None,
+            output: (&source).into(),
+        };
         quantize = Some(block_on(plan.bind(args))?);
     }
     let plan = block_on(MatmulPlan::new(host.kernels(), &spec, Select::Auto))?;
