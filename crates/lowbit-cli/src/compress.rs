@@ -18,8 +18,8 @@ use std::path::PathBuf;
 
 /// Compress the weights of a safetensors file on the GPU.
 ///
-/// Weights are the F32, F16 and BF16 tensors of two or more dimensions. Every other tensor is
-/// copied as it is.
+/// Weights are the F32, F16 and BF16 tensors of two or more dimensions, embeddings included; --tensors
+/// chooses among them. Every other tensor is copied as it is.
 #[derive(clap::Args)]
 pub struct Args {
     /// The file to read

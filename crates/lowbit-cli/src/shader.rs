@@ -27,7 +27,7 @@ pub struct Args {
     /// for anything)
     #[arg(value_name = "KERNEL", required_unless_present = "list")]
     kernel: Option<String>,
-    /// Print the ids of all kernels
+    /// Print the ids of all kernels, over 140,000 without a pattern
     #[arg(long, conflicts_with_all = ["target", "version", "output"])]
     list: bool,
     /// wgsl, wgsl-web (with the directives that browsers require), wgsl-naga (as naga writes it),
