@@ -8,7 +8,8 @@ LOWBIT = $${CARGO_TARGET_DIR:-target}/release/lowbit
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
-demo: setup model ## run a real model in eleven recipes: sizes, what is lost, times
+demo: setup ## run a real model in eleven recipes: sizes, what is lost, times
+	@scripts/fetch-model.sh minilm
 	cargo run --release -p lowbit-demo
 
 test: ## run all Rust tests and samples of the case table: at most 15 minutes (docs/testing.md)

@@ -64,7 +64,7 @@ struct Page {
     /// A buffer that the translation asks for.
     extra: Option<Extra>,
     grid: GridPage,
-    /// Of shapes, strides and the device.
+    /// The conditions on shapes, strides and the device.
     requires: Vec<String>,
     /// How W is stored: ARCHITECTURE.md, Two layouts.
     weights: Option<Stored>,

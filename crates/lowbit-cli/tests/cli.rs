@@ -637,7 +637,7 @@ fn tuning_is_measured_stored_and_used() {
         assert!(kernel(&scratch).starts_with(rows[1]["selected"].as_str().unwrap()));
     }
 
-    // What was measured without something is not kept.
+    // Measurements of a reduced device are not kept.
     let args = ["tune", "--shape", "1x8x8", "--without", "textures", "-o", &file];
     let output = lowbit(&args);
     assert_eq!(output.status.code(), Some(2));
@@ -733,7 +733,7 @@ fn in_f32(host: &Host, encoder: &Encoder) -> Vec<DeviceWeights> {
     encoder.linears().map(upload).collect()
 }
 
-/// What the file holds is what plain host code sees of the same f32 encoder, bit for bit.
+/// The file holds, bit for bit, the statistics that plain host code computes from the same f32 encoder.
 #[test]
 fn calibration_sees_what_the_layers_take() {
     if !gpu() {
@@ -1162,7 +1162,7 @@ fn activations_that_cannot_be_are_refused() {
     for scheme in ["f16", "int16", "int8 --group 8", "int4 --group 48 --sparsity 2:4"] {
         let line = format!("--scheme {scheme} {matrices} --activations int8:dynamic");
         let part = if scheme == "int4 --group 48 --sparsity 2:4" {
-            // Of 64 columns, where a group of 48 is no whole row.
+            // The rows have 64 columns, so a group of 48 leaves a shorter one.
             "encoder.layer.0.output.dense.weight` as 2:4+int4-g48"
         } else {
             first

@@ -58,7 +58,7 @@ fn schedule(kernel: &Kernel) -> Option<Schedule> {
     kernel.choice().map(|choice| choice.schedule)
 }
 
-/// What is wrong with a kernel, in words.
+/// Returns a sentence for each rule that a kernel breaks.
 fn faults(kernel: &Kernel, stats: &Stats) -> Vec<String> {
     let mut faults = Vec::new();
     let mut check = |fine: bool, fault: String| {

@@ -190,7 +190,7 @@ fn names(model: &OnnxFile) -> Vec<&str> {
     model.tensors().iter().map(|tensor| tensor.name.as_str()).collect()
 }
 
-/// What is left out, as `op name: why`.
+/// Returns the values that are left out, as `op name: why`.
 fn left(model: &OnnxFile) -> Vec<String> {
     let line = |left: &lowbit_models::checkpoint::onnx::LeftOut| {
         format!("{} {}: {}", left.op, left.name, left.why)

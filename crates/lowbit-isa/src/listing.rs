@@ -41,7 +41,7 @@ impl Loads {
 pub struct Counts {
     /// Vector operations as they are issued: two at once count as one.
     pub valu: u64,
-    /// Of these, what issues at a quarter of the rate: 32-bit products, reciprocals.
+    /// Instructions that issue at a quarter of the rate: 32-bit products, reciprocals.
     pub quarter_rate: u64,
     /// Scalar operations.
     pub salu: u64,

@@ -57,7 +57,7 @@ fn floats() -> impl Strategy<Value = f32> {
     prop_oneof![4 => near, 1 => any, 1 => Just(0.0), 1 => Just(-0.0), 1 => Just(f32::MAX)]
 }
 
-/// What does not depend on cuts.
+/// The parts of statistics that do not depend on how batches are cut.
 fn lasting(statistics: &Statistics) -> Vec<(u32, u32, Histogram)> {
     let channels = statistics.channels().iter();
     channels.map(|c| (c.min().to_bits(), c.max().to_bits(), c.histogram().clone())).collect()
@@ -142,7 +142,7 @@ proptest! {
         prop_assert_eq!(max, (whole.channels()[0].average().1 as f32).max(0.0));
     }
 
-    /// What is written, read and fed further is what was fed at once, bit for bit.
+    /// Statistics that are written, read and continued equal, bit for bit, those of one run.
     #[test]
     fn files_keep_every_bit(
         rows in prop::collection::vec([floats(), floats()], 0..40),
@@ -174,7 +174,7 @@ proptest! {
         prop_assert_eq!(&*resumed, &statistics);
     }
 
-    /// Of sorted values the one of that rank is kept, and not a bin more.
+    /// A percentile keeps the sorted value of its rank, and no further bin.
     #[test]
     fn percentiles_are_those_of_sorted_values(
         x in prop::collection::vec(floats(), 1..300),
@@ -255,7 +255,7 @@ fn mse_takes_the_least_error() {
         let error = |reach: f64| histogram_error(histogram, reach / 127.0, -127.0, 127.0);
         let (min, max) = range(&statistics, Method::Mse, true);
         let reach = f64::from(max.max(-min)) / histogram.width();
-        // What is not cut is as wide as the last bin that holds a value.
+        // A range that is not cut ends with the last bin that holds a value.
         let found = error(reach.ceil());
         let least = (1..=whole.ceil() as usize).map(|bins| error(bins as f64));
         let least = least.fold(f64::INFINITY, f64::min);

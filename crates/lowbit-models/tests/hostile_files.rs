@@ -21,10 +21,10 @@ use std::time::{Duration, Instant};
 /// 24 of memory, and a growing list is there twice.
 const JSON: usize = 40;
 
-/// The same of ONNX, where an empty message takes two bytes.
+/// Bytes of memory for a byte of an ONNX file, at most. An empty message takes two bytes there.
 const PROTOBUF: usize = 100;
 
-/// What refusing a file may take on a machine that is shared; what is quadratic takes minutes.
+/// The longest time that refusing a file may take on a shared machine. Quadratic work takes minutes.
 const SOON: Duration = Duration::from_secs(10);
 
 /// A result, within its time.

@@ -30,7 +30,7 @@ pub fn limits(host: &Host) -> Result<MeasuredLimits, HostError> {
 /// [`limits`], to be awaited.
 ///
 /// # Errors
-/// The same.
+/// Returns [`HostError`] if the device fails.
 pub async fn limits_async(host: &Host) -> Result<MeasuredLimits, HostError> {
     let bytes = COLD.min(host.kernels().caps().max_binding).min(host.kernels().caps().max_buffer);
     let groups = (bytes / READ_GROUP).clamp(1, 4096) as u32;

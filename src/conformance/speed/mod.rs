@@ -148,7 +148,7 @@ pub fn time(
 /// [`time`], to be awaited.
 ///
 /// # Errors
-/// The same.
+/// Returns [`HostError`] if a plan, a binding or the device fails.
 pub async fn time_async(
     host: &Host,
     limits: &MeasuredLimits,

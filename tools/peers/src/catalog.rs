@@ -165,7 +165,7 @@ pub enum Program {
     Binary(&'static str, &'static str),
     /// A file of `python/`, with one argument.
     Python(&'static str, &'static str),
-    /// The same; the argument is the folder of ggml's libraries.
+    /// A Python program, whose argument is the folder of ggml's libraries.
     Ggml(&'static str),
 }
 

@@ -39,7 +39,7 @@ fn is_lacking(target: Target, feature: Feature) -> bool {
     }
 }
 
-/// Of one target: a row of the table.
+/// The results of one target: a row of the table.
 #[derive(Default)]
 struct Row {
     shaders: usize,

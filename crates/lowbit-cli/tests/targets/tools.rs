@@ -35,7 +35,7 @@ fn program(name: &str, ask: &str) -> Result<PathBuf, String> {
     found.ok_or_else(|| format!("there is no {name}"))
 }
 
-/// What a process says to some input; nothing where it is content.
+/// Returns the complaints of a process about some input, or an empty text if it accepts it.
 fn said(command: &mut Command, input: &[u8]) -> Result<(), String> {
     let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = piped.spawn().unwrap();
@@ -126,7 +126,7 @@ impl Tint {
         }
     }
 
-    /// What Tint finds wrong with shaders for browsers.
+    /// Returns the errors that Tint finds in shaders for browsers.
     pub fn check(&mut self, shader: &Translated) -> Result<(), String> {
         let line = json!({
             "code": shader.output.text().unwrap(),

@@ -36,7 +36,7 @@ pub enum OnnxError {
     /// A name is longer than in any real model. (Names are repeated for every node that uses them.)
     #[error("the {what} `{start}…` has a name of {length} bytes; at most {limit} are read")]
     LongName {
-        /// What has the name: `tensor`, `function`, or `node` (also for its inputs, outputs and operator).
+        /// The kind of thing that has the name: `tensor`, `function`, or `node` (also for its inputs, outputs and operator).
         what: &'static str,
         /// The start of the name.
         start: String,

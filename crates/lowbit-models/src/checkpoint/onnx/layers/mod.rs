@@ -2,7 +2,7 @@
 //!
 //! First every value of the graph that follows from tensors of the file is described (`values`), then
 //! every node that uses such a value as a weight is noted (`uses`), and then the layers are collected.
-//! What is not understood is listed (`lost`).
+//! Nodes that are not understood are listed (`lost`).
 
 mod lost;
 mod uses;
