@@ -460,6 +460,7 @@ fn it_agrees_with_compressed_weights() {
         let scales: Vec<f32> = match packed.scales() {
             Scales::F32(scales) => scales.clone(),
             Scales::F16(scales) => scales.iter().map(|s| s.to_f32()).collect(),
+            other => panic!("fake quantization has no {:?} scales", other.scale_type()),
         };
         let groups = scales.len();
         let columns = match format.granularity() {

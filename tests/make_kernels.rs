@@ -610,7 +610,7 @@ fn fit(format: &WeightFormat, x: f32) -> f32 {
         (false, _) if format.code_type() == lowbit::format::CodeType::F32 => (0.0, f32::MAX),
         (false, _) => (0.0, 65519.0),
         (true, ScaleType::F32) => (1e-33, 1.7e38),
-        (true, ScaleType::F16) => (0.02, 4e5),
+        (true, _) => (0.02, 4e5),
     };
     // Subnormals are kept, because they count as 0.
     if x.is_normal() && x.abs() < least { 0.0f32.copysign(x) } else { x.clamp(-most, most) }
@@ -829,7 +829,7 @@ fn refusals_are_the_hosts() {
                 _ => {
                     let least = match format.scale_type() {
                         ScaleType::F32 => f32::MIN_POSITIVE,
-                        ScaleType::F16 => f16::MIN_POSITIVE.to_f32(),
+                        _ => f16::MIN_POSITIVE.to_f32(),
                     };
                     w.fill(0.0);
                     let steps = [7.0, 15.0, 127.0, 255.0, 32767.0][random.below(5) as usize];

@@ -389,7 +389,7 @@ proptest! {
         let rows = DeviceLayout::new(format, n, k, RowOrder::Rows).unwrap();
         let panels = DeviceLayout::new(format, n, k, RowOrder::Panels).unwrap();
         let image = rows.pack(&packed, 0..n);
-        prop_assert_eq!(&rows.unpack(&image).unwrap(), &packed);
+        prop_assert_eq!(&rows.unpack(&image, &[]).unwrap(), &packed);
         let other = panels.pack(&packed, 0..n);
         prop_assert_eq!((other.codes.len(), other.side.len()), panels.words(n));
         prop_assert_eq!(&panels.by_rows(&other, n).unwrap(), &image);

@@ -42,6 +42,7 @@ fn repack(host: &Host, packed: &PackedWeights, name: &str) -> usize {
     let scales = match packed.scales() {
         Scales::F32(scales) => part(host, bytemuck::cast_slice(scales)),
         Scales::F16(scales) => part(host, bytemuck::cast_slice(scales)),
+        other => panic!("repack takes no {:?} scales", other.scale_type()),
     };
     let zeros = part(host, packed.zeros());
     let output = block_on(DeviceWeights::allocate(kernels, format, n, k)).unwrap();

@@ -19,6 +19,14 @@ pub enum CompressError {
     /// The format does not exist, or its sizes overflow.
     #[error(transparent)]
     Format(#[from] FormatError),
+    /// There is no rule by which this library quantizes to the format.
+    #[error("weights of format {format} can be read and multiplied with, but not made: {why}")]
+    NoRule {
+        /// The format.
+        format: WeightFormat,
+        /// What stands in the way.
+        why: &'static str,
+    },
     /// A 2:4 mask was passed with a dense format.
     #[error("{format} is dense and takes no 2:4 mask; ask for 2:4+{format}")]
     NotTwoFour {
@@ -71,6 +79,7 @@ fn advice(scale_type: ScaleType) -> &'static str {
     match scale_type {
         ScaleType::F16 => "an f16 scale; use f32 scales, or multiply the matrix by a power of two",
         ScaleType::F32 => "an f32 scale; multiply the matrix by a power of two",
+        _ => "such scales; multiply the matrix by a power of two",
     }
 }
 

@@ -2,7 +2,8 @@ use super::range::{Affine, CodeGrid, Range};
 use super::rows::each_row;
 use super::{CompressError, check_weights, prune_magnitude};
 use crate::format::{
-    CodeType, Geometry, Granularity, Mask24, PackedWeights, ScaleType, Scales, WeightFormat,
+    CodeType, Geometry, Granularity, Mask24, Offset, PackedWeights, ScaleType, Scales,
+    WeightFormat, put_bits,
 };
 use half::f16;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -36,6 +37,7 @@ pub fn quantize(
     format: &WeightFormat,
 ) -> Result<PackedWeights, CompressError> {
     let geometry = format.geometry(n, k)?;
+    check_rule(format)?;
     if format.is_sparse() {
         let mask = prune_magnitude(w, n, k)?;
         Source { w, geometry, mask: Some(&mask) }.pack()
@@ -62,8 +64,27 @@ pub fn quantize_masked(
         return Err(CompressError::NotTwoFour { format: *format });
     }
     let geometry = format.geometry(mask.n(), mask.k())?;
+    check_rule(format)?;
     check_weights(w, mask.n(), mask.k())?;
     Source { w, geometry, mask: Some(mask) }.pack()
+}
+
+/// Returns an error if there is no rule for the codes, scales or offsets of a format.
+fn check_rule(format: &WeightFormat) -> Result<(), CompressError> {
+    let refuse = |why| Err(CompressError::NoRule { format: *format, why });
+    if format.is_permuted() {
+        return refuse("the order of columns comes from second-order methods");
+    }
+    if !matches!(format.scale_type(), ScaleType::F32 | ScaleType::F16) {
+        return refuse("its scales have no rule yet");
+    }
+    if format.has_minima() {
+        return refuse("its minima have no rule yet");
+    }
+    if !format.code_type().is_integer() && format.code_type().has_scales() {
+        return refuse("its codes have no rule yet");
+    }
+    Ok(())
 }
 
 impl PackedWeights {
@@ -81,36 +102,32 @@ impl PackedWeights {
     }
 }
 
-/// Returns the dense `[n, k]` matrix that packed weights represent: `(c − z) · s`, where the
-/// difference is exact and the product is one f32 multiplication. f32 weights are returned as they
-/// are and f16 weights are widened. Weights that 2:4 sparsity prunes are +0.0.
+/// Returns the dense `[n, k]` matrix that packed weights represent: `v(c) · s + m`. The number v(c) of
+/// a code is exact, a scale of two levels is their product rounded to f32, and the product and the sum
+/// are one f32 operation each; nothing is added if the format has no minima. f32 weights are returned
+/// as they are and f16 weights are widened. Weights that 2:4 sparsity prunes are +0.0.
 ///
 /// A product beyond the range of f32 is infinite. For example, ±`f32::MAX` itself becomes infinite
 /// in symmetric int8 and int16, because 127 or 32767 times the rounded scale is slightly greater.
 pub fn dequantize(packed: &PackedWeights) -> Vec<f32> {
     let geometry = packed.geometry();
+    let (scaled, minima) = (geometry.format.code_type().has_scales(), geometry.format.has_minima());
     let mut w = vec![0.0; geometry.n * geometry.k];
     for row in 0..geometry.filled_rows() {
         let weights = &mut w[row * geometry.k..][..geometry.k];
         for at in 0..geometry.stored {
-            let column = packed.column(row, at);
-            if column < geometry.k {
-                weights[column] = value(packed, row, at, geometry.group_of(column));
+            let place = packed.place(row, at);
+            if place >= geometry.k {
+                continue;
             }
+            let group = geometry.group_of(place);
+            let number = packed.number(row, at, packed.zero(row, group));
+            let product = if scaled { number * packed.scale(row, group) } else { number };
+            weights[packed.column(row, at)] =
+                if minima { product + packed.minimum(row, group) } else { product };
         }
     }
     w
-}
-
-fn value(packed: &PackedWeights, row: usize, at: usize, group: usize) -> f32 {
-    let code = packed.code(row, at);
-    match packed.format().code_type() {
-        CodeType::F32 => f32::from_bits(code as u32),
-        CodeType::F16 => f16::from_bits(code as u16).to_f32(),
-        CodeType::Int16 | CodeType::Int8 | CodeType::Int4 => {
-            (code - packed.zero(row, group)) as f32 * packed.scale(row, group)
-        }
-    }
 }
 
 /// A matrix of finite weights with the right length, and how to pack it.
@@ -135,13 +152,17 @@ impl Source<'_> {
         let scales = affines.iter().map(|affine| affine.scale);
         let scales = match format.scale_type() {
             ScaleType::F32 => Scales::F32(scales.collect()),
-            ScaleType::F16 => Scales::F16(scales.map(f16::from_f32).collect()),
+            _ => Scales::F16(scales.map(f16::from_f32).collect()),
         };
-        let zeros = if format.is_symmetric() {
-            vec![]
-        } else {
-            // Both int8's two's complement and int4's values below 16 fit in one byte.
-            affines.iter().map(|affine| affine.zero as u8).collect()
+        let zeros = match format.offset() {
+            // Both int8's two's complement and values below 64 fit in one byte.
+            Offset::ZeroPoint => affines.iter().map(|affine| affine.zero as u8).collect(),
+            Offset::ZeroPoint4 => affines
+                .chunks(self.geometry.groups.max(1))
+                .flat_map(|row| row.chunks(2))
+                .map(|pair| pair.iter().rev().fold(0, |byte, a| byte << 4 | a.zero as u8))
+                .collect(),
+            _ => Vec::new(),
         };
         Ok(PackedWeights::from_parts(format, n, k, codes, metadata, scales, zeros)?)
     }
@@ -236,15 +257,12 @@ impl Source<'_> {
     /// Bits above the width of the code type are dropped.
     fn words(&self, code: impl Fn(usize, usize) -> u32 + Send + Sync) -> Vec<u32> {
         let geometry = &self.geometry;
-        let code_type = geometry.format.code_type();
-        let (per, bits) = (code_type.per_word() as usize, code_type.bits());
+        let bits = geometry.format.code_type().bits();
+        let per_row = geometry.code_words * 32 / bits as usize;
         let mut words = vec![0; geometry.n * geometry.code_words];
         each_row(&mut words, geometry.code_words, |row, words| {
-            for (first, word) in words.iter_mut().enumerate().map(|(at, word)| (at * per, word)) {
-                for i in 0..per {
-                    let code = code(row, self.column(row, first + i)) & (u32::MAX >> (32 - bits));
-                    *word |= code << (i as u32 * bits);
-                }
+            for at in 0..per_row {
+                put_bits(words, at * bits as usize, bits, code(row, self.column(row, at)));
             }
         });
         words

@@ -84,7 +84,7 @@ impl CodeGrid {
     fn stored(&self, scale: f32) -> Option<f32> {
         match self.scale_type {
             ScaleType::F32 => scale.is_normal().then_some(scale),
-            ScaleType::F16 => {
+            _ => {
                 let scale = f16::from_f32(scale);
                 scale.is_normal().then(|| scale.to_f32())
             }

@@ -2,7 +2,7 @@
 
 use super::{Case, Values};
 use crate::compress::{self, CompressError};
-use crate::format::{CodeType, PackedWeights, ScaleType, Scales};
+use crate::format::{CodeType, PackedWeights, ScaleType, Scales, random_weights};
 use crate::host::Host;
 use crate::ops::{DeviceWeights, FloatType, texture_width};
 use half::f16;
@@ -110,10 +110,17 @@ pub(super) fn activations(case: &Case, count: usize, random: &mut Random) -> Vec
     x
 }
 
-/// Returns the weights of a case, quantized on the host.
+/// Returns the weights of a case, quantized on the host, or random ones if nothing quantizes to their
+/// format.
 pub(super) fn weights(case: &Case, random: &mut Random) -> Result<PackedWeights, CompressError> {
     let w = values(case.values, case.n * case.k, random);
-    compress::quantize(&w, case.n, case.k, &case.format)
+    match compress::quantize(&w, case.n, case.k, &case.format) {
+        Err(CompressError::NoRule { .. }) => {
+            let seed = random.below(1 << 32) as u32;
+            Ok(random_weights(case.format, case.n, case.k, seed, true)?)
+        }
+        quantized => quantized,
+    }
 }
 
 /// Returns weights for the exact pattern. Scales are powers of two and floats are small multiples
@@ -124,7 +131,7 @@ pub(super) fn exact_weights(
     random: &mut Random,
 ) -> Result<PackedWeights, CompressError> {
     let (format, n, k) = (case.format, case.n, case.k);
-    if !format.code_type().is_integer() {
+    if !format.code_type().has_scales() {
         let w: Vec<f32> = (0..n * k).map(|_| (random.below(17) as f32 - 8.0) / 8.0).collect();
         return compress::quantize(&w, n, k, &format);
     }
@@ -133,7 +140,7 @@ pub(super) fn exact_weights(
     let count = packed.scales().len();
     let scales = match format.scale_type() {
         ScaleType::F32 => Scales::F32((0..count).map(power).collect()),
-        ScaleType::F16 => Scales::F16((0..count).map(|i| f16::from_f32(power(i))).collect()),
+        _ => Scales::F16((0..count).map(|i| f16::from_f32(power(i))).collect()),
     };
     let mut codes = packed.codes().to_vec();
     if format.code_type() == CodeType::Int16 {

@@ -118,7 +118,7 @@ fn small(extent: Extent, cases: &mut Vec<Case>) {
 /// they alternate.
 fn pinned(extent: Extent, cases: &mut Vec<Case>) {
     let mut kinds = 0;
-    for element in CodeType::ALL {
+    for element in CodeType::WIDE {
         for sparse in [0, 1] {
             for granularity in [group(64), group(24)] {
                 if !element.is_integer() && granularity == group(24) {
@@ -165,7 +165,7 @@ fn pinned(extent: Extent, cases: &mut Vec<Case>) {
 /// Adds cases whose codes are in textures, for every decoder that loads 16 bytes or more. Their
 /// rows take less than one row of a texture, or several with a remainder.
 fn textures(extent: Extent, cases: &mut Vec<Case>) {
-    let decoders = CodeType::ALL.into_iter().flat_map(|element| [(element, 0), (element, 1)]);
+    let decoders = CodeType::WIDE.into_iter().flat_map(|element| [(element, 0), (element, 1)]);
     for (i, (element, sparse)) in decoders.enumerate() {
         for (j, m) in LARGE_M.into_iter().enumerate() {
             // Quick: one m per decoder, in turn.
@@ -292,12 +292,11 @@ fn large(cases: &mut Vec<Case>) {
     // The factors are code type, granularity, sparsity/symmetry/scales, types, m, n, k and values.
     let levels = [5, 4, 2, 2, 2, 2, 2, LARGE_M.len(), LARGE.len(), LARGE.len(), 6];
     for row in triples(&levels) {
-        let element = CodeType::ALL[row[0]];
+        let element = CodeType::WIDE[row[0]];
         // Bits that do not apply to a format are ignored. The rest still covers the triple.
         let index = match element {
-            CodeType::F32 | CodeType::F16 => row[2],
-            CodeType::Int16 => row[2],
             CodeType::Int8 | CodeType::Int4 => row[2] | row[3] << 1 | row[4] << 2,
+            _ => row[2],
         };
         let Some(format) = format(element, granularities[row[1]], index) else { continue };
         let shape = (LARGE_M[row[7]], LARGE[row[8]], LARGE[row[9]]);

@@ -1,12 +1,17 @@
-use super::{CodeType, FormatError, Granularity, ScaleType, WeightFormat};
+use super::{CodeType, FormatError, Granularity, Offset, SUPER_K, ScaleType, WeightFormat};
 
 /// The canonical layout of one packed matrix, with all counts that determine its parts:
 ///
-/// - codes: `[n, code_words]` of `u32`, in which the first column along K is in the low nibble,
-///   byte or 16 bits, and each row is padded with the code of zero;
+/// - codes: `[n, code_words]` of `u32`, a row being a string of bits: the first column along K has
+///   the lowest bits of the first word, a code of 3, 5 or 6 bits may reach from one word into the
+///   next, and each row is padded with the code of zero;
 /// - metadata (2:4): `[n, meta_words]`, 4 bits per group of four columns, the first in the low
 ///   nibble;
-/// - scales and zero points: `[n, groups]`, or one each for per-tensor granularity.
+/// - scales, minima and zero points: `[n, groups]`, or one each for per-tensor granularity. Two zero
+///   points of 4 bits share a byte, the first in its low half, and each row starts a byte;
+/// - the upper level of scales and minima of two levels: `[n, supers]`, or one for the tensor;
+/// - the codebook, 16 entries, if each matrix has its own;
+/// - the order of columns, if they are permuted: K entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
     /// The format.
@@ -30,8 +35,13 @@ pub struct Geometry {
     /// Number of stored scales: 0 for floats, at most 1 for per-tensor granularity, otherwise
     /// n·groups.
     pub scales: usize,
-    /// Number of stored zero points: the number of scales if asymmetric, otherwise 0.
+    /// Number of bytes of stored zero points: 0 if none are stored.
     pub zeros: usize,
+    /// Number of stored minima: the number of scales if the format has minima (or zero points that
+    /// are floats), otherwise 0.
+    pub minima: usize,
+    /// Number of super-blocks per row if scales have a level for each: ⌈K/256⌉; otherwise 0.
+    pub supers: usize,
 }
 
 impl Geometry {
@@ -40,7 +50,10 @@ impl Geometry {
         let too_large = || FormatError::TooLarge { n, k, format };
         let quads = if format.is_sparse() { k.div_ceil(4) } else { 0 };
         let stored = if format.is_sparse() { 2 * quads } else { k };
-        let code_words = stored.div_ceil(format.code_type().per_word() as usize);
+        // In blocks of 32 codes, `bits` words each, so that no product overflows.
+        let bits = format.code_type().bits() as usize;
+        let whole = (stored / 32).checked_mul(bits).ok_or_else(too_large)?;
+        let code_words = whole + (stored % 32 * bits).div_ceil(32);
         let meta_words = quads.div_ceil(8);
         let group_size = match format.granularity() {
             Granularity::Group(g) => g.get() as usize,
@@ -63,7 +76,17 @@ impl Geometry {
             group_size,
             groups,
             scales,
-            zeros: if format.is_symmetric() { 0 } else { scales },
+            zeros: match (format.offset(), format.granularity()) {
+                (Offset::ZeroPoint, _) => scales,
+                (Offset::ZeroPoint4, Granularity::Tensor) => scales,
+                (Offset::ZeroPoint4, _) => n * groups.div_ceil(2),
+                _ => 0,
+            },
+            minima: if format.has_minima() { scales } else { 0 },
+            supers: match format.scale_type() {
+                ScaleType::Int8Super => k.div_ceil(SUPER_K),
+                _ => 0,
+            },
         };
         // This product bounds every later one (weights, bytes of every part, bytes of the dense
         // matrix in f32) and every sum (the words of a row, even if there are no rows), so that
@@ -93,18 +116,41 @@ impl Geometry {
         }
     }
 
+    /// Returns the index of the entry of the upper level that a row's group belongs to.
+    pub fn super_index(&self, row: usize, group: usize) -> usize {
+        match self.format.scale_type() {
+            ScaleType::Int8Super => row * self.supers + group * self.group_size / SUPER_K,
+            _ => 0,
+        }
+    }
+
+    /// Returns the number of entries of the upper level of scales, or of minima.
+    pub fn upper(&self) -> usize {
+        match self.format.scale_type() {
+            ScaleType::Int8Super => self.n * self.supers,
+            ScaleType::E4m3Tensor => usize::from(self.scales > 0),
+            _ => 0,
+        }
+    }
+
     /// Returns the exact sizes in bytes.
     pub fn sizes(&self) -> Sizes {
-        let scale_bytes = match self.format.scale_type() {
-            ScaleType::F32 => 4,
-            ScaleType::F16 => 2,
+        let scale_type = self.format.scale_type();
+        let upper = self.upper() * if scale_type == ScaleType::Int8Super { 2 } else { 4 };
+        let bytes = |count: usize| match count {
+            0 => 0,
+            count => count * scale_type.bits() as usize / 8 + upper,
         };
+        let codebook = self.format.code_type() == CodeType::Codebook && self.scales > 0;
+        let order = if self.format.is_permuted() { 4 * self.k } else { 0 };
         Sizes {
             weights: self.n * self.k,
             codes: self.n * self.code_words * 4,
             metadata: self.n * self.meta_words * 4,
-            scales: self.scales * scale_bytes,
+            scales: bytes(self.scales),
             zeros: self.zeros,
+            minima: bytes(self.minima),
+            tables: if codebook { 64 } else { 0 } + order,
         }
     }
 }
@@ -122,12 +168,16 @@ pub struct Sizes {
     pub scales: usize,
     /// Bytes of zero points.
     pub zeros: usize,
+    /// Bytes of minima, or of zero points that are floats.
+    pub minima: usize,
+    /// Bytes of a codebook and of the order of columns.
+    pub tables: usize,
 }
 
 impl Sizes {
     /// Returns the size of all parts together, in bytes.
     pub fn total(&self) -> usize {
-        self.codes + self.metadata + self.scales + self.zeros
+        self.codes + self.metadata + self.scales + self.zeros + self.minima + self.tables
     }
 
     /// Returns the number of bits per original weight, or 0 for an empty matrix.
@@ -145,6 +195,8 @@ impl std::ops::Add for Sizes {
             metadata: self.metadata + other.metadata,
             scales: self.scales + other.scales,
             zeros: self.zeros + other.zeros,
+            minima: self.minima + other.minima,
+            tables: self.tables + other.tables,
         }
     }
 }
@@ -165,6 +217,35 @@ mod tests {
         assert_eq!(bits(int8), 5.0 + 32.0 / 4096.0);
         let int4 = WeightFormat::int4(group(128)).with_scales(ScaleType::F16).two_four();
         assert_eq!(bits(int4), 3.125);
+    }
+
+    /// The bits a weight of the formats of other projects, by hand.
+    #[test]
+    fn bits_per_weight_of_other_projects() {
+        for (name, bits) in [
+            ("q4_0", 4.5),
+            ("q4_1", 5.0),
+            ("q5_0", 5.5),
+            ("q5_1", 6.0),
+            ("q8_0", 8.5),
+            ("q2_k", 2.0 + 16.0 / 16.0 + 32.0 / 256.0),
+            ("q3_k", 3.0 + 8.0 / 16.0 + 16.0 / 256.0),
+            ("q4_k", 4.0 + 16.0 / 32.0 + 32.0 / 256.0),
+            ("q5_k", 5.0 + 16.0 / 32.0 + 32.0 / 256.0),
+            ("q6_k", 6.0 + 8.0 / 16.0 + 16.0 / 256.0),
+            ("iq4_nl", 4.5),
+            ("iq4_xs", 4.0 + 8.0 / 32.0 + 16.0 / 256.0),
+            ("nf4", 4.5),
+            ("mxfp4", 4.25),
+            ("nvfp4", 4.5 + 32.0 / (512.0 * 4096.0)),
+        ] {
+            let format: WeightFormat = name.parse().unwrap();
+            let sizes = format.geometry(512, 4096).unwrap().sizes();
+            assert_eq!(sizes.bits_per_weight(), bits, "{name}");
+        }
+        let packed = WeightFormat::int4(group(128)).with_offset(Offset::ZeroPoint4);
+        let sizes = packed.geometry(3, 640).unwrap().sizes();
+        assert_eq!((sizes.zeros, sizes.scales), (3 * 3, 3 * 5 * 4));
     }
 
     #[test]

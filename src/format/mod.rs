@@ -5,88 +5,56 @@
 //! row-major order, with N output channels and K input channels. A *group* is `g` consecutive
 //! columns of one row, and a row has `G = ⌈K/g⌉` groups.
 //!
-//! The value of a weight is `(c − z) · s`, where `c` is the stored code, `z` is the zero point
-//! (itself a code) and `s` is the scale as it is stored.
+//! A format is a combination of five choices: how a code is stored ([`CodeType`]), how scales are
+//! stored ([`ScaleType`], [`Granularity`]), what is subtracted or added ([`Offset`]), which weights are
+//! kept ([`Sparsity`]), and whether columns are permuted. The value of a weight is
+//!
+//! ```text
+//! v(c) · s + m        v(c) = c − z for integers, an entry of a table for codebooks
+//! ```
+//!
+//! where `c` is the stored code, `z` the zero point, `s` the scale as it is stored, and `m` the minimum
+//! of formats that have one.
 //!
 //! | code type | code `c` | symmetric `z` | asymmetric `z` | symmetric scale | asymmetric scale |
 //! |---|---|---|---|---|---|
 //! | int16 | −32767…32767 | 0 | – | absmax/32767 | – |
 //! | int8 | −127…127 (asymmetric −128…127) | 0 | −128…127 | absmax/127 | (max−min)/255 |
-//! | int4 | 0…15 | 8 | 0…15 | absmax/7 | (max−min)/15 |
+//! | int`b`, b = 2…6 | 0…2ᵇ−1 | 2ᵇ⁻¹ | 0…2ᵇ−1 | absmax/(2ᵇ⁻¹−1) | (max−min)/(2ᵇ−1) |
 //!
 //! Other libraries store asymmetric int8 codes as 0…255. Here 128 is subtracted from them, because
 //! WGSL's packed dot product cannot multiply signed by unsigned bytes.
 
 mod activations;
+mod code;
 mod device;
+mod error;
 mod function;
 mod geometry;
+mod name;
 mod packed;
+mod random;
+mod scales;
 mod sparsity;
 
 pub use activations::{
     ActivationError, ActivationFormat, ActivationGranularity, ActivationLayout, Quantization,
     StaticScale,
 };
+pub(crate) use code::CodeKind;
+pub use code::CodeType;
 pub use device::{BLOCK_K, DeviceImage, DeviceLayout, RowOrder};
+pub use error::FormatError;
 pub use function::ActivationFunction;
 pub use geometry::{Geometry, Sizes};
-pub use packed::{PackedWeights, Scales};
+pub(crate) use packed::put_bits;
+pub use packed::{PackedWeights, Parts};
+#[doc(hidden)]
+pub use random::{random_weights, sample_formats};
+pub use scales::Scales;
 pub use sparsity::{BitMask, EnumerativeMask, META_FILL, Mask24};
 
 use std::num::NonZeroU32;
-
-/// The type that each weight is stored as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum CodeType {
-    /// IEEE binary32 without scales. It is the baseline.
-    F32,
-    /// IEEE binary16 without scales.
-    F16,
-    /// 16-bit integer codes with scales. They are always symmetric, with f32 scales.
-    Int16,
-    /// 8-bit integer codes with scales.
-    Int8,
-    /// 4-bit integer codes with scales.
-    Int4,
-}
-
-impl CodeType {
-    /// Every code type, from the widest to the narrowest.
-    pub const ALL: [CodeType; 5] = [Self::F32, Self::F16, Self::Int16, Self::Int8, Self::Int4];
-
-    /// Returns the number of bits of one stored code.
-    pub const fn bits(self) -> u32 {
-        match self {
-            Self::F32 => 32,
-            Self::F16 | Self::Int16 => 16,
-            Self::Int8 => 8,
-            Self::Int4 => 4,
-        }
-    }
-
-    /// Returns the number of codes in one `u32`.
-    pub const fn per_word(self) -> u32 {
-        32 / self.bits()
-    }
-
-    /// Returns whether the codes are integers that need a scale.
-    pub const fn is_integer(self) -> bool {
-        !matches!(self, Self::F32 | Self::F16)
-    }
-
-    /// Returns the usual name: `f32`, `f16`, `int16`, `int8` or `int4`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Int16 => "int16",
-            Self::Int8 => "int8",
-            Self::Int4 => "int4",
-        }
-    }
-}
 
 /// The set of weights that share one scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -120,23 +88,70 @@ impl std::fmt::Display for Granularity {
     }
 }
 
-/// Whether codes have a stored zero point.
+/// The zero point that is subtracted from codes, or the minimum that is added to weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
-pub enum ZeroPoint {
+pub enum Offset {
     /// Symmetric: every group uses the same fixed zero point, which is not stored.
-    Symmetric,
+    Fixed,
     /// Asymmetric: each group has an integer zero point, which is stored in one byte.
-    Integer,
+    ZeroPoint,
+    /// Asymmetric with codes of at most 4 bits: each group has an integer zero point, which is
+    /// stored in 4 bits.
+    ZeroPoint4,
+    /// Each group has a zero point that is a float of the type of its scale: `(c − z) · s`.
+    FloatZeroPoint,
+    /// Each group has a minimum m that is stored like its scale: `c · s + m`.
+    Minimum,
 }
 
-/// The type that scales are stored as.
+/// How scales are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ScaleType {
     /// Four bytes per scale.
     F32,
     /// Two bytes per scale. Codes are computed with the rounded scale.
     F16,
+    /// One byte per scale, which is a power of two: 2^(byte − 127).
+    E8m0,
+    /// Two levels: a signed 8-bit integer per group, times an f16 per super-block of 256 columns.
+    Int8Super,
+    /// Two levels: an e4m3 float per group, times an f32 per tensor.
+    E4m3Tensor,
+}
+
+/// The number of columns that share the upper level of [`ScaleType::Int8Super`].
+pub const SUPER_K: usize = 256;
+
+impl ScaleType {
+    /// Every type of scale.
+    pub const ALL: [ScaleType; 5] =
+        [Self::F32, Self::F16, Self::E8m0, Self::Int8Super, Self::E4m3Tensor];
+
+    /// Returns the number of bits that are stored per group, without the upper level.
+    pub const fn bits(self) -> u32 {
+        match self {
+            Self::F32 => 32,
+            Self::F16 => 16,
+            Self::E8m0 | Self::Int8Super | Self::E4m3Tensor => 8,
+        }
+    }
+
+    /// Returns whether a scale is a product of two levels.
+    pub const fn is_two_level(self) -> bool {
+        matches!(self, Self::Int8Super | Self::E4m3Tensor)
+    }
+
+    /// Returns how names of formats end: `f16s`, `e8m0s`, `i8s` or `e4m3s`, and nothing for f32.
+    pub const fn suffix(self) -> &'static str {
+        match self {
+            Self::F32 => "",
+            Self::F16 => "f16s",
+            Self::E8m0 => "e8m0s",
+            Self::Int8Super => "i8s",
+            Self::E4m3Tensor => "e4m3s",
+        }
+    }
 }
 
 /// The set of weights that are kept.
@@ -190,19 +205,23 @@ impl Sparsity {
 pub struct WeightFormat {
     code_type: CodeType,
     granularity: Granularity,
-    zero_point: ZeroPoint,
+    offset: Offset,
     scale_type: ScaleType,
     sparsity: Sparsity,
+    permuted: bool,
 }
 
 impl WeightFormat {
-    const fn new(code_type: CodeType, granularity: Granularity) -> Self {
+    /// Creates the format of a code type with f32 scales (if it has scales), a fixed zero point and
+    /// all weights in their order. The granularity of f32 and f16 is always a channel.
+    pub const fn new(code_type: CodeType, granularity: Granularity) -> Self {
         Self {
             code_type,
-            granularity,
-            zero_point: ZeroPoint::Symmetric,
+            granularity: if code_type.has_scales() { granularity } else { Granularity::Channel },
+            offset: Offset::Fixed,
             scale_type: ScaleType::F32,
             sparsity: Sparsity::Dense,
+            permuted: false,
         }
     }
 
@@ -231,17 +250,30 @@ impl WeightFormat {
         Self::new(CodeType::Int4, granularity)
     }
 
-    /// Returns this format with a stored zero point per group. Only int8 and int4 can have one;
-    /// [`geometry`](Self::geometry) checks this.
-    pub const fn asymmetric(mut self) -> Self {
-        self.zero_point = ZeroPoint::Integer;
+    /// Returns this format with a stored zero point per group, of one byte.
+    /// [`check`](Self::check) says which code types can have one.
+    pub const fn asymmetric(self) -> Self {
+        self.with_offset(Offset::ZeroPoint)
+    }
+
+    /// Returns this format with another offset. [`check`](Self::check) says which combinations
+    /// exist.
+    pub const fn with_offset(mut self, offset: Offset) -> Self {
+        self.offset = offset;
         self
     }
 
-    /// Returns this format with another type of scale. Only int8 and int4 can have f16 scales;
-    /// [`geometry`](Self::geometry) checks this.
+    /// Returns this format with another type of scale. [`check`](Self::check) says which
+    /// combinations exist.
     pub const fn with_scales(mut self, scale_type: ScaleType) -> Self {
         self.scale_type = scale_type;
+        self
+    }
+
+    /// Returns this format with columns in an order that each matrix states, as GPTQ stores them
+    /// with act-order: the columns of a group are then not neighbors in W.
+    pub const fn permuted(mut self) -> Self {
+        self.permuted = true;
         self
     }
 
@@ -261,14 +293,30 @@ impl WeightFormat {
         self.granularity
     }
 
-    /// Returns whether the format has stored zero points.
-    pub const fn zero_point(&self) -> ZeroPoint {
-        self.zero_point
+    /// Returns what is subtracted from codes or added to weights.
+    pub const fn offset(&self) -> Offset {
+        self.offset
     }
 
-    /// Returns whether the zero point is fixed. This is true for f32 and f16 as well.
+    /// Returns whether nothing is stored beside codes and scales: the zero point is fixed. This is
+    /// true for floats, codebooks and 8-bit floats as well.
     pub const fn is_symmetric(&self) -> bool {
-        matches!(self.zero_point, ZeroPoint::Symmetric)
+        matches!(self.offset, Offset::Fixed)
+    }
+
+    /// Returns whether each group has a stored integer zero point.
+    pub const fn has_zeros(&self) -> bool {
+        matches!(self.offset, Offset::ZeroPoint | Offset::ZeroPoint4)
+    }
+
+    /// Returns whether each group has a minimum, or a zero point that is a float.
+    pub const fn has_minima(&self) -> bool {
+        matches!(self.offset, Offset::Minimum | Offset::FloatZeroPoint)
+    }
+
+    /// Returns whether the columns have an order that each matrix states.
+    pub const fn is_permuted(&self) -> bool {
+        self.permuted
     }
 
     /// Returns the type that scales are stored as.
@@ -286,53 +334,106 @@ impl WeightFormat {
         matches!(self.sparsity, Sparsity::TwoFour)
     }
 
-    /// Returns the lowest and the highest code that quantization produces, or `None` for floats. A
-    /// stored zero point lies in the same range.
+    /// Returns the lowest and the highest code that quantization to nearest produces, or `None` if
+    /// codes are no integers. A stored zero point lies in the same range.
     pub const fn code_range(&self) -> Option<(i32, i32)> {
-        match (self.code_type, self.zero_point) {
-            (CodeType::F32 | CodeType::F16, _) => None,
+        match (self.code_type, self.code_type.kind()) {
             (CodeType::Int16, _) => Some((-32767, 32767)),
-            (CodeType::Int8, ZeroPoint::Symmetric) => Some((-127, 127)),
-            (CodeType::Int8, ZeroPoint::Integer) => Some((-128, 127)),
-            (CodeType::Int4, _) => Some((0, 15)),
+            (CodeType::Int8, _) if self.is_symmetric() => Some((-127, 127)),
+            (_, CodeKind::Integer { low, high, .. }) => Some((low, high)),
+            _ => None,
         }
     }
 
-    /// Returns the zero point of a symmetric format: 8 for int4 and 0 for all others.
+    /// Returns the zero point of groups that store none: that of the code type
+    /// ([`CodeType::fixed_zero`]), or 0 if there is a minimum or a float zero point instead.
     pub const fn symmetric_zero(&self) -> i32 {
-        match self.code_type {
-            CodeType::Int4 => 8,
-            _ => 0,
-        }
+        if self.has_minima() { 0 } else { self.code_type.fixed_zero() }
     }
 
-    /// Checks that the combination of code type, zero point and scale type exists.
+    /// Checks that the combination of code type, offset, scales, granularity and sparsity exists:
+    ///
+    /// - f32 and f16 have neither scales nor an offset; int16 has f32 scales and no offset;
+    /// - only integers of at most 8 bits have an offset, and only those of at most 4 bits a zero
+    ///   point of 4 bits;
+    /// - minima have f32, f16 or [`Int8Super`](ScaleType::Int8Super) scales, float zero points f32 or
+    ///   f16 ones;
+    /// - scales of one byte go with groups; those of two levels with 256 columns have groups that
+    ///   divide 256; they have no integer zero points;
+    /// - 2:4 sparsity goes with f32, f16, int16, int8 and int4, with f32 or f16 scales and a fixed
+    ///   zero point or one of a byte.
     ///
     /// # Errors
-    /// Returns [`FormatError::NoAsymmetric`] for a stored zero point on f32, f16 or int16, and
-    /// [`FormatError::NoF16Scales`] for f16 scales on anything but int8 and int4.
+    /// Returns [`FormatError::NoAsymmetric`], [`FormatError::NoF16Scales`],
+    /// [`FormatError::NoTwoFour`] or [`FormatError::Combination`].
     pub const fn check(&self) -> Result<(), FormatError> {
-        if !self.is_symmetric() && !matches!(self.code_type, CodeType::Int8 | CodeType::Int4) {
-            return Err(FormatError::NoAsymmetric(self.code_type));
+        let code_type = self.code_type;
+        let small = code_type.is_integer() && code_type.bits() <= 8;
+        if !self.is_symmetric() && !small {
+            return Err(FormatError::NoAsymmetric(code_type));
         }
-        if matches!(self.scale_type, ScaleType::F16)
-            && !matches!(self.code_type, CodeType::Int8 | CodeType::Int4)
+        let plain = matches!(self.scale_type, ScaleType::F32);
+        if !plain && (!code_type.has_scales() || code_type.bits() > 8) {
+            return Err(FormatError::NoF16Scales(code_type));
+        }
+        let one_level = matches!(self.scale_type, ScaleType::F32 | ScaleType::F16);
+        if matches!(self.offset, Offset::ZeroPoint4) && code_type.bits() > 4 {
+            return Err(FormatError::Combination(
+                "a zero point of 4 bits needs codes of at most 4",
+            ));
+        }
+        if self.has_zeros() && !one_level {
+            return Err(FormatError::Combination(
+                "integer zero points go with f32 and f16 scales only",
+            ));
+        }
+        if matches!(self.offset, Offset::FloatZeroPoint) && !one_level {
+            return Err(FormatError::Combination(
+                "float zero points go with f32 and f16 scales only",
+            ));
+        }
+        if matches!(self.offset, Offset::Minimum)
+            && !one_level
+            && !matches!(self.scale_type, ScaleType::Int8Super)
         {
-            return Err(FormatError::NoF16Scales(self.code_type));
+            return Err(FormatError::Combination("minima go with f32, f16 and i8 scales only"));
+        }
+        if !one_level {
+            match self.granularity {
+                Granularity::Group(g) => {
+                    let divides = SUPER_K as u32 % g.get() == 0;
+                    if matches!(self.scale_type, ScaleType::Int8Super) && !divides {
+                        return Err(FormatError::Combination(
+                            "groups of i8 scales must divide 256 columns",
+                        ));
+                    }
+                }
+                _ => return Err(FormatError::Combination("scales of one byte need groups")),
+            }
+        }
+        if self.is_sparse() {
+            let wide = matches!(
+                code_type,
+                CodeType::F32 | CodeType::F16 | CodeType::Int16 | CodeType::Int8 | CodeType::Int4
+            );
+            let offset = matches!(self.offset, Offset::Fixed | Offset::ZeroPoint);
+            if !wide || !one_level || !offset {
+                return Err(FormatError::NoTwoFour);
+            }
         }
         Ok(())
     }
 
-    /// Returns every format there is: with scales for a tensor, for a channel, and for groups of
-    /// the two sizes.
+    /// Returns every format of f32, f16, int16, int8 and int4 with scales of one float and integer
+    /// zero points of a byte: with scales for a tensor, for a channel, and for groups of the two sizes.
     #[doc(hidden)]
     pub fn all(groups: [u32; 2]) -> Vec<Self> {
         let group = |g| NonZeroU32::new(g).map_or(Granularity::Channel, Granularity::Group);
         let scaled =
             [Granularity::Tensor, Granularity::Channel, group(groups[0]), group(groups[1])];
         let mut formats = Vec::new();
-        for element in CodeType::ALL {
-            let float = !element.is_integer();
+        for element in CodeType::WIDE {
+            let float = !element.has_scales();
             for granularity in if float { &scaled[1..2] } else { &scaled[..] } {
                 let bits = 0..if float { 2 } else { 8 };
                 formats.extend(bits.filter_map(|bits| Self::of_bits(element, *granularity, bits)));
@@ -345,13 +446,7 @@ impl WeightFormat {
     /// asymmetric, f16 scales. `None` if there is no such format.
     #[doc(hidden)]
     pub fn of_bits(element: CodeType, granularity: Granularity, bits: usize) -> Option<Self> {
-        let mut format = match element {
-            CodeType::F32 => Self::f32(),
-            CodeType::F16 => Self::f16(),
-            CodeType::Int16 => Self::int16(granularity),
-            CodeType::Int8 => Self::int8(granularity),
-            CodeType::Int4 => Self::int4(granularity),
-        };
+        let mut format = Self::new(element, granularity);
         format = if bits & 1 != 0 { format.two_four() } else { format };
         format = if bits & 2 != 0 { format.asymmetric() } else { format };
         format = if bits & 4 != 0 { format.with_scales(ScaleType::F16) } else { format };
@@ -365,233 +460,5 @@ impl WeightFormat {
     /// overflows.
     pub fn geometry(&self, n: usize, k: usize) -> Result<Geometry, FormatError> {
         Geometry::new(*self, n, k)
-    }
-}
-
-/// Writes names such as `int4-g64-asym`, `2:4+int8-channel` and `f16`. A format with f16 scales
-/// ends in `-f16s`.
-impl std::fmt::Display for WeightFormat {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.is_sparse() {
-            f.write_str("2:4+")?;
-        }
-        f.write_str(self.code_type.name())?;
-        if self.code_type.is_integer() {
-            match self.granularity {
-                Granularity::Group(g) => write!(f, "-g{g}")?,
-                other => write!(f, "-{other}")?,
-            }
-        }
-        if !self.is_symmetric() {
-            f.write_str("-asym")?;
-        }
-        if self.code_type.is_integer() && self.scale_type == ScaleType::F16 {
-            f.write_str("-f16s")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::str::FromStr for WeightFormat {
-    type Err = FormatError;
-
-    /// Reads a name that [`Display`](std::fmt::Display) writes.
-    fn from_str(text: &str) -> Result<Self, FormatError> {
-        let unknown = || FormatError::Unknown(text.chars().take(64).collect());
-        let (sparse, rest) = match text.strip_prefix("2:4+") {
-            Some(rest) => (true, rest),
-            None => (false, text),
-        };
-        let mut parts = rest.split('-');
-        let name = parts.next().ok_or_else(unknown)?;
-        let code_type = CodeType::ALL.into_iter().find(|e| e.name() == name).ok_or_else(unknown)?;
-        let mut format = Self::new(code_type, Granularity::Channel);
-        if code_type.is_integer() {
-            format.granularity = match parts.next().ok_or_else(unknown)? {
-                "tensor" => Granularity::Tensor,
-                "channel" => Granularity::Channel,
-                group => {
-                    let g = group.strip_prefix('g').and_then(|g| g.parse().ok());
-                    Granularity::group(g.ok_or_else(unknown)?)?
-                }
-            };
-        }
-        let mut part = parts.next();
-        if part == Some("asym") {
-            format = format.asymmetric();
-            part = parts.next();
-        }
-        if part == Some("f16s") {
-            format = format.with_scales(ScaleType::F16);
-            part = parts.next();
-        }
-        if part.is_some() {
-            return Err(unknown());
-        }
-        if sparse {
-            format = format.two_four();
-        }
-        format.check()?;
-        Ok(format)
-    }
-}
-
-/// The reason why a format, a shape or a buffer of packed weights was refused.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum FormatError {
-    /// The group size is 0.
-    #[error("the group size is 0; use at least 1, or per-channel granularity")]
-    ZeroGroup,
-    /// The format is asymmetric, but its code type has no zero points.
-    #[error("{} weights have no zero point; only int8 and int4 can be asymmetric", .0.name())]
-    NoAsymmetric(CodeType),
-    /// The format has f16 scales, but its code type allows only f32 scales or none.
-    #[error("{} weights have no f16 scales; only int8 and int4 do", .0.name())]
-    NoF16Scales(CodeType),
-    /// A size in bytes does not fit into the address space.
-    #[error("a {n}×{k} matrix of {format} does not fit into the address space; split it by rows")]
-    TooLarge {
-        /// Rows.
-        n: usize,
-        /// Columns.
-        k: usize,
-        /// The format.
-        format: WeightFormat,
-    },
-    /// A part of a packed matrix has the wrong length.
-    #[error("the length of {part} is {have}, but it must be {need}")]
-    WrongLength {
-        /// The part: `codes`, `metadata`, `scales`, `zeros`, or the name of another buffer.
-        part: &'static str,
-        /// The number of entries that the shape and the format need.
-        need: usize,
-        /// The number of entries that were passed.
-        have: usize,
-    },
-    /// The scales have another type than the format.
-    #[error("the scales are {have:?}, but the format has {need:?} scales")]
-    WrongScaleType {
-        /// The type in the format.
-        need: ScaleType,
-        /// The type that was passed.
-        have: ScaleType,
-    },
-    /// A scale is negative, zero, subnormal, infinite or NaN.
-    #[error(
-        "the scale of row {row}, group {group} is {value}: it must be a positive normal number"
-    )]
-    BadScale {
-        /// Row of `W`, or 0 for a per-tensor scale.
-        row: usize,
-        /// Group within that row.
-        group: usize,
-        /// The scale that was found.
-        value: f32,
-    },
-    /// A zero point is outside the code range.
-    #[error("the zero point of row {row}, group {group} is {value}, outside {low}…{high}")]
-    BadZeroPoint {
-        /// Row of `W`, or 0 for a per-tensor zero point.
-        row: usize,
-        /// Group within that row.
-        group: usize,
-        /// The zero point that was found.
-        value: i32,
-        /// The lowest valid zero point.
-        low: i32,
-        /// The highest valid zero point.
-        high: i32,
-    },
-    /// A nibble of 2:4 metadata does not name two ascending positions.
-    #[error(
-        "the 2:4 metadata of row {row}, group of four {quad} is {nibble:04b}: its two indices must ascend"
-    )]
-    BadMetadata {
-        /// Row of `W`.
-        row: usize,
-        /// Group of four within that row.
-        quad: usize,
-        /// The four bits that are wrong.
-        nibble: u32,
-    },
-    /// A mask keeps more than two weights of a group of four.
-    #[error(
-        "the mask keeps {kept} of 4 weights in row {row}, group of four {quad}; 2:4 sparsity keeps two"
-    )]
-    TooManyKept {
-        /// Row of `W`.
-        row: usize,
-        /// Group of four within that row.
-        quad: usize,
-        /// The number of weights that it keeps.
-        kept: u32,
-    },
-    /// A word of an enumerative mask is 6¹² or more.
-    #[error("word {index} of the enumerative metadata is {value}; it must be less than 6^12")]
-    BadEnumerative {
-        /// Index of the word.
-        index: usize,
-        /// Value of the word.
-        value: u32,
-    },
-    /// The name does not belong to any weight format.
-    #[error(
-        "unknown weight format `{0}`; examples: f16, int8-channel, int4-g64-asym, 2:4+int8-channel"
-    )]
-    Unknown(String),
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_round_trip() {
-        let g = |g| Granularity::group(g).unwrap();
-        for code_type in CodeType::ALL {
-            for granularity in [Granularity::Tensor, Granularity::Channel, g(1), g(7), g(128)] {
-                for sparse in [false, true] {
-                    for asymmetric in [false, true] {
-                        for scale in [ScaleType::F32, ScaleType::F16] {
-                            let mut format = WeightFormat::new(code_type, granularity);
-                            if !code_type.is_integer() {
-                                format.granularity = Granularity::Channel;
-                            }
-                            format = format.with_scales(if code_type.is_integer() {
-                                scale
-                            } else {
-                                ScaleType::F32
-                            });
-                            if sparse {
-                                format = format.two_four();
-                            }
-                            if asymmetric {
-                                format = format.asymmetric();
-                            }
-                            let parsed = format.to_string().parse::<WeightFormat>();
-                            assert_eq!(parsed, format.check().map(|()| format));
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn nonsense_names_are_refused() {
-        for name in [
-            "",
-            "int8",
-            "int8-",
-            "int8-g0",
-            "int8-gx",
-            "int4-g64-sym",
-            "f16-asym",
-            "2:4+",
-            "int8-channel-f16s-asym",
-        ] {
-            assert!(name.parse::<WeightFormat>().is_err(), "{name}");
-        }
     }
 }

@@ -93,12 +93,14 @@ impl Host {
             let codes = self.storage_async(packed.codes()).await?;
             let metadata =
                 there(format.is_sparse(), bytemuck::cast_slice(packed.metadata())).await?;
-            let scales = match packed.scales() {
+            let scales: &[u8] = match packed.scales() {
                 Scales::F32(scales) => bytemuck::cast_slice(scales),
                 Scales::F16(scales) => bytemuck::cast_slice(scales),
+                // `RepackPlan::new` has refused all others.
+                _ => &[],
             };
-            let scales = there(format.code_type().is_integer(), scales).await?;
-            let zeros = there(!format.is_symmetric(), packed.zeros()).await?;
+            let scales = there(format.code_type().has_scales(), scales).await?;
+            let zeros = there(format.has_zeros(), packed.zeros()).await?;
             let bound = self
                 .run(plan.bind(RepackArgs {
                     codes: (&codes).into(),
@@ -127,7 +129,7 @@ impl Host {
             weights: &DeviceWeights,
         ) -> Result<PackedWeights, HostError> {
             let layout = weights.layout();
-            Ok(layout.unpack(&self.download_rows_async(weights).await?)?)
+            Ok(layout.unpack(&self.download_rows_async(weights).await?, &[])?)
         }
     );
 

@@ -9,7 +9,7 @@ use super::quantize_weights::{SIDE, constants, kernel_name};
 use super::recording::{Bound, Count, Draft, Head};
 use super::rows::{Rows, RowsSpec, Span, Spans, check_rows};
 use super::weights::texture_width;
-use super::{BindError, DeviceWeights, FloatType, PlanError, Role, RowBlock, SubBuffer};
+use super::{BindError, DeviceWeights, FloatType, FormatUse, PlanError, Role, RowBlock, SubBuffer};
 use crate::format::WeightFormat;
 use crate::gpu::{
     Access, Binding, BindingRole, Caps, Const, Grid, KernelDesc, Kernels, M_TABLE, MAX_COUNT,
@@ -100,10 +100,11 @@ impl DequantizeSpec {
     /// Checks that a plan can serve this spec.
     ///
     /// # Errors
-    /// Returns [`PlanError`] if the format is invalid, a dimension is too large, or the stride is
+    /// Returns [`PlanError`] if the format is invalid or unsupported, a dimension is too large, or the stride is
     /// too short or, for f16, odd.
     pub fn check(&self) -> Result<(), PlanError> {
         self.weights.geometry(self.n as usize, self.k as usize)?;
+        FormatUse::Dequantize.check(&self.weights)?;
         PlanError::check_dimensions(&[
             ("n", self.n, i32::MAX as u32),
             ("k", self.k, i32::MAX as u32),

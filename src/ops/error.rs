@@ -18,6 +18,16 @@ pub enum PlanError {
         /// The weight format.
         format: WeightFormat,
     },
+    /// The op has no kernel for the weight format.
+    #[error("{op} does not take {format} weights: {why}")]
+    Unsupported {
+        /// The op.
+        op: &'static str,
+        /// The weight format.
+        format: WeightFormat,
+        /// The reason.
+        why: &'static str,
+    },
     /// Fake quantization supports dense integer formats only.
     #[error("{format} is not fake-quantized; int16, int8 and int4 without 2:4 are")]
     FakeQuantFormat {

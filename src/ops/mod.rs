@@ -35,6 +35,7 @@ mod recording;
 pub mod registry;
 pub mod repack;
 mod rows;
+mod supports;
 mod types;
 mod weights;
 
@@ -60,6 +61,7 @@ pub use quantize_weights::{
 };
 pub use recording::Bound;
 pub use repack::{BoundRepack, RepackArgs, RepackPlan, RepackSpec};
+pub use supports::FormatUse;
 pub use types::{Activations, FloatType, Output, Role};
 #[cfg(feature = "conformance")]
 pub(crate) use weights::texture_width;

@@ -6,7 +6,7 @@ use super::buffers::{Resource, Window, check, check_aliases, window_capacity};
 use super::quantize_weights::{SIDE, constants, kernel_name};
 use super::recording::{Bound, Count, Draft, Head};
 use super::rows::Span;
-use super::{BindError, DeviceWeights, PlanError, Role, RowBlock, SubBuffer};
+use super::{BindError, DeviceWeights, FormatUse, PlanError, Role, RowBlock, SubBuffer};
 use crate::format::{DeviceLayout, Granularity, RowOrder, ScaleType, WeightFormat};
 use crate::gpu::{
     Access, Binding, BindingRole, Caps, Const, Grid, KernelDesc, Kernels, Pipeline, Size, Stored,
@@ -36,9 +36,10 @@ impl RepackSpec {
     /// Checks that a plan can serve this spec.
     ///
     /// # Errors
-    /// Returns [`PlanError`] if the format is invalid or a dimension is too large.
+    /// Returns [`PlanError`] if the format is invalid or unsupported, or a dimension is too large.
     pub fn check(&self) -> Result<(), PlanError> {
         self.weights.geometry(self.n as usize, self.k as usize)?;
+        FormatUse::Repack.check(&self.weights)?;
         let limit = i32::MAX as u32;
         PlanError::check_dimensions(&[("n", self.n, limit), ("k", self.k, limit)])
     }

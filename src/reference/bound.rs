@@ -77,6 +77,35 @@
 //! A = Σ(2·s(|c| + |z|) + 8·max(1, s)) + Σ|x| + 3
 //! ```
 //!
+//! # Minima, two levels, codebooks and 8-bit floats
+//!
+//! The number v(c) of a code is exact: a difference of integers, an entry of a table of f32, or an
+//! 8-bit float. What follows concerns formats whose weight is v(c)·s + m.
+//!
+//! **Two levels.** s is the product of a scale a group and one a super-block. An 8-bit integer times
+//! an f16 has at most 8 + 11 bits, so that product is exact and nothing changes. An e4m3 float times
+//! an f32 is rounded: each term goes through one rounding more, and R is greater by 1.
+//!
+//! **Minima.** A kernel may compute v·s + m for each weight: a term then has one addition more, and
+//! what it is relative to is |v||s| + |m|, because the sum may cancel. A kernel may instead keep Σvx
+//! and Σx apart in each block and add s·Σvx and m·Σx to its accumulator: that is the case of a folded
+//! zero point with |m| for s|z|. R and A of the folded case cover both, where T counts the terms
+//! with |v||s| + |m| ≠ 0:
+//!
+//! ```text
+//! R = 3 + (T − 1) + [bias] + G,   S = Σ (|v||s| + |m|)|x| + |b|
+//! A = Σ(2·(|v||s| + |m|) + 8·max(1, |s|, |m|)) + Σ|x| + 3
+//! ```
+//!
+//! For integers |v| is |c| + |z|, which covers a kernel that folds the fixed zero point as well. If
+//! the zero point z is a float, m = −z·s is rounded once: its path (z·s, the additions, the product
+//! with x) is as long as that of v·s·x, so that R stands.
+//!
+//! **Small numbers.** Above, scales were normal numbers and v·s an integer times one of them, so that
+//! it was normal or 0. A scale may now be subnormal, and v may be less than 1. If s, v·s, m or their
+//! sum is below η, it may count as 0, and that costs |v||x|, |x|, |x| and |x| in units of η. For rows
+//! that have such a weight, V = max(|v|) + 3 over those weights, and A is greater by V·Σ|x|.
+//!
 //! # The error of the reference itself
 //!
 //! y and S are f64 sums of rounded f64 products, with at most T + 2 roundings of 2⁻⁵³ each (zeros
@@ -84,6 +113,8 @@
 //! is a third of that. Both are covered by (T + 4)·2⁻⁵²·S.
 
 use super::ReferenceError;
+use super::row::Weight;
+use crate::format::{ScaleType, WeightFormat};
 
 /// u = 2⁻²³: the relative error of one f32 operation that may return either neighbor.
 pub const UNIT: f64 = 1.0 / 8_388_608.0;
@@ -102,15 +133,39 @@ pub fn gamma(n: usize) -> f64 {
     if nu < 1.0 { nu / (1.0 - nu) } else { f64::INFINITY }
 }
 
+/// Returns the roundings that scaling a weight of a format takes.
+pub(super) fn scalings(format: &WeightFormat) -> usize {
+    match (format.code_type().has_scales(), format.scale_type()) {
+        (false, _) => 0,
+        (true, ScaleType::E4m3Tensor) => 2,
+        (true, _) => 1,
+    }
+}
+
+/// Returns what a weight's small numbers cost in units of η and of |x|: V of the derivation, or 0 if
+/// its scale, its minimum, their product and sum are normal or 0.
+pub(super) fn small_numbers(weight: &Weight) -> f64 {
+    let small = |value: f64| value != 0.0 && value.abs() < ETA;
+    let Weight { number, scale, minimum, value, .. } = *weight;
+    // The value of a float is its code: nothing is computed.
+    let scaled = number != value || scale != 1.0;
+    if scaled && [scale, number * scale, minimum, value].into_iter().any(small) {
+        number.abs() + 3.0
+    } else {
+        0.0
+    }
+}
+
 /// The quantities that the bound of one sum depends on.
 pub(super) struct Sum {
     /// T: the number of products that are not 0.
     pub terms: usize,
-    /// Whether the weights have scales.
-    pub scaled: bool,
+    /// The roundings of scaling a weight: 0 for floats, 1 for scales of one level, 2 if two levels
+    /// are multiplied and their product is rounded. See [`scalings`].
+    pub scalings: usize,
     /// Whether a bias is added.
     pub bias: bool,
-    /// G if the zero point is folded, otherwise `None`.
+    /// G if the zero point is folded or there are minima, otherwise `None`.
     pub folded_groups: Option<usize>,
     /// S: the magnitude that relative errors are multiplied by.
     pub magnitude: f64,
@@ -125,7 +180,7 @@ impl Sum {
             // Only the bias is left, and adding 0 to it is exact.
             return 0;
         }
-        let products = 1 + usize::from(self.scaled);
+        let products = 1 + self.scalings;
         let additions = self.terms - 1 + usize::from(self.bias);
         products + additions + self.folded_groups.map_or(0, |groups| 1 + groups)
     }
@@ -152,15 +207,16 @@ mod tests {
 
     #[test]
     fn roundings_by_hand() {
-        let sum = |terms, scaled, bias, folded_groups| {
-            Sum { terms, scaled, bias, folded_groups, magnitude: 1.0, flushes: 0.0 }.roundings()
+        let sum = |terms, scalings, bias, folded_groups| {
+            Sum { terms, scalings, bias, folded_groups, magnitude: 1.0, flushes: 0.0 }.roundings()
         };
-        assert_eq!(sum(1, true, false, None), 2);
-        assert_eq!(sum(1, false, false, None), 1);
-        assert_eq!(sum(1, true, true, None), 3);
-        assert_eq!(sum(4096, true, true, None), 4096 + 2);
-        assert_eq!(sum(4096, true, true, Some(1)), 4096 + 4);
-        assert_eq!(sum(0, true, true, Some(9)), 0);
+        assert_eq!(sum(1, 1, false, None), 2);
+        assert_eq!(sum(1, 0, false, None), 1);
+        assert_eq!(sum(1, 1, true, None), 3);
+        assert_eq!(sum(1, 2, true, None), 4);
+        assert_eq!(sum(4096, 1, true, None), 4096 + 2);
+        assert_eq!(sum(4096, 1, true, Some(1)), 4096 + 4);
+        assert_eq!(sum(0, 1, true, Some(9)), 0);
     }
 
     #[test]
@@ -170,7 +226,7 @@ mod tests {
         assert_eq!(gamma(1 << 23), f64::INFINITY);
         let sum = Sum {
             terms: MAX_ROUNDINGS,
-            scaled: true,
+            scalings: 1,
             bias: false,
             folded_groups: None,
             magnitude: 1.0,

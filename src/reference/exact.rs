@@ -1,4 +1,4 @@
-use super::matmul::DenseRow;
+use super::matmul::{DenseRow, is_folded};
 use super::row::decode_row;
 use super::sweep::sweep;
 use super::{MatmulCase, ReferenceError, f64_to_f16};
@@ -68,15 +68,23 @@ impl ExactRow {
     ) -> Result<Result<Self, Inexact>, ReferenceError> {
         let mut kept = Vec::new();
         decode_row(weights, row, &mut kept)?;
+        let zero_folded = is_folded(weights, zero_folded);
         let dense = DenseRow::new(weights, row, &kept, zero_folded)?;
-        let integer = weights.format().code_type().is_integer();
+        let code_type = weights.format().code_type();
+        let (scaled, integer) = (code_type.has_scales(), code_type.is_integer());
         let bias = bias.map_or(0.0, |bias| f64::from(bias[row]));
         let (mut unit, mut magnitude) = (lowest_bit(bias), 0.0);
         for weight in &kept {
-            if integer && lowest_bit(weight.scale) != weight.scale {
+            let scale = weight.scale.abs();
+            if scaled && scale != 0.0 && lowest_bit(scale) != scale {
                 return Ok(Err(Inexact::ScaleNotPowerOfTwo));
             }
-            unit = unit.min(lowest_bit(if integer { weight.scale } else { weight.value }));
+            // A sum of integers is scaled as a whole, whatever its zero point; the numbers of other
+            // codes have bits of their own.
+            let number = if integer { 1.0 } else { lowest_bit(weight.number) };
+            let own = if scaled && scale != 0.0 { number * scale } else { f64::INFINITY };
+            let own = if scaled { own } else { lowest_bit(weight.value) };
+            unit = unit.min(own).min(lowest_bit(weight.minimum));
             magnitude += if zero_folded { weight.folded } else { weight.value.abs() };
         }
         if unit == f64::INFINITY {

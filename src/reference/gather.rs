@@ -1,5 +1,6 @@
+use super::bound::{scalings, small_numbers};
 use super::row::{Weight, decode_row};
-use super::{ETA, Expected, OutputType, ReferenceError, UNIT, room_for};
+use super::{ETA, Expected, OutputType, ReferenceError, UNIT, gamma, room_for};
 use crate::format::{PackedWeights, WeightFormat};
 
 /// Returns all weights as an exact dense `[N, K]` matrix. Pruned weights are 0.
@@ -78,8 +79,14 @@ fn rows(
 /// Returns the bound for one weight in f32.
 fn rounding(format: WeightFormat, weight: &Weight) -> f64 {
     let magnitude = weight.value.abs();
-    if format.code_type().is_integer() {
-        UNIT * magnitude
+    let small = ETA * small_numbers(weight);
+    if format.has_minima() {
+        // The product, the sum, and for zero points that are floats their product.
+        gamma(3) * ((weight.number * weight.scale).abs() + weight.minimum.abs()) + small
+    } else if scalings(&format) == 2 {
+        gamma(2) * magnitude + small
+    } else if format.code_type().has_scales() {
+        UNIT * magnitude + small
     } else if magnitude < ETA {
         magnitude
     } else {

@@ -1,4 +1,4 @@
-use super::bound::Sum;
+use super::bound::{Sum, scalings, small_numbers};
 use super::row::{Weight, decode_row};
 use super::sweep::{dot, sweep};
 use super::{Expected, OutputType, ReferenceError, check_finite, check_length, room_for};
@@ -49,6 +49,8 @@ pub(super) struct DenseRow {
     terms: usize,
     /// A of the derivation without Σ|x|, in units of η.
     flushes: f64,
+    /// V of the derivation.
+    small_numbers: f64,
 }
 
 impl DenseRow {
@@ -67,6 +69,7 @@ impl DenseRow {
             folded: vec![0.0; if zero_folded { weights.k() } else { 0 }],
             terms: 0,
             flushes: 3.0,
+            small_numbers: 0.0,
         };
         for weight in kept {
             if !weight.value.is_finite() {
@@ -77,6 +80,7 @@ impl DenseRow {
             let magnitude = if zero_folded { weight.folded } else { weight.value.abs() };
             dense.terms += usize::from(magnitude != 0.0);
             dense.flushes += flushes(weight, zero_folded);
+            dense.small_numbers = dense.small_numbers.max(small_numbers(weight));
             if zero_folded {
                 dense.folded[weight.column] = magnitude;
             }
@@ -93,9 +97,15 @@ impl DenseRow {
     }
 }
 
+/// Returns whether the bound of the folded case applies: if the kernel folds the zero point, or if
+/// minima are added.
+pub(super) fn is_folded(weights: &PackedWeights, zero_folded: bool) -> bool {
+    zero_folded || weights.format().has_minima()
+}
+
 /// Returns what one weight contributes to A of the derivation, in units of η.
 pub(super) fn flushes(weight: &Weight, zero_folded: bool) -> f64 {
-    let scale = weight.scale.max(1.0);
+    let scale = weight.scale.abs().max(weight.minimum.abs()).max(1.0);
     if zero_folded { 2.0 * weight.folded + 8.0 * scale } else { weight.value.abs() + 3.0 * scale }
 }
 
@@ -139,10 +149,11 @@ pub fn matmul(case: &MatmulCase) -> Result<Vec<Expected>, ReferenceError> {
         let sum: f64 = row.iter().map(|&x| f64::from(x).abs()).sum();
         (row.iter().filter(|&&x| x != 0.0).count(), sum)
     }));
+    let folded = is_folded(weights, case.zero_folded);
     let prepare = |row| {
         let mut kept = Vec::new();
         decode_row(weights, row, &mut kept)?;
-        DenseRow::new(weights, row, &kept, case.zero_folded)
+        DenseRow::new(weights, row, &kept, folded)
     };
     sweep(case, prepare, |dense, row, m, x| {
         let (nonzero, sum_x) = inputs[m];
@@ -150,11 +161,11 @@ pub fn matmul(case: &MatmulCase) -> Result<Vec<Expected>, ReferenceError> {
         let bias = case.bias.map_or(0.0, |bias| f64::from(bias[row]));
         let sum = Sum {
             terms: dense.terms.min(nonzero),
-            scaled: weights.format().code_type().is_integer(),
+            scalings: scalings(&weights.format()),
             bias: case.bias.is_some(),
-            folded_groups: case.zero_folded.then_some(weights.geometry().groups),
+            folded_groups: folded.then_some(weights.geometry().groups),
             magnitude: magnitude + bias.abs(),
-            flushes: dense.flushes + sum_x,
+            flushes: dense.flushes + (1.0 + dense.small_numbers) * sum_x,
         };
         Ok(Expected::new(value + bias, sum.bound()?, case.output))
     })

@@ -1,5 +1,5 @@
-use super::bound::Sum;
-use super::matmul::flushes;
+use super::bound::{Sum, scalings, small_numbers};
+use super::matmul::{flushes, is_folded};
 use super::row::decode_row;
 use super::{Expected, OutputType, ReferenceError, check_finite, check_length, room_for};
 use crate::format::PackedWeights;
@@ -26,6 +26,7 @@ pub fn one_hot(
     zero_folded: bool,
 ) -> Result<Vec<Expected>, ReferenceError> {
     let (n, k) = (weights.n(), weights.k());
+    let zero_folded = is_folded(weights, zero_folded);
     for (row, &(column, x)) in hot.iter().enumerate() {
         if column >= k {
             return Err(ReferenceError::OutOfRange { role: "column", index: column, limit: k });
@@ -49,7 +50,7 @@ pub fn one_hot(
             // The bias, if there is one, may be flushed when it is read and when it is written.
             let mut sum = Sum {
                 terms: 0,
-                scaled: weights.format().code_type().is_integer(),
+                scalings: scalings(&weights.format()),
                 bias: bias.is_some(),
                 folded_groups: zero_folded.then_some(1),
                 magnitude: 0.0,
@@ -66,7 +67,8 @@ pub fn one_hot(
                 if magnitude != 0.0 && x != 0.0 {
                     sum.terms = 1;
                     sum.magnitude = magnitude * x.abs() + bias.unwrap_or(0.0).abs();
-                    sum.flushes += flushes(weight, zero_folded) + x.abs() + 3.0;
+                    sum.flushes += flushes(weight, zero_folded) + 3.0;
+                    sum.flushes += (1.0 + small_numbers(weight)) * x.abs();
                 }
             }
             out[m * n + row] = Expected::new(value, sum.bound()?, output);

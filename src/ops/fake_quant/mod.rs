@@ -67,7 +67,7 @@ pub(crate) use kernel::kernels;
 pub use plan::{BoundFakeQuant, BoundFakeQuantBackward, FakeQuantPlan};
 
 use super::rows::RowsSpec;
-use super::{FloatType, PlanError, Role};
+use super::{FloatType, FormatUse, PlanError, Role};
 use crate::format::{Granularity, WeightFormat};
 use crate::gpu::{Caps, KernelDesc, MAX_COUNT};
 use kernel::{BACKWARD, DYNAMIC, FORWARD, GROUPS, RANGES, SCALE, SUMS};
@@ -198,7 +198,8 @@ impl FakeQuantSpec {
     /// or a stride is too short or, for f16, odd.
     pub fn check(&self) -> Result<(), PlanError> {
         self.format.check()?;
-        if !self.format.code_type().is_integer() || self.format.is_sparse() {
+        let plain = FormatUse::QuantizeWeights.check(&self.format).is_ok();
+        if !plain || !self.format.code_type().is_integer() || self.format.is_sparse() {
             return Err(PlanError::FakeQuantFormat { format: self.format });
         }
         PlanError::check_dimensions(&[

@@ -449,9 +449,9 @@ impl KernelChoice {
             }
             (CodeType::Int8, false) => "decode/int8_offset",
             (CodeType::Int8, true) => "decode/int8_24",
-            (CodeType::Int4, false) => "decode/int4",
-            (CodeType::Int4, true) if self.pair => "decode/int4_24_pair",
-            (CodeType::Int4, true) => "decode/int4_24",
+            (_, false) => "decode/int4",
+            (_, true) if self.pair => "decode/int4_24_pair",
+            (_, true) => "decode/int4_24",
         }
     }
 

@@ -5,7 +5,7 @@ use crate::format::{
 };
 use crate::gpu::MAX_COUNT;
 use crate::ops::rows::RowsSpec;
-use crate::ops::{Activations, DeviceWeights, FloatType, Output, PlanError, Role};
+use crate::ops::{Activations, DeviceWeights, FloatType, FormatUse, Output, PlanError, Role};
 
 /// Blocks of 32 columns whose products an i32 holds, a power of two: 2¹⁰, since
 /// 2¹⁵ · 255 · 255 < 2³¹.
@@ -247,6 +247,10 @@ impl MatmulSpec {
     /// short or not a multiple of what the type needs (2 for f16).
     pub fn check(&self) -> Result<(), PlanError> {
         self.weights.geometry(self.n as usize, self.k as usize)?;
+        match self.activations {
+            Activations::Int8(_) => FormatUse::IntegerMatmul.check(&self.weights)?,
+            Activations::Float(_) => FormatUse::Matmul.check(&self.weights)?,
+        }
         PlanError::check_dimensions(&[
             ("max_m", self.max_m, MAX_COUNT),
             ("n", self.n, i32::MAX as u32),

@@ -22,7 +22,7 @@ use crate::format::{Granularity, ScaleType, WeightFormat};
 use crate::gpu::{Caps, DeviceError, KernelDesc, Kernels, Pipeline};
 use crate::ops::recording::pipelines;
 use crate::ops::rows::RowsSpec;
-use crate::ops::{PlanError, Role};
+use crate::ops::{FormatUse, PlanError, Role};
 use std::sync::Arc;
 
 /// Words of status of a chunk, one for each kind of fault.
@@ -83,10 +83,11 @@ impl QuantizeWeightsSpec {
     /// Checks that a plan can serve this spec.
     ///
     /// # Errors
-    /// Returns [`PlanError`] if the format is invalid, a mask is given for a dense format, a
+    /// Returns [`PlanError`] if the format is invalid or unsupported, a mask is given for a dense format, a
     /// dimension is too large, or the stride is too short.
     pub fn check(&self) -> Result<(), PlanError> {
         self.weights.geometry(self.n as usize, self.k as usize)?;
+        FormatUse::QuantizeWeights.check(&self.weights)?;
         if self.mask == MaskSource::Given && !self.weights.is_sparse() {
             return Err(PlanError::NotTwoFour { format: self.weights });
         }
@@ -324,6 +325,6 @@ pub enum QuantizeWeightsError {
 fn scale_name(scale_type: ScaleType) -> &'static str {
     match scale_type {
         ScaleType::F32 => "f32",
-        ScaleType::F16 => "f16",
+        _ => "f16",
     }
 }

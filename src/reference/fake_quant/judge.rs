@@ -166,7 +166,7 @@ pub fn check_fake_ranges(case: &FakeQuantCase<'_>) -> Result<Judgement, Referenc
 fn scale_near(format: &WeightFormat, scale: f64) -> f64 {
     match format.scale_type() {
         ScaleType::F32 => scale,
-        ScaleType::F16 => f16_to_f64(f64_to_f16(scale)).max(power_of_two(-14)),
+        _ => f16_to_f64(f64_to_f16(scale)).max(power_of_two(-14)),
     }
 }
 

@@ -128,7 +128,7 @@ fn scale_as_stored(format: &WeightFormat, scale: f32) -> Option<f64> {
     }
     match format.scale_type() {
         ScaleType::F32 => Some(scale),
-        ScaleType::F16 => {
+        _ => {
             let half = f16_to_f64(f64_to_f16(scale)).max(power_of_two(-14));
             half.is_finite().then_some(half)
         }

@@ -81,6 +81,7 @@ fn every_parameter_is_explained() {
             let wanted = decoder.element.is_integer().then_some(match choice.scale_type {
                 ScaleType::F32 => "f32",
                 ScaleType::F16 => "f16",
+                other => panic!("{other:?} has no kernels yet"),
             });
             assert_eq!(stored.scales, wanted, "{}", kernel.name());
         }

@@ -2,10 +2,11 @@ use super::bytes::FileBytes;
 use super::header::{self, Pairs};
 use super::parts::{
     Part, RawInfo, TENSORS_KEY, VERSION, VERSION_ACTIVATIONS, VERSION_KEY, factors_tensor,
+    read_parts,
 };
 use super::{CompressedInfo, IoError, LayerActivations};
 use half::{bf16, f16};
-use lowbit::format::{Geometry, PackedWeights, Quantization, ScaleType, Scales};
+use lowbit::format::{Geometry, PackedWeights, Quantization};
 use safetensors::Dtype;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -308,25 +309,12 @@ fn take_index(metadata: &mut BTreeMap<String, String>) -> Result<Index, IoError>
 ///
 /// # Errors
 /// Returns [`IoError`] if there is no such weight, if a part is missing, has the wrong type or shape
-/// or should not be there, or if [`PackedWeights::from_parts`] refuses the values.
+/// or should not be there, or if [`PackedWeights::new`] refuses the values.
 pub fn read_compressed(file: &ModelFile, name: &str) -> Result<PackedWeights, IoError> {
     // Types and shapes are checked before anything is allocated, so that no allocation is larger than
     // what the file really holds.
     let geometry = file.check_compressed(name)?;
-    let words = |part| decode(file.part(name, part), u32::from_le_bytes);
-    let scales = file.part(name, Part::Scales);
-    let scales = match geometry.format.scale_type() {
-        ScaleType::F32 => Scales::F32(decode(scales, f32::from_le_bytes)),
-        ScaleType::F16 => Scales::F16(decode(scales, f16::from_le_bytes)),
-    };
-    PackedWeights::from_parts(
-        geometry.format,
-        geometry.n,
-        geometry.k,
-        words(Part::Codes),
-        words(Part::Metadata),
-        scales,
-        file.part(name, Part::Zeros).to_vec(),
-    )
-    .map_err(|source| IoError::Format { name: name.to_owned(), source })
+    let parts = read_parts(&geometry, |part| file.part(name, part));
+    PackedWeights::new(geometry.format, geometry.n, geometry.k, parts)
+        .map_err(|source| IoError::Format { name: name.to_owned(), source })
 }

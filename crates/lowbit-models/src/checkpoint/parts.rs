@@ -1,8 +1,10 @@
 use super::IoError;
 use super::activations::RawActivations;
-use lowbit::format::{Geometry, Granularity, ScaleType, WeightFormat};
+use half::f16;
+use lowbit::format::{CodeType, Geometry, Granularity, Parts, ScaleType, Scales, WeightFormat};
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 
 /// The metadata key of the layout's version.
 pub(super) const VERSION_KEY: &str = "lowbit.version";
@@ -24,18 +26,40 @@ pub(super) enum Part {
     Codes,
     Metadata,
     Scales,
+    /// The upper level of scales of two levels.
+    UpperScales,
     Zeros,
+    Minima,
+    /// The upper level of minima of two levels.
+    UpperMinima,
+    Codebook,
+    Order,
 }
 
 impl Part {
-    pub const ALL: [Part; 4] = [Self::Codes, Self::Metadata, Self::Scales, Self::Zeros];
+    pub const ALL: [Part; 9] = [
+        Self::Codes,
+        Self::Metadata,
+        Self::Scales,
+        Self::UpperScales,
+        Self::Zeros,
+        Self::Minima,
+        Self::UpperMinima,
+        Self::Codebook,
+        Self::Order,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
             Self::Codes => "codes",
             Self::Metadata => "metadata",
             Self::Scales => "scales",
+            Self::UpperScales => "upper_scales",
             Self::Zeros => "zeros",
+            Self::Minima => "minima",
+            Self::UpperMinima => "upper_minima",
+            Self::Codebook => "codebook",
+            Self::Order => "order",
         }
     }
 
@@ -47,20 +71,115 @@ impl Part {
     /// Returns its type and shape, or `None` if it has no elements and is absent.
     pub fn layout(self, geometry: &Geometry) -> Option<(Dtype, Vec<usize>)> {
         let g = geometry;
-        let scales = match g.format.granularity() {
-            Granularity::Tensor => vec![g.scales],
-            _ => vec![g.n, g.groups],
+        let format = g.format;
+        let rows = |count: usize, columns: usize| match format.granularity() {
+            Granularity::Tensor => vec![count],
+            _ => vec![g.n, columns],
         };
+        let lower = match format.scale_type() {
+            ScaleType::F32 => Dtype::F32,
+            ScaleType::F16 => Dtype::F16,
+            ScaleType::Int8Super => Dtype::I8,
+            ScaleType::E8m0 | ScaleType::E4m3Tensor => Dtype::U8,
+        };
+        let upper = match format.scale_type() {
+            ScaleType::Int8Super => (Dtype::F16, vec![g.n, g.supers]),
+            _ => (Dtype::F32, vec![1]),
+        };
+        let is_codebook = format.code_type() == CodeType::Codebook;
         let (dtype, count, shape) = match self {
             Self::Codes => (Dtype::U32, g.n * g.code_words, vec![g.n, g.code_words]),
             Self::Metadata => (Dtype::U32, g.n * g.meta_words, vec![g.n, g.meta_words]),
-            Self::Scales => match g.format.scale_type() {
-                ScaleType::F32 => (Dtype::F32, g.scales, scales),
-                ScaleType::F16 => (Dtype::F16, g.scales, scales),
-            },
-            Self::Zeros => (Dtype::U8, g.zeros, scales),
+            Self::Scales => (lower, g.scales, rows(g.scales, g.groups)),
+            Self::UpperScales => (upper.0, g.upper(), upper.1),
+            Self::Zeros => (Dtype::U8, g.zeros, rows(g.zeros, g.zeros / g.n.max(1))),
+            Self::Minima => (lower, g.minima, rows(g.minima, g.groups)),
+            Self::UpperMinima if g.minima > 0 => (upper.0, g.upper(), upper.1),
+            Self::UpperMinima => return None,
+            Self::Codebook => (Dtype::F32, if is_codebook { 16 } else { 0 }, vec![16]),
+            Self::Order => (Dtype::U32, if format.is_permuted() { g.k } else { 0 }, vec![g.k]),
         };
         (count > 0).then_some((dtype, shape))
+    }
+
+    /// Returns the bytes of this part of a matrix, as the file stores them.
+    pub fn bytes(self, parts: &Parts) -> Cow<'_, [u8]> {
+        match self {
+            Self::Codes => encode(&parts.codes, |word| word.to_le_bytes()),
+            Self::Metadata => encode(&parts.metadata, |word| word.to_le_bytes()),
+            Self::Scales => lower_bytes(&parts.scales),
+            Self::UpperScales => upper_bytes(&parts.scales),
+            Self::Zeros => Cow::Borrowed(&parts.zeros),
+            Self::Minima => lower_bytes(&parts.minima),
+            Self::UpperMinima => upper_bytes(&parts.minima),
+            Self::Codebook => encode(&parts.codebook, |value| value.to_le_bytes()),
+            Self::Order => encode(&parts.order, |column| column.to_le_bytes()),
+        }
+    }
+}
+
+fn encode<T: Copy, const N: usize>(values: &[T], bytes: impl Fn(T) -> [u8; N]) -> Cow<'_, [u8]> {
+    Cow::Owned(values.iter().flat_map(|&value| bytes(value)).collect())
+}
+
+fn lower_bytes(scales: &Scales) -> Cow<'_, [u8]> {
+    match scales {
+        Scales::F32(scales) => encode(scales, f32::to_le_bytes),
+        Scales::F16(scales) => encode(scales, f16::to_le_bytes),
+        Scales::Int8Super { groups, .. } => encode(groups, i8::to_le_bytes),
+        Scales::E8m0(groups) | Scales::E4m3Tensor { groups, .. } => Cow::Borrowed(groups),
+    }
+}
+
+fn upper_bytes(scales: &Scales) -> Cow<'_, [u8]> {
+    match scales {
+        Scales::Int8Super { supers, .. } => encode(supers, f16::to_le_bytes),
+        Scales::E4m3Tensor { groups, tensor } if !groups.is_empty() => {
+            Cow::Owned(tensor.to_le_bytes().to_vec())
+        }
+        _ => Cow::Borrowed(&[]),
+    }
+}
+
+/// Reads the values of a part's bytes.
+fn decode<T, const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> T) -> Vec<T> {
+    bytes.as_chunks().0.iter().map(|&bytes| value(bytes)).collect()
+}
+
+/// Returns the parts whose bytes, of the right length, `bytes` returns.
+pub(super) fn read_parts<'a>(geometry: &Geometry, bytes: impl Fn(Part) -> &'a [u8]) -> Parts {
+    let scales = |lower: Part, upper: Part| {
+        let (lower, upper) = (bytes(lower), bytes(upper));
+        match geometry.format.scale_type() {
+            ScaleType::F32 => Scales::F32(decode(lower, f32::from_le_bytes)),
+            ScaleType::F16 => Scales::F16(decode(lower, f16::from_le_bytes)),
+            ScaleType::E8m0 => Scales::E8m0(lower.to_vec()),
+            ScaleType::Int8Super => Scales::Int8Super {
+                groups: decode(lower, i8::from_le_bytes),
+                supers: decode(upper, f16::from_le_bytes),
+            },
+            ScaleType::E4m3Tensor => Scales::E4m3Tensor {
+                groups: lower.to_vec(),
+                tensor: decode(upper, f32::from_le_bytes).first().copied().unwrap_or(1.0),
+            },
+        }
+    };
+    let is_codebook = geometry.format.code_type() == CodeType::Codebook;
+    let mut codebook = decode(bytes(Part::Codebook), f32::from_le_bytes);
+    if is_codebook && codebook.is_empty() {
+        codebook = vec![0.0; 16];
+    }
+    Parts {
+        codes: decode(bytes(Part::Codes), u32::from_le_bytes),
+        metadata: decode(bytes(Part::Metadata), u32::from_le_bytes),
+        scales: scales(Part::Scales, Part::UpperScales),
+        zeros: bytes(Part::Zeros).to_vec(),
+        minima: match geometry.format.has_minima() {
+            true => scales(Part::Minima, Part::UpperMinima),
+            false => Scales::default(),
+        },
+        codebook,
+        order: decode(bytes(Part::Order), u32::from_le_bytes),
     }
 }
 

@@ -3,7 +3,7 @@ use super::parts::{
     Part, RawInfo, TENSORS_KEY, VERSION, VERSION_ACTIVATIONS, VERSION_KEY, factors_tensor,
 };
 use super::{AtomicFile, CompressedInfo, IoError, LayerActivations};
-use lowbit::format::{PackedWeights, Scales};
+use lowbit::format::PackedWeights;
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 use serde::Serialize;
@@ -162,28 +162,13 @@ impl ModelWriter {
         if need != geometry {
             return Err(wrong(format!("{}×{} {}", need.n, need.k, need.format)));
         }
-        for (part, words) in [(Part::Codes, weights.codes()), (Part::Metadata, weights.metadata())]
-        {
-            self.seek(&part.tensor(name))?;
-            for word in words {
-                self.put(&word.to_le_bytes())?;
+        for part in Part::ALL {
+            let bytes = part.bytes(weights.parts());
+            if !bytes.is_empty() {
+                self.seek(&part.tensor(name))?;
+                self.put(&bytes)?;
             }
         }
-        self.seek(&Part::Scales.tensor(name))?;
-        match weights.scales() {
-            Scales::F32(scales) => {
-                for scale in scales {
-                    self.put(&scale.to_le_bytes())?;
-                }
-            }
-            Scales::F16(scales) => {
-                for scale in scales {
-                    self.put(&scale.to_le_bytes())?;
-                }
-            }
-        }
-        self.seek(&Part::Zeros.tensor(name))?;
-        self.put(weights.zeros())?;
         let activations = self.activations.remove(name);
         if let Some(factors) = activations.and_then(|activations| activations.factors) {
             self.seek(&factors_tensor(name))?;

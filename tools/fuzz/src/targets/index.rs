@@ -96,6 +96,8 @@ fn weight(u: &mut Bytes<'_>, file: &mut File, name: &str) {
             let bytes: Vec<u8> = scales.iter().flat_map(|s| s.to_le_bytes()).collect();
             add("scales", "F16", &scaled, &bytes);
         }
+        // `pick::parts` makes no others.
+        _ => {}
     }
     add("zeros", "U8", &scaled, &parts.zeros);
     if layer.contains("true") {

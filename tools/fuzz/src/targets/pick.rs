@@ -146,7 +146,7 @@ pub fn parts(u: &mut Bytes<'_>, format: WeightFormat, n: usize, k: usize) -> Opt
     };
     let scales = match format.scale_type() {
         ScaleType::F32 => Scales::F32((0..g.scales).map(|_| scale(u)).collect()),
-        ScaleType::F16 => Scales::F16((0..g.scales).map(|_| f16::from_f32(scale(u))).collect()),
+        _ => Scales::F16((0..g.scales).map(|_| f16::from_f32(scale(u))).collect()),
     };
     let mask = if rarely(u) { 0xff } else { 0xf };
     let zeros = (0..zeros).map(|_| byte(u) & mask).collect();

@@ -25,7 +25,7 @@ pub fn run(data: &[u8]) {
         };
         let codes = words(&mut u, n * layout.code_words);
         let image = DeviceImage { codes, side: words(&mut u, n * layout.side_words) };
-        if let Ok(packed) = layout.unpack(&image) {
+        if let Ok(packed) = layout.unpack(&image, &[]) {
             layouts(&packed);
         }
     }
@@ -38,7 +38,7 @@ fn layouts(packed: &PackedWeights) {
     let (rows, panels) = (layout(RowOrder::Rows), layout(RowOrder::Panels));
     let image = rows.pack(packed, 0..n);
     assert_eq!((image.codes.len(), image.side.len()), rows.words(n));
-    assert_eq!(rows.unpack(&image).as_ref(), Ok(packed));
+    assert_eq!(rows.unpack(&image, &[]).as_ref(), Ok(packed));
     let other = panels.pack(packed, 0..n);
     assert_eq!((other.codes.len(), other.side.len()), panels.words(n));
     assert_eq!(panels.by_rows(&other, n).as_ref(), Ok(&image));

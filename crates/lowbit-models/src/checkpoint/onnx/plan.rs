@@ -241,7 +241,7 @@ impl Plan {
     pub fn pack(&self, sources: &[Source]) -> Result<PackedWeights, FormatError> {
         let geometry = self.format.geometry(self.n, self.k)?;
         let bits = self.format.code_type().bits();
-        let per = self.format.code_type().per_word() as usize;
+        let per = 32 / bits as usize;
         let scales = self.scale_values(sources);
         let scale =
             |row, group| scales.get(geometry.scale_index(row, group)).copied().unwrap_or_default();
@@ -265,7 +265,7 @@ impl Plan {
             ScaleType::F16 => {
                 Scales::F16(scales.iter().map(|&scale| f16::from_f32(scale.abs())).collect())
             }
-            ScaleType::F32 => Scales::F32(scales.iter().map(|scale| scale.abs()).collect()),
+            _ => Scales::F32(scales.iter().map(|scale| scale.abs()).collect()),
         };
         PackedWeights::from_parts(self.format, self.n, self.k, codes, vec![], scales, zeros)
     }

@@ -76,7 +76,7 @@ fn bad_parts_are_refused() {
         assert!(matches!(&error, IoError::UnexpectedTensor { .. }), "{error} {extra}");
     }
     let mut parts = parts();
-    parts[1].3 = vec![0; 8];
+    parts[1].3 = vec![0xff; 8];
     let error = read(&parts, INDEX).unwrap_err();
     assert!(matches!(error, IoError::Format { source: FormatError::BadScale { row: 0, .. }, .. }));
     let symmetric = INDEX.replace("-asym", "");

@@ -8,65 +8,21 @@ use super::*;
 use half::{bf16, f16};
 use lowbit::format::Quantization;
 use lowbit::format::{
-    CodeType, FormatError, Granularity, Mask24, PackedWeights, ScaleType, Scales, StaticScale,
-    WeightFormat,
+    FormatError, PackedWeights, StaticScale, WeightFormat, random_weights, sample_formats,
 };
 use safetensors::tensor::{SafeTensors, TensorView, serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use tempfile::TempDir;
 
-fn noise(count: usize, mut state: u32) -> Vec<u32> {
-    let mut next = || {
-        state = state.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
-        (state >> 7) ^ state.rotate_left(13)
-    };
-    (0..count).map(|_| next()).collect()
-}
-
 /// Returns a legal weight of a format. What the codes mean does not matter here.
 fn weights(name: &str, n: usize, k: usize) -> PackedWeights {
-    let format: WeightFormat = name.parse().unwrap();
-    let g = format.geometry(n, k).unwrap();
-    let mask = Mask24::from_fn(n, k, |row, k| (k + row) % 4 == 2).unwrap();
-    let metadata = if format.is_sparse() { mask.into_words() } else { vec![] };
-    let scales = noise(g.scales, 3).into_iter().map(|bits| 1.0 + (bits % 100) as f32);
-    let scales = match format.scale_type() {
-        ScaleType::F32 => Scales::F32(scales.collect()),
-        ScaleType::F16 => Scales::F16(scales.map(f16::from_f32).collect()),
-    };
-    let zeros = noise(g.zeros, 5).into_iter().map(|bits| bits as u8 & 0xf).collect();
-    PackedWeights::from_parts(format, n, k, noise(n * g.code_words, 7), metadata, scales, zeros)
-        .unwrap()
+    random_weights(name.parse().unwrap(), n, k, 7, true).unwrap()
 }
 
-/// Returns every combination of code type, granularity, symmetry, scales and sparsity.
+/// Returns formats that between them have every part.
 fn formats() -> Vec<WeightFormat> {
-    let g = |g| Granularity::group(g).unwrap();
-    let mut formats = Vec::new();
-    for granularity in [Granularity::Tensor, Granularity::Channel, g(3), g(32)] {
-        for element in CodeType::ALL {
-            if !element.is_integer() && granularity != Granularity::Tensor {
-                continue; // floats have no scales
-            }
-            let base = match element {
-                CodeType::F32 => WeightFormat::f32(),
-                CodeType::F16 => WeightFormat::f16(),
-                CodeType::Int16 => WeightFormat::int16(granularity),
-                CodeType::Int8 => WeightFormat::int8(granularity),
-                CodeType::Int4 => WeightFormat::int4(granularity),
-                other => panic!("{other:?} has no constructor here"),
-            };
-            for format in [base, base.asymmetric()] {
-                for format in [format, format.with_scales(ScaleType::F16)] {
-                    if format.check().is_ok() && (element.is_integer() || format == base) {
-                        formats.extend([format, format.two_four()]);
-                    }
-                }
-            }
-        }
-    }
-    formats
+    sample_formats()
 }
 
 struct Scratch(TempDir);
