@@ -1,16 +1,29 @@
-// What all dense decoders share.
+// Dense blocks whose weights are scaled after they are summed, or not at all.
 // Requires: lib/matmul, dense_decoder.
 // Implements: decoder.
-// Provides: Blocks, load_blocks, dot_quad, add_quad, tile_quad.
+// Provides: Block, load_block, Blocks, load_blocks, quad_f, dot_quad, add_quad, tile_quad.
+
+struct Block {
+    raw: Raw,
+}
 
 struct Blocks {
     a: Block,
     b: Block,
 }
 
+fn load_block(row: Row, b: u32, piece: u32) -> Block {
+    return Block(load_raw(row, b, piece));
+}
+
 // Loads a block of two neighbouring rows each.
 fn load_blocks(r0: Row, r1: Row, b: u32, piece: u32) -> Blocks {
     return Blocks(load_block(r0, b, piece), load_block(r1, b, piece));
+}
+
+// Columns 4i to 4i + 3 of a block, less their zero points.
+fn quad_f(block: Block, i: u32, z: vec4<f32>) -> vec4<f32> {
+    return raw_quad(block.raw, i, z);
 }
 
 // Σ (c − z) · x over quad i of a block.

@@ -1,19 +1,19 @@
 // Decodes dense f16 weights.
-// Requires: lib/matmul, codes32, decode/dense, half_pair.
+// Requires: lib/matmul, codes32, half_pair.
 // Implements: dense_decoder.
-// Provides: PIECES, Block, load_block, quad_f.
+// Provides: PIECES, Raw, load_raw, raw_quad.
 // Layout: a block has 64 bytes, two f16 a word, the lowest column in the low half. z is not
 // used.
 
 // Halves of a block, each loaded where it is used.
 const PIECES = 2u;
 
-struct Block {
+struct Raw {
     w: Words8,
 }
 
-fn load_block(row: Row, b: u32, piece: u32) -> Block {
-    return Block(load32(block_at(row, b) * PIECES + piece));
+fn load_raw(row: Row, b: u32, piece: u32) -> Raw {
+    return Raw(load32(block_at(row, b) * PIECES + piece));
 }
 
 fn halves(pair: vec2<u32>) -> vec4<f32> {
@@ -21,7 +21,7 @@ fn halves(pair: vec2<u32>) -> vec4<f32> {
 }
 
 // Columns 4i to 4i + 3 of a block, less their zero points; i is a literal wherever it is called.
-fn quad_f(block: Block, i: u32, z: vec4<f32>) -> vec4<f32> {
+fn raw_quad(block: Raw, i: u32, z: vec4<f32>) -> vec4<f32> {
     let words = select(block.w.b, block.w.a, (i & 2u) == 0u);
     return halves(select(words.zw, words.xy, (i & 1u) == 0u));
 }

@@ -2,8 +2,10 @@
 // not align with blocks of 32 columns.
 // Requires: lib/matmul, const BITS.
 // Implements: column_decoder.
-// Provides: codes, quad_codes.
+// Provides: codes, PIECES, quad_codes.
 // Layout: as in decode/int16, decode/int8 and decode/int4, read word by word.
+
+const PIECES = 1u;
 
 @group(0) @binding(4) var<storage, read> codes: array<u32>;
 

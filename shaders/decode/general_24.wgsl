@@ -2,8 +2,10 @@
 // do not align with blocks of 32 columns.
 // Requires: lib/matmul, decode/scatter, side, const BITS.
 // Implements: column_decoder.
-// Provides: codes, quad_codes.
+// Provides: codes, PIECES, quad_codes.
 // Layout: as in decode/int16_24, decode/int8_24 and decode/int4_24, read word by word.
+
+const PIECES = 1u;
 
 @group(0) @binding(4) var<storage, read> codes: array<u32>;
 

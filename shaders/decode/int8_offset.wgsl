@@ -1,23 +1,23 @@
 // Decodes dense int8 weights on GPUs. Codes are moved up by 128 first, because a GPU converts an
 // unsigned byte to a float in one operation and a signed one in two. Both differences below are
 // exact.
-// Requires: lib/matmul, codes32, decode/dense.
+// Requires: lib/matmul, codes32.
 // Implements: dense_decoder.
-// Provides: PIECES, Block, load_block, quad_f.
+// Provides: PIECES, Raw, load_raw, raw_quad.
 // Layout: a block has 32 bytes, four codes a word, the lowest column in the low byte.
 
 const PIECES = 1u;
 
-struct Block {
+struct Raw {
     w: Words8,
 }
 
-fn load_block(row: Row, b: u32, piece: u32) -> Block {
-    return Block(load32(block_at(row, b)));
+fn load_raw(row: Row, b: u32, piece: u32) -> Raw {
+    return Raw(load32(block_at(row, b)));
 }
 
 // Columns 4i to 4i + 3 of a block, less their zero points; i is a literal wherever it is called.
-fn quad_f(block: Block, i: u32, z: vec4<f32>) -> vec4<f32> {
+fn raw_quad(block: Raw, i: u32, z: vec4<f32>) -> vec4<f32> {
     let half = select(block.w.b, block.w.a, i < 4u);
     return vec4<f32>(unpack4xU8(half[i & 3u] ^ 0x80808080u)) - (z + 128.0);
 }

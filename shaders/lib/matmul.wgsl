@@ -15,6 +15,8 @@ struct Params {
     side_stride: u32, // words in a side row
     scale_at: u32,    // where in it the scales start
     zero_at: u32,     // where in it the zero points start
+    upper_at: u32,    // where in it the upper level of scales starts
+    table_at: u32,    // where in it the codebook starts
     x_offset: u32,    // the first element of X (a word, where it is quantized)
     x_stride: u32,    // elements from one row of X to the next
     x_batch: u32,     // from one X of the batch to the next
@@ -35,8 +37,6 @@ struct Params {
     out_scale: f32,   // of quantized Y
     out_inverse: f32, // 1 / out_scale
     out_zero: i32,    // its zero point
-    pad0: u32,
-    pad1: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;

@@ -1,12 +1,10 @@
 // Scales columns one by one, for groups of any size. Weights are scaled as they are decoded, a
 // quad at a time, and the whole row is one run.
-// Requires: lib/matmul, column_decoder, scale/side.
+// Requires: lib/matmul, column_decoder, scale/side, const MINIMA.
 // Implements: scale, run_steps, decoder.
-// Provides: PIECES, Block, load_block, load_blocks, quad_f, dot_quad, add_quad, tile_quad,
+// Provides: Block, load_block, load_blocks, quad_f, dot_quad, add_quad, tile_quad,
 // run_steps, run_scale, run_zero, run_scales, run_zeros.
 // Padding columns take the last group, so that no index leaves the side row.
-
-const PIECES = 1u;
 
 struct Block {
     w: vec4<f32>,
@@ -26,7 +24,13 @@ fn load_block(row: Row, quad: u32, piece: u32) -> Block {
     let scales = vec4<f32>(
         scale_of(row, g.x), scale_of(row, g.y), scale_of(row, g.z), scale_of(row, g.w),
     );
-    return Block(quad_codes(row, quad, zeros) * scales);
+    let values = quad_codes(row, quad, zeros) * scales;
+    if (MINIMA == 0u) {
+        return Block(values);
+    }
+    return Block(values + vec4<f32>(
+        minimum_of(row, g.x), minimum_of(row, g.y), minimum_of(row, g.z), minimum_of(row, g.w),
+    ));
 }
 
 fn load_blocks(r0: Row, r1: Row, quad: u32, piece: u32) -> Blocks {

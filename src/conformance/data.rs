@@ -2,7 +2,7 @@
 
 use super::{Case, Values};
 use crate::compress::{self, CompressError};
-use crate::format::{CodeType, PackedWeights, ScaleType, Scales, random_weights};
+use crate::format::{CodeType, PackedWeights, Scales, random_weights};
 use crate::host::Host;
 use crate::ops::{DeviceWeights, FloatType, texture_width};
 use half::f16;
@@ -135,24 +135,67 @@ pub(super) fn exact_weights(
         let w: Vec<f32> = (0..n * k).map(|_| (random.below(17) as f32 - 8.0) / 8.0).collect();
         return compress::quantize(&w, n, k, &format);
     }
+    let mut parts = packed.parts().clone();
+    narrow_codes(format.code_type(), &mut parts.codes);
     // The scales of neighboring groups differ, so that using the scale of the wrong group shows up.
     let power = |index: usize| [1.0, 0.5, 2.0][index % 3];
-    let count = packed.scales().len();
-    let scales = match format.scale_type() {
-        ScaleType::F32 => Scales::F32((0..count).map(power).collect()),
-        _ => Scales::F16((0..count).map(|i| f16::from_f32(power(i))).collect()),
-    };
-    let mut codes = packed.codes().to_vec();
-    if format.code_type() == CodeType::Int16 {
-        // 512 products with full int16 codes would reach 2²⁴, so only seven bits and the sign are
-        // kept.
-        codes.iter_mut().for_each(|word| {
-            let pair = [*word as u16 as i16, (*word >> 16) as i16].map(|c| c % 128);
-            *word = u32::from(pair[0] as u16) | u32::from(pair[1] as u16) << 16;
-        });
+    make_exact(&mut parts.scales, power, |super_block| [1.0, 0.5, 2.0, 4.0][super_block % 4]);
+    make_exact(
+        &mut parts.minima,
+        |index| [3.0, -2.0, 5.0, 1.0][index % 4],
+        |super_block| [1.0, -0.5, 2.0][super_block % 3],
+    );
+    let number = |index: usize| (index * index % 16) as f32 - 7.0;
+    parts.codebook.iter_mut().enumerate().for_each(|(index, value)| *value = number(index));
+    Ok(PackedWeights::new(format, n, k, parts)?)
+}
+
+/// Replaces codes by others whose numbers have few bits, so that the sums of 4096 products with
+/// integers stay below 2²⁴ units.
+fn narrow_codes(code_type: CodeType, codes: &mut [u32]) {
+    for word in codes {
+        *word = match code_type {
+            // Only seven bits and the sign are kept.
+            CodeType::Int16 => {
+                let pair = [*word as u16 as i16, (*word >> 16) as i16].map(|c| c % 128);
+                u32::from(pair[0] as u16) | u32::from(pair[1] as u16) << 16
+            }
+            // −1, 0 and 1, and the numbers of fp4 that have one bit: all others have 24.
+            CodeType::Nf4 => each_nibble(*word, |code| [0, 7, 15][code as usize % 3]),
+            CodeType::Fp4 => each_nibble(*word, |code| [0, 3, 5, 7, 11, 13, 15][code as usize % 7]),
+            // Numbers from 1 to less than 4, with a sign.
+            CodeType::E4m3 => (*word & 0x8f8f_8f8f) + 0x3838_3838,
+            CodeType::E5m2 => (*word & 0x8787_8787) + 0x3c3c_3c3c,
+            _ => *word,
+        };
     }
-    let (metadata, zeros) = (packed.metadata().to_vec(), packed.zeros().to_vec());
-    Ok(PackedWeights::from_parts(format, n, k, codes, metadata, scales, zeros)?)
+}
+
+fn each_nibble(word: u32, code: impl Fn(u32) -> u32) -> u32 {
+    (0..8).fold(0, |out, i| out | code(word >> (4 * i) & 15) << (4 * i))
+}
+
+/// Replaces scales (or minima) by numbers that are small multiples of powers of two, the lower level
+/// by `lower` of its index and the upper one by `upper`.
+fn make_exact(scales: &mut Scales, lower: impl Fn(usize) -> f32, upper: impl Fn(usize) -> f32) {
+    match scales {
+        Scales::F32(all) => all.iter_mut().enumerate().for_each(|(i, s)| *s = lower(i)),
+        Scales::F16(all) => {
+            all.iter_mut().enumerate().for_each(|(i, s)| *s = f16::from_f32(lower(i)));
+        }
+        Scales::E8m0(all) => all.iter_mut().enumerate().for_each(|(i, s)| {
+            *s = [127, 126, 128][i % 3];
+        }),
+        Scales::Int8Super { groups, supers } => {
+            // Halves are none of its numbers.
+            groups.iter_mut().enumerate().for_each(|(i, s)| *s = (2.0 * lower(i)) as i8);
+            supers.iter_mut().enumerate().for_each(|(i, s)| *s = f16::from_f32(upper(i)));
+        }
+        Scales::E4m3Tensor { groups, tensor } => {
+            groups.iter_mut().enumerate().for_each(|(i, s)| *s = [0x38, 0x30, 0x40][i % 3]);
+            *tensor = 0.5;
+        }
+    }
 }
 
 /// Uploads weights. Their codes are stored in textures if the case says so, even if that is slower.

@@ -50,7 +50,7 @@ pub use geometry::{Geometry, Sizes};
 pub(crate) use packed::put_bits;
 pub use packed::{PackedWeights, Parts};
 #[doc(hidden)]
-pub use random::{random_weights, sample_formats};
+pub use random::{other_formats, random_weights, sample_formats};
 pub use scales::Scales;
 pub use sparsity::{BitMask, EnumerativeMask, META_FILL, Mask24};
 

@@ -29,7 +29,7 @@ const NAMED: [(&str, CodeType, u32, Offset, ScaleType); 15] = {
 
 impl Offset {
     /// Returns the part of a format's name, which is empty for a fixed zero point.
-    const fn part(self) -> &'static str {
+    pub const fn part(self) -> &'static str {
         match self {
             Self::Fixed => "",
             Self::ZeroPoint => "asym",

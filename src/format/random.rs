@@ -145,3 +145,74 @@ pub fn sample_formats() -> Vec<WeightFormat> {
     formats.retain(|format| format.check().is_ok() && seen.insert(*format));
     formats
 }
+
+/// Returns the formats of other projects, and others that between them have every two of code type,
+/// granularity, offset and type of scales that go together, without those that [`WeightFormat::all`]
+/// has: for lists of kernels and cases, which cannot go over all formats.
+#[doc(hidden)]
+pub fn other_formats() -> Vec<WeightFormat> {
+    let groups = [16, 32, 64, 20].map(|g| Granularity::group(g).ok());
+    let granularities: Vec<_> =
+        [Some(Granularity::Channel)].into_iter().chain(groups).flatten().collect();
+    let mut all = Vec::new();
+    for code_type in CodeType::ALL {
+        for &granularity in &granularities {
+            for offset in Offset::ALL {
+                for scale_type in ScaleType::ALL {
+                    let format = WeightFormat::new(code_type, granularity)
+                        .with_offset(offset)
+                        .with_scales(scale_type);
+                    if format.check().is_ok() && format.code_type().has_scales() {
+                        all.push(format);
+                    }
+                }
+            }
+        }
+    }
+    let plain: std::collections::HashSet<_> =
+        WeightFormat::all([32, 20]).into_iter().chain(WeightFormat::all([16, 64])).collect();
+    let pairs = |f: &WeightFormat| {
+        let facts = [
+            format!("{:?}", f.code_type()),
+            format!("{:?}", f.granularity()),
+            format!("{:?}", f.offset()),
+            format!("{:?}", f.scale_type()),
+        ];
+        (0..4)
+            .flat_map(move |i| (0..i).map(move |j| (i, j)))
+            .map(move |(i, j)| format!("{i}{}{j}{}", facts[i], facts[j]))
+    };
+    let mut formats: Vec<_> = WeightFormat::named().map(|(_, format)| format).collect();
+    let mut seen = std::collections::HashSet::new();
+    formats.iter().for_each(|format| seen.extend(pairs(format)));
+    for format in all.into_iter().filter(|format| !plain.contains(format)) {
+        if pairs(&format).any(|pair| !seen.contains(&pair)) {
+            seen.extend(pairs(&format));
+            formats.push(format);
+        }
+    }
+    formats.retain(|format| !plain.contains(format));
+    formats
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_have_every_code_type_offset_and_scale() {
+        for (list, most) in [(other_formats(), 200), (sample_formats(), 1500)] {
+            assert!(list.len() < most, "{}", list.len());
+            assert!(list.len() > 60, "{}", list.len());
+            for offset in Offset::ALL {
+                assert!(list.iter().any(|f| f.offset() == offset), "{offset:?}");
+            }
+            for scale_type in ScaleType::ALL {
+                assert!(list.iter().any(|f| f.scale_type() == scale_type), "{scale_type:?}");
+            }
+            for code_type in CodeType::ALL.into_iter().filter(|code| code.bits() < 16) {
+                assert!(list.iter().any(|f| f.code_type() == code_type), "{code_type:?}");
+            }
+        }
+    }
+}

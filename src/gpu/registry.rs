@@ -1,6 +1,6 @@
 use super::imports::{self, ImportError};
 use super::{Feature, Fragment, Grid, UniformLayout};
-use crate::format::{BLOCK_K, CodeType, ScaleType, WeightFormat};
+use crate::format::{BLOCK_K, CodeType, Offset, ScaleType, WeightFormat};
 use std::collections::BTreeSet;
 
 /// A value for the generated block of constants.
@@ -141,23 +141,22 @@ pub struct Stored {
     pub block_bytes: u32,
     /// Rows that lie block by block and word by word side by side.
     pub panel: u32,
-    /// What a scale is stored as; `None` for floats, which have no scales.
+    /// What a scale is stored as: `f32`, `f16`, `e8m0` (a power of two in a byte), `i8·f16` or
+    /// `e4m3·f32` (two levels); `None` for floats, which have no scales.
     pub scales: Option<&'static str>,
     /// Whether zero points are stored.
     pub zero_points: bool,
+    /// Bits of a stored zero point; 0 if none are stored.
+    pub zero_bits: u32,
+    /// Whether minima, or zero points that are floats, are stored beside scales.
+    pub minima: bool,
 }
 
 impl Stored {
     /// Weights of a format in panels of `panel` rows, for a kernel that looks at the values.
     pub fn new(format: &WeightFormat, panel: u32) -> Self {
-        let f16_scales = format.scale_type() == ScaleType::F16;
-        Self::of(
-            &[format.code_type()],
-            format.is_sparse(),
-            panel,
-            f16_scales,
-            !format.is_symmetric(),
-        )
+        let (sparse, scales) = (format.is_sparse(), format.scale_type());
+        Self::of(&[format.code_type()], sparse, panel, scales, format.offset())
     }
 
     /// Weights of a format for a kernel that only moves codes: it works for all code types of the
@@ -165,8 +164,7 @@ impl Stored {
     pub fn moved(format: &WeightFormat, panel: u32) -> Self {
         let bits = format.code_type().bits();
         let same: Vec<_> = CodeType::ALL.into_iter().filter(|t| t.bits() == bits).collect();
-        let f16_scales = format.scale_type() == ScaleType::F16;
-        Self::of(&same, format.is_sparse(), panel, f16_scales, !format.is_symmetric())
+        Self::of(&same, format.is_sparse(), panel, format.scale_type(), format.offset())
     }
 
     /// Weights of any of `types`, which all have the same size.
@@ -174,18 +172,31 @@ impl Stored {
         types: &[CodeType],
         two_four: bool,
         panel: u32,
-        f16_scales: bool,
-        zero_points: bool,
+        scales: ScaleType,
+        offset: Offset,
     ) -> Self {
         let columns = if two_four { BLOCK_K / 2 } else { BLOCK_K } as u32;
-        let scaled = types.iter().any(|code| code.is_integer());
+        let scaled = types.iter().any(|code| code.has_scales());
+        let zero_bits = match offset {
+            Offset::ZeroPoint => 8,
+            Offset::ZeroPoint4 => 4,
+            _ => 0,
+        };
         Self {
             element: types.iter().map(|code| code.name()).collect(),
             two_four,
-            block_bytes: columns * types.first().map_or(0, |code| code.bits()) / 8,
+            block_bytes: columns * types.first().map_or(0, |code| code.low_bits()) / 8,
             panel,
-            scales: scaled.then_some(if f16_scales { "f16" } else { "f32" }),
-            zero_points,
+            scales: scaled.then_some(match scales {
+                ScaleType::F32 => "f32",
+                ScaleType::F16 => "f16",
+                ScaleType::E8m0 => "e8m0",
+                ScaleType::Int8Super => "i8·f16",
+                ScaleType::E4m3Tensor => "e4m3·f32",
+            }),
+            zero_points: zero_bits > 0,
+            zero_bits,
+            minima: matches!(offset, Offset::Minimum | Offset::FloatZeroPoint),
         }
     }
 }

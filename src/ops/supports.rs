@@ -51,8 +51,12 @@ impl FormatUse {
         let one_level = matches!(format.scale_type(), ScaleType::F32 | ScaleType::F16);
         let plain = CodeType::WIDE.contains(&format.code_type())
             && matches!(format.offset(), Offset::Fixed | Offset::ZeroPoint)
-            && one_level
-            && !format.is_permuted();
-        if plain { None } else { Some("there is no kernel for this format yet") }
+            && one_level;
+        match self {
+            _ if format.is_permuted() => Some("there is no kernel for permuted columns yet"),
+            Self::Matmul => None,
+            _ if plain => None,
+            _ => Some("there is no kernel for this format yet"),
+        }
     }
 }

@@ -498,13 +498,16 @@ pub(crate) fn texture_width(format: &WeightFormat, k: u32, caps: &Caps) -> u32 {
 /// Returns whether kernels can read such codes from textures, on devices where that is faster.
 pub(crate) fn in_textures(format: &WeightFormat, k: u32) -> bool {
     let columns = if format.is_sparse() { BLOCK_K / 2 } else { BLOCK_K } as u32;
+    // Half a block may have a scale, but not of wide or 2:4 sparse codes.
+    let halves = !format.is_sparse() && format.code_type().bits() <= 8;
+    let unit = BLOCK_K as u32 / if halves { 2 } else { 1 };
     let aligned = match format.granularity() {
-        Granularity::Group(g) if format.code_type().is_integer() && g.get() < k => {
-            g.get().is_multiple_of(BLOCK_K as u32)
+        Granularity::Group(g) if format.code_type().has_scales() && g.get() < k => {
+            g.get().is_multiple_of(unit)
         }
         _ => true,
     };
-    aligned && columns * format.code_type().bits() / 8 >= 16
+    aligned && columns * format.code_type().low_bits() / 8 >= 16
 }
 
 /// Bytes of a texel.

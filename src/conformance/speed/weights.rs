@@ -23,7 +23,7 @@ pub fn unpack_shader(choice: &KernelChoice) -> Result<KernelDesc, ImportError> {
     for other in ["limits/x_constant", "limits/part_constant"] {
         kernel.substitute(fragment(other))?;
     }
-    if choice.scaling != Scaling::General {
+    if !matches!(choice.scaling, Scaling::General | Scaling::Block(_)) {
         kernel.substitute(fragment("scale/none"))?;
     }
     Ok(kernel)

@@ -173,6 +173,8 @@ impl MatmulPlan {
             side_stride: layout.side_words as u32,
             scale_at: layout.scale_at as u32,
             zero_at: layout.zero_at as u32,
+            upper_at: layout.upper_at as u32,
+            table_at: layout.table_at as u32,
             x_offset,
             x_stride: spec.x_stride,
             x_batch: spec.x_batch_stride,
@@ -193,7 +195,6 @@ impl MatmulPlan {
             out_scale: scale.map_or(1.0, |scale| scale.scale),
             out_inverse: scale.map_or(1.0, |scale| 1.0 / scale.scale),
             out_zero: scale.map_or(0, |scale| scale.zero_point),
-            pad: [0; 2],
         }
     }
 }

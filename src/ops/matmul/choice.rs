@@ -1,7 +1,8 @@
 use super::schedule::{Schedule, gemv_lanes};
 use super::{Activations, Integer, MatmulSpec, Output, Params};
 use crate::format::{
-    ActivationFunction, BLOCK_K, CodeType, Granularity, RowOrder, ScaleType, WeightFormat,
+    ActivationFunction, BLOCK_K, CodeKind, CodeType, Granularity, Offset, RowOrder, ScaleType,
+    WeightFormat,
 };
 use crate::gpu::{
     Access, AdapterClass, Binding, BindingRole, Caps, Const, Grid, KernelDesc, M_TABLE, Stored,
@@ -30,12 +31,13 @@ impl Decoder {
     /// Returns the number of bytes of codes in a block of 32 columns.
     pub fn block_bytes(&self) -> u32 {
         let columns = if self.sparse { BLOCK_K / 2 } else { BLOCK_K } as u32;
-        columns * self.element.bits() / 8
+        columns * self.element.low_bits() / 8
     }
 
-    /// Returns whether two blocks may be loaded at once, because one has only 8 bytes of codes.
+    /// Returns whether two blocks may be loaded at once: 2:4 sparse ones that have only 8 bytes of
+    /// codes.
     pub(super) fn pairs(&self) -> bool {
-        self.block_bytes() == 8
+        self.sparse && self.block_bytes() == 8
     }
 }
 
@@ -48,6 +50,10 @@ pub enum Scaling {
     Row,
     /// Each block of 32 columns has one scale.
     Aligned,
+    /// Weights are scaled as they are decoded, block by block, because half a block has a scale, or
+    /// because they have minima. The number of groups in a block is 2, 1, or 0 if a group is some
+    /// other multiple of half a block, or the whole row.
+    Block(u32),
     /// A scale is looked up for every column, and weights are decoded four at a time.
     General,
 }
@@ -92,9 +98,9 @@ pub struct KernelChoice {
     /// How scales are applied.
     #[doc(hidden)]
     pub scaling: Scaling,
-    /// Whether zero points are stored.
+    /// Whether zero points or minima are stored, and how.
     #[doc(hidden)]
-    pub asymmetric: bool,
+    pub offset: Offset,
     /// How scales are stored.
     #[doc(hidden)]
     pub scale_type: ScaleType,
@@ -222,7 +228,7 @@ impl KernelChoice {
             schedule,
             decoder,
             scaling,
-            asymmetric: !spec.weights.is_symmetric(),
+            offset: spec.weights.offset(),
             scale_type: spec.weights.scale_type(),
             x,
             y,
@@ -314,7 +320,7 @@ impl KernelChoice {
             fragments.push(function_fragment(self.function));
             fragments.push(if self.bias { "lib/bias" } else { "lib/no_bias" });
         }
-        if !general {
+        if !general || !self.by_columns() {
             fragments.push(self.codes_fragment());
             if self.texture_width > 0 {
                 consts.push(("TEXTURE_WIDTH", Const::U32(self.texture_width)));
@@ -400,21 +406,30 @@ impl KernelChoice {
         });
         fragments.push(if general { "lib/quad" } else { "lib/quads" });
         let element = self.decoder.element;
-        if general {
+        if general && self.by_columns() {
             consts.push(("BITS", Const::U32(element.bits())));
+            fragments.push(match self.decoder.sparse {
+                true => "decode/general_24",
+                false => "decode/general",
+            });
+        } else {
+            self.decoder_fragments(consts, fragments);
         }
-        fragments.push(match (general, self.decoder.sparse) {
-            (true, true) => "decode/general_24",
-            (true, false) => "decode/general",
-            (false, _) => self.decoder_fragment(),
-        });
+        if general && !self.by_columns() {
+            fragments.push("decode/general_block");
+        }
         if self.scaling != Scaling::None {
-            let zero = if element == CodeType::Int4 { 8 } else { 0 };
-            self.scale_constants(zero, consts);
+            let minima = matches!(self.offset, Offset::Minimum | Offset::FloatZeroPoint);
+            let zero = if minima { 0 } else { element.fixed_zero() };
+            self.scale_constants(zero as u32, consts, fragments);
+        }
+        if let Scaling::Block(groups) = self.scaling {
+            consts.push(("BLOCK_GROUPS", Const::U32(groups)));
         }
         fragments.push(match self.scaling {
             Scaling::None => "scale/none",
             Scaling::Row | Scaling::Aligned => "scale/aligned",
+            Scaling::Block(_) => "scale/block",
             Scaling::General => "scale/general",
         });
         if let Schedule::Rows { .. } = self.schedule {
@@ -428,31 +443,88 @@ impl KernelChoice {
     }
 
     /// The constants of `scale/side`. `zero` is the zero point of symmetric codes.
-    pub(super) fn scale_constants(&self, zero: u32, consts: &mut Vec<(&'static str, Const)>) {
-        consts.push(("F16_SCALES", Const::Bool(self.scale_type == ScaleType::F16)));
-        consts.push(("ASYMMETRIC", Const::Bool(self.asymmetric)));
-        consts.push(("SIGNED_ZERO", Const::Bool(self.decoder.element == CodeType::Int8)));
+    pub(super) fn scale_constants(
+        &self,
+        zero: u32,
+        consts: &mut Vec<(&'static str, Const)>,
+        fragments: &mut Vec<&'static str>,
+    ) {
+        consts.push(("SCALES", Const::U32(self.scale_type as u32)));
+        consts.push((
+            "MINIMA",
+            Const::U32(match self.offset {
+                Offset::Minimum => 1,
+                Offset::FloatZeroPoint => 2,
+                _ => 0,
+            }),
+        ));
+        consts.push((
+            "ZERO_BITS",
+            Const::U32(match self.offset {
+                Offset::ZeroPoint => 8,
+                Offset::ZeroPoint4 => 4,
+                _ => 0,
+            }),
+        ));
+        consts.push(("SIGNED_ZERO", Const::Bool(self.decoder.element.is_signed())));
         consts.push(("ZERO", Const::U32(zero)));
+        fragments.push(match self.scale_type {
+            ScaleType::F32 | ScaleType::F16 => "scale/field_float",
+            _ => "scale/field_byte",
+        });
     }
 
-    /// Returns how blocks of codes become floats.
-    fn decoder_fragment(&self) -> &'static str {
-        match (self.decoder.element, self.decoder.sparse) {
-            (CodeType::F32, false) => "decode/f32",
-            (CodeType::F32, true) => "decode/f32_24",
-            (CodeType::F16, false) => "decode/f16",
-            (CodeType::F16, true) => "decode/f16_24",
-            (CodeType::Int16, false) => "decode/int16",
-            (CodeType::Int16, true) => "decode/int16_24",
-            (CodeType::Int8, false) if matches!(self.schedule, Schedule::Rows { .. }) => {
-                "decode/int8"
-            }
-            (CodeType::Int8, false) => "decode/int8_offset",
-            (CodeType::Int8, true) => "decode/int8_24",
-            (_, false) => "decode/int4",
-            (_, true) if self.pair => "decode/int4_24_pair",
-            (_, true) => "decode/int4_24",
+    /// Returns whether kernels with a scale for every column read codes word by word. They load
+    /// whole blocks otherwise.
+    fn by_columns(&self) -> bool {
+        matches!(self.decoder.element, CodeType::Int16 | CodeType::Int8 | CodeType::Int4)
+    }
+
+    /// Adds how blocks of codes become floats.
+    fn decoder_fragments(
+        &self,
+        consts: &mut Vec<(&'static str, Const)>,
+        fragments: &mut Vec<&'static str>,
+    ) {
+        let element = self.decoder.element;
+        if self.decoder.sparse {
+            fragments.push(match element {
+                CodeType::F32 => "decode/f32_24",
+                CodeType::F16 => "decode/f16_24",
+                CodeType::Int16 => "decode/int16_24",
+                CodeType::Int8 => "decode/int8_24",
+                _ if self.pair => "decode/int4_24_pair",
+                _ => "decode/int4_24",
+            });
+            return;
         }
+        if matches!(self.scaling, Scaling::None | Scaling::Row | Scaling::Aligned) {
+            fragments.push("decode/dense");
+        }
+        let rows = matches!(self.schedule, Schedule::Rows { .. });
+        let planes = Const::U32(element.plane_bits());
+        let (own, more) = match element {
+            CodeType::F32 => ("decode/f32", None),
+            CodeType::F16 => ("decode/f16", None),
+            CodeType::Int16 => ("decode/int16", None),
+            CodeType::Int8 if rows => ("decode/int8", None),
+            CodeType::Int8 => ("decode/int8_offset", None),
+            CodeType::Int4 => ("decode/int4", None),
+            CodeType::Int6 | CodeType::Int5 => ("decode/planes4", Some(("PLANE_WORDS", planes))),
+            CodeType::Int3 | CodeType::Int2 => ("decode/planes2", Some(("PLANE_WORDS", planes))),
+            CodeType::E4m3 => ("decode/fp8", Some(("MANTISSA", Const::U32(3)))),
+            CodeType::E5m2 => ("decode/fp8", Some(("MANTISSA", Const::U32(2)))),
+            CodeType::Nf4 => ("table/nf4", None),
+            CodeType::Fp4 => ("table/fp4", None),
+            CodeType::E2m1 => ("table/e2m1", None),
+            CodeType::Iq4Nl => ("table/iq4nl", None),
+            CodeType::Codebook => ("table/own", None),
+        };
+        if matches!(element.kind(), CodeKind::Table(_)) {
+            fragments.push("decode/table");
+        }
+        fragments.push(own);
+        consts.extend(more);
     }
 
     /// Returns how blocks of codes are loaded.
@@ -522,8 +594,8 @@ impl KernelChoice {
             &[self.decoder.element],
             self.decoder.sparse,
             self.order.panel(),
-            self.scale_type == ScaleType::F16,
-            self.asymmetric,
+            self.scale_type,
+            self.offset,
         )
     }
 }
@@ -544,13 +616,25 @@ fn function_fragment(function: ActivationFunction) -> &'static str {
 /// Returns how scales of a format apply to K columns. Blocks have one scale each if groups are
 /// whole blocks.
 pub(super) fn scaling(format: &WeightFormat, k: u32) -> Scaling {
-    match (format.code_type().is_integer(), format.granularity()) {
-        (false, _) => Scaling::None,
-        (true, Granularity::Group(g)) if g.get() < k => match g.get() % BLOCK_K as u32 {
-            0 => Scaling::Aligned,
-            _ => Scaling::General,
-        },
-        (true, _) => Scaling::Row,
+    if !format.code_type().has_scales() {
+        return Scaling::None;
+    }
+    let block = BLOCK_K as u32;
+    let group = match format.granularity() {
+        Granularity::Group(g) if g.get() < k => g.get(),
+        _ => 0,
+    };
+    let plain = !format.has_minima();
+    // 2:4 decoders and those of 16 bits put a block together from parts with one scale.
+    let halves = !format.is_sparse() && format.code_type().bits() <= 8;
+    match group {
+        0 if plain => Scaling::Row,
+        0 => Scaling::Block(0),
+        group if group.is_multiple_of(block) && plain => Scaling::Aligned,
+        group if group == block => Scaling::Block(1),
+        group if group == block / 2 && halves => Scaling::Block(2),
+        group if group.is_multiple_of(block / 2) && halves => Scaling::Block(0),
+        _ => Scaling::General,
     }
 }
 

@@ -3,7 +3,7 @@
 use super::choice::{KernelChoice, YStore};
 use super::schedule::Schedule;
 use super::{Activations, MatmulSpec};
-use crate::format::CodeType;
+use crate::format::{CodeType, Offset};
 use crate::gpu::{Caps, Const};
 
 /// The number of slices of K in a group.
@@ -76,12 +76,12 @@ impl KernelChoice {
         consts: &mut Vec<(&'static str, Const)>,
         fragments: &mut Vec<&'static str>,
     ) {
-        consts.push(("W_ZEROS", Const::Bool(self.asymmetric)));
+        consts.push(("W_ZEROS", Const::Bool(self.offset != Offset::Fixed)));
         consts.push(("X_ZEROS", Const::Bool(integer.x_zeros)));
         consts.push(("W_GROUPS", Const::U32(integer.w_groups as u32)));
         consts.push(("X_GROUPS", Const::U32(integer.x_groups as u32)));
         // If zero points are not stored, codes are read as signed and have none.
-        self.scale_constants(0, consts);
+        self.scale_constants(0, consts, fragments);
         fragments.push(if self.wide { "access/x_int8_u64" } else { "access/x_int8" });
         fragments.push(match (self.decoder.element, self.decoder.sparse) {
             (CodeType::Int4, false) => "integer/int4",

@@ -5,7 +5,7 @@ use super::schedule::Schedule;
 use super::{Activations, MatmulSpec, Output};
 use crate::format::{
     ActivationFormat, ActivationFunction, ActivationGranularity, BLOCK_K, Granularity, ScaleType,
-    WeightFormat,
+    WeightFormat, other_formats,
 };
 use crate::gpu::{Caps, KernelDesc};
 use crate::ops::FloatType;
@@ -64,6 +64,22 @@ pub(crate) fn kernels(caps: &Caps) -> Vec<KernelChoice> {
                         }
                     }
                 }
+            }
+        }
+    }
+    // Other formats change how W is decoded and scaled, and nothing else: types, offsets and biases
+    // alternate.
+    for (turn, format) in other_formats().into_iter().enumerate() {
+        for (j, k) in [4096, 100].into_iter().enumerate() {
+            let turn = turn + j;
+            let mut spec = MatmulSpec::new(8, 8, k, format)
+                .with_activations(floats[turn / 2 % 2])
+                .with_output(floats[turn / 3 % 2]);
+            spec.any_x_offset = turn.is_multiple_of(5);
+            spec.bias = turn.is_multiple_of(2);
+            for &code_textures in textures {
+                spec.code_textures = code_textures;
+                able(Schedule::all(k)).into_iter().for_each(|schedule| push(&spec, schedule));
             }
         }
     }

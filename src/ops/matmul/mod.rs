@@ -54,6 +54,8 @@ uniform! {
         side_stride: u32,
         scale_at: u32,
         zero_at: u32,
+        upper_at: u32,
+        table_at: u32,
         x_offset: u32,
         x_stride: u32,
         x_batch: u32,
@@ -74,6 +76,5 @@ uniform! {
         out_scale: f32,
         out_inverse: f32,
         out_zero: i32,
-        pad: [u32; 2] = "pad0" "pad1",
     }
 }

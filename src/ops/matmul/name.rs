@@ -1,21 +1,32 @@
 //! Kernel ids: how a choice is written, and read again.
 
-use super::choice::{Decoder, KernelChoice, Scaling, XLoad, YStore};
+use super::choice::{Decoder, KernelChoice, Scaling, XLoad, YStore, scaling};
 use super::integer::{Groups, Integer};
 use super::schedule::Schedule;
-use crate::format::{ActivationFunction, CodeType, RowOrder, ScaleType};
+use crate::format::{
+    ActivationFunction, CodeType, Granularity, Offset, RowOrder, ScaleType, WeightFormat,
+};
 use crate::gpu::{AdapterClass, Caps, MAX_TEXTURE_WIDTH};
-use crate::ops::FloatType;
+use crate::ops::{FloatType, FormatUse};
 
 /// A part of an id, and what it says of a choice. An id has the part if saying so changes nothing.
 type Part = (&'static str, fn(&mut KernelChoice));
 
 /// The parts that follow schedule and decoder, in their order.
-const PARTS: [Part; 44] = [
+const PARTS: [Part; 53] = [
     ("general", |c| c.scaling = Scaling::General),
+    ("block", |c| c.scaling = Scaling::Block(1)),
+    ("halfblock", |c| c.scaling = Scaling::Block(2)),
+    ("blocks", |c| c.scaling = Scaling::Block(0)),
     ("row", |c| c.scaling = Scaling::Row),
-    ("asym", |c| c.asymmetric = true),
+    ("asym", |c| c.offset = Offset::ZeroPoint),
+    ("asym4", |c| c.offset = Offset::ZeroPoint4),
+    ("fzero", |c| c.offset = Offset::FloatZeroPoint),
+    ("min", |c| c.offset = Offset::Minimum),
     ("f16s", |c| c.scale_type = ScaleType::F16),
+    ("e8m0s", |c| c.scale_type = ScaleType::E8m0),
+    ("i8s", |c| c.scale_type = ScaleType::Int8Super),
+    ("e4m3s", |c| c.scale_type = ScaleType::E4m3Tensor),
     ("xf16", |c| c.x = XLoad::F16),
     ("x1", |c| c.x = XLoad::F32),
     ("xint8", |c| integer(c).x_zeros = false),
@@ -103,7 +114,7 @@ impl KernelChoice {
             schedule,
             decoder,
             scaling,
-            asymmetric,
+            offset,
             scale_type,
             x,
             y,
@@ -137,7 +148,7 @@ impl KernelChoice {
             schedule,
             lanes.to_string(),
             format!("{decoder:?} {scaling:?}"),
-            asymmetric.to_string(),
+            format!("{offset:?}"),
             format!("{scale_type:?}"),
             format!("{x:?}"),
             format!("{y:?}"),
@@ -153,12 +164,12 @@ impl KernelChoice {
     /// Returns the choice of an id that ends after schedule and decoder.
     fn plain(schedule: Schedule, decoder: Decoder) -> Self {
         let integer = schedule.is_integer();
-        let scaled = decoder.element.is_integer();
+        let scaled = decoder.element.has_scales();
         Self {
             schedule,
             decoder,
             scaling: if scaled { Scaling::Aligned } else { Scaling::None },
-            asymmetric: false,
+            offset: Offset::Fixed,
             scale_type: ScaleType::F32,
             x: if integer { XLoad::Int8 } else { XLoad::F32x4 },
             y: YStore::Float(FloatType::F32),
@@ -178,56 +189,87 @@ impl KernelChoice {
 
     /// Returns whether [`KernelChoice::new`] makes this choice for some spec on some device.
     fn exists(&self) -> bool {
-        let Decoder { element, .. } = self.decoder;
-        let integers = self.schedule.is_integer();
-        let by_rows = matches!(self.schedule, Schedule::Rows { .. } | Schedule::IntRows { .. });
-        let general = self.scaling == Scaling::General;
-        let has_zeros = matches!(element, CodeType::Int8 | CodeType::Int4);
-        let weights = (has_zeros || !self.asymmetric && self.scale_type == ScaleType::F32)
-            && match self.scaling {
-                Scaling::None => !element.is_integer(),
-                Scaling::Row => element.is_integer() && by_rows,
-                Scaling::Aligned => element.is_integer(),
-                Scaling::General => element.is_integer() && !integers,
-            };
-        let products = match self.integer {
-            None => !integers && self.x != XLoad::Int8 && matches!(self.y, YStore::Float(_)),
+        // A new field must be judged here.
+        let Self {
+            schedule,
+            decoder,
+            scaling,
+            offset: _,
+            scale_type: _,
+            x,
+            y,
+            function: _,
+            integer,
+            bias: _,
+            order,
+            subgroup,
+            native_f16_unpack,
+            wide,
+            ragged,
+            pair,
+            subgroup_sum,
+            texture_width,
+        } = *self;
+        let integers = schedule.is_integer();
+        let by_rows = matches!(schedule, Schedule::Rows { .. } | Schedule::IntRows { .. });
+        let general = scaling == Scaling::General;
+        let products = match integer {
+            None => !integers && x != XLoad::Int8 && matches!(y, YStore::Float(_)),
             Some(integer) => {
                 let one = integer.w_groups == Groups::One;
-                let row = matches!(self.schedule, Schedule::IntRows { .. }) && one;
+                let row = matches!(schedule, Schedule::IntRows { .. }) && one;
                 // A row that is one slice is one group of either.
                 integers
-                    && self.x == XLoad::Int8
-                    && has_zeros
-                    && row == (self.scaling == Scaling::Row)
+                    && x == XLoad::Int8
+                    && row == (scaling == Scaling::Row)
                     && (!integer.whole || one && integer.x_groups == Groups::One)
             }
         };
-        let subgroup = self.subgroup == 0 || by_rows && !general;
-        let half = !self.native_f16_unpack || self.x == XLoad::F16 || element == CodeType::F16;
-        let ragged = !self.ragged || self.x == XLoad::F16 || self.x == XLoad::F32x4 && !self.wide;
-        let sum = match self.schedule {
+        let half = x == XLoad::F16 || decoder.element == CodeType::F16;
+        let tail = x == XLoad::F16 || x == XLoad::F32x4 && !wide;
+        let sum = match schedule {
             Schedule::Gemv { lanes, .. } | Schedule::IntGemv { lanes, .. } => {
-                !self.subgroup_sum || lanes == self.schedule.workgroup()
+                lanes == schedule.workgroup()
             }
-            _ => !self.subgroup_sum,
+            _ => false,
         };
-        let pair = !self.pair
-            || matches!(self.schedule, Schedule::Gemv { .. })
-                && self.decoder.pairs()
-                && !general
-                && self.order == RowOrder::Rows;
-        let texture = self.texture_width == 0 || self.decoder.block_bytes() >= 16 && !general;
-        weights
+        let pairs = matches!(schedule, Schedule::Gemv { .. })
+            && decoder.pairs()
+            && !general
+            && order == RowOrder::Rows;
+        self.weights_exist()
             && products
-            && subgroup
-            && half
-            && (!self.wide || by_rows)
-            && ragged
-            && sum
-            && pair
-            && texture
-            && self.schedule.check(&unlimited(self.schedule)).is_ok()
+            && (subgroup == 0 || by_rows && !general)
+            && (!native_f16_unpack || half)
+            && (!wide || by_rows)
+            && (!ragged || tail)
+            && (!subgroup_sum || sum)
+            && (!pair || pairs)
+            && (texture_width == 0 || decoder.block_bytes() >= 16 && !general)
+            && schedule.check(&unlimited(schedule)).is_ok()
+    }
+
+    /// Returns whether there is a format that needs this decoder, scaling, offset and type of scales.
+    fn weights_exist(&self) -> bool {
+        let by_rows = matches!(self.schedule, Schedule::Rows { .. } | Schedule::IntRows { .. });
+        let use_ = match self.integer {
+            Some(_) => FormatUse::IntegerMatmul,
+            None => FormatUse::Matmul,
+        };
+        // Between them these have every scaling with every type of scales that goes with it.
+        let groups = [16, 32, 48, 64, 4, 6].map(|g| Granularity::group(g).ok());
+        let granularities = [Some(Granularity::Channel)].into_iter().chain(groups).flatten();
+        granularities.into_iter().any(|granularity| {
+            let format = WeightFormat::new(self.decoder.element, granularity)
+                .with_offset(self.offset)
+                .with_scales(self.scale_type);
+            let format = if self.decoder.sparse { format.two_four() } else { format };
+            let wanted = match scaling(&format, 4096) {
+                Scaling::Row if !by_rows => Scaling::Aligned,
+                scaling => scaling,
+            };
+            format.check().is_ok() && use_.check(&format).is_ok() && wanted == self.scaling
+        })
     }
 }
 

@@ -272,7 +272,7 @@ impl MatmulSpec {
         format.layout(self.k as usize)?;
         let element = self.weights.code_type();
         if !matches!(element, CodeType::Int8 | CodeType::Int4)
-            || scaling(&self.weights, self.k) == Scaling::General
+            || !matches!(scaling(&self.weights, self.k), Scaling::Row | Scaling::Aligned)
         {
             return Err(PlanError::IntegerWeights { format: self.weights });
         }

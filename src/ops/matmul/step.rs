@@ -20,10 +20,10 @@ impl Step {
     /// takes a quad of columns at a time from whole words.
     pub fn new(choice: &KernelChoice) -> Self {
         let KernelChoice { schedule, decoder, scaling, .. } = *choice;
-        let stored = decoder.element.bits() / if decoder.sparse { 2 } else { 1 };
+        let stored = decoder.element.low_bits() / if decoder.sparse { 2 } else { 1 };
         let (columns, code_bytes, code_load) = match scaling {
             Scaling::General => (4, (stored / 2).max(4), None),
-            Scaling::None | Scaling::Row | Scaling::Aligned => {
+            Scaling::None | Scaling::Row | Scaling::Aligned | Scaling::Block(_) => {
                 (32, stored * 4, Some((stored * 4).min(16)))
             }
         };

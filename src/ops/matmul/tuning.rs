@@ -1,6 +1,7 @@
 use super::choice::scaling;
 use super::plan::row_range_of;
 use super::{Activations, Decoder, MatmulSpec, Scaling, Schedule, select};
+use crate::format::{Offset, ScaleType};
 use crate::gpu::Caps;
 use crate::ops::weights::in_textures;
 use std::cmp::Reverse;
@@ -39,8 +40,10 @@ pub struct Problem {
     pub decoder: Decoder,
     /// How scales are applied.
     pub scaling: Scaling,
-    /// Whether zero points are stored.
-    pub asymmetric: bool,
+    /// Whether zero points or minima are stored, and how.
+    pub offset: Offset,
+    /// How scales are stored.
+    pub scale_type: ScaleType,
     /// Whether codes come out of textures.
     pub textures: bool,
     /// What X is.
@@ -59,7 +62,8 @@ impl Problem {
         Self {
             decoder: Decoder::of(&spec.weights),
             scaling: scaling(&spec.weights, spec.k),
-            asymmetric: !spec.weights.is_symmetric(),
+            offset: spec.weights.offset(),
+            scale_type: spec.weights.scale_type(),
             textures: spec.code_textures && in_textures(&spec.weights, spec.k),
             activations: spec.activations,
             m,
@@ -71,7 +75,12 @@ impl Problem {
     /// Returns how far another problem's measurement is from this one; `None` if it says
     /// nothing: other kernels, another row range, or N or K more than twice or less than half.
     fn distance(&self, other: &Self) -> Option<f64> {
-        let kernels = |p: &Self| (p.decoder, p.scaling, p.asymmetric, p.textures, p.activations);
+        // One float or the other is loaded as fast; a byte takes more to decode.
+        let bytes = |scale_type: ScaleType| scale_type.bits() < 16;
+        let kernels = |p: &Self| {
+            let scales = (p.scaling, p.offset, bytes(p.scale_type));
+            (p.decoder, scales, p.textures, p.activations)
+        };
         let twice = |a: u32, b: u32| u64::from(a.max(b)) <= 2 * u64::from(a.min(b));
         let near = kernels(self) == kernels(other)
             && row_range_of(self.m) == row_range_of(other.m)

@@ -1,7 +1,7 @@
 //! Measured schedules as JSON, so that they are measured once.
 
 use super::{Decoder, Problem, Scaling, Schedule, Tuning, TuningKey, applies};
-use crate::format::CodeType;
+use crate::format::{CodeType, Offset, ScaleType};
 use crate::gpu::Caps;
 use serde::{Deserialize, Serialize};
 
@@ -58,7 +58,8 @@ struct Entry {
     weights: String,
     sparse: bool,
     scaling: String,
-    asymmetric: bool,
+    offset: String,
+    scales: String,
     textures: bool,
     activations: String,
     m: u32,
@@ -67,10 +68,13 @@ struct Entry {
     schedule: String,
 }
 
-const SCALINGS: [(Scaling, &str); 4] = [
+const SCALINGS: [(Scaling, &str); 7] = [
     (Scaling::None, "none"),
     (Scaling::Row, "row"),
     (Scaling::Aligned, "aligned"),
+    (Scaling::Block(1), "block"),
+    (Scaling::Block(2), "halfblock"),
+    (Scaling::Block(0), "blocks"),
     (Scaling::General, "general"),
 ];
 
@@ -94,7 +98,8 @@ impl Tuning {
             weights: problem.decoder.element.name().into(),
             sparse: problem.decoder.sparse,
             scaling: name(problem.scaling).into(),
-            asymmetric: problem.asymmetric,
+            offset: problem.offset.part().into(),
+            scales: problem.scale_type.suffix().into(),
             textures: problem.textures,
             activations: problem.activations.to_string(),
             m: problem.m,
@@ -137,6 +142,8 @@ fn parse(text: &[u8], key: &TuningKey, caps: &Caps) -> Result<Tuning, BadTuning>
 fn read_entry(entry: &Entry, caps: &Caps) -> Result<(Problem, Schedule), (&'static str, String)> {
     let unknown = |what, value: &str| (what, value.to_string());
     let element = CodeType::ALL.into_iter().find(|element| element.name() == entry.weights);
+    let offset = Offset::ALL.into_iter().find(|offset| offset.part() == entry.offset);
+    let scale_type = ScaleType::ALL.into_iter().find(|scales| scales.suffix() == entry.scales);
     let scaling = SCALINGS.iter().find(|(_, name)| *name == entry.scaling);
     let problem = Problem {
         decoder: Decoder {
@@ -144,7 +151,8 @@ fn read_entry(entry: &Entry, caps: &Caps) -> Result<(Problem, Schedule), (&'stat
             sparse: entry.sparse,
         },
         scaling: scaling.ok_or_else(|| unknown("an unknown scaling", &entry.scaling))?.0,
-        asymmetric: entry.asymmetric,
+        offset: offset.ok_or_else(|| unknown("an unknown offset", &entry.offset))?,
+        scale_type: scale_type.ok_or_else(|| unknown("unknown scales", &entry.scales))?,
         textures: entry.textures,
         activations: (entry.activations.parse())
             .map_err(|_| unknown("unknown activations", &entry.activations))?,

@@ -1,0 +1,33 @@
+// The table of NormalFloat codes.
+// Requires: lib/matmul.
+// Implements: table.
+// Provides: table4.
+// Why selects: software adapters load entries of an array lane by lane, and a tree of selects takes all
+// lanes at once. The constants are the bits of f32.
+
+fn pick(low: u32, high: u32, bit: vec4<bool>) -> vec4<u32> {
+    return select(vec4<u32>(low), vec4<u32>(high), bit);
+}
+
+// The numbers of the codes in the bytes of a word.
+fn table4(codes: u32, row: Row) -> vec4<f32> {
+    let code = unpack4xU8(codes);
+    let bit0 = (code & vec4<u32>(1u)) != vec4<u32>(0u);
+    let bit1 = (code & vec4<u32>(2u)) != vec4<u32>(0u);
+    let bit2 = (code & vec4<u32>(4u)) != vec4<u32>(0u);
+    let q0 = select(
+        pick(0xbf800000u, 0xbf3239b1u, bit0), pick(0xbf066b30u, 0xbeca32a0u, bit0), bit1,
+    );
+    let q1 = select(
+        pick(0xbe91a24du, 0xbe3d353fu, bit0), pick(0xbdba7871u, 0x00000000u, bit0), bit1,
+    );
+    let q2 = select(
+        pick(0x3da2faffu, 0x3e24cae3u, bit0), pick(0x3e7c04ddu, 0x3ead033au, bit0), bit1,
+    );
+    let q3 = select(
+        pick(0x3ee1a4b8u, 0x3f1007abu, bit0), pick(0x3f3913b3u, 0x3f800000u, bit0), bit1,
+    );
+    let low = select(q0, q1, bit2);
+    let high = select(q2, q3, bit2);
+    return bitcast<vec4<f32>>(select(low, high, code >= vec4<u32>(8u)));
+}

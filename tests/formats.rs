@@ -1,0 +1,34 @@
+//! Matmuls with every kind of weight format, beside those of the case table.
+
+use crate::common::host;
+use lowbit::conformance::{self, Case, Status, Values};
+use lowbit::format::other_formats;
+use lowbit::ops::{FloatType, Schedule};
+
+/// Every format of the list with one schedule of those that exist, in turn, at a K that is whole
+/// super-blocks and at one that is no whole block.
+#[test]
+fn every_format_multiplies() {
+    let mut cases = Vec::new();
+    for (turn, format) in other_formats().into_iter().enumerate() {
+        for k in [544, 301] {
+            let schedules = Schedule::all(k as u32);
+            let schedule = schedules[(turn * 7 + k) % schedules.len()];
+            let types = [FloatType::F32, FloatType::F16];
+            let types = (types[turn / 2 % 2], types[turn / 3 % 2]);
+            let m = [1, 5, 33][turn % 3];
+            let mut case = Case::matmul(format, types, (m, 70, k), Values::Normal);
+            case.schedule = Some(schedule);
+            (case.bias, case.strided) = (turn % 2 == 0, turn % 3 == 0);
+            cases.push(case);
+        }
+    }
+    let Some(host) = host() else { return };
+    let reports = conformance::run(std::slice::from_ref(host), &cases, &|_| ());
+    let failed: Vec<_> = reports
+        .iter()
+        .filter(|report| report.status != Status::Pass)
+        .map(|report| format!("{}: {}", report.id, report.reason.as_deref().unwrap_or_default()))
+        .collect();
+    assert!(failed.is_empty(), "{} of {}: {failed:#?}", failed.len(), cases.len());
+}
