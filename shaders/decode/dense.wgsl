@@ -1,5 +1,5 @@
 // Dense blocks whose weights are scaled after they are summed, or not at all.
-// Requires: lib/matmul, dense_decoder.
+// Requires: lib/matmul, dense_decoder, raws.
 // Implements: decoder.
 // Provides: Block, load_block, Blocks, load_blocks, quad_f, dot_quad, add_quad, tile_quad.
 
@@ -18,7 +18,8 @@ fn load_block(row: Row, b: u32, piece: u32) -> Block {
 
 // Loads a block of two neighbouring rows each.
 fn load_blocks(r0: Row, r1: Row, b: u32, piece: u32) -> Blocks {
-    return Blocks(load_block(r0, b, piece), load_block(r1, b, piece));
+    let raws = load_raws(r0, r1, b, piece);
+    return Blocks(Block(raws.a), Block(raws.b));
 }
 
 // Columns 4i to 4i + 3 of a block, less their zero points.

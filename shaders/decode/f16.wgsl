@@ -1,5 +1,5 @@
 // Decodes dense f16 weights.
-// Requires: lib/matmul, codes32, half_pair.
+// Requires: lib/matmul, decode/raws, codes32, half_pair.
 // Implements: dense_decoder.
 // Provides: PIECES, Raw, load_raw, raw_quad.
 // Layout: a block has 64 bytes, two f16 a word, the lowest column in the low half. z is not

@@ -1,5 +1,5 @@
 // Decodes dense f32 weights.
-// Requires: lib/matmul, codes32.
+// Requires: lib/matmul, decode/raws, codes32.
 // Implements: dense_decoder.
 // Provides: PIECES, Raw, load_raw, raw_quad.
 // Layout: a block has 128 bytes of f32. z is not used, because floats have no zero point.

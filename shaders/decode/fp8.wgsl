@@ -1,5 +1,5 @@
 // Decodes dense 8-bit floats with MANTISSA bits of mantissa: 3 (e4m3) or 2 (e5m2).
-// Requires: lib/matmul, codes32, lib/fp8, const MANTISSA.
+// Requires: lib/matmul, decode/raws, codes32, lib/fp8, const MANTISSA.
 // Implements: dense_decoder.
 // Provides: PIECES, Raw, load_raw, raw_quad.
 // Layout: as in decode/int8. z is not used.

@@ -1,5 +1,5 @@
 // Decodes dense, symmetric int16 weights.
-// Requires: lib/matmul, codes32.
+// Requires: lib/matmul, decode/raws, codes32.
 // Implements: dense_decoder.
 // Provides: PIECES, Raw, load_raw, raw_quad.
 // Layout: a block has 64 bytes, two codes a word, the lowest column in the low half. z is 0.

@@ -1,5 +1,5 @@
 // Decodes dense int4 weights.
-// Requires: lib/matmul, codes16.
+// Requires: lib/matmul, decode/raws, codes16.
 // Implements: dense_decoder.
 // Provides: PIECES, Raw, load_raw, raw_quad.
 // Layout: a block has 16 bytes, eight codes a word. Byte j holds column j in its low half and

@@ -1,5 +1,5 @@
 // Decodes dense int8 weights.
-// Requires: lib/matmul, codes32.
+// Requires: lib/matmul, decode/raws, codes32.
 // Implements: dense_decoder.
 // Provides: PIECES, Raw, load_raw, raw_quad.
 // Layout: a block has 32 bytes, four codes a word, the lowest column in the low byte.

@@ -1,7 +1,7 @@
 // Decodes dense int8 weights on GPUs. Codes are moved up by 128 first, because a GPU converts an
 // unsigned byte to a float in one operation and a signed one in two. Both differences below are
 // exact.
-// Requires: lib/matmul, codes32.
+// Requires: lib/matmul, decode/raws, codes32.
 // Implements: dense_decoder.
 // Provides: PIECES, Raw, load_raw, raw_quad.
 // Layout: a block has 32 bytes, four codes a word, the lowest column in the low byte.

@@ -1,5 +1,5 @@
 // Decodes dense 4-bit codes that are indices into a table of 16 numbers.
-// Requires: lib/matmul, codes16, table.
+// Requires: lib/matmul, decode/raws, codes16, table.
 // Implements: dense_decoder.
 // Provides: PIECES, Raw, load_raw, raw_quad.
 // Layout: as in decode/int4. z is not used, because such codes have no zero point.
@@ -17,6 +17,5 @@ fn load_raw(row: Row, b: u32, piece: u32) -> Raw {
 
 // The numbers of columns 4i to 4i + 3 of a block.
 fn raw_quad(block: Raw, i: u32, z: vec4<f32>) -> vec4<f32> {
-    let word = (block.a[i >> 1u] >> (4u * (i & 1u))) & 0x0f0f0f0fu;
-    return table4(word, block.row);
+    return table4(block.a[i >> 1u] >> (4u * (i & 1u)), block.row);
 }

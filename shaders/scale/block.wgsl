@@ -1,6 +1,6 @@
 // Scales weights as they are decoded, by whole blocks of 32 columns: for groups of 16 columns, and for
 // minima. The whole row is one run.
-// Requires: lib/matmul, dense_decoder, scale/side, const MINIMA, const BLOCK_GROUPS.
+// Requires: lib/matmul, dense_decoder, raws, scale/side, const MINIMA, const BLOCK_GROUPS.
 // Implements: scale, run_steps, decoder.
 // Provides: Block, load_block, Blocks, load_blocks, quad_f, dot_quad, add_quad, tile_quad, run_steps,
 // run_scale, run_zero, run_scales, run_zeros.
@@ -29,21 +29,46 @@ fn half_group(half_block: u32) -> u32 {
     return min(half_block * 16u / p.group_size, p.groups - 1u);
 }
 
-fn half_affine(row: Row, half_block: u32) -> vec3<f32> {
-    let group = half_group(half_block);
-    return vec3<f32>(affine_of(row, group), zero_of(row, group));
-}
+// Both halves' groups share their words if two of them fit in one, because the first has an even number.
+const SHARED = BLOCK_GROUPS == 2u && 2u * ENTRY_BITS <= 32u;
 
 fn load_block(row: Row, b: u32, piece: u32) -> Block {
-    let low = half_affine(row, 2u * b);
+    let group = half_group(2u * b);
+    let words = affine_words(row, group);
+    let low = vec3<f32>(affine_in(words, group), zero_of(row, group));
     if (BLOCK_GROUPS == 1u) {
         return Block(load_raw(row, b, piece), low, low);
     }
-    return Block(load_raw(row, b, piece), low, half_affine(row, 2u * b + 1u));
+    let next = half_group(2u * b + 1u);
+    var others = words;
+    if (!SHARED) {
+        others = affine_words(row, next);
+    }
+    let high = vec3<f32>(affine_in(others, next), zero_of(row, next));
+    return Block(load_raw(row, b, piece), low, high);
 }
 
+// Loads a block of two neighbouring rows each.
 fn load_blocks(r0: Row, r1: Row, b: u32, piece: u32) -> Blocks {
-    return Blocks(load_block(r0, b, piece), load_block(r1, b, piece));
+    let raws = load_raws(r0, r1, b, piece);
+    let group = half_group(2u * b);
+    let words = affines_words(r0, r1, group);
+    let zeros = zeros_of(r0, r1, group);
+    let low_a = vec3<f32>(affine_in(words.a, group), zeros.x);
+    let low_b = vec3<f32>(affine_in(words.b, group), zeros.y);
+    if (BLOCK_GROUPS == 1u) {
+        return Blocks(Block(raws.a, low_a, low_a), Block(raws.b, low_b, low_b));
+    }
+    let next = half_group(2u * b + 1u);
+    var others = words;
+    if (!SHARED) {
+        others = affines_words(r0, r1, next);
+    }
+    let next_zeros = zeros_of(r0, r1, next);
+    return Blocks(
+        Block(raws.a, low_a, vec3<f32>(affine_in(others.a, next), next_zeros.x)),
+        Block(raws.b, low_b, vec3<f32>(affine_in(others.b, next), next_zeros.y)),
+    );
 }
 
 // Columns 4i to 4i + 3 of a block.
@@ -56,13 +81,25 @@ fn quad_f(block: Block, i: u32, z: vec4<f32>) -> vec4<f32> {
     return fma(values, vec4<f32>(affine.x), vec4<f32>(affine.y));
 }
 
+// Σ w · x over quad i of a block: four products share a scale. The sum of x is the same for every row
+// of W, so that compilers make it once.
 fn dot_quad(block: Block, i: u32, z: f32, xq: vec4<f32>) -> f32 {
-    return dot(quad_f(block, i, vec4<f32>(z)), xq);
+    let affine = select(block.high, block.low, i < 4u);
+    let product = dot(raw_quad(block.raw, i, vec4<f32>(affine.z)), xq) * affine.x;
+    if (MINIMA == 0u) {
+        return product;
+    }
+    return fma(affine.y, (xq.x + xq.y) + (xq.z + xq.w), product);
 }
 
 fn add_quad(block: Block, i: u32, z: f32, xq: vec4<f32>, sum: f32) -> f32 {
-    let w = quad_f(block, i, vec4<f32>(z));
-    return fma(w.w, xq.w, fma(w.z, xq.z, fma(w.y, xq.y, fma(w.x, xq.x, sum))));
+    let affine = select(block.high, block.low, i < 4u);
+    let w = raw_quad(block.raw, i, vec4<f32>(affine.z));
+    let product = fma(w.w, xq.w, fma(w.z, xq.z, fma(w.y, xq.y, w.x * xq.x)));
+    if (MINIMA == 0u) {
+        return fma(product, affine.x, sum);
+    }
+    return fma(affine.y, (xq.x + xq.y) + (xq.z + xq.w), fma(product, affine.x, sum));
 }
 
 fn tile_quad(block: Block, i: u32, z: vec4<f32>) -> vec4<f32> {

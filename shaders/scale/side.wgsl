@@ -1,7 +1,8 @@
 // Loads scales, minima and zero points from a side row.
 // Requires: lib/matmul, side, scale_field, const SCALES, const MINIMA, const ZERO_BITS,
 // const SIGNED_ZERO, const ZERO.
-// Provides: scale_of, minimum_of, affine_of, zero_of, scales_of, zeros_of.
+// Provides: scale_of, minimum_of, affine_of, zero_of, scales_of, zeros_of, AffineWords,
+// affine_words, affine_in, AffinesWords, affines_words.
 // Constants: SCALES is 0 for f32, 1 for f16, 2 for powers of two (e8m0), 3 for an 8-bit integer times an
 // f16 a super-block of 256 columns, 4 for an e4m3 times an f32 a tensor. MINIMA is 0 without minima, 1
 // with them, 2 if they are float zero points z, which stand for −z · s. ZERO_BITS is 0 where no zero
@@ -67,6 +68,27 @@ fn affine_in(words: AffineWords, group: u32) -> vec2<f32> {
         return vec2<f32>(scale, -(minimum * scale));
     }
     return vec2<f32>(scale, minimum);
+}
+
+// The words of a group of two neighbouring rows, as side_pair.
+struct AffinesWords {
+    a: AffineWords,
+    b: AffineWords,
+}
+
+fn affines_words(r0: Row, r1: Row, group: u32) -> AffinesWords {
+    let scale = side_pair(r0, r1, scale_word(group));
+    var minimum = scale;
+    if (MINIMA != 0u && SCALES == 0u) {
+        minimum = side_pair(r0, r1, minimum_word(group));
+    }
+    var upper = vec2<u32>(0u);
+    if (SCALES >= 3u) {
+        upper = side_pair(r0, r1, upper_word(group));
+    }
+    return AffinesWords(
+        AffineWords(scale.x, minimum.x, upper.x), AffineWords(scale.y, minimum.y, upper.y),
+    );
 }
 
 fn affine_of(row: Row, group: u32) -> vec2<f32> {

@@ -11,7 +11,7 @@ fn pick(low: u32, high: u32, bit: vec4<bool>) -> vec4<u32> {
 
 // The numbers of the codes in the bytes of a word.
 fn table4(codes: u32, row: Row) -> vec4<f32> {
-    let code = unpack4xU8(codes);
+    let code = unpack4xU8(codes & 0x0f0f0f0fu);
     let bit0 = (code & vec4<u32>(1u)) != vec4<u32>(0u);
     let bit1 = (code & vec4<u32>(2u)) != vec4<u32>(0u);
     let bit2 = (code & vec4<u32>(4u)) != vec4<u32>(0u);

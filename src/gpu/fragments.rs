@@ -24,7 +24,7 @@ pub const FRAGMENTS: &[Fragment] = fragments![
     "decode/dense" "decode/f16" "decode/f16_24" "decode/f32" "decode/f32_24" "decode/fp8"
     "decode/general" "decode/general_24" "decode/general_block" "decode/int16" "decode/int16_24"
     "decode/int4" "decode/int4_24" "decode/int4_24_pair" "decode/int8" "decode/int8_24"
-    "decode/int8_offset" "decode/planes2" "decode/planes4" "decode/scatter" "decode/table"
+    "decode/int8_offset" "decode/planes2" "decode/planes4" "decode/raws" "decode/scatter" "decode/table"
     "decode/two_four" "decode/two_four_load"
     "fake/apply" "fake/backward" "fake/code" "fake/dy_f16" "fake/dy_f32" "fake/dy_f32x4"
     "fake/dynamic" "fake/finish" "fake/forward" "fake/gradient" "fake/groups" "fake/range"
@@ -34,7 +34,7 @@ pub const FRAGMENTS: &[Fragment] = fragments![
     "integer/finish_int8" "integer/int4" "integer/int4_24" "integer/int8" "integer/int8_24"
     "integer/nibbles" "integer/part_direct" "integer/part_shared" "integer/slices"
     "integer/scaled" "integer/sums_each" "integer/sums_whole" "integer/two_four" "integer/x_side"
-    "lib/bias" "lib/dispatch" "lib/entry_plain" "lib/entry_subgroup" "lib/fp8" "lib/half" "lib/half_pair"
+    "lib/bias" "lib/bytes" "lib/dispatch" "lib/entry_plain" "lib/entry_subgroup" "lib/fp8" "lib/half" "lib/half_pair"
     "lib/half_pair_native" "lib/matmul" "lib/matrix16" "lib/matrix8" "lib/no_bias" "lib/panel"
     "lib/panel_codes" "lib/part_direct" "lib/part_shared" "lib/quad" "lib/quads" "lib/reciprocal"
     "lib/reduce_subgroup" "lib/reduce_tree" "lib/run" "lib/softfloat"
@@ -50,7 +50,7 @@ pub const FRAGMENTS: &[Fragment] = fragments![
     "schedule/coop" "schedule/gemv" "schedule/int_gemv" "schedule/int_rows" "schedule/int_tiled"
     "schedule/rows" "schedule/rows_m1" "schedule/tiled"
     "sparse/metadata" "sparse/place" "sparse/prune" "sparse/rank"
-    "table/e2m1" "table/fp4" "table/iq4nl" "table/nf4" "table/own"
+    "table/bits" "table/e2m1" "table/fp4" "table/iq4nl" "table/nf4" "table/own"
 ];
 
 /// Returns the fragment of a name. Names are literals of this crate, and a test looks up every name

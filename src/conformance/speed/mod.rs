@@ -11,10 +11,10 @@ pub use weights::unpack_shader;
 
 use super::data::{self, Random};
 use super::{Case, Op, Values};
-use crate::format::WeightFormat;
+use crate::format::{WeightFormat, random_weights};
 use crate::gpu::KernelDesc;
 use crate::host::{Host, HostError, Instant};
-use crate::ops::{Activations, FloatType, RecordError, Select};
+use crate::ops::{Activations, FloatType, FormatUse, RecordError, Select};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
@@ -168,7 +168,13 @@ pub async fn time_async(
     let floats = (FloatType::F32, FloatType::F32);
     let case = Case::matmul(format, floats, (m, n, k), Values::Normal);
     let w = data::values(Values::Normal, n.saturating_mul(k), &mut Random::new(case.seed()));
-    let made = host.compress_async(&w, n, k, &format).await?;
+    // Weights of formats that the device does not quantize to are random.
+    let made = if op == Op::Compress || FormatUse::QuantizeWeights.check(&format).is_ok() {
+        host.compress_async(&w, n, k, &format).await?
+    } else {
+        let packed = random_weights(format, n, k, 1, false)?;
+        host.upload_async(&packed).await?
+    };
     let stored = made.sizes().total() as f64;
     let (mut unpack_ms, mut quantize_ms, mut host_ms) = (None, None, None);
     let (kernel, (ms, gpu_ms), bytes, operations) = match op {
