@@ -10,7 +10,6 @@ mod engine;
 mod fake_quant;
 mod faults_driver;
 mod faults_garbage;
-mod formats;
 mod integer;
 mod make_kernels;
 mod memory;

@@ -19,15 +19,15 @@ struct Fault {
     replace: (&'static str, &'static str),
 }
 
-const FAULTS: [Fault; 9] = [
+const FAULTS: [Fault; 14] = [
     Fault {
         name: "one wrong nibble in the last group",
         format: "int4-g64-asym",
         replace: (
-            "return Block(load16(block_at(row, b)));",
+            "return Raw(load16(block_at(row, b)));",
             "var word = load16(block_at(row, b));
              if (row.codes % PANEL == 3u && b == p.blocks - 1u) { word.w ^= 0x10000000u; }
-             return Block(word);",
+             return Raw(word);",
         ),
     },
     Fault {
@@ -75,8 +75,8 @@ const FAULTS: [Fault; 9] = [
         name: "a scale of the neighbouring group",
         format: "int4-g64-f16s",
         replace: (
-            "p.scale_at + (group >> 1u)",
-            "p.scale_at + (group >> 1u) + select(0u, 1u, group == 8u)",
+            "return p.scale_at + group * ENTRY_BITS / 32u;",
+            "return p.scale_at + group * ENTRY_BITS / 32u + select(0u, 1u, group == 8u);",
         ),
     },
     Fault {
@@ -85,6 +85,44 @@ const FAULTS: [Fault; 9] = [
         replace: (
             "vec4<u32>(k, k + 1u, k + 2u, k + 3u) / p.group_size",
             "vec4<u32>(k, k + 1u, k + 2u, k + 4u) / p.group_size",
+        ),
+    },
+    Fault {
+        name: "the scale of the neighbouring super-block",
+        format: "q4_k",
+        replace: (
+            "return p.upper_at + super_block(group) * FIELDS / 2u;",
+            "return p.upper_at + super_block(group) * FIELDS / 2u + select(0u, 1u, group == 9u);",
+        ),
+    },
+    Fault {
+        name: "a dropped minimum",
+        format: "q5_1",
+        replace: (
+            "return fma(affine.y, (xq.x + xq.y) + (xq.z + xq.w), product);",
+            "if (i == 5u) { return product; }
+             return fma(affine.y, (xq.x + xq.y) + (xq.z + xq.w), product);",
+        ),
+    },
+    Fault {
+        name: "two entries of a codebook that are swapped",
+        format: "nf4",
+        replace: ("pick(0x3ee1a4b8u, 0x3f1007abu, bit0)", "pick(0x3f1007abu, 0x3ee1a4b8u, bit0)"),
+    },
+    Fault {
+        name: "a lost plane of high bits",
+        format: "q6_k",
+        replace: (
+            "high = ((word >> (2u * (i & 3u))) & 0x03030303u) << 4u;",
+            "high = select(((word >> (2u * (i & 3u))) & 0x03030303u) << 4u, 0u, i == 6u);",
+        ),
+    },
+    Fault {
+        name: "the zero point of the neighbouring group in a byte",
+        format: "int4-g64-asym4",
+        replace: (
+            "return f32((word >> (4u * (group & 7u))) & 15u);",
+            "return f32((word >> (4u * ((group ^ select(0u, 1u, group == 9u)) & 7u))) & 15u);",
         ),
     },
 ];

@@ -3,7 +3,7 @@ use super::{Case, FakeScales, Op, Quantized, Values};
 use crate::compress::calibrate::Axis;
 use crate::format::{
     ActivationFormat, ActivationFunction, ActivationGranularity, CodeType, Granularity, ScaleType,
-    WeightFormat,
+    WeightFormat, other_formats,
 };
 use crate::ops::matmul::Decoder;
 use crate::ops::{FloatType, Output, Schedule};
@@ -55,6 +55,8 @@ fn format(element: CodeType, granularity: Granularity, index: usize) -> Option<W
 /// - small matmuls: the full product of formats, types of X and Y, row ranges of m and shapes up to
 ///   72, with alternating value patterns and scale types;
 /// - pinned matmuls: every schedule with every decoder and way of scaling;
+/// - matmuls of all other formats: each with some schedules in turn, so that every code type meets every
+///   schedule;
 /// - large matmuls: a covering array of strength 3 over code types, granularities, symmetry, scale
 ///   types and sparsity, types, m, N, K and value patterns;
 /// - the kernels that quantize and dequantize weights, and those that have only X.
@@ -64,6 +66,7 @@ pub fn table(extent: Extent) -> Vec<Case> {
     pinned(extent, &mut cases);
     textures(extent, &mut cases);
     integers(extent, &mut cases);
+    others(extent, &mut cases);
     if extent == Extent::Full {
         large(&mut cases);
     }
@@ -158,6 +161,34 @@ fn pinned(extent: Extent, cases: &mut Vec<Case>) {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Adds matmuls of the formats that [`formats`] does not have: one as an adapter chooses it, and two with
+/// a schedule that it may not choose by itself. Everything alternates; types that have three formats or
+/// more meet every schedule.
+fn others(extent: Extent, cases: &mut Vec<Case>) {
+    for (i, format) in other_formats().into_iter().enumerate() {
+        for j in 0..3 {
+            let turn = 3 * i + j;
+            // Quick: one case of every third format.
+            if extent == Extent::Quick && turn % 9 != 0 {
+                continue;
+            }
+            let (n, k) = [(70, 544), (33, 301), (5, 2080), (70, 96)][(i + j) % 4];
+            let schedules = Schedule::all(k as u32);
+            let schedule = (j > 0).then(|| schedules[(2 * i + j) % schedules.len()]);
+            let m = schedule.map_or(SMALL_M[turn % 4], |schedule| {
+                let tile = schedule.tile().0 as usize;
+                if tile == 1 { 1 + turn % 2 } else { tile + 1 + turn % (tile - 1) }
+            });
+            let types = (FLOATS[turn / 2 % 2], FLOATS[turn / 3 % 2]);
+            let mut case = Case::matmul(format, types, (m, n, k), Values::Normal);
+            case.schedule = schedule;
+            (case.bias, case.strided) = (turn % 5 < 2, turn.is_multiple_of(3));
+            case.textures = turn % 4 == 1;
+            cases.push(case);
         }
     }
 }
