@@ -129,7 +129,12 @@ impl Host {
             weights: &DeviceWeights,
         ) -> Result<PackedWeights, HostError> {
             let layout = weights.layout();
-            Ok(layout.unpack(&self.download_rows_async(weights).await?, &[])?)
+            let image = self.download_rows_async(weights).await?;
+            let order = match weights.column_order() {
+                Some(order) => self.read_async(order, 0, weights.k()).await?,
+                None => Vec::new(),
+            };
+            Ok(layout.unpack(&image, &order)?)
         }
     );
 

@@ -48,6 +48,9 @@ impl FormatUse {
     }
 
     fn refusal(self, format: &WeightFormat) -> Option<&'static str> {
+        if self == Self::Dequantize {
+            return None;
+        }
         let one_level = matches!(format.scale_type(), ScaleType::F32 | ScaleType::F16);
         let plain = CodeType::WIDE.contains(&format.code_type())
             && matches!(format.offset(), Offset::Fixed | Offset::ZeroPoint)
