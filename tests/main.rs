@@ -5,6 +5,7 @@ mod activations;
 mod common;
 mod compatibility;
 mod compress;
+mod dequantize;
 mod discipline;
 mod engine;
 mod fake_quant;

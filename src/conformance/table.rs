@@ -3,7 +3,7 @@ use super::{Case, FakeScales, Op, Quantized, Values};
 use crate::compress::calibrate::Axis;
 use crate::format::{
     ActivationFormat, ActivationFunction, ActivationGranularity, CodeType, Granularity, ScaleType,
-    WeightFormat,
+    WeightFormat, sample_formats,
 };
 use crate::ops::matmul::Decoder;
 use crate::ops::{FloatType, Output, Schedule};
@@ -68,6 +68,7 @@ pub fn table(extent: Extent) -> Vec<Case> {
         large(&mut cases);
     }
     making(extent, &mut cases);
+    reading(extent, &mut cases);
     quantizing(extent, &mut cases);
     observing(extent, &mut cases);
     fake_quantizing(extent, &mut cases);
@@ -308,7 +309,7 @@ fn large(cases: &mut Vec<Case>) {
 /// Adds cases of compress, dequantize and gather: every format, shape and value pattern.
 fn making(extent: Extent, cases: &mut Vec<Case>) {
     for (i, format) in formats([32, 6]).into_iter().enumerate() {
-        for (a, (n, k)) in SMALL_SHAPES.into_iter().chain([(130, 300)]).enumerate() {
+        for (a, (n, k)) in SMALL_SHAPES.into_iter().chain([READ_SHAPE]).enumerate() {
             for (b, values) in Values::ALL.into_iter().enumerate() {
                 for (c, op) in [Op::Compress, Op::Dequantize, Op::Gather].into_iter().enumerate() {
                     // How rows are read back depends on their contents, not on the pattern they
@@ -328,6 +329,36 @@ fn making(extent: Extent, cases: &mut Vec<Case>) {
         }
     }
 }
+
+/// Adds cases of dequantize and gather in the other formats: each code type, offset, type of scales and
+/// granularity, with columns in order and permuted, in one shape each, and the formats of other
+/// projects in every shape. Ops, types, textures and strides alternate.
+fn reading(extent: Extent, cases: &mut Vec<Case>) {
+    let made: HashSet<_> = formats([32, 6]).into_iter().collect();
+    let others = sample_formats().into_iter().filter(|format| !made.contains(format));
+    for (i, format) in others.enumerate() {
+        for (a, (n, k)) in SMALL_SHAPES.into_iter().chain([READ_SHAPE]).enumerate() {
+            // Empty matrices have no values, so that one format in eight is enough for them.
+            let turn = i / 2 + i % 2 * 3;
+            let shape = if turn % 8 < 2 && turn / 8 % 4 > 0 { 7 } else { turn % 8 };
+            let every = extent == Extent::Full && format.other_name().is_some();
+            let quick = i % 11 == 0 || format.other_name().is_some() && a == 7;
+            if !every && a != shape || extent == Extent::Quick && !quick {
+                continue;
+            }
+            let types = (FloatType::F32, FLOATS[(turn / 3 + a) % 2]);
+            let op = [Op::Dequantize, Op::Gather][(turn / 5 + a) % 2];
+            let m = if op == Op::Gather { 9 } else { n };
+            let mut case = Case::matmul(format, types, (m, n, k), Values::Normal);
+            (case.op, case.bias, case.strided) = (op, false, turn % 3 == 1);
+            case.textures = turn / 2 % 2 == 1;
+            cases.push(case);
+        }
+    }
+}
+
+/// A shape with two super-blocks in a row.
+const READ_SHAPE: (usize, usize) = (130, 300);
 
 /// Rows and columns of X: empty, single, less than a block, whole blocks with and without a
 /// remainder, multiples of four, of two and of neither, and several iterations of a workgroup.
