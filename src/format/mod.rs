@@ -47,7 +47,7 @@ pub use device::{BLOCK_K, DeviceImage, DeviceLayout, RowOrder};
 pub use error::FormatError;
 pub use function::ActivationFunction;
 pub use geometry::{Geometry, Sizes};
-pub(crate) use packed::put_bits;
+pub(crate) use packed::{inverse_order, put_bits};
 pub use packed::{PackedWeights, Parts};
 #[doc(hidden)]
 pub use random::{other_formats, random_weights, sample_formats};

@@ -179,17 +179,10 @@ impl DequantizeSpec {
             true => format!("b{}", code_type.bits()),
             false => code_type.name().to_string(),
         };
-        let offset = match format.offset() {
-            Offset::Fixed => "",
-            Offset::ZeroPoint => "asym",
-            Offset::ZeroPoint4 => "asym4",
-            Offset::FloatZeroPoint => "fzero",
-            Offset::Minimum => "min",
-        };
         let parts = [
             codes.as_str(),
             if is_float { "float" } else { "" },
-            offset,
+            format.offset().part(),
             if format.is_sparse() { "24" } else { "" },
             format.scale_type().suffix(),
             if format.is_permuted() { "perm" } else { "" },

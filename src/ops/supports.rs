@@ -56,8 +56,12 @@ impl FormatUse {
             && matches!(format.offset(), Offset::Fixed | Offset::ZeroPoint)
             && one_level;
         match self {
-            _ if format.is_permuted() => Some("there is no kernel for permuted columns yet"),
             Self::Matmul => None,
+            Self::IntegerMatmul if format.is_permuted() => Some(
+                "quantized activations are not gathered into the order of permuted columns; \
+                 use float activations",
+            ),
+            _ if format.is_permuted() => Some("there is no kernel for permuted columns yet"),
             _ if plain => None,
             _ => Some("there is no kernel for this format yet"),
         }

@@ -4,7 +4,7 @@ use super::buffers::{Resource, check};
 use super::{BindError, Role};
 use crate::format::{
     BLOCK_K, DeviceImage, DeviceLayout, FormatError, Granularity, PackedWeights, RowOrder, Sizes,
-    WeightFormat,
+    WeightFormat, inverse_order,
 };
 use crate::gpu::{BufferFill, CODE_TEXTURE, Caps, DeviceError, Kernels};
 use std::ops::Range;
@@ -303,19 +303,12 @@ impl DeviceWeights {
         kernels: &Kernels,
         order: &[u32],
     ) -> Result<Self, WeightsError> {
-        let k = self.k();
-        let need = if self.format().is_permuted() { k } else { 0 };
+        let need = if self.format().is_permuted() { self.k() } else { 0 };
         if !self.format().is_permuted() || order.len() != need {
             let part = "order";
             return Err(FormatError::WrongLength { part, need, have: order.len() }.into());
         }
-        // Columns that no place has yet are marked with a place that none can be.
-        let mut words = order.to_vec();
-        words.resize(2 * k, u32::MAX);
-        for (index, &value) in order.iter().enumerate() {
-            let place = words[k..].get_mut(value as usize).filter(|place| **place == u32::MAX);
-            *place.ok_or(FormatError::BadOrder { index, value, k })? = index as u32;
-        }
+        let words = [order, &inverse_order(order)?].concat();
         let label = "lowbit column order";
         self.order = Some(kernels.buffer(label, USAGE, BufferFill::Words(&words)).await?);
         Ok(self)
