@@ -17,6 +17,7 @@ mod make_kernels;
 mod memory;
 mod misuse;
 mod observe;
+mod permute_columns;
 mod pipelines;
 mod planted_faults;
 mod probe;

@@ -61,18 +61,18 @@ fn main(
     let word = id % words;
     let row = id / words % rows;
     let item = id / words / rows;
-    let from = p.x_at + item * p.x_batch + row * p.x_stride;
-    let to = p.y_at + item * p.y_batch + row * p.y_stride + word;
+    let x_row = p.x_at + item * p.x_batch + row * p.x_stride;
+    let y_word = p.y_at + item * p.y_batch + row * p.y_stride + word;
     if (!X_F16) {
-        y[to] = moved(from, word);
+        y[y_word] = moved(x_row, word);
         return;
     }
     let j = 2u * word;
     var high = 0u;
     if (j + 1u < p.k) {
-        high = moved(from, j + 1u);
+        high = moved(x_row, j + 1u);
     } else {
-        high = y[to] >> 16u;
+        high = y[y_word] >> 16u;
     }
-    y[to] = moved(from, j) | (high << 16u);
+    y[y_word] = moved(x_row, j) | (high << 16u);
 }

@@ -57,7 +57,8 @@ fn format(element: CodeType, granularity: Granularity, index: usize) -> Option<W
 /// - pinned matmuls: every schedule with every decoder and way of scaling;
 /// - large matmuls: a covering array of strength 3 over code types, granularities, symmetry, scale
 ///   types and sparsity, types, m, N, K and value patterns;
-/// - the kernels that quantize and dequantize weights, and those that have only X.
+/// - the kernels that quantize and dequantize weights, and those that have only X;
+/// - matmuls of weights with permuted columns.
 pub fn table(extent: Extent) -> Vec<Case> {
     let mut cases = Vec::new();
     small(extent, &mut cases);
@@ -72,6 +73,7 @@ pub fn table(extent: Extent) -> Vec<Case> {
     quantizing(extent, &mut cases);
     observing(extent, &mut cases);
     fake_quantizing(extent, &mut cases);
+    permuting(extent, &mut cases);
     // Parts of the table meet in a few cases, which are run once.
     let mut seen = HashSet::new();
     cases.retain(|case| seen.insert(case.clone()));
@@ -417,6 +419,44 @@ fn observing(extent: Extent, cases: &mut Vec<Case>) {
     }
 }
 
+/// Adds permutations of the columns of X in both types and every shape, with NaN and without, and
+/// matmuls of weights with permuted columns: formats of every granularity, some of every code type, with
+/// types, m and shapes in turn.
+fn permuting(extent: Extent, cases: &mut Vec<Case>) {
+    for (j, activations) in FLOATS.into_iter().enumerate() {
+        for (a, shape) in X_SHAPES.into_iter().chain([(300, 66)]).enumerate() {
+            for (b, values) in [Values::Normal, Values::NotFinite].into_iter().enumerate() {
+                // Quick: two shapes each, in turn.
+                if extent == Extent::Quick && (a + j) % 5 != 2 + b {
+                    continue;
+                }
+                let types = (activations, activations);
+                let mut case =
+                    Case::of_x(Op::PermuteColumns, WeightFormat::f32(), types, shape, values);
+                case.strided = (a + j + b) % 2 == 0;
+                cases.push(case);
+            }
+        }
+    }
+    let permuted = sample_formats().into_iter().filter(WeightFormat::is_permuted);
+    for (i, format) in permuted.enumerate() {
+        // GPTQ's formats in groups of 64, and one in seven of all.
+        let gptq = format.code_type().is_integer() && format.granularity() == group(64);
+        let gptq = gptq && format.scale_type() == ScaleType::F16;
+        let taken = if extent == Extent::Full { gptq || i % 7 == 0 } else { i % 97 == 0 };
+        if !taken {
+            continue;
+        }
+        let turn = i / 7 + i;
+        let shape = [(33, 72), (72, 35), (70, 200), (5, 7), (70, 385)][turn % 5];
+        let m = [1, 3, 33, 65][turn / 2 % 4];
+        let types = (FLOATS[turn / 3 % 2], FLOATS[turn / 5 % 2]);
+        let mut case = Case::matmul(format, types, (m, shape.0, shape.1), Values::Normal);
+        case.strided = turn % 3 == 0;
+        cases.push(case);
+    }
+}
+
 /// Adds fake quantizations: every format of dense integers, origin of scales, pair of types and
 /// shape, and rows longer than one workgroup sums, in every pattern. Scale types alternate.
 fn fake_quantizing(extent: Extent, cases: &mut Vec<Case>) {
@@ -511,7 +551,7 @@ mod tests {
                 }
             }
             let kinds: HashSet<_> = of_x.iter().map(|c| (c.op, c.activations)).collect();
-            assert_eq!(kinds.len(), 2 * (11 + 4 + 3));
+            assert_eq!(kinds.len(), 2 * (11 + 4 + 3 + 1));
         }
         let pinned: HashSet<_> = full.iter().filter_map(|c| c.schedule).collect();
         let lanes = |wanted| {

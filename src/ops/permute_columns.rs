@@ -161,7 +161,9 @@ const OUT_WORDS: Variable = Variable {
 /// Returns every kernel of this op.
 pub(crate) fn kernels(_: &Caps) -> Vec<KernelDesc> {
     let spec = PermuteColumnsSpec::new(2, 2);
-    [FloatType::F32, FloatType::F16].map(|float| spec.clone().with_activations(float).shader()).into()
+    [FloatType::F32, FloatType::F16]
+        .map(|float| spec.clone().with_activations(float).shader())
+        .into()
 }
 
 uniform! {

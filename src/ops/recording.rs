@@ -335,10 +335,11 @@ impl Recording {
     fn then(mut self, next: Self) -> Self {
         let (groups, dispatches) = (self.groups.len(), self.dispatches.len());
         self.groups.extend(next.groups);
-        self.dispatches.extend(next.dispatches.into_iter().map(|dispatch| Dispatch {
-            group: dispatch.group + groups,
-            ..dispatch
-        }));
+        self.dispatches.extend(
+            next.dispatches
+                .into_iter()
+                .map(|dispatch| Dispatch { group: dispatch.group + groups, ..dispatch }),
+        );
         self.stages.extend(next.stages.into_iter().map(|stage| {
             let Range { start, end } = stage.dispatches;
             Stage { dispatches: start + dispatches..end + dispatches, ..stage }

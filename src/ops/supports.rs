@@ -48,15 +48,13 @@ impl FormatUse {
     }
 
     fn refusal(self, format: &WeightFormat) -> Option<&'static str> {
-        if self == Self::Dequantize {
-            return None;
-        }
         let one_level = matches!(format.scale_type(), ScaleType::F32 | ScaleType::F16);
         let plain = CodeType::WIDE.contains(&format.code_type())
             && matches!(format.offset(), Offset::Fixed | Offset::ZeroPoint)
             && one_level;
         match self {
-            Self::Matmul => None,
+            Self::Matmul | Self::Dequantize => None,
+            Self::Repack => Self::repack_refusal(format),
             Self::IntegerMatmul if format.is_permuted() => Some(
                 "quantized activations are not gathered into the order of permuted columns; \
                  use float activations",
@@ -64,6 +62,22 @@ impl FormatUse {
             _ if format.is_permuted() => Some("there is no kernel for permuted columns yet"),
             _ if plain => None,
             _ => Some("there is no kernel for this format yet"),
+        }
+    }
+
+    /// What is refused here, `DeviceWeights::upload` packs on the host, and `Host::repack` does so by
+    /// itself: see `ops/repack.rs` for why a kernel would not be worth it.
+    fn repack_refusal(format: &WeightFormat) -> Option<&'static str> {
+        if format.code_type().plane_bits() > 0 {
+            Some(
+                "codes of 3, 5 and 6 bits cross words; DeviceWeights::upload packs them on the host",
+            )
+        } else if format.scale_type().is_two_level() || format.has_minima() {
+            Some("there are several parts of scales; DeviceWeights::upload packs them on the host")
+        } else if format.code_type() == CodeType::Codebook {
+            Some("each matrix has a codebook; DeviceWeights::upload packs it on the host")
+        } else {
+            None
         }
     }
 }

@@ -5,7 +5,8 @@ use crate::ops::buffers::{Window, check, check_aliases, window_capacity};
 use crate::ops::recording::{ALL_COUNTS, Bound, Count, Draft, Head};
 use crate::ops::rows::{Rows, Span, Spans, check_rows};
 use crate::ops::{
-    BindError, BoundPermuteColumns, DeviceWeights, Output, PermuteColumnsArgs, Role, RowBlock, SubBuffer,
+    BindError, BoundPermuteColumns, DeviceWeights, Output, PermuteColumnsArgs, Role, RowBlock,
+    SubBuffer,
 };
 
 /// The buffers of one matmul.
@@ -78,7 +79,8 @@ impl MatmulPlan {
             spans.iter().flat_map(|span| blocks.iter().map(move |block| (span, block))).collect();
         for (span, block) in &segments {
             let (x, y) = (x.window(caps, span), y.window(caps, span));
-            let slot = draft.slot(params(spec, &args, block, span, [Some(x), Some(y), bias], scale));
+            let slot =
+                draft.slot(params(spec, &args, block, span, [Some(x), Some(y), bias], scale));
             let [codes, side] = block.resources(layout);
             let bound = [(3, x.into()), (4, codes), (5, side), (7, y.into())];
             let bias = bias.filter(|_| adds_bias).map(|bias| (6, bias.into()));

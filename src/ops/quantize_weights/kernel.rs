@@ -270,6 +270,7 @@ pub(crate) fn kernel_name(kernel: &str, consts: &[(&'static str, Const)]) -> Str
             ("ZERO_BITS", Const::U32(4)) => "asym4".into(),
             ("SPARSE", Const::Bool(true)) => "24".into(),
             ("F16_SCALES", Const::Bool(true)) | ("SCALE_BITS", Const::U32(16)) => "f16s".into(),
+            ("SCALE_BITS", Const::U32(8)) => "e8m0s".into(),
             ("MINIMA", Const::Bool(true)) => "min".into(),
             ("PER_TENSOR", Const::Bool(true)) => "tensor".into(),
             ("INDEXED", Const::Bool(true)) => "gather".into(),
