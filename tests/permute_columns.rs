@@ -92,10 +92,10 @@ fn rows_are_split() {
     let order: Vec<u32> = (0..k as u32).map(|j| (j * 37 + 5) % k as u32).collect();
     let want: Vec<f32> =
         x.chunks(k).flat_map(|row| order.iter().map(|&column| row[column as usize])).collect();
-    for host in large_and_small(16384, 3) {
+    for host in large_and_small(16384, 4) {
         assert_eq!(host.permute_columns(&x, m, &order).unwrap(), want);
     }
-    if let [_, small] = large_and_small(16384, 3)[..] {
+    if let [_, small] = large_and_small(16384, 4)[..] {
         let spec = PermuteColumnsSpec::new(300, 100);
         let plan = block_on(PermuteColumnsPlan::new(small.kernels(), &spec)).unwrap();
         let [x, order, y] = [(); 3].map(|()| small.zeros(4 * 300 * 100).unwrap());

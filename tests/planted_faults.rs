@@ -541,7 +541,7 @@ fn caught(faulty: &[Host], case: &Case, shader: &KernelDesc, (name, from, to): (
     assert_eq!(report.status, Status::Fail, "{name} was not caught");
     let reason = report.reason.as_deref().unwrap_or_default();
     assert!(
-        ["row ", "word ", "values: y["].iter().any(|by| reason.starts_with(by)),
+        ["row ", "word ", "values: y[", "integers: y["].iter().any(|by| reason.starts_with(by)),
         "{name}: {reason}"
     );
     eprintln!("caught: {name:45} {reason}");

@@ -65,8 +65,8 @@ impl FormatUse {
         }
     }
 
-    /// What is refused here, `DeviceWeights::upload` packs on the host, and `Host::repack` does so by
-    /// itself: see `ops/repack.rs` for why a kernel would not be worth it.
+    /// Returns why no kernel repacks a format. `DeviceWeights::upload` packs these on the host, and
+    /// `Host::repack` does so by itself; `ops/repack.rs` says why a kernel would not be worth it.
     fn repack_refusal(format: &WeightFormat) -> Option<&'static str> {
         if format.code_type().plane_bits() > 0 {
             Some(
