@@ -1,6 +1,6 @@
 //! Tests of reading weights back in every format: what the case table does not vary.
 
-use crate::common::other_order;
+use crate::common::{large_and_small, other_order};
 use lowbit::compress;
 use lowbit::format::{
     FormatError, PackedWeights, RowOrder, WeightFormat, other_formats, random_weights,
@@ -42,6 +42,21 @@ fn every_kind_of_format_in_the_other_row_order() {
         let format = if seed % 2 == 0 { format } else { format.permuted() };
         let packed = random_weights(format, 11, 301, seed, true).unwrap();
         reads_back(&other, &packed, &other.upload(&packed).unwrap());
+    }
+}
+
+/// Rows of W and of the output that exceed a binding are split.
+#[test]
+fn rows_are_split() {
+    for (turn, host) in large_and_small(16384, 64).into_iter().enumerate() {
+        for name in
+            ["int4-g32-min-i8s", "int3-g20-asym4-perm", "codebook-g64", "e4m3-g16-e4m3s-perm"]
+        {
+            let packed = random_weights(name.parse().unwrap(), 200, 301, 9, true).unwrap();
+            let weights = host.upload(&packed).unwrap();
+            assert_eq!(weights.blocks().len() > 1, turn == 1, "{name}");
+            reads_back(host, &packed, &weights);
+        }
     }
 }
 
