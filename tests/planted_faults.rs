@@ -8,7 +8,8 @@ use lowbit::gpu::KernelDesc;
 use lowbit::host::Host;
 use lowbit::ops::matmul::{KernelChoice, MatmulSpec, Schedule};
 use lowbit::ops::{
-    Activations, FakeQuantSpec, FloatType, ObserveSpec, Output, QuantizeActivationsSpec,
+    Activations, DequantizeSpec, FakeQuantSpec, FloatType, ObserveSpec, Output, PermuteColumnsSpec,
+    QuantizeActivationsSpec,
 };
 use pollster::block_on;
 
@@ -478,5 +479,139 @@ fn each_fault_of_what_takes_x_is_caught() {
         let report = &run(&faulty, std::slice::from_ref(&case), &|_| ())[0];
         assert_eq!(report.status, Status::Fail, "{name} was not caught");
         eprintln!("caught: {name:45} {}", report.reason.as_deref().unwrap_or(""));
+    }
+}
+
+/// Faults in reading weights: a name, the format, and the replacement.
+const READING_FAULTS: [(&str, &str, Replace); 12] = [
+    (
+        "a scale of the neighbouring super-block",
+        "int4-g32-min-i8s",
+        (
+            "let block = group * params.group_size / 256u;",
+            "let block = (group * params.group_size / 256u) ^ select(0u, 1u, which == 0u);",
+        ),
+    ),
+    (
+        "a minimum of the neighbouring super-block",
+        "int2-g16-min-i8s",
+        (
+            "let block = group * params.group_size / 256u;",
+            "let block = (group * params.group_size / 256u) ^ select(0u, 1u, which == 1u);",
+        ),
+    ),
+    (
+        "a dropped minimum",
+        "int4-g32-min-f16s",
+        ("number * scale + minimum", "number * scale + select(minimum, 0.0, group == 7u)"),
+    ),
+    (
+        "a zero point that is a float and not scaled",
+        "int4-g64-fzero",
+        ("minimum *= -scale;", "minimum *= -1.0;"),
+    ),
+    ("a swapped codebook entry", "nf4-g64", ("TABLE_2, TABLE_3,", "TABLE_3, TABLE_2,")),
+    (
+        "a swapped entry of the matrix's own codebook",
+        "codebook-g64",
+        ("32u, code))", "32u, select(code, code ^ 1u, code >= 14u)))"),
+    ),
+    (
+        "a lost high plane",
+        "int5-g32-f16s",
+        ("(high << ELEMENT_BITS)", "select(high << ELEMENT_BITS, 0u, position % 32u == 31u)"),
+    ),
+    (
+        "a high plane of the neighbouring quad",
+        "int6-g16-i8s",
+        ("PLANE_BITS * (quad % QUADS)", "PLANE_BITS * (quad % QUADS ^ select(0u, 1u, quad == 5u))"),
+    ),
+    (
+        "the order of columns in the place of its inverse",
+        "int4-g64-perm",
+        ("return order[params.k + column];", "return order[column];"),
+    ),
+    (
+        "two columns swapped",
+        "int8-channel-perm",
+        (
+            "return order[params.k + column];",
+            "return order[params.k + (column ^ select(0u, 1u, column < 2u))];",
+        ),
+    ),
+    (
+        "a zero point of the neighbouring group in a packed byte",
+        "int4-g64-asym4",
+        ("max(ZERO_BITS, 4u), group)", "max(ZERO_BITS, 4u), group ^ select(0u, 1u, group == 6u))"),
+    ),
+    (
+        "an 8-bit float with a mantissa of another length",
+        "e5m2-g64",
+        ("vec4<u32>(code), MANTISSA)", "vec4<u32>(code), 5u - MANTISSA)"),
+    ),
+];
+
+#[test]
+fn each_fault_of_reading_weights_is_caught() {
+    let Some(host) = crate::common::host() else { return };
+    let hosts = std::slice::from_ref(host);
+    for (turn, (name, format, (from, to))) in READING_FAULTS.into_iter().enumerate() {
+        let format: WeightFormat = format.parse().unwrap();
+        let output = [FloatType::F32, FloatType::F16][turn % 2];
+        let mut case = Case::matmul(format, (FloatType::F32, output), (0, 8, 4096), Values::Normal);
+        (case.op, case.bias, case.strided) = (Op::Dequantize, false, false);
+        let sound = &run(hosts, std::slice::from_ref(&case), &|_| ())[0];
+        assert_eq!(sound.status, Status::Pass, "{name}: {:?}", sound.reason);
+        // Each fault gets a device of its own, because its kernels are cached there.
+        let faulty = [Host::new().unwrap()];
+        let spec = DequantizeSpec::new(8, 4096, format).with_output(output);
+        let shader = spec.shader(faulty[0].kernels().caps());
+        caught(&faulty, &case, &shader, (name, from, to));
+    }
+}
+
+/// Plants a fault in one kernel, runs the case, and asserts that it fails.
+fn caught(faulty: &[Host], case: &Case, shader: &KernelDesc, (name, from, to): (&str, &str, &str)) {
+    let text = shader.compose().unwrap().source;
+    assert_eq!(text.matches(from).count(), 1, "{name}: the shader has changed");
+    block_on(faulty[0].kernels().plant(shader, &text.replace(from, to))).unwrap();
+    let report = &run(faulty, std::slice::from_ref(case), &|_| ())[0];
+    assert_eq!(report.status, Status::Fail, "{name} was not caught");
+    let reason = report.reason.as_deref().unwrap_or_default();
+    assert!(
+        ["row ", "word ", "values: y[", "integers: y["].iter().any(|by| reason.starts_with(by)),
+        "{name}: {reason}"
+    );
+    eprintln!("caught: {name:45} {reason}");
+}
+
+/// A wrong permutation of X shows in the op itself, and in a matmul of weights with permuted columns.
+#[test]
+fn each_fault_of_permuted_columns_is_caught() {
+    let Some(host) = crate::common::host() else { return };
+    let hosts = std::slice::from_ref(host);
+    let f32s = (FloatType::F32, FloatType::F32);
+    let alone = Case::of_x(Op::PermuteColumns, WeightFormat::f32(), f32s, (5, 100), Values::Normal);
+    let matmul = case("int4-g64-perm".parse().unwrap());
+    for case in [alone, matmul] {
+        let sound = &run(hosts, std::slice::from_ref(&case), &|_| ())[0];
+        assert_eq!(sound.status, Status::Pass, "{:?}", sound.reason);
+        for (name, from, to) in [
+            (
+                "two columns swapped",
+                "order[p.order_at + j]",
+                "order[p.order_at + (j ^ select(0u, 1u, j < 2u))]",
+            ),
+            ("columns left in order", "let column = order[p.order_at + j];", "let column = j;"),
+            ("a row in the place of another", "row * p.x_stride", "(row ^ 1u) * p.x_stride"),
+        ] {
+            // The matmul has a single row.
+            if case.m == 1 && name.starts_with("a row") {
+                continue;
+            }
+            let faulty = [Host::new().unwrap()];
+            let shader = PermuteColumnsSpec::new(1, case.k as u32).shader();
+            caught(&faulty, &case, &shader, (name, from, to));
+        }
     }
 }

@@ -1,10 +1,11 @@
 //! Tests of the conversion to the kernel layout on the device. It must equal the host's bit for
 //! bit, for every format, in both row orders, with offsets, and if it is split for small bindings.
 
-use lowbit::format::{DeviceLayout, PackedWeights, RowOrder, Scales, WeightFormat};
+use lowbit::format::{DeviceLayout, PackedWeights, Scales, WeightFormat, sample_formats};
 use lowbit::host::Host;
 use lowbit::ops::{
-    BindError, DeviceWeights, RepackArgs, RepackPlan, RepackSpec, Role, RowBlock, SubBuffer,
+    BindError, DeviceWeights, FormatUse, PlanError, RepackArgs, RepackPlan, RepackSpec, Role,
+    RowBlock, SubBuffer,
 };
 use pollster::block_on;
 
@@ -42,6 +43,7 @@ fn repack(host: &Host, packed: &PackedWeights, name: &str) -> usize {
     let scales = match packed.scales() {
         Scales::F32(scales) => part(host, bytemuck::cast_slice(scales)),
         Scales::F16(scales) => part(host, bytemuck::cast_slice(scales)),
+        Scales::E8m0(scales) => part(host, scales),
         other => panic!("repack takes no {:?} scales", other.scale_type()),
     };
     let zeros = part(host, packed.zeros());
@@ -56,8 +58,8 @@ fn repack(host: &Host, packed: &PackedWeights, name: &str) -> usize {
     let bound = block_on(plan.bind(RepackArgs {
         codes: SubBuffer { buffer: &codes, offset: OFFSET },
         metadata: at(&metadata, format.is_sparse()),
-        scales: at(&scales, format.code_type().is_integer()),
-        zeros: at(&zeros, !format.is_symmetric()),
+        scales: at(&scales, format.code_type().has_scales()),
+        zeros: at(&zeros, format.has_zeros()),
         output: &output,
     }))
     .unwrap();
@@ -69,21 +71,10 @@ fn repack(host: &Host, packed: &PackedWeights, name: &str) -> usize {
     bound.dispatches()
 }
 
-/// Returns the same device with the other row order.
-fn other_order(host: &Host) -> Host {
-    let mut caps = host.kernels().caps().clone();
-    caps.row_order = match caps.row_order {
-        RowOrder::Rows => RowOrder::Panels,
-        RowOrder::Panels => RowOrder::Rows,
-    };
-    let (info, device) = (host.adapter_info().clone(), host.device().clone());
-    Host::with_caps(info, device, host.queue().clone(), &caps).unwrap()
-}
-
 #[test]
 fn equal_to_the_host() {
     let Some(host) = crate::common::host() else { return };
-    let other = other_order(host);
+    let other = crate::common::other_order(host);
     for (i, format) in crate::common::all_formats().into_iter().enumerate() {
         for (n, k) in [(1, 1), (5, 31), (16, 32), (9, 70), (11, 200)] {
             let packed = random_weights(format, n, k, (i + n) as u64);
@@ -93,6 +84,34 @@ fn equal_to_the_host() {
             }
         }
     }
+}
+
+/// Formats that nothing quantizes to, and the names of those that are left to the host.
+#[test]
+fn equal_to_the_host_in_other_formats() {
+    let Some(host) = crate::common::host() else { return };
+    let other = crate::common::other_order(host);
+    let (mut taken, mut left) = (0, 0);
+    for (seed, format) in (0..).zip(sample_formats()) {
+        let checked = FormatUse::Repack.check(&format);
+        let spec = RepackSpec::new(2, 2, format);
+        assert_eq!(spec.check(), checked, "{format}");
+        if let Err(PlanError::Unsupported { why, .. }) = checked {
+            assert!(why.contains("on the host"), "{why}");
+            left += 1;
+            continue;
+        }
+        let known = crate::common::all_formats().contains(&format);
+        if known || (seed % 3 > 0 && format.other_name().is_none()) {
+            continue;
+        }
+        taken += 1;
+        for ((n, k), host) in [((5, 31), host), ((11, 200), &other)] {
+            let packed = lowbit::format::random_weights(format, n, k, seed, true).unwrap();
+            assert_eq!(repack(host, &packed, &format.to_string()), 1, "{format}");
+        }
+    }
+    assert!(taken > 40 && left > 40, "{taken} taken, {left} left");
 }
 
 #[test]
@@ -105,6 +124,10 @@ fn parts_larger_than_a_binding_are_split() {
     for name in ["f16", "int8-g7-asym-f16s", "2:4+int4-g5-asym", "int4-tensor-asym"] {
         let packed = random_weights(name.parse().unwrap(), 187, 200, 3);
         assert!(repack(&small, &packed, name) > 2, "{name} was not split");
+    }
+    for name in ["int2-g7-asym4", "int4-tensor-asym4-f16s", "e2m1-g32-e8m0s", "nf4-g20-f16s-perm"] {
+        let packed = lowbit::format::random_weights(name.parse().unwrap(), 187, 200, 3, true);
+        assert!(repack(&small, &packed.unwrap(), name) > 2, "{name} was not split");
     }
 }
 

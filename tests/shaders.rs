@@ -170,6 +170,20 @@ fn recorded_grids_are_counted_by_hand() {
     let args = DequantizeArgs { indices: Some(activations), ..args };
     assert_eq!(block_on(plan.bind(args)).unwrap().workgroups(3), [8]);
 
+    // Lanes write words of two f16: ⌈2 · 7 · 150 / 64⌉. A matmul of permuted columns does that first.
+    let spec = PermuteColumnsSpec::new(9, 300).with_activations(FloatType::F16).with_batch(2);
+    let plan = block_on(PermuteColumnsPlan::new(&kernels, &spec)).unwrap();
+    let order = noop.buffer(1200);
+    let args = PermuteColumnsArgs { activations, order: (&order).into(), output };
+    assert_eq!(block_on(plan.bind(args)).unwrap().workgroups(7), [33]);
+    let permuted = lowbit::format::random_weights(int4.permuted(), 300, 200, 1, true).unwrap();
+    let permuted = block_on(DeviceWeights::upload(&kernels, &permuted)).unwrap();
+    let spec = MatmulSpec::of(70, &permuted).with_batch(3);
+    let select = Select::Pinned(Schedule::Rows { m_tile: 4, n_tile: 2 });
+    let plan = block_on(MatmulPlan::new(&kernels, &spec, select)).unwrap();
+    let args = MatmulArgs { activations, weights: &permuted, bias: None, output };
+    assert_eq!(block_on(plan.bind(args)).unwrap().workgroups(7), [3 * 7 * 200 / 64 + 1, 30]);
+
     // A row has 10 blocks of 4 words of codes, 5 scales and 5 zero points, a byte each:
     // ⌈5 · (40 + 5 + 2) / 64⌉.
     let (codes, scales, zeros) = (buffer(), buffer(), buffer());

@@ -3,7 +3,7 @@
 // `side`, and under 2:4 without RANK the metadata. `status` must have been cleared.
 //
 // Requires: quantize/block, quantize/make, source_weights, made_codes, lib/panel_codes,
-// lib/reciprocal, lib/softfloat, lib/half, quantize/record, sparse/rank, const PANEL,
+// lib/reciprocal, lib/softfloat, lib/half, quantize/record, quantize/scale_float, sparse/rank, const PANEL,
 // const ELEMENT_BITS, const IS_FLOAT, const SPARSE, const CODE_LOW, const CODE_HIGH, const RANK.
 // Provides: `main`, one invocation a block.
 //

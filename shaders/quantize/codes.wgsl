@@ -1,7 +1,7 @@
 // Makes codes of the device layout from weights and from complete side rows.
 //
 // Requires: quantize/make, access/weights_u32, lib/panel, lib/panel_codes, quantize/record,
-// sparse/metadata, lib/softfloat, lib/half, const ELEMENT_BITS, const IS_FLOAT, const SPARSE,
+// quantize/scale_float, sparse/metadata, lib/softfloat, lib/half, const ELEMENT_BITS, const IS_FLOAT, const SPARSE,
 // const CODE_LOW, const CODE_HIGH.
 // Provides: `main`, one invocation a word of codes: rows·code_words of them.
 //

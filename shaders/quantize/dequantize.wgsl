@@ -1,11 +1,11 @@
 // Writes rows of a compressed matrix as f32 or f16: all rows, or those that an index list names.
 //
-// Requires: lib/dispatch, lib/panel, lib/panel_codes, words, quantize/record, sparse/metadata,
-// lib/half, const ELEMENT_BITS, const IS_FLOAT, const SPARSE, const INDEXED, const OUTPUT_F16.
+// Requires: lib/dispatch, lib/panel, sparse/metadata, values, column_order, const SPARSE, const INDEXED,
+// const OUTPUT_F16.
 // Implements: weight_parameters.
 // Provides: `main`, one invocation an output word: rows·(k words, or ⌈k/2⌉ for f16).
 //
-//   value = f32(c − z) · s, one multiply; floats are copied or widened exactly; a pruned
+//   value = v(c) · s + m (dequantize/value_*); floats are copied or widened exactly; a pruned
 //   weight is +0. An f16 output is that f32 rounded to nearest even, past its range ±Inf.
 //
 // Memory, in u32 words:
@@ -18,8 +18,6 @@
 //                owns both halves of a word; with odd K the last upper half is preserved
 // The number of rows of a gather is known when it is recorded, and the two digits at bindings 1
 // and 2 carry it; `first_out` of these rows belong to earlier segments.
-//
-// The product is the only floating-point operation here, and a GPU may round it either way.
 
 struct DequantizeParams {
     rows: u32,          // of W in this chunk
@@ -30,14 +28,18 @@ struct DequantizeParams {
     row0: u32,          // the segment's first row in the code and side buffers
     blocks: u32,        // ⌈k/32⌉
     side_words: u32,    // words of a side row
-    scale_at: u32,      // where in it the scales start, in words
+    plane_at: u32,      // where in it the planes of codes start, in words
+    scale_at: u32,      // where in it the scales start
+    upper_at: u32,      // where in it the upper level of scales starts
     zero_at: u32,       // where in it the zero points start
+    table_at: u32,      // where in it the codebook starts
     index_at: u32,      // the first word of the segment in `indices`
     out_rows: u32,      // output rows of this segment: all of them, or under INDEXED at most
     first_out: u32,     // of the counted output rows, how many belong to earlier segments
     output_at: u32,     // the first word that is written
     output_stride: u32, // words from one output row to the next
-    pad: u32,
+    pad0: u32,
+    pad1: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: DequantizeParams;
@@ -52,57 +54,31 @@ fn row_count() -> u32 {
     return min(recorded_count() - params.first_out, params.out_rows);
 }
 
-// Where a column's code stands in its row, or 0xffffffff if it is pruned.
-fn position_of(record: u32, column: u32) -> u32 {
+// Where the code of a place along K stands in its row, or 0xffffffff if it is pruned.
+fn position_of(record: u32, place: u32) -> u32 {
     if (!SPARSE) {
-        return column;
+        return place;
     }
-    let quad = column / 4u;
+    let quad = place / 4u;
     let nibble = quad_nibble(record, quad);
-    if ((nibble & 3u) == column % 4u) {
+    if ((nibble & 3u) == place % 4u) {
         return 2u * quad;
     }
-    return select(0xffffffffu, 2u * quad + 1u, (nibble >> 2u) == column % 4u);
+    return select(0xffffffffu, 2u * quad + 1u, (nibble >> 2u) == place % 4u);
 }
 
-fn code_bits(row: u32, position: u32) -> u32 {
-    let word = code_at(code_word(row, position / CODES_PER_WORD));
-    return extractBits(word, code_shift(position), ELEMENT_BITS);
-}
-
-// Bits of the f32 value of a column below K.
+// Bits of the value of a column below K, as f32 or f16.
 fn value_bits(row: u32, column: u32) -> u32 {
     let record = record_of(row);
-    let position = position_of(record, column);
+    let place = place_of(column);
+    let position = position_of(record, place);
     if (position == 0xffffffffu) {
         return 0u;
     }
-    let bits = code_bits(row, position);
-    if (IS_FLOAT) {
-        if (ELEMENT_BITS == 32u) {
-            return bits;
-        }
-        return half_to_f32_bits(bits);
+    if (OUTPUT_F16) {
+        return stored_half(row, record, position, place);
     }
-    var code = bitcast<i32>(bits);
-    if (ELEMENT_BITS != 4u) {
-        code = extractBits(code, 0u, ELEMENT_BITS);
-    }
-    let group = column / params.group_size;
-    let steps = f32(code - group_zero(record, group));
-    return bitcast<u32>(steps * bitcast<f32>(group_scale(record, group)));
-}
-
-// Bits of the f16 value. Widening an f16 and rounding it back would make a signaling NaN quiet.
-fn value_half(row: u32, column: u32) -> u32 {
-    if (IS_FLOAT && ELEMENT_BITS == 16u) {
-        let position = position_of(record_of(row), column);
-        if (position == 0xffffffffu) {
-            return 0u;
-        }
-        return code_bits(row, position);
-    }
-    return f32_bits_to_half(value_bits(row, column));
+    return stored_value(row, record, position, place);
 }
 
 @compute @workgroup_size(64)
@@ -144,9 +120,9 @@ fn main(
     var low = 0x7e00u;
     var high = 0x7e00u;
     if (!missing) {
-        low = value_half(row, column);
+        low = value_bits(row, column);
         if (paired) {
-            high = value_half(row, column + 1u);
+            high = value_bits(row, column + 1u);
         }
     }
     if (!paired) {

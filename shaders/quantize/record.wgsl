@@ -1,42 +1,39 @@
-// Reads a side row, and finds the place of a code in its word. `params` must have scale_at,
-// zero_at and group_size.
+// Reads fields of a side row, and finds the place of a code in its word. `params` must have zero_at.
 //
-// Requires: lib/half, weight_parameters, const PANEL, const F16_SCALES, const ASYMMETRIC,
-// const ELEMENT_BITS, const CODE_ZERO.
+// Requires: weight_parameters, const PANEL, const ELEMENT_BITS, const ZERO_BITS, const CODE_ZERO.
 // Provides:
-//   group_scale(record, group) -> u32     bits of a scale, widened to f32
-//   group_zero(record, group) -> i32      a zero point as stored
-//   code_shift(position) -> u32           the first bit of a code in its word
+//   side_field(record, at, bits, index) -> u32   field `index` of `bits` bits, from word `at` on
+//   group_zero(record, group) -> i32             a zero point as stored, or the fixed one
+//   code_shift(position) -> u32                  the first bit of a code in its word
 //   CODES_PER_WORD
 //
-// Memory: a side row is 2:4 metadata (a word for 32 columns), scales (a word each, or two
-// f16 a word, low half first), zero points (four bytes a word, low byte first); `record`
-// is the index of its first word (lib/panel).
+// Memory: a side row is the parts that `format::DeviceLayout` lists; in each, fields of 32, 16, 8 or 4
+// bits follow each other from the lowest bits of a word on. `record` is the index of the side row's
+// first word (lib/panel).
 
 const CODES_PER_WORD: u32 = 32u / ELEMENT_BITS;
 
-fn group_scale(record: u32, group: u32) -> u32 {
-    if (F16_SCALES) {
-        let word = side[record + (params.scale_at + group / 2u) * PANEL];
-        return half_to_f32_bits((word >> (16u * (group % 2u))) & 0xffffu);
-    }
-    return side[record + (params.scale_at + group) * PANEL];
+fn side_field(record: u32, at: u32, bits: u32, index: u32) -> u32 {
+    let per_word = 32u / bits;
+    let word = side[record + (at + index / per_word) * PANEL];
+    return extractBits(word, bits * (index % per_word), bits);
 }
 
 fn group_zero(record: u32, group: u32) -> i32 {
-    if (!ASYMMETRIC) {
+    if (ZERO_BITS == 0u) {
         return CODE_ZERO;
     }
-    let word = side[record + (params.zero_at + group / 4u) * PANEL];
-    // int4's 0…15 come out the same signed or not.
-    return extractBits(bitcast<i32>(word), 8u * (group % 4u), 8u);
+    // Only the zero points of int8 have the highest bit of a byte set, and they are signed.
+    let zero = bitcast<i32>(side_field(record, params.zero_at, max(ZERO_BITS, 4u), group));
+    return extractBits(zero, 0u, 8u);
 }
 
-// int4 interleaves: byte j of a word holds code j low and code 4 + j high.
+// Codes of 4 and 2 bits interleave: byte j of a word holds code j in its lowest bits, then code 4 + j,
+// and so on.
 fn code_shift(position: u32) -> u32 {
     let at = position % CODES_PER_WORD;
-    if (ELEMENT_BITS == 4u) {
-        return 8u * (at % 4u) + 4u * (at / 4u);
+    if (ELEMENT_BITS < 8u) {
+        return 8u * (at % 4u) + ELEMENT_BITS * (at / 4u);
     }
     return ELEMENT_BITS * at;
 }

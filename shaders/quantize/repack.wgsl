@@ -1,7 +1,7 @@
 // Moves compressed weights from the canonical layout (`format::Geometry`) to the one that kernels
 // read (`format::DeviceLayout`).
 //
-// Requires: lib/panel, lib/panel_codes, const PANEL, const F16_SCALES, const ASYMMETRIC,
+// Requires: lib/panel, lib/panel_codes, const PANEL, const SCALE_BITS, const ZERO_BITS,
 // const ELEMENT_BITS, const PER_TENSOR, const CODE_ZERO.
 // Implements: weight_parameters.
 // Provides: `main`, one invocation a word of the device layout: rows·(code_words + side_words).
@@ -9,8 +9,9 @@
 // Memory, of rows [row, row + rows) of W:
 //   canonical_codes  [rows, canonical_words] words from `code_at` on
 //   metadata         [rows, blocks] words from `meta_at` on, under 2:4
-//   scales           [rows, groups] or one, f32 or f16; the first is number `scale_base`
-//   zeros            [rows, groups] or one, bytes, the first is number `zero_base`
+//   scales           [rows, groups] or one, f32, f16 or bytes; the first is number `scale_base`
+//   zeros            [rows, groups] or one, a byte each; or two a byte, where each row starts a
+//                    byte. The first byte is number `zero_base`
 //   codes, side      a block of rows of the device layout, of which these start at `row0`
 
 struct RepackParams {
@@ -26,7 +27,7 @@ struct RepackParams {
     code_at: u32,         // the first word of the chunk in `canonical_codes`
     meta_at: u32,         // the first word of the chunk in `metadata`
     scale_base: u32,      // the number of the chunk's first scale in `scales`
-    zero_base: u32,       // the number of its first zero point in `zeros`
+    zero_base: u32,       // the number of its first byte of zero points in `zeros`
     pad0: u32,
     pad1: u32,
     pad2: u32,
@@ -49,25 +50,34 @@ fn scale_bits(row: u32, group: u32) -> u32 {
     if (group >= params.groups) {
         return 0u;
     }
+    const PER_WORD: u32 = 32u / SCALE_BITS;
     let at = params.scale_base + place_of(row, group);
-    if (F16_SCALES) {
-        return (scales[at / 2u] >> (16u * (at % 2u))) & 0xffffu;
-    }
-    return scales[at];
+    return extractBits(scales[at / PER_WORD], SCALE_BITS * (at % PER_WORD), SCALE_BITS);
 }
 
-fn zero_byte(row: u32, group: u32) -> u32 {
+fn zero_bits(row: u32, group: u32) -> u32 {
     if (group >= params.groups) {
         return 0u;
     }
+    if (ZERO_BITS == 4u) {
+        let first = select(row * ((params.groups + 1u) / 2u), 0u, PER_TENSOR);
+        let at = params.zero_base + first + group / 2u;
+        return extractBits(zeros[at / 4u], 8u * (at % 4u) + 4u * (group % 2u), 4u);
+    }
     let at = params.zero_base + place_of(row, group);
-    return (zeros[at / 4u] >> (8u * (at % 4u))) & 0xffu;
+    return extractBits(zeros[at / 4u], 8u * (at % 4u), 8u);
 }
 
 // Four nibbles to the low halves of four bytes.
 fn spread(nibbles: u32) -> u32 {
     let pairs = (nibbles | (nibbles << 8u)) & 0x00ff00ffu;
     return (pairs | (pairs << 4u)) & 0x0f0f0f0fu;
+}
+
+// Four pairs of bits to the lowest bits of four bytes.
+fn spread_pairs(pairs: u32) -> u32 {
+    let halves = (pairs | (pairs << 12u)) & 0x000f000fu;
+    return (halves | (halves << 6u)) & 0x03030303u;
 }
 
 // A word of the codes of a row; past the canonical ones the code of zero.
@@ -77,13 +87,19 @@ fn code_of(row: u32, word: u32) -> u32 {
         bits = canonical_codes[params.code_at + row * params.canonical_words + word];
     } else if (ELEMENT_BITS <= 8u) {
         var zero = bitcast<u32>(CODE_ZERO);
-        if (ASYMMETRIC) {
-            zero = zero_byte(row, params.groups - 1u);
+        if (ZERO_BITS > 0u) {
+            zero = zero_bits(row, params.groups - 1u);
         }
-        bits = select((zero & 0xfu) * 0x11111111u, (zero & 0xffu) * 0x01010101u, ELEMENT_BITS == 8u);
+        // As often as it fits.
+        const FIELD: u32 = 0xffffffffu >> (32u - min(ELEMENT_BITS, 8u));
+        bits = (zero & FIELD) * (0xffffffffu / FIELD);
     }
     if (ELEMENT_BITS == 4u) {
         return spread(bits & 0xffffu) | (spread(bits >> 16u) << 4u);
+    }
+    if (ELEMENT_BITS == 2u) {
+        return spread_pairs(bits & 0xffu) | (spread_pairs((bits >> 8u) & 0xffu) << 2u)
+            | (spread_pairs((bits >> 16u) & 0xffu) << 4u) | (spread_pairs(bits >> 24u) << 6u);
     }
     return bits;
 }
@@ -93,16 +109,21 @@ fn side_of(row: u32, word: u32) -> u32 {
     if (word < params.scale_at) {
         return metadata[params.meta_at + row * params.blocks + word];
     }
+    var out = 0u;
     if (word < params.zero_at) {
-        let at = word - params.scale_at;
-        if (F16_SCALES) {
-            return scale_bits(row, 2u * at) | (scale_bits(row, 2u * at + 1u) << 16u);
+        const PER_WORD: u32 = 32u / SCALE_BITS;
+        let first = PER_WORD * (word - params.scale_at);
+        for (var i = 0u; i < PER_WORD; i++) {
+            out |= scale_bits(row, first + i) << (SCALE_BITS * i);
         }
-        return scale_bits(row, at);
+        return out;
     }
-    let first = 4u * (word - params.zero_at);
-    return zero_byte(row, first) | (zero_byte(row, first + 1u) << 8u)
-        | (zero_byte(row, first + 2u) << 16u) | (zero_byte(row, first + 3u) << 24u);
+    const ZEROS: u32 = 32u / max(ZERO_BITS, 4u);
+    let first = ZEROS * (word - params.zero_at);
+    for (var i = 0u; i < ZEROS; i++) {
+        out |= zero_bits(row, first + i) << (max(ZERO_BITS, 4u) * i);
+    }
+    return out;
 }
 
 @compute @workgroup_size(64)

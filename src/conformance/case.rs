@@ -30,6 +30,8 @@ pub enum Op {
         /// Number of bins on either side of 0.
         bins: u32,
     },
+    /// X with its columns in another order, bit for bit.
+    PermuteColumns,
     /// X quantized and dequantized at once in the format of the case, and the gradients of that.
     FakeQuant(FakeScales),
 }
@@ -45,13 +47,20 @@ impl Op {
             Self::Gather => "gather",
             Self::Quantize { .. } => "quantize",
             Self::Observe { .. } => "observe",
+            Self::PermuteColumns => "permute-columns",
             Self::FakeQuant(_) => "fake-quant",
         }
     }
 
     /// Returns whether the op has weights. All other ops have only X.
     pub const fn has_weights(&self) -> bool {
-        !matches!(self, Self::Quantize { .. } | Self::Observe { .. } | Self::FakeQuant(_))
+        !matches!(
+            self,
+            Self::Quantize { .. }
+                | Self::Observe { .. }
+                | Self::PermuteColumns
+                | Self::FakeQuant(_)
+        )
     }
 }
 
@@ -217,7 +226,8 @@ impl Case {
         Self { op, ..Self::matmul(format, floats, shape, values) }
     }
 
-    /// Creates a case of an op that has only X: quantize, observe or, with a format, fake-quant.
+    /// Creates a case of an op that has only X: quantize, observe, permute-columns or, with a format,
+    /// fake-quant.
     pub fn of_x(
         op: Op,
         format: WeightFormat,

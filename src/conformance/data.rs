@@ -2,7 +2,7 @@
 
 use super::{Case, Values};
 use crate::compress::{self, CompressError};
-use crate::format::{CodeType, PackedWeights, Scales, random_weights};
+use crate::format::{CodeType, PackedWeights, Parts, Scales, WeightFormat, random_weights};
 use crate::host::Host;
 use crate::ops::{DeviceWeights, FloatType, texture_width};
 use half::f16;
@@ -133,7 +133,12 @@ pub(super) fn exact_weights(
     let (format, n, k) = (case.format, case.n, case.k);
     if !format.code_type().has_scales() {
         let w: Vec<f32> = (0..n * k).map(|_| (random.below(17) as f32 - 8.0) / 8.0).collect();
-        return compress::quantize(&w, n, k, &format);
+        // Nothing quantizes to permuted columns, so the order is added.
+        let plain = WeightFormat::new(format.code_type(), format.granularity());
+        let plain = if format.is_sparse() { plain.two_four() } else { plain };
+        let parts = compress::quantize(&w, n, k, &plain)?.into_parts();
+        let order = packed.order().to_vec();
+        return Ok(PackedWeights::new(format, n, k, Parts { order, ..parts })?);
     }
     let mut parts = packed.parts().clone();
     narrow_codes(format.code_type(), &mut parts.codes);

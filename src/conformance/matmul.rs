@@ -240,7 +240,7 @@ async fn multiply(
 }
 
 /// Returns the index of the first value of each row of each batch.
-fn rows(
+pub(super) fn rows(
     batch: u32,
     m: usize,
     offset: u32,

@@ -17,6 +17,7 @@ mod integer;
 mod matmul;
 mod observe;
 mod page;
+mod permute;
 mod quantize;
 mod report;
 mod rows;

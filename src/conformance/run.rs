@@ -1,6 +1,6 @@
 use super::case::Op;
 use super::report::{Outcome, Trouble};
-use super::{Case, CaseReport, fake, integer, matmul, observe, quantize, weights};
+use super::{Case, CaseReport, fake, integer, matmul, observe, permute, quantize, weights};
 use crate::host::Host;
 use std::collections::HashMap;
 #[cfg(not(target_arch = "wasm32"))]
@@ -100,6 +100,7 @@ async fn outcome(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
         Op::Dequantize | Op::Gather => weights::rows(host, case).await,
         Op::Quantize { format, given } => quantize::run(host, case, format, given).await,
         Op::Observe { axis, bins } => Ok(observe::run(host, case, axis, bins).await?),
+        Op::PermuteColumns => permute::run(host, case).await,
         Op::FakeQuant(from) => fake::run(host, case, from).await,
     }
 }

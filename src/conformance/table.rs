@@ -3,7 +3,7 @@ use super::{Case, FakeScales, Op, Quantized, Values};
 use crate::compress::calibrate::Axis;
 use crate::format::{
     ActivationFormat, ActivationFunction, ActivationGranularity, CodeType, Granularity, ScaleType,
-    WeightFormat, other_formats,
+    WeightFormat, other_formats, sample_formats,
 };
 use crate::ops::matmul::Decoder;
 use crate::ops::{FloatType, Output, Schedule};
@@ -59,7 +59,8 @@ fn format(element: CodeType, granularity: Granularity, index: usize) -> Option<W
 ///   schedule;
 /// - large matmuls: a covering array of strength 3 over code types, granularities, symmetry, scale
 ///   types and sparsity, types, m, N, K and value patterns;
-/// - the kernels that quantize and dequantize weights, and those that have only X.
+/// - the kernels that quantize and dequantize weights, and those that have only X;
+/// - matmuls of weights with permuted columns.
 pub fn table(extent: Extent) -> Vec<Case> {
     let mut cases = Vec::new();
     small(extent, &mut cases);
@@ -71,9 +72,11 @@ pub fn table(extent: Extent) -> Vec<Case> {
         large(&mut cases);
     }
     making(extent, &mut cases);
+    reading(extent, &mut cases);
     quantizing(extent, &mut cases);
     observing(extent, &mut cases);
     fake_quantizing(extent, &mut cases);
+    permuting(extent, &mut cases);
     // Parts of the table meet in a few cases, which are run once.
     let mut seen = HashSet::new();
     cases.retain(|case| seen.insert(case.clone()));
@@ -339,7 +342,7 @@ fn large(cases: &mut Vec<Case>) {
 /// Adds cases of compress, dequantize and gather: every format, shape and value pattern.
 fn making(extent: Extent, cases: &mut Vec<Case>) {
     for (i, format) in formats([32, 6]).into_iter().enumerate() {
-        for (a, (n, k)) in SMALL_SHAPES.into_iter().chain([(130, 300)]).enumerate() {
+        for (a, (n, k)) in SMALL_SHAPES.into_iter().chain([READ_SHAPE]).enumerate() {
             for (b, values) in Values::ALL.into_iter().enumerate() {
                 for (c, op) in [Op::Compress, Op::Dequantize, Op::Gather].into_iter().enumerate() {
                     // How rows are read back depends on their contents, not on the pattern they
@@ -359,6 +362,36 @@ fn making(extent: Extent, cases: &mut Vec<Case>) {
         }
     }
 }
+
+/// Adds cases of dequantize and gather in the other formats: each code type, offset, type of scales and
+/// granularity, with columns in order and permuted, in one shape each, and the formats of other
+/// projects in every shape. Ops, types, textures and strides alternate.
+fn reading(extent: Extent, cases: &mut Vec<Case>) {
+    let made: HashSet<_> = formats([32, 6]).into_iter().collect();
+    let others = sample_formats().into_iter().filter(|format| !made.contains(format));
+    for (i, format) in others.enumerate() {
+        for (a, (n, k)) in SMALL_SHAPES.into_iter().chain([READ_SHAPE]).enumerate() {
+            // Empty matrices have no values, so that one format in eight is enough for them.
+            let turn = i / 2 + i % 2 * 3;
+            let shape = if turn % 8 < 2 && turn / 8 % 4 > 0 { 7 } else { turn % 8 };
+            let every = extent == Extent::Full && format.other_name().is_some();
+            let quick = i % 11 == 0 || format.other_name().is_some() && a == 7;
+            if !every && a != shape || extent == Extent::Quick && !quick {
+                continue;
+            }
+            let types = (FloatType::F32, FLOATS[(turn / 3 + a) % 2]);
+            let op = [Op::Dequantize, Op::Gather][(turn / 5 + a) % 2];
+            let m = if op == Op::Gather { 9 } else { n };
+            let mut case = Case::matmul(format, types, (m, n, k), Values::Normal);
+            (case.op, case.bias, case.strided) = (op, false, turn % 3 == 1);
+            case.textures = turn / 2 % 2 == 1;
+            cases.push(case);
+        }
+    }
+}
+
+/// A shape with two super-blocks in a row.
+const READ_SHAPE: (usize, usize) = (130, 300);
 
 /// Rows and columns of X: empty, single, less than a block, whole blocks with and without a
 /// remainder, multiples of four, of two and of neither, and several iterations of a workgroup.
@@ -414,6 +447,44 @@ fn observing(extent: Extent, cases: &mut Vec<Case>) {
                 }
             }
         }
+    }
+}
+
+/// Adds permutations of the columns of X in both types and every shape, with NaN and without, and
+/// matmuls of weights with permuted columns: formats of every granularity, some of every code type, with
+/// types, m and shapes in turn.
+fn permuting(extent: Extent, cases: &mut Vec<Case>) {
+    for (j, activations) in FLOATS.into_iter().enumerate() {
+        for (a, shape) in X_SHAPES.into_iter().chain([(300, 66)]).enumerate() {
+            for (b, values) in [Values::Normal, Values::NotFinite].into_iter().enumerate() {
+                // Quick: two shapes each, in turn.
+                if extent == Extent::Quick && (a + j) % 5 != 2 + b {
+                    continue;
+                }
+                let types = (activations, activations);
+                let mut case =
+                    Case::of_x(Op::PermuteColumns, WeightFormat::f32(), types, shape, values);
+                case.strided = (a + j + b) % 2 == 0;
+                cases.push(case);
+            }
+        }
+    }
+    let permuted = sample_formats().into_iter().filter(WeightFormat::is_permuted);
+    for (i, format) in permuted.enumerate() {
+        // GPTQ's formats in groups of 64, and one in seven of all.
+        let gptq = format.code_type().is_integer() && format.granularity() == group(64);
+        let gptq = gptq && format.scale_type() == ScaleType::F16;
+        let taken = if extent == Extent::Full { gptq || i % 7 == 0 } else { i % 97 == 0 };
+        if !taken {
+            continue;
+        }
+        let turn = i / 7 + i;
+        let shape = [(33, 72), (72, 35), (70, 200), (5, 7), (70, 385)][turn % 5];
+        let m = [1, 3, 33, 65][turn / 2 % 4];
+        let types = (FLOATS[turn / 3 % 2], FLOATS[turn / 5 % 2]);
+        let mut case = Case::matmul(format, types, (m, shape.0, shape.1), Values::Normal);
+        case.strided = turn % 3 == 0;
+        cases.push(case);
     }
 }
 
@@ -511,7 +582,7 @@ mod tests {
                 }
             }
             let kinds: HashSet<_> = of_x.iter().map(|c| (c.op, c.activations)).collect();
-            assert_eq!(kinds.len(), 2 * (11 + 4 + 3));
+            assert_eq!(kinds.len(), 2 * (11 + 4 + 3 + 1));
         }
         let pinned: HashSet<_> = full.iter().filter_map(|c| c.schedule).collect();
         let lanes = |wanted| {

@@ -47,8 +47,8 @@ pub use device::{BLOCK_K, DeviceImage, DeviceLayout, RowOrder};
 pub use error::FormatError;
 pub use function::ActivationFunction;
 pub use geometry::{Geometry, Sizes};
-pub(crate) use packed::put_bits;
 pub use packed::{PackedWeights, Parts};
+pub(crate) use packed::{inverse_order, put_bits};
 #[doc(hidden)]
 pub use random::{other_formats, random_weights, sample_formats};
 pub use scales::Scales;

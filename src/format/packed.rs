@@ -123,7 +123,7 @@ impl PackedWeights {
 
     /// Checks the values of scales, minima, zero points, the codebook and the order of columns.
     fn check_values(&self) -> Result<(), FormatError> {
-        let Geometry { groups, k, format, .. } = self.geometry;
+        let Geometry { groups, format, .. } = self.geometry;
         let place = |index: usize| (index / groups.max(1), index % groups.max(1));
         let Parts { scales, minima, codebook, order, .. } = &self.parts;
         for (part, scales) in [("scale", scales), ("minimum", minima)] {
@@ -145,14 +145,7 @@ impl PackedWeights {
         if let Some(index) = codebook.iter().position(|value| !value.is_finite()) {
             return Err(FormatError::BadCodebook { index, value: codebook[index] });
         }
-        let mut seen = vec![false; order.len()];
-        for (index, &value) in order.iter().enumerate() {
-            match seen.get_mut(value as usize) {
-                Some(seen) if !*seen => *seen = true,
-                _ => return Err(FormatError::BadOrder { index, value, k }),
-            }
-        }
-        Ok(())
+        inverse_order(order).map(drop)
     }
 
     fn normalise_padding(&mut self) {
@@ -356,6 +349,23 @@ impl PackedWeights {
         let place = self.place(row, at);
         self.parts.order.get(place).map_or(place, |&column| column as usize)
     }
+}
+
+/// Returns the inverse of an order of columns: the place of each column.
+///
+/// # Errors
+/// Returns [`FormatError::BadOrder`] if the order does not name each column once.
+pub(crate) fn inverse_order(order: &[u32]) -> Result<Vec<u32>, FormatError> {
+    let k = order.len();
+    // Columns that have no place yet.
+    let mut places = vec![None; k];
+    for (index, &value) in order.iter().enumerate() {
+        match places.get_mut(value as usize) {
+            Some(place @ None) => *place = Some(index as u32),
+            _ => return Err(FormatError::BadOrder { index, value, k }),
+        }
+    }
+    Ok(places.into_iter().flatten().collect())
 }
 
 /// Returns `count` bits (at most 32) of a string of bits, from bit `at` on.

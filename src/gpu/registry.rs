@@ -160,10 +160,17 @@ impl Stored {
     }
 
     /// Weights of a format for a kernel that only moves codes: it works for all code types of the
-    /// same size.
+    /// same size and the same code of zero that the format's other facts go with.
     pub fn moved(format: &WeightFormat, panel: u32) -> Self {
-        let bits = format.code_type().bits();
-        let same: Vec<_> = CodeType::ALL.into_iter().filter(|t| t.bits() == bits).collect();
+        let facts = |t: CodeType| (t.bits(), t.low_bits(), t.fixed_zero());
+        let fits = |code_type: CodeType| {
+            let other = WeightFormat::new(code_type, format.granularity())
+                .with_offset(format.offset())
+                .with_scales(format.scale_type());
+            let other = if format.is_sparse() { other.two_four() } else { other };
+            facts(code_type) == facts(format.code_type()) && other.check().is_ok()
+        };
+        let same: Vec<_> = CodeType::ALL.into_iter().filter(|&t| fits(t)).collect();
         Self::of(&same, format.is_sparse(), panel, format.scale_type(), format.offset())
     }
 

@@ -1,13 +1,14 @@
 //! Uploads, downloads and compresses weights, and multiplies slices by them.
 
 use super::{Host, HostError, to_u32, with_blocking};
-use crate::format::{DeviceImage, PackedWeights, Scales, WeightFormat};
+use crate::format::{DeviceImage, PackedWeights, Scales, WeightFormat, inverse_order};
 use crate::gpu::DeviceError;
 use crate::ops::matmul::code_textures_pay;
 use crate::ops::{
-    Codes, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, MatmulArgs, MatmulPlan,
-    MatmulSpec, QuantizeWeightsArgs, QuantizeWeightsPlan, QuantizeWeightsSpec, RepackArgs,
-    RepackPlan, RepackSpec, Select, SourceRows, SubBuffer, WeightsError,
+    Codes, DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, FormatUse, MatmulArgs,
+    MatmulPlan, MatmulSpec, PermuteColumnsArgs, PermuteColumnsPlan, PermuteColumnsSpec,
+    QuantizeWeightsArgs, QuantizeWeightsPlan, QuantizeWeightsSpec, RepackArgs, RepackPlan,
+    RepackSpec, Select, SourceRows, SubBuffer, WeightsError,
 };
 
 impl Host {
@@ -67,7 +68,8 @@ impl Host {
     with_blocking!(
         repack,
         /// Copies packed weights to the device as [`upload_async`](Self::upload_async) does, but
-        /// converts them to the kernels' layout on the device instead of the host.
+        /// converts them to the kernels' layout on the device instead of the host. Formats that
+        /// [`FormatUse::Repack`] does not take are converted on the host.
         ///
         /// # Errors
         /// Returns an error if the device refuses a request, for example because a part of the
@@ -77,9 +79,16 @@ impl Host {
             packed: &PackedWeights,
         ) -> Result<DeviceWeights, HostError> {
             let (n, k, format) = (packed.n(), packed.k(), packed.format());
+            if FormatUse::Repack.check(&format).is_err() {
+                return self.upload_async(packed).await;
+            }
             let spec = RepackSpec::new(to_u32("n", n)?, to_u32("k", k)?, format);
             let plan = self.run(RepackPlan::new(&self.kernels, &spec)).await?;
-            let output = self.run(DeviceWeights::allocate(&self.kernels, format, n, k)).await?;
+            let mut output = self.run(DeviceWeights::allocate(&self.kernels, format, n, k)).await?;
+            if format.is_permuted() {
+                let order = packed.order();
+                output = self.run(output.with_column_order(&self.kernels, order)).await?;
+            }
             let part = async |bytes: &[u8]| {
                 // The last word is padded with zeros.
                 let mut words = vec![0u32; bytes.len().div_ceil(4)];
@@ -96,7 +105,8 @@ impl Host {
             let scales: &[u8] = match packed.scales() {
                 Scales::F32(scales) => bytemuck::cast_slice(scales),
                 Scales::F16(scales) => bytemuck::cast_slice(scales),
-                // `RepackPlan::new` has refused all others.
+                Scales::E8m0(scales) => scales,
+                // They were uploaded.
                 _ => &[],
             };
             let scales = there(format.code_type().has_scales(), scales).await?;
@@ -129,7 +139,12 @@ impl Host {
             weights: &DeviceWeights,
         ) -> Result<PackedWeights, HostError> {
             let layout = weights.layout();
-            Ok(layout.unpack(&self.download_rows_async(weights).await?, &[])?)
+            let image = self.download_rows_async(weights).await?;
+            let order = match weights.column_order() {
+                Some(order) => self.read_async(order, 0, weights.k()).await?,
+                None => Vec::new(),
+            };
+            Ok(layout.unpack(&image, &order)?)
         }
     );
 
@@ -267,6 +282,42 @@ impl Host {
         let words = self.read_async(&output, 0, (bytes / 4) as usize).await?;
         Ok(words.into_iter().map(f32::from_bits).collect())
     }
+
+    with_blocking!(
+        permute_columns,
+        /// Returns the rows of X, `[m, K]` row-major f32, with their columns in another order: column j
+        /// of the result is column `order[j]` of X.
+        ///
+        /// # Errors
+        /// Returns [`HostError::WrongLength`] if X does not have m rows of `order.len()` columns,
+        /// [`HostError::Format`] if the order does not name each column once, and an error if the
+        /// device refuses a request.
+        pub async fn permute_columns_async(
+            &self,
+            x: &[f32],
+            m: usize,
+            order: &[u32],
+        ) -> Result<Vec<f32>, HostError> {
+            let need = m.saturating_mul(order.len());
+            if x.len() != need {
+                return Err(HostError::WrongLength { what: "X", need, have: x.len() });
+            }
+            inverse_order(order)?;
+            let spec = PermuteColumnsSpec::new(to_u32("m", m)?, to_u32("k", order.len())?);
+            let plan = self.run(PermuteColumnsPlan::new(&self.kernels, &spec)).await?;
+            let source = self.storage_async(bytemuck::cast_slice(x)).await?;
+            let order = self.storage_async(order).await?;
+            let output = self.zeros_async(spec.y_bytes(spec.max_m)).await?;
+            let (activations, order) = ((&source).into(), (&order).into());
+            let args = PermuteColumnsArgs { activations, order, output: (&output).into() };
+            let bound = self.run(plan.bind(args)).await?;
+            let mut recorded = Ok(());
+            self.submit_async(|pass| recorded = bound.record(pass, spec.max_m)).await?;
+            recorded?;
+            let words = self.read_async(&output, 0, x.len()).await?;
+            Ok(words.into_iter().map(f32::from_bits).collect())
+        }
+    );
 
     with_blocking!(
         matmul,

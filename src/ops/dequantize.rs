@@ -1,16 +1,17 @@
 //! Dequantizes rows of compressed weights to f32 or f16: all of them, or those that a list of
 //! indices names (embedding tables).
 //!
-//! `ŵ = (c − z) · s`, one multiplication, which a GPU may round either way; floats are
-//! exact; pruned weights are +0. f16 output rounds that to nearest even.
+//! `ŵ = v(c) · s + m`, where v(c) is exact, a scale s of two levels is their product, and m is added only
+//! if the format has minima: one operation each, which a GPU may round either way. Floats are exact;
+//! pruned weights are +0. f16 output rounds that to nearest even. Columns come out in the order of W.
 
 use super::buffers::{Resource, Window, check, check_aliases, window_capacity};
-use super::quantize_weights::{SIDE, constants, kernel_name};
+use super::quantize_weights::{SIDE, constants};
 use super::recording::{Bound, Count, Draft, Head};
 use super::rows::{Rows, RowsSpec, Span, Spans, check_rows};
 use super::weights::texture_width;
 use super::{BindError, DeviceWeights, FloatType, FormatUse, PlanError, Role, RowBlock, SubBuffer};
-use crate::format::WeightFormat;
+use crate::format::{CodeKind, CodeType, Granularity, Offset, ScaleType, WeightFormat};
 use crate::gpu::{
     Access, Binding, BindingRole, Caps, Const, Grid, KernelDesc, Kernels, M_TABLE, MAX_COUNT,
     Pipeline, Size, Stored, Variable, fragment, uniform,
@@ -125,41 +126,42 @@ impl DequantizeSpec {
 
     /// Returns the kernel on a device.
     pub fn shader(&self, caps: &Caps) -> KernelDesc {
-        let mut consts = constants(
-            &self.weights,
-            &["ELEMENT_BITS", "IS_FLOAT", "ASYMMETRIC", "SPARSE", "F16_SCALES", "CODE_ZERO"],
-        );
+        let Values { mut fragments, mut consts } = values(&self.weights);
         consts.push(("INDEXED", Const::Bool(self.gather.is_some())));
         consts.push(("OUTPUT_F16", Const::Bool(self.output == FloatType::F16)));
         consts.push(("PANEL", Const::U32(caps.row_order.panel())));
-        let mut name = kernel_name("dequantize", &consts);
         consts.push(("M_TABLE", Const::U32(M_TABLE)));
         let width = self.texture_width(caps);
         let words = if width > 0 { "access/words_texture" } else { "access/words_u32" };
         if width > 0 {
-            name.push_str(".texture");
             consts.push(("TEXTURE_WIDTH", Const::U32(width)));
         }
         let codes = if width > 0 { Access::Texture } else { Access::Read };
         let [low, high] = Binding::COUNTS;
+        let mut bindings = vec![
+            Binding::params("params", Params::LAYOUT),
+            low,
+            high,
+            Binding::data(3, "indices", "numbers of rows to gather, u32", Access::Read),
+            Binding::new(4, "codes", BindingRole::Codes, codes),
+            Binding::data(5, "side", SIDE, Access::Read),
+            Binding::data(
+                6,
+                "output",
+                "dequantized rows, from word output_at on; f16 in pairs",
+                Access::Write,
+            ),
+        ];
+        if self.weights.is_permuted() {
+            let holds = "the column at each place along K, then the place of each column";
+            bindings.push(Binding::data(7, "order", holds, Access::Read));
+        }
+        fragments.extend([words, "quantize/dequantize"]);
         KernelDesc {
-            id: name,
+            id: self.name(caps, width > 0),
             consts,
-            fragments: [words, "quantize/dequantize"].map(fragment).to_vec(),
-            bindings: vec![
-                Binding::params("params", Params::LAYOUT),
-                low,
-                high,
-                Binding::data(3, "indices", "numbers of rows to gather, u32", Access::Read),
-                Binding::new(4, "codes", BindingRole::Codes, codes),
-                Binding::data(5, "side", SIDE, Access::Read),
-                Binding::data(
-                    6,
-                    "output",
-                    "dequantized rows, from word output_at on; f16 in pairs",
-                    Access::Write,
-                ),
-            ],
+            fragments: fragments.into_iter().map(fragment).collect(),
+            bindings,
             grid: Grid::new(&[(&[OUT_ROWS, OUT_WORDS], WORKGROUP)]),
             workgroup_size: WORKGROUP,
             workgroup_memory: 0,
@@ -168,11 +170,91 @@ impl DequantizeSpec {
         }
     }
 
+    /// Returns the kernel id: what the kernel looks at of the format, the output and the device.
+    fn name(&self, caps: &Caps, textures: bool) -> String {
+        let format = &self.weights;
+        let code_type = format.code_type();
+        let is_float = !code_type.has_scales();
+        let codes = match is_float || code_type.is_integer() {
+            true => format!("b{}", code_type.bits()),
+            false => code_type.name().to_string(),
+        };
+        let parts = [
+            codes.as_str(),
+            if is_float { "float" } else { "" },
+            format.offset().part(),
+            if format.is_sparse() { "24" } else { "" },
+            format.scale_type().suffix(),
+            if format.is_permuted() { "perm" } else { "" },
+            if self.gather.is_some() { "gather" } else { "" },
+            if self.output == FloatType::F16 { "yf16" } else { "" },
+            if caps.row_order.panel() > 1 { "panels" } else { "" },
+            if textures { "texture" } else { "" },
+        ];
+        let parts = parts.into_iter().filter(|part| !part.is_empty());
+        parts.fold("dequantize".to_string(), |name, part| name + "." + part)
+    }
+
     /// Returns the number of words of one output row that are written.
     fn row_words(&self) -> u64 {
         (u64::from(self.k) * self.output.bytes()).div_ceil(4)
     }
 }
+
+/// How the values of a format are read: fragments, and the constants that they need.
+struct Values {
+    fragments: Vec<&'static str>,
+    consts: Vec<(&'static str, Const)>,
+}
+
+/// Returns how the values of a format are read.
+fn values(format: &WeightFormat) -> Values {
+    let mut consts = constants(format, &["ELEMENT_BITS", "ZERO_BITS", "CODE_ZERO", "SPARSE"]);
+    let order =
+        if format.is_permuted() { "dequantize/order_permuted" } else { "dequantize/order_same" };
+    let code_type = format.code_type();
+    let number = match code_type.kind() {
+        CodeKind::Float => {
+            return Values { fragments: vec![order, "dequantize/value_float"], consts };
+        }
+        CodeKind::Integer { .. } => "dequantize/number_integer",
+        CodeKind::Table(None) => "dequantize/number_codebook",
+        CodeKind::Table(Some(table)) => {
+            let bits = table.iter().map(|number| Const::U32(number.to_bits()));
+            consts.extend(TABLE.into_iter().zip(bits));
+            "dequantize/number_table"
+        }
+        CodeKind::Fp8 { mantissa } => {
+            consts.push(("MANTISSA", Const::U32(mantissa)));
+            "dequantize/number_fp8"
+        }
+    };
+    let codes = match code_type.plane_bits() {
+        0 => "dequantize/codes_whole",
+        bits => {
+            consts.push(("PLANE_BITS", Const::U32(bits)));
+            "dequantize/codes_planes"
+        }
+    };
+    let scales = match format.scale_type() {
+        ScaleType::F32 | ScaleType::F16 => {
+            consts.extend(constants(format, &["SCALE_BITS"]));
+            "quantize/scale_float"
+        }
+        ScaleType::E8m0 => "quantize/scale_e8m0",
+        ScaleType::Int8Super => "quantize/scale_int8",
+        ScaleType::E4m3Tensor => "quantize/scale_e4m3",
+    };
+    consts.extend(constants(format, &["MINIMA"]));
+    consts.push(("FLOAT_ZERO", Const::Bool(format.offset() == Offset::FloatZeroPoint)));
+    Values { fragments: vec![order, codes, number, scales, "dequantize/value_scaled"], consts }
+}
+
+/// The constants of a table of a code type: the bits of its numbers.
+const TABLE: [&str; 16] = [
+    "TABLE_0", "TABLE_1", "TABLE_2", "TABLE_3", "TABLE_4", "TABLE_5", "TABLE_6", "TABLE_7",
+    "TABLE_8", "TABLE_9", "TABLE_10", "TABLE_11", "TABLE_12", "TABLE_13", "TABLE_14", "TABLE_15",
+];
 
 /// Invocations of a workgroup, a word of the output each.
 const WORKGROUP: u32 = 64;
@@ -190,7 +272,7 @@ const OUT_WORDS: Variable = Variable {
 /// Returns every kernel of this op on such a device.
 pub(crate) fn kernels(caps: &Caps) -> Vec<KernelDesc> {
     let mut kernels = Vec::new();
-    for format in WeightFormat::all([32, 6]) {
+    for format in kinds() {
         for spec in [DequantizeSpec::new(2, 2, format), DequantizeSpec::gather(2, 2, 2, format)] {
             for output in [FloatType::F32, FloatType::F16] {
                 let spec = spec.clone().with_output(output);
@@ -204,6 +286,24 @@ pub(crate) fn kernels(caps: &Caps) -> Vec<KernelDesc> {
     kernels
 }
 
+/// Returns the formats that differ in what kernels look at: all but the size of groups. Groups of one
+/// block go with every type of scale, and with textures.
+fn kinds() -> Vec<WeightFormat> {
+    let mut formats = WeightFormat::all([32, 6]);
+    let block = Granularity::group(32).unwrap_or(Granularity::Channel);
+    for code_type in CodeType::ALL {
+        for offset in Offset::ALL {
+            for scale_type in ScaleType::ALL {
+                let format = WeightFormat::new(code_type, block);
+                formats.push(format.with_offset(offset).with_scales(scale_type));
+            }
+        }
+    }
+    formats.extend(formats.clone().into_iter().map(WeightFormat::permuted));
+    formats.retain(|format| format.check().is_ok());
+    formats
+}
+
 uniform! {
     /// The parameters of one dispatch.
     struct Params for "DequantizeParams" in "quantize/dequantize" {
@@ -215,14 +315,17 @@ uniform! {
         row0: u32,
         blocks: u32,
         side_words: u32,
+        plane_at: u32,
         scale_at: u32,
+        upper_at: u32,
         zero_at: u32,
+        table_at: u32,
         index_at: u32,
         out_rows: u32,
         first_out: u32,
         output_at: u32,
         output_stride: u32,
-        pad: u32,
+        pad: [u32; 2] = "pad0" "pad1",
     }
 }
 
@@ -297,6 +400,7 @@ impl DequantizePlan {
         let (spec, caps) = (&self.spec, self.kernels.caps());
         let output = self.check_args(&args)?;
         let (weights, layout) = (args.weights, args.weights.layout());
+        let weights_order = weights.check_order(caps)?;
         let segments = self.segments(weights)?;
         let (count, gathers) = match spec.gather {
             Some(rows) => (Count::UpTo(rows), true),
@@ -329,16 +433,20 @@ impl DequantizePlan {
                 row0: if gathers { 0 } else { span.m0 - rows.start as u32 },
                 blocks: layout.blocks as u32,
                 side_words: layout.side_words as u32,
+                plane_at: layout.plane_at as u32,
                 scale_at: layout.scale_at as u32,
+                upper_at: layout.upper_at as u32,
                 zero_at: layout.zero_at as u32,
+                table_at: layout.table_at as u32,
                 index_at: indices.map_or(0, |list| list.at(4) + span.m0),
                 out_rows: span.m_cap,
                 first_out: span.m0,
                 output_at: output.at(4),
                 output_stride: (u64::from(spec.stride) * spec.output.bytes() / 4) as u32,
-                pad: 0,
+                pad: [0; 2],
             });
-            let bound = [(3, list), (4, codes), (5, side), (6, output.into())];
+            let mut bound = vec![(3, list), (4, codes), (5, side), (6, output.into())];
+            bound.extend(weights_order.clone().map(|order| (7, order)));
             let sizes = [(OUT_ROWS, Size::PerRow(1)), (OUT_WORDS, Size::Fixed(spec.row_words()))];
             draft.step(&self.pipeline, Head::Counted(slot), bound, span, &sizes);
         }
@@ -396,9 +504,11 @@ impl DequantizePlan {
         }
         weights.check_buffers(Role::Weights, caps)?;
         let indices = args.indices.map(|list| (Role::Indices, list.buffer));
+        let order = weights.column_order().map(|buffer| (Role::ColumnOrder, buffer));
         let weights = weights.blocks().iter().flat_map(RowBlock::buffers);
         let weights = weights.map(|buffer| (Role::Weights, buffer));
-        check_aliases(indices.into_iter().chain(weights), &[args.output.buffer])?;
+        let inputs = indices.into_iter().chain(order).chain(weights);
+        check_aliases(inputs, &[args.output.buffer])?;
         Ok(output)
     }
 }

@@ -253,6 +253,12 @@ pub enum BindError {
          quantize them first and call DeviceWeights::with_textures afterwards"
     )]
     TexturesWritten,
+    /// The columns of the weights are permuted, but the weights do not have the order of columns.
+    #[error(
+        "the columns of these weights are permuted, and their order is missing; \
+         call DeviceWeights::with_column_order"
+    )]
+    NoColumnOrder,
     /// The weights have another format or shape than the plan.
     #[error("the plan is for {need} weights, these are {have}")]
     WrongWeights {

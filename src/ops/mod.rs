@@ -27,6 +27,7 @@ pub mod fake_quant;
 pub(crate) mod limits;
 pub mod matmul;
 pub mod observe;
+pub mod permute_columns;
 pub(crate) mod probe;
 pub mod quantize_activations;
 pub mod quantize_weights;
@@ -51,6 +52,9 @@ pub use matmul::{
     TuningKey,
 };
 pub use observe::{BoundObserve, ObserveArgs, ObserveError, ObservePlan, ObserveSpec};
+pub use permute_columns::{
+    BoundPermuteColumns, PermuteColumnsArgs, PermuteColumnsPlan, PermuteColumnsSpec,
+};
 pub use quantize_activations::{
     BoundQuantizeActivations, QuantizeActivationsArgs, QuantizeActivationsPlan,
     QuantizeActivationsSpec,

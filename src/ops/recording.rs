@@ -260,6 +260,11 @@ impl<P> Bound<P> {
         &self.plan
     }
 
+    /// Returns the same with another op recorded before it, for the same numbers of rows.
+    pub(super) fn after<Q>(self, first: Bound<Q>) -> Self {
+        Self { plan: self.plan, recording: first.recording.then(self.recording) }
+    }
+
     /// Returns the number of dispatches of the largest recording.
     pub fn dispatches(&self) -> usize {
         self.recording.dispatches()
@@ -324,6 +329,22 @@ impl Recording {
             }
         }
         Ok(())
+    }
+
+    /// Returns the dispatches of both recordings, which are made for the same numbers of rows.
+    fn then(mut self, next: Self) -> Self {
+        let (groups, dispatches) = (self.groups.len(), self.dispatches.len());
+        self.groups.extend(next.groups);
+        self.dispatches.extend(
+            next.dispatches
+                .into_iter()
+                .map(|dispatch| Dispatch { group: dispatch.group + groups, ..dispatch }),
+        );
+        self.stages.extend(next.stages.into_iter().map(|stage| {
+            let Range { start, end } = stage.dispatches;
+            Stage { dispatches: start + dispatches..end + dispatches, ..stage }
+        }));
+        self
     }
 
     fn stages_of(&self, rows: u32) -> impl Iterator<Item = &Stage> {

@@ -3,7 +3,8 @@
 
 use super::matmul::{self, KernelChoice, Step};
 use super::{
-    dequantize, fake_quant, limits, observe, probe, quantize_activations, quantize_weights, repack,
+    dequantize, fake_quant, limits, observe, permute_columns, probe, quantize_activations,
+    quantize_weights, repack,
 };
 use crate::format::RowOrder;
 use crate::gpu::{AdapterClass, Caps, KernelDesc};
@@ -69,12 +70,13 @@ impl Kernel {
 type List = fn(&Caps) -> Vec<KernelDesc>;
 
 /// The lists of kernels that are not chosen by [`KernelChoice`].
-const OTHERS: [List; 9] = [
+const OTHERS: [List; 10] = [
     matmul::sums_kernels,
     quantize_weights::kernels,
     repack::kernels,
     dequantize::kernels,
     quantize_activations::kernels,
+    permute_columns::kernels,
     observe::kernels,
     fake_quant::kernels,
     probe::kernels,

@@ -1,13 +1,21 @@
 //! Converts compressed weights from the canonical layout, which files hold, to the one that
 //! kernels read. The result equals [`DeviceLayout::pack`](crate::format::DeviceLayout::pack) bit
 //! for bit, but is made on the device.
+//!
+//! It takes the formats whose files hold the canonical parts as they are: whole codes, one level of
+//! scales, integer zero points ([`FormatUse::Repack`]). The others are packed on the host by
+//! [`DeviceWeights::upload`]: their files arrange codes and scales differently, so that the host
+//! touches every word anyway, and their parts would need up to three more bindings.
+//! [`Host::repack`](crate::host::Host::repack) takes either way.
 
 use super::buffers::{Resource, Window, check, check_aliases, window_capacity};
 use super::quantize_weights::{SIDE, constants, kernel_name};
 use super::recording::{Bound, Count, Draft, Head};
 use super::rows::Span;
 use super::{BindError, DeviceWeights, FormatUse, PlanError, Role, RowBlock, SubBuffer};
-use crate::format::{DeviceLayout, Granularity, RowOrder, ScaleType, WeightFormat};
+use crate::format::{
+    CodeKind, CodeType, DeviceLayout, Granularity, Offset, RowOrder, ScaleType, WeightFormat,
+};
 use crate::gpu::{
     Access, Binding, BindingRole, Caps, Const, Grid, KernelDesc, Kernels, Pipeline, Size, Stored,
     Variable, fragment, uniform,
@@ -48,11 +56,16 @@ impl RepackSpec {
     pub fn shader(&self, order: RowOrder) -> KernelDesc {
         let mut consts = constants(
             &self.weights,
-            &["ELEMENT_BITS", "ASYMMETRIC", "SPARSE", "F16_SCALES", "PER_TENSOR", "CODE_ZERO"],
+            &["ELEMENT_BITS", "ZERO_BITS", "SPARSE", "SCALE_BITS", "PER_TENSOR", "CODE_ZERO"],
         );
         consts.push(("PANEL", Const::U32(order.panel())));
+        let mut id = kernel_name("repack", &consts);
+        // They differ from integers in the code of zero.
+        if let CodeKind::Table(_) = self.weights.code_type().kind() {
+            id.push_str(".table");
+        }
         KernelDesc {
-            id: kernel_name("repack", &consts),
+            id,
             consts,
             fragments: vec![fragment("quantize/repack")],
             bindings: vec![
@@ -72,10 +85,10 @@ impl RepackSpec {
                 Binding::data(
                     3,
                     "scales",
-                    "scales: f32, or f16 in pairs if the weights have f16 scales",
+                    "scales: f32, or f16 in pairs, or bytes, as the format has them",
                     Access::Read,
                 ),
-                Binding::data(4, "zeros", "zero points, a byte each", Access::Read),
+                Binding::data(4, "zeros", "zero points, a byte or 4 bits each", Access::Read),
                 Binding::new(5, "codes", BindingRole::Codes, Access::Write),
                 Binding::data(6, "side", SIDE, Access::Write),
             ],
@@ -98,7 +111,21 @@ const ROW_WORDS: Variable = Variable {
 
 /// Returns every kernel of this op on such a device.
 pub(crate) fn kernels(caps: &Caps) -> Vec<KernelDesc> {
-    let specs = WeightFormat::all([32, 6]).into_iter().map(|w| RepackSpec::new(2, 2, w));
+    let taken =
+        |format: &WeightFormat| format.check().is_ok() && FormatUse::Repack.check(format).is_ok();
+    let mut formats = WeightFormat::all([32, 6]);
+    let block = Granularity::group(32).unwrap_or(Granularity::Channel);
+    for code_type in CodeType::ALL {
+        for granularity in [block, Granularity::Channel, Granularity::Tensor] {
+            for offset in [Offset::Fixed, Offset::ZeroPoint, Offset::ZeroPoint4] {
+                for scale_type in [ScaleType::F32, ScaleType::F16, ScaleType::E8m0] {
+                    let format = WeightFormat::new(code_type, granularity);
+                    formats.push(format.with_offset(offset).with_scales(scale_type));
+                }
+            }
+        }
+    }
+    let specs = formats.into_iter().filter(taken).map(|w| RepackSpec::new(2, 2, w));
     specs.map(|spec| spec.shader(caps.row_order)).collect()
 }
 
@@ -173,11 +200,13 @@ pub struct RepackArgs<'a> {
     pub codes: SubBuffer<'a>,
     /// `[N, meta_words]` words, for 2:4 formats only.
     pub metadata: Option<SubBuffer<'a>>,
-    /// `[N, groups]` f32 or f16 (or one, per tensor), for integer formats only.
+    /// `[N, groups]` f32, f16 or bytes (or one, per tensor), for formats with scales only.
     pub scales: Option<SubBuffer<'a>>,
-    /// `[N, groups]` bytes (or one), for asymmetric formats only.
+    /// `[N, groups]` bytes (or one), or 4 bits each in `[N, ⌈groups/2⌉]` bytes, for formats with zero
+    /// points only.
     pub zeros: Option<SubBuffer<'a>>,
-    /// Weights of the spec's format and shape. They are overwritten.
+    /// Weights of the spec's format and shape. Their codes and side data are overwritten; the order of
+    /// columns, if they are permuted, is [`DeviceWeights::with_column_order`]'s.
     pub output: &'a DeviceWeights,
 }
 
@@ -278,7 +307,7 @@ impl RepackPlan {
         let written: Vec<_> = output.blocks().iter().flat_map(RowBlock::buffers).collect();
         let geometry = &output.layout().geometry;
         let format = &spec.weights;
-        let scale_bytes = if format.scale_type() == ScaleType::F16 { 2 } else { 4 };
+        let scale_bytes = u64::from(format.scale_type().bits() / 8);
         let groups = match format.granularity() {
             Granularity::Tensor => 0,
             _ => geometry.groups as u64,
@@ -293,12 +322,13 @@ impl RepackPlan {
             check_aliases([(role, at.buffer)], &written)?;
             Ok(Some(part))
         };
-        let integers = format.code_type().is_integer();
+        let zeros = if format.offset() == Offset::ZeroPoint4 { groups.div_ceil(2) } else { groups };
+        let scaled = format.code_type().has_scales();
         Ok([
             part(Role::Weights, Some(args.codes), true, 4, geometry.code_words as u64)?,
             part(Role::Mask, args.metadata, format.is_sparse(), 4, geometry.meta_words as u64)?,
-            part(Role::Scales, args.scales, integers, scale_bytes, groups)?,
-            part(Role::Zeros, args.zeros, !format.is_symmetric(), 1, groups)?,
+            part(Role::Scales, args.scales, scaled, scale_bytes, groups)?,
+            part(Role::Zeros, args.zeros, format.has_zeros(), 1, zeros)?,
         ])
     }
 

@@ -53,10 +53,31 @@ impl FormatUse {
             && matches!(format.offset(), Offset::Fixed | Offset::ZeroPoint)
             && one_level;
         match self {
+            Self::Matmul | Self::Dequantize => None,
+            Self::Repack => Self::repack_refusal(format),
+            Self::IntegerMatmul if format.is_permuted() => Some(
+                "quantized activations are not gathered into the order of permuted columns; \
+                 use float activations",
+            ),
             _ if format.is_permuted() => Some("there is no kernel for permuted columns yet"),
-            Self::Matmul => None,
             _ if plain => None,
             _ => Some("there is no kernel for this format yet"),
+        }
+    }
+
+    /// Returns why no kernel repacks a format. `DeviceWeights::upload` packs these on the host, and
+    /// `Host::repack` does so by itself; `ops/repack.rs` says why a kernel would not be worth it.
+    fn repack_refusal(format: &WeightFormat) -> Option<&'static str> {
+        if format.code_type().plane_bits() > 0 {
+            Some(
+                "codes of 3, 5 and 6 bits cross words; DeviceWeights::upload packs them on the host",
+            )
+        } else if format.scale_type().is_two_level() || format.has_minima() {
+            Some("there are several parts of scales; DeviceWeights::upload packs them on the host")
+        } else if format.code_type() == CodeType::Codebook {
+            Some("each matrix has a codebook; DeviceWeights::upload packs it on the host")
+        } else {
+            None
         }
     }
 }

@@ -154,6 +154,8 @@ pub enum Role {
     Output,
     /// Row indices to gather.
     Indices,
+    /// The order of columns.
+    ColumnOrder,
     /// Intermediate results: ranges of weights, partial sums.
     Scratch,
     /// The status buffer, where kernels report bad input.
@@ -180,6 +182,7 @@ impl std::fmt::Display for Role {
             Self::Bias => "bias",
             Self::Output => "output",
             Self::Indices => "indices",
+            Self::ColumnOrder => "order of columns",
             Self::Scratch => "scratch",
             Self::Status => "status",
             Self::Mask => "mask",

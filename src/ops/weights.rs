@@ -4,7 +4,7 @@ use super::buffers::{Resource, check};
 use super::{BindError, Role};
 use crate::format::{
     BLOCK_K, DeviceImage, DeviceLayout, FormatError, Granularity, PackedWeights, RowOrder, Sizes,
-    WeightFormat,
+    WeightFormat, inverse_order,
 };
 use crate::gpu::{BufferFill, CODE_TEXTURE, Caps, DeviceError, Kernels};
 use std::ops::Range;
@@ -15,6 +15,8 @@ use std::ops::Range;
 pub struct DeviceWeights {
     layout: DeviceLayout,
     blocks: Vec<RowBlock>,
+    /// If columns are permuted: the column at each of K places, then the place of each of K columns.
+    order: Option<wgpu::Buffer>,
 }
 
 /// The memory of some consecutive rows, in the layout of [`DeviceLayout`].
@@ -237,7 +239,8 @@ impl DeviceWeights {
         Ok((layout, blocks.collect()))
     }
 
-    /// Allocates buffers for an `[n, k]` matrix, to be filled on the GPU.
+    /// Allocates buffers for an `[n, k]` matrix, to be filled on the GPU. If its columns are permuted,
+    /// [`with_column_order`](Self::with_column_order) must follow.
     ///
     /// # Errors
     /// Returns the errors of [`split`](Self::split), and [`DeviceError`].
@@ -258,10 +261,11 @@ impl DeviceWeights {
                 rows,
             });
         }
-        Ok(Self { layout, blocks })
+        Ok(Self { layout, blocks, order: None })
     }
 
-    /// Copies packed weights to the device, through mapped memory: nothing is submitted.
+    /// Copies packed weights to the device, through mapped memory: nothing is submitted. If their
+    /// columns are permuted, the order of columns goes along.
     ///
     /// # Errors
     /// Returns the errors of [`allocate`](Self::allocate).
@@ -278,11 +282,41 @@ impl DeviceWeights {
                 rows,
             });
         }
-        Ok(Self { layout, blocks })
+        let weights = Self { layout, blocks, order: None };
+        if packed.format().is_permuted() {
+            weights.with_column_order(kernels, packed.order()).await
+        } else {
+            Ok(weights)
+        }
+    }
+
+    /// Gives weights with permuted columns the order of their columns, which replaces an earlier one:
+    /// entry j is the column of W whose codes are at place j
+    /// ([`PackedWeights::order`](crate::format::PackedWeights::order)). It takes 8 bytes a column, through
+    /// mapped memory: nothing is submitted.
+    ///
+    /// # Errors
+    /// Returns [`WeightsError::Format`] if the columns are not permuted, or if `order` does not name
+    /// each column once, and [`WeightsError::Device`].
+    pub async fn with_column_order(
+        mut self,
+        kernels: &Kernels,
+        order: &[u32],
+    ) -> Result<Self, WeightsError> {
+        let need = if self.format().is_permuted() { self.k() } else { 0 };
+        if !self.format().is_permuted() || order.len() != need {
+            let part = "order";
+            return Err(FormatError::WrongLength { part, need, have: order.len() }.into());
+        }
+        let words = [order, &inverse_order(order)?].concat();
+        let label = "lowbit column order";
+        self.order = Some(kernels.buffer(label, USAGE, BufferFill::Words(&words)).await?);
+        Ok(self)
     }
 
     /// Takes buffers that the caller filled in the layout of [`DeviceLayout`]. Binding checks that
-    /// they have `STORAGE` usage.
+    /// they have `STORAGE` usage. If the columns are permuted,
+    /// [`with_column_order`](Self::with_column_order) must follow.
     ///
     /// # Errors
     /// Returns [`WeightsError`] if the format is invalid, blocks are out of order, or buffers are
@@ -318,7 +352,7 @@ impl DeviceWeights {
             let (block, have) = (blocks.len(), start..start);
             return Err(WeightsError::Blocks { block, have, start });
         }
-        Ok(Self { layout, blocks })
+        Ok(Self { layout, blocks, order: None })
     }
 
     /// Copies the codes into textures, for plans of [`MatmulSpec::of`](super::MatmulSpec::of) the
@@ -370,7 +404,27 @@ impl DeviceWeights {
             copy_codes(encoder, buffer, &texture, texels);
             block.codes = Codes::Texture(texture);
         }
-        Ok(Self { layout: self.layout, blocks })
+        Ok(Self { layout: self.layout, blocks, order: self.order.clone() })
+    }
+
+    /// Returns the buffer of the order of columns, if there is one: the column at each of K places,
+    /// then the place of each of K columns, u32.
+    pub fn column_order(&self) -> Option<&wgpu::Buffer> {
+        self.order.as_ref()
+    }
+
+    /// Returns the buffer of the order of columns as kernels bind it, or `None` if columns are not
+    /// permuted. Refuses weights that lack theirs.
+    pub(crate) fn check_order(&self, caps: &Caps) -> Result<Option<Resource<'_>>, BindError> {
+        if !self.format().is_permuted() {
+            return Ok(None);
+        }
+        let order = self.order.as_ref().ok_or(BindError::NoColumnOrder)?;
+        let (need, limit) = (8 * self.k() as u64, caps.max_binding);
+        if need > limit {
+            return Err(BindError::RowTooLarge { role: Role::ColumnOrder, need, limit });
+        }
+        Ok(Some(Resource::start(order, need.max(MIN_WEIGHT_BYTES))))
     }
 
     /// Returns whether the codes are in textures, that is, whether these weights came from
@@ -452,9 +506,10 @@ impl DeviceWeights {
     }
 
     /// Returns the number of bytes in device memory, including the padding of rows to whole blocks
-    /// and of the last row of textures.
+    /// and of the last row of textures, and the order of columns.
     pub fn device_bytes(&self) -> u64 {
-        self.blocks.iter().map(|b| b.codes.size() + b.side.size()).sum()
+        let order = self.order.as_ref().map_or(0, wgpu::Buffer::size);
+        self.blocks.iter().map(|b| b.codes.size() + b.side.size()).sum::<u64>() + order
     }
 
     pub(crate) fn describe(format: WeightFormat, n: usize, k: usize, order: RowOrder) -> String {

@@ -42,6 +42,17 @@ pub fn linear(x: &[f32], weight: &[f32], bias: &[f32], k: usize) -> Vec<f32> {
     x.chunks_exact(k).flat_map(|x| rows().map(move |(w, bias)| bias + dot(x, w))).collect()
 }
 
+/// Returns the same device with the other row order.
+pub fn other_order(host: &Host) -> Host {
+    let mut caps = host.kernels().caps().clone();
+    caps.row_order = match caps.row_order {
+        RowOrder::Rows => RowOrder::Panels,
+        RowOrder::Panels => RowOrder::Rows,
+    };
+    let (info, device) = (host.adapter_info().clone(), host.device().clone());
+    Host::with_caps(info, device, host.queue().clone(), &caps).unwrap()
+}
+
 /// Every format that exists, with groups that scales align with and groups that they do not.
 pub fn all_formats() -> Vec<WeightFormat> {
     WeightFormat::all([32, 6])

@@ -7,8 +7,8 @@ use crate::format::{ActivationFormat, WeightFormat};
 use crate::host::{Host, HostError};
 use crate::ops::{
     FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantPlan, FakeQuantSpec, FloatType, ObserveArgs,
-    ObservePlan, ObserveSpec, QuantizeActivationsArgs, QuantizeActivationsPlan,
-    QuantizeActivationsSpec,
+    ObservePlan, ObserveSpec, PermuteColumnsArgs, PermuteColumnsPlan, PermuteColumnsSpec,
+    QuantizeActivationsArgs, QuantizeActivationsPlan, QuantizeActivationsSpec,
 };
 
 /// Measures an op on X alone.
@@ -30,6 +30,10 @@ pub(super) async fn time_x(
         Op::Observe { axis, bins } => {
             let spec = ObserveSpec::new(shape.0, shape.1, axis, bins).with_activations(float);
             (format!("{}-bins{bins}", axis_name(axis)), read, vec![observe(host, &spec).await?])
+        }
+        Op::PermuteColumns => {
+            let spec = PermuteColumnsSpec::new(shape.0, shape.1).with_activations(float);
+            (String::new(), copy, vec![permute(host, &spec).await?])
         }
         _ => {
             let mut spec = FakeQuantSpec::new(shape.0, shape.1, format).with_types(float, float);
@@ -94,6 +98,24 @@ async fn observe(host: &Host, spec: &ObserveSpec) -> Result<OfX, HostError> {
     recorded?;
     let ms = median(host, |pass| bound.record(pass, m)).await?;
     Ok(("observe", last(spec.shaders(host.kernels().caps())), ms, spec.x_bytes(m)))
+}
+
+/// In the reverse order.
+async fn permute(host: &Host, spec: &PermuteColumnsSpec) -> Result<OfX, HostError> {
+    let m = spec.max_m;
+    let plan = PermuteColumnsPlan::new(host.kernels(), spec).await?;
+    let x = floats(host, spec.activations, spec.x_bytes(m)).await?;
+    let order: Vec<u32> = (0..spec.k).rev().collect();
+    let order = host.storage_async(&order).await?;
+    let output = host.zeros_async(spec.y_bytes(m)).await?;
+    let (activations, order) = ((&x).into(), (&order).into());
+    let args = PermuteColumnsArgs { activations, order, output: (&output).into() };
+    let bound = plan.bind(args).await?;
+    let mut recorded = Ok(());
+    host.submit_async(|pass| recorded = bound.record(pass, m)).await?;
+    recorded?;
+    let ms = median(host, |pass| bound.record(pass, m)).await?;
+    Ok(("permute-columns", spec.shader().id, ms, spec.x_bytes(m) + spec.y_bytes(m)))
 }
 
 /// Forward and backward.

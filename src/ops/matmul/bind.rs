@@ -1,10 +1,13 @@
-use super::{MatmulPlan, Params};
+use super::{MatmulPlan, MatmulSpec, Params};
 use crate::format::StaticScale;
-use crate::gpu::{Size, Variable};
+use crate::gpu::{BufferFill, Size, Variable};
 use crate::ops::buffers::{Window, check, check_aliases, window_capacity};
 use crate::ops::recording::{ALL_COUNTS, Bound, Count, Draft, Head};
 use crate::ops::rows::{Rows, Span, Spans, check_rows};
-use crate::ops::{BindError, DeviceWeights, Output, Role, RowBlock, SubBuffer};
+use crate::ops::{
+    BindError, BoundPermuteColumns, DeviceWeights, Output, PermuteColumnsArgs, Role, RowBlock,
+    SubBuffer,
+};
 
 /// The buffers of one matmul.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +27,8 @@ pub type BoundMatmul = Bound<MatmulPlan>;
 
 impl MatmulPlan {
     /// Checks the buffers and makes bind groups and one small uniform buffer. Data that exceed a
-    /// binding are split into several dispatches.
+    /// binding are split into several dispatches. If the columns of W are permuted, it also allocates
+    /// [`MatmulSpec::scratch_bytes`](super::MatmulSpec::scratch_bytes) bytes for X.
     ///
     /// # Errors
     /// Returns [`BindError`].
@@ -49,9 +53,15 @@ impl MatmulPlan {
         args: MatmulArgs<'_>,
         scale: Option<StaticScale>,
     ) -> Result<BoundMatmul, BindError> {
-        let (spec, kernels, caps) = (&self.spec, &self.kernels, self.kernels.caps());
+        let (kernels, caps) = (&self.kernels, self.kernels.caps());
         let [x, y] = self.check_args(&args)?;
         self.check_scale(scale)?;
+        let permuted = self.permuted(&args).await?;
+        let spec = &self.spec.after_permutation();
+        let x = match &permuted {
+            Some((scratch, _)) => Rows::read(spec.x_rows(), scratch.into()),
+            None => x,
+        };
         let (blocks, layout) = (args.weights.blocks(), args.weights.layout());
         let spans = if spec.max_m == 0 || spec.n == 0 || spec.batch == 0 {
             Spans::none()
@@ -69,7 +79,8 @@ impl MatmulPlan {
             spans.iter().flat_map(|span| blocks.iter().map(move |block| (span, block))).collect();
         for (span, block) in &segments {
             let (x, y) = (x.window(caps, span), y.window(caps, span));
-            let slot = draft.slot(self.params(&args, block, span, [Some(x), Some(y), bias], scale));
+            let slot =
+                draft.slot(params(spec, &args, block, span, [Some(x), Some(y), bias], scale));
             let [codes, side] = block.resources(layout);
             let bound = [(3, x.into()), (4, codes), (5, side), (7, y.into())];
             let bias = bias.filter(|_| adds_bias).map(|bias| (6, bias.into()));
@@ -94,7 +105,27 @@ impl MatmulPlan {
                 draft.dispatch(group, *span, &[batch(span)]);
             }
         }
-        draft.bind(self.clone()).await
+        let bound = draft.bind(self.clone()).await?;
+        Ok(match permuted {
+            Some((_, permutation)) => bound.after(permutation),
+            None => bound,
+        })
+    }
+
+    /// Allocates the scratch for X with permuted columns and binds the permutation, if the columns of W
+    /// are permuted.
+    async fn permuted(
+        &self,
+        args: &MatmulArgs<'_>,
+    ) -> Result<Option<(wgpu::Buffer, BoundPermuteColumns)>, BindError> {
+        let Some(plan) = &self.permutation else { return Ok(None) };
+        let order = args.weights.column_order().ok_or(BindError::NoColumnOrder)?.into();
+        let (storage, bytes) = (wgpu::BufferUsages::STORAGE, self.spec.scratch_bytes());
+        let scratch = BufferFill::Zeros(bytes);
+        let scratch = self.kernels.buffer("lowbit permuted activations", storage, scratch).await?;
+        let (activations, output) = (args.activations, (&scratch).into());
+        let bound = plan.bind(PermuteColumnsArgs { activations, order, output }).await?;
+        Ok(Some((scratch, bound)))
     }
 
     /// Checks all buffers; the result is X and Y.
@@ -113,7 +144,11 @@ impl MatmulPlan {
         if spec.bias != args.bias.is_some() {
             return Err(BindError::Bias { planned: spec.bias });
         }
-        let align = self.row_ranges.iter().map(|r| r.choice.x_align()).max().unwrap_or(4);
+        let align = match self.permutation {
+            None => self.row_ranges.iter().map(|r| r.choice.x_align()).max().unwrap_or(4),
+            // The permutation loads single words.
+            Some(_) => 4,
+        };
         let x = Rows { align, ..Rows::read(spec.x_rows(), args.activations) };
         let align = if int8 { 16 } else { 4 };
         let y = Rows { align, ..Rows::write(spec.y_rows(), args.output) };
@@ -129,6 +164,8 @@ impl MatmulPlan {
         let inputs = weights.blocks().iter().flat_map(RowBlock::buffers);
         let inputs = inputs.map(|buffer| (Role::Weights, buffer));
         let inputs = inputs.chain(args.bias.map(|bias| (Role::Bias, bias.buffer)));
+        let order = weights.column_order().map(|buffer| (Role::ColumnOrder, buffer));
+        let inputs = inputs.chain(order);
         check_aliases(inputs, &[args.output.buffer])?;
         Ok([x, y])
     }
@@ -141,60 +178,60 @@ impl MatmulPlan {
             (_, None) => Ok(()),
         }
     }
+}
 
-    fn params(
-        &self,
-        args: &MatmulArgs<'_>,
-        block: &RowBlock,
-        span: &Span,
-        windows: [Option<Window<'_>>; 3],
-        scale: Option<StaticScale>,
-    ) -> Params {
-        let spec = &self.spec;
-        let layout = args.weights.layout();
-        let slice = spec.slice_blocks();
-        let (x_group, x_scale_at, x_zero_at, x_sum_at) = match spec.x_layout() {
-            Some(x) => (x.group_blocks, x.scale_at, x.zero_at, x.sum_at),
-            None => (0, 0, 0, 0),
-        };
-        // A row of X is below 2³¹ words.
-        let [x_group, x_scale_at, x_zero_at, x_sum_at] =
-            [x_group, x_scale_at, x_zero_at, x_sum_at].map(|at| at as u32);
-        let units = [spec.activations.unit(), spec.output.unit(), 4];
-        let [x_offset, y_offset, bias_offset] =
-            [0, 1, 2].map(|i| windows[i].map_or(0, |window| window.at(units[i])));
-        Params {
-            n0: block.rows.start as u32,
-            rows: block.rows.len() as u32,
-            k: spec.k,
-            blocks: layout.blocks as u32,
-            group_size: layout.geometry.group_size as u32,
-            groups: layout.geometry.groups as u32,
-            side_stride: layout.side_words as u32,
-            scale_at: layout.scale_at as u32,
-            zero_at: layout.zero_at as u32,
-            upper_at: layout.upper_at as u32,
-            table_at: layout.table_at as u32,
-            x_offset,
-            x_stride: spec.x_stride,
-            x_batch: spec.x_batch_stride,
-            y_offset,
-            y_stride: spec.y_stride,
-            y_batch: spec.y_batch_stride,
-            batch: span.batch,
-            m0: span.m0,
-            m_cap: span.m_cap,
-            bias_offset,
-            y_slice: spec.n,
-            slice,
-            w_slices: spec.w_group_blocks() / slice,
-            x_slices: x_group / slice,
-            x_scale_at,
-            x_zero_at,
-            x_sum_at,
-            out_scale: scale.map_or(1.0, |scale| scale.scale),
-            out_inverse: scale.map_or(1.0, |scale| 1.0 / scale.scale),
-            out_zero: scale.map_or(0, |scale| scale.zero_point),
-        }
+/// Returns the parameters of one segment, for kernels of this spec.
+fn params(
+    spec: &MatmulSpec,
+    args: &MatmulArgs<'_>,
+    block: &RowBlock,
+    span: &Span,
+    windows: [Option<Window<'_>>; 3],
+    scale: Option<StaticScale>,
+) -> Params {
+    let layout = args.weights.layout();
+    let slice = spec.slice_blocks();
+    let (x_group, x_scale_at, x_zero_at, x_sum_at) = match spec.x_layout() {
+        Some(x) => (x.group_blocks, x.scale_at, x.zero_at, x.sum_at),
+        None => (0, 0, 0, 0),
+    };
+    // A row of X is below 2³¹ words.
+    let [x_group, x_scale_at, x_zero_at, x_sum_at] =
+        [x_group, x_scale_at, x_zero_at, x_sum_at].map(|at| at as u32);
+    let units = [spec.activations.unit(), spec.output.unit(), 4];
+    let [x_offset, y_offset, bias_offset] =
+        [0, 1, 2].map(|i| windows[i].map_or(0, |window| window.at(units[i])));
+    Params {
+        n0: block.rows.start as u32,
+        rows: block.rows.len() as u32,
+        k: spec.k,
+        blocks: layout.blocks as u32,
+        group_size: layout.geometry.group_size as u32,
+        groups: layout.geometry.groups as u32,
+        side_stride: layout.side_words as u32,
+        scale_at: layout.scale_at as u32,
+        zero_at: layout.zero_at as u32,
+        upper_at: layout.upper_at as u32,
+        table_at: layout.table_at as u32,
+        x_offset,
+        x_stride: spec.x_stride,
+        x_batch: spec.x_batch_stride,
+        y_offset,
+        y_stride: spec.y_stride,
+        y_batch: spec.y_batch_stride,
+        batch: span.batch,
+        m0: span.m0,
+        m_cap: span.m_cap,
+        bias_offset,
+        y_slice: spec.n,
+        slice,
+        w_slices: spec.w_group_blocks() / slice,
+        x_slices: x_group / slice,
+        x_scale_at,
+        x_zero_at,
+        x_sum_at,
+        out_scale: scale.map_or(1.0, |scale| scale.scale),
+        out_inverse: scale.map_or(1.0, |scale| 1.0 / scale.scale),
+        out_zero: scale.map_or(0, |scale| scale.zero_point),
     }
 }

@@ -3,6 +3,7 @@ use super::{KernelChoice, MatmulSpec, Output, PlanError, Schedule, Tuning, selec
 use crate::gpu::{
     Binding, BindingRole, Const, Grid, KernelDesc, Kernels, M_TABLE, Pipeline, Variable, fragment,
 };
+use crate::ops::PermuteColumnsPlan;
 use crate::ops::recording::pipelines;
 use std::sync::Arc;
 
@@ -46,6 +47,9 @@ pub struct RowRange {
 /// The compiled kernels for one [`MatmulSpec`]. A plan can be bound any number of times, and is
 /// cheap to clone.
 ///
+/// If the columns of W are permuted, each recording first copies X with its columns in the order of the
+/// codes into a scratch buffer, which binding allocates ([`MatmulSpec::scratch_bytes`]).
+///
 /// In an engine, a layer is planned and bound once, and then recorded in every pass:
 ///
 /// ```no_run
@@ -80,6 +84,8 @@ pub struct MatmulPlan {
     pub(super) row_ranges: Arc<[RowRange]>,
     /// The kernel that completes the rows of a quantized Y.
     pub(super) sums: Option<Arc<Pipeline>>,
+    /// The permutation of X that comes first if the columns of W are permuted.
+    pub(super) permutation: Option<PermuteColumnsPlan>,
 }
 
 impl MatmulPlan {
@@ -90,6 +96,11 @@ impl MatmulPlan {
     /// Returns [`PlanError`].
     pub async fn new(kernels: &Kernels, spec: &MatmulSpec, how: Select) -> Result<Self, PlanError> {
         spec.check()?;
+        let permutation = match spec.permutation() {
+            Some(permutation) => Some(PermuteColumnsPlan::new(kernels, &permutation).await?),
+            None => None,
+        };
+        let (planned, spec) = (spec, &spec.after_permutation());
         let mut chosen: Vec<(u32, KernelChoice)> = Vec::new();
         for up_to in row_ranges(spec.max_m) {
             let schedule = match &how {
@@ -128,8 +139,8 @@ impl MatmulPlan {
             .zip(pipelines)
             .map(|((up_to, choice), pipeline)| RowRange { up_to, choice, pipeline })
             .collect();
-        let (kernels, spec) = (kernels.clone(), spec.clone());
-        Ok(Self { kernels, spec, row_ranges: row_ranges.into(), sums })
+        let (kernels, spec) = (kernels.clone(), planned.clone());
+        Ok(Self { kernels, spec, row_ranges: row_ranges.into(), sums, permutation })
     }
 
     /// Returns the spec that the plan was made for.

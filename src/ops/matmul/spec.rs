@@ -5,7 +5,9 @@ use crate::format::{
 };
 use crate::gpu::MAX_COUNT;
 use crate::ops::rows::RowsSpec;
-use crate::ops::{Activations, DeviceWeights, FloatType, FormatUse, Output, PlanError, Role};
+use crate::ops::{
+    Activations, DeviceWeights, FloatType, FormatUse, Output, PermuteColumnsSpec, PlanError, Role,
+};
 
 /// Blocks of 32 columns whose products an i32 holds, a power of two: 2¹⁰, since
 /// 2¹⁵ · 255 · 255 < 2³¹.
@@ -179,6 +181,38 @@ impl MatmulSpec {
             }
         };
         RowsSpec { batch: self.batch, batch_stride: self.x_batch_stride, shared: true, ..rows }
+    }
+
+    /// Returns the number of bytes of scratch that binding allocates: X with its columns in the order of
+    /// the codes, `[batch, max_m, K]` packed, if the columns of W are permuted; otherwise 0. A batch that
+    /// shares X needs it once.
+    pub fn scratch_bytes(&self) -> u64 {
+        self.permutation().map_or(0, |spec| spec.y_bytes(self.max_m))
+    }
+
+    /// Returns the permutation of X that precedes the matmul if the columns of W are permuted.
+    pub(super) fn permutation(&self) -> Option<PermuteColumnsSpec> {
+        let Activations::Float(float) = self.activations else { return None };
+        if !self.weights.is_permuted() {
+            return None;
+        }
+        // A batch that shares X needs it permuted once.
+        let batch = if self.x_batch_stride == 0 { self.batch.min(1) } else { self.batch };
+        let spec = PermuteColumnsSpec::new(self.max_m, self.k).with_activations(float);
+        Some(spec.with_batch(batch).with_x_strides(self.x_stride, self.x_batch_stride))
+    }
+
+    /// Returns the spec of the kernels: X is what the permutation of its columns wrote, if there is one.
+    pub(super) fn after_permutation(&self) -> Self {
+        let mut spec = self.clone();
+        if let Some(permutation) = self.permutation() {
+            spec.x_stride = permutation.y_stride;
+            if spec.x_batch_stride != 0 {
+                spec.x_batch_stride = permutation.y_batch_stride;
+            }
+            spec.any_x_offset = false;
+        }
+        spec
     }
 
     /// Returns the rows of Y.

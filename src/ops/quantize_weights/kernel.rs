@@ -1,4 +1,6 @@
-use crate::format::{CodeType, DeviceLayout, Granularity, RowOrder, ScaleType, WeightFormat};
+use crate::format::{
+    CodeType, DeviceLayout, Granularity, Offset, RowOrder, ScaleType, WeightFormat,
+};
 use crate::gpu::{
     Access, AdapterClass, Binding, BindingRole, Caps, Const, Grid, KernelDesc, Size, Stored,
     Variable, fragment, uniform,
@@ -205,12 +207,13 @@ const CLEAR_WORDS: Variable =
     Variable { name: "clear_words", meaning: "max(the parameter `extreme_words`, 4)" };
 
 /// The constants of a format that the kernels which make codes need.
-const CODE_CONSTANTS: [&str; 8] = [
+const CODE_CONSTANTS: [&str; 9] = [
     "ELEMENT_BITS",
     "IS_FLOAT",
-    "ASYMMETRIC",
+    "ZERO_BITS",
     "SPARSE",
-    "F16_SCALES",
+    "SCALE_BITS",
+    "MINIMA",
     "CODE_LOW",
     "CODE_HIGH",
     "CODE_ZERO",
@@ -263,9 +266,12 @@ pub(crate) fn kernel_name(kernel: &str, consts: &[(&'static str, Const)]) -> Str
             ("ELEMENT_BITS", Const::U32(bits)) => format!("b{bits}"),
             ("CODE_HIGH", Const::I32(high)) => format!("to{high}"),
             ("IS_FLOAT", Const::Bool(true)) => "float".into(),
-            ("ASYMMETRIC", Const::Bool(true)) => "asym".into(),
+            ("ASYMMETRIC", Const::Bool(true)) | ("ZERO_BITS", Const::U32(8)) => "asym".into(),
+            ("ZERO_BITS", Const::U32(4)) => "asym4".into(),
             ("SPARSE", Const::Bool(true)) => "24".into(),
-            ("F16_SCALES", Const::Bool(true)) => "f16s".into(),
+            ("F16_SCALES", Const::Bool(true)) | ("SCALE_BITS", Const::U32(16)) => "f16s".into(),
+            ("SCALE_BITS", Const::U32(8)) => "e8m0s".into(),
+            ("MINIMA", Const::Bool(true)) => "min".into(),
             ("PER_TENSOR", Const::Bool(true)) => "tensor".into(),
             ("INDEXED", Const::Bool(true)) => "gather".into(),
             ("OUTPUT_F16", Const::Bool(true)) => "yf16".into(),
@@ -289,11 +295,18 @@ pub(crate) fn constants(
     let steps = high - if format.is_symmetric() { format.symmetric_zero() } else { low };
     let is_float = matches!(format.code_type(), CodeType::F32 | CodeType::F16);
     let value = |name: &str| match name {
-        "ELEMENT_BITS" => Const::U32(format.code_type().bits()),
+        "ELEMENT_BITS" => Const::U32(format.code_type().low_bits()),
         "IS_FLOAT" => Const::Bool(is_float),
         "ASYMMETRIC" => Const::Bool(!format.is_symmetric()),
         "SPARSE" => Const::Bool(format.is_sparse()),
         "F16_SCALES" => Const::Bool(format.scale_type() == ScaleType::F16),
+        "ZERO_BITS" => Const::U32(match format.offset() {
+            Offset::ZeroPoint => 8,
+            Offset::ZeroPoint4 => 4,
+            _ => 0,
+        }),
+        "SCALE_BITS" => Const::U32(format.scale_type().bits()),
+        "MINIMA" => Const::Bool(format.has_minima()),
         "PER_TENSOR" => Const::Bool(format.granularity() == Granularity::Tensor),
         "CODE_LOW" => Const::I32(low),
         "CODE_HIGH" => Const::I32(high),
