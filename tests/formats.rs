@@ -1,8 +1,8 @@
 //! Matmuls with every kind of weight format, beside those of the case table.
 
 use crate::common::host;
-use lowbit::conformance::{self, Case, Status, Values};
-use lowbit::format::other_formats;
+use lowbit::conformance::{self, Case, Extent, Op, Status, Values};
+use lowbit::format::{Offset, other_formats};
 use lowbit::ops::{FloatType, Schedule};
 
 /// Every format of the list with one schedule of those that exist, in turn, at a K that is whole
@@ -23,8 +23,25 @@ fn every_format_multiplies() {
             cases.push(case);
         }
     }
+    check(&cases);
+}
+
+/// Those cases of the table that multiply int8 activations with formats of the list.
+#[test]
+fn every_integer_format_multiplies_int8_activations() {
+    let formats = other_formats();
+    let mut cases = conformance::table(Extent::Full);
+    cases.retain(|case| matches!(case.op, Op::IntegerMatmul(_)) && formats.contains(&case.format));
+    assert!(cases.len() > 100, "{}", cases.len());
+    for offset in [Offset::Fixed, Offset::ZeroPoint4, Offset::FloatZeroPoint, Offset::Minimum] {
+        assert!(cases.iter().any(|case| case.format.offset() == offset), "{offset:?}");
+    }
+    check(&cases);
+}
+
+fn check(cases: &[Case]) {
     let Some(host) = host() else { return };
-    let reports = conformance::run(std::slice::from_ref(host), &cases, &|_| ());
+    let reports = conformance::run(std::slice::from_ref(host), cases, &|_| ());
     let failed: Vec<_> = reports
         .iter()
         .filter(|report| report.status != Status::Pass)
