@@ -194,9 +194,28 @@ fn what_cannot_be_is_refused() {
         let format: WeightFormat = format.parse().unwrap();
         MatmulSpec::new(4, 64, 96, format).with_activations(Activations::Int8(TOKEN))
     };
-    for format in ["f32", "f16", "int16-channel", "int8-g24", "2:4+f16"] {
+    for format in [
+        "f32",
+        "f16",
+        "int16-channel",
+        "int8-g24",
+        "2:4+f16",
+        "nf4-g64",
+        "e4m3-g32",
+        "q6_k",
+        "int4-g32-perm",
+    ] {
         let error = plan(&spec(format)).unwrap_err();
-        assert!(matches!(error, PlanError::IntegerWeights { .. }), "{format}: {error}");
+        assert!(matches!(error, PlanError::Unsupported { .. }), "{format}: {error}");
+    }
+    for (format, why) in
+        [("q6_k", "multiples of 32"), ("nf4-g64", "codebook"), ("e4m3-g32", "floats")]
+    {
+        let error = plan(&spec(format)).unwrap_err().to_string();
+        assert!(error.contains(why), "{format}: {error}");
+    }
+    for format in ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "int2-g32-fzero"] {
+        assert!(spec(format).check().is_ok(), "{format}");
     }
     assert!(plan(&spec("int8-g24").with_activations(FloatType::F32)).is_ok());
     let sound = spec("int8-channel");

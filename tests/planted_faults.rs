@@ -142,7 +142,7 @@ type Replace = (&'static str, &'static str);
 /// A fault in matmuls of quantized X: the schedule, a name, and the formats of W, X and Y.
 type IntegerFault = (&'static str, &'static str, &'static str, &'static str, &'static str, Replace);
 
-const INTEGER_FAULTS: [IntegerFault; 17] = [
+const INTEGER_FAULTS: [IntegerFault; 22] = [
     (
         "int_rows_m1",
         "a dropped zero point of W",
@@ -281,6 +281,56 @@ const INTEGER_FAULTS: [IntegerFault; 17] = [
         "int8-token",
         "f32",
         ("sw, x_scale(rows[i], g), spot)", "sw, x_scale(rows[(i + 1u) % THREAD_M], g), spot)"),
+    ),
+    (
+        "int_rows_m1",
+        "a dropped minimum of one group",
+        "q4_k",
+        "int8-token-asym",
+        "f32",
+        (
+            "let low = affines_words(rows.r0, rows.r1, g);",
+            "if (g == 77u) { return vec4<f32>(0.0); }
+             let low = affines_words(rows.r0, rows.r1, g);",
+        ),
+    ),
+    (
+        "int_tiled_32x64",
+        "a minimum that counts zero points of X",
+        "q5_1",
+        "int8-token-asym",
+        "f32",
+        ("return sx - zx * i32(columns - past);", "return sx;"),
+    ),
+    (
+        "int_gemv_m4_l32",
+        "a minimum of the neighbouring group",
+        "int4-g64-min-f16s",
+        "int8-token",
+        "f32",
+        (
+            "let high = affines_words(rows.r2, rows.r3, g);",
+            "let high = affines_words(rows.r2, rows.r3, max(g, 1u) - 1u);",
+        ),
+    ),
+    (
+        "int_rows_m4",
+        "a lost high bit plane",
+        "q5_0",
+        "int8-token",
+        "f32",
+        (
+            "high = ((block.plane.x >> i) & 0x01010101u) << 4u;",
+            "high = ((block.plane.x >> i) & 0x01010100u) << 4u;",
+        ),
+    ),
+    (
+        "int_rows_m1",
+        "the other zero point of a byte",
+        "int4-g64-asym4",
+        "int8-token",
+        "f32",
+        ("(4u * (group & 7u))", "(4u * ((group ^ 1u) & 7u))"),
     ),
 ];
 

@@ -1,8 +1,8 @@
 // Decodes dense int5 and int6 weights: four bits of each code in the codes' buffer, and one or two
 // more in planes in the side buffer.
 // Requires: lib/matmul, codes16, side, lib/bytes, const PLANE_WORDS.
-// Implements: dense_decoder, raws.
-// Provides: PIECES, Raw, Raws, load_raw, load_raws, raw_quad.
+// Implements: dense_decoder, raws, plane_decoder.
+// Provides: PIECES, Raw, Raws, load_raw, load_raws, quad_bytes, raw_quad.
 // Layout: a block has 16 bytes of codes as in decode/int4. Its plane of one bit is one word: bit i of
 // byte j belongs to column 4i + j. Its plane of two bits is two words: byte j of a word holds columns
 // j, 4 + j, 8 + j and 12 + j of 16 from its lowest bits on.
@@ -42,8 +42,8 @@ fn load_raws(r0: Row, r1: Row, b: u32, piece: u32) -> Raws {
     );
 }
 
-// Columns 4i to 4i + 3 of a block, less their zero points.
-fn raw_quad(block: Raw, i: u32, z: vec4<f32>) -> vec4<f32> {
+// The codes of columns 4i to 4i + 3 of a block, in the bytes of a word.
+fn quad_bytes(block: Raw, i: u32) -> u32 {
     let low = (block.a[i >> 1u] >> (4u * (i & 1u))) & 0x0f0f0f0fu;
     var high = 0u;
     if (PLANE_WORDS == 1u) {
@@ -52,5 +52,10 @@ fn raw_quad(block: Raw, i: u32, z: vec4<f32>) -> vec4<f32> {
         let word = select(block.plane.y, block.plane.x, i < 4u);
         high = ((word >> (2u * (i & 3u))) & 0x03030303u) << 4u;
     }
-    return bytes_less_zero(low | high, z);
+    return low | high;
+}
+
+// The same codes, less their zero points.
+fn raw_quad(block: Raw, i: u32, z: vec4<f32>) -> vec4<f32> {
+    return bytes_less_zero(quad_bytes(block, i), z);
 }

@@ -2,7 +2,7 @@
 // Requires: const W_ZEROS.
 // Implements: shift.
 // Provides: nibbles, SHIFT.
-// Codes with zero points stay 0…15. Codes without zero points are stored as q + 8. With the top
+// Codes with zero points or minima stay 0…15. Codes without either are stored as q + 8. With the top
 // bit flipped, a nibble in the upper half of a byte is 16q, which needs no zero point; SHIFT
 // undoes the factor in sums of products exactly.
 

@@ -4,9 +4,12 @@
 // Requires: lib/matmul, scale/side, shift, const W_ZEROS, const X_ZEROS, const W_GROUPS,
 // const X_GROUPS.
 // Implements: run_steps.
+// W_ZEROS: whether zero points or minima of W are stored, so that sums of codes of X are needed. Where
+// there are minima, zero points are 0.
 // W_GROUPS and X_GROUPS: 0 for one group a row, 1 if each slice is a group, 2 for groups of several
 // slices.
-// Provides: run_steps, w_group, x_group, fold, Columns4, columns_at, scales4, zeros4, fills4.
+// Provides: run_steps, w_group, x_group, fold, Columns4, columns_at, scales4, zeros4, fills4, minima4,
+// x_total, add_minima.
 
 const ONES = 0x01010101u;
 
@@ -77,4 +80,25 @@ fn fold(
         sum += zw * (zx * i32(columns));
     }
     return sum >> vec4<u32>(SHIFT);
+}
+
+fn minima4(rows: Columns4, slice: u32) -> vec4<f32> {
+    let g = w_group(slice);
+    let low = affines_words(rows.r0, rows.r1, g);
+    let high = affines_words(rows.r2, rows.r3, g);
+    return vec4<f32>(
+        affine_in(low.a, g).y, affine_in(low.b, g).y, affine_in(high.a, g).y, affine_in(high.b, g).y,
+    );
+}
+
+// Σ (cx − zx) over so many columns that end with block b, from Σ cx. Columns past the end of K do not
+// count: there is no minimum that they could have.
+fn x_total(sx: i32, zx: i32, columns: u32, b: u32) -> i32 {
+    let past = select(0u, 32u * p.blocks - p.k, b + 1u == p.blocks);
+    return sx - zx * i32(columns - past);
+}
+
+// Adds the minima of a slice, times sx · Σ (cx − zx), which is an integer below 2²⁴.
+fn add_minima(sum: vec4<f32>, minima: vec4<f32>, sx: f32, total: i32) -> vec4<f32> {
+    return sum + f32(total) * (minima * sx);
 }

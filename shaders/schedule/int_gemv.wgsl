@@ -2,7 +2,7 @@
 // for M_TILE rows.
 // Requires: lib/matmul, integer/slices, integer/x_side, x_codes, decoder, quad_word, dots,
 // add_slice, finish, integer_sums, reduce, const WORKGROUP, const LANES, const M_TILE,
-// const W_ZEROS, const X_ZEROS.
+// const W_ZEROS, const X_ZEROS, const MINIMA.
 // Implements: schedule.
 // Provides: schedule.
 // Workgroup memory: WORKGROUP · M_TILE · 16 bytes.
@@ -50,6 +50,11 @@ fn block_step(b: u32, slice: u32, rows: Columns4, y_at: u32, column: u32, live: 
         let t = fold(products[r], zw, sum, x_zero(x_rows[r], group), codes, 32u);
         let spot = Spot(y_at + r * p.y_stride, slice, column, r < live);
         sums[r] = add_block(sums[r], t, sw, x_scale(x_rows[r], group), spot);
+        if (MINIMA != 0u) {
+            let total = x_total(sum, x_zero(x_rows[r], group), 32u, b);
+            let minima = minima4(rows, slice);
+            sums[r] = add_block_minima(sums[r], minima, x_scale(x_rows[r], group), total);
+        }
     }
 }
 

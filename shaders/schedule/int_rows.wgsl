@@ -2,7 +2,7 @@
 // M_TILE rows of X (1 or 4).
 // Requires: lib/matmul, lib/run, integer/slices, integer/x_side, integer_part, decoder, quad_word,
 // dots, add_slice, finish, entry, const WORKGROUP, const M_TILE, const X_ZEROS, const W_GROUPS,
-// const X_GROUPS.
+// const X_GROUPS, const MINIMA.
 // Implements: schedule.
 // Provides: schedule. It uses no workgroup memory and no barrier.
 // Why: see schedule/rows_m1. Sums of a slice stay integers, and floats appear only at the end of a
@@ -131,6 +131,19 @@ fn schedule(tile: u32, local: u32, lane: u32) {
                 sums.r1 = add_slice(sums.r1, t1, sw, sx.y, spot1);
                 sums.r2 = add_slice(sums.r2, t2, sw, sx.z, spot2);
                 sums.r3 = add_slice(sums.r3, t3, sw, sx.w, spot3);
+            }
+            if (MINIMA != 0u) {
+                let minima = minima4(w_rows, run.index);
+                let total0 = x_total(sum_of(codes, 0u), zx.x, columns, b);
+                sums.r0 = add_minima(sums.r0, minima, sx.x, total0);
+                if (M_TILE == 4u) {
+                    let total1 = x_total(sum_of(codes, 1u), zx.y, columns, b);
+                    let total2 = x_total(sum_of(codes, 2u), zx.z, columns, b);
+                    let total3 = x_total(sum_of(codes, 3u), zx.w, columns, b);
+                    sums.r1 = add_minima(sums.r1, minima, sx.y, total1);
+                    sums.r2 = add_minima(sums.r2, minima, sx.z, total2);
+                    sums.r3 = add_minima(sums.r3, minima, sx.w, total3);
+                }
             }
             products = Products();
             codes = XSum();

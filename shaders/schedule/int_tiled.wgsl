@@ -2,7 +2,7 @@
 // TILE_M/8 × 4 a thread. K advances a block of 32 a step.
 // Requires: lib/matmul, lib/dispatch, lib/run, integer/slices, integer/x_side, x_codes,
 // scale/side, decoder, quad_word, dots, add_slice, finish, const TILE_M, const W_ZEROS,
-// const X_ZEROS.
+// const X_ZEROS, const MINIMA.
 // Provides: main.
 // Workgroup memory: 8 quads · (TILE_M + 64) · 4 bytes.
 // Why: each code of W is unpacked once for TILE_M rows, and each code of X is loaded once for 64
@@ -108,6 +108,11 @@ fn main(
                 let t = fold(products[i], zw, codes[i], zx, w_codes, 32u * (run.place + 1u));
                 let spot = Spot(y_first + row * p.y_stride, run.index, column, row < m);
                 sums[i] = add_slice(sums[i], t, sw, x_scale(rows[i], g), spot);
+                if (MINIMA != 0u) {
+                    let total = x_total(codes[i], zx, 32u * (run.place + 1u), b);
+                    let minima = minima4(columns, run.index);
+                    sums[i] = add_minima(sums[i], minima, x_scale(rows[i], g), total);
+                }
                 products[i] = vec4<i32>(0);
                 codes[i] = 0;
             }

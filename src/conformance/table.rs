@@ -6,7 +6,7 @@ use crate::format::{
     WeightFormat, other_formats, sample_formats,
 };
 use crate::ops::matmul::Decoder;
-use crate::ops::{FloatType, Output, Schedule};
+use crate::ops::{FloatType, FormatUse, Output, Schedule};
 use std::collections::HashSet;
 use std::num::{NonZeroU32, NonZeroUsize};
 
@@ -222,9 +222,9 @@ fn textures(extent: Extent, cases: &mut Vec<Case>) {
     }
 }
 
-/// Adds matmuls of quantized X: every decoder of integers and every combination of groups of W and
-/// of X, with every schedule. Outputs and functions alternate. Some K are next to the limit at
-/// which sums would wrap.
+/// Adds matmuls of quantized X: every decoder of int8 and int4 and every combination of groups of W
+/// and of X, with every schedule, and all other formats. Outputs and functions alternate. Some K are
+/// next to the limit at which sums would wrap.
 fn integers(extent: Extent, cases: &mut Vec<Case>) {
     let granularities = [Granularity::Channel, group(64), group(96), group(160)];
     let mut kind = 0usize;
@@ -240,30 +240,25 @@ fn integers(extent: Extent, cases: &mut Vec<Case>) {
                     if !(index + a + b + kind / 7).is_multiple_of(one_in) {
                         continue;
                     }
-                    let shape = INTEGER_SHAPES[kind % INTEGER_SHAPES.len()];
-                    let all = Schedule::integer(shape.1 as u32);
-                    let schedule = all[kind % all.len()];
-                    let tile = schedule.tile().0 as usize;
-                    let m = if tile == 1 { 1 + kind % 2 } else { tile + 1 + kind % (tile - 1) };
-                    let values = Values::ALL[kind % Values::ALL.len()];
-                    for pinned in [Some(schedule), None] {
-                        if pinned.is_none() && (extent == Extent::Quick || !kind.is_multiple_of(3))
-                        {
-                            continue;
-                        }
-                        let turn = kind + kind / 7;
-                        let quantized = Quantized { format: x, output: integer_output(turn) };
-                        let shape = (m, shape.0, shape.1);
-                        let mut case = Case::integer(format, quantized, shape, values);
-                        case.schedule = pinned;
-                        (case.bias, case.strided) = (turn % 5 < 2, turn.is_multiple_of(3));
-                        case.function =
-                            ActivationFunction::ALL[turn / 2 % ActivationFunction::ALL.len()];
-                        case.textures = turn % 4 == 1;
-                        cases.push(case);
+                    let case = integer_case(format, x, kind);
+                    cases.push(case.clone());
+                    if extent == Extent::Full && kind.is_multiple_of(3) {
+                        cases.push(Case { schedule: None, ..case });
                     }
                 }
             }
+        }
+    }
+    let others = other_formats().into_iter().filter(|f| FormatUse::IntegerMatmul.check(f).is_ok());
+    for (a, format) in others.enumerate() {
+        for b in 0..INTEGER_TURNS {
+            kind = INTEGER_TURNS * a + b;
+            // Quick: one in thirteen, which is coprime to the length of everything that alternates.
+            if extent == Extent::Quick && !kind.is_multiple_of(13) {
+                continue;
+            }
+            let x = int8_formats()[(a + 2 * b) % int8_formats().len()];
+            cases.push(integer_case(format, x, kind));
         }
     }
     // K for sums of 2¹⁵ products of 255 · 255, for one block more, and for twice as many.
@@ -283,6 +278,27 @@ fn integers(extent: Extent, cases: &mut Vec<Case>) {
             }
         }
     }
+}
+
+/// How often each of the other formats occurs with integer products.
+const INTEGER_TURNS: usize = 3;
+
+/// Returns a case of a number: shape, schedule, values, output and the rest follow from it.
+fn integer_case(format: WeightFormat, x: ActivationFormat, number: usize) -> Case {
+    let (n, k) = INTEGER_SHAPES[number % INTEGER_SHAPES.len()];
+    let all = Schedule::integer(k as u32);
+    let schedule = all[number % all.len()];
+    let tile = schedule.tile().0 as usize;
+    let m = if tile == 1 { 1 + number % 2 } else { tile + 1 + number % (tile - 1) };
+    let values = Values::ALL[number % Values::ALL.len()];
+    let turn = number + number / 7;
+    let quantized = Quantized { format: x, output: integer_output(turn) };
+    let mut case = Case::integer(format, quantized, (m, n, k), values);
+    case.schedule = Some(schedule);
+    (case.bias, case.strided) = (turn % 5 < 2, turn.is_multiple_of(3));
+    case.function = ActivationFunction::ALL[turn / 2 % ActivationFunction::ALL.len()];
+    case.textures = turn % 4 == 1;
+    case
 }
 
 /// Rows and columns of W.

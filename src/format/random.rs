@@ -29,12 +29,12 @@ pub fn random_weights(
         Vec::new()
     };
     let scales = random.scales(&geometry, geometry.scales, signed);
-    let minima = if format.has_minima() {
-        random.scales(&geometry, geometry.minima, true)
-    } else {
-        Scales::default()
-    };
     let (low, high) = format.code_range().unwrap_or((0, 0));
+    let minima = match format.offset() {
+        Offset::FloatZeroPoint => random.zero_points(&geometry, high),
+        Offset::Minimum => random.scales(&geometry, geometry.minima, true),
+        _ => Scales::default(),
+    };
     let zero = |random: &mut Random| low + (random.next() % (high - low + 1) as u32) as i32;
     let nibbles = format.offset() == Offset::ZeroPoint4;
     let zeros = (0..geometry.zeros)
@@ -90,6 +90,15 @@ impl Random {
     fn small(&mut self, signed: bool) -> f32 {
         let value = (1.0 + self.float()) / 128.0;
         if signed && self.next() & 1 == 1 { -value } else { value }
+    }
+
+    /// Returns zero points that are floats between 0 and the highest code.
+    fn zero_points(&mut self, geometry: &Geometry, high: i32) -> Scales {
+        let all = (0..geometry.minima).map(|_| self.float() * high as f32);
+        match geometry.format.scale_type() {
+            ScaleType::F16 => Scales::F16(all.map(f16::from_f32).collect()),
+            _ => Scales::F32(all.collect()),
+        }
     }
 
     fn scales(&mut self, geometry: &Geometry, count: usize, signed: bool) -> Scales {

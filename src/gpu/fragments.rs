@@ -36,7 +36,7 @@ pub const FRAGMENTS: &[Fragment] = fragments![
     "function/gelu" "function/gelu_tanh" "function/identity" "function/relu" "function/silu"
     "integer/bytes" "integer/counted" "integer/dot_float" "integer/dot_packed" "integer/finish"
     "integer/finish_int8" "integer/int4" "integer/int4_24" "integer/int8" "integer/int8_24"
-    "integer/nibbles" "integer/part_direct" "integer/part_shared" "integer/slices"
+    "integer/nibbles" "integer/part_direct" "integer/part_shared" "integer/planes" "integer/slices"
     "integer/scaled" "integer/sums_each" "integer/sums_whole" "integer/two_four" "integer/x_side"
     "lib/bias" "lib/bytes" "lib/dispatch" "lib/entry_plain" "lib/entry_subgroup" "lib/fp8" "lib/half" "lib/half_pair"
     "lib/half_pair_native" "lib/matmul" "lib/matrix16" "lib/matrix8" "lib/no_bias" "lib/panel"

@@ -72,15 +72,6 @@ pub enum PlanError {
         /// The type of X.
         activations: Activations,
     },
-    /// Integer products have no kernel for this weight format.
-    #[error(
-        "int8 activations multiply int8 and int4 weights with groups of a multiple of 32, not {format}; \
-         use float activations"
-    )]
-    IntegerWeights {
-        /// The weight format.
-        format: WeightFormat,
-    },
     /// The output type requires quantized activations, but X holds floats.
     #[error("output {output} requires quantized activations; ask for f32 or f16")]
     IntegerOutput {

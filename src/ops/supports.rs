@@ -1,7 +1,7 @@
 //! Which op takes which weight formats: the one place that says so.
 
 use super::PlanError;
-use crate::format::{CodeType, Offset, ScaleType, WeightFormat};
+use crate::format::{BLOCK_K, CodeKind, CodeType, Granularity, Offset, ScaleType, WeightFormat};
 
 /// What a plan does with weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,6 +60,7 @@ impl FormatUse {
                  use float activations",
             ),
             _ if format.is_permuted() => Some("there is no kernel for permuted columns yet"),
+            Self::IntegerMatmul => integer_refusal(format),
             _ if plain => None,
             _ => Some("there is no kernel for this format yet"),
         }
@@ -79,5 +80,30 @@ impl FormatUse {
         } else {
             None
         }
+    }
+}
+
+/// Returns why int8 activations do not multiply weights of a format, or `None` if they do.
+fn integer_refusal(format: &WeightFormat) -> Option<&'static str> {
+    match format.code_type().kind() {
+        CodeKind::Integer { .. } => {}
+        CodeKind::Table(_) => {
+            return Some(
+                "the numbers of a codebook are floats, and int8 activations need integers",
+            );
+        }
+        CodeKind::Float | CodeKind::Fp8 { .. } => {
+            return Some("the weights are floats, and int8 activations need integers");
+        }
+    }
+    if format.code_type().bits() > 8 {
+        return Some("int8 activations need codes of at most 8 bits, which fit a byte");
+    }
+    match format.granularity() {
+        Granularity::Group(g) if !g.get().is_multiple_of(BLOCK_K as u32) => Some(
+            "int8 activations need groups that are multiples of 32 columns, because sums of their \
+             codes are kept for blocks of 32",
+        ),
+        _ => None,
     }
 }

@@ -1,11 +1,12 @@
 //! Matmuls of quantized X, computed from the bytes of both operands.
 
-use super::bound::{ETA, gamma};
+use super::bound::{ETA, gamma, scalings};
 use super::row::{Weight, decode_row};
 use super::{Expected, OutputType, ReferenceError, Verdict, check_length, room_for};
-use crate::format::{ActivationLayout, PackedWeights};
+use crate::format::{ActivationLayout, Offset, PackedWeights};
 
-/// One matmul of quantized X: `Y = Σ s_x s_w Σ (c_x − z_x)(c_w − z_w) + b`.
+/// One matmul of quantized X: `Y = Σ s_x (s_w Σ (c_x − z_x)(c_w − z_w) + m Σ (c_x − z_x)) + b`, where m is
+/// the minimum of W, or −z·s_w if its zero point z is a float.
 #[derive(Clone, Copy, Debug)]
 pub struct IntegerCase<'a> {
     /// `[m, row_words]` words in the given layout: codes, scales and zero points.
@@ -14,7 +15,7 @@ pub struct IntegerCase<'a> {
     pub m: usize,
     /// The layout of a row of X.
     pub layout: &'a ActivationLayout,
-    /// The weights `[N, K]`, in int8 or int4.
+    /// The weights `[N, K]`, whose codes are integers of at most 8 bits.
     pub weights: &'a PackedWeights,
     /// The bias `[N]`, if there is one.
     pub bias: Option<&'a [f32]>,
@@ -104,16 +105,27 @@ pub fn integer_accumulators(
 /// `part_blocks` blocks of 32 columns, scales each sum separately, and adds the results in f32 in
 /// any order. A part is a slice, or a single block if lanes split slices.
 ///
-/// The integer sum `a` of a part is exact. Its conversion to a float, `s_x·s_w`, and the product of
-/// both are one rounding each. P parts and the bias need P − 1 + \[bias\] additions. With u, η and γ
-/// as in [`matmul`](super::matmul()), R = P + 2 + \[bias\] and
+/// The integer sum `a` of the products of a part is exact. Its conversion to a float, `s_x·s_w`, and
+/// the product of both are one rounding each. `s_w` itself takes one more if it is a product of two
+/// levels that is rounded: W is then 2, otherwise 1.
+///
+/// If there are minima, a part has a second product: `s_x·m` times the sum e of its `c_x − z_x`. e is
+/// exact as an integer and as a float, because |e| ≤ 2¹⁵ · 255 < 2²⁴. `s_x·m` and its product with e are
+/// one rounding each, and so is m if it is −z·s_w: these are no more than those of `a`.
+///
+/// L products and the bias need L − 1 + \[bias\] additions, where L counts the products whose integer
+/// and minimum are not 0. With u, η and γ as in [`matmul`](super::matmul()), R = L + 1 + W + \[bias\] and
 ///
 /// ```text
-/// |ŷ − y| ≤ γ_R · (Σ s_x s_w |a| + |b|) + η · (Σ (|a| + 2) + 2) · (1 + γ_R)
+/// |ŷ − y| ≤ γ_R · (Σ s_x (|s_w a| + |m e|) + |b|) + η · A · (1 + γ_R)
+/// A = Σ (|a| (1 + s_x v) + 2) + Σ (|e| (1 + s_x w) + 2) + 2
 /// ```
 ///
-/// where P counts the parts whose sum is not 0, and |a| accounts for a flushed product of scales.
-/// The usual γ_{G+4} follows if parts are groups.
+/// A product with an integer costs |a| or |e| if its product of scales is flushed, and 2 for the
+/// product and an addition. Before that, `s_w` may be flushed where it is read or computed, which costs
+/// v = 1, or v = 449 if it is an e4m3 float, which is at most 448, times an f32. A flushed minimum costs
+/// w = 1; if it is −z·s_w, z and `s_w` may be flushed as well, and w = 1 + |s_w| + |z|.
+/// The usual γ_{G+4} follows if parts are groups without minima.
 ///
 /// # Errors
 /// Returns a [`ReferenceError`] if a length is wrong, if a part reaches into two groups, or if
@@ -127,32 +139,51 @@ pub fn integer_matmul(
     case.check_parts(part)?;
     let mut all = room_for(m, n)?;
     let mut kept = Vec::new();
+    let format = case.weights.format();
+    let scalings = scalings(&format);
+    let scale_flush = if scalings > 1 { 449.0 } else { 1.0 };
     // The results are computed by columns of Y and then transposed.
     for column in 0..n {
         decode_row(case.weights, column, &mut kept)?;
         let bias = case.bias.map_or(0.0, |bias| f64::from(bias[column]));
         for row in 0..m {
             let x = case.row(row);
-            let (mut value, mut magnitude, mut flushes, mut parts) = (bias, bias.abs(), 2.0, 0);
+            let (mut value, mut magnitude, mut flushes, mut leaves) = (bias, bias.abs(), 2.0, 0);
             for of_part in kept.chunk_by(|a, b| a.column / part == b.column / part) {
-                let sum: i64 = of_part.iter().map(|w| w_value(w) * case.x_value(x, w.column)).sum();
-                let Some(first) = of_part.first().filter(|_| sum != 0) else { continue };
+                let Some(first) = of_part.first() else { continue };
                 let group = case.x_group(first.column);
-                let x_scale = f32::from_bits(x[case.layout.scale_at + group]);
-                let scaled = f64::from(x_scale) * first.scale * sum as f64;
-                value += scaled;
-                magnitude += scaled.abs();
-                flushes += sum.unsigned_abs() as f64 + 2.0;
-                parts += 1;
+                let x_scale = f64::from(f32::from_bits(x[case.layout.scale_at + group]));
+                let mut add = |integer: i64, factor: f64, flush: f64| {
+                    let scaled = x_scale * factor * integer as f64;
+                    value += scaled;
+                    magnitude += scaled.abs();
+                    flushes += integer.unsigned_abs() as f64 * (1.0 + x_scale.abs() * flush) + 2.0;
+                    leaves += 1;
+                };
+                let sum: i64 = of_part.iter().map(|w| w_value(w) * case.x_value(x, w.column)).sum();
+                if sum != 0 {
+                    add(sum, first.scale, scale_flush);
+                }
+                if first.minimum == 0.0 {
+                    continue;
+                }
+                let total: i64 = of_part.iter().map(|w| case.x_value(x, w.column)).sum();
+                if total != 0 {
+                    let own = match format.offset() {
+                        Offset::FloatZeroPoint => (first.minimum / first.scale).abs(),
+                        _ => 0.0,
+                    };
+                    add(total, first.minimum, 1.0 + first.scale.abs() + own);
+                }
             }
             if !magnitude.is_finite() {
                 return Err(ReferenceError::NonFinite { role: "x", row, column });
             }
-            let roundings = if parts == 0 { 0 } else { parts + 2 + usize::from(bias != 0.0) };
-            let gamma = gamma(roundings);
-            let own = (parts + 4) as f64 * f64::EPSILON;
+            let additions = leaves + usize::from(bias != 0.0);
+            let gamma = gamma(if leaves == 0 { 0 } else { additions + 1 + scalings });
+            let own = (leaves + 4) as f64 * f64::EPSILON;
             let bound = (gamma + own) * magnitude + ETA * flushes * (1.0 + gamma);
-            let bound = if parts == 0 { ETA } else { bound };
+            let bound = if leaves == 0 { ETA } else { bound };
             all.push(Expected::new(value, bound, OutputType::F32));
         }
     }

@@ -8,10 +8,10 @@ use crate::gpu::{
     Access, AdapterClass, Binding, BindingRole, Caps, Const, Grid, KernelDesc, M_TABLE, Stored,
     Variable, fragment,
 };
-use crate::ops::FloatType;
 use crate::ops::quantize_activations::X;
 use crate::ops::quantize_weights::SIDE;
 use crate::ops::weights::texture_width;
+use crate::ops::{FloatType, FormatUse};
 
 /// How codes become numbers; see `shaders/decode/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -201,7 +201,7 @@ const SPLIT_K_BELOW: u32 = 2048;
 impl KernelChoice {
     /// Returns the kernel of a schedule for a spec.
     pub fn new(spec: &MatmulSpec, schedule: Schedule, caps: &Caps) -> Self {
-        let scaling = match (scaling(&spec.weights, spec.k), schedule) {
+        let scaling = match (scaling(&spec.weights, spec.k, spec.format_use()), schedule) {
             // Only these schedules have kernels for one scale a row.
             (Scaling::Row, Schedule::Rows { .. } | Schedule::IntRows { .. }) => Scaling::Row,
             (Scaling::Row, _) => Scaling::Aligned,
@@ -613,9 +613,9 @@ fn function_fragment(function: ActivationFunction) -> &'static str {
     }
 }
 
-/// Returns how scales of a format apply to K columns. Blocks have one scale each if groups are
-/// whole blocks.
-pub(super) fn scaling(format: &WeightFormat, k: u32) -> Scaling {
+/// Returns how a matmul applies scales of a format to K columns. Blocks have one scale each if groups
+/// are whole blocks. Integer products add minima to sums, slice by slice, and not to weights.
+pub(super) fn scaling(format: &WeightFormat, k: u32, format_use: FormatUse) -> Scaling {
     if !format.code_type().has_scales() {
         return Scaling::None;
     }
@@ -624,7 +624,7 @@ pub(super) fn scaling(format: &WeightFormat, k: u32) -> Scaling {
         Granularity::Group(g) if g.get() < k => g.get(),
         _ => 0,
     };
-    let plain = !format.has_minima();
+    let plain = !format.has_minima() || format_use == FormatUse::IntegerMatmul;
     // 2:4 decoders and those of 16 bits put a block together from parts with one scale.
     let halves = !format.is_sparse() && format.code_type().bits() <= 8;
     match group {

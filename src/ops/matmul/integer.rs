@@ -26,7 +26,7 @@ pub struct Integer {
     pub x_groups: Groups,
     /// Whether X has zero points.
     pub x_zeros: bool,
-    /// Whether K is a single slice.
+    /// Whether sums of a row are integers up to its end: K is a single slice, and W has no minima.
     pub whole: bool,
     /// Whether products of four bytes use the built-in operation. Otherwise they are made in f32.
     pub packed_dot: bool,
@@ -62,7 +62,7 @@ impl Integer {
             w_groups: Groups::of(slice, spec.w_group_blocks(), blocks),
             x_groups: Groups::of(slice, x_group, blocks),
             x_zeros: !format.is_symmetric(),
-            whole: spec.slices() <= 1,
+            whole: spec.slices() <= 1 && !spec.weights.has_minima(),
             packed_dot: caps.packed_dot,
         })
     }
@@ -80,10 +80,22 @@ impl KernelChoice {
         consts.push(("X_ZEROS", Const::Bool(integer.x_zeros)));
         consts.push(("W_GROUPS", Const::U32(integer.w_groups as u32)));
         consts.push(("X_GROUPS", Const::U32(integer.x_groups as u32)));
-        // If zero points are not stored, codes are read as signed and have none.
-        self.scale_constants(0, consts, fragments);
+        let element = self.decoder.element;
+        let planes = !matches!(element, CodeType::Int8 | CodeType::Int4);
+        // Codes of int8 and int4 without zero points are read as signed and have none.
+        let fixed = planes && self.offset == Offset::Fixed;
+        let zero = if fixed { element.fixed_zero() as u32 } else { 0 };
+        self.scale_constants(zero, consts, fragments);
         fragments.push(if self.wide { "access/x_int8_u64" } else { "access/x_int8" });
-        fragments.push(match (self.decoder.element, self.decoder.sparse) {
+        if planes {
+            consts.push(("PLANE_WORDS", Const::U32(element.plane_bits())));
+            fragments.push(match element.low_bits() {
+                2 => "decode/planes2",
+                _ => "decode/planes4",
+            });
+        }
+        fragments.push(match (element, self.decoder.sparse) {
+            _ if planes => "integer/planes",
             (CodeType::Int4, false) => "integer/int4",
             (CodeType::Int4, true) => "integer/int4_24",
             (_, false) => "integer/int8",

@@ -8,7 +8,7 @@ use crate::format::{
     WeightFormat, other_formats,
 };
 use crate::gpu::{Caps, KernelDesc};
-use crate::ops::FloatType;
+use crate::ops::{FloatType, FormatUse};
 use std::collections::HashSet;
 use std::num::NonZeroU32;
 
@@ -93,6 +93,28 @@ pub(crate) fn kernels(caps: &Caps) -> Vec<KernelChoice> {
             }
         }
     }
+    // Other formats change how codes become bytes, and scales, minima and zero points: X, Y and biases
+    // alternate.
+    let integers =
+        other_formats().into_iter().filter(|f| FormatUse::IntegerMatmul.check(f).is_ok());
+    for (turn, format) in integers.enumerate() {
+        for (j, k) in [4096, 100].into_iter().enumerate() {
+            let schedules = Schedule::integer(k);
+            for (i, schedule) in schedules.into_iter().enumerate() {
+                let turn = turn + i + 3 * j;
+                let mut spec = MatmulSpec::new(8, 8, k, format)
+                    .with_activations(Activations::Int8(X_FORMATS[turn % X_FORMATS.len()]))
+                    .with_output(OUTPUTS[turn / 2 % OUTPUTS.len()]);
+                spec.bias = turn.is_multiple_of(3);
+                for &code_textures in textures {
+                    spec.code_textures = code_textures;
+                    if schedule.check(caps).is_ok() {
+                        push(&spec, schedule);
+                    }
+                }
+            }
+        }
+    }
     // Functions change what is stored and nothing else: whole blocks and ragged ones will do.
     for (function, k) in ActivationFunction::ALL.into_iter().flat_map(|f| [(f, 4096), (f, 100)]) {
         let spec = MatmulSpec::new(8, 8, k, WeightFormat::int8(Granularity::Channel));
@@ -102,21 +124,30 @@ pub(crate) fn kernels(caps: &Caps) -> Vec<KernelChoice> {
     choices
 }
 
+const fn columns_of(blocks: u32) -> NonZeroU32 {
+    NonZeroU32::MIN.saturating_add(blocks * BLOCK_K as u32 - 1)
+}
+
+const TOKEN: ActivationFormat = ActivationFormat::int8(ActivationGranularity::Token);
+const GROUPED: ActivationFormat =
+    ActivationFormat::int8(ActivationGranularity::Group(columns_of(2)));
+const TENSOR: ActivationFormat = ActivationFormat::int8(ActivationGranularity::Tensor);
+
+/// A scale a row and a scale for two blocks, with and without zero points.
+const X_FORMATS: [ActivationFormat; 4] = [TOKEN, TOKEN.asymmetric(), GROUPED, GROUPED.asymmetric()];
+
+const OUTPUTS: [Output; 5] = [
+    Output::Float(FloatType::F32),
+    Output::Float(FloatType::F16),
+    Output::Int8(TENSOR),
+    Output::Int8(TENSOR.asymmetric()),
+    Output::Accumulators,
+];
+
 /// Specs of K columns that between them have every fragment of integer products with every decoder
 /// and every way that groups meet; outputs, functions and bias in turn.
 fn integer_specs(k: u32) -> Vec<MatmulSpec> {
-    let size = |blocks: u32| NonZeroU32::MIN.saturating_add(blocks * BLOCK_K as u32 - 1);
-    let group = |blocks| Granularity::Group(size(blocks));
-    let token = ActivationFormat::int8(ActivationGranularity::Token);
-    let grouped = ActivationFormat::int8(ActivationGranularity::Group(size(2)));
-    let tensor = ActivationFormat::int8(ActivationGranularity::Tensor);
-    let outputs = [
-        Output::Float(FloatType::F32),
-        Output::Float(FloatType::F16),
-        Output::Int8(tensor),
-        Output::Int8(tensor.asymmetric()),
-        Output::Accumulators,
-    ];
+    let group = |blocks| Granularity::Group(columns_of(blocks));
     let functions = ActivationFunction::ALL;
     let mut specs = Vec::new();
     for element in [WeightFormat::int8, WeightFormat::int4] {
@@ -126,11 +157,11 @@ fn integer_specs(k: u32) -> Vec<MatmulSpec> {
                 let format = if index & 1 == 0 { format } else { format.two_four() };
                 let format = if index & 2 == 0 { format } else { format.asymmetric() };
                 let scales = if index & 4 == 0 { ScaleType::F32 } else { ScaleType::F16 };
-                for x in [token, token.asymmetric(), grouped, grouped.asymmetric()] {
-                    let turn = specs.len() + specs.len() / outputs.len();
+                for x in X_FORMATS {
+                    let turn = specs.len() + specs.len() / OUTPUTS.len();
                     let mut spec = MatmulSpec::new(8, 8, k, format.with_scales(scales))
                         .with_activations(Activations::Int8(x))
-                        .with_output(outputs[turn % outputs.len()])
+                        .with_output(OUTPUTS[turn % OUTPUTS.len()])
                         .with_function(functions[turn / 2 % functions.len()]);
                     spec.bias = turn.is_multiple_of(3);
                     specs.push(spec);

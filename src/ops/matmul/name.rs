@@ -194,7 +194,7 @@ impl KernelChoice {
             schedule,
             decoder,
             scaling,
-            offset: _,
+            offset,
             scale_type: _,
             x,
             y,
@@ -213,16 +213,17 @@ impl KernelChoice {
         let integers = schedule.is_integer();
         let by_rows = matches!(schedule, Schedule::Rows { .. } | Schedule::IntRows { .. });
         let general = scaling == Scaling::General;
+        let minima = matches!(offset, Offset::Minimum | Offset::FloatZeroPoint);
         let products = match integer {
             None => !integers && x != XLoad::Int8 && matches!(y, YStore::Float(_)),
             Some(integer) => {
                 let one = integer.w_groups == Groups::One;
                 let row = matches!(schedule, Schedule::IntRows { .. }) && one;
-                // A row that is one slice is one group of either.
+                // A row whose sums are integers is one slice: one group of either, and no minima.
                 integers
                     && x == XLoad::Int8
                     && row == (scaling == Scaling::Row)
-                    && (!integer.whole || one && integer.x_groups == Groups::One)
+                    && (!integer.whole || one && integer.x_groups == Groups::One && !minima)
             }
         };
         let half = x == XLoad::F16 || decoder.element == CodeType::F16;
@@ -259,12 +260,14 @@ impl KernelChoice {
         // Between them these have every scaling with every type of scales that goes with it.
         let groups = [16, 32, 48, 64, 4, 6].map(|g| Granularity::group(g).ok());
         let granularities = [Some(Granularity::Channel)].into_iter().chain(groups).flatten();
-        granularities.into_iter().any(|granularity| {
+        // In the shorter K, each group is a whole row.
+        let mut lengths = granularities.flat_map(|g| [4096, 4].map(|k| (g, k)));
+        lengths.any(|(granularity, k)| {
             let format = WeightFormat::new(self.decoder.element, granularity)
                 .with_offset(self.offset)
                 .with_scales(self.scale_type);
             let format = if self.decoder.sparse { format.two_four() } else { format };
-            let wanted = match scaling(&format, 4096) {
+            let wanted = match scaling(&format, k, use_) {
                 Scaling::Row if !by_rows => Scaling::Aligned,
                 scaling => scaling,
             };
@@ -334,6 +337,10 @@ mod tests {
             "gemv_m3_l2.int4_24.pair",
             "gemv_m1_l8.int8.f16s.xf16.yf16.bias.panels.half.tail",
             "int_rows_m1.int8.row.asym.xint8asym.wrow.xgroup.slices.fdot.bias.panels",
+            "int_gemv_m1_l32.int4.min.i8s.xint8.wgroup.xrow.slices",
+            "int_rows_m4.int5.row.min.xint8asym.wrow.xrow.slices",
+            "int_tiled_32x64.int2.asym4.xint8.wrow.xrow",
+            "rows_m1_n2.int8.row.i8s",
             "coop_8.int4",
             "rows_m1_n4.int8.row.panels.texture512",
         ] {
@@ -358,6 +365,9 @@ mod tests {
             "rows_m1_n2.int8.xint8.wrow.xrow",
             "int_rows_m1.int8",
             "int_rows_m1.int16.xint8.wrow.xrow",
+            "int_rows_m4.int5.row.min.xint8asym.wrow.xrow",
+            "int_tiled_32x64.nf4.xint8.wrow.xrow",
+            "int_tiled_32x64.int4.block.min.xint8.wgroup.xrow.slices",
             "tiled_32x64.int8.sub8",
             "tiled_32x64.int8.yint8",
             "gemv_m1_l3.int8",

@@ -1,7 +1,6 @@
-use super::choice::{Scaling, scaling};
 use crate::format::{
     ActivationFormat, ActivationFunction, ActivationGranularity, ActivationLayout, BLOCK_K,
-    CodeType, Granularity, WeightFormat,
+    Granularity, WeightFormat,
 };
 use crate::gpu::MAX_COUNT;
 use crate::ops::rows::RowsSpec;
@@ -281,10 +280,7 @@ impl MatmulSpec {
     /// short or not a multiple of what the type needs (2 for f16).
     pub fn check(&self) -> Result<(), PlanError> {
         self.weights.geometry(self.n as usize, self.k as usize)?;
-        match self.activations {
-            Activations::Int8(_) => FormatUse::IntegerMatmul.check(&self.weights)?,
-            Activations::Float(_) => FormatUse::Matmul.check(&self.weights)?,
-        }
+        self.format_use().check(&self.weights)?;
         PlanError::check_dimensions(&[
             ("max_m", self.max_m, MAX_COUNT),
             ("n", self.n, i32::MAX as u32),
@@ -296,6 +292,14 @@ impl MatmulSpec {
         self.y_rows().check(self.max_m)
     }
 
+    /// Returns what this matmul does with the weights.
+    pub(super) fn format_use(&self) -> FormatUse {
+        match self.activations {
+            Activations::Int8(_) => FormatUse::IntegerMatmul,
+            Activations::Float(_) => FormatUse::Matmul,
+        }
+    }
+
     fn check_integers(&self) -> Result<(), PlanError> {
         let Activations::Int8(format) = self.activations else {
             return match self.output {
@@ -304,12 +308,6 @@ impl MatmulSpec {
             };
         };
         format.layout(self.k as usize)?;
-        let element = self.weights.code_type();
-        if !matches!(element, CodeType::Int8 | CodeType::Int4)
-            || !matches!(scaling(&self.weights, self.k), Scaling::Row | Scaling::Aligned)
-        {
-            return Err(PlanError::IntegerWeights { format: self.weights });
-        }
         if let Output::Int8(format) = self.output {
             format.layout(self.n as usize)?;
             if format.granularity() != ActivationGranularity::Tensor {

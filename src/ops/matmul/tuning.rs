@@ -61,7 +61,7 @@ impl Problem {
     pub fn new(spec: &MatmulSpec, m: u32) -> Self {
         Self {
             decoder: Decoder::of(&spec.weights),
-            scaling: scaling(&spec.weights, spec.k),
+            scaling: scaling(&spec.weights, spec.k, spec.format_use()),
             offset: spec.weights.offset(),
             scale_type: spec.weights.scale_type(),
             textures: spec.code_textures && in_textures(&spec.weights, spec.k),
