@@ -38,11 +38,13 @@ mod prune;
 mod quantize;
 mod range;
 mod rows;
+mod rules;
 pub mod smooth;
 
 pub use error::CompressError;
 pub use prune::{compress24, expand24, prune_magnitude};
-pub use quantize::{dequantize, quantize, quantize_masked};
+pub use quantize::{dequantize, quantize, quantize_masked, quantize_scheme};
+pub use rules::{Rule, Scheme};
 
 /// Returns `x`, or 0 if it is subnormal. GPUs may flush f32 subnormals, so the host does as well.
 fn flushed(x: f32) -> f32 {
