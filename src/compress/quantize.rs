@@ -223,7 +223,9 @@ impl Source<'_> {
         if per_tensor || grid.needs_whole() {
             let mut whole = grid.empty_range();
             ranges.iter().for_each(|&range| whole.merge(range));
-            grid = grid.with_whole(whole);
+            if grid.needs_whole() {
+                grid = grid.with_whole(whole);
+            }
             if per_tensor {
                 ranges = vec![whole; geometry.scales];
             }

@@ -245,3 +245,147 @@ fn nearest(table: &[f32; 16], x: f32) -> u32 {
     let (low, high) = (above.saturating_sub(1), above.min(15));
     (if x - table[low] < table[high] - x { low } else { high }) as u32
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compress::{Scheme, dequantize, quantize_scheme, relative_error};
+
+    fn made(name: &str, w: &[f32]) -> Result<PackedWeights, CompressError> {
+        quantize_scheme(w, 1, w.len(), &name.parse().unwrap())
+    }
+
+    fn codes(packed: &PackedWeights, count: usize) -> Vec<i32> {
+        (0..count).map(|at| packed.code(0, at)).collect()
+    }
+
+    /// A block of 32 weights that starts with these.
+    fn block(start: &[f32]) -> Vec<f32> {
+        start.iter().copied().chain(std::iter::repeat(0.0)).take(32).collect()
+    }
+
+    #[test]
+    fn q4_0_and_q5_0_by_hand() {
+        // The greatest magnitude is −16, so that the scale is 2; of 16 it would be −2.
+        let packed = made("q4_0", &block(&[-16.0, 16.0, 1.0, -1.0, 3.0, 14.0])).unwrap();
+        assert_eq!(packed.scale(0, 0), 2.0);
+        // Ties go up: 0.5 becomes 1 and −0.5 becomes 0.
+        assert_eq!(codes(&packed, 7), [0, 15, 9, 8, 10, 15, 8]);
+        let packed = made("q4_0", &block(&[16.0, -16.0, 1.0])).unwrap();
+        assert_eq!((packed.scale(0, 0), codes(&packed, 4)), (-2.0, vec![0, 15, 8, 8]));
+        let packed = made("q5_0", &block(&[-16.0, 16.0, 0.5, -0.5])).unwrap();
+        assert_eq!((packed.scale(0, 0), codes(&packed, 5)), (1.0, vec![0, 31, 17, 16, 16]));
+    }
+
+    #[test]
+    fn q4_1_and_q5_1_by_hand() {
+        for (name, top) in [("q4_1", 15), ("q5_1", 31)] {
+            let w: Vec<f32> = (0..32).map(|i| 100.0 + (i % (top + 1)) as f32).collect();
+            let packed = made(name, &w).unwrap();
+            assert_eq!((packed.scale(0, 0), packed.minimum(0, 0)), (1.0, 100.0));
+            assert_eq!((codes(&packed, 3), dequantize(&packed)), (vec![0, 1, 2], w));
+        }
+        // Equal weights: the minimum alone.
+        let packed = made("q4_1", &[0.5; 32]).unwrap();
+        assert_eq!((packed.scale(0, 0), dequantize(&packed)), (0.0, vec![0.5; 32]));
+    }
+
+    /// Codes follow from the scale before it is rounded, and ties go away from 0.
+    #[test]
+    fn q8_0_by_hand() {
+        let packed = made("q8_0", &block(&[127.0, 0.5, -0.5, -2.5])).unwrap();
+        assert_eq!((packed.scale(0, 0), codes(&packed, 5)), (1.0, vec![127, 1, -1, -3, 0]));
+        // A scale of 1 + 2⁻¹² becomes 1 in f16. With 1, 2.5001 steps would round to 3.
+        let packed = made("q8_0", &block(&[127.0 * (1.0 + 1.0 / 4096.0), 2.5001])).unwrap();
+        assert_eq!((packed.scale(0, 0), codes(&packed, 2)), (1.0, vec![127, 2]));
+    }
+
+    #[test]
+    fn iq4_nl_by_hand() {
+        let table = CodeType::Iq4Nl.table().unwrap();
+        let w: Vec<f32> = (0..32).map(|i| table[i % 16] / 4.0).collect();
+        let packed = made("iq4_nl", &w).unwrap();
+        assert_eq!((packed.scale(0, 0), dequantize(&packed)), (0.25, w));
+        for (x, code) in [(-200.0, 0), (-115.5, 1), (0.0, 8), (-4.5, 8), (-4.6, 7), (101.0, 15)] {
+            assert_eq!(nearest(table, x), code, "{x}");
+        }
+    }
+
+    /// Weights that a scheme can represent come back, also where the last blocks of rows are short.
+    #[test]
+    fn k_quants_by_hand() {
+        for (name, k, low, high) in [
+            ("q4_k", 256, 0, 15),
+            ("q5_k", 256, 0, 31),
+            ("q6_k", 256, -32, 31),
+            ("q4_k", 300, 0, 15),
+        ] {
+            let group = if name == "q6_k" { 16 } else { 32 };
+            let w: Vec<f32> = (0..k)
+                .map(|i| {
+                    let code = low + (i * 7 % (high - low + 1) as usize) as i32;
+                    let edge = if i % group == 0 { low } else { code };
+                    let edge = if i % group == 1 { high } else { edge };
+                    // The scales of groups are 1 to 4 times 1/16.
+                    edge as f32 * (1 + i / group % 4) as f32 / 16.0
+                })
+                .collect();
+            let packed = made(name, &w).unwrap();
+            let error = relative_error(&w, &dequantize(&packed));
+            assert!(error < 0.01, "{name}: {error}");
+            // Negative minima, of about 1.
+            let lower: Vec<f32> = w.iter().map(|w| w - 1.0).collect();
+            let error = relative_error(&lower, &dequantize(&made(name, &lower).unwrap()));
+            assert!(error < 0.03, "{name}: {error}");
+        }
+    }
+
+    #[test]
+    fn zeros_and_short_rows() {
+        for format in WeightFormat::named().map(|(_, format)| format) {
+            let Some(scheme) = Scheme::ggml(format).filter(|s| rule(&s.format()).is_ok()) else {
+                continue;
+            };
+            for k in [1, 5, 31, 33, 256, 257, 300] {
+                let packed = quantize_scheme(&vec![0.0; 2 * k], 2, k, &scheme).unwrap();
+                assert!(dequantize(&packed).iter().all(|&w| w == 0.0), "{scheme} {k}");
+                let w: Vec<f32> = (0..2 * k).map(|i| (i as f32 * 1.7).sin() + 0.1).collect();
+                let packed = quantize_scheme(&w, 2, k, &scheme).unwrap();
+                let error = relative_error(&w, &dequantize(&packed));
+                assert!(error < 0.15, "{scheme} {k}: {error}");
+                // A row is made as it is by itself.
+                let alone = quantize_scheme(&w[k..], 1, k, &scheme).unwrap();
+                assert_eq!(dequantize(&packed)[k..], dequantize(&alone)[..], "{scheme} {k}");
+            }
+            let empty = quantize_scheme(&[], 3, 0, &scheme).unwrap();
+            assert_eq!(empty.geometry().sizes().total(), 0);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_stored_is_refused() {
+        let mut w = vec![0.25; 2 * 512];
+        for (name, group) in
+            [("q4_0", 8), ("q4_1", 8), ("q8_0", 8), ("iq4_nl", 8), ("q4_k", 8), ("q6_k", 16)]
+        {
+            let scheme: Scheme = name.parse().unwrap();
+            for bad in [1e-9, 1e9, f32::MAX, f32::MIN] {
+                w[512 + 256..][..256].fill(bad);
+                match quantize_scheme(&w, 2, 512, &scheme) {
+                    Err(CompressError::ScaleRange { row, group: at, low, high, scale_type }) => {
+                        assert_eq!((row, at, scale_type), (1, group, scheme.format().scale_type()));
+                        assert_eq!((low, high), (bad.min(0.0), bad.max(0.0)));
+                    }
+                    other => panic!("{name} {bad}: {other:?}"),
+                }
+            }
+            w[512 + 300] = f32::NAN;
+            let refused = quantize_scheme(&w, 2, 512, &scheme);
+            assert!(matches!(refused, Err(CompressError::NonFinite { row: 1, col: 300, .. })));
+            w[512 + 300] = 0.25;
+        }
+        for name in ["q2_k", "q3_k", "iq4_xs"] {
+            assert!(matches!(made(name, &[1.0; 256]), Err(CompressError::NoRule { .. })), "{name}");
+        }
+    }
+}

@@ -227,3 +227,118 @@ pub(super) fn place(granularity: Granularity, groups: usize, index: usize) -> (u
         _ => (index / groups.max(1), index % groups.max(1)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compress::{dequantize, quantize, relative_error};
+    use crate::format::{PackedWeights, sample_formats};
+    use half::f16;
+
+    fn made(name: &str, w: &[f32]) -> Result<PackedWeights, CompressError> {
+        quantize(w, 1, w.len(), &name.parse().unwrap())
+    }
+
+    fn codes(packed: &PackedWeights) -> Vec<i32> {
+        (0..packed.k()).map(|at| packed.code(0, at)).collect()
+    }
+
+    #[test]
+    fn powers_of_two_by_hand() {
+        // 7.9 has the power of two 4, so that the scale is 1 and 7.9 becomes 6.
+        let packed = made("mxfp4", &[7.9, -1.25, 0.25, 5.0]).unwrap();
+        assert_eq!(*packed.scales(), Scales::E8m0(vec![127]));
+        assert_eq!(codes(&packed), [7, 10, 0, 6]);
+        assert_eq!(dequantize(&packed), [6.0, -1.0, 0.0, 4.0]);
+        let packed = made("e4m3-g2-e8m0s", &[500.0, 1.0, 0.0, -0.0]).unwrap();
+        assert_eq!(*packed.scales(), Scales::E8m0(vec![127, 127]));
+        assert_eq!(dequantize(&packed), [448.0, 1.0, 0.0, 0.0]);
+        let least = 4.0 * f32::MIN_POSITIVE;
+        assert_eq!(*made("mxfp4", &[least]).unwrap().scales(), Scales::E8m0(vec![1]));
+        let refused = made("mxfp4", &[least.next_down()]);
+        assert!(matches!(refused, Err(CompressError::ScaleRange { .. })));
+    }
+
+    #[test]
+    fn nvfp4_by_hand() {
+        // The tensor's scale is 1. The groups' are 448, 1 and the least there is.
+        let mut w = [0.0; 48];
+        (w[0], w[16], w[17], w[32]) = (2688.0, -6.0, 1.0, 0.005);
+        let packed = made("nvfp4", &w).unwrap();
+        assert_eq!(
+            *packed.scales(),
+            Scales::E4m3Tensor { groups: vec![0x7e, 0x38, 1], tensor: 1.0 }
+        );
+        let mut restored = w;
+        restored[32] = 3.0 / 512.0;
+        assert_eq!(dequantize(&packed), restored);
+        // A dead group, and a dead matrix.
+        w[32] = 0.0;
+        let scales = Scales::E4m3Tensor { groups: vec![0x7e, 0x38, 0x38], tensor: 1.0 };
+        assert_eq!(*made("nvfp4", &w).unwrap().scales(), scales);
+        assert_eq!(dequantize(&made("nvfp4", &[0.0; 20]).unwrap()), [0.0; 20]);
+        let refused = made("nvfp4", &[1e-36, 0.0]);
+        assert!(matches!(refused, Err(CompressError::ScaleRange { .. })));
+    }
+
+    #[test]
+    fn eight_bit_floats_by_hand() {
+        let packed = made("e4m3-tensor", &[448.0, -1.0625, 20.5, 0.001]).unwrap();
+        assert_eq!(*packed.scales(), Scales::F32(vec![1.0]));
+        assert_eq!(codes(&packed), [0x7e, 0xb8, 0x5a, 0x01]);
+        let packed = made("e5m2-g2-f16s", &[57344.0, 1.0, 0.0, 0.0]).unwrap();
+        assert_eq!(codes(&packed), [0x7b, 0x3c, 0, 0]);
+        assert_eq!(*packed.scales(), Scales::F16(vec![f16::ONE, f16::ONE]));
+    }
+
+    /// Every format has a rule or is refused by name, and no finite weight becomes infinite.
+    #[test]
+    fn every_format() {
+        let max = f32::MAX;
+        let patterns: [fn(usize) -> f32; 5] = [
+            |i| (i as f32 * 0.7).sin() * 30.0,
+            |i| if i % 3 == 0 { -f32::MAX } else { 0.0 },
+            |i| if i % 2 == 0 { f32::MAX.next_down() } else { f32::MAX / 3.0 },
+            |i| if i < 40 { 0.0 } else { 1e-39 },
+            |i| (i as f32 * 0.7).sin() * 1e-34,
+        ];
+        let (mut made, mut refused) = (0, 0);
+        for format in sample_formats() {
+            for (at, pattern) in patterns.iter().enumerate() {
+                let w: Vec<f32> = (0..2 * 80).map(pattern).collect();
+                match quantize(&w, 2, 80, &format) {
+                    Ok(packed) => {
+                        made += 1;
+                        let restored = dequantize(&packed);
+                        assert!(restored.iter().all(|w| w.abs() <= max), "{format} {at}");
+                        let error = relative_error(&w, &restored);
+                        let bits = format.code_type().bits();
+                        let most = if format.is_sparse() || bits == 2 { 0.9 } else { 0.4 };
+                        assert!(at != 0 || error < most, "{format}: {error}");
+                    }
+                    Err(CompressError::NoRule { .. }) => {
+                        refused += 1;
+                        let known = format.is_permuted()
+                            || format.offset() == Offset::FloatZeroPoint
+                            || format.scale_type() == ScaleType::Int8Super
+                            || matches!(format.code_type(), CodeType::Codebook | CodeType::Iq4Nl)
+                            || (format.code_type().is_integer()
+                                || matches!(format.code_type(), CodeType::Nf4 | CodeType::Fp4))
+                                && matches!(
+                                    format.scale_type(),
+                                    ScaleType::E8m0 | ScaleType::E4m3Tensor
+                                )
+                            || format.scale_type() == ScaleType::E4m3Tensor
+                                && format.code_type() != CodeType::E2m1;
+                        assert!(known, "{format}");
+                    }
+                    Err(CompressError::ScaleRange { .. } | CompressError::F16Overflow { .. }) => {
+                        assert_ne!(at, 0, "{format}");
+                    }
+                    Err(other) => panic!("{format}: {other}"),
+                }
+            }
+        }
+        assert!(made > 500 && refused > 500, "{made} {refused}");
+    }
+}
