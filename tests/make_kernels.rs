@@ -797,7 +797,7 @@ fn the_greatest_weights_stay_finite() {
         if format.scale_type() == ScaleType::F16 || format.code_type() == CodeType::F16 {
             continue;
         }
-        for w in [[-max, 0.0, max / 127.0, 0.0], [max.next_down(), 0.0, 0.0, 1.0]] {
+        for w in [[-max, 0.0, -max / 127.0, 0.0], [max.next_down(), 0.0, 0.0, 1.0]] {
             let (good, _) = compare(gpu(), &w, None, &QuantizeWeightsSpec::new(1, 4, format));
             assert!(good, "{format}");
             let packed = compress::quantize(&w, 1, 4, &format).unwrap();

@@ -33,7 +33,7 @@ struct Search {
 #[derive(Clone, Copy)]
 struct Fit {
     scale: f32,
-    /// What is subtracted, at least 0.
+    /// This is subtracted. It is at least 0.
     less: f32,
 }
 
