@@ -170,6 +170,7 @@ done <<'STEPS'
 the page in a browser|web
 fuzzing every reader, spec, plan and bind|fuzz
 candle's custom op|candle
+the rules that make weights, against the packages that define them|scripts/rules.sh
 the runner of the peers|peers
 a crate without default features, for each backend|scripts/test-features.sh
 the oldest Rust that is supported|scripts/check-msrv.sh

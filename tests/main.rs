@@ -25,6 +25,7 @@ mod reference;
 mod repack;
 mod report;
 mod row_order;
+mod rules;
 mod select;
 mod shaders;
 #[path = "common/shim/mod.rs"]

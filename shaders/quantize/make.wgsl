@@ -1,12 +1,15 @@
 // The kernels that make weights share these parameters, bindings and the number of an invocation.
 //
 // The format determines constants, which the kernels require:
-//   ELEMENT_BITS: u32      32, 16, 8 or 4
+//   ELEMENT_BITS: u32      32, 16, 8, 4 or 2: the bits of each code in `codes`
+//   PLANE_BITS: u32        the bits of each code in the planes of the side rows: 0, 1 or 2
+//   ZERO_BITS: u32         the bits of a stored zero point: 8 or 4, or 0 if none is stored
 //   IS_FLOAT: bool         f32 and f16, which have no scales
 //   ASYMMETRIC, SPARSE, F16_SCALES, PER_TENSOR: bool
 //   CODE_LOW, CODE_HIGH, CODE_ZERO: i32
 //                          the codes as stored; the zero of a symmetric format
 //   SCALE_DIVISOR: u32     bits of the f32 that a range is divided by
+//   SCALE_MOST: u32        bits of the largest scale, whose product with SCALE_DIVISOR is finite
 //
 // Requires: nothing.
 // Implements: weight_parameters.

@@ -1,17 +1,19 @@
 // Computes scales and zero points from complete ranges (`extremes`) and stores them in the side rows.
 //
 // Requires: quantize/make, lib/panel, lib/softfloat, lib/half, const PANEL, const F16_SCALES,
-// const ASYMMETRIC, const PER_TENSOR, const CODE_LOW, const CODE_HIGH, const SCALE_DIVISOR.
+// const ASYMMETRIC, const PER_TENSOR, const CODE_LOW, const CODE_HIGH, const SCALE_DIVISOR,
+// const SCALE_MOST, const ZERO_BITS.
 // Provides: `main`, one invocation a word of scales or zero points: rows·(side_words − scale_at)
 // of them.
 //
 // With hi = max(x, 0) and lo = max(−x, 0) over a group, each operation rounded to f32:
-//   symmetric   s = max(lo, hi) / SCALE_DIVISOR        (32767, 127, 7)
-//   asymmetric  s = (hi + lo) / SCALE_DIVISOR          (255, 15)
+//   symmetric   s = max(lo, hi) / SCALE_DIVISOR        (32767, 127, 31, 15, 7, 3, 1)
+//   asymmetric  s = (hi + lo) / SCALE_DIVISOR          (255, 63, 31, 15, 7, 3)
 //               z = clamp(rne(lo / s), 0, SCALE_DIVISOR), int8's minus 128
-// An f16 scale is rounded again, and z follows from the scale as stored. A group of zeros
-// has s = 1. A scale that is not a normal number of its type goes into `status`, and 1 is
-// stored.
+// A scale is at most SCALE_MOST, with which SCALE_DIVISOR times the scale is still finite: the
+// quotient itself may be one unit above it. An f16 scale is rounded again, and z follows from the
+// scale as stored. A group of zeros has s = 1. A scale that is not a normal number of its type goes
+// into `status`, and 1 is stored.
 //
 // A zero point repeats the division of its scale. That is cheaper than a second pass, and no
 // invocation reads what another one writes.
@@ -31,7 +33,8 @@ fn scale_of(pair: u32) -> u32 {
     if (range >= F32_INFINITY) {
         return 0u;
     }
-    let scale = div_f32(range, SCALE_DIVISOR);
+    // Magnitudes are ordered as their bits are.
+    let scale = min(div_f32(range, SCALE_DIVISOR), SCALE_MOST);
     if (F16_SCALES) {
         let rounded = f32_bits_to_half(scale);
         let normal = rounded >= 0x0400u && rounded < 0x7c00u;
@@ -59,9 +62,9 @@ fn main(
     var count = 1u;
     var width = 32u;
     if (!is_scale) {
-        first = 4u * (at - params.zero_at);
-        count = 4u;
-        width = 8u;
+        count = 32u / max(ZERO_BITS, 4u);
+        first = count * (at - params.zero_at);
+        width = ZERO_BITS;
     } else if (F16_SCALES) {
         first *= 2u;
         count = 2u;
@@ -83,7 +86,7 @@ fn main(
         if (!is_scale) {
             let low = atomicLoad(&extremes[pair + 1u]);
             let zero = min(rne_to_int(div_f32(low, scale)), u32(CODE_HIGH - CODE_LOW));
-            field = bitcast<u32>(i32(zero) + CODE_LOW) & 0xffu;
+            field = extractBits(bitcast<u32>(i32(zero) + CODE_LOW), 0u, ZERO_BITS);
         } else if (F16_SCALES) {
             field = f32_bits_to_half(scale);
         }

@@ -1,6 +1,6 @@
 //! Functions that make compressed weights on the host: they prune, quantize and pack.
 //!
-//! The kernels must agree with these functions bit for bit. A weight's code and value are
+//! Kernels that make weights agree with these functions bit for bit. A weight's code and value are
 //!
 //! ```text
 //! c = clamp(rne(w / s) + z)        ŵ = (c − z) · s
@@ -12,12 +12,27 @@
 //!
 //! | | scale `s` | zero point `z` |
 //! |---|---|---|
-//! | symmetric | max(lo, hi) / (32767, 127 or 7) | fixed |
-//! | asymmetric | (hi + lo) / (255 or 15) | clamp(rne(lo / s)), counted from the lowest code |
+//! | symmetric | max(lo, hi) / (32767, 127, 31, 15, 7, 3 or 1) | fixed |
+//! | asymmetric | (hi + lo) / (2ᵇ − 1) for codes of b bits | clamp(rne(lo / s)), counted from the lowest code |
 //!
 //! f16 scales are rounded first, and zero points and codes are then computed with the rounded
-//! scale. A group of zeros gets `s = 1`. f32 subnormals count as 0, because GPUs may flush them;
-//! only f32 weights, which are copied, keep their bits.
+//! scale. Where the greatest code times the quotient would be infinite, the scale is the next lower
+//! f32, so that finite weights stay finite. A group of zeros gets `s = 1`. f32 subnormals count as 0,
+//! because GPUs may flush them; only f32 weights, which are copied, keep their bits.
+//!
+//! Other formats follow the same pattern, with a scale that maps the greatest magnitude to the greatest
+//! number of their codes:
+//!
+//! | | scale `s` | code |
+//! |---|---|---|
+//! | minima | (max − min) / (2ᵇ − 1) | clamp(rne((w − m) / s)) with m = min − low · s, both as stored |
+//! | e2m1, e4m3, e5m2 | absmax / (6, 448 or 57344) | the nearest float to w / s, ties to even, at most the greatest |
+//! | the same with e8m0 scales | 2^(⌊log₂ absmax⌋ − (2, 8 or 15)) | the same |
+//! | nvfp4 | tensor: absmax / 2688; group: e4m3(absmax / 6 / tensor), at least 2⁻⁹ | the same |
+//! | nf4, fp4 | absmax | the nearest entry to w · (1 / s); a tie goes to the lower one, of fp4 to the one nearer to 0 |
+//!
+//! [`quantize_scheme`] makes ggml's block types by ggml's rules as well ([`Scheme`]). What has no rule
+//! is refused with [`CompressError::NoRule`].
 //!
 //! The formula divides because `w · (1/s)` rounds twice, which gives other codes near ties.
 //!
@@ -37,11 +52,13 @@ mod prune;
 mod quantize;
 mod range;
 mod rows;
+mod rules;
 pub mod smooth;
 
 pub use error::CompressError;
 pub use prune::{compress24, expand24, prune_magnitude};
-pub use quantize::{dequantize, quantize, quantize_masked};
+pub use quantize::{dequantize, quantize, quantize_masked, quantize_scheme};
+pub use rules::{Rule, Scheme};
 
 /// Returns `x`, or 0 if it is subnormal. GPUs may flush f32 subnormals, so the host does as well.
 fn flushed(x: f32) -> f32 {

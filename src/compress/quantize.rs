@@ -1,15 +1,16 @@
-use super::range::{Affine, CodeGrid, Range};
+use super::range::Range;
 use super::rows::each_row;
+use super::rules::{self, Grid, Group, Rule, Scheme};
 use super::{CompressError, check_weights, prune_magnitude};
 use crate::format::{
-    CodeType, Geometry, Granularity, Mask24, Offset, PackedWeights, ScaleType, Scales,
-    WeightFormat, put_bits,
+    CodeType, Geometry, Granularity, Mask24, Offset, PackedWeights, Parts, Scales, WeightFormat,
+    put_bits,
 };
 use half::f16;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Quantizes and packs a dense `[n, k]` row-major matrix into any format. The formulas are those of
-/// [`compress`](crate::compress). For a 2:4 format, the matrix is first pruned with
+/// Quantizes and packs a dense `[n, k]` row-major matrix by this crate's own rules, which
+/// [`compress`](crate::compress) defines. For a 2:4 format, the matrix is first pruned with
 /// [`prune_magnitude`].
 ///
 /// f32 weights are copied bit for bit, and f16 weights are rounded to the nearest, with ties to
@@ -37,13 +38,41 @@ pub fn quantize(
     format: &WeightFormat,
 ) -> Result<PackedWeights, CompressError> {
     let geometry = format.geometry(n, k)?;
-    check_rule(format)?;
+    let grid = Grid::of(format)?;
     if format.is_sparse() {
         let mask = prune_magnitude(w, n, k)?;
-        Source { w, geometry, mask: Some(&mask) }.pack()
+        Source { w, geometry, mask: Some(&mask) }.pack(grid)
     } else {
         check_weights(w, n, k)?;
-        Source { w, geometry, mask: None }.pack()
+        Source { w, geometry, mask: None }.pack(grid)
+    }
+}
+
+/// Quantizes and packs a dense `[n, k]` row-major matrix by the rule of a scheme: like [`quantize`], or
+/// as ggml does. ggml's rules take a group, or a block of 256 columns, that is cut off by the end of a
+/// row as it is; they compute with its columns only.
+///
+/// ```
+/// use lowbit::compress::{Scheme, quantize_scheme};
+/// let w: Vec<f32> = (0..2 * 256).map(|i| (i as f32 * 0.37).sin()).collect();
+/// let q4_k: Scheme = "q4_k".parse()?;
+/// let packed = quantize_scheme(&w, 2, 256, &q4_k)?;
+/// assert_eq!(packed.geometry().sizes().bits_per_weight(), 4.625);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// Returns the errors of [`quantize`]. Where ggml would silently store zeros or infinities for weights
+/// that are neither, this is [`CompressError::ScaleRange`].
+pub fn quantize_scheme(
+    w: &[f32],
+    n: usize,
+    k: usize,
+    scheme: &Scheme,
+) -> Result<PackedWeights, CompressError> {
+    match scheme.rule() {
+        Rule::Nearest => quantize(w, n, k, &scheme.format()),
+        Rule::Ggml => rules::ggml::quantize(w, n, k, scheme.format()),
     }
 }
 
@@ -64,27 +93,9 @@ pub fn quantize_masked(
         return Err(CompressError::NotTwoFour { format: *format });
     }
     let geometry = format.geometry(mask.n(), mask.k())?;
-    check_rule(format)?;
+    let grid = Grid::of(format)?;
     check_weights(w, mask.n(), mask.k())?;
-    Source { w, geometry, mask: Some(mask) }.pack()
-}
-
-/// Returns an error if there is no rule for the codes, scales or offsets of a format.
-fn check_rule(format: &WeightFormat) -> Result<(), CompressError> {
-    let refuse = |why| Err(CompressError::NoRule { format: *format, why });
-    if format.is_permuted() {
-        return refuse("the order of columns comes from second-order methods");
-    }
-    if !matches!(format.scale_type(), ScaleType::F32 | ScaleType::F16) {
-        return refuse("its scales have no rule yet");
-    }
-    if format.has_minima() {
-        return refuse("its minima have no rule yet");
-    }
-    if !format.code_type().is_integer() && format.code_type().has_scales() {
-        return refuse("its codes have no rule yet");
-    }
-    Ok(())
+    Source { w, geometry, mask: Some(mask) }.pack(grid)
 }
 
 impl PackedWeights {
@@ -107,8 +118,8 @@ impl PackedWeights {
 /// are one f32 operation each; nothing is added if the format has no minima. f32 weights are returned
 /// as they are and f16 weights are widened. Weights that 2:4 sparsity prunes are +0.0.
 ///
-/// A product beyond the range of f32 is infinite. For example, ±`f32::MAX` itself becomes infinite
-/// in symmetric int8 and int16, because 127 or 32767 times the rounded scale is slightly greater.
+/// A product beyond the range of f32 is infinite. Weights that [`quantize`] made from finite ones are
+/// finite; scales of other sources may be too large for their codes.
 pub fn dequantize(packed: &PackedWeights) -> Vec<f32> {
     let geometry = packed.geometry();
     let (scaled, minima) = (geometry.format.code_type().has_scales(), geometry.format.has_minima());
@@ -139,32 +150,40 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    fn pack(&self) -> Result<PackedWeights, CompressError> {
+    /// Packs by the rule of `grid`; without one, codes are the weights themselves.
+    fn pack(&self, grid: Option<Grid>) -> Result<PackedWeights, CompressError> {
         let Geometry { format, n, k, .. } = self.geometry;
-        let (codes, affines) = match CodeGrid::of(&format) {
-            None => (self.float_codes()?, vec![]),
+        let mut parts = Parts {
+            metadata: self.mask.map(|mask| mask.words().to_vec()).unwrap_or_default(),
+            ..Parts::default()
+        };
+        match grid {
+            None => parts.codes = self.float_codes()?,
             Some(grid) => {
-                let affines = self.affines(grid)?;
-                (self.integer_codes(grid, &affines), affines)
+                let (grid, groups) = self.groups(grid)?;
+                parts.codes = self.scaled_codes(&grid, &groups);
+                parts.scales = grid.scales(&groups, format.scale_type());
+                if format.has_minima() {
+                    let minima = groups.iter().map(|group| group.minimum);
+                    parts.minima = Scales::one_level(minima, format.scale_type());
+                }
+                parts.zeros = self.zeros(&groups);
             }
-        };
-        let metadata = self.mask.map(|mask| mask.words().to_vec()).unwrap_or_default();
-        let scales = affines.iter().map(|affine| affine.scale);
-        let scales = match format.scale_type() {
-            ScaleType::F32 => Scales::F32(scales.collect()),
-            _ => Scales::F16(scales.map(f16::from_f32).collect()),
-        };
-        let zeros = match format.offset() {
+        }
+        Ok(PackedWeights::new(format, n, k, parts)?)
+    }
+
+    fn zeros(&self, groups: &[Group]) -> Vec<u8> {
+        match self.geometry.format.offset() {
             // Both int8's two's complement and values below 64 fit in one byte.
-            Offset::ZeroPoint => affines.iter().map(|affine| affine.zero as u8).collect(),
-            Offset::ZeroPoint4 => affines
+            Offset::ZeroPoint => groups.iter().map(|group| group.zero as u8).collect(),
+            Offset::ZeroPoint4 => groups
                 .chunks(self.geometry.groups.max(1))
                 .flat_map(|row| row.chunks(2))
-                .map(|pair| pair.iter().rev().fold(0, |byte, a| byte << 4 | a.zero as u8))
+                .map(|pair| pair.iter().rev().fold(0, |byte, g| byte << 4 | g.zero as u8))
                 .collect(),
             _ => Vec::new(),
-        };
-        Ok(PackedWeights::from_parts(format, n, k, codes, metadata, scales, zeros)?)
+        }
     }
 
     /// Returns the column of stored position `at`. It is K or more for padding and if the mask
@@ -188,48 +207,53 @@ impl Source<'_> {
         }
     }
 
-    fn affines(&self, grid: CodeGrid) -> Result<Vec<Affine>, CompressError> {
+    /// Returns what each group stores, and the grid with which codes are computed.
+    fn groups(&self, grid: Grid) -> Result<(Grid, Vec<Group>), CompressError> {
         let geometry = &self.geometry;
         // The range of a whole tensor is merged from the ranges of its rows.
-        let mut ranges = vec![Range::default(); geometry.n * geometry.groups];
+        let mut ranges = vec![grid.empty_range(); geometry.n * geometry.groups];
         each_row(&mut ranges, geometry.groups, |row, ranges| {
             for at in 0..geometry.stored {
                 let (x, group) = self.weight(row, self.column(row, at));
                 ranges[group].widen(x);
             }
         });
-        if geometry.format.granularity() == Granularity::Tensor {
-            let mut whole = vec![Range::default(); geometry.scales];
-            if let Some(whole) = whole.first_mut() {
-                ranges.iter().for_each(|&range| whole.merge(range));
+        let per_tensor = geometry.format.granularity() == Granularity::Tensor;
+        let mut grid = grid;
+        if per_tensor || grid.needs_whole() {
+            let mut whole = grid.empty_range();
+            ranges.iter().for_each(|&range| whole.merge(range));
+            if grid.needs_whole() {
+                grid = grid.with_whole(whole);
             }
-            ranges = whole;
+            if per_tensor {
+                ranges = vec![whole; geometry.scales];
+            }
         }
-        let affine = |(index, &range): (usize, &Range)| {
-            grid.affine(range).ok_or_else(|| self.scale_range(index, range))
+        let group = |(index, &range): (usize, &Range)| {
+            grid.group(range).ok_or_else(|| self.scale_range(index, range))
         };
-        ranges.iter().enumerate().map(affine).collect()
+        let groups = ranges.iter().enumerate().map(group).collect::<Result<_, _>>()?;
+        Ok((grid, groups))
     }
 
     fn scale_range(&self, index: usize, range: Range) -> CompressError {
-        let (row, group) = match self.geometry.format.granularity() {
-            Granularity::Tensor => (0, 0),
-            _ => (index / self.geometry.groups, index % self.geometry.groups),
-        };
+        let Geometry { format, groups, .. } = self.geometry;
+        let (row, group) = rules::place(format.granularity(), groups, index);
         CompressError::ScaleRange {
             row,
             group,
             low: 0.0 - range.lo,
             high: range.hi,
-            scale_type: self.geometry.format.scale_type(),
+            scale_type: format.scale_type(),
         }
     }
 
-    fn integer_codes(&self, grid: CodeGrid, affines: &[Affine]) -> Vec<u32> {
+    fn scaled_codes(&self, grid: &Grid, groups: &[Group]) -> Vec<u32> {
         let geometry = &self.geometry;
         self.words(|row, column| {
             let (x, group) = self.weight(row, column);
-            grid.code(affines[geometry.scale_index(row, group)], x) as u32
+            grid.code(groups[geometry.scale_index(row, group)], x)
         })
     }
 
@@ -272,7 +296,7 @@ impl Source<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::FormatError;
+    use crate::format::{FormatError, ScaleType};
 
     fn format(name: &str) -> WeightFormat {
         name.parse().unwrap()
@@ -399,9 +423,11 @@ mod tests {
         for name in ["int4-channel", "int8-channel-asym", "int4-channel-asym", "f32"] {
             assert!(dequantize(&packed(&[max, 0.0], 1, 2, name))[0] > 0.9999 * max, "{name}");
         }
-        for name in ["int8-channel", "int16-channel"] {
-            assert_eq!(dequantize(&packed(&[max], 1, 1, name)), [f32::INFINITY], "{name}");
-            assert!(dequantize(&packed(&[max.next_down()], 1, 1, name))[0].is_finite());
+        // An additive mask of `finfo.min`, under every format.
+        for name in ["int8-channel", "int16-channel", "int4-channel", "int8-channel-asym"] {
+            let w = dequantize(&packed(&[-max, 0.0, max.next_down(), 0.0], 2, 2, name));
+            assert!(w.iter().all(|w| w.is_finite()), "{name}: {w:?}");
+            assert!(w[0] < -0.9999 * max && w[2] > 0.9999 * max && w[1] == 0.0, "{name}: {w:?}");
         }
     }
 

@@ -30,7 +30,8 @@ impl Range {
         self.widen(-other.lo);
     }
 
-    fn is_dead(&self) -> bool {
+    /// Returns whether no weight differs from 0.
+    pub fn is_dead(&self) -> bool {
         self.lo == 0.0 && self.hi == 0.0
     }
 }
@@ -67,12 +68,12 @@ impl CodeGrid {
         if range.is_dead() {
             return Some(Affine { scale: 1.0, zero: self.fixed_zero.unwrap_or(self.low) });
         }
-        let exact = match self.fixed_zero {
-            Some(zero) => range.lo.max(range.hi) / (self.high - zero) as f32,
+        let (extent, steps) = match self.fixed_zero {
+            Some(zero) => (range.lo.max(range.hi), (self.high - zero) as f32),
             // A sum that overflows is infinite, and the scale is then refused.
-            None => (range.lo + range.hi) / (self.high - self.low) as f32,
+            None => (range.lo + range.hi, (self.high - self.low) as f32),
         };
-        let scale = self.stored(exact)?;
+        let scale = stored(finite_quotient(extent, steps), self.scale_type)?;
         let zero = self.fixed_zero.unwrap_or_else(|| {
             let steps = (range.lo / scale).round_ties_even() as i32;
             steps.clamp(0, self.high - self.low) + self.low
@@ -80,22 +81,31 @@ impl CodeGrid {
         Some(Affine { scale, zero })
     }
 
-    /// Returns the scale rounded to its type, or `None` if it is not a normal number there.
-    fn stored(&self, scale: f32) -> Option<f32> {
-        match self.scale_type {
-            ScaleType::F32 => scale.is_normal().then_some(scale),
-            _ => {
-                let scale = f16::from_f32(scale);
-                scale.is_normal().then(|| scale.to_f32())
-            }
-        }
-    }
-
     /// Returns the code of a weight of the group that `affine` was computed for. `x / s` is then at
     /// most slightly greater than the number of codes, so nothing overflows.
     pub fn code(&self, affine: Affine, x: f32) -> i32 {
         let steps = (flushed(x) / affine.scale).round_ties_even() as i32;
         (steps + affine.zero).clamp(self.low, self.high)
+    }
+}
+
+/// Returns `extent / steps`, or the next lower number if `steps` times the rounded quotient would be
+/// infinite though `extent` is not: the greatest weights of all would then become infinite.
+pub(super) fn finite_quotient(extent: f32, steps: f32) -> f32 {
+    let exact = extent / steps;
+    let overflows = extent.is_finite() && (exact * steps).is_infinite();
+    if overflows { exact.next_down() } else { exact }
+}
+
+/// Returns the scale rounded to its type, or `None` if it is not a normal number there. What f32
+/// holds of a scale of one byte is exact already.
+pub(super) fn stored(scale: f32, scale_type: ScaleType) -> Option<f32> {
+    match scale_type {
+        ScaleType::F16 => {
+            let scale = f16::from_f32(scale);
+            scale.is_normal().then(|| scale.to_f32())
+        }
+        _ => scale.is_normal().then_some(scale),
     }
 }
 
@@ -250,6 +260,23 @@ mod tests {
     fn extreme_weights() {
         let max = f32::MAX;
         assert_eq!(codes(INT8, &[max, -max, max / 4.0]), [127, -127, 32]);
+        // The quotient was rounded up for 127 and 32767, and not for the others.
+        let int16 = WeightFormat::int16(Granularity::Channel);
+        for (format, steps, below) in [
+            (INT8, 127.0, true),
+            (int16, 32767.0, true),
+            (INT4, 7.0, false),
+            (INT4.asymmetric(), 15.0, false),
+            (INT8.asymmetric(), 255.0, false),
+        ] {
+            let quotient = max / steps;
+            assert_eq!((quotient * steps).is_infinite(), below);
+            let scale = affine(format, &[-max]).unwrap().scale;
+            assert_eq!(scale, if below { quotient.next_down() } else { quotient });
+            assert!((scale * steps).is_finite());
+            // Any smaller range has the quotient itself.
+            assert_eq!(affine(format, &[max / 2.0]).unwrap().scale, max / 2.0 / steps);
+        }
         assert_eq!(codes(INT4.asymmetric(), &[max, max / 15.0]), [15, 1]);
         assert_eq!(codes(INT4.asymmetric(), &[-max]), [0]);
         assert_eq!(affine(INT4.asymmetric(), &[max, -max]), None);

@@ -111,15 +111,23 @@ pub(super) fn activations(case: &Case, count: usize, random: &mut Random) -> Vec
 }
 
 /// Returns the weights of a case, quantized on the host, or random ones if nothing quantizes to their
-/// format.
+/// format, or if it is one of floats whose f16 scales would be too small for numbers of this size.
 pub(super) fn weights(case: &Case, random: &mut Random) -> Result<PackedWeights, CompressError> {
     let w = values(case.values, case.n * case.k, random);
     match compress::quantize(&w, case.n, case.k, &case.format) {
-        Err(CompressError::NoRule { .. }) => {
+        Err(error) if is_random(&error, &case.format) => {
             let seed = random.below(1 << 32) as u32;
             Ok(random_weights(case.format, case.n, case.k, seed, true)?)
         }
         quantized => quantized,
+    }
+}
+
+fn is_random(error: &CompressError, format: &WeightFormat) -> bool {
+    match error {
+        CompressError::NoRule { .. } => true,
+        CompressError::ScaleRange { .. } => !format.code_type().is_integer(),
+        _ => false,
     }
 }
 

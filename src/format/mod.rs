@@ -41,8 +41,8 @@ pub use activations::{
     ActivationError, ActivationFormat, ActivationGranularity, ActivationLayout, Quantization,
     StaticScale,
 };
-pub(crate) use code::CodeKind;
 pub use code::CodeType;
+pub(crate) use code::{CodeKind, fp8_to_f32};
 pub use device::{BLOCK_K, DeviceImage, DeviceLayout, RowOrder};
 pub use error::FormatError;
 pub use function::ActivationFunction;

@@ -4,8 +4,8 @@ use super::{CodeType, FormatError, Granularity, Offset, ScaleType, WeightFormat}
 
 /// The names of formats that other projects defined, for which [`FromStr`](std::str::FromStr) has
 /// these names too.
-const NAMED: [(&str, CodeType, u32, Offset, ScaleType); 15] = {
-    use CodeType::{E2m1, Int2, Int3, Int4, Int5, Int6, Int8, Iq4Nl, Nf4};
+const NAMED: [(&str, CodeType, u32, Offset, ScaleType); 16] = {
+    use CodeType::{E2m1, Fp4, Int2, Int3, Int4, Int5, Int6, Int8, Iq4Nl, Nf4};
     use Offset::{Fixed, Minimum};
     use ScaleType::{E4m3Tensor, E8m0, F16, F32, Int8Super};
     [
@@ -22,6 +22,7 @@ const NAMED: [(&str, CodeType, u32, Offset, ScaleType); 15] = {
         ("iq4_nl", Iq4Nl, 32, Fixed, F16),
         ("iq4_xs", Iq4Nl, 32, Fixed, Int8Super),
         ("nf4", Nf4, 64, Fixed, F32),
+        ("fp4", Fp4, 64, Fixed, F32),
         ("mxfp4", E2m1, 32, Fixed, E8m0),
         ("nvfp4", E2m1, 16, Fixed, E4m3Tensor),
     ]
@@ -45,7 +46,7 @@ impl Offset {
 }
 
 impl WeightFormat {
-    /// Returns the formats that other projects defined, with their names: those of GGUF, nf4, MXFP4
+    /// Returns the formats that other projects defined, with their names: those of GGUF, nf4, fp4, MXFP4
     /// and NVFP4.
     pub fn named() -> impl Iterator<Item = (&'static str, Self)> {
         NAMED.into_iter().filter_map(|(name, code_type, group, offset, scales)| {

@@ -34,6 +34,15 @@ impl Default for Scales {
 }
 
 impl Scales {
+    /// Creates scales of one level, which are rounded if they are f16; every other type of scale is
+    /// taken for f32.
+    pub(crate) fn one_level(values: impl Iterator<Item = f32>, scale_type: ScaleType) -> Self {
+        match scale_type {
+            ScaleType::F16 => Self::F16(values.map(f16::from_f32).collect()),
+            _ => Self::F32(values.collect()),
+        }
+    }
+
     /// Returns the number of scales: of the lower level, if there are two.
     pub fn len(&self) -> usize {
         match self {

@@ -49,7 +49,7 @@ pub const FRAGMENTS: &[Fragment] = fragments![
     "quantize/block" "quantize/block_codes" "quantize/block_ranges" "quantize/codes"
     "quantize/dequantize" "quantize/make" "quantize/ranges" "quantize/record" "quantize/repack"
     "quantize/reset" "quantize/scale_e4m3" "quantize/scale_e8m0" "quantize/scale_float"
-    "quantize/scale_int8" "quantize/scales"
+    "quantize/scale_int8" "quantize/scales" "quantize/small_codes"
     "scale/aligned" "scale/block" "scale/field_byte" "scale/field_float" "scale/general"
     "scale/none" "scale/side"
     "schedule/coop" "schedule/gemv" "schedule/int_gemv" "schedule/int_rows" "schedule/int_tiled"

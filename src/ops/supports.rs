@@ -62,6 +62,10 @@ impl FormatUse {
             _ if format.is_permuted() => Some("there is no kernel for permuted columns yet"),
             Self::IntegerMatmul => integer_refusal(format),
             _ if plain => None,
+            Self::QuantizeWeights if one_level && format.code_type().is_integer() => {
+                if format.has_minima() { Some("minima are made on the host only") } else { None }
+            }
+            Self::QuantizeWeights => Some("such weights are made on the host only"),
             _ => Some("there is no kernel for this format yet"),
         }
     }

@@ -84,11 +84,13 @@ pub enum WeightsKernel {
     BlockCodes,
     /// Does everything for floats that are pruned by magnitude.
     Compact,
+    /// Does what `Codes` does for codes of 2, 3, 5 and 6 bits and for zero points of 4 bits.
+    SmallCodes,
 }
 
 impl WeightsKernel {
     /// Every kernel.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Reset,
         Self::Prune,
         Self::Place,
@@ -99,6 +101,7 @@ impl WeightsKernel {
         Self::BlockPrune,
         Self::BlockCodes,
         Self::Compact,
+        Self::SmallCodes,
     ];
 
     /// Returns the first part of the kernel id.
@@ -114,6 +117,17 @@ impl WeightsKernel {
             Self::BlockPrune => "block_prune",
             Self::BlockCodes => "block_codes",
             Self::Compact => "compact",
+            Self::SmallCodes => "small_codes",
+        }
+    }
+
+    /// Returns whether specs of this format may take this kernel. The formats of
+    /// [`SmallCodes`](Self::SmallCodes) take no other kernel that makes codes.
+    pub fn takes(self, format: &WeightFormat) -> bool {
+        match self {
+            Self::Reset | Self::Ranges | Self::BlockRanges | Self::Scales => true,
+            Self::SmallCodes => has_small_codes(format),
+            _ => !has_small_codes(format),
         }
     }
 
@@ -130,7 +144,7 @@ impl WeightsKernel {
         order: RowOrder,
         access: WeightsAccess,
     ) -> KernelDesc {
-        let block_words = format.code_type().bits() / if format.is_sparse() { 2 } else { 1 };
+        let block_words = format.code_type().low_bits() / if format.is_sparse() { 2 } else { 1 };
         let [load, store] = access.fragments(block_words);
         let (fragments, wanted): (&[&str], &[&str]) = match self {
             Self::Reset => (&["quantize/reset"], &[]),
@@ -146,9 +160,12 @@ impl WeightsKernel {
                     "CODE_LOW",
                     "CODE_HIGH",
                     "SCALE_DIVISOR",
+                    "SCALE_MOST",
+                    "ZERO_BITS",
                 ],
             ),
             Self::Codes => (&["quantize/codes"], &CODE_CONSTANTS),
+            Self::SmallCodes => (&["quantize/small_codes"], &SMALL_CODE_CONSTANTS),
             Self::BlockRanges | Self::BlockPrune => {
                 (&[load, "quantize/block_ranges"], &["SPARSE", "PER_TENSOR"])
             }
@@ -167,7 +184,8 @@ impl WeightsKernel {
             consts.push(("QUADS", Const::Bool(access != WeightsAccess::Words)));
             name.push_str(access.suffix());
         }
-        let makes_codes = matches!(self, Self::Codes | Self::BlockCodes | Self::Compact);
+        let makes_codes =
+            matches!(self, Self::Codes | Self::BlockCodes | Self::Compact | Self::SmallCodes);
         KernelDesc {
             id: name,
             consts,
@@ -192,6 +210,12 @@ impl WeightsKernel {
     }
 }
 
+/// Returns whether the codes of a format have planes or 2 bits, or its zero points 4.
+pub(super) fn has_small_codes(format: &WeightFormat) -> bool {
+    let code_type = format.code_type();
+    code_type.plane_bits() > 0 || code_type.bits() == 2 || format.offset() == Offset::ZeroPoint4
+}
+
 /// Invocations of a workgroup.
 const WORKGROUP: u32 = 64;
 
@@ -214,6 +238,19 @@ const CODE_CONSTANTS: [&str; 9] = [
     "SPARSE",
     "SCALE_BITS",
     "MINIMA",
+    "CODE_LOW",
+    "CODE_HIGH",
+    "CODE_ZERO",
+];
+
+/// The constants that small codes need.
+const SMALL_CODE_CONSTANTS: [&str; 9] = [
+    "ELEMENT_BITS",
+    "PLANE_BITS",
+    "ZERO_BITS",
+    "ASYMMETRIC",
+    "SPARSE",
+    "F16_SCALES",
     "CODE_LOW",
     "CODE_HIGH",
     "CODE_ZERO",
@@ -246,16 +283,36 @@ const BINDINGS: [Binding; 7] = [
 /// Returns every kernel of this op on such a device.
 pub(crate) fn kernels(caps: &Caps) -> Vec<KernelDesc> {
     let mut kernels = Vec::new();
-    for format in WeightFormat::all([32, 6]) {
+    for format in WeightFormat::all([32, 6]).into_iter().chain(small_formats()) {
         for access in WeightsAccess::ALL {
             if access == WeightsAccess::Wide && !WeightsAccess::is_wide(caps) {
                 continue;
             }
             let shader = |kernel: WeightsKernel| kernel.shader(&format, caps.row_order, access);
-            kernels.extend(WeightsKernel::ALL.map(shader));
+            kernels.extend(
+                WeightsKernel::ALL.into_iter().filter(|kernel| kernel.takes(&format)).map(shader),
+            );
         }
     }
     kernels
+}
+
+/// Returns formats that between them take every kernel of small codes: of one granularity for a group
+/// and one for the whole matrix.
+fn small_formats() -> Vec<WeightFormat> {
+    let mut formats = Vec::new();
+    for code_type in CodeType::ALL.into_iter().filter(|code| code.is_integer()) {
+        for granularity in [Granularity::Channel, Granularity::Tensor] {
+            for offset in [Offset::Fixed, Offset::ZeroPoint, Offset::ZeroPoint4] {
+                for scale_type in [ScaleType::F32, ScaleType::F16] {
+                    let format = WeightFormat::new(code_type, granularity);
+                    formats.push(format.with_offset(offset).with_scales(scale_type));
+                }
+            }
+        }
+    }
+    formats.retain(|format| has_small_codes(format) && format.check().is_ok());
+    formats
 }
 
 /// Returns the kernel id: the name of the kernel, and the constants that distinguish it.
@@ -296,6 +353,7 @@ pub(crate) fn constants(
     let is_float = matches!(format.code_type(), CodeType::F32 | CodeType::F16);
     let value = |name: &str| match name {
         "ELEMENT_BITS" => Const::U32(format.code_type().low_bits()),
+        "PLANE_BITS" => Const::U32(format.code_type().plane_bits()),
         "IS_FLOAT" => Const::Bool(is_float),
         "ASYMMETRIC" => Const::Bool(!format.is_symmetric()),
         "SPARSE" => Const::Bool(format.is_sparse()),
@@ -311,9 +369,17 @@ pub(crate) fn constants(
         "CODE_LOW" => Const::I32(low),
         "CODE_HIGH" => Const::I32(high),
         "CODE_ZERO" => Const::I32(format.symmetric_zero()),
+        "SCALE_MOST" => Const::U32(most_scale(steps.max(1) as f32).to_bits()),
         _ => Const::U32((steps.max(1) as f32).to_bits()),
     };
     wanted.iter().map(|&name| (name, value(name))).collect()
+}
+
+/// Returns the largest scale that a range of finite weights gets, so that no weight becomes infinite:
+/// `steps` times it is finite. It is `f32::MAX / steps`, or the number below where that was rounded up.
+fn most_scale(steps: f32) -> f32 {
+    let most = f32::MAX / steps;
+    if (most * steps).is_finite() { most } else { most.next_down() }
 }
 
 uniform! {

@@ -5,7 +5,8 @@
 //! Each chunk of rows takes a few kernels, all in one compute pass: `reset`; `place` for a given
 //! 2:4 mask; then for floats `compact` or `block_codes` alone, and for integers `block_prune` or
 //! `block_ranges`, `scales`, `block_codes`. If groups are not whole blocks of 32 columns,
-//! integers take `prune`, `ranges`, `scales`, `codes`. The kernels report bad weights in a status
+//! integers take `prune`, `ranges`, `scales`, `codes`. Integers of 2, 3, 5 and 6 bits, and those with
+//! zero points of 4 bits, take `block_ranges` or `ranges`, `scales`, `small_codes`. The kernels report bad weights in a status
 //! buffer, which the caller reads back after the submission and passes to
 //! [`BoundQuantizeWeights::check`]. [`QuantizeWeightsPlan::bind_many`] takes several
 //! matrices at once.
@@ -14,6 +15,7 @@ mod bind;
 mod kernel;
 
 pub use bind::{BoundQuantizeWeights, QuantizeWeightsArgs, QuantizeWeightsJob, SourceRows};
+use kernel::has_small_codes;
 pub(crate) use kernel::{SIDE, constants, kernel_name, kernels};
 #[doc(hidden)]
 pub use kernel::{WeightsAccess, WeightsKernel};
@@ -107,6 +109,13 @@ impl QuantizeWeightsSpec {
         }
         if is_float {
             kernels.push(if ranks { WeightsKernel::Compact } else { WeightsKernel::BlockCodes });
+        } else if has_small_codes(&self.weights) {
+            let whole = self.whole_blocks();
+            kernels.extend([
+                if whole { WeightsKernel::BlockRanges } else { WeightsKernel::Ranges },
+                WeightsKernel::Scales,
+                WeightsKernel::SmallCodes,
+            ]);
         } else if self.whole_blocks() {
             kernels.push(if ranks {
                 WeightsKernel::BlockPrune
