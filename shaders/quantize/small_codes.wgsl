@@ -2,8 +2,8 @@
 // the low bits into the codes' buffer, the bits above them into the planes of the side row.
 //
 // Requires: quantize/make, access/weights_u32, lib/panel, lib/panel_codes, lib/reciprocal,
-// lib/softfloat, lib/half, quantize/record, const PANEL, const ELEMENT_BITS, const PLANE_BITS,
-// const ZERO_BITS, const ASYMMETRIC, const CODE_LOW, const CODE_HIGH, const CODE_ZERO.
+// lib/softfloat, lib/half, quantize/record, quantize/scale_float, const PANEL, const ELEMENT_BITS, const PLANE_BITS,
+// const ZERO_BITS, const CODE_LOW, const CODE_HIGH, const CODE_ZERO.
 // Provides: `main`, one invocation a block: rows·blocks of them.
 //
 // ELEMENT_BITS are the low bits of a code, PLANE_BITS those above them, as `format::DeviceLayout`
@@ -12,16 +12,6 @@
 // Caller: reset runs before it, and scales.
 
 @group(0) @binding(4) var<storage, read_write> codes: array<u32>;
-
-const ZEROS_PER_WORD: u32 = 32u / max(ZERO_BITS, 4u);
-
-fn zero_of(record: u32, group: u32) -> i32 {
-    if (!ASYMMETRIC) {
-        return CODE_ZERO;
-    }
-    let word = side[record + (params.zero_at + group / ZEROS_PER_WORD) * PANEL];
-    return bitcast<i32>(extractBits(word, ZERO_BITS * (group % ZEROS_PER_WORD), ZERO_BITS));
-}
 
 @compute @workgroup_size(64)
 fn main(
@@ -54,7 +44,7 @@ fn main(
             if (inside / params.group_size != group) {
                 group = inside / params.group_size;
                 divisor = divisor_of(group_scale(record, group));
-                zero = zero_of(record, group);
+                zero = group_zero(record, group);
             }
             let bits = select(0u, weights[source + inside], column < params.k);
             let steps = i32(steps_by(magnitude_of(bits), divisor));

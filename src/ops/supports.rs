@@ -66,7 +66,6 @@ impl FormatUse {
                 if format.has_minima() { Some("minima are made on the host only") } else { None }
             }
             Self::QuantizeWeights => Some("such weights are made on the host only"),
-            _ => Some("there is no kernel for this format yet"),
         }
     }
 
