@@ -758,6 +758,26 @@ fn equal_to_the_host() {
     println!("{cases} matrices");
 }
 
+/// Tests the greatest weights that there are: no code may stand for an infinite one.
+#[test]
+fn the_greatest_weights_stay_finite() {
+    let max = f32::MAX;
+    for format in formats() {
+        if format.scale_type() == ScaleType::F16
+            || format.code_type() == lowbit::format::CodeType::F16
+        {
+            continue;
+        }
+        for w in [[-max, 0.0, max / 127.0, 0.0], [max.next_down(), 0.0, 0.0, 1.0]] {
+            let (good, _) = compare(gpu(), &w, None, &QuantizeWeightsSpec::new(1, 4, format));
+            assert!(good, "{format}");
+            let packed = compress::quantize(&w, 1, 4, &format).unwrap();
+            let back = compress::dequantize(&packed);
+            assert!(back.iter().all(|w| w.is_finite()), "{format}: {back:?}");
+        }
+    }
+}
+
 /// Tests one kind of weights at a time if all rows share a range.
 #[test]
 fn equal_to_the_host_per_tensor() {

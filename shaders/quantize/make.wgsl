@@ -7,6 +7,7 @@
 //   CODE_LOW, CODE_HIGH, CODE_ZERO: i32
 //                          the codes as stored; the zero of a symmetric format
 //   SCALE_DIVISOR: u32     bits of the f32 that a range is divided by
+//   SCALE_MOST: u32        bits of the largest scale, whose product with SCALE_DIVISOR is finite
 //
 // Requires: nothing.
 // Implements: weight_parameters.

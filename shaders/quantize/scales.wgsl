@@ -1,7 +1,8 @@
 // Computes scales and zero points from complete ranges (`extremes`) and stores them in the side rows.
 //
 // Requires: quantize/make, lib/panel, lib/softfloat, lib/half, const PANEL, const F16_SCALES,
-// const ASYMMETRIC, const PER_TENSOR, const CODE_LOW, const CODE_HIGH, const SCALE_DIVISOR.
+// const ASYMMETRIC, const PER_TENSOR, const CODE_LOW, const CODE_HIGH, const SCALE_DIVISOR,
+// const SCALE_MOST.
 // Provides: `main`, one invocation a word of scales or zero points: rows·(side_words − scale_at)
 // of them.
 //
@@ -9,7 +10,8 @@
 //   symmetric   s = max(lo, hi) / SCALE_DIVISOR        (32767, 127, 7)
 //   asymmetric  s = (hi + lo) / SCALE_DIVISOR          (255, 15)
 //               z = clamp(rne(lo / s), 0, SCALE_DIVISOR), int8's minus 128
-// An f16 scale is rounded again, and z follows from the scale as stored. A group of zeros
+// A scale is at most SCALE_MOST, with which SCALE_DIVISOR times the scale is still finite: the quotient
+// itself may be one unit above it. An f16 scale is rounded again, and z follows from the scale as stored. A group of zeros
 // has s = 1. A scale that is not a normal number of its type goes into `status`, and 1 is
 // stored.
 //
@@ -31,7 +33,8 @@ fn scale_of(pair: u32) -> u32 {
     if (range >= F32_INFINITY) {
         return 0u;
     }
-    let scale = div_f32(range, SCALE_DIVISOR);
+    // Magnitudes are ordered as their bits are.
+    let scale = min(div_f32(range, SCALE_DIVISOR), SCALE_MOST);
     if (F16_SCALES) {
         let rounded = f32_bits_to_half(scale);
         let normal = rounded >= 0x0400u && rounded < 0x7c00u;

@@ -16,7 +16,8 @@
 //! | asymmetric | (hi + lo) / (255 or 15) | clamp(rne(lo / s)), counted from the lowest code |
 //!
 //! f16 scales are rounded first, and zero points and codes are then computed with the rounded
-//! scale. A group of zeros gets `s = 1`. f32 subnormals count as 0, because GPUs may flush them;
+//! scale. Where the greatest code times the quotient would be infinite, the scale is the next lower
+//! f32, so that finite weights stay finite. A group of zeros gets `s = 1`. f32 subnormals count as 0, because GPUs may flush them;
 //! only f32 weights, which are copied, keep their bits.
 //!
 //! The formula divides because `w · (1/s)` rounds twice, which gives other codes near ties.

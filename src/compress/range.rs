@@ -67,12 +67,15 @@ impl CodeGrid {
         if range.is_dead() {
             return Some(Affine { scale: 1.0, zero: self.fixed_zero.unwrap_or(self.low) });
         }
-        let exact = match self.fixed_zero {
-            Some(zero) => range.lo.max(range.hi) / (self.high - zero) as f32,
+        let (extent, steps) = match self.fixed_zero {
+            Some(zero) => (range.lo.max(range.hi), (self.high - zero) as f32),
             // A sum that overflows is infinite, and the scale is then refused.
-            None => (range.lo + range.hi) / (self.high - self.low) as f32,
+            None => (range.lo + range.hi, (self.high - self.low) as f32),
         };
-        let scale = self.stored(exact)?;
+        let exact = extent / steps;
+        // With a quotient that was rounded up, the greatest weights of all would become infinite.
+        let overflows = extent.is_finite() && (exact * steps).is_infinite();
+        let scale = self.stored(if overflows { exact.next_down() } else { exact })?;
         let zero = self.fixed_zero.unwrap_or_else(|| {
             let steps = (range.lo / scale).round_ties_even() as i32;
             steps.clamp(0, self.high - self.low) + self.low
@@ -250,6 +253,23 @@ mod tests {
     fn extreme_weights() {
         let max = f32::MAX;
         assert_eq!(codes(INT8, &[max, -max, max / 4.0]), [127, -127, 32]);
+        // The quotient was rounded up for 127 and 32767, and not for the others.
+        let int16 = WeightFormat::int16(Granularity::Channel);
+        for (format, steps, below) in [
+            (INT8, 127.0, true),
+            (int16, 32767.0, true),
+            (INT4, 7.0, false),
+            (INT4.asymmetric(), 15.0, false),
+            (INT8.asymmetric(), 255.0, false),
+        ] {
+            let quotient = max / steps;
+            assert_eq!((quotient * steps).is_infinite(), below);
+            let scale = affine(format, &[-max]).unwrap().scale;
+            assert_eq!(scale, if below { quotient.next_down() } else { quotient });
+            assert!((scale * steps).is_finite());
+            // Any smaller range has the quotient itself.
+            assert_eq!(affine(format, &[max / 2.0]).unwrap().scale, max / 2.0 / steps);
+        }
         assert_eq!(codes(INT4.asymmetric(), &[max, max / 15.0]), [15, 1]);
         assert_eq!(codes(INT4.asymmetric(), &[-max]), [0]);
         assert_eq!(affine(INT4.asymmetric(), &[max, -max]), None);

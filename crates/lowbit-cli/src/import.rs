@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 /// Import an ONNX file: quantized weights as they are, everything else as plain tensors.
 ///
-/// Weights keep their codes and scales and take the names of their parameters. `lowbit inspect` lists
-/// what would be imported and what is left out.
+/// Weights keep their codes and scales, and parameters their names. `lowbit inspect` lists what would be
+/// imported and what is left out.
 #[derive(clap::Args)]
 pub struct Args {
     /// The ONNX file to read
@@ -25,6 +25,9 @@ pub struct Args {
     /// Remove this from the names that begin with it
     #[arg(long, value_name = "PREFIX")]
     strip_prefix: Option<String>,
+    /// Exit with 1 if anything is left out. The file is written all the same
+    #[arg(long)]
+    strict: bool,
     #[command(flatten)]
     json: JsonArg,
 }
@@ -40,6 +43,8 @@ struct Row {
     bytes: usize,
     /// The tensor of the ONNX file.
     source: String,
+    /// Whether a plain tensor is `[K, N]` in the ONNX file and `[N, K]` here.
+    transposed: bool,
     /// The first node that uses a weight, and its operator.
     #[serde(skip_serializing_if = "Option::is_none")]
     node: Option<String>,
@@ -112,6 +117,7 @@ impl<'a> Listing<'a> {
                 shape: weight.shape.clone(),
                 bytes: weight.bytes()?,
                 source: weight.source.clone(),
+                transposed: false,
                 node: Some(weight.node.clone()),
                 op: Some(weight.op.clone()),
                 bias: weight.bias.clone(),
@@ -124,6 +130,7 @@ impl<'a> Listing<'a> {
             shape: tensor.shape.clone(),
             bytes: tensor.bytes(),
             source: tensor.source.clone(),
+            transposed: tensor.is_transposed(),
             node: None,
             op: None,
             bias: None,
@@ -154,6 +161,7 @@ impl<'a> Listing<'a> {
         for row in &self.tensors {
             let from = match &row.op {
                 Some(op) => format!("{} ({op})", row.source),
+                None if row.transposed => format!("{} (transposed)", row.source),
                 None if row.source == row.name => String::new(),
                 None => row.source.clone(),
             };
@@ -232,5 +240,10 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     onnx::import(&model, &args.output, advance).map_err(failed)?;
     progress.finish_and_clear();
     report.finish(&listing.text(), &listing)?;
-    Ok(Outcome::Fine)
+    // Each thing that is left out is listed with its reason.
+    Ok(if args.strict && !model.left_out().is_empty() {
+        Outcome::FoundWrong
+    } else {
+        Outcome::Fine
+    })
 }

@@ -144,6 +144,7 @@ impl WeightsKernel {
                     "CODE_LOW",
                     "CODE_HIGH",
                     "SCALE_DIVISOR",
+                    "SCALE_MOST",
                 ],
             ),
             Self::Codes => (&["quantize/codes"], &CODE_CONSTANTS),
@@ -298,9 +299,17 @@ pub(crate) fn constants(
         "CODE_LOW" => Const::I32(low),
         "CODE_HIGH" => Const::I32(high),
         "CODE_ZERO" => Const::I32(format.symmetric_zero()),
+        "SCALE_MOST" => Const::U32(most_scale(steps.max(1) as f32).to_bits()),
         _ => Const::U32((steps.max(1) as f32).to_bits()),
     };
     wanted.iter().map(|&name| (name, value(name))).collect()
+}
+
+/// Returns the largest scale that a range of finite weights gets, so that no weight becomes infinite:
+/// `steps` times it is finite. It is `f32::MAX / steps`, or the number below where that was rounded up.
+fn most_scale(steps: f32) -> f32 {
+    let most = f32::MAX / steps;
+    if (most * steps).is_finite() { most } else { most.next_down() }
 }
 
 uniform! {

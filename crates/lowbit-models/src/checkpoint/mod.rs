@@ -35,6 +35,7 @@ mod model;
 pub mod onnx;
 mod parts;
 mod ranges;
+mod scales;
 mod tuning;
 mod writer;
 

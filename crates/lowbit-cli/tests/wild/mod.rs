@@ -1,0 +1,3 @@
+//! Inputs as people have them: what other tools write, what they damage, and what is no model at all.
+
+mod onnx;
