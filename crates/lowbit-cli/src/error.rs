@@ -29,6 +29,15 @@ impl CliError {
         self
     }
 
+    /// Adds another way out to the hint.
+    pub fn or_hint(mut self, more: &str) -> Self {
+        self.hint = Some(match self.hint {
+            Some(hint) => format!("{hint}; {more}"),
+            None => more.to_owned(),
+        });
+        self
+    }
+
     /// Returns the message and all causes in one line.
     pub fn line(&self) -> String {
         let mut line = self.message.clone();

@@ -1,5 +1,6 @@
 //! Plans how X of every selected weight becomes 8-bit codes.
 
+use super::select::Chosen;
 use super::smooth::{Smoothing, SmoothingError};
 use crate::checkpoint::{LayerActivations, LayerRanges, ModelFile, Ranges, Tensor, matrix_shape};
 use lowbit::compress::calibrate::{CalibrateError, Calibration, Method, Statistics};
@@ -102,7 +103,7 @@ pub enum ActivationPlanError {
 const TOKEN: ActivationFormat = ActivationFormat::int8(ActivationGranularity::Token);
 
 impl ActivationPlan {
-    /// Works out and checks what was asked for. `format` is the format of the weights.
+    /// Works out and checks what was asked for.
     ///
     /// # Errors
     /// Returns [`ActivationPlanError`] if there is no kernel for the formats, if the ranges lack what
@@ -110,12 +111,13 @@ impl ActivationPlan {
     pub fn new(
         request: &ActivationRequest<'_>,
         model: &ModelFile,
-        selected: &[Tensor<'_>],
-        format: WeightFormat,
+        selected: &[Chosen<'_>],
     ) -> Result<Self, ActivationPlanError> {
-        for tensor in selected {
-            check_integers(tensor, format, request.format.unwrap_or(TOKEN))?;
+        for Chosen { tensor, format } in selected {
+            check_integers(tensor, *format, request.format.unwrap_or(TOKEN))?;
         }
+        let selected: &[Tensor<'_>] =
+            &selected.iter().map(|chosen| chosen.tensor).collect::<Vec<_>>();
         let known = request.ranges.map(|ranges| Known::new(ranges, selected)).transpose()?;
         let alpha = match request.smooth {
             SmoothRequest::None => None,
