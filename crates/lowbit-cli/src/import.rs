@@ -4,8 +4,8 @@ use crate::error::{CliError, printable};
 use crate::report::{self, JsonArg, Report};
 use crate::{Outcome, files};
 use lowbit_models::Step;
-use lowbit_models::checkpoint::IoError;
 use lowbit_models::checkpoint::onnx::{self, LeftOut, OnnxError, OnnxFile};
+use lowbit_models::checkpoint::{FileKind, IoError};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -92,6 +92,11 @@ pub fn is_onnx(path: &Path) -> bool {
 /// Opens an ONNX file.
 pub fn open(path: &Path) -> Result<OnnxFile, CliError> {
     OnnxFile::open(path).map_err(|error| {
+        let whole = matches!(error, OnnxError::Protobuf { .. } | OnnxError::Graphs { .. });
+        let folder = matches!(error, OnnxError::Io(_));
+        if let Some(mistaken) = files::mistaken(path, FileKind::Onnx).filter(|_| whole || folder) {
+            return mistaken;
+        }
         let hint = match error {
             OnnxError::Io(_) => "is it a file that this user may read?",
             OnnxError::External { .. } => {

@@ -92,6 +92,21 @@ impl Encoder {
         self.layers.iter_mut().map(|layer| (&mut layer.value, &mut layer.attention_out))
     }
 
+    /// Returns how many tokens a text has, and how many of them the encoder takes if it cuts the text.
+    ///
+    /// # Errors
+    /// Returns the error of the tokenizer.
+    pub fn cut(&self, text: &str) -> Result<Option<(usize, usize)>, Error> {
+        let tokens = self.tokenizer.encode(text, true)?;
+        if tokens.get_overflowing().is_empty() {
+            return Ok(None);
+        }
+        // Each part that was cut off has the special tokens again.
+        let mut whole = self.tokenizer.clone();
+        whole.with_truncation(None)?;
+        Ok(Some((whole.encode(text, true)?.len(), tokens.len())))
+    }
+
     /// Returns the embedding of a text, scaled to length 1: the mean over its tokens, including
     /// `[CLS]` and `[SEP]`. `linear` runs the linear layers.
     ///

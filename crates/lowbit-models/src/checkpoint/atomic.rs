@@ -74,13 +74,19 @@ impl AtomicFile {
         if target.file_name().is_none() {
             return Err(error(io::Error::new(io::ErrorKind::InvalidInput, "not a file name")));
         }
+        let folder = directory(&target);
+        if !folder.is_dir() {
+            let is = if folder.exists() { "is no folder" } else { "does not exist" };
+            let why = format!("the folder `{}` {is}", folder.display());
+            return Err(error(io::Error::new(io::ErrorKind::NotFound, why)));
+        }
         let mut builder = tempfile::Builder::new();
         builder.prefix(".lowbit-").suffix(".part");
         // Temporary files are private by default, but this one will become an ordinary file.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         let mut unfinished = unfinished();
-        let temp = builder.tempfile_in(directory(&target));
+        let temp = builder.tempfile_in(folder);
         let temp = temp.map_err(|source| error(without_path(source)))?;
         unfinished.insert(temp.path().to_owned());
         drop(unfinished);

@@ -32,6 +32,7 @@ mod config;
 mod error;
 mod foreign;
 mod header;
+mod kind;
 mod model;
 #[cfg(feature = "onnx")]
 pub mod onnx;
@@ -46,6 +47,7 @@ pub use atomic::{AtomicFile, discard_unfinished, write_atomic};
 pub use config::config_beside;
 pub use error::IoError;
 pub use foreign::{Foreign, ForeignFormat, TensorKind, foreign};
+pub use kind::FileKind;
 pub use model::{ModelFile, Tensor, read_compressed};
 pub use parts::{CompressedInfo, matrix_shape};
 pub use ranges::{BadRanges, LayerRanges, RangeTarget, Ranges, RangesError};
