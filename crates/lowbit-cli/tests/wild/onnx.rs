@@ -143,6 +143,30 @@ fn one_bad_weight_sinks_no_file() {
     }
 }
 
+/// A name that would appear twice in the new file is given once, and the other tensor is listed.
+#[test]
+fn names_that_meet() {
+    let model = open(
+        &[
+            node("DequantizeLinear", "", "q s", "d", &[]),
+            node("MatMul", "", "x d", "y", &[]),
+            node("Foo", "foo", "q", "z", &[]),
+        ],
+        &[
+            tensor("q", INT8, &[2, 2], &[1, 2, 3, 4]),
+            floats("s", &[], &[1.0]),
+            floats("q.weight", &[1], &[5.0]),
+        ],
+    );
+    assert_eq!(values(&model, "q.weight").1, [1.0, 3.0, 2.0, 4.0]);
+    assert_eq!(names(&model), ["q"]);
+    let left = left(&model);
+    assert!(
+        left.iter().any(|line| line.contains("another tensor is imported under the name")),
+        "{left:?}"
+    );
+}
+
 /// Operators that hold their weights as integers, and that are understood.
 #[test]
 fn fused_operators() {

@@ -126,12 +126,18 @@ pub(super) fn all(
     (weights, tensors, left_out)
 }
 
-/// Takes out what a model file cannot hold: a tensor of the name that the file format reserves, and
-/// tensors of names that the parts of a compressed weight have.
+/// Takes out what a model file cannot hold: a tensor of the name that the file format reserves, tensors of
+/// names that the parts of a compressed weight have, and the second tensor of a name.
 fn reserved(weights: &mut Vec<OnnxWeight>, tensors: &mut Vec<OnnxTensor>) -> Vec<LeftOut> {
     let compressed: BTreeSet<String> = weights.iter().map(|weight| weight.name.clone()).collect();
     let mut left_out = Vec::new();
+    let mut seen = BTreeSet::new();
     let mut keep = |name: &str, source: &str, op: &str| {
+        if !seen.insert(name.to_owned()) {
+            let why = format!("another tensor is imported under the name `{name}`");
+            left_out.push(LeftOut::new(source.to_owned(), op, why));
+            return false;
+        }
         if name == RESERVED {
             let why = "safetensors files reserve this name";
             left_out.push(LeftOut::new(source.to_owned(), op, why));

@@ -183,6 +183,7 @@ impl Plan {
             shape,
         };
         plan.check_scales(sources)?;
+        plan.format.geometry(n, k).map_err(|error| error.to_string())?;
         if plan.needs_zeros(sources) {
             plan.format = plan.format.asymmetric();
         }
