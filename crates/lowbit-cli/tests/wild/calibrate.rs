@@ -3,7 +3,7 @@
 use crate::cli::{Scratch, fine, gpu, lowbit, refused, stderr};
 use crate::tiny_bert::{self, Named, TEXT};
 use half::{bf16, f16};
-use lowbit_models::checkpoint::{Content, Dtype, Ranges, write_model};
+use lowbit_models::checkpoint::{Content, Dtype, ModelFile, Ranges, write_model};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
@@ -56,7 +56,7 @@ fn ranges(scratch: &Scratch, args: &[String]) -> Ranges {
 }
 
 /// A prefix, the names of TensorFlow, and elements of 16 bits are read, and give the ranges of the same
-/// network, under the names that the weights have in the file.
+/// network, under the names without the prefix.
 #[test]
 fn bert_as_people_store_it() {
     if !gpu() {
@@ -66,23 +66,25 @@ fn bert_as_people_store_it() {
     let args = model(&scratch);
     let tensors = tiny_bert::tensors();
     let plain = ranges(&scratch, &args);
-    let renamed = |ranges: &Ranges, prefix: &str| -> Vec<(String, String)> {
-        let layer = |(name, layer): (&String, _)| (format!("{prefix}{name}"), format!("{layer:?}"));
-        ranges.layers.iter().map(layer).collect()
-    };
+    let layers = |ranges: &Ranges| format!("{:?}", ranges.layers);
     let norms = |name: &str| match name.rsplit_once("LayerNorm.") {
         Some((module, "weight")) => format!("{module}LayerNorm.gamma"),
         Some((module, _)) => format!("{module}LayerNorm.beta"),
         None => name.to_owned(),
     };
+    let [file, known, out] = ["model/model.safetensors", "ranges", "out"].map(|n| scratch.text(n));
     for prefix in ["", "bert.", "0.auto_model."] {
         rewrite(&scratch, &tensors, Dtype::F32, |name| format!("{prefix}{}", norms(name)));
-        let have = ranges(&scratch, &args);
-        let strip = |text: String| text.replace(prefix, "");
-        let have: Vec<_> = renamed(&have, "").into_iter().map(|(n, l)| (n, strip(l))).collect();
-        let want: Vec<_> =
-            renamed(&plain, prefix).into_iter().map(|(n, l)| (n, strip(l))).collect();
-        assert_eq!(have, want, "`{prefix}`");
+        assert_eq!(layers(&ranges(&scratch, &args)), layers(&plain), "`{prefix}`");
+        // The ranges are found for the names of the file.
+        let fixed = format!("int8:static={known}");
+        let compress =
+            ["compress", &file, "-o", &out, "--scheme", "int8", "--host", "--activations"];
+        fine(&[&compress[..], &[&fixed]].concat());
+        let model = ModelFile::open(&out).unwrap();
+        let query = format!("{prefix}encoder.layer.0.attention.self.query.weight");
+        assert_eq!(model.compressed().len(), 6);
+        assert!(model.activations(&query).unwrap().is_some());
     }
     for dtype in [Dtype::F16, Dtype::BF16] {
         // The network of the rounded weights, once in 16 bits and once in 32.
@@ -97,10 +99,10 @@ fn bert_as_people_store_it() {
             })
             .collect();
         rewrite(&scratch, &rounded, Dtype::F32, str::to_owned);
-        let want = renamed(&ranges(&scratch, &args), "");
+        let want = layers(&ranges(&scratch, &args));
         rewrite(&scratch, &rounded, dtype, str::to_owned);
-        assert_eq!(renamed(&ranges(&scratch, &args), ""), want, "{dtype}");
-        assert_ne!(want, renamed(&plain, ""));
+        assert_eq!(layers(&ranges(&scratch, &args)), want, "{dtype}");
+        assert_ne!(want, layers(&plain));
     }
 }
 

@@ -44,7 +44,7 @@ pub enum OpenError {
         field: &'static str,
         /// What it says.
         have: String,
-        /// What is supported.
+        /// The value that is supported.
         need: &'static str,
     },
     /// Another tool has quantized the model.
@@ -249,10 +249,9 @@ impl Tensors {
         Ok(Norm { scale: either("weight", "gamma")?, shift: either("bias", "beta")? })
     }
 
-    fn dense(&self, index: usize, part: &str, n: usize, k: usize) -> Result<Dense, OpenError> {
-        let name = self.full(part);
-        let weight = self.get_full(format!("{name}.weight"), &[n, k])?;
-        let bias = self.get_full(format!("{name}.bias"), &[n])?;
+    fn dense(&self, index: usize, name: String, n: usize, k: usize) -> Result<Dense, OpenError> {
+        let weight = self.get(&format!("{name}.weight"), &[n, k])?;
+        let bias = self.get(&format!("{name}.bias"), &[n])?;
         Ok(Dense { index, name, n, k, weight, bias })
     }
 }
@@ -292,7 +291,7 @@ impl Encoder {
         let tensors = Tensors::new(ModelFile::open(&path).map_err(model)?)?;
         let layer = |at: usize| {
             let dense = |i, part: &str, n, k| {
-                tensors.dense(6 * at + i, &format!("encoder.layer.{at}.{part}"), n, k)
+                tensors.dense(6 * at + i, format!("encoder.layer.{at}.{part}"), n, k)
             };
             let norm = |part| tensors.norm(&format!("encoder.layer.{at}.{part}"), hidden);
             Ok::<_, OpenError>(Layer {

@@ -20,7 +20,8 @@ pub type Error = Box<dyn std::error::Error + Send + Sync>;
 pub struct Dense {
     /// Its index in [`Encoder::linears`].
     pub index: usize,
-    /// The name in the file, without `.weight`.
+    /// The name in the file, without `.weight` and without the prefix of the encoder's names, such as
+    /// `bert.`.
     pub name: String,
     /// The number of output features.
     pub n: usize,
@@ -33,7 +34,7 @@ pub struct Dense {
 }
 
 impl Dense {
-    /// Returns the name of its weight in the file, under which ranges of its input are stored.
+    /// Returns the name of its weight without the prefix, under which ranges of its input are stored.
     pub fn weight_name(&self) -> String {
         format!("{}.weight", self.name)
     }

@@ -48,7 +48,7 @@ pub struct Foreign {
     pub evidence: String,
 }
 
-/// What is looked at of a tensor.
+/// The facts about a tensor that tell formats apart.
 #[derive(Clone, Copy, Debug)]
 pub struct TensorKind<'a> {
     /// Its name.

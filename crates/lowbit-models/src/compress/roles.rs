@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-/// What is known of the linear layers of some architectures.
+/// The linear layers of some architectures.
 struct Architecture {
     /// The values of `model_type`.
     types: &'static [&'static str],

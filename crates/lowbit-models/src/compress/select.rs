@@ -23,7 +23,7 @@ impl<'a> Chosen<'a> {
     }
 }
 
-/// What is to be compressed.
+/// A choice of the tensors to compress.
 #[derive(Clone, Debug, Default)]
 pub struct SelectRequest {
     /// Which tensors get which format.
