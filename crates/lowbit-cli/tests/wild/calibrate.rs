@@ -156,9 +156,9 @@ fn no_model_is_taken_for_another() {
         "hint: take the tokenizer.json",
     ]);
     configure(&scratch, &[("vocab_size", 10.into())]);
-    let both = |name: &str| match name.contains("token_type") {
-        true => "other.embeddings.word_embeddings.weight".to_owned(),
-        false => name.to_owned(),
+    let both = |name: &str| {
+        let other = "other.embeddings.word_embeddings.weight";
+        if name.contains("token_type") { other.to_owned() } else { name.to_owned() }
     };
     rewrite(&scratch, &tiny_bert::tensors(), Dtype::F32, both);
     says(&["there are two encoders: `…` and `other.…`"]);

@@ -235,7 +235,8 @@ fn what_others_quantized_is_refused() {
     let plain = |dtype, shape, bytes| Content::Plain { dtype, shape, bytes };
     let zeros = [0u8; 4096];
     let args = ["compress", &input, "-o", &output, "--scheme", "int4", "--host"];
-    let cases: [(&str, &[(&str, Dtype, &[usize])]); 5] = [
+    type Kind<'a> = (&'a str, Dtype, &'a [usize]);
+    let cases: [(&str, &[Kind<'_>]); 5] = [
         ("GPTQ", &[("l.qweight", Dtype::I32, &[4, 16]), ("l.scales", Dtype::F16, &[2, 16])]),
         ("AWQ", &[("l.qweight", Dtype::I32, &[32, 2]), ("l.scales", Dtype::F16, &[2, 16])]),
         (

@@ -198,9 +198,10 @@ fn fused_operators() {
     let ints: Vec<u8> = (0..n as i32).flat_map(|v| (v - 2).to_le_bytes()).collect();
     let bias: Vec<f32> = (0..n).map(|c| (c as i32 - 2) as f32 * (s[c] * 0.5)).collect();
     for transposed in [false, true] {
-        let (dims, data) = match transposed {
-            false => ([k as i64, n as i64], q.clone()),
-            true => ([n as i64, k as i64], turned(&q, n)),
+        let (dims, data) = if transposed {
+            ([n as i64, k as i64], turned(&q, n))
+        } else {
+            ([k as i64, n as i64], q.clone())
         };
         let model = open(
             &[node(
@@ -446,12 +447,11 @@ fn weights_that_the_graph_quantizes() {
                 node(&format!("{domain}QuantizeLinear"), "q", "fc.weight s z", "c", &axis()),
                 node(&format!("{domain}DequantizeLinear"), "dq", "c s z", "d", &axis()),
             ];
-            match gemm {
-                true => nodes.push(node("Gemm", "m", "x d", "y", &[attribute("transB", 1)])),
-                false => {
-                    nodes.push(node("Transpose", "", "d", "t", &[perm()]));
-                    nodes.push(node("MatMul", "m", "x t", "y", &[]));
-                }
+            if gemm {
+                nodes.push(node("Gemm", "m", "x d", "y", &[attribute("transB", 1)]));
+            } else {
+                nodes.push(node("Transpose", "", "d", "t", &[perm()]));
+                nodes.push(node("MatMul", "m", "x t", "y", &[]));
             }
             let tensors = [
                 floats("fc.weight", &[2, 3], &w),

@@ -67,33 +67,26 @@ impl FileKind {
             text.get(..tag.len()).is_some_and(|have| have.eq_ignore_ascii_case(tag.as_bytes()))
         };
         let magic = |bytes: &[u8]| start.starts_with(bytes);
-        Some(match () {
+        // The first one that applies: the length of a safetensors header may look like another mark.
+        let kinds = [
             // A length of eight bytes and JSON. The length of a real header has some zeros at its end.
-            () if start.get(6..9) == Some(&[0, 0, b'{']) => Self::Safetensors,
-            () if magic(b"version https://git-lfs.github.com/") => Self::LfsPointer,
-            () if tag("<!doctype html") || tag("<html") || tag("<?xml") => Self::Html,
-            () if magic(b"GGUF") || magic(b"FUGG") => Self::Gguf,
-            () if [b"lmgg", b"fmgg", b"tjgg", b"algg"].iter().any(|m| magic(*m)) => Self::Ggml,
-            () if magic(b"PK\x03\x04") || start.starts_with(&[0x80, 2]) => Self::PyTorch,
-            () if magic(b"\x89HDF\r\n") => Self::Hdf5,
-            () if magic(b"\x93NUMPY") => Self::Numpy,
-            () if magic(&[0x1f, 0x8b])
-                || magic(b"\xfd7zXZ")
-                || magic(&[0x28, 0xb5, 0x2f, 0xfd]) =>
-            {
-                Self::Archive
-            }
-            () if start.get(257..262) == Some(b"ustar") => Self::Archive,
-            () if text.starts_with(b"{") && name.ends_with(".index.json") => Self::ShardIndex,
-            () if text.starts_with(b"{") => Self::Json,
+            (start.get(6..9) == Some(&[0, 0, b'{']), Self::Safetensors),
+            (magic(b"version https://git-lfs.github.com/"), Self::LfsPointer),
+            (tag("<!doctype html") || tag("<html") || tag("<?xml"), Self::Html),
+            (magic(b"GGUF") || magic(b"FUGG"), Self::Gguf),
+            ([b"lmgg", b"fmgg", b"tjgg", b"algg"].iter().any(|mark| magic(*mark)), Self::Ggml),
+            (magic(b"PK\x03\x04") || magic(&[0x80, 2]), Self::PyTorch),
+            (magic(b"\x89HDF\r\n"), Self::Hdf5),
+            (magic(b"\x93NUMPY"), Self::Numpy),
+            (magic(&[0x1f, 0x8b]) || magic(b"\xfd7zXZ"), Self::Archive),
+            (magic(&[0x28, 0xb5, 0x2f, 0xfd]), Self::Archive),
+            (start.get(257..262) == Some(b"ustar"), Self::Archive),
+            (text.starts_with(b"{") && name.ends_with(".index.json"), Self::ShardIndex),
+            (text.starts_with(b"{"), Self::Json),
             // The version of the format is the first field of a model, and a short number.
-            () if start.first() == Some(&8)
-                && start.get(1).is_some_and(|v| (1..64).contains(v)) =>
-            {
-                Self::Onnx
-            }
-            () => return None,
-        })
+            (magic(&[8]) && start.get(1).is_some_and(|v| (1..64).contains(v)), Self::Onnx),
+        ];
+        kinds.into_iter().find_map(|(is, kind)| is.then_some(kind))
     }
 }
 

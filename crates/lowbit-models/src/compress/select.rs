@@ -149,10 +149,14 @@ pub fn select<'a>(
             return Err(SelectError::AlreadyCompressed);
         }
         let weights = matrices.iter().map(|tensor| tensor.name.to_owned()).collect();
-        return Err(match patterns.is_empty() {
-            true if !model.compressed().is_empty() => SelectError::AlreadyCompressed,
-            true => SelectError::NoLinear { weights },
-            false => SelectError::NoneSelected { weights },
+        if !patterns.is_empty() {
+            return Err(SelectError::NoneSelected { weights });
+        }
+        let compressed = !model.compressed().is_empty();
+        return Err(if compressed {
+            SelectError::AlreadyCompressed
+        } else {
+            SelectError::NoLinear { weights }
         });
     }
     let unmatched = |pattern: &&&Pattern| !matrices.iter().any(|t| pattern.matches(t.name));
