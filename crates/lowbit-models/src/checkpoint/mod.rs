@@ -27,14 +27,18 @@
 
 mod activations;
 mod atomic;
+mod beside;
 mod bytes;
 mod error;
+pub mod gguf;
 mod header;
 mod model;
 #[cfg(feature = "onnx")]
 pub mod onnx;
 mod parts;
 mod ranges;
+mod shards;
+pub mod source;
 mod tuning;
 mod writer;
 
