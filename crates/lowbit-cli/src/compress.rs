@@ -22,7 +22,7 @@ use std::path::PathBuf;
 /// chooses among them. Every other tensor is copied as it is.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The file to read
+    /// The model to read: a safetensors file, the index of several, or their folder
     #[arg(value_name = "IN")]
     input: PathBuf,
     /// The file to write. It appears whole or not at all
@@ -46,6 +46,8 @@ pub struct Args {
     /// Compare the result with the CPU's code for code. If they differ, write nothing and exit with 1
     #[arg(long)]
     check: bool,
+    #[command(flatten)]
+    shards: files::ShardArg,
     #[command(flatten)]
     adapter: AdapterArg,
     #[command(flatten)]
@@ -333,7 +335,9 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         ("--activations", args.activations.as_ref().and_then(ActivationsArg::ranges)),
         ("--json", args.json.json.as_deref()),
     ]))?;
-    let model = files::open(&args.input)?;
+    let model = files::open_safetensors(&args.input)?;
+    let output = args.shards.output(&args.output);
+    files::refuse_overwriting(&args.input, &model, &output)?;
     let selected = selected(&model, args)?;
     let plan = match &args.activations {
         Some(arg) => activations::plan(arg, args.smooth, &model, &selected, format)?,
@@ -345,7 +349,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         let message = format!("cannot compress `{}`", args.input.display());
         CliError::new(message).because(error).hint(hint)
     };
-    let compression = Compression::create(&args.output, &model, &selected, format, &plan)
+    let compression = Compression::create(output, &model, &selected, format, &plan)
         .map_err(|error| failed(error.into()))?;
     let adapter = args.adapter.choose()?;
     let host = Host::with_adapter(&adapter)

@@ -1,27 +1,92 @@
 //! Functions that the commands that read and write model files share.
 
 use crate::error::CliError;
-use crate::import;
 use clap::builder::{PathBufValueParser, TypedValueParser};
-use lowbit_models::checkpoint::{IoError, ModelFile};
+use lowbit_models::checkpoint::source::{self, Model, ModelSource, SourceError};
+use lowbit_models::checkpoint::{ModelFile, Output};
 use std::fs;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
-/// Opens a model file.
-pub fn open(path: &Path) -> Result<ModelFile, CliError> {
-    ModelFile::open(path).map_err(|error| {
-        let hint = match error {
-            IoError::Io { .. } => "is it a file that this user may read?",
-            IoError::UnsupportedVersion { .. } => {
-                "a later version of lowbit wrote it: use that version"
-            }
-            _ if import::is_onnx(path) => {
-                "`lowbit import` converts an ONNX file to a safetensors file"
-            }
-            _ => "the input must be a complete safetensors file",
-        };
-        CliError::new(format!("cannot read `{}`", path.display())).because(error).hint(hint)
-    })
+/// Opens a model of any format.
+pub fn open(path: &Path) -> Result<Model, CliError> {
+    source::open(path).map_err(|error| unreadable(path, error))
+}
+
+fn unreadable(path: &Path, error: SourceError) -> CliError {
+    let hint = error.next_step();
+    CliError::new(format!("cannot read `{}`", path.display())).because(error).hint(hint)
+}
+
+/// Opens a safetensors model, for a command that takes no other.
+pub fn open_safetensors(path: &Path) -> Result<ModelFile, CliError> {
+    match open(path)? {
+        Model::Safetensors(model) => Ok(model),
+        other => {
+            let message = format!("`{}` is a model in {}", path.display(), other.family());
+            Err(CliError::new(message).hint("`lowbit import` converts it to a safetensors file"))
+        }
+    }
+}
+
+/// How a model is divided into files.
+#[derive(clap::Args)]
+pub struct ShardArg {
+    /// Write several files of at most this size and an index, as for OUT model.safetensors:
+    /// model-00001-of-00002.safetensors, … and model.safetensors.index.json. Units are KB, MB, GB and
+    /// KiB, MiB, GiB
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    shard_size: Option<NonZeroU64>,
+}
+
+impl ShardArg {
+    /// Returns where to write.
+    pub fn output(&self, path: &Path) -> Output {
+        match self.shard_size {
+            Some(bytes) => Output::from(path).in_shards(bytes),
+            None => Output::from(path),
+        }
+    }
+}
+
+/// Parses a number of bytes, as in `2GB` and `500 MiB`.
+fn parse_size(text: &str) -> Result<NonZeroU64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        _ => return Err("give a size such as 2GB or 500MiB".to_owned()),
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    bytes.and_then(NonZeroU64::new).ok_or_else(|| "give a size such as 2GB or 500MiB".to_owned())
+}
+
+/// Refuses to write over a file of the model that is read.
+pub fn refuse_overwriting(
+    input: &Path,
+    model: &dyn ModelSource,
+    output: &Output,
+) -> Result<(), CliError> {
+    let file = source::locate(input).map_err(|error| unreadable(input, error))?;
+    let folder = match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let read = model.files().into_iter().map(|name| folder.join(name)).chain([file.clone()]);
+    let (read, written) = (read.collect::<Vec<_>>(), output.entry_point());
+    match read.iter().find(|path| place(path) == place(&written)) {
+        None => Ok(()),
+        Some(path) => {
+            let message = format!("OUT is a file of IN, `{}`", path.display());
+            Err(CliError::new(message).hint("give the output its own name or folder"))
+        }
+    }
 }
 
 /// Parses the path of a file to write, for an option that does not accept `-` for stdout.
@@ -67,4 +132,25 @@ fn place(path: &Path) -> PathBuf {
 pub fn named<'a>(paths: &[(&'a str, Option<&'a Path>)]) -> Vec<(&'a str, &'a Path)> {
     let file = |path: &&Path| path.as_os_str() != "-";
     paths.iter().filter_map(|&(role, path)| Some((role, path.filter(file)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("5", 5),
+            ("2GB", 2_000_000_000),
+            ("2 GiB", 2 << 30),
+            ("500mb", 500_000_000),
+            ("1kib", 1024),
+        ] {
+            assert_eq!(parse_size(text).unwrap().get(), bytes, "{text}");
+        }
+        for text in ["", "0", "GB", "-1", "1.5GB", "2TB", "99999999999999GB"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
 }

@@ -13,6 +13,7 @@ mod files;
 mod import;
 mod inspect;
 mod isa;
+mod listing;
 mod plot;
 mod report;
 mod shader;

@@ -35,6 +35,7 @@ mod header;
 mod model;
 #[cfg(feature = "onnx")]
 pub mod onnx;
+mod output;
 mod parts;
 mod ranges;
 mod shards;
@@ -46,11 +47,12 @@ pub use activations::LayerActivations;
 pub use atomic::{AtomicFile, write_atomic};
 pub use error::IoError;
 pub use model::{ModelFile, Tensor, read_compressed};
+pub use output::{ModelWriter, Output};
 pub use parts::{CompressedInfo, matrix_shape};
 pub use ranges::{BadRanges, LayerRanges, RangeTarget, Ranges, RangesError};
 pub use safetensors::Dtype;
 pub use tuning::{TuningIgnored, load_tuning, save_tuning};
-pub use writer::{Content, Entry, ModelWriter, write_model};
+pub use writer::{Content, Entry, write_model};
 
 use atomic::read_limited;
 

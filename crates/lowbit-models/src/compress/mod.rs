@@ -12,15 +12,14 @@ pub use difference::Difference;
 pub use smooth::{Smoothing, SmoothingError};
 
 use crate::checkpoint::{
-    CompressedInfo, Dtype, Entry, IoError, LayerActivations, ModelFile, ModelWriter, Tensor,
-    matrix_shape,
+    CompressedInfo, Dtype, Entry, IoError, LayerActivations, ModelFile, ModelWriter, Output,
+    Tensor, matrix_shape,
 };
 use crate::progress::Step;
 use lowbit::compress::{dequantize, quantize, relative_error};
 use lowbit::format::{Geometry, PackedWeights, Sizes, WeightFormat};
 use lowbit::host::{Host, HostError};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 /// The reason why there are no weights to compress.
 #[derive(Debug, thiserror::Error)]
@@ -141,14 +140,15 @@ impl<'a> Compression<'a> {
     /// Returns [`IoError`] if the file cannot be created, or if a tensor has a name that a part of a
     /// compressed weight takes.
     pub fn create(
-        path: impl AsRef<Path>,
+        output: impl Into<Output>,
         model: &'a ModelFile,
         selected: &'a [Tensor<'a>],
         format: WeightFormat,
         plan: &'a ActivationPlan,
     ) -> Result<Self, IoError> {
         let (entries, layers) = (entries(model, selected, format), plan.layers.clone());
-        let writer = ModelWriter::create_with_activations(path, entries, layers, model.metadata())?;
+        let writer =
+            ModelWriter::create_with_activations(output, entries, layers, model.metadata())?;
         Ok(Self { model, selected, format, plan, writer })
     }
 

@@ -15,7 +15,7 @@ mod header;
 mod source;
 mod split;
 #[cfg(test)]
-mod tests;
+pub(in crate::checkpoint) mod tests;
 mod types;
 mod value;
 

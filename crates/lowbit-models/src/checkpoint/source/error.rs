@@ -42,6 +42,24 @@ pub enum SourceError {
         /// The name asked for.
         name: String,
     },
+    /// The weights were quantized by a method that lowbit does not read.
+    #[error("its weights were quantized by {method}, which lowbit does not read")]
+    Quantized {
+        /// The method.
+        method: String,
+    },
+    /// Some weights are stored in ways that lowbit has no format for.
+    #[error("{count} of its weights are stored as {stored}, first `{first}`: {why}")]
+    UnsupportedWeights {
+        /// The number of them.
+        count: usize,
+        /// How the model stores them.
+        stored: String,
+        /// The first of them.
+        first: String,
+        /// The reason why the first cannot be read.
+        why: String,
+    },
     /// A tensor or weight is stored in a way that lowbit has no format for.
     #[error("`{name}` is stored as {stored}: {why}")]
     Unsupported {
@@ -89,7 +107,10 @@ impl SourceError {
             Self::ManyModels { .. } => "give one of them",
             Self::NotBuilt { .. } => "build lowbit with the feature of that name",
             Self::NotFound { .. } => "`lowbit inspect` lists the names",
-            Self::Unsupported { .. } => "use a file of that model in another type",
+            Self::Quantized { .. } => "give the model as it was before that",
+            Self::Unsupported { .. } | Self::UnsupportedWeights { .. } => {
+                "use a file of that model in another type"
+            }
         }
     }
 }

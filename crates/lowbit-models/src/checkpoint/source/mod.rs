@@ -28,15 +28,19 @@
 mod detect;
 mod error;
 mod folder;
+mod import;
 #[cfg(feature = "onnx")]
 mod onnx;
 mod open;
 mod role;
 mod safetensors;
+#[cfg(test)]
+mod tests;
 
 pub use detect::NotAModel;
 pub use error::SourceError;
-pub use open::{Model, open};
+pub use import::import;
+pub use open::{Model, locate, open};
 pub use role::Role;
 
 use super::{Dtype, LayerActivations};
@@ -178,6 +182,12 @@ pub trait ModelSource: std::fmt::Debug + Send + Sync {
     /// Returns [`SourceError`] if what the model says is not valid.
     fn activations(&self, _name: &str) -> Result<Option<LayerActivations>, SourceError> {
         Ok(None)
+    }
+
+    /// Returns by what method the weights were quantized if lowbit does not understand it, so that the
+    /// items are parts of weights and not weights.
+    fn unread_quantization(&self) -> Option<String> {
+        None
     }
 
     /// Lists what is not among the items, such as nodes of a graph that are not understood.

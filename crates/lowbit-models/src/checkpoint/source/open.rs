@@ -9,7 +9,7 @@ use crate::checkpoint::onnx::OnnxFile;
 use crate::checkpoint::{LayerActivations, ModelFile, shards};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// An open model of any format. It is a [`ModelSource`] itself.
 #[derive(Debug)]
@@ -35,11 +35,16 @@ pub enum Model {
 /// Returns [`SourceError`] if the path leads to no model, to several models, or to one that is damaged.
 /// [`SourceError::next_step`] says what to do.
 pub fn open(path: impl AsRef<Path>) -> Result<Model, SourceError> {
+    open_file(&locate(path)?)
+}
+
+/// Returns the file that [`open`] opens first: `path` itself, or the model in the folder.
+///
+/// # Errors
+/// Returns [`SourceError`] if `path` is a folder that cannot be read, or that has no or several models.
+pub fn locate(path: impl AsRef<Path>) -> Result<PathBuf, SourceError> {
     let path = path.as_ref();
-    if path.is_dir() {
-        return open_file(&folder::model(path)?);
-    }
-    open_file(path)
+    if path.is_dir() { folder::model(path) } else { Ok(path.to_owned()) }
 }
 
 fn open_file(path: &Path) -> Result<Model, SourceError> {
@@ -113,6 +118,10 @@ impl ModelSource for Model {
 
     fn activations(&self, name: &str) -> Result<Option<LayerActivations>, SourceError> {
         self.source().activations(name)
+    }
+
+    fn unread_quantization(&self) -> Option<String> {
+        self.source().unread_quantization()
     }
 
     fn omissions(&self) -> Vec<Omission> {
