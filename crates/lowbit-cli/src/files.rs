@@ -1,6 +1,6 @@
 //! Functions that the commands that read and write model files share.
 
-use crate::error::CliError;
+use crate::error::{CliError, warn};
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use lowbit_models::checkpoint::source::{self, Model, ModelSource, SourceError};
 use lowbit_models::checkpoint::{ModelFile, Output};
@@ -8,9 +8,29 @@ use std::fs;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
-/// Opens a model of any format.
+/// Opens a model of any format. Warns if it is one of several files that is given alone.
 pub fn open(path: &Path) -> Result<Model, CliError> {
-    source::open(path).map_err(|error| unreadable(path, error))
+    let model = source::open(path).map_err(|error| unreadable(path, error))?;
+    if let Model::Safetensors(model) = &model
+        && let [file] = &ModelSource::files(model)[..]
+        && let Some((number, count)) = shard_of(file)
+    {
+        warn(format!(
+            "`{}` is file {number} of {count} of a model; its folder or its index stands for all",
+            path.display()
+        ));
+    }
+    Ok(model)
+}
+
+/// Returns the number of a file and the number of files, if its name says that there are several, as
+/// `model-00001-of-00003.safetensors` does.
+fn shard_of(name: &str) -> Option<(u32, u32)> {
+    let (stem, _) = name.rsplit_once('.')?;
+    let (rest, count) = stem.rsplit_once("-of-")?;
+    let (_, number) = rest.rsplit_once('-')?;
+    let parse = |digits: &str| digits.parse::<u32>().ok();
+    Some((parse(number)?, parse(count)?)).filter(|&(_, count)| count > 1)
 }
 
 fn unreadable(path: &Path, error: SourceError) -> CliError {
@@ -137,6 +157,16 @@ pub fn named<'a>(paths: &[(&'a str, Option<&'a Path>)]) -> Vec<(&'a str, &'a Pat
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_shards() {
+        assert_eq!(shard_of("model-00002-of-00003.safetensors"), Some((2, 3)));
+        for name in
+            ["model-00001-of-00001.safetensors", "model.safetensors", "x-of-2.y", "-of-", ""]
+        {
+            assert_eq!(shard_of(name), None, "{name}");
+        }
+    }
 
     #[test]
     fn sizes() {

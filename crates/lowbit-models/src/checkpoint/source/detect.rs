@@ -77,7 +77,11 @@ impl NotAModel {
                 "save the arrays as safetensors with `safetensors.numpy.save_file`"
             }
             Self::Hdf5 | Self::TfLite => "export the model as ONNX or safetensors",
-            Self::Gzip | Self::Zstd | Self::Xz | Self::Tar | Self::Zip => {
+            Self::Zip => {
+                "unpack it, and give the model inside; if it is a PyTorch checkpoint, save the model as \
+                 safetensors"
+            }
+            Self::Gzip | Self::Zstd | Self::Xz | Self::Tar => {
                 "unpack it, and give the model inside"
             }
             Self::OldGgml | Self::OldGgmlLora => "convert it to GGUF with the scripts of llama.cpp",
