@@ -4,6 +4,7 @@ mod calibrate;
 #[path = "../../../tests/common/mod.rs"]
 mod common;
 mod fuzz_regressions;
+mod gguf;
 mod hostile_files;
 #[path = "../../../tools/fuzz/src/memory.rs"]
 mod memory;

@@ -9,6 +9,7 @@
 //!
 //! Sources: `docs/gguf.md` and `ggml.h` of ggml; the Python package `gguf`.
 
+mod blocks;
 mod cursor;
 mod error;
 mod header;

@@ -1,6 +1,7 @@
 //! GGUF files as a [`ModelSource`].
 
-use super::{GgufFile, GgufTensor};
+use super::{GgufFile, GgufTensor, blocks};
+use crate::checkpoint::matrix_shape;
 use crate::checkpoint::source::{Data, Family, Item, ItemKind, ModelSource, Role, SourceError};
 use serde_json::Value;
 
@@ -45,21 +46,30 @@ impl ModelSource for GgufFile {
         let missing = || SourceError::NotFound { name: name.to_owned() };
         let tensor = self.tensor(name).ok_or_else(missing)?;
         match kind(&tensor) {
+            ItemKind::Plain(_) => Ok(Data::Plain(tensor.bytes.into())),
+            ItemKind::Compressed(_) => Ok(Data::Compressed(blocks::read(&tensor)?)),
             ItemKind::Unsupported(why) => Err(SourceError::Unsupported {
                 name: name.to_owned(),
                 stored: tensor.kind.to_string(),
                 why,
             }),
-            ItemKind::Plain(_) | ItemKind::Compressed(_) => Ok(Data::Plain(tensor.bytes.into())),
         }
     }
 }
 
 /// Returns what a tensor is when it is read.
 fn kind(tensor: &GgufTensor<'_>) -> ItemKind {
-    match (tensor.kind.dtype(), tensor.kind.name()) {
-        (Some(dtype), _) => ItemKind::Plain(dtype),
-        (None, Some(_)) => ItemKind::Unsupported("lowbit has no format for this type".to_owned()),
-        (None, None) => ItemKind::Unsupported("no type of ggml has this number".to_owned()),
+    let unsupported = |why: &str| ItemKind::Unsupported(why.to_owned());
+    if let Some(dtype) = tensor.kind.dtype() {
+        return ItemKind::Plain(dtype);
+    }
+    match (blocks::format(tensor.kind), tensor.kind.name()) {
+        (Some(format), _) if matrix_shape(tensor.shape).is_some() => ItemKind::Compressed(format),
+        (Some(_), _) => unsupported("only matrices are read in this type, and it has one axis"),
+        (None, Some("NVFP4")) => {
+            unsupported("its second level of scales is in another tensor, which is not read")
+        }
+        (None, Some(_)) => unsupported("lowbit has no format for this type"),
+        (None, None) => unsupported("no type of ggml has this number"),
     }
 }
