@@ -9,6 +9,7 @@ mod compare;
 mod compress;
 mod decompress;
 mod error;
+mod export;
 mod files;
 mod import;
 mod inspect;
@@ -40,6 +41,7 @@ enum Command {
     Adapters(adapters::Args),
     Calibrate(calibrate::Args),
     Compress(compress::Args),
+    Export(export::Args),
     Import(import::Args),
     Inspect(inspect::Args),
     Decompress(decompress::Args),
@@ -63,6 +65,7 @@ fn run(command: &Command) -> Result<Outcome, CliError> {
         Command::Adapters(args) => adapters::run(args),
         Command::Calibrate(args) => calibrate::run(args),
         Command::Compress(args) => compress::run(args),
+        Command::Export(args) => export::run(args),
         Command::Import(args) => import::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Decompress(args) => decompress::run(args),

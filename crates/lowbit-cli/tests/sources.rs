@@ -289,3 +289,44 @@ fn what_is_no_model_is_named() {
     refused(&["inspect", &scratch.text("folder")], &["a folder in which no file is a model"]);
     assert!(!scratch.path("out").exists());
 }
+
+/// A GGUF file in all its types goes to lowbit's own file, back to floats, and back to GGUF.
+#[test]
+fn gguf_goes_in_and_out() {
+    let scratch = Scratch::new();
+    let input =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../lowbit-models/tests/fixtures/gguf/blocks.gguf");
+    let [own, plain, direct, back, json] =
+        ["own", "plain", "direct", "back", "json"].map(|name| scratch.text(name));
+    let out = fine(&["import", input, "-o", &own, "--json", &json]);
+    assert!(out.contains("16 tensors, 13 compressed"), "{out}");
+    assert!(scratch.json("json")["totals"]["unsupported"] == 0);
+    let out = fine(&["inspect", &own]);
+    assert!(out.starts_with("safetensors, compressed by lowbit\n"), "{out}");
+    assert!(out.contains("int4-g32-min-i8s"), "{out}");
+    fine(&["decompress", &own, "-o", &plain]);
+    fine(&["decompress", input, "-o", &direct]);
+    assert_eq!(fs::read(&plain).unwrap(), fs::read(&direct).unwrap());
+    let want = fs::read(input.replace(".gguf", ".f32")).unwrap();
+    let want: Vec<f32> = want.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
+    let model = ModelFile::open(&plain).unwrap();
+    let have: Vec<f32> = model.tensors().flat_map(|tensor| tensor.to_f32().unwrap()).collect();
+    assert_eq!(have, want);
+
+    refused(&["export", &own, "-o", &back, "--to", "gguf"], &["no metadata", "--metadata-of"]);
+    fine(&["export", &own, "-o", &back, "--to", "gguf", "--metadata-of", input]);
+    let written = fs::read(&back).unwrap();
+    fine(&["export", input, "-o", &back, "--to", "gguf"]);
+    assert_eq!(fs::read(&back).unwrap(), written);
+    let squeeze = |path: &str| {
+        let out = fine(&["inspect", path]);
+        out.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(squeeze(input), squeeze(&back));
+    let none = scratch.text("none");
+    refused(
+        &["export", &plain, "-o", &none, "--to", "gguf", "--metadata-of", &own],
+        &["is a model in safetensors", "--metadata-of names a GGUF file"],
+    );
+    refused(&["export", input, "-o", input, "--to", "gguf"], &["same file"]);
+}

@@ -1,9 +1,12 @@
 //! GGUF files beside the Python package `gguf`, which defines the format.
 
 use lowbit::compress::dequantize;
-use lowbit_models::checkpoint::Tensor;
-use lowbit_models::checkpoint::gguf::GgufFile;
-use lowbit_models::checkpoint::source::{Data, ItemKind, ModelSource};
+use lowbit::format::{PackedWeights, Scales, random_weights};
+use lowbit_models::checkpoint::gguf::{self, GgmlType, GgufFile, GgufMetadata};
+use lowbit_models::checkpoint::source::{self, Data, ItemKind, ModelSource};
+use lowbit_models::checkpoint::{Content, Dtype, Tensor, write_model};
+use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/gguf");
@@ -48,4 +51,87 @@ fn every_type_is_read_as_the_package_reads_it() {
     );
     assert_eq!(model.config()["lowbit.nested"], serde_json::json!([[1, 2], [3, 4]]));
     assert_eq!(model.config()["tokenizer.ggml.tokens"]["length"], 300);
+}
+
+/// What is written has the blocks and the metadata that were read, bit for bit, also by way of a file of
+/// lowbit's own.
+#[test]
+fn every_type_is_written_as_it_was() {
+    let original = GgufFile::open(Path::new(FOLDER).join("blocks.gguf")).unwrap();
+    let metadata = GgufMetadata::of(&original);
+    let folder = tempfile::tempdir().unwrap();
+    let (own, again) = (folder.path().join("own"), folder.path().join("again"));
+    source::import(&original, &own, &mut |_| ()).unwrap();
+    let own = source::open(&own).unwrap();
+    for model in [&original as &dyn ModelSource, &own] {
+        gguf::write(model, &metadata, &again, &mut |_| ()).unwrap();
+        let again = GgufFile::open(&again).unwrap();
+        assert_eq!(again.version(), 3);
+        assert_eq!(GgufMetadata::of(&again), metadata);
+        assert_eq!(again.config(), original.config());
+        assert!(again.tensors().eq(original.tensors()));
+    }
+    // What the architecture and its sizes are stays with the model.
+    let kept: Value = serde_json::from_str(&own.metadata()["gguf.metadata"]).unwrap();
+    assert_eq!(kept, *original.config());
+}
+
+/// What GGUF cannot hold is refused by name, and nothing is written.
+#[test]
+fn what_gguf_cannot_hold_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, output) = (folder.path().join("in"), folder.path().join("out"));
+    let refused = |name: &str, content: Content<'_>, says: &str| {
+        write_model(&path, &[(name, content)], &BTreeMap::new()).unwrap();
+        let model = source::open(&path).unwrap();
+        let metadata = GgufMetadata::new("none");
+        let error = gguf::write(&model, &metadata, &output, &mut |_| ()).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("`{name}` is stored as ")), "{error}");
+        assert!(error.contains(says), "{error}");
+        assert!(!output.exists());
+    };
+    let plain =
+        |dtype, shape| Content::Plain { dtype, shape, bytes: &[1; 8][..dtype.bitsize() / 8] };
+    refused("w", plain(Dtype::U8, &[1]), "U8: GGUF has no type");
+    refused("w", plain(Dtype::F32, &[1; 5]), "at most 4 axes");
+    refused(&"w".repeat(64), plain(Dtype::F32, &[1]), "at most 63 bytes");
+    let weights =
+        |format: &str, k: usize| random_weights(format.parse().unwrap(), 2, k, 1, false).unwrap();
+    let compressed = |weights: &PackedWeights, says: &str| {
+        refused("w", Content::Compressed { shape: &[2, weights.k()], weights }, says);
+    };
+    compressed(&weights("int8-channel", 32), "GGUF has no type for this format");
+    compressed(&weights("2:4+f16", 32), "GGUF has no type for this format");
+    compressed(&weights("q4_0", 40), "whole blocks of 32, and these have 40");
+    compressed(&weights("q6_k", 32), "whole blocks of 256, and these have 32");
+    // Six bits hold 63.
+    let mut parts = weights("q4_k", 256).into_parts();
+    for (scales, values) in [(&mut parts.scales, [64, 1]), (&mut parts.minima, [0, 63])] {
+        let Scales::Int8Super { groups, .. } = scales else { panic!() };
+        groups.fill(values[1]);
+        groups[9] = values[0];
+    }
+    let large = PackedWeights::new("q4_k".parse().unwrap(), 2, 256, parts).unwrap();
+    compressed(&large, "a group is 64, and Q4_K holds 0 to 63");
+}
+
+/// f16 and f32 weights of lowbit are plain tensors of GGUF, whatever the length of a row.
+#[test]
+fn floats_are_written_as_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, output) = (folder.path().join("in"), folder.path().join("out"));
+    for (format, kind) in [("f16", GgmlType::F16), ("f32", GgmlType::F32)] {
+        let weights = random_weights(format.parse().unwrap(), 3, 5, 1, false).unwrap();
+        let content = Content::Compressed { shape: &[3, 5], weights: &weights };
+        write_model(&path, &[("w", content)], &BTreeMap::new()).unwrap();
+        let model = source::open(&path).unwrap();
+        gguf::write(&model, &GgufMetadata::new("none"), &output, &mut |_| ()).unwrap();
+        let written = GgufFile::open(&output).unwrap();
+        let tensor = written.tensor("w").unwrap();
+        assert_eq!((tensor.kind, tensor.shape), (kind, &[3, 5][..]));
+        assert_eq!(written.architecture(), Some("none"));
+        let dtype = kind.dtype().unwrap();
+        let tensor = Tensor { name: "w", dtype, shape: tensor.shape, bytes: tensor.bytes };
+        assert_eq!(tensor.to_f32().unwrap(), dequantize(&weights));
+    }
 }

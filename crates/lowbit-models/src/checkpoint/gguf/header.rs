@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// The alignment of tensor data unless `general.alignment` says another.
-const ALIGNMENT: u64 = 32;
+pub(super) const ALIGNMENT: usize = 32;
 /// The most axes that a tensor of ggml has.
 const MOST_AXES: usize = 4;
 /// The fewest bytes of an entry of the metadata: a length, a type and a byte.
@@ -33,6 +33,9 @@ pub(super) struct Place {
 pub(super) struct Header {
     pub version: u32,
     pub metadata: BTreeMap<String, Value>,
+    /// The keys in their order, and the bytes of their types and values in the file.
+    pub entries: Vec<(String, Range<usize>)>,
+    pub alignment: usize,
     pub tensors: BTreeMap<String, Place>,
 }
 
@@ -54,10 +57,12 @@ impl Header {
         let version = version(&mut cursor)?;
         let tensors = cursor.count("tensors", TENSOR_BYTES)?;
         let entries = cursor.count("entries of metadata", ENTRY_BYTES)?;
-        let mut metadata = BTreeMap::new();
+        let (mut metadata, mut places) = (BTreeMap::new(), Vec::new());
         for _ in 0..entries {
             let key = cursor.string(|| "a key of the metadata".to_owned())?;
+            let start = cursor.at();
             let value = read_value(&mut cursor, &key)?;
+            places.push((key.clone(), start..cursor.at()));
             if metadata.contains_key(&key) {
                 return Err(GgufError::Duplicate { what: "key", name: key });
             }
@@ -72,7 +77,7 @@ impl Header {
         let start = cursor.at().checked_next_multiple_of(alignment).unwrap_or(file.len());
         let start = start.min(file.len());
         let tensors = place(described, start, file.len() - start)?;
-        Ok(Self { version, metadata, tensors })
+        Ok(Self { version, metadata, entries: places, alignment, tensors })
     }
 }
 

@@ -1,8 +1,10 @@
-//! Reads GGUF files, the format of llama.cpp.
+//! Reads and writes GGUF files, the format of llama.cpp.
 //!
 //! Versions 2 and 3 in little-endian order are read, also models in several files. A file has metadata
 //! and tensors. Rows of a tensor are divided into blocks of 32 to 256 weights, each with its scales; the
-//! [type](GgmlType) says how. [`GgufFile`] lists tensors of every type.
+//! [type](GgmlType) says how. [`GgufFile`] lists tensors of every type; those that lowbit has a format for are read as
+//! [`PackedWeights`](lowbit::format::PackedWeights), codes and scales as they are, and [`write()`]
+//! writes them back.
 //!
 //! Files are not trusted: whatever a file contains, reading it returns a value or an error, and
 //! allocates no more than a small multiple of the header's size. Opening a file reads its header only.
@@ -19,9 +21,11 @@ mod split;
 pub(in crate::checkpoint) mod tests;
 mod types;
 mod value;
+mod write;
 
 pub use error::GgufError;
 pub use types::GgmlType;
+pub use write::{GgufMetadata, write};
 
 pub(super) use split::split_name;
 
@@ -30,6 +34,7 @@ use super::source::SourceError;
 use header::{Header, Place};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
 /// One of the files of a model, with its header.
@@ -67,6 +72,9 @@ pub struct GgufFile {
     version: u32,
     files: Vec<(String, FileBytes)>,
     config: Value,
+    /// The metadata of the first file as its bytes.
+    entries: Vec<(String, Range<usize>)>,
+    alignment: usize,
     tensors: BTreeMap<String, Place>,
 }
 
@@ -109,12 +117,13 @@ impl GgufFile {
 
     fn new(parts: Vec<FileParts>) -> Result<Self, SourceError> {
         let (mut files, mut tensors, mut config) = (Vec::new(), BTreeMap::new(), None);
-        let mut version = 0;
+        let (mut version, mut entries, mut alignment) = (0, Vec::new(), header::ALIGNMENT);
         for (file, FileParts { name, bytes, header }) in parts.into_iter().enumerate() {
             // The first file has the metadata of the model, the others their numbers.
             if config.is_none() {
                 config = Some(Value::Object(header.metadata.into_iter().collect()));
-                version = header.version;
+                (version, entries) = (header.version, header.entries);
+                alignment = header.alignment;
             }
             for (tensor, place) in header.tensors {
                 if tensors.contains_key(&tensor) {
@@ -124,7 +133,8 @@ impl GgufFile {
             }
             files.push((name, bytes));
         }
-        Ok(Self { version, files, config: config.unwrap_or_default(), tensors })
+        let config = config.unwrap_or_default();
+        Ok(Self { version, files, config, entries, alignment, tensors })
     }
 
     /// Returns the version of the format.
@@ -136,6 +146,18 @@ impl GgufFile {
     /// vocabulary, is `{"array": TYPE, "length": NUMBER}`.
     pub fn config(&self) -> &Value {
         &self.config
+    }
+
+    /// Returns keys of the metadata in the order of the file, with the bytes of types and values.
+    fn entries(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let bytes = |range: &Range<usize>| self.files.first().and_then(|f| f.1.get(range.clone()));
+        let entries = self.entries.iter();
+        entries.map(move |(key, range)| (key.as_str(), bytes(range).unwrap_or_default()))
+    }
+
+    /// Returns the alignment of tensor data.
+    fn alignment(&self) -> usize {
+        self.alignment
     }
 
     /// Returns the tensors, ordered by name.

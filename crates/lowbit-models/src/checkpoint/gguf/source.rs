@@ -4,6 +4,7 @@ use super::{GgufFile, GgufTensor, blocks};
 use crate::checkpoint::matrix_shape;
 use crate::checkpoint::source::{Data, Family, Item, ItemKind, ModelSource, Role, SourceError};
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 impl ModelSource for GgufFile {
     fn family(&self) -> Family {
@@ -20,6 +21,11 @@ impl ModelSource for GgufFile {
 
     fn config(&self) -> &Value {
         &self.config
+    }
+
+    fn metadata(&self) -> BTreeMap<String, String> {
+        // A vocabulary is not in it. `GgufMetadata` has everything.
+        [("gguf.metadata".to_owned(), self.config.to_string())].into()
     }
 
     fn files(&self) -> Vec<String> {
