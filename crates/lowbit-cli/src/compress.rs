@@ -16,13 +16,13 @@ use lowbit_models::compress::{
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// Compress the weights of a safetensors file on the GPU.
+/// Compress the weights of a model on the GPU.
 ///
 /// Weights are the F32, F16 and BF16 tensors of two or more dimensions, embeddings included; --tensors
 /// chooses among them. Every other tensor is copied as it is.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The model to read: a safetensors file, the index of several, or their folder
+    /// The model to read: a safetensors, GGUF or ONNX file, the index of several files, or a folder
     #[arg(value_name = "IN")]
     input: PathBuf,
     /// The file to write. It appears whole or not at all
@@ -335,7 +335,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         ("--activations", args.activations.as_ref().and_then(ActivationsArg::ranges)),
         ("--json", args.json.json.as_deref()),
     ]))?;
-    let model = files::open_safetensors(&args.input)?;
+    let model = files::open_plain(&args.input)?;
     let output = args.shards.output(&args.output);
     files::refuse_overwriting(&args.input, &model, &output)?;
     let selected = selected(&model, args)?;

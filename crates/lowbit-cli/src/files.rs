@@ -38,15 +38,13 @@ fn unreadable(path: &Path, error: SourceError) -> CliError {
     CliError::new(format!("cannot read `{}`", path.display())).because(error).hint(hint)
 }
 
-/// Opens a safetensors model, for a command that takes no other.
-pub fn open_safetensors(path: &Path) -> Result<ModelFile, CliError> {
-    match open(path)? {
-        Model::Safetensors(model) => Ok(model),
-        other => {
-            let message = format!("`{}` is a model in {}", path.display(), other.family());
-            Err(CliError::new(message).hint("`lowbit import` converts it to a safetensors file"))
-        }
-    }
+/// Opens a model for a command that takes plain tensors, and what lowbit compressed.
+pub fn open_plain(path: &Path) -> Result<ModelFile, CliError> {
+    open(path)?.into_model_file().map_err(|error| {
+        let hint = error.next_step();
+        let message = format!("cannot compress `{}`", path.display());
+        CliError::new(message).because(error).hint(hint)
+    })
 }
 
 /// How a model is divided into files.

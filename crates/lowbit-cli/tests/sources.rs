@@ -62,6 +62,16 @@ fn refused(args: &[&str], says: &[&str]) {
     }
 }
 
+/// Whether commands that need an adapter can run; says why not.
+fn gpu() -> bool {
+    let (code, _, reason) = lowbit(&["adapters"]);
+    if code != Some(0) {
+        assert_ne!(std::env::var("LOWBIT_REQUIRE_GPU").as_deref(), Ok("1"), "{reason}");
+        crate::common::skipped(reason);
+    }
+    code == Some(0)
+}
+
 fn text(text: &str) -> Vec<u8> {
     [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
 }
@@ -166,10 +176,18 @@ fn floats_of_a_gguf_are_imported() {
 
     let none = scratch.text("none");
     refused(&["decompress", &input, "-o", &none], &["contains no compressed weights"]);
-    refused(
-        &["compress", &input, "-o", &none, "--scheme", "int8"],
-        &["is a model in GGUF", "hint: `lowbit import` converts it"],
-    );
+    if gpu() {
+        // The same weights as those of the imported file.
+        let compressed = scratch.text("compressed");
+        fine(&["compress", &input, "-o", &compressed, "--scheme", "int8"]);
+        let direct = source::open(&compressed).unwrap();
+        fine(&["compress", &output, "-o", &compressed, "--scheme", "int8"]);
+        let imported = source::open(&compressed).unwrap();
+        let weights = imported.read("output.weight").unwrap();
+        assert_eq!(weights, direct.read("output.weight").unwrap());
+        assert!(matches!(weights, Data::Compressed(_)));
+        fs::remove_file(compressed).unwrap();
+    }
     refused(&["import", &input, "-o", &none, "--strip-prefix", "a."], &["for ONNX files"]);
     // A type without a format is listed, and refused by name.
     write_gguf(&scratch.path("iq"), &[("w".to_owned(), vec![256, 2], 16, 132)]);
@@ -329,4 +347,8 @@ fn gguf_goes_in_and_out() {
         &["is a model in safetensors", "--metadata-of names a GGUF file"],
     );
     refused(&["export", input, "-o", input, "--to", "gguf"], &["same file"]);
+    refused(
+        &["compress", input, "-o", &none, "--scheme", "int8"],
+        &["13 of its weights are quantized already (IQ4_NL, ", "`lowbit import` takes them"],
+    );
 }

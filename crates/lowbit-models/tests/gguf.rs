@@ -1,5 +1,7 @@
 //! GGUF files beside the Python package `gguf`, which defines the format.
 
+use crate::memory::{peak, within};
+use crate::targets::gguf::FACTOR;
 use lowbit::compress::dequantize;
 use lowbit::format::{PackedWeights, Scales, random_weights};
 use lowbit_models::checkpoint::gguf::{self, GgmlType, GgufFile, GgufMetadata};
@@ -134,4 +136,42 @@ fn floats_are_written_as_they_are() {
         let tensor = Tensor { name: "w", dtype, shape: tensor.shape, bytes: tensor.bytes };
         assert_eq!(tensor.to_f32().unwrap(), dequantize(&weights));
     }
+}
+
+/// Headers that state more than they hold, and metadata that grow while they are read, cost memory in
+/// proportion to the file.
+#[test]
+fn lies_cost_nothing() {
+    let header = |tensors: u64, entries: u64, rest: &[u8]| {
+        [b"GGUF\x03\0\0\0", &tensors.to_le_bytes()[..], &entries.to_le_bytes(), rest].concat()
+    };
+    let open = |file: &[u8]| within(FACTOR, file.len(), || GgufFile::from_bytes(file.to_vec()));
+    const MILLION: usize = 1 << 20;
+    // Counts that just fit into zeros: the second empty key is one too many.
+    let zeros = vec![0; 13 * MILLION];
+    for (tensors, entries) in [(0, MILLION), (MILLION / 2, 1), (0, usize::MAX)] {
+        assert!(open(&header(tensors as u64, entries as u64, &zeros)).is_err());
+    }
+    // Short arrays are kept, long ones are not.
+    let array = |key: u32, length: usize| {
+        let key = key.to_le_bytes().map(|byte| b'a' + (byte & 15));
+        let mut entry = [&4u64.to_le_bytes()[..], &key, &9u32.to_le_bytes()].concat();
+        entry.extend([&0u32.to_le_bytes()[..], &(length as u64).to_le_bytes()].concat());
+        entry.resize(entry.len() + length, 1);
+        entry
+    };
+    let key = |at: u32| at & 15 | (at >> 4 & 15) << 8 | (at >> 8 & 15) << 16;
+    let short: Vec<u8> = (0..4096).flat_map(|at| array(key(at), 256)).collect();
+    let model = open(&header(0, 4096, &short)).unwrap();
+    assert_eq!(model.config()["aaaa"].as_array().unwrap().len(), 256);
+    let (model, held) = peak(|| GgufFile::from_bytes(header(0, 1, &array(0, 8 * MILLION))));
+    assert_eq!(model.unwrap().config()["aaaa"]["length"], 8 * MILLION);
+    assert!(held < 40 * MILLION, "{held}");
+    // Two thousand million rows without columns are nothing, too.
+    let mut rows = [&1u64.to_le_bytes()[..], b"w", &2u32.to_le_bytes(), &[0; 8]].concat();
+    rows.extend([&((1u64 << 31) - 1).to_le_bytes()[..], &12u32.to_le_bytes(), &[0; 8]].concat());
+    let model = open(&header(1, 0, &rows)).unwrap();
+    let (weights, held) = peak(|| model.read("w").unwrap());
+    assert!(matches!(weights, Data::Compressed(weights) if weights.k() == 0));
+    assert!(held < 1 << 12, "{held}");
 }

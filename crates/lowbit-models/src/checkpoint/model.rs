@@ -60,12 +60,14 @@ fn decode<T, const SIZE: usize>(bytes: &[u8], element: impl Fn([u8; SIZE]) -> T)
         .collect()
 }
 
-struct Place {
+/// Where a tensor is.
+pub(super) struct Place {
     /// The index of the file.
-    file: usize,
-    dtype: Dtype,
-    shape: Vec<usize>,
-    range: Range<usize>,
+    pub file: usize,
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    /// Its bytes in the file.
+    pub range: Range<usize>,
 }
 
 /// An open safetensors model, with or without compressed weights: one file, or several with an index.
@@ -135,6 +137,18 @@ impl ModelFile {
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, IoError> {
         let shard = Shard::new(String::new(), FileBytes::Read(bytes))?;
         Self::new(vec![shard], None, Value::Null)
+    }
+
+    /// Returns a model of plain tensors that lie in files of any format. `tensors` have places inside of
+    /// them, of the sizes of their types and shapes.
+    pub(super) fn from_plain(
+        files: Vec<(String, FileBytes)>,
+        tensors: BTreeMap<String, Place>,
+        metadata: BTreeMap<String, String>,
+    ) -> Self {
+        let (compressed, activations) = Index::default();
+        let (folder, config, parts) = (None, Value::Null, BTreeSet::new());
+        Self { files, folder, config, tensors, metadata, compressed, activations, parts }
     }
 
     fn new(shards: Vec<Shard>, folder: Option<PathBuf>, config: Value) -> Result<Self, IoError> {

@@ -30,7 +30,8 @@ pub use write::{GgufMetadata, write};
 pub(super) use split::split_name;
 
 use super::bytes::FileBytes;
-use super::source::SourceError;
+use super::model::{self, ModelFile};
+use super::source::{ModelSource, SourceError};
 use header::{Header, Place};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -168,6 +169,16 @@ impl GgufFile {
     /// Returns a tensor.
     pub fn tensor(&self, name: &str) -> Option<GgufTensor<'_>> {
         self.tensors.get_key_value(name).map(|(name, place)| self.view(name, place))
+    }
+
+    /// Returns the model as one of plain tensors, or `None` if a tensor has blocks.
+    pub(super) fn into_plain(self) -> Option<ModelFile> {
+        let metadata = ModelSource::metadata(&self);
+        let plain = |(name, Place { file, kind, shape, range })| {
+            Some((name, model::Place { file, dtype: GgmlType::dtype(kind)?, shape, range }))
+        };
+        let tensors = self.tensors.into_iter().map(plain).collect::<Option<_>>()?;
+        Some(ModelFile::from_plain(self.files, tensors, metadata))
     }
 
     fn view<'a>(&'a self, name: &'a str, place: &'a Place) -> GgufTensor<'a> {

@@ -180,6 +180,11 @@ fn damage_is_named() {
             Builder::new().entry("general.alignment", 4, &[0; 4]),
             "`general.alignment` is 0, where a power of two",
         ),
+        (
+            "a large alignment",
+            Builder::new().entry("general.alignment", 4, &(1u32 << 21).to_le_bytes()),
+            "`general.alignment` is 2097152, where a power of two of at most 1 MiB",
+        ),
         ("alignment text", Builder::new().string("general.alignment", "x"), "is \"x\", where"),
         ("five axes", f32s(&[1; 5], &[0; 4]), "`t` has 5 axes"),
         (

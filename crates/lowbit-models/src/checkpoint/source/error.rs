@@ -48,6 +48,16 @@ pub enum SourceError {
         /// The method.
         method: String,
     },
+    /// The model has quantized weights where only plain tensors are taken.
+    #[error("{count} of its weights are quantized already ({stored}), first `{first}`")]
+    AlreadyQuantized {
+        /// The number of them.
+        count: usize,
+        /// How the model stores them.
+        stored: String,
+        /// The first of them.
+        first: String,
+    },
     /// Some weights are stored in ways that lowbit has no format for.
     #[error("{count} of its weights are stored as {stored}, first `{first}`: {why}")]
     UnsupportedWeights {
@@ -107,6 +117,10 @@ impl SourceError {
             Self::ManyModels { .. } => "give one of them",
             Self::NotBuilt { .. } => "build lowbit with the feature of that name",
             Self::NotFound { .. } => "`lowbit inspect` lists the names",
+            Self::AlreadyQuantized { .. } => {
+                "`lowbit import` takes them as they are; `lowbit decompress` makes f32 of them, which \
+                 can be compressed again"
+            }
             Self::Quantized { .. } => "give the model as it was before that",
             Self::Unsupported { .. } | Self::UnsupportedWeights { .. } => {
                 "use a file of that model in another type"

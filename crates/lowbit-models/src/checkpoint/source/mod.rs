@@ -32,6 +32,7 @@ mod import;
 #[cfg(feature = "onnx")]
 mod onnx;
 mod open;
+mod plain;
 mod role;
 mod safetensors;
 #[cfg(test)]
