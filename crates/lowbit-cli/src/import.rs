@@ -73,6 +73,8 @@ struct Totals {
 #[derive(Serialize)]
 pub struct Listing<'a> {
     input: String,
+    /// The family of formats.
+    family: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     output: Option<String>,
     tensors: Vec<Row>,
@@ -122,6 +124,7 @@ impl<'a> Listing<'a> {
         };
         Ok(Self {
             input: input.display().to_string(),
+            family: model.family().to_string(),
             output: output.map(|path| path.display().to_string()),
             tensors,
             left_out,
@@ -147,7 +150,7 @@ impl<'a> Listing<'a> {
                 printable(&from).into(),
             ]);
         }
-        let mut text = report::text(&table);
+        let mut text = format!("{}\n\n{}", self.family, report::text(&table));
         let totals = &self.totals;
         text.push_str(&format!(
             "{}, {} compressed, {}{}\n",

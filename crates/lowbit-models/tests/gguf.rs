@@ -175,3 +175,22 @@ fn lies_cost_nothing() {
     assert!(matches!(weights, Data::Compressed(weights) if weights.k() == 0));
     assert!(held < 1 << 12, "{held}");
 }
+
+/// Whatever byte of a small file is another, it is read or refused, within memory.
+#[test]
+fn every_changed_byte_is_survived() {
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    let files = crate::seeds::gguf_files(root);
+    let small: Vec<&Vec<u8>> = files.iter().filter(|file| file.len() < 1000).collect();
+    assert!(small.len() > 5);
+    for file in small {
+        let mut changed = file.clone();
+        for at in 0..file.len() {
+            for byte in [0, 1, 0x7f, 0xff, file[at] ^ 0x80, file[at].wrapping_add(1)] {
+                changed[at] = byte;
+                crate::targets::gguf::run(&changed);
+            }
+            changed[at] = file[at];
+        }
+    }
+}

@@ -68,7 +68,7 @@ fn fixtures(folder: &Path, extension: &str) -> Vec<Vec<u8>> {
 }
 
 /// The fixture, and small files that fuzzing reaches the end of.
-fn gguf_files(root: &Path) -> Vec<Vec<u8>> {
+pub fn gguf_files(root: &Path) -> Vec<Vec<u8>> {
     let mut files = fixtures(&root.join("crates/lowbit-models/tests/fixtures/gguf"), "gguf");
     let text = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
     // A type and the bytes of one block.
