@@ -96,12 +96,12 @@ pub fn refuse_overwriting(
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let read = model.files().into_iter().map(|name| folder.join(name)).chain([file.clone()]);
-    let (read, written) = (read.collect::<Vec<_>>(), output.entry_point());
-    match read.iter().find(|path| place(path) == place(&written)) {
+    let mut read = model.files().into_iter().map(|name| folder.join(name)).chain([file.clone()]);
+    match read.find(|path| output.may_replace(path) || place(path) == place(&output.entry_point()))
+    {
         None => Ok(()),
         Some(path) => {
-            let message = format!("OUT is a file of IN, `{}`", path.display());
+            let message = format!("OUT would replace a file of IN, `{}`", path.display());
             Err(CliError::new(message).hint("give the output its own name or folder"))
         }
     }

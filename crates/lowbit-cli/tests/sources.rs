@@ -257,10 +257,15 @@ fn shards_go_in_and_out() {
         &["import", &input, "-o", &base, "--shard-size", "1GB"],
         &["import", &input, "-o", &input, "--shard-size", "1GB"],
         &["compress", &index, "-o", &shard, "--scheme", "int8"],
+        // One of two files, which would be the first of the new ones.
+        &["import", &shard, "-o", &base, "--shard-size", "1GB"],
     ] {
         let (code, _, err) = lowbit(args);
         assert_eq!(code, Some(2), "{args:?}: {err}");
-        assert!(err.contains("is a file of IN") || err.contains("are the same file"), "{err}");
+        assert!(
+            err.contains("would replace a file of IN") || err.contains("are the same file"),
+            "{err}"
+        );
     }
     refused(&["import", &input, "-o", &base, "--shard-size", "much"], &["2GB"]);
 

@@ -1,5 +1,5 @@
 use super::writer::FileWriter;
-use super::{AtomicFile, Entry, IoError, LayerActivations};
+use super::{AtomicFile, Entry, IoError, LayerActivations, beside};
 use lowbit::format::PackedWeights;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -42,6 +42,27 @@ impl Output {
         let mut name = self.path.file_name().map_or_else(OsString::new, OsString::from);
         name.push(".index.json");
         self.path.with_file_name(name)
+    }
+
+    /// Returns whether writing may replace `file`: whether it is the file or the index, or has the name of
+    /// one of several files, however many there will be.
+    pub fn may_replace(&self, file: &Path) -> bool {
+        let folder = |path: &Path| beside::folder(path).canonicalize().ok();
+        if folder(file).is_none() || folder(file) != folder(&self.path) {
+            return false;
+        }
+        file.file_name() == self.entry_point().file_name()
+            || self.shard_bytes.is_some() && self.names_shard(file)
+    }
+
+    fn names_shard(&self, file: &Path) -> bool {
+        let stem = |path: &Path| Some(path.file_stem()?.to_str()?.to_owned());
+        let Some((own, other)) = stem(&self.path).zip(stem(file)) else { return false };
+        let numbers = other.strip_prefix(&own).and_then(|rest| rest.strip_prefix('-'));
+        let numbers = numbers.and_then(|rest| rest.split_once("-of-"));
+        let digits = |text: &str| text.len() >= 5 && text.bytes().all(|b| b.is_ascii_digit());
+        file.extension() == self.path.extension()
+            && numbers.is_some_and(|(number, count)| digits(number) && digits(count))
     }
 
     /// Returns the path of file `number` of `count`.

@@ -59,7 +59,11 @@ fn text(name: &std::ffi::OsStr) -> String {
 fn files(folder: &Path) -> Result<Vec<PathBuf>, SourceError> {
     let failed = |source| IoError::Io { doing: "read", path: folder.to_owned(), source };
     let mut files = Vec::new();
-    for entry in fs::read_dir(folder).map_err(failed)?.take(MOST_FILES) {
+    for (count, entry) in fs::read_dir(folder).map_err(failed)?.enumerate() {
+        if count == MOST_FILES {
+            let why = format!("it has more than {MOST_FILES} files");
+            return Err(failed(std::io::Error::other(why)).into());
+        }
         let path = entry.map_err(failed)?.path();
         // Links are followed: the Hugging Face cache consists of them.
         if path.is_file() {

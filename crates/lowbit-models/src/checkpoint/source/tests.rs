@@ -297,6 +297,22 @@ fn shards_are_written_and_read_back() {
         assert_eq!(one.read("c").unwrap(), Data::Compressed(second.clone()));
         assert_eq!(*one.metadata(), metadata);
     }
+    // Files that may be written are known before it is known how many there will be.
+    let sharded = Output::from(scratch.path("m.st")).in_shards(limit(9));
+    for (name, may) in [
+        ("m.st.index.json", true),
+        ("m-00002-of-00009.st", true),
+        ("m-00002-of-00009.safetensors", false),
+        ("m-2-of-9.st", false),
+        ("m.st", false),
+        ("n-00002-of-00009.st", false),
+        ("sub/m.st.index.json", false),
+    ] {
+        assert_eq!(sharded.may_replace(&scratch.path(name)), may, "{name}");
+    }
+    let whole = Output::from(scratch.path("m.st"));
+    assert!(whole.may_replace(&scratch.path("./m.st")));
+    assert!(!whole.may_replace(&scratch.path("m-00002-of-00009.st")));
     // The path of a folder stands for the usual name in it.
     fs::create_dir(scratch.path("folder")).unwrap();
     let output = Output::from(scratch.path("folder")).in_shards(limit(1 << 20));
