@@ -112,7 +112,6 @@ impl Item {
 
 /// The data of an item.
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
 #[allow(clippy::large_enum_variant, reason = "there is one at a time, and it owns megabytes")]
 pub enum Data<'a> {
     /// The bytes of a plain tensor: little-endian, row-major, and not aligned. They are borrowed from
