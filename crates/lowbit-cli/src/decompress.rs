@@ -102,8 +102,8 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         let message = format!("cannot decompress `{}`", args.input.display());
         CliError::new(message).because(error).hint(hint)
     };
-    if let Some(method) = model.unread_quantization() {
-        return Err(failed(SourceError::Quantized { method }));
+    if let Some(error) = model.refusal() {
+        return Err(failed(error));
     }
     let items = model.items().map_err(failed)?;
     let tensors = rows(&items);

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 /// Opens a model of any format. Warns if it is one of several files that is given alone.
 pub fn open(path: &Path) -> Result<Model, CliError> {
     let model = source::open(path).map_err(|error| unreadable(path, error))?;
-    if let Model::Safetensors(model) = &model
-        && let [file] = &ModelSource::files(model)[..]
+    if matches!(model, Model::Safetensors(_) | Model::Quantized(_))
+        && let [file] = &model.files()[..]
         && let Some((number, count)) = shard_of(file)
     {
         warn(format!(

@@ -3,7 +3,9 @@
 use crate::activations::ActivationsJson;
 use crate::error::{CliError, printable};
 use crate::report::{self, bits_per_weight};
-use lowbit_models::checkpoint::source::{Item, ItemKind, Model, ModelSource, SourceError};
+use lowbit_models::checkpoint::source::{
+    Item, ItemKind, Model, ModelSource, Omission, SourceError,
+};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -62,7 +64,20 @@ pub struct Listing {
     files: Vec<String>,
     metadata: Value,
     tensors: Vec<Row>,
+    left_out: Vec<Left>,
+    warnings: Vec<String>,
+    /// The reason why the weights are not read, if they are not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<String>,
     totals: Totals,
+}
+
+/// Something in the model that is not imported.
+#[derive(Serialize)]
+struct Left {
+    name: String,
+    what: String,
+    why: String,
 }
 
 impl Listing {
@@ -71,9 +86,9 @@ impl Listing {
         let rows = model.items()?.into_iter().map(|item| row(model, item));
         let tensors: Vec<Row> = rows.collect::<Result<_, _>>()?;
         let metadata = match model {
-            Model::Safetensors(model) => {
-                let pairs = model.metadata().iter();
-                Value::Object(pairs.map(|(k, v)| (k.clone(), v.clone().into())).collect())
+            Model::Safetensors(_) | Model::Quantized(_) => {
+                let pairs = ModelSource::metadata(model).into_iter();
+                Value::Object(pairs.map(|(key, value)| (key, value.into())).collect())
             }
             _ => model.config().clone(),
         };
@@ -88,6 +103,9 @@ impl Listing {
             name: name.filter(|name| !name.is_empty()).map(str::to_owned),
             files: model.files(),
             metadata,
+            left_out: model.omissions().into_iter().map(Left::new).collect(),
+            warnings: model.warnings(),
+            refused: model.refusal().map(|error| format!("{error}; {}", error.next_step())),
             totals: totals(&tensors, model.file_bytes()),
             tensors,
         })
@@ -136,6 +154,13 @@ impl Listing {
         }
         text.push('\n');
         text.push_str(&self.unsupported());
+        text.push_str(&self.left_out());
+        for warning in &self.warnings {
+            text.push_str(&format!("note: {}\n", printable(warning)));
+        }
+        if let Some(refused) = &self.refused {
+            text.push_str(&format!("cannot be imported: {}\n", printable(refused)));
+        }
         text
     }
 
@@ -156,6 +181,22 @@ impl Listing {
         printable(&about)
     }
 
+    /// Returns a line for each reason why something is left out.
+    fn left_out(&self) -> String {
+        let mut reasons: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+        for Left { name, what, why } in &self.left_out {
+            reasons.entry((what, why)).or_default().push(name);
+        }
+        let line = |((what, why), names): ((&str, &str), Vec<&str>)| {
+            let some: Vec<&str> = names.iter().take(3).copied().collect();
+            let more = if names.len() > some.len() { ", …" } else { "" };
+            let list = format!("{}{more}", some.join(", "));
+            let line = format!("left out: {} × {what} ({list}): {why}", names.len());
+            format!("{}\n", printable(&line))
+        };
+        reasons.into_iter().map(line).collect()
+    }
+
     /// Returns a line for each reason why tensors cannot be read.
     fn unsupported(&self) -> String {
         let mut reasons: BTreeMap<(&str, &str), usize> = BTreeMap::new();
@@ -168,6 +209,13 @@ impl Listing {
             format!("cannot be imported: {count} × {}: {}\n", printable(format), printable(why))
         };
         reasons.into_iter().map(line).collect()
+    }
+}
+
+impl Left {
+    fn new(omission: Omission) -> Self {
+        let Omission { name, what, why, .. } = omission;
+        Self { name, what, why }
     }
 }
 

@@ -19,8 +19,8 @@ pub fn decompress(
     output: impl Into<Output>,
     progress: &mut dyn FnMut(Step<'_>),
 ) -> Result<usize, SourceError> {
-    if let Some(method) = model.unread_quantization() {
-        return Err(SourceError::Quantized { method });
+    if let Some(error) = model.refusal() {
+        return Err(error);
     }
     let items = model.items()?;
     let entries = items.iter().map(|item| {

@@ -39,6 +39,7 @@ mod bytes;
 mod error;
 pub mod gguf;
 mod header;
+pub mod hf;
 mod model;
 #[cfg(feature = "onnx")]
 pub mod onnx;

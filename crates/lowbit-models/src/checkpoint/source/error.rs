@@ -1,6 +1,7 @@
 use super::{Family, NotAModel};
 use crate::checkpoint::IoError;
 use crate::checkpoint::gguf::GgufError;
+use crate::checkpoint::hf::HfError;
 #[cfg(feature = "onnx")]
 use crate::checkpoint::onnx::OnnxError;
 
@@ -42,12 +43,6 @@ pub enum SourceError {
         /// The name asked for.
         name: String,
     },
-    /// The weights were quantized by a method that lowbit does not read.
-    #[error("its weights were quantized by {method}, which lowbit does not read")]
-    Quantized {
-        /// The method.
-        method: String,
-    },
     /// The model has quantized weights where only plain tensors are taken.
     #[error("{count} of its weights are quantized already ({stored}), first `{first}`")]
     AlreadyQuantized {
@@ -58,6 +53,9 @@ pub enum SourceError {
         /// The first of them.
         first: String,
     },
+    /// Another tool has quantized the weights in a way that lowbit does not read.
+    #[error(transparent)]
+    Hf(#[from] HfError),
     /// Some weights are stored in ways that lowbit has no format for.
     #[error("{count} of its weights are stored as {stored}, first `{first}`: {why}")]
     UnsupportedWeights {
@@ -121,7 +119,7 @@ impl SourceError {
                 "`lowbit import` takes them as they are; `lowbit decompress` makes f32 of them, which \
                  can be compressed again"
             }
-            Self::Quantized { .. } => "give the model as it was before that",
+            Self::Hf(error) => error.next_step(),
             Self::Unsupported { .. } | Self::UnsupportedWeights { .. } => {
                 "use a file of that model in another type"
             }

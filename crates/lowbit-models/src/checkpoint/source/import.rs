@@ -16,8 +16,8 @@ pub fn import(
     output: impl Into<Output>,
     progress: &mut dyn FnMut(Step<'_>),
 ) -> Result<(), SourceError> {
-    if let Some(method) = model.unread_quantization() {
-        return Err(SourceError::Quantized { method });
+    if let Some(error) = model.refusal() {
+        return Err(error);
     }
     let items = model.items()?;
     let mut entries = BTreeMap::new();

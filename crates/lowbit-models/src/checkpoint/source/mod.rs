@@ -185,14 +185,19 @@ pub trait ModelSource: std::fmt::Debug + Send + Sync {
         Ok(None)
     }
 
-    /// Returns by what method the weights were quantized if lowbit does not understand it, so that the
-    /// items are parts of weights and not weights.
-    fn unread_quantization(&self) -> Option<String> {
+    /// Returns the reason why the weights of the model are not read, if they are not: the items are then
+    /// parts of weights and not weights.
+    fn refusal(&self) -> Option<SourceError> {
         None
     }
 
     /// Lists what is not among the items, such as nodes of a graph that are not understood.
     fn omissions(&self) -> Vec<Omission> {
+        Vec::new()
+    }
+
+    /// Returns what the user should know about the model, as sentences without a full stop.
+    fn warnings(&self) -> Vec<String> {
         Vec::new()
     }
 }

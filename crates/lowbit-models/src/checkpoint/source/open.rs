@@ -4,6 +4,7 @@ use super::detect::{self, HEAD, Looks, NotAModel};
 use super::{Data, Family, Item, ModelSource, Omission, SourceError, folder};
 use crate::checkpoint::bytes::FileBytes;
 use crate::checkpoint::gguf::GgufFile;
+use crate::checkpoint::hf::HfModel;
 #[cfg(feature = "onnx")]
 use crate::checkpoint::onnx::OnnxFile;
 use crate::checkpoint::{LayerActivations, ModelFile, shards};
@@ -17,6 +18,8 @@ use std::path::{Path, PathBuf};
 pub enum Model {
     /// One or several safetensors files.
     Safetensors(ModelFile),
+    /// One or several safetensors files with weights that another tool has quantized.
+    Quantized(Box<HfModel>),
     /// One or several GGUF files.
     Gguf(GgufFile),
     /// An ONNX file.
@@ -50,11 +53,9 @@ pub fn locate(path: impl AsRef<Path>) -> Result<PathBuf, SourceError> {
 fn open_file(path: &Path) -> Result<Model, SourceError> {
     let bytes = FileBytes::open(path)?;
     match detect::sniff(bytes.get(..HEAD).unwrap_or(&bytes)) {
-        Looks::Safetensors => Ok(Model::Safetensors(ModelFile::open_bytes(path, bytes)?)),
+        Looks::Safetensors => safetensors(path, bytes),
         Looks::Gguf => Ok(Model::Gguf(GgufFile::open_bytes(path, bytes)?)),
-        Looks::Json if shards::is_index(&bytes) => {
-            Ok(Model::Safetensors(ModelFile::open_bytes(path, bytes)?))
-        }
+        Looks::Json if shards::is_index(&bytes) => safetensors(path, bytes),
         Looks::Json => Err(SourceError::NotAModel { what: NotAModel::Json }),
         #[cfg(feature = "onnx")]
         Looks::Onnx => Ok(Model::Onnx(match bytes {
@@ -68,10 +69,18 @@ fn open_file(path: &Path) -> Result<Model, SourceError> {
     }
 }
 
+fn safetensors(path: &Path, bytes: FileBytes) -> Result<Model, SourceError> {
+    Ok(match HfModel::find(ModelFile::open_bytes(path, bytes)?)? {
+        Ok(quantized) => Model::Quantized(Box::new(quantized)),
+        Err(model) => Model::Safetensors(model),
+    })
+}
+
 impl Model {
     fn source(&self) -> &dyn ModelSource {
         match self {
             Self::Safetensors(model) => model,
+            Self::Quantized(model) => model.as_ref(),
             Self::Gguf(model) => model,
             #[cfg(feature = "onnx")]
             Self::Onnx(model) => model,
@@ -120,11 +129,15 @@ impl ModelSource for Model {
         self.source().activations(name)
     }
 
-    fn unread_quantization(&self) -> Option<String> {
-        self.source().unread_quantization()
+    fn refusal(&self) -> Option<SourceError> {
+        self.source().refusal()
     }
 
     fn omissions(&self) -> Vec<Omission> {
         self.source().omissions()
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.source().warnings()
     }
 }

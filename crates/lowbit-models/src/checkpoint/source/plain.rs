@@ -20,12 +20,17 @@ impl Model {
         if let Self::Safetensors(model) = self {
             return Ok(model);
         }
+        if let Some(error) = self.refusal() {
+            return Err(error);
+        }
         let items = self.items()?;
         if let Some(error) = quantized(&items) {
             return Err(error);
         }
         match self {
             Self::Safetensors(model) => Ok(model),
+            // Its configuration names a method, but no tensor is quantized.
+            Self::Quantized(model) => Ok(model.into_file()),
             Self::Gguf(model) => model.into_plain().ok_or_else(|| already(Vec::new())),
             #[cfg(feature = "onnx")]
             Self::Onnx(_) => {

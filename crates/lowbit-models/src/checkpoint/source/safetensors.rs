@@ -5,27 +5,13 @@ use crate::checkpoint::{LayerActivations, ModelFile, read_compressed};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// How the names of parts of quantized weights end, for models without a configuration.
-const METHODS: [(&str, &str); 6] = [
-    (".qweight", "GPTQ or AWQ"),
-    (".weight_packed", "compressed-tensors"),
-    (".weight_scale_inv", "fp8 with block scales"),
-    (".weight.absmax", "bitsandbytes"),
-    (".weight.SCB", "bitsandbytes"),
-    (".W_q", "HQQ"),
-];
-
 impl ModelSource for ModelFile {
     fn family(&self) -> Family {
         Family::Safetensors
     }
 
     fn variant(&self) -> Option<String> {
-        if !self.compressed().is_empty() {
-            return Some("compressed by lowbit".to_owned());
-        }
-        let method = self.unread_quantization()?;
-        Some(format!("quantized by {method}"))
+        (!self.compressed().is_empty()).then(|| "compressed by lowbit".to_owned())
     }
 
     fn architecture(&self) -> Option<&str> {
@@ -80,18 +66,6 @@ impl ModelSource for ModelFile {
         }
         let missing = || SourceError::NotFound { name: name.to_owned() };
         Ok(Data::Plain(self.tensor(name).ok_or_else(missing)?.bytes.into()))
-    }
-
-    fn unread_quantization(&self) -> Option<String> {
-        if !self.compressed().is_empty() {
-            return None;
-        }
-        if let Some(config) = ModelFile::config(self).get("quantization_config") {
-            let method = config.get("quant_method").and_then(Value::as_str);
-            return Some(method.unwrap_or("a method without a name").to_owned());
-        }
-        let method = |name: &str| METHODS.iter().find(|(end, _)| name.ends_with(end));
-        self.plain().find_map(|tensor| Some(method(tensor.name)?.1.to_owned()))
     }
 
     fn activations(&self, name: &str) -> Result<Option<LayerActivations>, SourceError> {

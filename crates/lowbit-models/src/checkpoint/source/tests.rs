@@ -231,11 +231,13 @@ fn quantized_by_others_is_named() {
         assert!(error.to_string().contains(says), "{error}");
         assert!(!out.exists());
     };
-    refuse(&scratch.model("a", &[("l.qweight", 1)]), "quantized by GPTQ or AWQ");
-    refuse(&scratch.model("b", &[("l.weight_scale_inv", 1)]), "quantized by fp8 with block scales");
+    refuse(
+        &scratch.model("a", &[("l.qweight", 1)]),
+        "the first is `l.weight`: tensor `l.qweight` is",
+    );
     let named = scratch.model("c/model.safetensors", &[("l.weight", 1)]);
-    scratch.write("c/config.json", "{\"quantization_config\": {\"quant_method\": \"hqq\"}}");
-    refuse(&named, "quantized by hqq");
+    scratch.write("c/config.json", "{\"quantization_config\": {\"quant_method\": \"aqlm\"}}");
+    refuse(&named, "quantized by the method `aqlm`");
     let unknown = gguf::tests::Builder::new().tensor("w", &[256], 16, &[0; 66]).build();
     let unknown = open(scratch.write("d", unknown)).unwrap();
     let error = import(&unknown, &out, &mut |_| ()).unwrap_err().to_string();
