@@ -9,6 +9,7 @@ mod hostile_files;
 #[path = "../../../tools/fuzz/src/memory.rs"]
 mod memory;
 mod minilm;
+mod packages;
 #[path = "../../lowbit-demo/src/recipes.rs"]
 mod recipes;
 #[path = "../../../tools/fuzz/src/seeds.rs"]

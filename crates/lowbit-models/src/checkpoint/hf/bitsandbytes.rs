@@ -62,7 +62,8 @@ pub(super) fn four_bits<'a>(context: &Context<'a>) -> Result<Layer<'a>, HfError>
     shaped(&map, &[16])?;
     let map = widened(&floats(&map)?);
     let known = [CodeType::Nf4, CodeType::Fp4].into_iter();
-    let same = |table: &[f32; 16]| table.iter().zip(&map).all(|(a, b)| a.to_bits() == b.to_bits());
+    // The map of fp4 has +0 where the table has −0; nothing else differs.
+    let same = |table: &[f32; 16]| table.iter().zip(&map).all(|(a, b)| a == b);
     let code_type = known.into_iter().find(|known| known.table().is_some_and(same));
     let code_type = code_type.unwrap_or(CodeType::Codebook);
     // A row that is longer than a block and no multiple of it has groups that divide both.

@@ -10,11 +10,14 @@
 //!
 //! The weight is multiplied by either scale: `weight_scale_inv` is named after what the quantizer
 //! multiplied by. A scale for a block is stored once for each of its rows.
+//!
+//! Files of GPTQModel (`weight_scale_semantics` is `inverse`) are an exception: their `weight_scale_inv` is a
+//! *divisor*. Its reciprocal is stored here, rounded to f32.
 
 use super::HfError;
 use super::int_quantized::row_granularity;
 use super::layer::{Codes, Layer, pick};
-use super::tensors::{Context, elements, floats, powers, two, typed};
+use super::tensors::{Context, elements, floats, powers, two, typed, widened};
 use lowbit::format::{CodeType, Granularity, Parts, Scales, WeightFormat};
 use safetensors::Dtype;
 
@@ -38,6 +41,12 @@ pub(super) fn layer<'a>(context: &Context<'a>) -> Result<Layer<'a>, HfError> {
     let scale = inverse.map_or_else(|| context.need("weight_scale"), Ok)?;
     let bytes = matches!(scale.dtype, Dtype::U8 | Dtype::F8_E8M0);
     let scales = if bytes { powers(&scale)? } else { floats(&scale)? };
+    let divisor =
+        inverse.is_some() && context.config.text("weight_scale_semantics") == Some("inverse");
+    let scales = match divisor {
+        true => Scales::F32(widened(&scales).into_iter().map(f32::recip).collect()),
+        false => scales,
+    };
     let (rows, columns) = context.config.block().unwrap_or(BLOCK);
     let (granularity, scales) = match *scale.shape {
         [down, across]
