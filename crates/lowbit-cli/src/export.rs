@@ -7,6 +7,7 @@ use crate::{Outcome, files};
 use clap::ValueEnum;
 use lowbit_models::Step;
 use lowbit_models::checkpoint::gguf::{self, GgufMetadata};
+use lowbit_models::checkpoint::hf::{self, HfFormat};
 use lowbit_models::checkpoint::source::{Model, ModelSource, SourceError};
 use lowbit_models::checkpoint::{IoError, Output};
 use std::path::PathBuf;
@@ -14,7 +15,9 @@ use std::path::PathBuf;
 /// Write a model in the format of another program: weights as they are, with their codes and scales.
 ///
 /// GGUF holds weights of the formats that it has types for: f32, f16, and q4_0, q4_1, q5_0, q5_1, q8_0,
-/// q2_k to q6_k, iq4_nl, iq4_xs and mxfp4. Any other weight is refused by name.
+/// q2_k to q6_k, iq4_nl, iq4_xs and mxfp4. The formats of compressed-tensors are safetensors files with a
+/// config.json beside them: pack-quantized holds integers of 2 to 6 and 8 bits, int-quantized 8-bit
+/// integers, sparse-24-bitmask 2:4 sparse f32, f16 and int8. Any other weight is refused by name.
 #[derive(clap::Args)]
 pub struct Args {
     /// The model to read
@@ -31,12 +34,24 @@ pub struct Args {
     #[arg(long, value_name = "GGUF")]
     metadata_of: Option<PathBuf>,
     #[command(flatten)]
+    shards: files::ShardArg,
+    #[command(flatten)]
     json: JsonArg,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Format {
     Gguf,
+    PackQuantized,
+    IntQuantized,
+    #[value(name = "sparse-24-bitmask")]
+    Sparse24Bitmask,
+}
+
+/// What to write.
+enum To {
+    Gguf(GgufMetadata),
+    Hf(HfFormat),
 }
 
 /// Returns the metadata to write.
@@ -68,13 +83,28 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         ("--json", args.json.json.as_deref()),
     ]))?;
     let model = files::open(&args.input)?;
-    files::refuse_overwriting(&args.input, &model, &Output::from(&args.output))?;
-    let Format::Gguf = args.to;
-    let metadata = metadata(args, &model)?;
+    let output = args.shards.output(&args.output);
+    files::refuse_overwriting(&args.input, &model, &output)?;
+    let to = match args.to {
+        Format::Gguf if output != Output::from(&args.output) => {
+            let message = "--shard-size is for safetensors files, and GGUF is one file";
+            return Err(CliError::new(message).hint("leave it out"));
+        }
+        Format::Gguf => To::Gguf(metadata(args, &model)?),
+        Format::PackQuantized => To::Hf(HfFormat::PackQuantized),
+        Format::IntQuantized => To::Hf(HfFormat::IntQuantized),
+        Format::Sparse24Bitmask => To::Hf(HfFormat::Sparse24Bitmask),
+    };
+    if args.metadata_of.is_some() && matches!(to, To::Hf(_)) {
+        let message = "--metadata-of is for GGUF";
+        return Err(CliError::new(message).hint("leave it out"));
+    }
     let failed = |error: SourceError| {
         let hint = match error {
             SourceError::Io(IoError::Io { .. }) => "is there room, and may this user write there?",
-            SourceError::Unsupported { .. } => "`lowbit export --help` lists what GGUF holds",
+            SourceError::Unsupported { .. } => {
+                "`lowbit export --help` lists what each format holds"
+            }
             _ => error.next_step(),
         };
         CliError::new(format!("cannot export `{}`", args.input.display())).because(error).hint(hint)
@@ -84,7 +114,11 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         .map_err(|error| listing::damaged(&args.input, error))?;
     let progress = report::progress(model.items().map_err(failed)?.len());
     let advance = &mut |step: Step<'_>| report::advance(&progress, step);
-    gguf::write(&model, &metadata, &args.output, advance).map_err(failed)?;
+    match to {
+        To::Gguf(metadata) => gguf::write(&model, &metadata, &args.output, advance),
+        To::Hf(format) => hf::write(&model, format, output, advance),
+    }
+    .map_err(failed)?;
     progress.finish_and_clear();
     report.finish(&listing.text(), &listing)?;
     Ok(Outcome::Fine)

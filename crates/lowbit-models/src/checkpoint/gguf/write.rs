@@ -57,8 +57,8 @@ pub fn write(
     path: impl AsRef<Path>,
     progress: &mut dyn FnMut(Step<'_>),
 ) -> Result<(), SourceError> {
-    if let Some(method) = model.unread_quantization() {
-        return Err(SourceError::Quantized { method });
+    if let Some(error) = model.refusal() {
+        return Err(error);
     }
     let items = model.items()?;
     let kinds: Vec<(GgmlType, usize)> = items.iter().map(kind).collect::<Result<_, _>>()?;

@@ -126,6 +126,13 @@ pub(super) fn field(bytes: &[u8], at: usize, count: u32) -> u32 {
     (string >> (at % 8)) as u32 & mask(count)
 }
 
+/// Returns `count` bits (at most 32) of the words of a row, from bit `at` on.
+pub(super) fn field_of_words(words: &[u32], at: usize, count: u32) -> u32 {
+    let (word, shift) = (at / 32, (at % 32) as u32);
+    let high = if shift + count > 32 { words[word + 1] } else { 0 };
+    ((u64::from(high) << 32 | u64::from(words[word])) >> shift) as u32 & mask(count)
+}
+
 impl<'a> Layer<'a> {
     /// Makes a layer and checks everything but its codes. `flipped` codes of 8 bits are 0…255 and
     /// become signed codes by subtracting 128.

@@ -23,7 +23,7 @@
 //! known is refused. A weight that cannot be read is listed by [`HfModel::left_out`] with the reason and the
 //! next step, and does not keep others from being read; its tensors are not copied.
 //!
-//! [`HfWriter`] writes the formats `pack-quantized`, `int-quantized` and `sparse-24-bitmask`.
+//! [`write()`] writes the formats `pack-quantized`, `int-quantized` and `sparse-24-bitmask`.
 
 mod awq;
 mod bitmask;
@@ -41,8 +41,11 @@ mod source;
 mod tensors;
 #[cfg(test)]
 mod tests;
+mod write;
+mod write_config;
 
 pub use error::HfError;
+pub use write::{HfFormat, write};
 
 use super::shards::read_object;
 use super::{Dtype, IoError, ModelFile, Tensor};
