@@ -55,12 +55,12 @@ pub enum HfError {
         /// The number of columns of the first group.
         need: usize,
     },
-    /// A scale or a zero point is infinite or NaN.
+    /// A scale, a zero point or an entry of a codebook is infinite or NaN.
     #[error("entry {index} of the {part} of `{weight}` is {value}: it must be finite")]
     NotFinite {
         /// The weight.
         weight: String,
-        /// `scales`, `upper scales` or `zero points`.
+        /// `scales`, `upper scales`, `zero points` or `codebook`.
         part: &'static str,
         /// The index of the entry: by rows and groups.
         index: usize,

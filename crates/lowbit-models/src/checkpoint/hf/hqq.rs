@@ -79,7 +79,6 @@ pub(super) fn layer<'a>(context: &Context<'a>) -> Result<Layer<'a>, HfError> {
         .with_scales(scales.scale_type());
     let parts = Parts { scales, minima: zeros, ..Parts::default() };
     let mut layer = Layer::new(context, format, shape, parts, codes, format!("HQQ, {bits} bits"))?;
-    // Settings of the quantizer that say nothing about the values.
     for own in SETTINGS {
         let name = context.name(own);
         if context.file.tensor(&name).is_some() {
@@ -89,7 +88,8 @@ pub(super) fn layer<'a>(context: &Context<'a>) -> Result<Layer<'a>, HfError> {
     Ok(layer)
 }
 
-const SETTINGS: [&str; 12] = [
+/// Settings of the quantizer, which say nothing about the values.
+pub(super) const SETTINGS: [&str; 12] = [
     "unpack_view_dtype",
     "view_as_float",
     "quant_scale",

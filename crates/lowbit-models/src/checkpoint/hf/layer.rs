@@ -160,6 +160,10 @@ impl<'a> Layer<'a> {
                 return Err(HfError::NotFinite { weight: name, part, index, value });
             }
         }
+        let entries = parts.codebook.iter().copied().enumerate();
+        if let Some((index, value)) = entries.into_iter().find(|(_, value)| !value.is_finite()) {
+            return Err(HfError::NotFinite { weight: name, part: "codebook", index, value });
+        }
         Ok(Self {
             name,
             shape,

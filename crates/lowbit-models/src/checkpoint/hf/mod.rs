@@ -285,7 +285,10 @@ impl HfModel {
                 let prefix = context.name("");
                 let own = self.file.plain().filter(|tensor| {
                     let own = tensor.name.strip_prefix(&prefix);
-                    own.is_some_and(|own| PARTS.contains(&own) || own.starts_with("weight."))
+                    own.is_some_and(|own| {
+                        let known = PARTS.contains(&own) || hqq::SETTINGS.contains(&own);
+                        known || own.starts_with("weight.")
+                    })
                 });
                 self.used.extend(own.map(|tensor| tensor.name.to_owned()));
                 self.left_out.push(HfLeftOut { name, what, why: error.with_next_step() });

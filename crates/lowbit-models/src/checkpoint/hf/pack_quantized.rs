@@ -146,6 +146,13 @@ fn packing(
         }
         // The first word of both packings is the same.
         [Packing { bits, .. }, other] if bits == other.bits && words == 1 => Ok(other),
+        [Packing { bits, .. }, other] if bits == other.bits => {
+            let what = format!(
+                "rows of {words} words hold {k} codes of {bits} bits both as old and as new versions of the \
+                 package pack them"
+            );
+            Err(HfError::unsupported(what, "quantize the model with 4 or 8 bits"))
+        }
         _ => {
             let what = format!("rows of {words} words can hold {k} codes in more than one way");
             Err(HfError::unsupported(what, "state `num_bits` in the configuration"))

@@ -33,7 +33,7 @@ impl HfFormat {
     }
 
     /// Returns why weights of a lowbit format cannot be written, or `None` if they can.
-    fn refuses(self, format: &WeightFormat, k: usize) -> Option<&'static str> {
+    pub(super) fn refuses(self, format: &WeightFormat, k: usize) -> Option<&'static str> {
         let codes = format.code_type();
         let zeros = matches!(format.offset(), Offset::ZeroPoint | Offset::ZeroPoint4);
         let one_level = matches!(format.scale_type(), ScaleType::F32 | ScaleType::F16);
