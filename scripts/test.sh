@@ -171,6 +171,7 @@ the page in a browser|web
 fuzzing every reader, spec, plan and bind|fuzz
 candle's custom op|candle
 the runner of the peers|peers
+quantized checkpoints, by the packages that define them|scripts/test-formats.sh
 a crate without default features, for each backend|scripts/test-features.sh
 the oldest Rust that is supported|scripts/check-msrv.sh
 benches, one iteration each|benches

@@ -4,6 +4,7 @@
 use half::{bf16, f16};
 use lowbit::compress::dequantize;
 use lowbit::reference::dequantize_f64;
+use lowbit_models::checkpoint::hf::{self, HfFormat};
 use lowbit_models::checkpoint::source::{Data, Model, ModelSource, open};
 use lowbit_models::checkpoint::{Dtype, ModelFile};
 use std::path::Path;
@@ -26,7 +27,51 @@ fn values_are_those_of_the_packages() {
     assert!(failed.is_empty(), "{} failed:\n{}", failed.len(), failed.join("\n"));
 }
 
-/// Checks one checkpoint, by its configuration and by its tensors alone. Returns the formats.
+/// Writes every checkpoint of compressed-tensors again. Its tensors must be those of the package, bit for bit;
+/// `scripts/formats/read.py` then has the package read them.
+#[test]
+#[ignore = "scripts/test-formats.sh makes the files"]
+fn what_is_written_is_what_the_package_writes() {
+    let folder = std::env::var_os("LOWBIT_FORMATS").expect("LOWBIT_FORMATS names the folder");
+    let written = std::env::var_os("LOWBIT_WRITTEN").expect("LOWBIT_WRITTEN names another");
+    for (prefix, format) in [
+        ("ct-pack-", HfFormat::PackQuantized),
+        ("ct-int-", HfFormat::IntQuantized),
+        ("ct-sparse-", HfFormat::Sparse24Bitmask),
+    ] {
+        let mut count = 0;
+        for case in std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
+            let name = case.file_name().unwrap().to_string_lossy().into_owned();
+            if !name.starts_with(prefix) {
+                continue;
+            }
+            count += 1;
+            let to = Path::new(&written).join(&name);
+            std::fs::create_dir_all(&to).unwrap();
+            let path = to.join("model.safetensors");
+            hf::write(&open(&case).unwrap(), format, path.as_path(), &mut |_| ()).unwrap();
+            let [theirs, ours] = [&case, &to]
+                .map(|folder| ModelFile::open(folder.join("model.safetensors")).unwrap());
+            let names = |file: &ModelFile| {
+                file.tensors().map(|tensor| tensor.name.to_owned()).collect::<Vec<_>>()
+            };
+            assert_eq!(names(&ours), names(&theirs), "{name}");
+            for tensor in ours.tensors() {
+                let other = theirs.tensor(tensor.name).unwrap();
+                assert_eq!(tensor.shape, other.shape, "{name}, {}", tensor.name);
+                // bf16 has become f32.
+                if other.dtype == Dtype::BF16 {
+                    assert_eq!(tensor.to_f32().unwrap(), other.to_f32().unwrap(), "{name}");
+                } else {
+                    assert_eq!(tensor, other, "{name}");
+                }
+            }
+        }
+        assert!(count > 1, "{prefix}: {count}");
+    }
+}
+
+/// Checks one checkpoint. Returns the formats.
 fn check(case: &Path) -> Result<String, String> {
     let model = open(case).map_err(|error| error.to_string())?;
     let expected = ModelFile::open(case.join("expected.safetensors")).unwrap();
