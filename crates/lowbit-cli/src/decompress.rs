@@ -1,6 +1,6 @@
 //! `lowbit decompress`: turns compressed weights back into plain f32.
 
-use crate::error::{CliError, printable};
+use crate::error::{CliError, printable, warn};
 use crate::report::{self, JsonArg, Report};
 use crate::{Outcome, files};
 use lowbit_models::checkpoint::IoError;
@@ -104,6 +104,9 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     };
     if let Some(error) = model.refusal() {
         return Err(failed(error));
+    }
+    for left_out in model.omissions() {
+        warn(format!("`{}` is left out: {}", left_out.name, left_out.why));
     }
     let items = model.items().map_err(failed)?;
     let tensors = rows(&items);

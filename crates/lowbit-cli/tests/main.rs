@@ -5,6 +5,7 @@ mod cli;
 mod common;
 mod isa;
 mod onnx;
+mod quantized;
 #[path = "../../lowbit-demo/src/sentences.rs"]
 #[allow(dead_code, reason = "the demo uses more of it")]
 mod sentences;

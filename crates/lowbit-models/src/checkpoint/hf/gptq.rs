@@ -13,7 +13,7 @@
 
 use super::HfError;
 use super::config::Config;
-use super::layer::{Codes, Layer, field};
+use super::layer::{Codes, Layer, field, put, word_at};
 use super::tensors::{
     Context, Grouping, floats, granularity, grouping, pack_zeros, shaped, transposed,
 };
@@ -78,12 +78,9 @@ impl Version {
 fn tell(file: &ModelFile, config: &Config, module: &str) -> Option<bool> {
     let layout = Layout::of(&Context::new(file, config, module)).ok()?;
     let half = 1 << (layout.bits - 1);
-    let first = layout.stored_zero(0, 0);
-    let all = (0..layout.groups)
-        .all(|group| (0..layout.n).all(|row| layout.stored_zero(row, group) == first));
-    match all {
-        true if first == half => Some(true),
-        true if first == half - 1 => Some(false),
+    match layout.uniform()? {
+        zero if zero == half => Some(true),
+        zero if zero == half - 1 => Some(false),
         _ => None,
     }
 }
@@ -132,6 +129,18 @@ impl<'a> Layout<'a> {
         };
         let k = k.filter(|k| groups <= *k).ok_or_else(wrong)?;
         Ok(Self { codes: codes.bytes, zeros: zeros.bytes, bits, n, k, groups })
+    }
+
+    /// Returns the zero point that is stored for all groups of all rows, if it is the same.
+    fn uniform(&self) -> Option<u32> {
+        let (first, bits) = (self.stored_zero(0, 0), self.bits as usize);
+        // A row of zero points starts with a whole word, and 32 of them fill as many words as they have
+        // bits.
+        let mut pattern = vec![0u32; bits];
+        (0..32).for_each(|at| put(&mut pattern, at * bits, self.bits, first));
+        let row = self.n * bits / 32;
+        let same = |at: usize| word_at(self.zeros, at) == pattern[at % row % bits];
+        (0..self.groups * row).all(same).then_some(first)
     }
 
     fn stored_zero(&self, row: usize, group: usize) -> u32 {
@@ -193,7 +202,7 @@ pub(super) fn layer<'a>(context: &Context<'a>, version: &Version) -> Result<Laye
     };
     let half = 1u32 << (bits - 1);
     let zero = |row, group| layout.zero(row, group, version.zeros);
-    let symmetric = (0..groups).all(|group| (0..n).all(|row| zero(row, group) == half));
+    let symmetric = layout.uniform().is_some() && zero(0, 0) == half;
     let offset = match bits {
         _ if symmetric => Offset::Fixed,
         8 => Offset::ZeroPoint,
@@ -220,7 +229,7 @@ pub(super) fn layer<'a>(context: &Context<'a>, version: &Version) -> Result<Laye
         Layer::new(context, format, vec![n, k], parts, Codes::WordColumns(codes), stored)?;
     layer.warning = if columns.ignored {
         Some("g_idx is all zeros, which is read as columns in order".to_owned())
-    } else if version.zeros != Zeros::V2 && layout.is_ambiguous() {
+    } else if !symmetric && version.zeros != Zeros::V2 && layout.is_ambiguous() {
         let how = match version.zeros {
             Zeros::V1Borrowed => "as GPTQModel writes them, by words",
             _ => "one by one",

@@ -111,7 +111,8 @@ fn mask(bits: u32) -> u32 {
     u32::MAX >> (32 - bits)
 }
 
-fn word_at(bytes: &[u8], index: usize) -> u32 {
+/// Returns a 32-bit word.
+pub(super) fn word_at(bytes: &[u8], index: usize) -> u32 {
     let mut word = [0; 4];
     word.copy_from_slice(&bytes[4 * index..][..4]);
     u32::from_le_bytes(word)

@@ -154,6 +154,8 @@ impl Reader {
         let context = Context::new(file, config, module);
         let has = |own: &str| context.find(own).is_some();
         let fp8 = matches!(tensor.dtype, Dtype::F8_E4M3 | Dtype::F8_E5M2);
+        // Without a configuration and without scales, bytes may be what they seem to be.
+        let stated = config.is_stated() && tensor.shape.len() > 1 || has("weight_scale");
         let reader = match own {
             "qweight" => {
                 let scales = context.find("scales");
@@ -171,9 +173,9 @@ impl Reader {
             "weight_packed" => Self::PackQuantized,
             "compressed" if has("bitmask") => Self::Bitmask,
             "W_q" => Self::Hqq,
-            "weight" if fp8 => Self::Fp8,
+            "weight" if fp8 && (stated || has("weight_scale_inv")) => Self::Fp8,
             "weight" if tensor.dtype == Dtype::I8 && has("SCB") => Self::EightBits,
-            "weight" if tensor.dtype == Dtype::I8 && tensor.shape.len() > 1 => Self::IntQuantized,
+            "weight" if tensor.dtype == Dtype::I8 && stated => Self::IntQuantized,
             "weight" if has("weight.absmax") || has("weight.quant_map") => Self::FourBits,
             _ => return None,
         };
@@ -261,6 +263,15 @@ impl HfModel {
             }
             None => reader.layer(&context, &self.version),
         };
+        let layer = layer.and_then(|layer| {
+            let plain =
+                !layer.used.contains(&layer.name) && self.file.tensor(&layer.name).is_some();
+            if plain || self.weights.contains_key(&layer.name) {
+                let what = "there is another weight of this name";
+                return Err(HfError::unsupported(what, "remove one of the two"));
+            }
+            Ok(layer)
+        });
         match layer {
             Ok(layer) => {
                 let bytes = |name: &String| self.file.tensor(name).map_or(0, |t| t.bytes.len());

@@ -22,11 +22,9 @@ fn nf4() -> Checkpoint {
 }
 
 fn int8() -> Checkpoint {
-    Checkpoint::new(Value::Null).bytes("l.weight", Dtype::I8, &[4, 8], &[1; 32]).f32s(
-        "l.weight_scale",
-        &[4, 1],
-        &[1.0; 4],
-    )
+    Checkpoint::new(json!({ "quant_method": "compressed-tensors" }))
+        .bytes("l.weight", Dtype::I8, &[4, 8], &[1; 32])
+        .f32s("l.weight_scale", &[4, 1], &[1.0; 4])
 }
 
 fn with(mut checkpoint: Checkpoint, key: &str, value: Value) -> Checkpoint {
@@ -232,6 +230,7 @@ fn variants_that_are_not_read() {
             fp8("l.weight_scale", &[1]).f32s("l.weight_zero_point", &[1], &[1.0]),
             "its fp8 codes have zero points",
         ),
+        (gptq().f32s("l.weight", &[2, 2], &[1.0; 4]), "there is another weight of this name"),
         (state("{"), "is not the JSON of a quantization state"),
         (state(&blocks), "its blocks have no weights"),
         (int8().bytes("l.weight", Dtype::I8, &[4, 2, 4], &[1; 32]), "where a matrix is needed"),
@@ -248,7 +247,12 @@ fn variants_that_are_not_read() {
             "the configuration says GPTQ, but the tensors are those of pack-quantized",
         ),
         (
-            Checkpoint::new(Value::Null).bytes("l.weight", Dtype::F8_E4M3, &[4, 8], &[1; 32]),
+            Checkpoint::new(json!({ "quant_method": "fp8" })).bytes(
+                "l.weight",
+                Dtype::F8_E4M3,
+                &[4, 8],
+                &[1; 32],
+            ),
             "`l.weight_scale` is missing",
         ),
         (
@@ -351,10 +355,12 @@ fn plain_models_are_left_alone() {
     let plain = Checkpoint::new(Value::Null)
         .f32s("l.weight", &[2, 2], &[1.0; 4])
         .i64s("ids", &[2, 2], &[1; 4])
-        .bytes("mask", Dtype::U8, &[4], &[1; 4]);
+        .bytes("mask", Dtype::U8, &[4], &[1; 4])
+        .bytes("i.weight", Dtype::I8, &[2, 2], &[1; 4])
+        .bytes("f.weight", Dtype::F8_E4M3, &[2, 2], &[1; 4]);
     let (file, _folder) = plain.file();
     assert!(HfModel::find(file).unwrap().is_err());
-    let mut stated = plain;
+    let mut stated = plain.without("i.weight").without("f.weight");
     stated.config = json!({ "quant_method": "bitsandbytes", "load_in_4bit": true });
     let opened = stated.open();
     assert_eq!(opened.model.plain().count(), 3);
