@@ -282,7 +282,7 @@ pub(in super::super) fn hqq(bits: u32, packing: &str) -> Checkpoint {
     };
     let numbers = (0..rows * group).map(|at| number(at / group, at % group));
     let scales: Vec<f32> = (0..lines).map(|line| scale(line, 2)).collect();
-    let zeros: Vec<f32> = (0..lines).map(|line| hqq_zero(line)).collect();
+    let zeros: Vec<f32> = (0..lines).map(hqq_zero).collect();
     let checkpoint = Checkpoint::new(json!({ "quant_method": "hqq" }))
         .f32s("l.scale", &[lines, 1], &scales)
         .f32s("l.zero", &[lines, 1], &zeros)

@@ -22,7 +22,7 @@ fn model(folder: &Path, weights: &[(&str, &PackedWeights)]) -> ModelFile {
     let mut tensors: Vec<_> = weights
         .iter()
         .zip(&shapes)
-        .map(|((name, weights), shape)| (*name, Content::Compressed { shape, weights: *weights }))
+        .map(|((name, weights), shape)| (*name, Content::Compressed { shape, weights }))
         .collect();
     tensors
         .push(("norm.weight", Content::Plain { dtype: Dtype::U8, shape: &[3], bytes: &[1, 2, 3] }));
