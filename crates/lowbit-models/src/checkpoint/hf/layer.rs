@@ -57,23 +57,13 @@ impl Codes<'_> {
     fn code(&self, g: &Geometry, row: usize, at: usize) -> u32 {
         let bits = g.format.code_type().bits();
         match *self {
-            Self::Words(bytes) => field(bytes, row * g.code_words * 32 + at * bits as usize, bits),
-            Self::WordColumns(bytes) => {
-                let (word, shift) = (at * bits as usize / 32, (at * bits as usize % 32) as u32);
-                let low = u64::from(word_at(bytes, word * g.n + row));
-                let crosses = shift + bits > 32;
-                let high = if crosses { word_at(bytes, (word + 1) * g.n + row) } else { 0 };
-                ((u64::from(high) << 32 | low) >> shift) as u32 & mask(bits)
-            }
+            // Taken word by word.
+            Self::Words(_) | Self::WordColumns(_) | Self::Awq(_) => 0,
             Self::WholeInWords(bytes) => {
                 let whole = (32 / bits) as usize;
                 let words = g.k.div_ceil(whole);
                 let word = word_at(bytes, row * words + at / whole);
                 word >> (at % whole * bits as usize) & mask(bits)
-            }
-            Self::Awq(bytes) => {
-                let word = word_at(bytes, at * (g.n / 8) + row / 8);
-                word >> (4 * AWQ_PLACES[row % 8]) & 0xf
             }
             Self::Bytes(bytes) => u32::from(bytes[row * g.stored + at]),
             Self::Nibbles { bytes, high_first } => {
@@ -192,32 +182,52 @@ impl<'a> Layer<'a> {
 /// Returns the codes of a matrix in the canonical layout.
 fn codes(g: &Geometry, from: &Codes<'_>, order: &[u32]) -> Vec<u32> {
     // 8-bit integers that are packed in words are unsigned.
-    let unsigned = !matches!(from, Codes::Kept(..));
+    let signed = matches!(from, Codes::Kept(..) | Codes::Bytes(_));
     let flip = match g.format.code_type() {
-        CodeType::Int8 if unsigned && !matches!(from, Codes::Bytes(_)) => 0x80,
+        CodeType::Int8 if !signed => 0x80,
         _ => 0,
     };
     let mut words = vec![0u32; g.n * g.code_words];
     let bits = g.format.code_type().bits();
-    for row in 0..if g.k == 0 { 0 } else { g.n } {
-        let to = &mut words[row * g.code_words..][..g.code_words];
-        match from {
-            Codes::Words(bytes) if order.is_empty() => {
-                for (at, word) in to.iter_mut().enumerate() {
-                    *word = word_at(bytes, row * g.code_words + at) ^ (flip * 0x0101_0101);
+    let rows = if g.k == 0 { 0 } else { g.n };
+    match from {
+        Codes::Words(bytes) => {
+            words.iter_mut().enumerate().for_each(|(at, word)| *word = word_at(bytes, at));
+        }
+        // What lies together is read together: rows are the inner loop.
+        Codes::WordColumns(bytes) => {
+            for (at, row) in (0..g.code_words).flat_map(|at| (0..rows).map(move |row| (at, row))) {
+                words[row * g.code_words + at] = word_at(bytes, at * g.n + row);
+            }
+        }
+        Codes::Awq(bytes) => {
+            for at in 0..g.k {
+                for eight in 0..rows / 8 {
+                    let codes = word_at(bytes, at * (g.n / 8) + eight);
+                    for (row, place) in AWQ_PLACES.iter().enumerate() {
+                        let code = codes >> (4 * place) & 0xf;
+                        words[(8 * eight + row) * g.code_words + at / 8] |= code << (4 * (at % 8));
+                    }
                 }
             }
-            Codes::WordColumns(bytes) if order.is_empty() => {
-                for (at, word) in to.iter_mut().enumerate() {
-                    *word = word_at(bytes, at * g.n + row) ^ (flip * 0x0101_0101);
-                }
-            }
-            _ => {
+        }
+        _ => {
+            for row in 0..rows {
+                let to = &mut words[row * g.code_words..][..g.code_words];
                 for at in 0..g.stored {
-                    let column = order.get(at).map_or(at, |&column| column as usize);
-                    put(to, at * bits as usize, bits, from.code(g, row, column) ^ flip);
+                    put(to, at * bits as usize, bits, from.code(g, row, at));
                 }
             }
+        }
+    }
+    words.iter_mut().for_each(|word| *word ^= flip * 0x0101_0101);
+    for row in 0..if order.is_empty() { 0 } else { rows } {
+        let to = &mut words[row * g.code_words..][..g.code_words];
+        let columns = to.to_vec();
+        to.fill(0);
+        for (at, &column) in order.iter().enumerate() {
+            let code = field_of_words(&columns, column as usize * bits as usize, bits);
+            put(to, at * bits as usize, bits, code);
         }
     }
     words
