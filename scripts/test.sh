@@ -172,6 +172,7 @@ fuzzing every reader, spec, plan and bind|fuzz
 candle's custom op|candle
 the rules that make weights, against the packages that define them|scripts/rules.sh
 the runner of the peers|peers
+quantized checkpoints, by the packages that define them|scripts/test-formats.sh
 a crate without default features, for each backend|scripts/test-features.sh
 the oldest Rust that is supported|scripts/check-msrv.sh
 benches, one iteration each|benches

@@ -16,7 +16,7 @@ use lowbit_models::compress::{
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
-/// Compress the weights of a safetensors file.
+/// Compress the weights of a model.
 ///
 /// Compressed are the weights of linear layers, by the architecture that config.json beside the file
 /// names, or else by the names of the matrices. --tensors and --recipe choose others among the F32, F16
@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 /// biases, and weights that are compressed already.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The file to read
+    /// The model to read: a safetensors, GGUF or ONNX file, the index of several files, or a folder
     #[arg(value_name = "IN")]
     input: PathBuf,
     /// The file to write. It appears whole or not at all
@@ -60,6 +60,8 @@ pub struct Args {
     /// Compress on all cores of the CPU. This takes no adapter
     #[arg(long, conflicts_with_all = ["adapter", "check"])]
     host: bool,
+    #[command(flatten)]
+    shards: files::ShardArg,
     #[command(flatten)]
     adapter: AdapterArg,
     #[command(flatten)]
@@ -423,7 +425,9 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         ("--json", args.json.json.as_deref()),
     ]))?;
     let request = request(args)?;
-    let model = files::open(&args.input)?;
+    let model = files::open_plain(&args.input)?;
+    let output = args.shards.output(&args.output);
+    files::refuse_overwriting(&args.input, &model, &output)?;
     let Selection { weights: selected, unmatched, .. } = selected(&model, &request, &args.input)?;
     for pattern in unmatched {
         warn(format!("the pattern `{pattern}` matches no float matrix of the file"));
@@ -438,7 +442,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         let message = format!("cannot compress `{}`", args.input.display());
         CliError::new(message).because(error).hint(hint)
     };
-    let compression = Compression::create(&args.output, &model, &selected, &plan)
+    let compression = Compression::create(output, &model, &selected, &plan)
         .map_err(|error| failed(error.into()))?;
     let device = if args.host { None } else { Some(open_device(args)?) };
     let maker = match &device {

@@ -1,9 +1,10 @@
 //! `lowbit decompress`: turns compressed weights back into plain f32.
 
-use crate::error::{CliError, printable};
+use crate::error::{CliError, printable, warn};
 use crate::report::{self, JsonArg, Report};
 use crate::{Outcome, files};
-use lowbit_models::checkpoint::{IoError, ModelFile, Tensor, TensorKind, foreign};
+use lowbit_models::checkpoint::IoError;
+use lowbit_models::checkpoint::source::{Item, ItemKind, ModelSource, SourceError};
 use lowbit_models::{Step, decompress};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -13,12 +14,14 @@ use std::path::PathBuf;
 /// Shapes are the original ones. Every other tensor is copied as it is.
 #[derive(clap::Args)]
 pub struct Args {
-    /// A file that `lowbit compress` wrote
+    /// A model with compressed weights: of `lowbit compress` or `lowbit import`, or a GGUF or ONNX file
     #[arg(value_name = "IN")]
     input: PathBuf,
     /// The file to write
     #[arg(short, long, value_name = "OUT", value_parser = files::to_file())]
     output: PathBuf,
+    #[command(flatten)]
+    shards: files::ShardArg,
     #[command(flatten)]
     json: JsonArg,
 }
@@ -43,18 +46,20 @@ struct Json {
     bytes_after: usize,
 }
 
-fn rows(model: &ModelFile) -> Result<Vec<Row>, IoError> {
-    let row = |name: &String| {
-        let (info, sizes) = (&model.compressed()[name], model.check_compressed(name)?.sizes());
-        Ok(Row {
-            name: name.clone(),
-            format: info.format.to_string(),
-            shape: info.shape.clone(),
-            bytes_before: sizes.total(),
-            bytes_after: 4 * sizes.weights,
-        })
+fn rows(items: &[Item]) -> Vec<Row> {
+    let compressed = items.iter().filter(|item| is_compressed(item));
+    let row = |item: &Item| Row {
+        name: item.name.clone(),
+        format: item.stored.clone(),
+        shape: item.shape.clone(),
+        bytes_before: item.bytes,
+        bytes_after: 4 * item.elements(),
     };
-    model.compressed().keys().map(row).collect()
+    compressed.map(row).collect()
+}
+
+fn is_compressed(item: &Item) -> bool {
+    !matches!(item.kind, ItemKind::Plain(_))
 }
 
 fn text(json: &Json) -> String {
@@ -86,37 +91,35 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         ("--json", args.json.json.as_deref()),
     ]))?;
     let model = files::open(&args.input)?;
-    if model.compressed().is_empty() {
-        let kinds = model.plain().map(|tensor| {
-            let Tensor { name, dtype, shape, .. } = tensor;
-            TensorKind { name, dtype, shape }
-        });
-        let hint = match foreign(None, kinds) {
-            Some(foreign) => format!(
-                "its weights are quantized with {} ({}); `lowbit import` takes them first",
-                foreign.format,
-                printable(&foreign.evidence)
-            ),
-            None => "`lowbit inspect` lists what it contains".to_owned(),
-        };
-        let message = format!("`{}` contains no compressed weights", args.input.display());
-        return Err(CliError::new(message).hint(hint));
-    }
-    let failed = |error| {
+    let output = args.shards.output(&args.output);
+    files::refuse_overwriting(&args.input, &model, &output)?;
+    let failed = |error: SourceError| {
         let hint = match error {
-            IoError::Io { .. } => "is there room, and may this user write there?",
-            _ => "the file is damaged, or `lowbit compress` did not write it",
+            SourceError::Io(IoError::Io { .. }) => "is there room, and may this user write there?",
+            SourceError::Io(_) => "the file is damaged, or `lowbit compress` did not write it",
+            _ => error.next_step(),
         };
         let message = format!("cannot decompress `{}`", args.input.display());
         CliError::new(message).because(error).hint(hint)
     };
-    let tensors = rows(&model).map_err(failed)?;
+    if let Some(error) = model.refusal() {
+        return Err(failed(error));
+    }
+    for left_out in model.omissions() {
+        warn(format!("`{}` is left out: {}", left_out.name, left_out.why));
+    }
+    let items = model.items().map_err(failed)?;
+    let tensors = rows(&items);
+    if tensors.is_empty() {
+        let message = format!("`{}` contains no compressed weights", args.input.display());
+        return Err(CliError::new(message).hint("`lowbit inspect` lists what it contains"));
+    }
     let report = Report::open(&args.json)?;
     let progress = report::progress(tensors.len());
     let advance = &mut |step: Step<'_>| report::advance(&progress, step);
-    let copied = decompress(&model, &args.output, advance).map_err(failed)?;
+    let copied = decompress(&model, output, advance).map_err(failed)?;
     progress.finish_and_clear();
-    let plain: usize = model.plain().map(|tensor| tensor.bytes.len()).sum();
+    let plain: usize = items.iter().filter(|item| !is_compressed(item)).map(|i| i.bytes).sum();
     let json = Json {
         input: args.input.display().to_string(),
         output: args.output.display().to_string(),

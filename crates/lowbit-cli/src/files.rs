@@ -1,61 +1,110 @@
 //! Functions that the commands that read and write model files share.
 
-use crate::error::{CliError, printable};
-use crate::import;
+use crate::error::{CliError, warn};
 use clap::builder::{PathBufValueParser, TypedValueParser};
-use lowbit_models::checkpoint::{FileKind, IoError, ModelFile};
+use lowbit_models::checkpoint::source::{self, Model, ModelSource, SourceError};
+use lowbit_models::checkpoint::{ModelFile, Output};
 use std::fs;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
-/// Names a file that is not of the kind that a command reads, and says what to do with it. Returns `None`
-/// if it is of that kind, or if it cannot be told what it is.
-pub fn mistaken(path: &Path, expected: FileKind) -> Option<CliError> {
-    let kind = FileKind::of(path).filter(|kind| *kind != expected)?;
-    let shown = printable(&path.display().to_string());
-    let import = format!("`lowbit import {shown} -o OUT.safetensors` converts it");
-    let hint = match kind {
-        FileKind::Folder => "give a file of it, such as model.safetensors".to_owned(),
-        FileKind::Empty => "fetch or make it again".to_owned(),
-        FileKind::LfsPointer => "`git lfs pull` in its repository fetches the file".to_owned(),
-        FileKind::Html => "the download failed, or needs a login: fetch the file again".to_owned(),
-        FileKind::ShardIndex => {
-            "it holds no tensors; give a shard, which is a file beside it".to_owned()
-        }
-        FileKind::Json => "it holds no tensors; give the file beside it that does".to_owned(),
-        FileKind::Gguf => import,
-        FileKind::Onnx => "`lowbit import` converts an ONNX file to a safetensors file".to_owned(),
-        FileKind::PyTorch => {
-            "save the model as safetensors, for example with `save_pretrained`".to_owned()
-        }
-        FileKind::Archive => "unpack it first".to_owned(),
-        FileKind::Safetensors => format!(
-            "it needs no import: `lowbit inspect {shown}` lists it, `lowbit compress` compresses it"
-        ),
-        _ => "save the model as safetensors first".to_owned(),
-    };
-    let message = format!("cannot read `{}`: it is {kind}", path.display());
-    Some(CliError::new(message).hint(hint))
+/// Opens a model of any format. Warns if it is one of several files that is given alone.
+pub fn open(path: &Path) -> Result<Model, CliError> {
+    let model = source::open(path).map_err(|error| unreadable(path, error))?;
+    if matches!(model, Model::Safetensors(_) | Model::Quantized(_))
+        && let [file] = &model.files()[..]
+        && let Some((number, count)) = shard_of(file)
+    {
+        warn(format!(
+            "`{}` is file {number} of {count} of a model; its folder or its index stands for all",
+            path.display()
+        ));
+    }
+    Ok(model)
 }
 
-/// Opens a model file.
-pub fn open(path: &Path) -> Result<ModelFile, CliError> {
-    ModelFile::open(path).map_err(|error| {
-        let unreadable = matches!(error, IoError::UnsupportedVersion { .. });
-        if let Some(mistaken) = mistaken(path, FileKind::Safetensors).filter(|_| !unreadable) {
-            return mistaken;
-        }
-        let hint = match error {
-            IoError::Io { .. } => "is it a file that this user may read?",
-            IoError::UnsupportedVersion { .. } => {
-                "a later version of lowbit wrote it: use that version"
-            }
-            _ if import::is_onnx(path) => {
-                "`lowbit import` converts an ONNX file to a safetensors file"
-            }
-            _ => "the input must be a complete safetensors file",
-        };
-        CliError::new(format!("cannot read `{}`", path.display())).because(error).hint(hint)
+/// Returns the number of a file and the number of files, if its name says that there are several, as
+/// `model-00001-of-00003.safetensors` does.
+fn shard_of(name: &str) -> Option<(u32, u32)> {
+    let (stem, _) = name.rsplit_once('.')?;
+    let (rest, count) = stem.rsplit_once("-of-")?;
+    let (_, number) = rest.rsplit_once('-')?;
+    let parse = |digits: &str| digits.parse::<u32>().ok();
+    Some((parse(number)?, parse(count)?)).filter(|&(_, count)| count > 1)
+}
+
+fn unreadable(path: &Path, error: SourceError) -> CliError {
+    let hint = error.next_step();
+    CliError::new(format!("cannot read `{}`", path.display())).because(error).hint(hint)
+}
+
+/// Opens a model for a command that takes plain tensors, and what lowbit compressed.
+pub fn open_plain(path: &Path) -> Result<ModelFile, CliError> {
+    open(path)?.into_model_file().map_err(|error| {
+        let hint = error.next_step();
+        let message = format!("cannot compress `{}`", path.display());
+        CliError::new(message).because(error).hint(hint)
     })
+}
+
+/// How a model is divided into files.
+#[derive(clap::Args)]
+pub struct ShardArg {
+    /// Write several files of at most this size and an index, as for OUT model.safetensors:
+    /// model-00001-of-00002.safetensors, … and model.safetensors.index.json. Units are KB, MB, GB and
+    /// KiB, MiB, GiB
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    shard_size: Option<NonZeroU64>,
+}
+
+impl ShardArg {
+    /// Returns where to write.
+    pub fn output(&self, path: &Path) -> Output {
+        match self.shard_size {
+            Some(bytes) => Output::from(path).in_shards(bytes),
+            None => Output::from(path),
+        }
+    }
+}
+
+/// Parses a number of bytes, as in `2GB` and `500 MiB`.
+fn parse_size(text: &str) -> Result<NonZeroU64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        _ => return Err("give a size such as 2GB or 500MiB".to_owned()),
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    bytes.and_then(NonZeroU64::new).ok_or_else(|| "give a size such as 2GB or 500MiB".to_owned())
+}
+
+/// Refuses to write over a file of the model that is read.
+pub fn refuse_overwriting(
+    input: &Path,
+    model: &dyn ModelSource,
+    output: &Output,
+) -> Result<(), CliError> {
+    let file = source::locate(input).map_err(|error| unreadable(input, error))?;
+    let folder = match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let mut read = model.files().into_iter().map(|name| folder.join(name)).chain([file.clone()]);
+    match read.find(|path| output.may_replace(path) || place(path) == place(&output.entry_point()))
+    {
+        None => Ok(()),
+        Some(path) => {
+            let message = format!("OUT would replace a file of IN, `{}`", path.display());
+            Err(CliError::new(message).hint("give the output its own name or folder"))
+        }
+    }
 }
 
 /// Parses the path of a file to write, for an option that does not accept `-` for stdout.
@@ -101,4 +150,35 @@ fn place(path: &Path) -> PathBuf {
 pub fn named<'a>(paths: &[(&'a str, Option<&'a Path>)]) -> Vec<(&'a str, &'a Path)> {
     let file = |path: &&Path| path.as_os_str() != "-";
     paths.iter().filter_map(|&(role, path)| Some((role, path.filter(file)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_shards() {
+        assert_eq!(shard_of("model-00002-of-00003.safetensors"), Some((2, 3)));
+        for name in
+            ["model-00001-of-00001.safetensors", "model.safetensors", "x-of-2.y", "-of-", ""]
+        {
+            assert_eq!(shard_of(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("5", 5),
+            ("2GB", 2_000_000_000),
+            ("2 GiB", 2 << 30),
+            ("500mb", 500_000_000),
+            ("1kib", 1024),
+        ] {
+            assert_eq!(parse_size(text).unwrap().get(), bytes, "{text}");
+        }
+        for text in ["", "0", "GB", "-1", "1.5GB", "2TB", "99999999999999GB"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
 }

@@ -1,28 +1,31 @@
-//! `lowbit import`: converts an ONNX file to a model file of this crate.
+//! `lowbit import`: converts a model of any format to one of this crate.
 
 use crate::error::{CliError, printable};
 use crate::report::{self, JsonArg, Report};
 use crate::{Outcome, files};
 use lowbit_models::Step;
-use lowbit_models::checkpoint::onnx::{self, LeftOut, OnnxError, OnnxFile};
-use lowbit_models::checkpoint::{FileKind, IoError};
+use lowbit_models::checkpoint::onnx::{LeftOut, OnnxFile};
+use lowbit_models::checkpoint::source::{self, Model, ModelSource, SourceError};
+use lowbit_models::checkpoint::{IoError, Output};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Import an ONNX file: quantized weights as they are, everything else as plain tensors.
+/// Import a model of another format: quantized weights as they are, everything else as plain tensors.
 ///
 /// Weights keep their codes and scales, and parameters their names. `lowbit inspect` lists what would be
 /// imported and what is left out.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The ONNX file to read
+    /// The model to read: an ONNX, GGUF or safetensors file, the index of several files, or a folder
     #[arg(value_name = "IN")]
     input: PathBuf,
     /// The safetensors file to write. It appears whole or not at all
     #[arg(short, long, value_name = "OUT", value_parser = files::to_file())]
     output: PathBuf,
-    /// Remove this from the names that begin with it
+    #[command(flatten)]
+    shards: files::ShardArg,
+    /// Remove this from the names of an ONNX file that begin with it
     #[arg(long, value_name = "PREFIX")]
     strip_prefix: Option<String>,
     /// Exit with 1 if anything is left out. The file is written all the same
@@ -75,6 +78,8 @@ struct Totals {
 #[derive(Serialize)]
 pub struct Listing<'a> {
     input: String,
+    /// The family of formats.
+    family: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     output: Option<String>,
     tensors: Vec<Row>,
@@ -82,32 +87,6 @@ pub struct Listing<'a> {
     totals: Totals,
     #[serde(skip)]
     prefix: Option<&'a str>,
-}
-
-/// Returns whether a path is that of an ONNX file.
-pub fn is_onnx(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx"))
-}
-
-/// Opens an ONNX file.
-pub fn open(path: &Path) -> Result<OnnxFile, CliError> {
-    OnnxFile::open(path).map_err(|error| {
-        let whole = matches!(error, OnnxError::Protobuf { .. } | OnnxError::Graphs { .. });
-        let folder = matches!(error, OnnxError::Io(_));
-        if let Some(mistaken) = files::mistaken(path, FileKind::Onnx).filter(|_| whole || folder) {
-            return mistaken;
-        }
-        let hint = match error {
-            OnnxError::Io(_) => "is it a file that this user may read?",
-            OnnxError::External { .. } => {
-                "files of tensor data must lie beside the model, or in a folder beside it"
-            }
-            OnnxError::ExternalRange { .. } => "fetch the model's files of tensor data again",
-            OnnxError::DuplicateName { .. } => "`onnx.checker` says what else is wrong with it",
-            _ => "the input must be a complete ONNX file",
-        };
-        CliError::new(format!("cannot read `{}`", path.display())).because(error).hint(hint)
-    })
 }
 
 impl<'a> Listing<'a> {
@@ -152,6 +131,7 @@ impl<'a> Listing<'a> {
         };
         Ok(Self {
             input: input.display().to_string(),
+            family: model.family().to_string(),
             output: output.map(|path| path.display().to_string()),
             tensors,
             left_out,
@@ -178,7 +158,7 @@ impl<'a> Listing<'a> {
                 printable(&from).into(),
             ]);
         }
-        let mut text = report::text(&table);
+        let mut text = format!("{}\n\n{}", self.family, report::text(&table));
         let totals = &self.totals;
         text.push_str(&format!(
             "{}, {} compressed, {}{}\n",
@@ -212,23 +192,60 @@ impl<'a> Listing<'a> {
     }
 }
 
-/// Imports a file.
+/// Imports a model.
 pub fn run(args: &Args) -> Result<Outcome, CliError> {
     files::refuse_same(&files::named(&[
         ("IN", Some(&args.input)),
         ("OUT", Some(&args.output)),
         ("--json", args.json.json.as_deref()),
     ]))?;
-    let mut model = open(&args.input)?;
-    let failed = |error: OnnxError| {
-        let hint = match error {
-            OnnxError::Io(IoError::Io { .. }) => "is there room, and may this user write there?",
-            _ => "`lowbit inspect` lists what the file contains",
-        };
-        CliError::new(format!("cannot import `{}`", args.input.display())).because(error).hint(hint)
+    let model = files::open(&args.input)?;
+    let output = args.shards.output(&args.output);
+    files::refuse_overwriting(&args.input, &model, &output)?;
+    match model {
+        Model::Onnx(model) => run_onnx(args, model, output),
+        model => run_any(args, &model, output),
+    }
+}
+
+fn failed(args: &Args, error: SourceError) -> CliError {
+    let hint = match error {
+        SourceError::Io(IoError::Io { .. }) => "is there room, and may this user write there?",
+        SourceError::Onnx(_) | SourceError::Io(_) => {
+            "`lowbit inspect` lists what the file contains"
+        }
+        _ => error.next_step(),
     };
+    CliError::new(format!("cannot import `{}`", args.input.display())).because(error).hint(hint)
+}
+
+/// Imports a safetensors or GGUF model.
+fn run_any(args: &Args, model: &Model, output: Output) -> Result<Outcome, CliError> {
+    if args.strip_prefix.is_some() {
+        let message = format!("--strip-prefix is for ONNX files, and this is {}", model.family());
+        return Err(CliError::new(message).hint("leave it out: the names are the model's own"));
+    }
+    let report = Report::open(&args.json)?;
+    let listing = crate::listing::Listing::new(&args.input, Some(&args.output), model)
+        .map_err(|error| failed(args, error))?;
+    import(args, model, output)?;
+    report.finish(&listing.text(), &listing)?;
+    Ok(Outcome::Fine)
+}
+
+fn import(args: &Args, model: &dyn ModelSource, output: Output) -> Result<(), CliError> {
+    let items = model.items().map_err(|error| failed(args, error))?;
+    let progress = report::progress(items.len());
+    let advance = &mut |step: Step<'_>| report::advance(&progress, step);
+    source::import(model, output, advance).map_err(|error| failed(args, error))?;
+    progress.finish_and_clear();
+    Ok(())
+}
+
+/// Imports an ONNX file.
+fn run_onnx(args: &Args, mut model: OnnxFile, output: Output) -> Result<Outcome, CliError> {
     if let Some(prefix) = &args.strip_prefix
-        && model.strip_prefix(prefix).map_err(failed)? == 0
+        && model.strip_prefix(prefix).map_err(|error| failed(args, error.into()))? == 0
     {
         let message = format!("no name begins with `{}`", printable(prefix));
         return Err(CliError::new(message).hint("`lowbit inspect` lists the names"));
@@ -239,11 +256,8 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     }
     let report = Report::open(&args.json)?;
     let listing = Listing::new(&args.input, Some(&args.output), &model);
-    let listing = listing.map_err(|error| failed(error.into()))?;
-    let progress = report::progress(model.weights().len() + model.tensors().len());
-    let advance = &mut |step: Step<'_>| report::advance(&progress, step);
-    onnx::import(&model, &args.output, advance).map_err(failed)?;
-    progress.finish_and_clear();
+    let listing = listing.map_err(|error| failed(args, error.into()))?;
+    import(args, &model, output)?;
     report.finish(&listing.text(), &listing)?;
     // Each thing that is left out is listed with its reason.
     Ok(if args.strict && !model.left_out().is_empty() {

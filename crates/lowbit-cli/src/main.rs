@@ -9,10 +9,12 @@ mod compare;
 mod compress;
 mod decompress;
 mod error;
+mod export;
 mod files;
 mod import;
 mod inspect;
 mod isa;
+mod listing;
 mod plot;
 mod report;
 mod shader;
@@ -40,6 +42,7 @@ enum Command {
     Adapters(adapters::Args),
     Calibrate(calibrate::Args),
     Compress(compress::Args),
+    Export(export::Args),
     Import(import::Args),
     Inspect(inspect::Args),
     Decompress(decompress::Args),
@@ -63,6 +66,7 @@ fn run(command: &Command) -> Result<Outcome, CliError> {
         Command::Adapters(args) => adapters::run(args),
         Command::Calibrate(args) => calibrate::run(args),
         Command::Compress(args) => compress::run(args),
+        Command::Export(args) => export::run(args),
         Command::Import(args) => import::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Decompress(args) => decompress::run(args),

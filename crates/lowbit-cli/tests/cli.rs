@@ -1203,14 +1203,14 @@ fn activations_that_cannot_be_are_refused() {
 }
 
 #[test]
-fn onnx_files_are_to_be_imported() {
+fn an_onnx_file_without_weights() {
     let scratch = Scratch::new();
-    fs::write(scratch.path("model.onnx"), [8u8; 64]).unwrap();
+    // The version of the format, and an empty graph.
+    fs::write(scratch.path("model.onnx"), [8, 8, 0x3a, 0]).unwrap();
     let (input, output) = (scratch.text("model.onnx"), scratch.text("out"));
-    let compress = ["compress", &input, "-o", &output, "--scheme", "int8"];
-    for args in [&compress[..], &["decompress", &input, "-o", &output]] {
-        let message = refused(args);
-        assert!(message.contains("hint: `lowbit import`"), "{message}");
-    }
+    let message = refused(&["compress", &input, "-o", &output, "--scheme", "int8"]);
+    assert!(message.contains("has no F32, F16 or BF16 tensor"), "{message}");
+    let message = refused(&["decompress", &input, "-o", &output]);
+    assert!(message.contains("no compressed weights"), "{message}");
     assert_eq!(scratch.names(), ["model.onnx"]);
 }

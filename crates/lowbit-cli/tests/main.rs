@@ -5,9 +5,11 @@ mod cli;
 mod common;
 mod isa;
 mod onnx;
+mod quantized;
 #[path = "../../lowbit-demo/src/sentences.rs"]
 #[allow(dead_code, reason = "the demo uses more of it")]
 mod sentences;
+mod sources;
 mod targets;
 #[path = "../../lowbit-models/tests/tiny_bert.rs"]
 mod tiny_bert;

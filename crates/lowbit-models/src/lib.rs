@@ -1,7 +1,7 @@
 //! Model files with lowbit's compressed weights, and models that run on lowbit's kernels.
 //!
 //! - [`checkpoint`] reads and writes safetensors files, with compressed weights inside of them, and
-//!   reads ONNX files.
+//!   GGUF files, and reads ONNX files. [`checkpoint::source`] opens a model of any of these.
 //! - [`compress`] compresses the weights of a file on a GPU; [`decompress()`] turns them back.
 //! - `bert` (feature `bert`) runs BERT as a sentence encoder and observes its layers' inputs for
 //!   calibration.

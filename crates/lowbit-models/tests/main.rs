@@ -4,10 +4,12 @@ mod calibrate;
 #[path = "../../../tests/common/mod.rs"]
 mod common;
 mod fuzz_regressions;
+mod gguf;
 mod hostile_files;
 #[path = "../../../tools/fuzz/src/memory.rs"]
 mod memory;
 mod minilm;
+mod packages;
 #[path = "../../lowbit-demo/src/recipes.rs"]
 mod recipes;
 #[path = "../../../tools/fuzz/src/seeds.rs"]

@@ -35,6 +35,7 @@ pub fn all(root: &Path) -> Seeds {
     seeds.insert("report", reports(root));
     seeds.insert("tuning", tunings());
     seeds.insert("onnx", fixtures(&root.join("crates/lowbit-models/tests/fixtures/onnx"), "onnx"));
+    seeds.insert("gguf", gguf_files(root));
     seeds.insert("pipelines", pipeline_files());
     seeds.insert("names", names());
     for target in ["index", "graph", "weights", "specs", "plans"] {
@@ -64,6 +65,30 @@ fn fixtures(folder: &Path, extension: &str) -> Vec<Vec<u8>> {
     paths.retain(|path| path.extension().is_some_and(|e| e == extension));
     paths.sort();
     paths.iter().filter_map(|path| std::fs::read(path).ok()).collect()
+}
+
+/// The fixture, and small files that fuzzing reaches the end of.
+pub fn gguf_files(root: &Path) -> Vec<Vec<u8>> {
+    let mut files = fixtures(&root.join("crates/lowbit-models/tests/fixtures/gguf"), "gguf");
+    let text = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+    // A type and the bytes of one block.
+    for (kind, bytes) in
+        [(0u32, 128usize), (1, 64), (2, 18), (39, 17), (12, 144), (14, 210), (99, 9)]
+    {
+        let columns = if kind < 40 && kind != 12 && kind != 14 { 32u64 } else { 256 };
+        let mut file = b"GGUF\x03\0\0\0".to_vec();
+        file.extend([1u64, 2].map(u64::to_le_bytes).concat());
+        file.extend([text("a"), 4u32.to_le_bytes().to_vec(), vec![1, 0, 0, 0]].concat());
+        file.extend([text("b"), vec![9, 0, 0, 0, 0, 0, 0, 0], 2u64.to_le_bytes().into()].concat());
+        file.extend([7, 8]);
+        file.extend([text("w"), 2u32.to_le_bytes().to_vec()].concat());
+        file.extend([columns, 1].map(u64::to_le_bytes).concat());
+        file.extend([&kind.to_le_bytes()[..], &[0; 8]].concat());
+        file.resize(file.len().next_multiple_of(32), 0);
+        file.extend((0..bytes).map(|at| (at * 5) as u8));
+        files.push(file);
+    }
+    files
 }
 
 fn wave(count: usize) -> Vec<f32> {

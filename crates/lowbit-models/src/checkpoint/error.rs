@@ -231,4 +231,77 @@ pub enum IoError {
         /// The tensor.
         name: String,
     },
+    /// A JSON file that belongs to a model is not valid, or does not have the required form.
+    #[error("`{}` is not valid", path.display())]
+    BadJson {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: serde_json::Error,
+    },
+    /// A JSON file that belongs to a model is too long to be one.
+    #[error("`{}` has more than {limit} bytes", path.display())]
+    JsonTooLong {
+        /// The file.
+        path: PathBuf,
+        /// The limit.
+        limit: u64,
+    },
+    /// An index of files was given, and none of them lies beside it.
+    #[error(
+        "it is an index of {files} files, and none of them lies beside it: the first is `{first}`"
+    )]
+    IndexAlone {
+        /// The number of files that it names.
+        files: usize,
+        /// The first of them.
+        first: String,
+    },
+    /// A file that the index names cannot be opened.
+    #[error("the index names the file `{shard}`, {why}")]
+    BadShard {
+        /// The file, as the index names it.
+        shard: String,
+        /// The reason, as the end of the sentence.
+        why: &'static str,
+    },
+    /// A file that the index names is damaged.
+    #[error("the file `{shard}` of the model")]
+    InShard {
+        /// The file, as the index names it.
+        shard: String,
+        /// What is wrong in it.
+        source: Box<IoError>,
+    },
+    /// A tensor is not in the file that the index names.
+    #[error(
+        "the index says that tensor `{name}` is in `{shard}`; it is in {}",
+        have.as_ref().map_or("none of the files".to_owned(), |have| format!("`{have}`"))
+    )]
+    NotInShard {
+        /// The tensor.
+        name: String,
+        /// The file that the index names.
+        shard: String,
+        /// The file that has the tensor, if there is one.
+        have: Option<String>,
+    },
+    /// A file of the model has a tensor that the index does not name.
+    #[error("the index does not name tensor `{name}`, which is in `{shard}`")]
+    NotInIndex {
+        /// The tensor.
+        name: String,
+        /// The file that has it.
+        shard: String,
+    },
+    /// Two files of a model have a tensor of the same name.
+    #[error("tensor `{name}` is in `{first}` and in `{second}`")]
+    InTwoShards {
+        /// The tensor.
+        name: String,
+        /// The first of the files.
+        first: String,
+        /// The other.
+        second: String,
+    },
 }

@@ -1,14 +1,21 @@
 //! Reads and writes model files: safetensors, with compressed weights inside.
 //!
-//! A weight `NAME` in a format `F` is stored as up to five tensors, in the canonical layout
+//! [`source`] opens models of other formats as well. A model in several files has an index, and each file
+//! has all parts of its weights ([`Output`]).
+//!
+//! A weight `NAME` in a format `F` is stored as some of these tensors, in the canonical layout
 //! ([`Geometry`](lowbit::format::Geometry)). A part without elements is absent:
 //!
 //! | tensor | type | shape |
 //! |---|---|---|
 //! | `NAME.codes` | U32 | `[n, code_words]` |
 //! | `NAME.metadata` | U32 | `[n, meta_words]` |
-//! | `NAME.scales` | F32 or F16 | `[n, groups]`, or `[1]` per tensor |
-//! | `NAME.zeros` | U8 | the same as the scales |
+//! | `NAME.scales` | F32, F16, I8 or U8 | `[n, groups]`, or `[1]` per tensor |
+//! | `NAME.upper_scales` | F16 or F32 | `[n, supers]`, or `[1]`: the upper of two levels |
+//! | `NAME.zeros` | U8 | the same as the scales; of 4 bits, two in a byte |
+//! | `NAME.minima`, `NAME.upper_minima` | as the scales | as the scales |
+//! | `NAME.codebook` | F32 | `[16]` |
+//! | `NAME.order` | U32 | `[k]`, if columns are permuted |
 //! | `NAME.factors` | F32 | `[k]`, if X is smoothed |
 //!
 //! The file's metadata lists the compressed weights: `"lowbit.version"` is `"1"`, and
@@ -27,18 +34,24 @@
 
 mod activations;
 mod atomic;
+mod beside;
 mod bytes;
 mod config;
 mod error;
 mod foreign;
+pub mod gguf;
 mod header;
+pub mod hf;
 mod kind;
 mod model;
 #[cfg(feature = "onnx")]
 pub mod onnx;
+mod output;
 mod parts;
 mod ranges;
 mod scales;
+mod shards;
+pub mod source;
 mod tuning;
 mod writer;
 
@@ -49,11 +62,12 @@ pub use error::IoError;
 pub use foreign::{Foreign, ForeignFormat, TensorKind, foreign};
 pub use kind::FileKind;
 pub use model::{ModelFile, Tensor, read_compressed};
+pub use output::{ModelWriter, Output};
 pub use parts::{CompressedInfo, matrix_shape};
 pub use ranges::{BadRanges, LayerRanges, RangeTarget, Ranges, RangesError};
 pub use safetensors::Dtype;
 pub use tuning::{TuningIgnored, load_tuning, save_tuning};
-pub use writer::{Content, Entry, ModelWriter, write_model};
+pub use writer::{Content, Entry, write_model};
 
 use atomic::read_limited;
 

@@ -1,16 +1,19 @@
+use super::beside;
 use super::bytes::FileBytes;
 use super::header::{self, Pairs};
 use super::parts::{
     Part, RawInfo, TENSORS_KEY, VERSION, VERSION_ACTIVATIONS, VERSION_KEY, factors_tensor,
     read_parts,
 };
+use super::shards::{self, Shard};
 use super::{CompressedInfo, IoError, LayerActivations};
 use half::{bf16, f16};
 use lowbit::format::{Geometry, PackedWeights, Quantization};
 use safetensors::Dtype;
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A tensor of an open file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,15 +60,21 @@ fn decode<T, const SIZE: usize>(bytes: &[u8], element: impl Fn([u8; SIZE]) -> T)
         .collect()
 }
 
-struct Place {
-    dtype: Dtype,
-    shape: Vec<usize>,
-    range: Range<usize>,
+/// Where a tensor is.
+pub(super) struct Place {
+    /// The index of the file.
+    pub file: usize,
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    /// Its bytes in the file.
+    pub range: Range<usize>,
 }
 
-/// An open safetensors file, with or without compressed weights.
+/// An open safetensors model, with or without compressed weights: one file, or several with an index.
 pub struct ModelFile {
-    bytes: FileBytes,
+    files: Vec<(String, FileBytes)>,
+    folder: Option<PathBuf>,
+    config: Value,
     tensors: BTreeMap<String, Place>,
     metadata: BTreeMap<String, String>,
     compressed: BTreeMap<String, CompressedInfo>,
@@ -78,7 +87,8 @@ pub struct ModelFile {
 impl std::fmt::Debug for ModelFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ModelFile")
-            .field("bytes", &self.bytes.len())
+            .field("files", &self.files.len())
+            .field("bytes", &self.file_bytes())
             .field("tensors", &self.tensors.len())
             .field("compressed", &self.compressed.len())
             .finish()
@@ -86,42 +96,82 @@ impl std::fmt::Debug for ModelFile {
 }
 
 impl ModelFile {
-    /// Opens a file and checks its header and index; a regular file is memory-mapped.
+    /// Opens a model and checks its headers and indexes. Regular files are memory-mapped.
     ///
-    /// The file must not be changed in place while it is open; replacing it by a rename,
+    /// `path` is a safetensors file or the index of a model in several files
+    /// (`model.safetensors.index.json`). The files that an index names must have exactly the tensors
+    /// that it lists, and must lie in its folder. (Links of the Hugging Face cache may lead to the
+    /// folder of the real index.) A `config.json` in the folder is read as well.
+    /// [`source::open`](super::source::open) also finds the model of a folder.
+    ///
+    /// The files must not be changed in place while they are open; replacing them by a rename,
     /// as [`ModelWriter`](super::ModelWriter) does, is safe.
     ///
     /// # Errors
-    /// Returns [`IoError`] if the file cannot be read, is not a safetensors file, or has an index of
-    /// compressed weights that is not valid. The parts of a compressed weight are checked when it is
+    /// Returns [`IoError`] if a file cannot be read, is not a safetensors file, has an index of
+    /// compressed weights that is not valid, or does not agree with the index of the files, or if
+    /// `config.json` is not a JSON object. The parts of a compressed weight are checked when it is
     /// read.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, IoError> {
-        Self::new(FileBytes::open(path.as_ref())?)
+        let path = path.as_ref();
+        Self::open_bytes(path, FileBytes::open(path)?)
     }
 
-    /// Does the same as [`open`](Self::open) for bytes in memory.
+    /// Does the same as [`open`](Self::open) for a file that is open already.
+    pub(super) fn open_bytes(path: &Path, bytes: FileBytes) -> Result<Self, IoError> {
+        let shards = if bytes.trim_ascii_start().starts_with(b"{") && shards::is_index(&bytes) {
+            shards::open(path, &bytes)?
+        } else {
+            let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into());
+            vec![Shard::new(name, bytes)?]
+        };
+        let folder = beside::folder(path);
+        let config = shards::read_object(folder, "config.json")?;
+        Self::new(shards, Some(folder.to_owned()), config)
+    }
+
+    /// Does the same as [`open`](Self::open) for the bytes of one file in memory.
     ///
     /// # Errors
     /// Returns the errors of [`open`](Self::open).
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, IoError> {
-        Self::new(FileBytes::Read(bytes))
+        let shard = Shard::new(String::new(), FileBytes::Read(bytes))?;
+        Self::new(vec![shard], None, Value::Null)
     }
 
-    fn new(bytes: FileBytes) -> Result<Self, IoError> {
-        // The header is copied out of the map before it is read, so that a concurrent change to the
-        // file alters values only and never a bound.
-        let header = header::parse(&bytes)?;
-        let mut metadata = header.metadata;
-        let tensors: BTreeMap<String, Place> = header
-            .tensors
-            .into_iter()
-            .map(|(name, info)| {
+    /// Returns a model of plain tensors that lie in files of any format. `tensors` have places inside of
+    /// them, of the sizes of their types and shapes.
+    pub(super) fn from_plain(
+        files: Vec<(String, FileBytes)>,
+        tensors: BTreeMap<String, Place>,
+        metadata: BTreeMap<String, String>,
+    ) -> Self {
+        let (compressed, activations) = Index::default();
+        let (folder, config, parts) = (None, Value::Null, BTreeSet::new());
+        Self { files, folder, config, tensors, metadata, compressed, activations, parts }
+    }
+
+    fn new(shards: Vec<Shard>, folder: Option<PathBuf>, config: Value) -> Result<Self, IoError> {
+        let mut files = Vec::new();
+        let mut tensors: BTreeMap<String, Place> = BTreeMap::new();
+        let mut metadata = BTreeMap::new();
+        let mut index = Index::default();
+        for (file, Shard { name, bytes, header }) in shards.into_iter().enumerate() {
+            // No name appears twice: the index of the files was checked.
+            tensors.extend(header.tensors.into_iter().map(|(name, info)| {
                 let (start, end) = info.data_offsets;
                 let range = header.data_start + start..header.data_start + end;
-                (name, Place { dtype: info.dtype, shape: info.shape, range })
-            })
-            .collect();
-        let (compressed, activations) = take_index(&mut metadata)?;
+                (name, Place { file, dtype: info.dtype, shape: info.shape, range })
+            }));
+            let mut own = header.metadata;
+            take_index(&mut own, &mut index)?;
+            // What several files say differently, such as a checksum, is that of the first file.
+            for (key, value) in own {
+                metadata.entry(key).or_insert(value);
+            }
+            files.push((name, bytes));
+        }
+        let (compressed, activations) = index;
         let mut parts = BTreeSet::new();
         for name in compressed.keys() {
             if tensors.contains_key(name) {
@@ -133,15 +183,32 @@ impl ModelFile {
         }
         let smoothed = activations.iter().filter(|(_, (_, smoothed))| *smoothed);
         parts.extend(smoothed.map(|(name, _)| factors_tensor(name)));
-        Ok(Self { bytes, tensors, metadata, compressed, activations, parts })
+        Ok(Self { files, folder, config, tensors, metadata, compressed, activations, parts })
     }
 
-    /// Returns the number of bytes of the whole file.
+    /// Returns the number of bytes of all files together.
     pub fn file_bytes(&self) -> usize {
-        self.bytes.len()
+        self.files.iter().map(|(_, bytes)| bytes.len()).sum()
     }
 
-    /// Returns the file's own metadata, without this crate's two keys.
+    /// Returns the names of the files, as the index names them.
+    pub fn files(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.files.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Returns the folder in which the model lies, or `None` if it was opened from bytes.
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
+    }
+
+    /// Returns `config.json` of the folder, which names the architecture and how the weights are
+    /// quantized, or null if there is none.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// Returns the metadata of the files, without this crate's two keys. If several files give a key
+    /// different values, it has that of the first file.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
@@ -162,7 +229,7 @@ impl ModelFile {
     }
 
     fn view<'a>(&'a self, name: &'a str, place: &'a Place) -> Tensor<'a> {
-        let bytes = &self.bytes[place.range.clone()];
+        let bytes = &self.files[place.file].1[place.range.clone()];
         Tensor { name, dtype: place.dtype, shape: &place.shape, bytes }
     }
 
@@ -258,10 +325,13 @@ impl ModelFile {
 
 type Index = (BTreeMap<String, CompressedInfo>, BTreeMap<String, (Quantization, bool)>);
 
-/// Removes this crate's keys from the metadata and reads the index.
-fn take_index(metadata: &mut BTreeMap<String, String>) -> Result<Index, IoError> {
+/// Removes this crate's keys from the metadata and adds what they list to the index.
+fn take_index(
+    metadata: &mut BTreeMap<String, String>,
+    (compressed, activations): &mut Index,
+) -> Result<(), IoError> {
     let index = match (metadata.remove(VERSION_KEY), metadata.remove(TENSORS_KEY)) {
-        (None, None) => return Ok(Index::default()),
+        (None, None) => return Ok(()),
         (Some(version), _) if version != VERSION && version != VERSION_ACTIVATIONS => {
             return Err(IoError::UnsupportedVersion { version });
         }
@@ -271,7 +341,6 @@ fn take_index(metadata: &mut BTreeMap<String, String>) -> Result<Index, IoError>
     };
     let Pairs(index): Pairs<RawInfo> = serde_json::from_str(&index)
         .map_err(|source| IoError::BadMetadata { key: TENSORS_KEY, source })?;
-    let (mut compressed, mut activations) = Index::default();
     for (name, RawInfo { format, shape, activations: raw }) in header::unique(index)? {
         let format =
             format.parse().map_err(|source| IoError::Format { name: name.clone(), source })?;
@@ -281,9 +350,11 @@ fn take_index(metadata: &mut BTreeMap<String, String>) -> Result<Index, IoError>
                 .map_err(|source| IoError::Activations { name: name.clone(), source })?;
             activations.insert(name.clone(), (quantization, raw.smoothed));
         }
-        compressed.insert(name, CompressedInfo { format, shape });
+        if compressed.insert(name.clone(), CompressedInfo { format, shape }).is_some() {
+            return Err(IoError::DuplicateName { name });
+        }
     }
-    Ok((compressed, activations))
+    Ok(())
 }
 
 /// Reads a compressed weight. If its [`activations`](ModelFile::activations) have factors, its columns

@@ -2,7 +2,7 @@ use super::header::{LENGTH_BYTES, MAX_HEADER, METADATA};
 use super::parts::{
     Part, RawInfo, TENSORS_KEY, VERSION, VERSION_ACTIVATIONS, VERSION_KEY, factors_tensor,
 };
-use super::{AtomicFile, CompressedInfo, IoError, LayerActivations};
+use super::{AtomicFile, CompressedInfo, IoError, LayerActivations, ModelWriter, Output};
 use lowbit::format::PackedWeights;
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
@@ -10,6 +10,9 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+
+/// The number of words of codes that are encoded at a time.
+const PIECE: usize = 1 << 16;
 
 /// Declares what the file will hold under a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,13 +49,9 @@ pub enum Content<'a> {
     },
 }
 
-/// Writes a safetensors file one tensor at a time and in any order.
-///
-/// All sizes follow from the declared formats and shapes, so the header is written first and only one
-/// tensor needs to be in memory. The file appears whole or not at all: a writer that is dropped
-/// without [`finish`](Self::finish) leaves nothing behind.
+/// Writes one safetensors file, one tensor at a time and in any order.
 #[derive(Debug)]
-pub struct ModelWriter {
+pub(super) struct FileWriter {
     file: AtomicFile,
     path: PathBuf,
     entries: BTreeMap<String, Entry>,
@@ -62,29 +61,10 @@ pub struct ModelWriter {
     data_start: u64,
 }
 
-impl ModelWriter {
-    /// Lays the file out and writes its header. `metadata` is the file's own metadata; this crate's
-    /// keys are added if there is a compressed weight.
-    ///
-    /// # Errors
-    /// Returns [`IoError`] if the file cannot be created, if a name is reserved or appears twice
-    /// (parts of weights have names too), if a size overflows, or if a shape or format is not valid.
+impl FileWriter {
+    /// Lays the file out and writes its header.
     pub fn create(
-        path: impl AsRef<Path>,
-        entries: BTreeMap<String, Entry>,
-        metadata: &BTreeMap<String, String>,
-    ) -> Result<Self, IoError> {
-        Self::create_with_activations(path, entries, BTreeMap::new(), metadata)
-    }
-
-    /// Does the same as [`create`](Self::create), and also stores how X of some of the compressed
-    /// weights becomes codes.
-    ///
-    /// # Errors
-    /// Returns the errors of [`create`](Self::create) and [`LayerActivations::check`], and
-    /// [`IoError::NotFound`] for activations of a name that is not declared as a compressed weight.
-    pub fn create_with_activations(
-        path: impl AsRef<Path>,
+        path: &Path,
         entries: BTreeMap<String, Entry>,
         activations: BTreeMap<String, LayerActivations>,
         metadata: &BTreeMap<String, String>,
@@ -92,13 +72,18 @@ impl ModelWriter {
         let mut places = lay_out(&entries)?;
         lay_out_factors(&entries, &activations, &mut places)?;
         let header = header_bytes(&entries, &activations, &mut places, metadata)?;
-        let path = path.as_ref().to_owned();
+        let path = path.to_owned();
         let file = AtomicFile::create(&path)?;
         let data_start = (LENGTH_BYTES + header.len()) as u64;
         let mut writer = Self { file, path, entries, activations, places, data_start };
         writer.put(&(header.len() as u64).to_le_bytes())?;
         writer.put(&header)?;
         Ok(writer)
+    }
+
+    /// Returns the names of the tensors of the file, parts of weights included.
+    pub fn tensors(&self) -> impl Iterator<Item = &str> {
+        self.places.keys().map(String::as_str)
     }
 
     fn error(&self, source: std::io::Error) -> IoError {
@@ -122,11 +107,6 @@ impl ModelWriter {
     }
 
     /// Writes a declared plain tensor.
-    ///
-    /// # Errors
-    /// Returns [`IoError::NotDeclared`] if the name was not declared or is already written,
-    /// [`IoError::NotAsDeclared`] for a wrong number of bytes or the name of a compressed weight, and
-    /// [`IoError::Io`] if the file cannot be written.
     pub fn write_plain(&mut self, name: &str, bytes: &[u8]) -> Result<(), IoError> {
         let wrong = |need: String| IoError::NotAsDeclared {
             name: name.to_owned(),
@@ -146,11 +126,6 @@ impl ModelWriter {
     }
 
     /// Writes a declared compressed weight.
-    ///
-    /// # Errors
-    /// Returns [`IoError::NotDeclared`] if the name was not declared or is already written,
-    /// [`IoError::NotAsDeclared`] for another format or matrix or the name of a plain tensor, and
-    /// [`IoError::Io`] if the file cannot be written.
     pub fn write_compressed(&mut self, name: &str, weights: &PackedWeights) -> Result<(), IoError> {
         let geometry = *weights.geometry();
         let have = || format!("{}×{} {}", geometry.n, geometry.k, geometry.format);
@@ -162,7 +137,13 @@ impl ModelWriter {
         if need != geometry {
             return Err(wrong(format!("{}×{} {}", need.n, need.k, need.format)));
         }
-        for part in Part::ALL {
+        // Codes are most of a weight. They are encoded in pieces, so that they are not in memory twice.
+        self.seek(&Part::Codes.tensor(name))?;
+        for words in weights.codes().chunks(PIECE) {
+            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            self.put(&bytes)?;
+        }
+        for part in Part::ALL.into_iter().filter(|part| *part != Part::Codes) {
             let bytes = part.bytes(weights.parts());
             if !bytes.is_empty() {
                 self.seek(&part.tensor(name))?;
@@ -179,16 +160,52 @@ impl ModelWriter {
         Ok(())
     }
 
-    /// Checks that everything declared was written, and makes the file appear under its name.
-    ///
-    /// # Errors
-    /// Returns [`IoError::NotWritten`] or [`IoError::Io`]; nothing is left behind in that case.
-    pub fn finish(self) -> Result<(), IoError> {
-        if let Some(name) = self.entries.into_keys().next() {
-            return Err(IoError::NotWritten { name });
+    /// Checks that everything declared was written.
+    pub fn check_written(&self) -> Result<(), IoError> {
+        match self.entries.keys().next() {
+            Some(name) => Err(IoError::NotWritten { name: name.clone() }),
+            None => Ok(()),
         }
+    }
+
+    /// Makes the file appear under its name.
+    pub fn finish(self) -> Result<(), IoError> {
+        self.check_written()?;
         self.file.commit()
     }
+}
+
+/// Checks all entries together, as if they lay in one file, and returns the bytes of each.
+pub(super) fn lay_out_all(
+    entries: &BTreeMap<String, Entry>,
+    activations: &BTreeMap<String, LayerActivations>,
+) -> Result<BTreeMap<String, u64>, IoError> {
+    let mut places = lay_out(entries)?;
+    lay_out_factors(entries, activations, &mut places)?;
+    let bytes = |tensor: &str| -> Result<u64, IoError> {
+        places.get(tensor).map_or(Ok(0), |info| Ok(bits(tensor, info)? as u64 / 8))
+    };
+    let mut sizes = BTreeMap::new();
+    for (name, entry) in entries {
+        let mut size = bytes(name)?;
+        if let Entry::Compressed(_) = entry {
+            let parts = Part::ALL.map(|part| part.tensor(name));
+            for tensor in parts.iter().chain([&factors_tensor(name)]) {
+                size = size.saturating_add(bytes(tensor)?);
+            }
+        }
+        sizes.insert(name.clone(), size);
+    }
+    Ok(sizes)
+}
+
+/// Returns the bits of a tensor, which are whole bytes.
+fn bits(name: &str, info: &TensorInfo) -> Result<usize, IoError> {
+    info.shape
+        .iter()
+        .try_fold(info.dtype.bitsize(), |bits, &size| bits.checked_mul(size))
+        .filter(|bits| bits % 8 == 0)
+        .ok_or_else(|| IoError::Overflow { name: name.to_owned(), shape: info.shape.clone() })
 }
 
 /// Returns the type and shape of every tensor of the file; the places follow later.
@@ -271,13 +288,7 @@ fn header_bytes(
     let mut at = 0usize;
     for (name, info) in order {
         let overflow = || IoError::Overflow { name: name.clone(), shape: info.shape.clone() };
-        let bits = info
-            .shape
-            .iter()
-            .try_fold(info.dtype.bitsize(), |bits, &size| bits.checked_mul(size))
-            .filter(|bits| bits % 8 == 0)
-            .ok_or_else(overflow)?;
-        let end = at.checked_add(bits / 8).ok_or_else(overflow)?;
+        let end = at.checked_add(bits(name, info)? / 8).ok_or_else(overflow)?;
         info.data_offsets = (at, end);
         at = end;
     }
@@ -329,12 +340,12 @@ fn with_index(
     Ok(metadata)
 }
 
-/// Writes a whole file from tensors in memory. [`ModelWriter`] takes them one by one.
+/// Writes a whole model from tensors in memory. [`ModelWriter`] takes them one by one.
 ///
 /// # Errors
 /// Returns the errors of [`ModelWriter`]; nothing is left behind in that case.
 pub fn write_model(
-    path: impl AsRef<Path>,
+    output: impl Into<Output>,
     tensors: &[(&str, Content<'_>)],
     metadata: &BTreeMap<String, String>,
 ) -> Result<(), IoError> {
@@ -351,7 +362,7 @@ pub fn write_model(
             return Err(IoError::DuplicateName { name: name.to_owned() });
         }
     }
-    let mut writer = ModelWriter::create(path, entries, metadata)?;
+    let mut writer = ModelWriter::create(output, entries, metadata)?;
     for &(name, content) in tensors {
         match content {
             Content::Plain { bytes, .. } => writer.write_plain(name, bytes)?,

@@ -17,7 +17,7 @@ pub use select::{Chosen, SelectError, SelectRequest, Selection, select};
 pub use smooth::{Smoothing, SmoothingError};
 
 use crate::checkpoint::{
-    CompressedInfo, Dtype, Entry, IoError, LayerActivations, ModelFile, ModelWriter,
+    CompressedInfo, Dtype, Entry, IoError, LayerActivations, ModelFile, ModelWriter, Output,
     read_compressed,
 };
 use crate::progress::Step;
@@ -25,7 +25,6 @@ use lowbit::compress::{CompressError, dequantize, quantize, relative_error};
 use lowbit::format::{Geometry, PackedWeights, Sizes, WeightFormat};
 use lowbit::host::{Host, HostError};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 /// The reason why a file cannot be compressed.
 #[derive(Debug, thiserror::Error)]
@@ -123,7 +122,7 @@ impl<'a> Compression<'a> {
     /// Returns [`IoError`] if the file cannot be created, or if a tensor has a name that a part of a
     /// compressed weight takes.
     pub fn create(
-        path: impl AsRef<Path>,
+        output: impl Into<Output>,
         model: &'a ModelFile,
         selected: &'a [Chosen<'a>],
         plan: &'a ActivationPlan,
@@ -133,7 +132,8 @@ impl<'a> Compression<'a> {
             layers.extend(model.activations(name)?.map(|found| (name.clone(), found)));
         }
         let entries = entries(model, selected);
-        let writer = ModelWriter::create_with_activations(path, entries, layers, model.metadata())?;
+        let writer =
+            ModelWriter::create_with_activations(output, entries, layers, model.metadata())?;
         Ok(Self { model, selected, plan, writer })
     }
 

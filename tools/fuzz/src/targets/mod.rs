@@ -1,5 +1,6 @@
 //! One file a target: `run` takes any bytes and panics where a property does not hold.
 
+pub mod gguf;
 pub mod graph;
 pub mod header;
 pub mod index;
@@ -20,13 +21,14 @@ mod pick;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const ALL: [Target; 13] = [
+pub const ALL: [Target; 14] = [
     ("model", model::run),
     ("header", header::run),
     ("index", index::run),
     ("ranges", ranges::run),
     ("report", report::run),
     ("tuning", tuning::run),
+    ("gguf", gguf::run),
     ("onnx", onnx::run),
     ("graph", graph::run),
     ("pipelines", pipelines::run),

@@ -1,0 +1,311 @@
+//! Blocks of weights: codes and scales as the file has them, in the canonical layout.
+//!
+//! A row of a tensor is blocks of 32 or 256 weights. Inside a block, codes are not in the order of their
+//! columns: two weights of a byte are 16 or 32 columns apart, and the high bits of five and six bits are
+//! apart from the low ones. Codes become a string of bits here; scales keep their type and their bits.
+//!
+//! | types | scale | added |
+//! |---|---|---|
+//! | Q4_0, Q5_0, Q8_0, IQ4_NL | f16 | – |
+//! | Q4_1, Q5_1 | f16 | f16 minimum |
+//! | Q2_K | 4 bits a 16, times f16 | minus 4 bits a 16, times f16 |
+//! | Q3_K | 6 bits a 16, less 32, times f16 | – |
+//! | Q4_K, Q5_K | 6 bits a 32, times f16 | minus 6 bits a 32, times f16 |
+//! | Q6_K | i8 a 16, times f16 | – |
+//! | IQ4_XS | 6 bits a 32, less 32, times f16 | – |
+//! | MXFP4 | a power of two | – |
+//!
+//! The file subtracts a minimum of two levels, and lowbit adds one, so the f16 changes its sign.
+
+mod pack;
+mod unpack;
+
+use super::{GgmlType, GgufTensor};
+use crate::checkpoint::{IoError, matrix_shape};
+use half::f16;
+use lowbit::format::{
+    FormatError, Geometry, Granularity, Offset, PackedWeights, Parts, ScaleType, Scales,
+    WeightFormat,
+};
+
+/// The most weights of a block.
+const MOST: usize = 256;
+/// The most groups of a block.
+const MOST_GROUPS: usize = 16;
+
+/// One block, with codes in the order of columns.
+struct Block {
+    codes: [u8; MOST],
+    /// The scale, or its upper level.
+    d: f16,
+    /// The minimum, or its upper level.
+    m: f16,
+    /// The lower level of scales, or the one byte of a scale.
+    scales: [i8; MOST_GROUPS],
+    /// The lower level of minima.
+    minima: [i8; MOST_GROUPS],
+}
+
+impl Block {
+    fn new() -> Self {
+        let (scales, minima) = ([0; MOST_GROUPS], [0; MOST_GROUPS]);
+        Self { codes: [0; MOST], d: f16::ZERO, m: f16::ZERO, scales, minima }
+    }
+}
+
+/// How the blocks of a type are read and written.
+struct Row {
+    /// The number of the type.
+    number: u32,
+    unpack: fn(&[u8], &mut Block),
+    pack: fn(&Block, &mut [u8]),
+    /// The lowest and the highest lower level of a scale that the bits of the file can hold.
+    scales: (i8, i8),
+    /// The same of minima.
+    minima: (i8, i8),
+}
+
+type Unpack = fn(&[u8], &mut Block);
+type Pack = fn(&Block, &mut [u8]);
+
+const fn row(number: u32, (unpack, pack): (Unpack, Pack)) -> Row {
+    Row { number, unpack, pack, scales: (i8::MIN, i8::MAX), minima: (i8::MIN, i8::MAX) }
+}
+
+impl Row {
+    const fn limits(mut self, scales: (i8, i8), minima: (i8, i8)) -> Self {
+        (self.scales, self.minima) = (scales, minima);
+        self
+    }
+}
+
+/// Every type of blocks that lowbit has a format for.
+const ROWS: [Row; 13] = [
+    row(2, (unpack::q4_0, pack::q4_0)),
+    row(3, (unpack::q4_1, pack::q4_1)),
+    row(6, (unpack::q5_0, pack::q5_0)),
+    row(7, (unpack::q5_1, pack::q5_1)),
+    row(8, (unpack::q8_0, pack::q8_0)),
+    row(10, (unpack::q2_k, pack::q2_k)).limits((0, 15), (0, 15)),
+    row(11, (unpack::q3_k, pack::q3_k)).limits((-32, 31), (0, 0)),
+    row(12, (unpack::q4_k, pack::q4_k)).limits((0, 63), (0, 63)),
+    row(13, (unpack::q5_k, pack::q5_k)).limits((0, 63), (0, 63)),
+    row(14, (unpack::q6_k, pack::q6_k)),
+    // The same bytes as Q4_0: only the numbers of the codes differ.
+    row(20, (unpack::q4_0, pack::q4_0)),
+    row(23, (unpack::iq4_xs, pack::iq4_xs)).limits((-32, 31), (0, 0)),
+    row(39, (unpack::mxfp4, pack::mxfp4)),
+];
+
+fn row_of(kind: GgmlType) -> Option<&'static Row> {
+    ROWS.iter().find(|row| row.number == kind.number())
+}
+
+/// Returns the format that a type of blocks is read as, or `None` if there is none.
+pub(super) fn format(kind: GgmlType) -> Option<WeightFormat> {
+    row_of(kind)?;
+    let name = kind.name()?.to_ascii_lowercase();
+    WeightFormat::named().find(|(named, _)| *named == name).map(|(_, format)| format)
+}
+
+/// Returns the type of blocks that a format is written as, or `None` if there is none.
+pub(super) fn kind(format: WeightFormat) -> Option<GgmlType> {
+    let kinds = ROWS.iter().map(|row| GgmlType::new(row.number));
+    kinds.into_iter().find(|&kind| self::format(kind) == Some(format))
+}
+
+/// Reads a tensor of blocks.
+///
+/// # Errors
+/// Returns [`IoError::NotAMatrix`] if the tensor has one axis, and [`IoError::Format`] if lowbit has no
+/// format for its type, or if a scale or minimum is not finite.
+pub(super) fn read(tensor: &GgufTensor<'_>) -> Result<PackedWeights, IoError> {
+    let name = || tensor.name.to_owned();
+    let not_a_matrix = || IoError::NotAMatrix { name: name(), shape: tensor.shape.to_vec() };
+    let (n, k) = matrix_shape(tensor.shape).ok_or_else(not_a_matrix)?;
+    let refused = |source| IoError::Format { name: name(), source };
+    let unknown = || refused(FormatError::Unknown(tensor.kind.to_string()));
+    let format = format(tensor.kind).ok_or_else(unknown)?;
+    let unpack = row_of(tensor.kind).ok_or_else(unknown)?.unpack;
+    let (columns, block_bytes) = tensor.kind.block().ok_or_else(unknown)?;
+    let geometry = format.geometry(n, k).map_err(refused)?;
+    let parts = parts(&geometry, columns, tensor.bytes.chunks_exact(block_bytes), unpack);
+    PackedWeights::new(format, n, k, parts).map_err(refused)
+}
+
+/// Unpacks blocks of `columns` weights, of which every row has a whole number.
+fn parts<'a>(
+    geometry: &Geometry,
+    columns: usize,
+    blocks: impl Iterator<Item = &'a [u8]>,
+    unpack: Unpack,
+) -> Parts {
+    let format = geometry.format;
+    let bits = format.code_type().bits();
+    let group = match format.granularity() {
+        Granularity::Group(size) => size.get() as usize,
+        _ => columns,
+    };
+    let groups = columns / group;
+    let mut words = Words::with_capacity(geometry.n * geometry.code_words);
+    let mut scales = Growing::new(format.scale_type(), geometry.scales, geometry.upper());
+    let mut minima = Growing::new(format.scale_type(), geometry.minima, geometry.upper());
+    let mut block = Block::new();
+    for bytes in blocks {
+        unpack(bytes, &mut block);
+        // Rows are whole blocks of 32 codes, so that each row ends with a whole word.
+        words.extend(&block.codes[..columns], bits);
+        scales.push(block.d, &block.scales[..groups]);
+        minima.push(block.m, &block.minima[..groups]);
+    }
+    let minima =
+        if format.offset() == Offset::Minimum { minima.finish() } else { Scales::default() };
+    Parts { codes: words.words, scales: scales.finish(), minima, ..Parts::default() }
+}
+
+/// Codes as a string of bits.
+struct Words {
+    words: Vec<u32>,
+}
+
+impl Words {
+    fn with_capacity(count: usize) -> Self {
+        Self { words: Vec::with_capacity(count) }
+    }
+
+    /// Adds codes of `bits` bits, a multiple of 32 of them.
+    fn extend(&mut self, codes: &[u8], bits: u32) {
+        let (mut word, mut filled) = (0u64, 0);
+        for &code in codes {
+            word |= u64::from(code) << filled;
+            filled += bits;
+            if filled >= 32 {
+                self.words.push(word as u32);
+                word >>= 32;
+                filled -= 32;
+            }
+        }
+    }
+}
+
+/// Scales or minima that are added block by block.
+struct Growing {
+    kind: ScaleType,
+    /// Of one level, or the upper of two.
+    floats: Vec<f16>,
+    /// The lower level, or a byte each.
+    bytes: Vec<i8>,
+}
+
+impl Growing {
+    fn new(kind: ScaleType, scales: usize, supers: usize) -> Self {
+        let (floats, bytes) = match kind {
+            ScaleType::F16 => (scales, 0),
+            ScaleType::Int8Super if scales > 0 => (supers, scales),
+            ScaleType::E8m0 => (0, scales),
+            _ => (0, 0),
+        };
+        Self { kind, floats: Vec::with_capacity(floats), bytes: Vec::with_capacity(bytes) }
+    }
+
+    fn push(&mut self, float: f16, bytes: &[i8]) {
+        if self.kind != ScaleType::E8m0 {
+            self.floats.push(float);
+        }
+        if self.kind != ScaleType::F16 {
+            self.bytes.extend_from_slice(bytes);
+        }
+    }
+
+    fn finish(self) -> Scales {
+        match self.kind {
+            ScaleType::F16 => Scales::F16(self.floats),
+            ScaleType::E8m0 => {
+                Scales::E8m0(self.bytes.into_iter().map(|byte| byte as u8).collect())
+            }
+            _ => Scales::Int8Super { groups: self.bytes, supers: self.floats },
+        }
+    }
+}
+
+/// The reason why a weight cannot be written as blocks.
+pub(super) enum Refusal {
+    /// Rows are not whole blocks of this many weights.
+    Ragged(usize),
+    /// The lower level of a scale or a minimum does not fit into the bits of the file.
+    Range { value: i8, low: i8, high: i8 },
+}
+
+/// Writes a weight as blocks of `kind`, which is the type of its format, row by row.
+///
+/// # Errors
+/// Returns the error of `write`, or `Ok` with a [`Refusal`] if the type cannot hold the weight.
+pub(super) fn write<E>(
+    weights: &PackedWeights,
+    kind: GgmlType,
+    mut write: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<Option<Refusal>, E> {
+    let (Some(row), Some((columns, block_bytes))) = (row_of(kind), kind.block()) else {
+        return Ok(None);
+    };
+    let (format, geometry) = (weights.format(), weights.geometry());
+    if geometry.k % columns != 0 {
+        return Ok(Some(Refusal::Ragged(columns)));
+    }
+    let bits = format.code_type().bits() as usize;
+    let group = match format.granularity() {
+        Granularity::Group(size) => size.get() as usize,
+        _ => columns,
+    };
+    let (groups, block_words) = (columns / group, columns * bits / 32);
+    let (mut block, mut bytes) = (Block::new(), vec![0; block_bytes]);
+    for (at, words) in weights.codes().chunks_exact(block_words).enumerate() {
+        split(words, bits as u32, &mut block.codes[..columns]);
+        level(weights.scales(), at, groups, &mut block.d, &mut block.scales);
+        level(weights.minima(), at, groups, &mut block.m, &mut block.minima);
+        for (values, (low, high)) in [(&block.scales, row.scales), (&block.minima, row.minima)] {
+            if let Some(&value) = values[..groups].iter().find(|v| !(low..=high).contains(*v)) {
+                return Ok(Some(Refusal::Range { value, low, high }));
+            }
+        }
+        (row.pack)(&block, &mut bytes);
+        write(&bytes)?;
+    }
+    Ok(None)
+}
+
+/// Splits words into codes of `bits` bits.
+fn split(words: &[u32], bits: u32, codes: &mut [u8]) {
+    let mut words = words.iter();
+    let (mut word, mut filled) = (0u64, 0);
+    for code in codes {
+        if filled < bits {
+            word |= u64::from(words.next().copied().unwrap_or(0)) << filled;
+            filled += 32;
+        }
+        *code = (word & ((1 << bits) - 1)) as u8;
+        word >>= bits;
+        filled -= bits;
+    }
+}
+
+/// Copies the scales or minima of block `at`: its float, and a byte for each of its groups.
+fn level(
+    scales: &Scales,
+    at: usize,
+    groups: usize,
+    float: &mut f16,
+    bytes: &mut [i8; MOST_GROUPS],
+) {
+    match scales {
+        Scales::F16(scales) => *float = scales.get(at).copied().unwrap_or_default(),
+        Scales::E8m0(scales) => bytes[0] = scales.get(at).copied().unwrap_or_default() as i8,
+        Scales::Int8Super { groups: lower, supers } => {
+            *float = supers.get(at).copied().unwrap_or_default();
+            let lower = lower.chunks_exact(groups).nth(at).unwrap_or_default();
+            bytes.iter_mut().zip(lower).for_each(|(byte, value)| *byte = *value);
+        }
+        // No format of blocks has scales of another type.
+        _ => {}
+    }
+}

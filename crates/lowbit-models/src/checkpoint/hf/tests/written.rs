@@ -1,0 +1,202 @@
+//! What is written is read back bit for bit.
+
+use super::super::{HfFormat, HfModel, write};
+use crate::checkpoint::source::{
+    Data, Family, Item, ItemKind, Model, ModelSource, SourceError, open,
+};
+use crate::checkpoint::{Content, Dtype, ModelFile, Output, write_model};
+use lowbit::compress::dequantize;
+use lowbit::format::{PackedWeights, Parts, WeightFormat, random_weights};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::num::NonZeroU64;
+use std::path::Path;
+
+const FORMATS: [HfFormat; 3] =
+    [HfFormat::PackQuantized, HfFormat::IntQuantized, HfFormat::Sparse24Bitmask];
+
+/// Writes a model of lowbit with these weights in `folder`, and a plain tensor.
+fn model(folder: &Path, weights: &[(&str, &PackedWeights)]) -> ModelFile {
+    let path = folder.join("model.safetensors");
+    let shapes: Vec<[usize; 2]> = weights.iter().map(|(_, w)| [w.n(), w.k()]).collect();
+    let mut tensors: Vec<_> = weights
+        .iter()
+        .zip(&shapes)
+        .map(|((name, weights), shape)| (*name, Content::Compressed { shape, weights }))
+        .collect();
+    tensors
+        .push(("norm.weight", Content::Plain { dtype: Dtype::U8, shape: &[3], bytes: &[1, 2, 3] }));
+    let metadata = [("note".to_owned(), "kept".to_owned())].into();
+    write_model(path.as_path(), &tensors, &metadata).unwrap();
+    std::fs::write(folder.join("config.json"), "{\"model_type\": \"test\"}").unwrap();
+    ModelFile::open(path).unwrap()
+}
+
+/// Checks that two matrices are equal. A file does not say whether lowbit had zero points of 4 bits in a byte
+/// each; nothing else may differ.
+fn same(read: &PackedWeights, weights: &PackedWeights, to: HfFormat) {
+    let what = format!("{} in {}", weights.format(), to.name());
+    let zeros = |weights: &PackedWeights| {
+        let groups = weights.geometry().groups;
+        let all = (0..weights.n()).flat_map(|row| (0..groups).map(move |group| (row, group)));
+        all.map(|(row, group)| weights.zero(row, group)).collect::<Vec<_>>()
+    };
+    assert_eq!(zeros(read), zeros(weights), "{what}");
+    assert_eq!(read.format().has_zeros(), weights.format().has_zeros());
+    assert_eq!(read.scales(), weights.scales(), "{what}");
+    if weights.format().is_permuted() {
+        // Only the group of each column is stored, so that columns of a group are in order again.
+        assert_eq!(dequantize(read), dequantize(weights), "{what}");
+        return;
+    }
+    let width = weights.format().with_offset(read.format().offset());
+    assert_eq!(read.format(), width, "{what}");
+    if weights.format().code_type().bits() > 4 {
+        assert_eq!(read.format(), weights.format());
+    }
+    let parts = |weights: &PackedWeights| Parts { zeros: Vec::new(), ..weights.parts().clone() };
+    assert_eq!(parts(read), parts(weights), "{what}");
+}
+
+fn reopened(path: &Path) -> Box<HfModel> {
+    match open(path).unwrap() {
+        Model::Quantized(model) => model,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A model in memory.
+#[derive(Debug)]
+struct Memory(BTreeMap<String, PackedWeights>);
+
+impl ModelSource for Memory {
+    fn family(&self) -> Family {
+        Family::Safetensors
+    }
+
+    fn architecture(&self) -> Option<&str> {
+        None
+    }
+
+    fn config(&self) -> &Value {
+        &Value::Null
+    }
+
+    fn files(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn file_bytes(&self) -> usize {
+        0
+    }
+
+    fn items(&self) -> Result<Vec<Item>, SourceError> {
+        let item = |(name, weights): (&String, &PackedWeights)| Item {
+            name: name.clone(),
+            shape: vec![weights.n(), weights.k()],
+            stored: String::new(),
+            bytes: 0,
+            kind: ItemKind::Compressed(weights.format()),
+            role: None,
+        };
+        Ok(self.0.iter().map(item).collect())
+    }
+
+    fn read(&self, name: &str) -> Result<Data<'_>, SourceError> {
+        Ok(Data::Compressed(self.0[name].clone()))
+    }
+}
+
+/// Every format that lowbit has is written and read back, or refused by name.
+#[test]
+fn all_formats_come_back_bit_for_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    for to in FORMATS {
+        let out = folder.path().join(to.name());
+        std::fs::create_dir(&out).unwrap();
+        let path = out.join("model.safetensors");
+        let (mut accepted, mut refused) = (BTreeMap::new(), 0);
+        for (at, format) in lowbit::format::sample_formats().into_iter().enumerate() {
+            // 21 rows fill no word of zero points, 92 columns no word of codes; groups of 20 and 64
+            // columns divide 320.
+            for k in [92, 320] {
+                let weights = random_weights(format, 21, k, at as u32, true).unwrap();
+                let name = format!("m{at}_{k}.weight");
+                if to.refuses(&format, k).is_none() {
+                    accepted.insert(name, weights);
+                    continue;
+                }
+                let one = Memory([(name.clone(), weights)].into());
+                let error = write(&one, to, path.as_path(), &mut |_| ()).unwrap_err().to_string();
+                assert!(error.contains(&format!("`{name}` is {format}: {}", to.name())), "{error}");
+                refused += 1;
+            }
+        }
+        assert_eq!(std::fs::read_dir(&out).unwrap().count(), 0);
+        assert!(accepted.len() >= 3 && refused > 100, "{}, {refused}", accepted.len());
+        let memory = Memory(accepted);
+        write(&memory, to, path.as_path(), &mut |_| ()).unwrap();
+        let back = reopened(&out);
+        assert_eq!(back.left_out(), []);
+        assert_eq!(back.weights().len(), memory.0.len());
+        for (name, weights) in &memory.0 {
+            same(&back.read_weight(name).unwrap(), weights, to);
+        }
+    }
+}
+
+/// Weights of several formats are in several groups, and shards have one configuration.
+#[test]
+fn several_formats_and_shards() {
+    let folder = tempfile::tempdir().unwrap();
+    let of = |name: &str| {
+        random_weights(name.parse::<WeightFormat>().unwrap(), 8, 64, 3, false).unwrap()
+    };
+    let weights = [of("int4-g32-asym4"), of("int8-channel"), of("int3-g16-f16s")];
+    let names = ["a.weight", "b.weight", "c.weight"];
+    let from = model(folder.path(), &names.into_iter().zip(&weights).collect::<Vec<_>>());
+    let out = folder.path().join("out");
+    std::fs::create_dir(&out).unwrap();
+    let path = Output::from(out.join("model.safetensors")).in_shards(NonZeroU64::new(300).unwrap());
+    write(&from, HfFormat::PackQuantized, path, &mut |_| ()).unwrap();
+    let back = reopened(&out);
+    assert!(back.files().len() > 1);
+    assert_eq!(back.file().tensor("norm.weight").unwrap().bytes, [1, 2, 3]);
+    assert_eq!(back.file().metadata()["note"], "kept");
+    assert_eq!(back.config()["model_type"], "test");
+    for (name, weights) in names.into_iter().zip(&weights) {
+        assert_eq!(back.read_weight(name).unwrap(), *weights);
+    }
+    let groups = back.config()["quantization_config"]["config_groups"].as_object().unwrap();
+    let targets: BTreeMap<u64, &Value> = groups
+        .values()
+        .map(|g| (g["weights"]["num_bits"].as_u64().unwrap(), &g["targets"][0]))
+        .collect();
+    let want = [(3, "c"), (4, "a"), (8, "b")];
+    assert!(
+        targets.into_iter().eq(want
+            .iter()
+            .map(|(bits, name)| (*bits, Value::from(*name)))
+            .collect::<Vec<_>>()
+            .iter()
+            .map(|(b, v)| (*b, v)))
+    );
+}
+
+#[test]
+fn what_cannot_be_written_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = random_weights("int8-channel".parse().unwrap(), 4, 8, 3, false).unwrap();
+    let out = folder.path().join("out");
+    std::fs::create_dir(&out).unwrap();
+    let path = out.join("model.safetensors");
+    let refuse = |name: &str, says: &str| {
+        let from = model(folder.path(), &[(name, &weights)]);
+        let error = write(&from, HfFormat::IntQuantized, path.as_path(), &mut |_| ()).unwrap_err();
+        assert!(error.to_string().contains(says), "{error}");
+    };
+    refuse("l.matrix", "`l.matrix` does not end in `.weight`");
+    // The module `norm` has the plain tensor `norm.weight` already, so the name is taken.
+    std::fs::write(out.join("config.json"), "{}").unwrap();
+    refuse("l.weight", "config.json` exists");
+}

@@ -1,0 +1,196 @@
+//! GGUF files beside the Python package `gguf`, which defines the format.
+
+use crate::memory::{peak, within};
+use crate::targets::gguf::FACTOR;
+use lowbit::compress::dequantize;
+use lowbit::format::{PackedWeights, Scales, random_weights};
+use lowbit_models::checkpoint::gguf::{self, GgmlType, GgufFile, GgufMetadata};
+use lowbit_models::checkpoint::source::{self, Data, ItemKind, ModelSource};
+use lowbit_models::checkpoint::{Content, Dtype, Tensor, write_model};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/gguf");
+
+/// Blocks of random bits, which `make.py` wrote with the package, are the numbers that the package
+/// makes of them.
+#[test]
+fn every_type_is_read_as_the_package_reads_it() {
+    let model = GgufFile::open(Path::new(FOLDER).join("blocks.gguf")).unwrap();
+    let want = std::fs::read(Path::new(FOLDER).join("blocks.f32")).unwrap();
+    let mut want = want.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes));
+    let items = model.items().unwrap();
+    let mut formats = Vec::new();
+    for item in &items {
+        let have = match (model.read(&item.name).unwrap(), &item.kind) {
+            (Data::Compressed(weights), ItemKind::Compressed(format)) => {
+                assert_eq!(weights.format(), *format);
+                assert_eq!(format.other_name(), Some(&*item.name.to_lowercase()));
+                formats.push(item.name.as_str());
+                dequantize(&weights)
+            }
+            (Data::Plain(bytes), &ItemKind::Plain(dtype)) => {
+                let tensor = Tensor { name: &item.name, dtype, shape: &item.shape, bytes: &bytes };
+                tensor.to_f32().unwrap()
+            }
+            other => panic!("{item:?}: {other:?}"),
+        };
+        assert_eq!(have.len(), item.elements());
+        for (at, have) in have.into_iter().enumerate() {
+            let want = want.next().unwrap();
+            // A code of e2m1 is −0, which the package reads as 0. All others are the same to the bit.
+            assert!(have == want, "{} {at}: {have:e}, not {want:e}", item.name);
+        }
+    }
+    assert_eq!(want.next(), None);
+    assert_eq!(
+        formats,
+        [
+            "IQ4_NL", "IQ4_XS", "MXFP4", "Q2_K", "Q3_K", "Q4_0", "Q4_1", "Q4_K", "Q5_0", "Q5_1",
+            "Q5_K", "Q6_K", "Q8_0"
+        ]
+    );
+    assert_eq!(model.config()["lowbit.nested"], serde_json::json!([[1, 2], [3, 4]]));
+    assert_eq!(model.config()["tokenizer.ggml.tokens"]["length"], 300);
+}
+
+/// What is written has the blocks and the metadata that were read, bit for bit, also by way of a file of
+/// lowbit's own.
+#[test]
+fn every_type_is_written_as_it_was() {
+    let original = GgufFile::open(Path::new(FOLDER).join("blocks.gguf")).unwrap();
+    let metadata = GgufMetadata::of(&original);
+    let folder = tempfile::tempdir().unwrap();
+    let (own, again) = (folder.path().join("own"), folder.path().join("again"));
+    source::import(&original, &own, &mut |_| ()).unwrap();
+    let own = source::open(&own).unwrap();
+    for model in [&original as &dyn ModelSource, &own] {
+        gguf::write(model, &metadata, &again, &mut |_| ()).unwrap();
+        let again = GgufFile::open(&again).unwrap();
+        assert_eq!(again.version(), 3);
+        assert_eq!(GgufMetadata::of(&again), metadata);
+        assert_eq!(again.config(), original.config());
+        assert!(again.tensors().eq(original.tensors()));
+    }
+    // What the architecture and its sizes are stays with the model.
+    let kept: Value = serde_json::from_str(&own.metadata()["gguf.metadata"]).unwrap();
+    assert_eq!(kept, *original.config());
+}
+
+/// What GGUF cannot hold is refused by name, and nothing is written.
+#[test]
+fn what_gguf_cannot_hold_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, output) = (folder.path().join("in"), folder.path().join("out"));
+    let refused = |name: &str, content: Content<'_>, says: &str| {
+        write_model(&path, &[(name, content)], &BTreeMap::new()).unwrap();
+        let model = source::open(&path).unwrap();
+        let metadata = GgufMetadata::new("none");
+        let error = gguf::write(&model, &metadata, &output, &mut |_| ()).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("`{name}` is stored as ")), "{error}");
+        assert!(error.contains(says), "{error}");
+        assert!(!output.exists());
+    };
+    let plain =
+        |dtype, shape| Content::Plain { dtype, shape, bytes: &[1; 8][..dtype.bitsize() / 8] };
+    refused("w", plain(Dtype::U8, &[1]), "U8: GGUF has no type");
+    refused("w", plain(Dtype::F32, &[1; 5]), "at most 4 axes");
+    refused(&"w".repeat(64), plain(Dtype::F32, &[1]), "at most 63 bytes");
+    let weights =
+        |format: &str, k: usize| random_weights(format.parse().unwrap(), 2, k, 1, false).unwrap();
+    let compressed = |weights: &PackedWeights, says: &str| {
+        refused("w", Content::Compressed { shape: &[2, weights.k()], weights }, says);
+    };
+    compressed(&weights("int8-channel", 32), "GGUF has no type for this format");
+    compressed(&weights("2:4+f16", 32), "GGUF has no type for this format");
+    compressed(&weights("q4_0", 40), "whole blocks of 32, and these have 40");
+    compressed(&weights("q6_k", 32), "whole blocks of 256, and these have 32");
+    // Six bits hold 63.
+    let mut parts = weights("q4_k", 256).into_parts();
+    for (scales, values) in [(&mut parts.scales, [64, 1]), (&mut parts.minima, [0, 63])] {
+        let Scales::Int8Super { groups, .. } = scales else { panic!() };
+        groups.fill(values[1]);
+        groups[9] = values[0];
+    }
+    let large = PackedWeights::new("q4_k".parse().unwrap(), 2, 256, parts).unwrap();
+    compressed(&large, "a group is 64, and Q4_K holds 0 to 63");
+}
+
+/// f16 and f32 weights of lowbit are plain tensors of GGUF, whatever the length of a row.
+#[test]
+fn floats_are_written_as_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, output) = (folder.path().join("in"), folder.path().join("out"));
+    for (format, kind) in [("f16", GgmlType::F16), ("f32", GgmlType::F32)] {
+        let weights = random_weights(format.parse().unwrap(), 3, 5, 1, false).unwrap();
+        let content = Content::Compressed { shape: &[3, 5], weights: &weights };
+        write_model(&path, &[("w", content)], &BTreeMap::new()).unwrap();
+        let model = source::open(&path).unwrap();
+        gguf::write(&model, &GgufMetadata::new("none"), &output, &mut |_| ()).unwrap();
+        let written = GgufFile::open(&output).unwrap();
+        let tensor = written.tensor("w").unwrap();
+        assert_eq!((tensor.kind, tensor.shape), (kind, &[3, 5][..]));
+        assert_eq!(written.architecture(), Some("none"));
+        let dtype = kind.dtype().unwrap();
+        let tensor = Tensor { name: "w", dtype, shape: tensor.shape, bytes: tensor.bytes };
+        assert_eq!(tensor.to_f32().unwrap(), dequantize(&weights));
+    }
+}
+
+/// Headers that state more than they hold, and metadata that grow while they are read, cost memory in
+/// proportion to the file.
+#[test]
+fn lies_cost_nothing() {
+    let header = |tensors: u64, entries: u64, rest: &[u8]| {
+        [b"GGUF\x03\0\0\0", &tensors.to_le_bytes()[..], &entries.to_le_bytes(), rest].concat()
+    };
+    let open = |file: &[u8]| within(FACTOR, file.len(), || GgufFile::from_bytes(file.to_vec()));
+    const MILLION: usize = 1 << 20;
+    // Counts that just fit into zeros: the second empty key is one too many.
+    let zeros = vec![0; 13 * MILLION];
+    for (tensors, entries) in [(0, MILLION), (MILLION / 2, 1), (0, usize::MAX)] {
+        assert!(open(&header(tensors as u64, entries as u64, &zeros)).is_err());
+    }
+    // Short arrays are kept, long ones are not.
+    let array = |key: u32, length: usize| {
+        let key = key.to_le_bytes().map(|byte| b'a' + (byte & 15));
+        let mut entry = [&4u64.to_le_bytes()[..], &key, &9u32.to_le_bytes()].concat();
+        entry.extend([&0u32.to_le_bytes()[..], &(length as u64).to_le_bytes()].concat());
+        entry.resize(entry.len() + length, 1);
+        entry
+    };
+    let key = |at: u32| at & 15 | (at >> 4 & 15) << 8 | (at >> 8 & 15) << 16;
+    let short: Vec<u8> = (0..4096).flat_map(|at| array(key(at), 256)).collect();
+    let model = open(&header(0, 4096, &short)).unwrap();
+    assert_eq!(model.config()["aaaa"].as_array().unwrap().len(), 256);
+    let (model, held) = peak(|| GgufFile::from_bytes(header(0, 1, &array(0, 8 * MILLION))));
+    assert_eq!(model.unwrap().config()["aaaa"]["length"], 8 * MILLION);
+    assert!(held < 40 * MILLION, "{held}");
+    // Two thousand million rows without columns are nothing, too.
+    let mut rows = [&1u64.to_le_bytes()[..], b"w", &2u32.to_le_bytes(), &[0; 8]].concat();
+    rows.extend([&((1u64 << 31) - 1).to_le_bytes()[..], &12u32.to_le_bytes(), &[0; 8]].concat());
+    let model = open(&header(1, 0, &rows)).unwrap();
+    let (weights, held) = peak(|| model.read("w").unwrap());
+    assert!(matches!(weights, Data::Compressed(weights) if weights.k() == 0));
+    assert!(held < 1 << 12, "{held}");
+}
+
+/// Whatever byte of a small file is another, it is read or refused, within memory.
+#[test]
+fn every_changed_byte_is_survived() {
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    let files = crate::seeds::gguf_files(root);
+    let small: Vec<&Vec<u8>> = files.iter().filter(|file| file.len() < 1000).collect();
+    assert!(small.len() > 5);
+    for file in small {
+        let mut changed = file.clone();
+        for at in 0..file.len() {
+            for byte in [0, 1, 0x7f, 0xff, file[at] ^ 0x80, file[at].wrapping_add(1)] {
+                changed[at] = byte;
+                crate::targets::gguf::run(&changed);
+            }
+            changed[at] = file[at];
+        }
+    }
+}
