@@ -16,9 +16,11 @@ mod fake;
 mod integer;
 mod matmul;
 mod observe;
+
 mod page;
 mod permute;
 mod quantize;
+mod reading;
 mod report;
 mod rows;
 mod run;

@@ -1,9 +1,10 @@
 use super::covering::triples;
+use super::reading::{permuting, reading};
 use super::{Case, FakeScales, Op, Quantized, Values};
 use crate::compress::calibrate::Axis;
 use crate::format::{
     ActivationFormat, ActivationFunction, ActivationGranularity, CodeType, Granularity, ScaleType,
-    WeightFormat, other_formats, sample_formats,
+    WeightFormat, other_formats,
 };
 use crate::ops::matmul::Decoder;
 use crate::ops::{FloatType, FormatUse, Output, Schedule};
@@ -20,20 +21,20 @@ pub enum Extent {
     Quick,
 }
 
-const FLOATS: [FloatType; 2] = [FloatType::F32, FloatType::F16];
+pub(super) const FLOATS: [FloatType; 2] = [FloatType::F32, FloatType::F16];
 
 /// One m for each row range.
 const SMALL_M: [usize; 4] = [1, 7, 16, 65];
 
 /// Shapes that are empty, single, tiny and odd, whole blocks, and more than two blocks with a
 /// remainder.
-const SMALL_SHAPES: [(usize, usize); 7] =
+pub(super) const SMALL_SHAPES: [(usize, usize); 7] =
     [(0, 8), (8, 0), (1, 1), (5, 7), (64, 64), (33, 72), (72, 35)];
 
 const LARGE_M: [usize; 6] = [1, 2, 7, 16, 33, 128];
 const LARGE: [usize; 8] = [192, 384, 385, 575, 576, 1536, 4095, 4096];
 
-fn group(g: u32) -> Granularity {
+pub(super) fn group(g: u32) -> Granularity {
     Granularity::Group(NonZeroU32::new(g).unwrap_or(NonZeroU32::MIN))
 }
 
@@ -379,39 +380,12 @@ fn making(extent: Extent, cases: &mut Vec<Case>) {
     }
 }
 
-/// Adds cases of dequantize and gather in the other formats: each code type, offset, type of scales and
-/// granularity, with columns in order and permuted, in one shape each, and the formats of other
-/// projects in every shape. Ops, types, textures and strides alternate.
-fn reading(extent: Extent, cases: &mut Vec<Case>) {
-    let made: HashSet<_> = formats([32, 6]).into_iter().collect();
-    let others = sample_formats().into_iter().filter(|format| !made.contains(format));
-    for (i, format) in others.enumerate() {
-        for (a, (n, k)) in SMALL_SHAPES.into_iter().chain([READ_SHAPE]).enumerate() {
-            // Empty matrices have no values, so that one format in eight is enough for them.
-            let turn = i / 2 + i % 2 * 3;
-            let shape = if turn % 8 < 2 && turn / 8 % 4 > 0 { 7 } else { turn % 8 };
-            let every = extent == Extent::Full && format.other_name().is_some();
-            let quick = i % 11 == 0 || format.other_name().is_some() && a == 7;
-            if !every && a != shape || extent == Extent::Quick && !quick {
-                continue;
-            }
-            let types = (FloatType::F32, FLOATS[(turn / 3 + a) % 2]);
-            let op = [Op::Dequantize, Op::Gather][(turn / 5 + a) % 2];
-            let m = if op == Op::Gather { 9 } else { n };
-            let mut case = Case::matmul(format, types, (m, n, k), Values::Normal);
-            (case.op, case.bias, case.strided) = (op, false, turn % 3 == 1);
-            case.textures = turn / 2 % 2 == 1;
-            cases.push(case);
-        }
-    }
-}
-
 /// A shape with two super-blocks in a row.
-const READ_SHAPE: (usize, usize) = (130, 300);
+pub(super) const READ_SHAPE: (usize, usize) = (130, 300);
 
 /// Rows and columns of X: empty, single, less than a block, whole blocks with and without a
 /// remainder, multiples of four, of two and of neither, and several iterations of a workgroup.
-const X_SHAPES: [(usize, usize); 9] =
+pub(super) const X_SHAPES: [(usize, usize); 9] =
     [(0, 8), (3, 0), (1, 1), (2, 31), (4, 64), (5, 33), (7, 100), (4, 386), (2, 2080)];
 
 /// Returns the patterns of X.
@@ -463,44 +437,6 @@ fn observing(extent: Extent, cases: &mut Vec<Case>) {
                 }
             }
         }
-    }
-}
-
-/// Adds permutations of the columns of X in both types and every shape, with NaN and without, and
-/// matmuls of weights with permuted columns: formats of every granularity, some of every code type, with
-/// types, m and shapes in turn.
-fn permuting(extent: Extent, cases: &mut Vec<Case>) {
-    for (j, activations) in FLOATS.into_iter().enumerate() {
-        for (a, shape) in X_SHAPES.into_iter().chain([(300, 66)]).enumerate() {
-            for (b, values) in [Values::Normal, Values::NotFinite].into_iter().enumerate() {
-                // Quick: two shapes each, in turn.
-                if extent == Extent::Quick && (a + j) % 5 != 2 + b {
-                    continue;
-                }
-                let types = (activations, activations);
-                let mut case =
-                    Case::of_x(Op::PermuteColumns, WeightFormat::f32(), types, shape, values);
-                case.strided = (a + j + b) % 2 == 0;
-                cases.push(case);
-            }
-        }
-    }
-    let permuted = sample_formats().into_iter().filter(WeightFormat::is_permuted);
-    for (i, format) in permuted.enumerate() {
-        // GPTQ's formats in groups of 64, and one in seven of all.
-        let gptq = format.code_type().is_integer() && format.granularity() == group(64);
-        let gptq = gptq && format.scale_type() == ScaleType::F16;
-        let taken = if extent == Extent::Full { gptq || i % 7 == 0 } else { i % 97 == 0 };
-        if !taken {
-            continue;
-        }
-        let turn = i / 7 + i;
-        let shape = [(33, 72), (72, 35), (70, 200), (5, 7), (70, 385)][turn % 5];
-        let m = [1, 3, 33, 65][turn / 2 % 4];
-        let types = (FLOATS[turn / 3 % 2], FLOATS[turn / 5 % 2]);
-        let mut case = Case::matmul(format, types, (m, shape.0, shape.1), Values::Normal);
-        case.strided = turn % 3 == 0;
-        cases.push(case);
     }
 }
 

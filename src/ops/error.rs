@@ -1,9 +1,11 @@
-//! The errors of the ops: [`PlanError`], [`BindError`] and [`RecordError`].
+//! The errors of the ops ([`PlanError`], [`BindError`] and [`RecordError`]) and of weights on a device
+//! ([`WeightsError`]).
 
 use super::{Activations, Output, Role};
 use crate::compress::calibrate::CalibrateError;
 use crate::format::{ActivationError, ActivationFormat, FormatError, WeightFormat};
 use crate::gpu::DeviceError;
+use std::ops::Range;
 
 /// Why a spec is refused or a plan cannot be made.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -320,6 +322,102 @@ impl BindError {
         match self {
             Self::Device(error) => Some(error),
             Self::Matrix { error, .. } => error.device(),
+            _ => None,
+        }
+    }
+}
+
+/// Why weights cannot be placed on a device.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WeightsError {
+    /// The format or shape is invalid.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// Rows that must stay together exceed a binding, so splitting between rows does not help.
+    #[error("{rows} rows of weights take {need} bytes, a binding holds {limit}")]
+    RowTooLarge {
+        /// Rows that must stay together.
+        rows: usize,
+        /// Their bytes.
+        need: u64,
+        /// The device's limit.
+        limit: u64,
+    },
+    /// The matrix has more rows or columns than a shader can index with u32.
+    #[error("{n}×{k} weights exceed the 2³¹ − 1 rows or columns that kernels index")]
+    TooLarge {
+        /// Rows.
+        n: usize,
+        /// Columns.
+        k: usize,
+    },
+    /// There would be too many blocks to list.
+    #[error("the weights would be split into {blocks} blocks of rows, more than {limit}")]
+    TooManyBlocks {
+        /// Blocks needed.
+        blocks: usize,
+        /// The most there may be.
+        limit: usize,
+    },
+    /// The blocks do not cover the rows in order, or split a pair of rows.
+    #[error(
+        "row block {block} covers rows {have:?}; it must start at {start} and end at an even row or the last"
+    )]
+    Blocks {
+        /// Which block.
+        block: usize,
+        /// Its rows.
+        have: Range<usize>,
+        /// Where it must start.
+        start: usize,
+    },
+    /// A buffer of a block is too small.
+    #[error("the {part} buffer of row block {block} has {have} bytes, {need} are needed")]
+    TooSmall {
+        /// Which block.
+        block: usize,
+        /// `codes` or `side`.
+        part: &'static str,
+        /// Bytes needed.
+        need: u64,
+        /// Bytes it has.
+        have: u64,
+    },
+    /// The codes do not fit a texture of the device, or kernels cannot read this format from one.
+    #[error("{codes} bytes of {format} codes cannot go into a texture: {}", if *.limit == 0 { "kernels read none of this format from one".to_string() } else { format!("{limit} bytes fit") })]
+    Texture {
+        /// The format.
+        format: WeightFormat,
+        /// Bytes of codes in a block of rows.
+        codes: u64,
+        /// Bytes that a texture holds; 0 if kernels do not read such codes from textures.
+        limit: u64,
+    },
+    /// The codes cannot be copied.
+    #[error("the codes of row block {block} are not in a buffer with BufferUsages::COPY_SRC")]
+    NoCopy {
+        /// Which block.
+        block: usize,
+    },
+    /// The caller gave a texture. [`DeviceWeights::with_textures`](super::DeviceWeights::with_textures) makes those.
+    #[error(
+        "row block {block} has its codes in a texture of the caller's; give a buffer, and call with_textures"
+    )]
+    OwnTexture {
+        /// Which block.
+        block: usize,
+    },
+    /// The device failed or refused an operation.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
+impl WeightsError {
+    /// Returns the device's error, if the device caused this one.
+    pub fn device(&self) -> Option<&DeviceError> {
+        match self {
+            Self::Device(error) => Some(error),
             _ => None,
         }
     }

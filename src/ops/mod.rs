@@ -42,7 +42,7 @@ mod weights;
 
 pub use buffers::SubBuffer;
 pub use dequantize::{BoundDequantize, DequantizeArgs, DequantizePlan, DequantizeSpec};
-pub use error::{BindError, PlanError, RecordError};
+pub use error::{BindError, PlanError, RecordError, WeightsError};
 pub use fake_quant::{
     BoundFakeQuant, BoundFakeQuantBackward, FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantPlan,
     FakeQuantSpec,
@@ -69,4 +69,4 @@ pub use supports::FormatUse;
 pub use types::{Activations, FloatType, Output, Role};
 #[cfg(feature = "conformance")]
 pub(crate) use weights::texture_width;
-pub use weights::{Codes, DeviceWeights, RowBlock, WeightsError, code_textures_pay};
+pub use weights::{Codes, DeviceWeights, RowBlock, code_textures_pay};
