@@ -16,7 +16,6 @@ mod fake;
 mod integer;
 mod matmul;
 mod observe;
-
 mod page;
 mod permute;
 mod quantize;
