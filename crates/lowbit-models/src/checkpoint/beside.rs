@@ -40,14 +40,14 @@ pub(super) fn folder(path: &Path) -> &Path {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests {
-    use super::*;
-    use std::fs;
-    use std::os::unix::fs::symlink;
-
+    #[cfg(unix)]
     #[test]
     fn links_of_a_cache_are_followed_and_others_are_not() {
+        use super::*;
+        use std::fs;
+        use std::os::unix::fs::symlink;
         let scratch = tempfile::tempdir().unwrap();
         let root = scratch.path();
         for folder in ["blobs", "snapshots/1", "elsewhere"] {

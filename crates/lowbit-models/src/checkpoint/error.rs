@@ -270,7 +270,7 @@ pub enum IoError {
     InShard {
         /// The file, as the index names it.
         shard: String,
-        /// What is wrong in it.
+        /// The fault in it.
         source: Box<IoError>,
     },
     /// A tensor is not in the file that the index names.

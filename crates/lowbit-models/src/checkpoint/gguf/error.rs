@@ -8,7 +8,7 @@ pub enum GgufError {
     /// The file ends inside of its header.
     #[error("the file ends inside of {what}, at byte {at}")]
     Truncated {
-        /// What was being read.
+        /// The part of the header that was being read.
         what: String,
         /// The length of the file.
         at: usize,
@@ -28,7 +28,7 @@ pub enum GgufError {
     /// The file states more entries than its bytes can hold.
     #[error("the file states {count} {what}, for which its {have} bytes are too few")]
     Count {
-        /// What is counted.
+        /// The things that are counted.
         what: &'static str,
         /// The stated number.
         count: u64,
@@ -172,7 +172,7 @@ pub enum GgufError {
     InSplit {
         /// The file.
         file: PathBuf,
-        /// What is wrong in it.
+        /// The fault in it.
         source: Box<GgufError>,
     },
     /// A file of a model in several files belongs to another model, or has another number.

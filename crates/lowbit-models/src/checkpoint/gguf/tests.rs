@@ -138,7 +138,7 @@ fn each_kind_of_value_is_read() {
     }
 }
 
-/// Whatever is wrong is refused by name, and nothing is allocated for what is not there.
+/// Damage of every kind is refused by name, and nothing is allocated for what is not there.
 #[test]
 fn damage_is_named() {
     let nested = |depth: usize| {

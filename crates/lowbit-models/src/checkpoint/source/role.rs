@@ -22,7 +22,7 @@ pub enum Role {
     Value,
     /// Queries, keys and values of attention in one matrix.
     QueryKeyValue,
-    /// What follows attention.
+    /// The matrix after attention.
     AttentionOutput,
     /// The gate of a feed-forward layer.
     Gate,
@@ -32,11 +32,11 @@ pub enum Role {
     GateUp,
     /// The last matrix of a feed-forward layer.
     Down,
-    /// What chooses among experts.
+    /// The matrix that chooses among experts.
     Router,
-    /// What makes logits of the last layer's output.
+    /// The matrix that makes logits of the last layer's output.
     Head,
-    /// What is added to a product.
+    /// A vector that is added to a product.
     Bias,
 }
 

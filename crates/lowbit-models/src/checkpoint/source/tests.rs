@@ -345,7 +345,7 @@ fn shards_appear_together() {
     let error = ModelWriter::create(output(), clash, &BTreeMap::new()).unwrap_err();
     assert!(matches!(error, IoError::UnexpectedTensor { .. }), "{error}");
 
-    // What is said about X goes with its weight.
+    // The activations go with their weight.
     let entries: BTreeMap<_, _> =
         ["a", "b"].map(|name| (name.to_owned(), Entry::Compressed(info.clone()))).into();
     let x = LayerActivations {

@@ -61,7 +61,7 @@ struct Row {
     pack: fn(&Block, &mut [u8]),
     /// The lowest and the highest lower level of a scale that the bits of the file can hold.
     scales: (i8, i8),
-    /// The same of minima.
+    /// The lowest and the highest lower level of a minimum.
     minima: (i8, i8),
 }
 
@@ -91,7 +91,7 @@ const ROWS: [Row; 13] = [
     row(12, (unpack::q4_k, pack::q4_k)).limits((0, 63), (0, 63)),
     row(13, (unpack::q5_k, pack::q5_k)).limits((0, 63), (0, 63)),
     row(14, (unpack::q6_k, pack::q6_k)),
-    // The same bytes as Q4_0: only the numbers of the codes differ.
+    // The bytes are those of Q4_0; only the numbers of the codes differ.
     row(20, (unpack::q4_0, pack::q4_0)),
     row(23, (unpack::iq4_xs, pack::iq4_xs)).limits((-32, 31), (0, 0)),
     row(39, (unpack::mxfp4, pack::mxfp4)),
@@ -191,7 +191,7 @@ impl Words {
 /// Scales or minima that are added block by block.
 struct Growing {
     kind: ScaleType,
-    /// Of one level, or the upper of two.
+    /// The only level, or the upper of two.
     floats: Vec<f16>,
     /// The lower level, or a byte each.
     bytes: Vec<i8>,
