@@ -26,7 +26,8 @@ fn every_format_multiplies() {
     check(&cases);
 }
 
-/// Those cases of the table that multiply int8 activations with formats of the list.
+/// A fifth of those cases of the table that multiply int8 activations with formats of the list:
+/// `lowbit verify` runs all of them.
 #[test]
 fn every_integer_format_multiplies_int8_activations() {
     let formats = other_formats();
@@ -36,7 +37,7 @@ fn every_integer_format_multiplies_int8_activations() {
     for offset in [Offset::Fixed, Offset::ZeroPoint4, Offset::FloatZeroPoint, Offset::Minimum] {
         assert!(cases.iter().any(|case| case.format.offset() == offset), "{offset:?}");
     }
-    check(&cases);
+    check(&cases.into_iter().step_by(5).collect::<Vec<_>>());
 }
 
 fn check(cases: &[Case]) {
