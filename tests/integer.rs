@@ -5,8 +5,8 @@
 use crate::common::Random;
 use lowbit::conformance::{Case, Quantized, Status, Values, run};
 use lowbit::format::{
-    ActivationFormat, ActivationFunction, ActivationGranularity, Granularity, PackedWeights,
-    Quantization, StaticScale, WeightFormat,
+    ActivationFormat, ActivationFunction, ActivationGranularity, Granularity, PackedWeights, Parts,
+    Quantization, Scales, StaticScale, WeightFormat, random_weights,
 };
 use lowbit::host::{Host, HostError};
 use lowbit::ops::{
@@ -184,6 +184,68 @@ fn the_host_quantizes_and_multiplies() {
     bad[k + 5] = f32::NAN;
     let y = host.quantized_matmul(&bad, m, &weights, None, how, function).unwrap();
     assert!(y[..n].iter().all(|v| v.is_finite()) && y[n..2 * n].iter().all(|v| v.is_nan()));
+}
+
+/// The oracle with minima and zero points that are floats, against sums of x · w in f64 from the decoded
+/// weights, and its bound by hand.
+#[test]
+fn the_oracle_adds_minima() {
+    let (m, n, k) = (3, 5, 300);
+    let x_format = ActivationFormat::int8(ActivationGranularity::Group(64.try_into().unwrap()));
+    let layout = x_format.asymmetric().layout(k).unwrap();
+    let mut random = Random(11);
+    let mut below = |end: u64| (random.next() % end) as i64;
+    let mut x = vec![0u32; m * layout.row_words];
+    for row in x.chunks_mut(layout.row_words) {
+        for column in 0..k {
+            row[column / 4] |= u32::from((below(256) - 128) as u8) << (8 * (column % 4));
+        }
+        for group in 0..layout.groups {
+            row[layout.scale_at + group] = (0.25 + below(100) as f32 / 64.0).to_bits();
+            row[layout.zero_at + group] = (below(256) - 128) as i32 as u32;
+        }
+    }
+    for format in ["q4_1", "q4_k", "q5_k", "int2-channel-fzero-f16s", "int8-g96-min"] {
+        let format: WeightFormat = format.parse().unwrap();
+        let weights = random_weights(format, n, k, 5, true).unwrap();
+        let case = IntegerCase { x: &x, m, layout: &layout, weights: &weights, bias: None };
+        let got = reference::integer_matmul(&case, 1).unwrap();
+        let mut kept = Vec::new();
+        for column in 0..n {
+            reference::decode_row(&weights, column, &mut kept).unwrap();
+            for row in 0..m {
+                let x = &x[row * layout.row_words..][..layout.row_words];
+                let real = |column: usize| {
+                    let group = column / 64;
+                    let code = x[column / 4].to_le_bytes()[column % 4] as i8;
+                    let zero = x[layout.zero_at + group] as i32;
+                    f64::from(f32::from_bits(x[layout.scale_at + group]))
+                        * f64::from(i32::from(code) - zero)
+                };
+                let want: f64 = kept.iter().map(|w| real(w.column) * w.value).sum();
+                let size: f64 = kept.iter().map(|w| (real(w.column) * w.value).abs()).sum();
+                let value = got[row * n + column].value;
+                assert!((value - want).abs() <= 1e-12 * size, "{format}: {value}, not {want}");
+            }
+        }
+    }
+    // One column: 2 products and the bias, which take R = 2 + 1 + 1 + 1 roundings.
+    let layout = TOKEN.layout(1).unwrap();
+    let mut x = vec![0u32; layout.row_words];
+    (x[0], x[layout.scale_at]) = (100, 0.5f32.to_bits());
+    let format: WeightFormat = "int4-channel-min".parse().unwrap();
+    let parts = Parts {
+        codes: vec![7],
+        scales: Scales::F32(vec![2.0]),
+        minima: Scales::F32(vec![-3.0]),
+        ..Parts::default()
+    };
+    let weights = PackedWeights::new(format, 1, 1, parts).unwrap();
+    let case = IntegerCase { x: &x, m: 1, layout: &layout, weights: &weights, bias: Some(&[8.0]) };
+    let got = reference::integer_matmul(&case, 1).unwrap()[0];
+    assert_eq!(got.value, 0.5 * (2.0 * 700.0 - 3.0 * 100.0) + 8.0);
+    let bound = 5.0 / 8_388_608.0 * (700.0 + 150.0 + 8.0);
+    assert!((got.bound / bound - 1.0).abs() < 1e-5, "{} {bound}", got.bound);
 }
 
 #[test]
