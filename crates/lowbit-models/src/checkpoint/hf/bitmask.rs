@@ -11,7 +11,7 @@
 
 use super::HfError;
 use super::int_quantized::row_granularity;
-use super::layer::{Codes, Layer};
+use super::layer::{Codes, Layer, Single};
 use super::tensors::{Context, floats, shaped, stated_shape, two, typed};
 use crate::checkpoint::Tensor;
 use lowbit::format::{Mask24, Parts, WeightFormat};
@@ -44,7 +44,7 @@ pub(super) fn layer<'a>(context: &Context<'a>) -> Result<Layer<'a>, HfError> {
             return Err(HfError::WrongType { tensor: kept.name.to_owned(), have, need });
         }
     };
-    let codes = Codes::Kept(kept.bytes, kept.dtype);
+    let codes = Codes::Single(Single::Kept(kept.bytes, kept.dtype));
     let parts = Parts { metadata, ..parts };
     let stored = format!("sparse-24-bitmask, {}", kept.dtype);
     Layer::new(context, format.two_four(), vec![n, k], parts, codes, stored)

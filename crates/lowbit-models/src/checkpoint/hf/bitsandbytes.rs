@@ -23,7 +23,7 @@
 //! The scale of a row is `SCB / 127`, rounded to f32.
 
 use super::HfError;
-use super::layer::{Codes, Layer};
+use super::layer::{Codes, Layer, Single};
 use super::tensors::{Context, elements, floats, shaped, two, typed, widened};
 use crate::checkpoint::Tensor;
 use lowbit::format::{CodeType, Granularity, Parts, Scales, WeightFormat};
@@ -81,7 +81,7 @@ pub(super) fn four_bits<'a>(context: &Context<'a>) -> Result<Layer<'a>, HfError>
     let nested = if state.nested_blocksize.is_some() { ", double quantization" } else { "" };
     let stored =
         format!("bitsandbytes {}, blocks of {}{nested}", state.quant_type, state.blocksize);
-    let codes = Codes::Nibbles { bytes: packed.bytes, high_first: true };
+    let codes = Codes::Single(Single::Nibbles { bytes: packed.bytes, high_first: true });
     let format = WeightFormat::new(code_type, granularity);
     Layer::new(context, format, state.shape, parts, codes, stored)
 }
@@ -141,7 +141,14 @@ pub(super) fn eight_bits<'a>(context: &Context<'a>) -> Result<Layer<'a>, HfError
     let scales = widened(&floats(&largest)?).into_iter().map(|largest| largest / 127.0).collect();
     let parts = Parts { scales: Scales::F32(scales), ..Parts::default() };
     let format = WeightFormat::int8(Granularity::Channel);
-    Layer::new(context, format, vec![n, k], parts, Codes::Bytes(codes.bytes), "bitsandbytes int8")
+    Layer::new(
+        context,
+        format,
+        vec![n, k],
+        parts,
+        Codes::Single(Single::Bytes(codes.bytes)),
+        "bitsandbytes int8",
+    )
 }
 
 /// Refuses 8-bit codes that are not row after row.

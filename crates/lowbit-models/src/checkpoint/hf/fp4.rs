@@ -11,7 +11,7 @@
 //! weight may differ from `c · s / g` by the rounding of that quotient.
 
 use super::HfError;
-use super::layer::{Codes, Layer};
+use super::layer::{Codes, Layer, Single};
 use super::tensors::{Context, elements, powers, shaped, two, typed, words};
 use lowbit::format::{CodeType, Granularity, Parts, Scales, WeightFormat};
 use safetensors::Dtype;
@@ -45,7 +45,7 @@ pub(super) fn layer<'a>(context: &Context<'a>) -> Result<Layer<'a>, HfError> {
     let refuse = |source| HfError::Format { weight: context.weight(), source };
     let granularity = Granularity::group(group).map_err(refuse)?;
     let format = WeightFormat::new(CodeType::E2m1, granularity).with_scales(scales.scale_type());
-    let codes = Codes::Nibbles { bytes: packed.bytes, high_first: false };
+    let codes = Codes::Single(Single::Nibbles { bytes: packed.bytes, high_first: false });
     let parts = Parts { scales, ..Parts::default() };
     Layer::new(context, format, vec![n, k], parts, codes, stored)
 }

@@ -16,7 +16,7 @@
 
 use super::HfError;
 use super::int_quantized::row_granularity;
-use super::layer::{Codes, Layer, pick};
+use super::layer::{Codes, Layer, Single, pick};
 use super::tensors::{Context, elements, floats, powers, two, typed, widened};
 use lowbit::format::{CodeType, Granularity, Parts, Scales, WeightFormat};
 use safetensors::Dtype;
@@ -84,7 +84,14 @@ pub(super) fn layer<'a>(context: &Context<'a>) -> Result<Layer<'a>, HfError> {
     let format = WeightFormat::new(code_type, granularity).with_scales(scales.scale_type());
     let parts = Parts { scales, ..Parts::default() };
     let stored = format!("fp8, {}", code_type.name());
-    Layer::new(context, format, vec![n, k], parts, Codes::Bytes(codes.bytes), stored)
+    Layer::new(
+        context,
+        format,
+        vec![n, k],
+        parts,
+        Codes::Single(Single::Bytes(codes.bytes)),
+        stored,
+    )
 }
 
 fn group(context: &Context<'_>, size: usize) -> Result<Granularity, HfError> {

@@ -15,7 +15,7 @@
 //! the latter rounded to f32 (by at most 2⁻¹⁸ of a step).
 
 use super::HfError;
-use super::layer::{Codes, Layer, pick};
+use super::layer::{Codes, Layer, Single, pick};
 use super::tensors::{Context, elements, floats, integers, stated_shape, typed, widened, words};
 use lowbit::format::{CodeType, Granularity, Offset, Parts, Scales, WeightFormat};
 use safetensors::Dtype;
@@ -148,6 +148,6 @@ fn codes_of<'a>(
             return Err(HfError::unsupported(what, "quantize the model again"));
         }
     }
-    let codes = Codes::Slots { bytes: codes.bytes, group, rows, slots, size };
+    let codes = Codes::Single(Single::Slots { bytes: codes.bytes, group, rows, slots, size });
     Ok((code_type, format!("{bits}"), codes))
 }

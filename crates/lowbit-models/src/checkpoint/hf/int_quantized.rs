@@ -7,7 +7,7 @@
 //! | `M.weight_zero_point` | I8 | the same | absent if symmetric |
 
 use super::HfError;
-use super::layer::{Codes, Layer};
+use super::layer::{Codes, Layer, Single};
 use super::tensors::{Context, elements, floats, granularity, shaped, two, typed};
 use crate::checkpoint::Tensor;
 use lowbit::format::{Granularity, Offset, Parts, WeightFormat};
@@ -36,7 +36,7 @@ pub(super) fn layer<'a>(context: &Context<'a>) -> Result<Layer<'a>, HfError> {
         format,
         vec![n, k],
         parts,
-        Codes::Bytes(codes.bytes),
+        Codes::Single(Single::Bytes(codes.bytes)),
         "int-quantized, 8 bits",
     )
 }

@@ -30,12 +30,19 @@ pub(super) struct Layer<'a> {
 pub(super) enum Codes<'a> {
     /// Words `[N, words]` of the canonical layout.
     Words(&'a [u8]),
-    /// The same words, transposed: `[words, N]`.
+    /// Words of the canonical layout, transposed: `[words, N]`.
     WordColumns(&'a [u8]),
-    /// Words `[N, words]` with as many whole codes in each as fit, the rest of its bits unused.
-    WholeInWords(&'a [u8]),
     /// Codes of AWQ, 4 bits: words `[K, N/8]`, each with eight columns of N in an order of its own.
     Awq(&'a [u8]),
+    /// Codes that are read one by one.
+    Single(Single<'a>),
+}
+
+/// Codes that are found by row and position.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Single<'a> {
+    /// Words `[N, words]` with as many whole codes in each as fit, the rest of its bits unused.
+    WholeInWords(&'a [u8]),
     /// One byte for each code, `[N, K]`.
     Bytes(&'a [u8]),
     /// 4 bits for each code, row after row; rows do not start at whole bytes.
@@ -51,14 +58,12 @@ pub(super) enum Codes<'a> {
 /// Within a word of AWQ, the place of each of eight columns.
 pub(super) const AWQ_PLACES: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
-impl Codes<'_> {
+impl Single<'_> {
     /// Returns the code at position `at` of a row. Every position exists: whoever made `self` checked
     /// the sizes.
     fn code(&self, g: &Geometry, row: usize, at: usize) -> u32 {
         let bits = g.format.code_type().bits();
         match *self {
-            // Taken word by word.
-            Self::Words(_) | Self::WordColumns(_) | Self::Awq(_) => 0,
             Self::WholeInWords(bytes) => {
                 let whole = (32 / bits) as usize;
                 let words = g.k.div_ceil(whole);
@@ -182,7 +187,7 @@ impl<'a> Layer<'a> {
 /// Returns the codes of a matrix in the canonical layout.
 fn codes(g: &Geometry, from: &Codes<'_>, order: &[u32]) -> Vec<u32> {
     // 8-bit integers that are packed in words are unsigned.
-    let signed = matches!(from, Codes::Kept(..) | Codes::Bytes(_));
+    let signed = matches!(from, Codes::Single(Single::Kept(..) | Single::Bytes(_)));
     let flip = match g.format.code_type() {
         CodeType::Int8 if !signed => 0x80,
         _ => 0,
@@ -211,7 +216,7 @@ fn codes(g: &Geometry, from: &Codes<'_>, order: &[u32]) -> Vec<u32> {
                 }
             }
         }
-        _ => {
+        Codes::Single(from) => {
             for row in 0..rows {
                 let to = &mut words[row * g.code_words..][..g.code_words];
                 for at in 0..g.stored {

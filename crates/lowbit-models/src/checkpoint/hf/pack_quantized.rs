@@ -13,7 +13,7 @@
 //! `[N, ⌈K/⌊32/b⌋⌉]`; the number of words tells which it is.
 
 use super::HfError;
-use super::layer::{Codes, Layer};
+use super::layer::{Codes, Layer, Single};
 use super::tensors::{
     Context, Grouping, elements, floats, granularity, grouping, pack_zeros, shaped, stated_shape,
     typed,
@@ -101,7 +101,7 @@ pub(super) fn layer<'a>(context: &Context<'a>) -> Result<Layer<'a>, HfError> {
     let format = if columns.order.is_empty() { format } else { format.permuted() };
     let codes = match packing.crosses || 32 % bits == 0 {
         true => Codes::Words(packed.bytes),
-        false => Codes::WholeInWords(packed.bytes),
+        false => Codes::Single(Single::WholeInWords(packed.bytes)),
     };
     let parts = Parts { scales, zeros, order: columns.order, ..Parts::default() };
     let stored = format!("pack-quantized, {bits} bits");

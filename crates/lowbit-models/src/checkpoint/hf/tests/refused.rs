@@ -1,4 +1,4 @@
-//! What is not read is refused by name, with the next step.
+//! Refusals name what is not read, with the next step.
 
 use super::Checkpoint;
 use super::integers::{GPTQ, Packed, awq};

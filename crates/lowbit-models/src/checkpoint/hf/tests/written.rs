@@ -1,4 +1,4 @@
-//! What is written is read back bit for bit.
+//! Matrices that are written are read back bit for bit.
 
 use super::super::{HfFormat, HfModel, write};
 use crate::checkpoint::source::{
