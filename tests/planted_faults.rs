@@ -358,7 +358,7 @@ fn faults_of_x() -> Vec<(&'static str, Case, &'static str, Replace)> {
             "codes that are cut off, not rounded",
             quantize("int8-tensor", normal),
             "activations_quantize",
-            ("round(x * s.inverse)", "trunc(x * s.inverse)"),
+            ("round(x / s.divisor)", "trunc(x / s.divisor)"),
         ),
         (
             "a range of one sign",

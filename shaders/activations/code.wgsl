@@ -5,8 +5,8 @@
 // Provides: p, row_count, Range, range_of, Scheme, scheme, put_block, put_scheme, and all bindings
 // except X and `ranges`.
 //
-//   symmetric    s = absmax/127,     z = 0,                                 c = rne(x · (1/s))
-//   asymmetric   s = (max−min)/255,  z = clamp(rne(−min/s), 0, 255) − 128,  c = rne(x · (1/s)) + z
+//   symmetric    s = absmax/127,     z = 0,                                 c = rne(x/s)
+//   asymmetric   s = (max−min)/255,  z = clamp(rne(−min/s), 0, 255) − 128,  c = rne(x/s) + z
 //
 // min ≤ 0 ≤ max, and codes are clamped to −127…127 or −128…127. A range of zeros, or one whose
 // scale would be subnormal, gets s = 1 and codes of zero. A range with NaN or an infinity gets
@@ -17,7 +17,9 @@
 //   y        [m, row_words]: codes, scales, zero points, sums (format::ActivationLayout)
 //
 // This is floating-point arithmetic: division may be off by 2.5 ulp, so a code near a tie may be
-// either neighbor.
+// either neighbor. Half of a row's largest value is next to a tie, and common among f16 values. Where
+// division is correctly rounded, its code is that of other implementations, which divide too:
+// x · (1/s) rounds twice, and gives the other neighbor for some rows.
 
 struct Params {
     k: u32,            // columns
@@ -50,7 +52,8 @@ struct Range {
 
 struct Scheme {
     scale_bits: u32,
-    inverse: f32,
+    // What X is divided by: the scale, or 1 where there is none.
+    divisor: f32,
     zero: i32,
 }
 
@@ -86,7 +89,7 @@ fn range_of(x_at: u32, first: u32, end: u32, step: u32) -> Range {
 
 fn scheme(range: Range) -> Scheme {
     if (range.bad) {
-        return Scheme(0x7fc00000u, 0.0, 0);
+        return Scheme(0x7fc00000u, 1.0, 0);
     }
     var scale = max(range.high, range.low) / 127.0;
     if (ASYMMETRIC) {
@@ -94,10 +97,11 @@ fn scheme(range: Range) -> Scheme {
         scale = range.high / 255.0 + range.low / 255.0;
     }
     if (scale < 1.1754944e-38) {
-        return Scheme(0x3f800000u, 0.0, 0);
+        // What is so small is less than half a step of 1.
+        return Scheme(0x3f800000u, 1.0, 0);
     }
     let zero = select(0, i32(clamp(round(range.low / scale), 0.0, 255.0)) - 128, ASYMMETRIC);
-    return Scheme(bitcast<u32>(scale), 1.0 / scale, zero);
+    return Scheme(bitcast<u32>(scale), scale, zero);
 }
 
 // Writes the codes of a block and their sum.
@@ -107,7 +111,7 @@ fn put_block(x_at: u32, y_at: u32, b: u32, s: Scheme) {
     for (var q = 0u; q < QUADS; q += 1u) {
         let column = 32u * b + 4u * q;
         let x = load_x4(x_at, column);
-        let c = clamp(round(x * s.inverse) + f32(s.zero), least, vec4<f32>(127.0));
+        let c = clamp(round(x / s.divisor) + f32(s.zero), least, vec4<f32>(127.0));
         let columns = vec4<u32>(column, column + 1u, column + 2u, column + 3u);
         let codes = select(vec4<i32>(0), vec4<i32>(c), columns < vec4<u32>(p.k));
         sum += codes.x + codes.y + codes.z + codes.w;

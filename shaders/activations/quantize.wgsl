@@ -35,7 +35,7 @@ fn shared_range(range: Range, local: u32) -> Range {
 fn given() -> Scheme {
     if (SCOPE == 3u) {
         let scale = ranges[p.range_at];
-        return Scheme(scale, 1.0 / bitcast<f32>(scale), bitcast<i32>(ranges[p.range_at + 1u]));
+        return Scheme(scale, bitcast<f32>(scale), bitcast<i32>(ranges[p.range_at + 1u]));
     }
     return scheme(Range(bitcast<f32>(ranges[0]), bitcast<f32>(ranges[1]), ranges[2] != 0u));
 }

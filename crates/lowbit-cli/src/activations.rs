@@ -3,10 +3,10 @@
 use crate::error::{CliError, printable};
 use lowbit::compress::smooth::SmoothError;
 use lowbit::format::Quantization;
-use lowbit::format::{ActivationFormat, ActivationGranularity, StaticScale, WeightFormat};
-use lowbit_models::checkpoint::{LayerActivations, ModelFile, Ranges, Tensor};
+use lowbit::format::{ActivationFormat, ActivationGranularity, StaticScale};
+use lowbit_models::checkpoint::{LayerActivations, ModelFile, Ranges};
 use lowbit_models::compress::{
-    ActivationPlan, ActivationPlanError, ActivationRequest, SmoothRequest, SmoothingError,
+    ActivationPlan, ActivationPlanError, ActivationRequest, Chosen, SmoothRequest, SmoothingError,
 };
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -67,8 +67,7 @@ pub fn plan(
     arg: &ActivationsArg,
     smooth: Option<Option<f64>>,
     model: &ModelFile,
-    selected: &[Tensor<'_>],
-    format: WeightFormat,
+    selected: &[Chosen<'_>],
 ) -> Result<ActivationPlan, CliError> {
     let read = |path: &PathBuf| {
         Ranges::read(path).map_err(|error| {
@@ -88,7 +87,7 @@ pub fn plan(
             Some(Some(alpha)) => SmoothRequest::Alpha(alpha),
         },
     };
-    ActivationPlan::new(&request, model, selected, format)
+    ActivationPlan::new(&request, model, selected)
         .map_err(|error| refused(error, arg, ranges.as_ref()))
 }
 

@@ -1,13 +1,13 @@
 //! `lowbit calibrate`: observes the inputs of a model's linear layers on sample text.
 
 use crate::adapter::{AdapterArg, DeviceArg};
-use crate::error::{CliError, printable};
+use crate::error::{CliError, printable, warn};
 use crate::report::{self, JsonArg, Report, right};
 use crate::{Outcome, files};
 use lowbit::compress::calibrate::{CalibrateError, Calibration, Method};
 use lowbit::format::{ActivationFormat, ActivationGranularity};
 use lowbit::host::{Host, HostError};
-use lowbit_models::bert::{self, Encoder, EncoderStatistics, ObserveError};
+use lowbit_models::bert::{self, Encoder, EncoderStatistics, ObserveError, OpenError};
 use lowbit_models::checkpoint::{AtomicFile, IoError, LayerRanges, RangeTarget, Ranges};
 use serde::Serialize;
 use std::fs;
@@ -137,6 +137,32 @@ fn read_ranges(path: &Path) -> Result<Ranges, CliError> {
     })
 }
 
+/// Says how many lines have more tokens than the encoder takes.
+fn warn_of_cuts(encoder: &Encoder, lines: &[(usize, &str)], path: &Path) -> Result<(), CliError> {
+    let mut cut = 0;
+    let mut first = None;
+    for (number, line) in lines {
+        let failed =
+            |error| CliError::new(format!("line {number} of `{}` failed: {error}", path.display()));
+        if let Some((have, taken)) = encoder.cut(line).map_err(failed)? {
+            cut += 1;
+            first.get_or_insert((number, have, taken));
+        }
+    }
+    if let Some((number, have, taken)) = first {
+        let more = if cut > 1 {
+            format!(", and so are {}", report::count(cut - 1, "other line"))
+        } else {
+            String::new()
+        };
+        warn(format!(
+            "line {number} of `{}` has {have} tokens and is cut after {taken}{more}",
+            path.display()
+        ));
+    }
+    Ok(())
+}
+
 /// Runs every line through the encoder and observes the inputs of its layers.
 fn observe(
     host: &Host,
@@ -145,6 +171,7 @@ fn observe(
     lines: &[(usize, &str)],
     path: &Path,
 ) -> Result<(), CliError> {
+    warn_of_cuts(encoder, lines, path)?;
     let weights = bert::upload(host, encoder).map_err(|error| {
         let hint = match error.source {
             HostError::QuantizeWeights(_) => {
@@ -244,11 +271,22 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     let lines = lines(&contents, args)?;
     let resumed = args.resume.as_deref().map(read_ranges).transpose()?;
     let encoder = Encoder::open(&args.model).map_err(|error| {
+        let hint = match error {
+            OpenError::Unsupported { .. } => {
+                "only BERT encoders are calibrated: a model with tensors of the same names may compute \
+                 something else"
+            }
+            OpenError::Foreign(_) => "calibrate the model as it was before it was quantized",
+            OpenError::Shards { .. } => "join the shards into one model.safetensors",
+            OpenError::Vocabulary { .. } => "take the tokenizer.json that belongs to the model",
+            _ => {
+                "give the folder of a BERT encoder, with config.json, tokenizer.json and \
+                 model.safetensors"
+            }
+        };
         CliError::new(format!("cannot read the model in `{}`", args.model.display()))
             .because(error)
-            .hint(
-                "give the folder of a BERT encoder in f32, with config.json, tokenizer.json and model.safetensors",
-            )
+            .hint(hint)
     })?;
     let kept = resumed.as_ref().is_some_and(|file| !file.channels.is_empty());
     let before = resumed.as_ref().and_then(|file| file.target).unwrap_or_default();

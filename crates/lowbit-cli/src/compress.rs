@@ -1,25 +1,27 @@
-//! `lowbit compress`: compresses the weights of a model file on the GPU.
+//! `lowbit compress`: compresses the weights of a model file.
 
 use crate::activations::{self, ActivationsArg, ActivationsJson};
 use crate::adapter::AdapterArg;
-use crate::error::{CliError, printable};
+use crate::error::{CliError, printable, warn};
 use crate::report::{self, JsonArg, Report};
 use crate::{Outcome, files};
 use clap::ValueEnum;
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use lowbit::format::{FormatError, Granularity, ScaleType, WeightFormat};
 use lowbit::host::{Host, HostError};
-use lowbit_models::checkpoint::{IoError, ModelFile, Tensor};
+use lowbit_models::checkpoint::{ForeignFormat, IoError, ModelFile, config_beside};
 use lowbit_models::compress::{
-    ActivationPlan, CompressedWeight, Compression, CompressionError, SelectError, select,
+    ActivationPlan, CompressedWeight, Compression, CompressionError, Maker, Pattern, Recipe,
+    RecipeError, SelectError, SelectRequest, Selection, select,
 };
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// Compress the weights of a safetensors file on the GPU.
+/// Compress the weights of a safetensors file.
 ///
-/// Weights are the F32, F16 and BF16 tensors of two or more dimensions, embeddings included; --tensors
-/// chooses among them. Every other tensor is copied as it is.
+/// Compressed are the weights of linear layers, by the architecture that config.json beside the file
+/// names, or else by the names of the matrices. --tensors and --recipe choose others among the F32, F16
+/// and BF16 tensors of two or more dimensions. Every other tensor is copied as it is: embeddings, norms,
+/// biases, and weights that are compressed already.
 #[derive(clap::Args)]
 pub struct Args {
     /// The file to read
@@ -30,9 +32,18 @@ pub struct Args {
     output: PathBuf,
     #[command(flatten)]
     format: FormatArgs,
-    /// Compress only weights whose names match. May be given more than once
-    #[arg(long, value_name = "GLOB", default_value = "*")]
-    tensors: Vec<String>,
+    /// Compress the float matrices whose names match, and only those. May be given more than once; * for
+    /// all, embeddings included
+    #[arg(long, value_name = "GLOB")]
+    tensors: Vec<Pattern>,
+    /// Leave tensors whose names match as they are. May be given more than once
+    #[arg(long, value_name = "GLOB")]
+    exclude: Vec<Pattern>,
+    /// Take the format of each tensor from a TOML file with rules in order; the first that matches
+    /// decides. docs/models.md has an example
+    #[arg(long, value_name = "FILE")]
+    #[arg(conflicts_with_all = ["scheme", "group", "asymmetric", "scales", "sparsity", "tensors"])]
+    recipe: Option<PathBuf>,
     /// Store how the inputs of the weights become 8-bit codes: int8:dynamic for a scale for each row
     /// that is taken at run time (also int8-g64:dynamic, int8-token-asym:dynamic), or
     /// int8:static=RANGES.json for one scale that `lowbit calibrate` determined
@@ -46,6 +57,9 @@ pub struct Args {
     /// Compare the result with the CPU's code for code. If they differ, write nothing and exit with 1
     #[arg(long)]
     check: bool,
+    /// Compress on all cores of the CPU. This takes no adapter
+    #[arg(long, conflicts_with_all = ["adapter", "check"])]
+    host: bool,
     #[command(flatten)]
     adapter: AdapterArg,
     #[command(flatten)]
@@ -55,8 +69,8 @@ pub struct Args {
 #[derive(clap::Args)]
 struct FormatArgs {
     /// The type in which weights are stored
-    #[arg(long)]
-    scheme: Scheme,
+    #[arg(long, required_unless_present = "recipe")]
+    scheme: Option<Scheme>,
     /// The weights that share a scale: a number of them, `channel` or `tensor`. The default is
     /// `channel`, and 128 for int4
     #[arg(long, value_name = "N|channel|tensor", value_parser = parse_group)]
@@ -111,10 +125,11 @@ fn parse_group(text: &str) -> Result<Granularity, String> {
 }
 
 impl FormatArgs {
-    fn format(&self) -> Result<WeightFormat, CliError> {
+    fn format(&self) -> Result<Option<WeightFormat>, CliError> {
+        let Some(scheme) = self.scheme else { return Ok(None) };
         let group = self.group;
         let channel = group.unwrap_or(Granularity::Channel);
-        let mut format = match self.scheme {
+        let mut format = match scheme {
             Scheme::F32 => WeightFormat::f32(),
             Scheme::F16 => WeightFormat::f16(),
             Scheme::Int16 => WeightFormat::int16(channel),
@@ -138,7 +153,7 @@ impl FormatArgs {
             format = format.two_four();
         }
         format.check().map_err(bad_format)?;
-        Ok(format)
+        Ok(Some(format))
     }
 }
 
@@ -154,6 +169,8 @@ struct Row {
     shape: Vec<usize>,
     /// The element type in the input.
     from: String,
+    /// The format in the output.
+    format: String,
     bytes_before: usize,
     bytes_after: usize,
     bits_per_weight: f64,
@@ -191,11 +208,13 @@ struct Json {
     output: String,
     /// Whether the output was written. It is not written if a check failed.
     written: bool,
+    /// The format of all compressed weights, or `mixed`.
     format: String,
     /// The α of `--smooth`; null if each layer has its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     smooth: Option<Option<f64>>,
-    adapter: AdapterJson,
+    /// The adapter; null for the CPU.
+    adapter: Option<AdapterJson>,
     tensors: Vec<Row>,
     totals: Totals,
 }
@@ -205,45 +224,107 @@ fn hint(error: &CompressionError) -> &'static str {
     match error {
         CompressionError::Io(IoError::Io { .. }) => "is there room, and may this user write there?",
         CompressionError::Io(IoError::UnexpectedTensor { .. }) => {
-            "parts of a compressed weight take that name; leave the weight out with --tensors"
+            "parts of a compressed weight take that name; leave the weight out with --exclude"
         }
-        CompressionError::Smoothing(_) => "a lower --smooth, or none; --tensors chooses weights",
-        CompressionError::Host { source: HostError::QuantizeWeights(_), .. } => {
-            "--tensors chooses weights, --scheme and --scales another format"
+        CompressionError::Smoothing(_) => "a lower --smooth, or none; --exclude leaves weights out",
+        CompressionError::Host { source: HostError::QuantizeWeights(_), .. }
+        | CompressionError::Compress { .. } => {
+            "--exclude leaves the weight out, --scheme and --scales choose another format"
         }
         CompressionError::Host { .. } => {
-            "--adapter chooses another adapter, --tensors smaller weights"
+            "--adapter chooses another adapter, --host the CPU, --exclude leaves the weight out"
         }
         _ => "`lowbit inspect` lists what the file holds",
     }
 }
 
+/// Returns which weights are to be compressed, and to what.
+fn request(args: &Args) -> Result<SelectRequest, CliError> {
+    let mut request = match (&args.recipe, args.format.format()?) {
+        (Some(path), _) => SelectRequest { recipe: read_recipe(path)?, ..Default::default() },
+        (None, Some(format)) => SelectRequest::one(format, args.tensors.clone()),
+        // The parser of the command line does not let this through.
+        (None, None) => return Err(CliError::new("neither --scheme nor --recipe is given")),
+    };
+    request.exclude = args.exclude.clone();
+    Ok(request)
+}
+
+fn read_recipe(path: &Path) -> Result<Recipe, CliError> {
+    Recipe::read(path).map_err(|error| {
+        let hint = match error {
+            RecipeError::Read { .. } => "is it a file of text that this user may read?",
+            _ => "docs/models.md has an example",
+        };
+        CliError::new(format!("cannot use the recipe `{}`", path.display()))
+            .because(error)
+            .hint(hint)
+    })
+}
+
 /// Returns the weights to compress.
-fn selected<'a>(model: &'a ModelFile, args: &Args) -> Result<Vec<Tensor<'a>>, CliError> {
-    let globs = glob_set(&args.tensors)?;
-    select(model, |name| globs.is_match(name)).map_err(|error| match error {
+fn selected<'a>(
+    model: &'a ModelFile,
+    request: &SelectRequest,
+    input: &Path,
+) -> Result<Selection<'a>, CliError> {
+    let config = config_beside(input).unwrap_or_else(|error| {
+        warn(format!("config.json is left aside: {error}"));
+        None
+    });
+    select(model, config.as_ref(), request).map_err(|error| match error {
         SelectError::AlreadyCompressed => {
-            CliError::new(format!("`{}` is already compressed", args.input.display()))
+            CliError::new(format!("`{}` is already compressed", input.display()))
                 .hint("`lowbit decompress` turns it back first")
         }
         SelectError::NoneSelected { weights } => {
-            let some: Vec<&str> = weights.iter().take(5).map(String::as_str).collect();
-            let more = if weights.len() > some.len() { ", …" } else { "" };
-            CliError::new("no weight matches --tensors")
-                .hint(format!("there is {}{more}", printable(&some.join(", "))))
+            CliError::new("no weight matches --tensors or the recipe").hint(some_of(&weights))
+        }
+        SelectError::NoLinear { ref weights } => {
+            let there = some_of(weights);
+            CliError::new(format!("cannot compress `{}`", input.display()))
+                .because(error)
+                .hint(format!("--tensors chooses tensors by name; {there}"))
+        }
+        SelectError::Foreign(ref foreign) => {
+            let hint = match foreign.format {
+                ForeignFormat::Other => {
+                    "give the model as it was before it was quantized".to_owned()
+                }
+                _ => format!(
+                    "`lowbit import {} -o OUT.safetensors` takes its codes and scales as they are",
+                    printable(&input.display().to_string())
+                ),
+            };
+            CliError::new(format!("cannot compress `{}`", input.display()))
+                .because(error)
+                .hint(hint)
+        }
+        SelectError::Turned { .. } => {
+            CliError::new(format!("cannot compress `{}`", input.display()))
+                .because(error)
+                .hint("--tensors chooses weights that are [N, K]; transpose the others first")
         }
         error => CliError::new(error.to_string()).hint("`lowbit inspect` lists what it has"),
     })
 }
 
-fn glob_set(globs: &[String]) -> Result<GlobSet, CliError> {
-    let bad = |error| CliError::new("a pattern of --tensors cannot be read").because(error);
-    let mut set = GlobSetBuilder::new();
-    for glob in globs {
-        // Tensor names are not paths: a backslash only escapes.
-        set.add(GlobBuilder::new(glob).backslash_escape(true).build().map_err(bad)?);
-    }
-    set.build().map_err(bad)
+/// Names some of the weights that there are.
+fn some_of(weights: &[String]) -> String {
+    let some: Vec<&str> = weights.iter().take(5).map(String::as_str).collect();
+    let more = if weights.len() > some.len() { ", …" } else { "" };
+    format!("there is {}{more}", printable(&some.join(", ")))
+}
+
+/// What [`Json`] says of several formats.
+const MIXED: &str = "mixed";
+
+/// Opens the device that is asked for.
+fn open_device(args: &Args) -> Result<(Host, wgpu::AdapterInfo), CliError> {
+    let adapter = args.adapter.choose().map_err(|error| error.or_hint("--host takes none"))?;
+    let host = Host::with_adapter(&adapter)
+        .map_err(|error| CliError::new("cannot use the adapter").because(error))?;
+    Ok((host, adapter.get_info()))
 }
 
 /// What `check` says of a weight that equals the CPU's.
@@ -255,6 +336,7 @@ fn row(weight: CompressedWeight, checked: bool) -> Row {
         name: weight.name,
         shape: weight.shape,
         from: weight.from.to_string(),
+        format: weight.format.to_string(),
         bytes_before: weight.bytes_before,
         bytes_after: weight.sizes.total(),
         bits_per_weight: weight.sizes.bits_per_weight(),
@@ -266,6 +348,10 @@ fn row(weight: CompressedWeight, checked: bool) -> Row {
 
 fn text(json: &Json) -> String {
     let mut header = vec!["tensor", "from", "shape", "size", "bits/weight", "relative error"];
+    let mixed = json.format == MIXED;
+    if mixed {
+        header.insert(1, "format");
+    }
     let checked = json.tensors.iter().any(|row| row.check.is_some());
     let activations = json.tensors.iter().any(|row| row.activations.is_some());
     if activations {
@@ -284,6 +370,9 @@ fn text(json: &Json) -> String {
             report::right(format!("{:.3}", row.bits_per_weight)),
             report::right(format!("{:.3e}", row.relative_error)),
         ];
+        if mixed {
+            cells.insert(1, row.format.clone().into());
+        }
         if let Some(activations) = &row.activations {
             cells.push(activations.to_string().into());
         }
@@ -297,8 +386,8 @@ fn text(json: &Json) -> String {
     text.push_str(&format!(
         "{} to {} on {}: {} → {}, {:.3} bits a weight, relative error {:.3e}\n",
         report::count(json.tensors.len(), "weight"),
-        json.format,
-        printable(&json.adapter.name),
+        if mixed { "formats of their own" } else { &json.format },
+        json.adapter.as_ref().map_or("the CPU".to_owned(), |adapter| printable(&adapter.name)),
         report::bytes(totals.bytes_before as u64),
         report::bytes(totals.bytes_after as u64),
         totals.bits_per_weight,
@@ -326,17 +415,21 @@ fn is_wrong(row: &Row) -> bool {
 
 /// Compresses a file.
 pub fn run(args: &Args) -> Result<Outcome, CliError> {
-    let format = args.format.format()?;
     files::refuse_same(&files::named(&[
         ("IN", Some(&args.input)),
         ("OUT", Some(&args.output)),
         ("--activations", args.activations.as_ref().and_then(ActivationsArg::ranges)),
+        ("--recipe", args.recipe.as_deref()),
         ("--json", args.json.json.as_deref()),
     ]))?;
+    let request = request(args)?;
     let model = files::open(&args.input)?;
-    let selected = selected(&model, args)?;
+    let Selection { weights: selected, unmatched, .. } = selected(&model, &request, &args.input)?;
+    for pattern in unmatched {
+        warn(format!("the pattern `{pattern}` matches no float matrix of the file"));
+    }
     let plan = match &args.activations {
-        Some(arg) => activations::plan(arg, args.smooth, &model, &selected, format)?,
+        Some(arg) => activations::plan(arg, args.smooth, &model, &selected)?,
         None => ActivationPlan::default(),
     };
     let report = Report::open(&args.json)?;
@@ -345,33 +438,37 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         let message = format!("cannot compress `{}`", args.input.display());
         CliError::new(message).because(error).hint(hint)
     };
-    let compression = Compression::create(&args.output, &model, &selected, format, &plan)
+    let compression = Compression::create(&args.output, &model, &selected, &plan)
         .map_err(|error| failed(error.into()))?;
-    let adapter = args.adapter.choose()?;
-    let host = Host::with_adapter(&adapter)
-        .map_err(|error| CliError::new("cannot use the adapter").because(error))?;
+    let device = if args.host { None } else { Some(open_device(args)?) };
+    let maker = match &device {
+        None => Maker::Cpu,
+        Some((host, _)) if args.check => Maker::Checked(host),
+        Some((host, _)) => Maker::Device(host),
+    };
     let progress = report::progress(selected.len());
-    let done = compression
-        .run(&host, args.check, &mut |step| report::advance(&progress, step))
-        .map_err(failed)?;
+    let done =
+        compression.run(maker, &mut |step| report::advance(&progress, step)).map_err(failed)?;
     progress.finish_and_clear();
 
-    let weights = selected.iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum();
+    let weights = selected.iter().map(|chosen| chosen.tensor.shape.iter().product::<usize>()).sum();
     let tensors: Vec<Row> =
         done.weights.into_iter().map(|weight| row(weight, args.check)).collect();
     let bytes_after = tensors.iter().map(|row| row.bytes_after).sum();
-    let info = adapter.get_info();
+    let mut formats = tensors.iter().map(|row| row.format.as_str());
+    let format = formats.next().unwrap_or_default();
+    let format = if formats.all(|other| other == format) { format } else { MIXED }.to_owned();
     let json = Json {
         input: args.input.display().to_string(),
         output: args.output.display().to_string(),
         written: done.written,
-        format: format.to_string(),
+        format,
         smooth: args.smooth,
-        adapter: AdapterJson {
+        adapter: device.map(|(_, info)| AdapterJson {
             name: info.name,
             driver: info.driver,
             backend: info.backend.to_string(),
-        },
+        }),
         totals: Totals {
             weights,
             bytes_before: tensors.iter().map(|row| row.bytes_before).sum(),
@@ -402,7 +499,7 @@ mod tests {
         let format = |line: &str| {
             let words = std::iter::once("compress").chain(line.split_whitespace());
             let only = <Only as clap::Parser>::try_parse_from(words).ok()?;
-            only.format.format().ok().map(|format| format.to_string())
+            only.format.format().ok().flatten().map(|format| format.to_string())
         };
         for (line, name) in [
             ("--scheme int8", "int8-channel"),
@@ -416,7 +513,6 @@ mod tests {
             assert_eq!(format(line).as_deref(), Some(name), "{line}");
         }
         for line in [
-            "",
             "--scheme int3",
             "--scheme int8 --group 0",
             "--scheme int8 --group -1",

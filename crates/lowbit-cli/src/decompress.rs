@@ -3,7 +3,7 @@
 use crate::error::{CliError, printable};
 use crate::report::{self, JsonArg, Report};
 use crate::{Outcome, files};
-use lowbit_models::checkpoint::{IoError, ModelFile};
+use lowbit_models::checkpoint::{IoError, ModelFile, Tensor, TensorKind, foreign};
 use lowbit_models::{Step, decompress};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -87,8 +87,20 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     ]))?;
     let model = files::open(&args.input)?;
     if model.compressed().is_empty() {
+        let kinds = model.plain().map(|tensor| {
+            let Tensor { name, dtype, shape, .. } = tensor;
+            TensorKind { name, dtype, shape }
+        });
+        let hint = match foreign(None, kinds) {
+            Some(foreign) => format!(
+                "its weights are quantized with {} ({}); `lowbit import` takes them first",
+                foreign.format,
+                printable(&foreign.evidence)
+            ),
+            None => "`lowbit inspect` lists what it contains".to_owned(),
+        };
         let message = format!("`{}` contains no compressed weights", args.input.display());
-        return Err(CliError::new(message).hint("`lowbit inspect` lists what it contains"));
+        return Err(CliError::new(message).hint(hint));
     }
     let failed = |error| {
         let hint = match error {

@@ -29,6 +29,15 @@ impl CliError {
         self
     }
 
+    /// Adds another way out to the hint.
+    pub fn or_hint(mut self, more: &str) -> Self {
+        self.hint = Some(match self.hint {
+            Some(hint) => format!("{hint}; {more}"),
+            None => more.to_owned(),
+        });
+        self
+    }
+
     /// Returns the message and all causes in one line.
     pub fn line(&self) -> String {
         let mut line = self.message.clone();
@@ -43,7 +52,8 @@ impl CliError {
 
     /// Prints `error: …`, and the hint below it, to stderr.
     pub fn print(&self) {
-        let hint = self.hint.as_ref().map_or(String::new(), |hint| format!("hint: {hint}\n"));
+        let hint = self.hint.as_deref().map(printable);
+        let hint = hint.map_or(String::new(), |hint| format!("hint: {hint}\n"));
         // If stderr is closed, nobody can be told.
         let _ = write!(std::io::stderr(), "error: {}\n{hint}", self.line());
     }
@@ -55,17 +65,28 @@ pub fn warn(warning: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "warning: {}", printable(&warning.to_string()));
 }
 
-/// Escapes text for a terminal. Names come from files and may contain line breaks and escape codes.
+/// Escapes text for a terminal. Names come from files and may contain line breaks, escape codes, and
+/// characters that turn the direction of the text around or cannot be seen.
 pub fn printable(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() {
+        if c.is_control() || is_invisible(c) {
             clean.extend(c.escape_default());
         } else {
             clean.push(c);
         }
     }
     clean
+}
+
+/// Returns whether a character has no shape of its own: marks of direction, separators of lines and
+/// paragraphs, and characters of no width.
+fn is_invisible(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
+    )
 }
 
 #[cfg(test)]
@@ -79,5 +100,9 @@ mod tests {
         let error = CliError::new("outer").because(io::Error::other(inner)).hint("try");
         assert_eq!(error.line(), "outer: inner\\nline");
         assert_eq!(printable("a\u{1b}[31mb ü"), "a\\u{1b}[31mb ü");
+        assert_eq!(
+            printable("块\u{202e}.weight\u{200b}\u{9b}"),
+            "块\\u{202e}.weight\\u{200b}\\u{9b}"
+        );
     }
 }

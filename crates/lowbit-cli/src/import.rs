@@ -4,16 +4,16 @@ use crate::error::{CliError, printable};
 use crate::report::{self, JsonArg, Report};
 use crate::{Outcome, files};
 use lowbit_models::Step;
-use lowbit_models::checkpoint::IoError;
 use lowbit_models::checkpoint::onnx::{self, LeftOut, OnnxError, OnnxFile};
+use lowbit_models::checkpoint::{FileKind, IoError};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Import an ONNX file: quantized weights as they are, everything else as plain tensors.
 ///
-/// Weights keep their codes and scales and take the names of their parameters. `lowbit inspect` lists
-/// what would be imported and what is left out.
+/// Weights keep their codes and scales, and parameters their names. `lowbit inspect` lists what would be
+/// imported and what is left out.
 #[derive(clap::Args)]
 pub struct Args {
     /// The ONNX file to read
@@ -25,6 +25,9 @@ pub struct Args {
     /// Remove this from the names that begin with it
     #[arg(long, value_name = "PREFIX")]
     strip_prefix: Option<String>,
+    /// Exit with 1 if anything is left out. The file is written all the same
+    #[arg(long)]
+    strict: bool,
     #[command(flatten)]
     json: JsonArg,
 }
@@ -40,6 +43,8 @@ struct Row {
     bytes: usize,
     /// The tensor of the ONNX file.
     source: String,
+    /// Whether a plain tensor is `[K, N]` in the ONNX file and `[N, K]` here.
+    transposed: bool,
     /// The first node that uses a weight, and its operator.
     #[serde(skip_serializing_if = "Option::is_none")]
     node: Option<String>,
@@ -87,6 +92,11 @@ pub fn is_onnx(path: &Path) -> bool {
 /// Opens an ONNX file.
 pub fn open(path: &Path) -> Result<OnnxFile, CliError> {
     OnnxFile::open(path).map_err(|error| {
+        let whole = matches!(error, OnnxError::Protobuf { .. } | OnnxError::Graphs { .. });
+        let folder = matches!(error, OnnxError::Io(_));
+        if let Some(mistaken) = files::mistaken(path, FileKind::Onnx).filter(|_| whole || folder) {
+            return mistaken;
+        }
         let hint = match error {
             OnnxError::Io(_) => "is it a file that this user may read?",
             OnnxError::External { .. } => {
@@ -112,6 +122,7 @@ impl<'a> Listing<'a> {
                 shape: weight.shape.clone(),
                 bytes: weight.bytes()?,
                 source: weight.source.clone(),
+                transposed: false,
                 node: Some(weight.node.clone()),
                 op: Some(weight.op.clone()),
                 bias: weight.bias.clone(),
@@ -124,6 +135,7 @@ impl<'a> Listing<'a> {
             shape: tensor.shape.clone(),
             bytes: tensor.bytes(),
             source: tensor.source.clone(),
+            transposed: tensor.is_transposed(),
             node: None,
             op: None,
             bias: None,
@@ -154,6 +166,7 @@ impl<'a> Listing<'a> {
         for row in &self.tensors {
             let from = match &row.op {
                 Some(op) => format!("{} ({op})", row.source),
+                None if row.transposed => format!("{} (transposed)", row.source),
                 None if row.source == row.name => String::new(),
                 None => row.source.clone(),
             };
@@ -232,5 +245,10 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     onnx::import(&model, &args.output, advance).map_err(failed)?;
     progress.finish_and_clear();
     report.finish(&listing.text(), &listing)?;
-    Ok(Outcome::Fine)
+    // Each thing that is left out is listed with its reason.
+    Ok(if args.strict && !model.left_out().is_empty() {
+        Outcome::FoundWrong
+    } else {
+        Outcome::Fine
+    })
 }

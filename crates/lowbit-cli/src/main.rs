@@ -16,6 +16,7 @@ mod isa;
 mod plot;
 mod report;
 mod shader;
+mod signals;
 mod tune;
 mod verify;
 
@@ -75,7 +76,9 @@ fn run(command: &Command) -> Result<Outcome, CliError> {
 
 fn main() -> ExitCode {
     // clap prints its own usage errors, with exit code 2.
-    match run(&Cli::parse().command) {
+    let cli = Cli::parse();
+    signals::watch();
+    match run(&cli.command) {
         Ok(Outcome::Fine) => ExitCode::SUCCESS,
         Ok(Outcome::FoundWrong) => ExitCode::from(1),
         Err(error) => {

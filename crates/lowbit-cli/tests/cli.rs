@@ -20,26 +20,26 @@ use std::process::{Command, Output};
 use tempfile::TempDir;
 
 /// The command, in an environment in which Mesa's Wayland probe has nothing to say.
-fn command(args: &[&str]) -> Command {
+pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lowbit"));
     command.args(args).env("XDG_RUNTIME_DIR", std::env::temp_dir());
     command
 }
 
-fn lowbit(args: &[&str]) -> Output {
+pub fn lowbit(args: &[&str]) -> Output {
     command(args).output().unwrap()
 }
 
-fn stdout(output: &Output) -> String {
+pub fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-fn stderr(output: &Output) -> String {
+pub fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
 /// Runs a command that must work.
-fn fine(args: &[&str]) -> String {
+pub fn fine(args: &[&str]) -> String {
     let output = lowbit(args);
     assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
     // stderr is a pipe here: no progress, no colours. (Drivers may print what they like.)
@@ -48,7 +48,7 @@ fn fine(args: &[&str]) -> String {
 }
 
 /// Runs a command that must be refused; gives what it says.
-fn refused(args: &[&str]) -> String {
+pub fn refused(args: &[&str]) -> String {
     let output = lowbit(args);
     let message = stderr(&output);
     assert_eq!(output.status.code(), Some(2), "{args:?}: {message}");
@@ -59,7 +59,7 @@ fn refused(args: &[&str]) -> String {
 
 /// Whether commands that need an adapter can run; says why not, and does not let that
 /// pass where an adapter is required.
-fn gpu() -> bool {
+pub fn gpu() -> bool {
     let output = lowbit(&["adapters"]);
     if output.status.success() {
         return true;
@@ -70,22 +70,22 @@ fn gpu() -> bool {
     false
 }
 
-struct Scratch(TempDir);
+pub struct Scratch(TempDir);
 
 impl Scratch {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn text(&self, name: &str) -> String {
+    pub fn text(&self, name: &str) -> String {
         self.path(name).into_os_string().into_string().unwrap()
     }
 
-    fn names(&self) -> Vec<String> {
+    pub fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.0.path()).unwrap();
         let mut names: Vec<_> =
             entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -93,13 +93,13 @@ impl Scratch {
         names
     }
 
-    fn json(&self, name: &str) -> Value {
+    pub fn json(&self, name: &str) -> Value {
         serde_json::from_slice(&fs::read(self.path(name)).unwrap()).unwrap()
     }
 }
 
 /// Values from −1 to 1, all different in f16 and bf16 too.
-fn values(count: usize) -> Vec<f32> {
+pub fn values(count: usize) -> Vec<f32> {
     (0..count).map(|i| ((i * 37 + 11) % 101) as f32 / 50.0 - 1.0).collect()
 }
 
@@ -109,7 +109,7 @@ fn close(json: &Value, value: f64) -> bool {
     (json.as_f64().unwrap() - value).abs() <= 4.0 * f64::EPSILON * value.abs()
 }
 
-fn le_f32(values: &[f32]) -> Vec<u8> {
+pub fn le_f32(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
@@ -214,6 +214,7 @@ fn schemes_round_trip() {
         let paths = ["in", "out", "back", "out.json", "inspect.json", "back.json"];
         let [input, output, back, json, inspected, restored] = paths.map(|name| scratch.text(name));
         let mut args = vec!["compress", &input, "-o", &output, "--check", "--json", &json];
+        args.extend(["--tensors", "*"]);
         args.extend(options.split(' '));
         let text = fine(&args);
         assert!(text.contains("layer.0.weight") && text.contains("bits/weight"), "{text}");
@@ -401,12 +402,12 @@ fn weights_that_cannot_be_compressed_leave_nothing() {
     values[8 + 3] = f32::NAN;
     let bytes = le_f32(&values);
     let content = Content::Plain { dtype: Dtype::F32, shape: &[4, 8], bytes: &bytes };
-    write_model(scratch.path("in"), &[("bad", content)], &BTreeMap::new()).unwrap();
+    write_model(scratch.path("in"), &[("bad.weight", content)], &BTreeMap::new()).unwrap();
     fs::write(scratch.path("out"), b"earlier").unwrap();
     let (input, output, json) = (scratch.text("in"), scratch.text("out"), scratch.text("json"));
     let args = ["compress", &input, "-o", &output, "--scheme", "int8", "--json", &json];
     let message = refused(&args);
-    assert!(message.contains("`bad`") && message.contains("row 1"), "{message}");
+    assert!(message.contains("`bad.weight`") && message.contains("row 1"), "{message}");
     assert_eq!(scratch.names(), ["in", "out"]);
     assert_eq!(fs::read(&output).unwrap(), b"earlier");
 }
@@ -1171,7 +1172,7 @@ fn activations_that_cannot_be_are_refused() {
     }
     // Embeddings are no linear layers.
     says(
-        &format!("--scheme int8 {fixed}"),
+        &format!("--scheme int8 --tensors * {fixed}"),
         &["no ranges of `embeddings.position_embeddings.weight`", "nearest name", "--tensors"],
     );
     says(&format!("{int8} {fixed} --smooth"), &["no ranges of the channels", "--per-channel"]);

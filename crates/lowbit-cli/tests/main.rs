@@ -11,3 +11,4 @@ mod sentences;
 mod targets;
 #[path = "../../lowbit-models/tests/tiny_bert.rs"]
 mod tiny_bert;
+mod wild;

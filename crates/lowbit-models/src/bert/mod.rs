@@ -20,7 +20,8 @@ pub type Error = Box<dyn std::error::Error + Send + Sync>;
 pub struct Dense {
     /// Its index in [`Encoder::linears`].
     pub index: usize,
-    /// The name in the file, without `.weight`.
+    /// The name in the file, without `.weight` and without the prefix of the encoder's names, such as
+    /// `bert.`.
     pub name: String,
     /// The number of output features.
     pub n: usize,
@@ -33,7 +34,7 @@ pub struct Dense {
 }
 
 impl Dense {
-    /// Returns the name of its weight in the file, under which ranges of its input are stored.
+    /// Returns the name of its weight without the prefix, under which ranges of its input are stored.
     pub fn weight_name(&self) -> String {
         format!("{}.weight", self.name)
     }
@@ -90,6 +91,21 @@ impl Encoder {
     /// them is linear in every channel of the value.
     pub fn values_and_outputs(&mut self) -> impl Iterator<Item = (&mut Dense, &mut Dense)> {
         self.layers.iter_mut().map(|layer| (&mut layer.value, &mut layer.attention_out))
+    }
+
+    /// Returns how many tokens a text has, and how many of them the encoder takes if it cuts the text.
+    ///
+    /// # Errors
+    /// Returns the error of the tokenizer.
+    pub fn cut(&self, text: &str) -> Result<Option<(usize, usize)>, Error> {
+        let tokens = self.tokenizer.encode(text, true)?;
+        if tokens.get_overflowing().is_empty() {
+            return Ok(None);
+        }
+        // Each part that was cut off has the special tokens again.
+        let mut whole = self.tokenizer.clone();
+        whole.with_truncation(None)?;
+        Ok(Some((whole.encode(text, true)?.len(), tokens.len())))
     }
 
     /// Returns the embedding of a text, scaled to length 1: the mean over its tokens, including

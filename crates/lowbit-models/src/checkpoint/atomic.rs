@@ -1,15 +1,51 @@
 use super::IoError;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use tempfile::NamedTempFile;
+
+/// The temporary files that exist. A signal ends the process without dropping anything, so that whoever
+/// handles one must know them.
+static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn unfinished() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    // A thread that panicked has changed nothing halfway: each change is one call.
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes the temporary files of all [`AtomicFile`]s, for a process that is about to end because of a
+/// signal. From then on no such file is created, and none appears under its name: threads that try to
+/// do so wait until the process ends.
+pub fn discard_unfinished() {
+    let files = unfinished();
+    for file in files.iter() {
+        // A file that cannot be removed is left behind; there is nobody to tell.
+        let _ = fs::remove_file(file);
+    }
+    std::mem::forget(files);
+}
+
+/// The entry of a temporary file in the list of those that exist.
+#[derive(Debug)]
+struct Listed(PathBuf);
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        unfinished().remove(&self.0);
+    }
+}
 
 /// A file that appears under its name whole or not at all: a temporary file in the same directory,
 /// which [`commit`](Self::commit) renames. If it is dropped before that, it leaves nothing behind, and
-/// an earlier file of that name stays as it was.
+/// an earlier file of that name stays as it was. A process that a signal ends drops nothing; it calls
+/// [`discard_unfinished`].
 #[derive(Debug)]
 pub struct AtomicFile {
+    // Fields are dropped in this order: first the file disappears, then its entry.
     temp: BufWriter<NamedTempFile>,
+    listed: Listed,
     path: PathBuf,
 }
 
@@ -38,14 +74,24 @@ impl AtomicFile {
         if target.file_name().is_none() {
             return Err(error(io::Error::new(io::ErrorKind::InvalidInput, "not a file name")));
         }
+        let folder = directory(&target);
+        if !folder.is_dir() {
+            let is = if folder.exists() { "is no folder" } else { "does not exist" };
+            let why = format!("the folder `{}` {is}", folder.display());
+            return Err(error(io::Error::new(io::ErrorKind::NotFound, why)));
+        }
         let mut builder = tempfile::Builder::new();
         builder.prefix(".lowbit-").suffix(".part");
         // Temporary files are private by default, but this one will become an ordinary file.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let temp = builder.tempfile_in(directory(&target));
+        let mut unfinished = unfinished();
+        let temp = builder.tempfile_in(folder);
         let temp = temp.map_err(|source| error(without_path(source)))?;
-        Ok(Self { temp: BufWriter::with_capacity(1 << 16, temp), path: target })
+        unfinished.insert(temp.path().to_owned());
+        drop(unfinished);
+        let listed = Listed(temp.path().to_owned());
+        Ok(Self { temp: BufWriter::with_capacity(1 << 16, temp), listed, path: target })
     }
 
     /// Makes the file appear under its name. Everything is on disk before the name changes.
@@ -53,11 +99,16 @@ impl AtomicFile {
     /// # Errors
     /// Returns [`IoError::Io`]; nothing is left behind in that case.
     pub fn commit(self) -> Result<(), IoError> {
-        let Self { temp, path } = self;
+        let Self { temp, listed, path } = self;
         let write = |source| IoError::Io { doing: "write", path: path.clone(), source };
         let temp = temp.into_inner().map_err(|error| write(error.into_error()))?;
         temp.as_file().sync_all().map_err(write)?;
-        temp.persist(&path).map_err(|error| IoError::Io {
+        // Either the file has its name, or it is in the list.
+        let files = unfinished();
+        let renamed = temp.persist(&path);
+        drop(files);
+        drop(listed);
+        renamed.map_err(|error| IoError::Io {
             doing: "replace",
             path: path.clone(),
             source: error.error,

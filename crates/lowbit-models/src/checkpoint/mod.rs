@@ -28,19 +28,26 @@
 mod activations;
 mod atomic;
 mod bytes;
+mod config;
 mod error;
+mod foreign;
 mod header;
+mod kind;
 mod model;
 #[cfg(feature = "onnx")]
 pub mod onnx;
 mod parts;
 mod ranges;
+mod scales;
 mod tuning;
 mod writer;
 
 pub use activations::LayerActivations;
-pub use atomic::{AtomicFile, write_atomic};
+pub use atomic::{AtomicFile, discard_unfinished, write_atomic};
+pub use config::config_beside;
 pub use error::IoError;
+pub use foreign::{Foreign, ForeignFormat, TensorKind, foreign};
+pub use kind::FileKind;
 pub use model::{ModelFile, Tensor, read_compressed};
 pub use parts::{CompressedInfo, matrix_shape};
 pub use ranges::{BadRanges, LayerRanges, RangeTarget, Ranges, RangesError};

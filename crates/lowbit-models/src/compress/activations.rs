@@ -1,5 +1,6 @@
 //! Plans how X of every selected weight becomes 8-bit codes.
 
+use super::select::Chosen;
 use super::smooth::{Smoothing, SmoothingError};
 use crate::checkpoint::{LayerActivations, LayerRanges, ModelFile, Ranges, Tensor, matrix_shape};
 use lowbit::compress::calibrate::{CalibrateError, Calibration, Method, Statistics};
@@ -102,7 +103,7 @@ pub enum ActivationPlanError {
 const TOKEN: ActivationFormat = ActivationFormat::int8(ActivationGranularity::Token);
 
 impl ActivationPlan {
-    /// Works out and checks what was asked for. `format` is the format of the weights.
+    /// Works out and checks what was asked for.
     ///
     /// # Errors
     /// Returns [`ActivationPlanError`] if there is no kernel for the formats, if the ranges lack what
@@ -110,12 +111,13 @@ impl ActivationPlan {
     pub fn new(
         request: &ActivationRequest<'_>,
         model: &ModelFile,
-        selected: &[Tensor<'_>],
-        format: WeightFormat,
+        selected: &[Chosen<'_>],
     ) -> Result<Self, ActivationPlanError> {
-        for tensor in selected {
-            check_integers(tensor, format, request.format.unwrap_or(TOKEN))?;
+        for Chosen { tensor, format } in selected {
+            check_integers(tensor, *format, request.format.unwrap_or(TOKEN))?;
         }
+        let selected: &[Tensor<'_>] =
+            &selected.iter().map(|chosen| chosen.tensor).collect::<Vec<_>>();
         let known = request.ranges.map(|ranges| Known::new(ranges, selected)).transpose()?;
         let alpha = match request.smooth {
             SmoothRequest::None => None,
@@ -163,12 +165,24 @@ fn check_integers(
 }
 
 /// Ranges that contain all selected weights.
-struct Known<'a>(&'a Ranges);
+struct Known<'a> {
+    ranges: &'a Ranges,
+    /// The names under which the ranges of the weights are kept.
+    names: BTreeMap<String, &'a str>,
+}
 
 impl<'a> Known<'a> {
     fn new(ranges: &'a Ranges, selected: &[Tensor<'_>]) -> Result<Self, ActivationPlanError> {
-        let known = Self(ranges);
+        let mut known = Self { ranges, names: BTreeMap::new() };
+        let mut prefix = None;
         for tensor in selected {
+            let missing = || ActivationPlanError::UnknownLayer { name: tensor.name.to_owned() };
+            let (own, name) = kept_as(ranges, tensor.name).ok_or_else(missing)?;
+            // With two prefixes there are two models in the file, and the ranges are those of one.
+            if *prefix.get_or_insert(own) != own {
+                return Err(missing());
+            }
+            known.names.insert(tensor.name.to_owned(), name);
             if let LayerRanges::Statistics(seen) = known.layer(tensor.name)? {
                 check_columns(tensor, seen)?;
             }
@@ -178,7 +192,8 @@ impl<'a> Known<'a> {
 
     fn layer(&self, name: &str) -> Result<&'a LayerRanges, ActivationPlanError> {
         let missing = || ActivationPlanError::UnknownLayer { name: name.to_owned() };
-        self.0.layers.get(name).ok_or_else(missing)
+        let found = self.names.get(name).and_then(|name| self.ranges.layers.get(*name));
+        found.ok_or_else(missing)
     }
 
     /// Returns the statistics of the channels of every weight.
@@ -188,7 +203,8 @@ impl<'a> Known<'a> {
     ) -> Result<BTreeMap<&'b str, &'a Statistics>, ActivationPlanError> {
         let channels = |tensor: &Tensor<'b>| {
             let missing = || ActivationPlanError::NoChannels { name: tensor.name.to_owned() };
-            let seen = self.0.channels.get(tensor.name).ok_or_else(missing)?;
+            let kept = self.names.get(tensor.name);
+            let seen = kept.and_then(|name| self.ranges.channels.get(*name)).ok_or_else(missing)?;
             check_columns(tensor, seen)?;
             Ok((tensor.name, seen))
         };
@@ -203,9 +219,9 @@ impl<'a> Known<'a> {
         format: Option<ActivationFormat>,
         smoothing: Option<&Smoothing>,
     ) -> Result<Quantization, ActivationPlanError> {
-        let target = self.0.target.unwrap_or_default();
+        let target = self.ranges.target.unwrap_or_default();
         let layer = self.layer(tensor.name)?;
-        let format = match (format, layer, self.0.target) {
+        let format = match (format, layer, self.ranges.target) {
             (Some(format), ..) => format,
             // A calibration that a library wrote is for one format only.
             (None, LayerRanges::Calibration(made), None) => made.format(),
@@ -218,6 +234,16 @@ impl<'a> Known<'a> {
         made.map(|made| Quantization::Static(made.scheme()))
             .map_err(|source| ActivationPlanError::NoScale { name: tensor.name.to_owned(), source })
     }
+}
+
+/// Returns the name under which the ranges of a weight are kept, and what stands before it in the name of
+/// the weight. Calibration leaves out the prefix that a model has in its file, such as `bert.`.
+fn kept_as<'a, 'b>(ranges: &'a Ranges, weight: &'b str) -> Option<(&'b str, &'a str)> {
+    let starts = std::iter::once(0).chain(weight.match_indices('.').map(|(dot, _)| dot + 1));
+    starts.into_iter().find_map(|start| {
+        let (prefix, name) = weight.split_at_checked(start)?;
+        Some((prefix, ranges.layers.get_key_value(name)?.0.as_str()))
+    })
 }
 
 fn check_columns(tensor: &Tensor<'_>, seen: &Statistics) -> Result<(), ActivationPlanError> {

@@ -1,69 +1,31 @@
-//! Compresses the weights of a model file on a GPU.
+//! Compresses the weights of a model file, on a GPU or on the CPU.
 //!
-//! [`select`] finds the weights, [`ActivationPlan`] works out how their inputs become 8-bit codes if
+//! [`select()`] finds the weights and their formats, [`ActivationPlan`] works out how their inputs become 8-bit codes if
 //! that is wanted, and [`Compression`] makes the new file.
 
 mod activations;
 mod difference;
+mod recipe;
+mod roles;
+mod select;
 mod smooth;
 
 pub use activations::{ActivationPlan, ActivationPlanError, ActivationRequest, SmoothRequest};
 pub use difference::Difference;
+pub use recipe::{Pattern, Recipe, RecipeError, Rule};
+pub use select::{Chosen, SelectError, SelectRequest, Selection, select};
 pub use smooth::{Smoothing, SmoothingError};
 
 use crate::checkpoint::{
-    CompressedInfo, Dtype, Entry, IoError, LayerActivations, ModelFile, ModelWriter, Tensor,
-    matrix_shape,
+    CompressedInfo, Dtype, Entry, IoError, LayerActivations, ModelFile, ModelWriter,
+    read_compressed,
 };
 use crate::progress::Step;
-use lowbit::compress::{dequantize, quantize, relative_error};
+use lowbit::compress::{CompressError, dequantize, quantize, relative_error};
 use lowbit::format::{Geometry, PackedWeights, Sizes, WeightFormat};
 use lowbit::host::{Host, HostError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-
-/// The reason why there are no weights to compress.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SelectError {
-    /// The file contains compressed weights.
-    #[error("the file is already compressed")]
-    AlreadyCompressed,
-    /// The file has no weights.
-    #[error("the file has no F32, F16 or BF16 tensor of two or more dimensions")]
-    NoWeights,
-    /// The file has weights, and none of them is wanted.
-    #[error("no weight of the file is selected")]
-    NoneSelected {
-        /// The names of the weights.
-        weights: Vec<String>,
-    },
-}
-
-/// Returns the weights of a file whose names `wanted` accepts: F32, F16 and BF16 tensors of two or
-/// more dimensions.
-///
-/// # Errors
-/// Returns [`SelectError`] if there are none, or if the file is already compressed.
-pub fn select<'a>(
-    model: &'a ModelFile,
-    wanted: impl Fn(&str) -> bool,
-) -> Result<Vec<Tensor<'a>>, SelectError> {
-    if !model.compressed().is_empty() {
-        return Err(SelectError::AlreadyCompressed);
-    }
-    let is_weight = |tensor: &Tensor<'_>| tensor.is_float() && matrix_shape(tensor.shape).is_some();
-    let weights: Vec<Tensor<'_>> = model.tensors().filter(is_weight).collect();
-    if weights.is_empty() {
-        return Err(SelectError::NoWeights);
-    }
-    let selected: Vec<_> = weights.iter().filter(|tensor| wanted(tensor.name)).copied().collect();
-    if selected.is_empty() {
-        let weights = weights.iter().map(|tensor| tensor.name.to_owned()).collect();
-        return Err(SelectError::NoneSelected { weights });
-    }
-    Ok(selected)
-}
 
 /// The reason why a file cannot be compressed.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +45,25 @@ pub enum CompressionError {
         /// The reason.
         source: HostError,
     },
+    /// The CPU cannot compress a weight.
+    #[error("weight `{name}`")]
+    Compress {
+        /// The weight.
+        name: String,
+        /// The reason.
+        source: CompressError,
+    },
+}
+
+/// What compresses the weights. All give the same bits.
+#[derive(Clone, Copy)]
+pub enum Maker<'a> {
+    /// The device of a host.
+    Device(&'a Host),
+    /// The device of a host; every weight is compressed on the CPU as well and compared.
+    Checked(&'a Host),
+    /// All cores of the CPU.
+    Cpu,
 }
 
 /// A compressed weight, as [`Compression::run`] reports it.
@@ -97,6 +78,8 @@ pub struct CompressedWeight {
     pub from: Dtype,
     /// The bytes of the input.
     pub bytes_before: usize,
+    /// Its format.
+    pub format: WeightFormat,
     /// The sizes of the compressed weight.
     pub sizes: Sizes,
     /// `‖w − ŵ‖₂ / ‖w‖₂`, where ŵ is what the file gives back. If X is smoothed, w is the smoothed
@@ -116,7 +99,7 @@ pub struct CompressionReport {
     pub weights: Vec<CompressedWeight>,
     /// `‖w − ŵ‖₂ / ‖w‖₂` over all of them together.
     pub relative_error: f64,
-    /// How many other tensors the file has.
+    /// How many other tensors the file has, weights that were compressed before among them.
     pub copied: usize,
     /// The bytes of the other tensors.
     pub copied_bytes: usize,
@@ -128,8 +111,7 @@ pub struct CompressionReport {
 #[derive(Debug)]
 pub struct Compression<'a> {
     model: &'a ModelFile,
-    selected: &'a [Tensor<'a>],
-    format: WeightFormat,
+    selected: &'a [Chosen<'a>],
     plan: &'a ActivationPlan,
     writer: ModelWriter,
 }
@@ -143,39 +125,40 @@ impl<'a> Compression<'a> {
     pub fn create(
         path: impl AsRef<Path>,
         model: &'a ModelFile,
-        selected: &'a [Tensor<'a>],
-        format: WeightFormat,
+        selected: &'a [Chosen<'a>],
         plan: &'a ActivationPlan,
     ) -> Result<Self, IoError> {
-        let (entries, layers) = (entries(model, selected, format), plan.layers.clone());
+        let mut layers = plan.layers.clone();
+        for name in model.compressed().keys() {
+            layers.extend(model.activations(name)?.map(|found| (name.clone(), found)));
+        }
+        let entries = entries(model, selected);
         let writer = ModelWriter::create_with_activations(path, entries, layers, model.metadata())?;
-        Ok(Self { model, selected, format, plan, writer })
+        Ok(Self { model, selected, plan, writer })
     }
 
-    /// Compresses the selected weights on the device of `host`, one by one, and writes the file.
-    ///
-    /// With `check`, every weight is compressed on the CPU as well and compared; if one differs,
-    /// nothing is written.
+    /// Compresses the selected weights, one by one, and writes the file. What is compressed already is
+    /// written again as it is. If the results of [`Maker::Checked`] differ, nothing is written.
     ///
     /// # Errors
     /// Returns [`CompressionError`] if a tensor cannot be read, smoothed, compressed or written.
     /// Nothing is written in that case.
     pub fn run(
         mut self,
-        host: &Host,
-        check: bool,
+        maker: Maker<'_>,
         progress: &mut dyn FnMut(Step<'_>),
     ) -> Result<CompressionReport, CompressionError> {
         let mut report = CompressionReport::default();
         let mut sums = Sums::default();
-        for tensor in self.selected {
-            progress(Step::Started(tensor.name));
-            report.weights.push(self.weight(host, tensor, check, &mut sums)?);
-            progress(Step::Finished(tensor.name));
+        for chosen in self.selected {
+            progress(Step::Started(chosen.tensor.name));
+            report.weights.push(self.weight(maker, chosen, &mut sums)?);
+            progress(Step::Finished(chosen.tensor.name));
         }
         report.relative_error = sums.relative_error();
-        let chosen: BTreeSet<&str> = self.selected.iter().map(|tensor| tensor.name).collect();
-        let others = self.model.tensors().filter(|tensor| !chosen.contains(tensor.name));
+        let chosen: BTreeSet<&str> =
+            self.selected.iter().map(|chosen| chosen.tensor.name).collect();
+        let others = self.model.plain().filter(|tensor| !chosen.contains(tensor.name));
         report.written = report.weights.iter().all(|weight| weight.difference.is_none());
         for tensor in others {
             report.copied += 1;
@@ -188,6 +171,13 @@ impl<'a> Compression<'a> {
                 self.writer.write_plain(tensor.name, &bytes)?;
             }
         }
+        for name in self.model.compressed().keys() {
+            report.copied += 1;
+            report.copied_bytes += self.model.check_compressed(name)?.sizes().total();
+            if report.written {
+                self.writer.write_compressed(name, &read_compressed(self.model, name)?)?;
+            }
+        }
         if report.written {
             self.writer.finish()?;
         }
@@ -197,24 +187,32 @@ impl<'a> Compression<'a> {
     /// Compresses and writes one weight.
     fn weight(
         &mut self,
-        host: &Host,
-        tensor: &Tensor<'_>,
-        check: bool,
+        maker: Maker<'_>,
+        &Chosen { tensor, format }: &Chosen<'_>,
         sums: &mut Sums,
     ) -> Result<CompressedWeight, CompressionError> {
         let name = tensor.name;
-        let info = CompressedInfo { format: self.format, shape: tensor.shape.to_vec() };
+        let info = CompressedInfo { format, shape: tensor.shape.to_vec() };
         let geometry = info.geometry(name)?;
         let w = match &self.plan.smoothing {
-            Some(smoothing) => smoothing.weight(tensor)?,
+            Some(smoothing) => smoothing.weight(&tensor)?,
             None => tensor.to_f32()?,
         };
-        let packed = compress_on_gpu(host, name, &w, &geometry)?;
-        let compare = || match quantize(&w, geometry.n, geometry.k, &self.format) {
-            Ok(cpu) => Difference::first(&packed, &cpu),
-            Err(error) => Some(Difference::Refused(error)),
+        let on_cpu = || quantize(&w, geometry.n, geometry.k, &format);
+        let packed = match maker {
+            Maker::Device(host) | Maker::Checked(host) => {
+                compress_on_gpu(host, name, &w, &geometry)?
+            }
+            Maker::Cpu => on_cpu()
+                .map_err(|source| CompressionError::Compress { name: name.to_owned(), source })?,
         };
-        let difference = if check { compare() } else { None };
+        let difference = match maker {
+            Maker::Checked(_) => match on_cpu() {
+                Ok(cpu) => Difference::first(&packed, &cpu),
+                Err(error) => Some(Difference::Refused(error)),
+            },
+            Maker::Device(_) | Maker::Cpu => None,
+        };
         let relative_error = relative_error(&w, &dequantize(&packed));
         sums.add(&w, relative_error);
         self.writer.write_compressed(name, &packed)?;
@@ -222,6 +220,7 @@ impl<'a> Compression<'a> {
             name: name.to_owned(),
             shape: info.shape,
             from: tensor.dtype,
+            format,
             bytes_before: tensor.bytes.len(),
             sizes: geometry.sizes(),
             relative_error,
@@ -232,20 +231,18 @@ impl<'a> Compression<'a> {
 }
 
 /// Declares what the new file contains.
-fn entries(
-    model: &ModelFile,
-    selected: &[Tensor<'_>],
-    format: WeightFormat,
-) -> BTreeMap<String, Entry> {
+fn entries(model: &ModelFile, selected: &[Chosen<'_>]) -> BTreeMap<String, Entry> {
     let mut entries: BTreeMap<String, Entry> = model
-        .tensors()
+        .plain()
         .map(|tensor| {
             let shape = tensor.shape.to_vec();
             (tensor.name.to_owned(), Entry::Plain { dtype: tensor.dtype, shape })
         })
         .collect();
-    for tensor in selected {
-        let info = CompressedInfo { format, shape: tensor.shape.to_vec() };
+    let before = model.compressed().iter();
+    entries.extend(before.map(|(name, info)| (name.clone(), Entry::Compressed(info.clone()))));
+    for Chosen { tensor, format } in selected {
+        let info = CompressedInfo { format: *format, shape: tensor.shape.to_vec() };
         entries.insert(tensor.name.to_owned(), Entry::Compressed(info));
     }
     entries

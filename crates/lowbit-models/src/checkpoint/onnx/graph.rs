@@ -1,13 +1,16 @@
 //! The graph: its tensors and nodes, which node makes a value and which nodes take it.
 
 use super::source::{Files, Kind, Source};
-use super::{LeftOut, OnnxError, decode, proto};
+use super::{LeftOut, OnnxError, decode, proto, quantize};
 use prost::bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The largest number of nodes or initializers: more than any real model has, and low enough that a
 /// small file cannot make the reader allocate much memory.
 const LIMIT: usize = 1 << 20;
+
+/// The domain of ONNX Runtime's own operators.
+pub(super) const MICROSOFT: &str = "com.microsoft";
 
 /// The longest name that is read; exporters write none that is as long. A file can store a name once
 /// and have it repeated for every use, so a name must be short.
@@ -23,15 +26,17 @@ pub(super) fn check_name(what: &'static str, name: &str) -> Result<(), OnnxError
 }
 
 /// The attributes that are read; all others of a node are skipped.
-const ATTRIBUTES: [&str; 12] = [
+const ATTRIBUTES: [&str; 14] = [
     "alpha",
     "axis",
     "beta",
     "bits",
     "block_size",
+    "gather_axis",
     "K",
     "N",
     "perm",
+    "quantize_axis",
     "to",
     "transA",
     "transB",
@@ -164,7 +169,37 @@ impl Graph {
             }
             read.nodes.push(node);
         }
+        read.quantize();
         Ok((read, left_out))
+    }
+
+    /// Quantizes the float tensors that a `QuantizeLinear` of the graph quantizes, as exporters write
+    /// the weights of models that were trained with quantization. The codes become a source under the
+    /// name of the node's output. Only the first such node of a tensor is followed, so that no file
+    /// makes more codes than it has floats.
+    fn quantize(&mut self) {
+        let mut done = BTreeSet::new();
+        for index in 0..self.nodes.len() {
+            let node = &self.nodes[index];
+            let standard = matches!(node.domain.as_str(), "" | "ai.onnx" | MICROSOFT);
+            if !standard || node.op_type != "QuantizeLinear" {
+                continue;
+            }
+            let tensor = |at: usize| node.input.get(at).and_then(|name| self.source(name));
+            let (Some(from), Some(scale)) = (tensor(0), tensor(1)) else { continue };
+            let zero = match node.input.get(2).filter(|name| !name.is_empty()) {
+                None => None,
+                Some(name) => match self.source(name) {
+                    None => continue,
+                    zero => zero,
+                },
+            };
+            let made = quantize::quantized(&self.sources, node, from, scale, zero);
+            if let Some(source) = made.filter(|_| done.insert(from)) {
+                // The output of a node has no other maker, and so the name is free.
+                let _ = self.add(source);
+            }
+        }
     }
 
     fn add(&mut self, source: Source) -> Result<(), OnnxError> {
@@ -223,7 +258,8 @@ impl Graph {
     /// Lists tensors of types that cannot be imported, except for `parts` of weights.
     pub fn unreadable(&self, parts: &BTreeSet<usize>) -> impl Iterator<Item = LeftOut> {
         let lost = |&(index, source): &(usize, &Source)| {
-            !matches!(source.kind, Kind::Plain(_)) && !parts.contains(&index)
+            let plain = matches!(source.kind, Kind::Plain(_)) || source.origin.is_some();
+            !plain && !parts.contains(&index)
         };
         self.sources.iter().enumerate().filter(lost).map(|(_, source)| {
             let why = format!("elements of {} cannot be copied", source.kind);

@@ -6,31 +6,41 @@
 //! | `Cast`(int8, uint8) → `Mul`(scales) → `MatMul`, `Gemm`, `Gather`, `Conv` | int8 |
 //! | `Cast`(int8, uint8) → `MatMul` → `Mul`(scales) | int8 |
 //! | `DequantizeLinear`, per tensor, axis or block → the same, also through `Transpose` | int8, int4 |
+//! | float → `QuantizeLinear` → `DequantizeLinear` → the same | int8, int4 |
+//! | `Gather` of codes → `DequantizeLinear` with one scale | int8, int4 |
 //! | `MatMulInteger` → `Cast` → `Mul`(scale of X · scale of W) | int8 |
-//! | `QLinearMatMul`; `com.microsoft`: `DynamicQuantizeMatMul`, `MatMulIntegerToFloat` | int8 |
-//! | `com.microsoft`: `MatMulNBits` of 4 and 8 bits | int4, int8 |
+//! | `QLinearMatMul`; `com.microsoft`: `DynamicQuantizeMatMul`, `MatMulIntegerToFloat`, `QAttention`, `QGemm` | int8 |
+//! | `com.microsoft`: `MatMulNBits` and `GatherBlockQuantized` of 4 and 8 bits | int4, int8 |
 //!
 //! `MatMul` multiplies with `[K, N]`, and a packed weight is `[N, K]`, so the codes are transposed.
 //! Codes and zero points are exact, up to an offset that both share (128 is subtracted from uint8, and
 //! 8 is added to int4), and scales are those of the file. A negative scale, as in ONNX Runtime's
 //! symmetric int4, becomes positive, and the codes and zero points that belong to it are mirrored:
-//! `(c − z)·s = ((15−c) − (15−z))·(−s)`. A weight is symmetric if every zero point is the symmetric
-//! one, no int8 code is −128 and no scale is negative.
+//! `(c − z)·s = ((15−c) − (15−z))·(−s)`. A group whose scale is 0 or subnormal, as quantizers write it for
+//! a block of zeros, gets the scale 1 and codes of zero. A weight is symmetric if every zero point is
+//! the symmetric one, no int8 code is −128 and no scale is negative.
 //!
-//! A weight takes the name of its parameter, which exporters often lose. These sources are tried in
-//! order: the name of its tensor, if that is `….weight` apart from a suffix of a quantizer; the name
-//! of its bias, `….bias`; the scope of its node (`/encoder/layer.0/query/MatMul`). If there is none of
-//! these, or if two weights would have the same name, the weight keeps the name of its tensor. A float
-//! `[K, N]` that only `MatMul` takes, and for which a parameter's name is found, is transposed as
-//! well: a tensor called `….weight` is `[N, K]`, as in the model that was exported. All other
-//! initializers are copied as they are, and so are float constants of more than one element.
+//! A tensor keeps the name of its parameter. Only names that exporters made (`onnx::MatMul_12`, `val_3`),
+//! those of codes among them, are replaced. These sources are tried in order: the name of the tensor
+//! without the suffix of a quantizer; the name of the bias, `….bias`; the scope of the node
+//! (`/encoder/layer.0/query/MatMul`). If there is none of these, or if two weights would have the same
+//! name, the weight keeps the name of its tensor.
 //!
-//! Nothing of a weight is lost silently: nodes that quantize in ways not listed here, and tensors that
-//! cannot be read, are listed as [`LeftOut`], and the tensors of such nodes are copied.
+//! Under a name `….weight` that multiplies is always `[N, K]`, whether it is quantized or not. A float
+//! `[K, N]` that only `MatMul` or `Gemm` take is therefore transposed if its name is `….weight` (GPT-2's
+//! `Conv1D`) or is replaced by such a name; see [`OnnxTensor::is_transposed`]. A parameter of any other
+//! name (`text_projection`, `visual.proj`) keeps its order, and where it is `[K, N]` and quantized it
+//! gets the name `….weight`. All other initializers are copied as they are, and so are float constants
+//! of more than one element.
+//!
+//! No weight is lost silently: nodes that quantize in ways not listed here, other nodes that take
+//! integers of two or more axes (of at most 32 bits: wider ones are indices), and tensors that cannot be
+//! read, are listed as [`LeftOut`], and the tensors of such nodes are copied.
 //!
 //! Files are not trusted: whatever a file contains, reading it returns a value or an error, and
 //! allocates no more than a hundred bytes for each byte of the graph and a small multiple of the
-//! tensors' data. Data in other files are read only from inside the model's folder.
+//! tensors' data. Data in other files are read only from inside the model's folder, or, where the model
+//! is a link into a cache, from beside the real file.
 //!
 //! Sources: `onnx.proto3` and the operators' pages of the ONNX standard; ONNX Runtime's
 //! `ContribOperators.md`.
@@ -39,9 +49,11 @@ mod error;
 mod graph;
 mod import;
 mod layers;
+mod name;
 mod names;
 mod plan;
 mod proto;
+mod quantize;
 mod source;
 
 pub use error::OnnxError;
@@ -49,15 +61,14 @@ pub use import::import;
 
 use super::bytes::FileBytes;
 use graph::Graph;
-use layers::{Bias, Layer, Weight};
 use lowbit::format::{PackedWeights, WeightFormat};
 use plan::{Plan, Quantized};
 use prost::Message;
 use prost::bytes::Bytes;
 use safetensors::Dtype;
-use source::{Files, Kind, Source};
+use source::{Files, Source};
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// A compressed weight that can be imported.
@@ -96,10 +107,18 @@ pub struct OnnxTensor {
     content: Content,
 }
 
+impl OnnxTensor {
+    /// Returns whether the tensor is `[K, N]` in the file and is imported as `[N, K]`.
+    pub fn is_transposed(&self) -> bool {
+        matches!(self.content, Content::Transposed(_))
+    }
+}
+
 /// How a plain tensor is made from tensors of the file.
 #[derive(Clone, Copy, Debug)]
 enum Content {
     Copied(usize),
+    /// From `[K, N]` to `[N, K]`.
     Transposed(usize),
     /// An int32 bias.
     Dequantized(Quantized),
@@ -183,14 +202,16 @@ impl OnnxFile {
     ///
     /// # Errors
     /// Returns [`OnnxError`] if a file cannot be read, is not an ONNX model, or has a tensor whose data
-    /// do not have the size of its type and shape. Scales are checked when weights are read.
+    /// do not have the size of its type and shape. A weight that cannot be imported is no error: it is
+    /// [left out](Self::left_out).
     pub fn open(path: impl AsRef<Path>) -> Result<Self, OnnxError> {
         let path = path.as_ref();
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
-        let files = Files { folder: Some(folder.to_owned()), open: BTreeMap::new() };
+        let real = path.canonicalize().ok().and_then(|real| Some(real.parent()?.to_owned()));
+        let files = Files { folder: Some(folder.to_owned()), real, open: BTreeMap::new() };
         Self::new(Bytes::from_owner(FileBytes::open(path)?), files)
     }
 
@@ -200,7 +221,7 @@ impl OnnxFile {
     /// # Errors
     /// Returns the errors of [`open`](Self::open).
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, OnnxError> {
-        Self::new(Bytes::from(bytes), Files { folder: None, open: BTreeMap::new() })
+        Self::new(Bytes::from(bytes), Files { folder: None, real: None, open: BTreeMap::new() })
     }
 
     fn new(bytes: Bytes, mut files: Files) -> Result<Self, OnnxError> {
@@ -209,7 +230,8 @@ impl OnnxFile {
         let found = layers::find(&graph);
         left_out.extend(graph.unreadable(&found.parts));
         left_out.extend(found.left_out);
-        let (weights, tensors) = name(&graph, found.layers, &found.parts);
+        let (weights, tensors, reserved) = name::all(&graph, found.layers, &found.parts);
+        left_out.extend(reserved);
         let places = places(&weights, &tensors)?;
         let file_bytes = model_bytes + files.open.values().map(Bytes::len).sum::<usize>();
         Ok(Self { sources: graph.sources, weights, tensors, places, left_out, file_bytes })
@@ -275,8 +297,8 @@ impl OnnxFile {
     /// Reads a compressed weight.
     ///
     /// # Errors
-    /// Returns [`OnnxError::NotFound`] if there is no such weight, and [`OnnxError::Format`] if a scale
-    /// is zero, subnormal or not finite.
+    /// Returns [`OnnxError::NotFound`] if there is no such weight, and [`OnnxError::Format`] if its parts
+    /// are not valid.
     pub fn read_weight(&self, name: &str) -> Result<PackedWeights, OnnxError> {
         let Some(Place::Weight(at)) = self.places.get(name) else {
             return Err(OnnxError::NotFound { what: "weight", name: name.to_owned() });
@@ -325,144 +347,13 @@ fn transposed(source: &Source) -> Vec<u8> {
 fn dequantized(sources: &[Source], from: &Quantized) -> Vec<u8> {
     let codes = &sources[from.codes];
     let scales = sources[from.scale].floats().unwrap_or_default();
+    let also = from.also.and_then(|also| sources[also].floats()?.first().copied()).unwrap_or(1.0);
     let value = |index: usize| {
         // There is one scale for all elements, or one for each.
         let at = if scales.len() == 1 { 0 } else { index };
         let zero = from.zero.map_or(0, |zero| sources[zero].integer(codes.kind, at));
-        (codes.integer(codes.kind, index) - zero) as f32 * scales.get(at).copied().unwrap_or(0.0)
+        let scale = scales.get(at).copied().unwrap_or(0.0) * also;
+        (codes.integer(codes.kind, index) - zero) as f32 * scale
     };
     (0..codes.elements).flat_map(|index| value(index).to_le_bytes()).collect()
-}
-
-/// Returns the name of a layer's parameter if it can be found in the file.
-fn parameter_name(graph: &Graph, layer: &Layer) -> Option<String> {
-    let own = [&graph.sources[layer.source].name, &layer.value];
-    if let Some(name) = own.into_iter().find_map(|name| names::parameter(name, "weight")) {
-        return Some(name.to_owned());
-    }
-    let bias = layer.bias.map(|bias| &graph.sources[bias.source()].name);
-    if let Some(bias) = bias.and_then(|name| names::parameter(name, "bias")) {
-        return Some(format!("{}weight", bias.strip_suffix("bias")?));
-    }
-    Some(format!("{}.weight", names::scope(&graph.nodes[layer.node].name)?))
-}
-
-/// Gives every weight and tensor a name of its own.
-fn name(
-    graph: &Graph,
-    layers: Vec<Layer>,
-    parts: &BTreeSet<usize>,
-) -> (Vec<OnnxWeight>, Vec<OnnxTensor>) {
-    // If two layers would have the same name, or another tensor has it, no layer gets it.
-    let sources: BTreeMap<usize, usize> =
-        layers.iter().enumerate().map(|(index, layer)| (layer.source, index)).collect();
-    let mut wanted: BTreeMap<String, usize> = BTreeMap::new();
-    let mut biases: BTreeMap<usize, usize> = BTreeMap::new();
-    let candidates: Vec<Option<String>> =
-        layers.iter().map(|layer| parameter_name(graph, layer)).collect();
-    for name in candidates.iter().flatten() {
-        *wanted.entry(name.clone()).or_default() += 1;
-    }
-    for bias in layers.iter().filter_map(|layer| layer.bias) {
-        *biases.entry(bias.source()).or_default() += 1;
-    }
-    let others = |index: &usize| !parts.contains(index) && !sources.contains_key(index);
-    let taken: BTreeSet<&str> = (0..graph.sources.len())
-        .filter(others)
-        .map(|index| graph.sources[index].name.as_str())
-        .collect();
-    let free = |name: &String| wanted.get(name) == Some(&1) && !taken.contains(name.as_str());
-
-    let mut weights: Vec<OnnxWeight> = Vec::new();
-    let mut tensors: Vec<OnnxTensor> = Vec::new();
-    let mut done = BTreeSet::new();
-    let names: Vec<Option<String>> = candidates.into_iter().map(|name| name.filter(free)).collect();
-    for (layer, name) in layers.into_iter().zip(names) {
-        let source = &graph.sources[layer.source];
-        let quantized = matches!(layer.weight, Weight::Quantized(_));
-        let own = name.unwrap_or_else(|| {
-            // If something else takes the codes too, they are copied under their own name.
-            let copied = quantized && !parts.contains(&layer.source);
-            if copied { format!("{}.weight", source.name) } else { source.name.clone() }
-        });
-        let bias = layer.bias.map(|bias| (bias, bias_name(graph, bias, &own, &biases, &taken)));
-        if let Some((bias, name)) = &bias
-            && done.insert(bias.source())
-        {
-            tensors.extend(tensor(graph, name.clone(), *bias));
-        }
-        let node = &graph.nodes[layer.node];
-        match layer.weight {
-            Weight::Quantized(plan) => weights.push(OnnxWeight {
-                name: own,
-                format: plan.format,
-                shape: plan.shape.clone(),
-                source: source.name.clone(),
-                node: node.name.clone(),
-                op: node.op_type.clone(),
-                bias: bias.map(|(_, name)| name),
-                plan,
-            }),
-            // A tensor that keeps its own name is copied as it is.
-            Weight::Float if own == source.name => {}
-            Weight::Float => {
-                done.insert(layer.source);
-                let mut shape = source.shape.clone();
-                shape.reverse();
-                let content = Content::Transposed(layer.source);
-                tensors.extend(plain(source, own, shape, content));
-            }
-        }
-    }
-    for (index, source) in graph.sources.iter().enumerate() {
-        let noise = source.constant && !(source.kind.is_float() && source.elements > 1);
-        if !noise && !parts.contains(&index) && !done.contains(&index) {
-            let shape = source.shape.clone();
-            tensors.extend(plain(source, source.name.clone(), shape, Content::Copied(index)));
-        }
-    }
-    tensors.sort_by(|a, b| a.name.cmp(&b.name));
-    (weights, tensors)
-}
-
-/// Returns the name of a bias: its own name without the suffix of a quantizer, or a name made from that
-/// of its layer if its own has no meaning and only this layer takes it.
-fn bias_name(
-    graph: &Graph,
-    bias: Bias,
-    weight: &str,
-    users: &BTreeMap<usize, usize>,
-    taken: &BTreeSet<&str>,
-) -> String {
-    let own = graph.sources[bias.source()].name.as_str();
-    let name = match (names::parameter(own, "bias"), weight.strip_suffix(".weight")) {
-        (Some(name), _) => name.to_owned(),
-        (None, Some(module)) if !own.contains('.') => format!("{module}.bias"),
-        _ => own.to_owned(),
-    };
-    let free = users.get(&bias.source()) == Some(&1) && !taken.contains(name.as_str());
-    if free { name } else { own.to_owned() }
-}
-
-/// Returns the bias of a layer as a tensor.
-fn tensor(graph: &Graph, name: String, bias: Bias) -> Option<OnnxTensor> {
-    let source = &graph.sources[bias.source()];
-    // `[1, N]` and `[1, 1, N]` are also biases.
-    let shape = vec![source.elements];
-    match bias {
-        Bias::Float(index) => plain(source, name, shape, Content::Copied(index)),
-        Bias::Quantized(from) => Some(OnnxTensor {
-            name,
-            dtype: Dtype::F32,
-            shape,
-            source: source.name.clone(),
-            content: Content::Dequantized(from),
-        }),
-    }
-}
-
-/// Returns a tensor, if safetensors files have its type.
-fn plain(source: &Source, name: String, shape: Vec<usize>, content: Content) -> Option<OnnxTensor> {
-    let Kind::Plain(dtype) = source.kind else { return None };
-    Some(OnnxTensor { name, dtype, shape, source: source.name.clone(), content })
 }

@@ -19,12 +19,40 @@ const SUFFIXES: [&str; 14] = [
 ];
 
 /// Returns the name of the parameter `….KIND` (`weight`, `bias`) that the name of a tensor contains.
-pub(super) fn parameter<'a>(mut name: &'a str, kind: &str) -> Option<&'a str> {
+pub(super) fn parameter<'a>(name: &'a str, kind: &str) -> Option<&'a str> {
+    let name = without_suffixes(name);
+    let module = name.strip_suffix(kind)?.strip_suffix('.')?;
+    (!module.is_empty()).then_some(name)
+}
+
+/// Returns whether an exporter, or somebody who built the graph, made up the name of a tensor:
+/// `onnx::MatMul_12`, `/fc/Constant_output_0`, `val_3`, `W`. Parameters have the names of modules and
+/// words.
+pub(super) fn is_made(name: &str) -> bool {
+    if name.contains("::") || name.starts_with('/') {
+        return true;
+    }
+    let numbered = |name: &str| {
+        let digits = name.trim_end_matches(|c: char| c.is_ascii_digit());
+        digits.len() < name.len() && (digits.is_empty() || digits.ends_with('_'))
+    };
+    !name.contains('.') && (name.chars().count() <= 2 || numbered(name))
+}
+
+/// Returns the name of a parameter that is not called `….weight`, without the suffix of a quantizer, or
+/// `None` if the name is made up. `float` states that the tensor holds the parameter itself. Codes have
+/// a name of their own kind: without the suffix of a quantizer, only a dotted one is that of a parameter.
+pub(super) fn kept(name: &str, float: bool) -> Option<&str> {
+    let bare = without_suffixes(name);
+    let named = float || bare.len() < name.len() || name.contains('.');
+    (named && !bare.is_empty() && !is_made(bare)).then_some(bare)
+}
+
+fn without_suffixes(mut name: &str) -> &str {
     while let Some(short) = SUFFIXES.iter().find_map(|suffix| name.strip_suffix(suffix)) {
         name = short;
     }
-    let module = name.strip_suffix(kind)?.strip_suffix('.')?;
-    (!module.is_empty()).then_some(name)
+    name
 }
 
 /// Returns the module in the name of a node: `/encoder/layer.0/query/MatMul` is in
@@ -56,6 +84,26 @@ mod tests {
             assert_eq!(parameter(name, "weight"), want, "{name}");
         }
         assert_eq!(parameter("a.bias_quantized", "bias"), Some("a.bias"));
+    }
+
+    #[test]
+    fn made_up_names() {
+        for made in
+            ["onnx::MatMul_12", "val_3", "MatMul_7", "42", "W", "b1", "/fc/Constant_output_0"]
+        {
+            assert!(is_made(made), "{made}");
+            assert_eq!(kept(made, true), None, "{made}");
+        }
+        for named in
+            ["text_projection", "visual.proj", "attn.A", "layers.0", "eps", "a.w_1", "kernel"]
+        {
+            assert!(!is_made(named), "{named}");
+            assert_eq!(kept(named, true), Some(named), "{named}");
+        }
+        assert_eq!(kept("text_projection_quantized", false), Some("text_projection"));
+        assert_eq!(kept("emb.table_q", false), Some("emb.table"));
+        assert_eq!(kept("onnx::MatMul_12_quantized", false), None);
+        assert_eq!(kept("codes", false), None);
     }
 
     #[test]

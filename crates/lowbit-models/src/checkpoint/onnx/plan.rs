@@ -2,6 +2,7 @@
 
 use super::source::{Kind, Source};
 use crate::checkpoint::matrix_shape;
+use crate::checkpoint::scales::is_dead;
 use half::f16;
 use lowbit::format::{
     CodeType, FormatError, Granularity, PackedWeights, ScaleType, Scales, WeightFormat,
@@ -28,6 +29,8 @@ pub(super) struct Quantized {
     pub scale: usize,
     pub zero: Option<usize>,
     pub spread: Spread,
+    /// A single float by which every scale is multiplied. Only biases have it.
+    pub also: Option<usize>,
 }
 
 impl Quantized {
@@ -179,6 +182,8 @@ impl Plan {
             },
             shape,
         };
+        plan.check_scales(sources)?;
+        plan.format.geometry(n, k).map_err(|error| error.to_string())?;
         if plan.needs_zeros(sources) {
             plan.format = plan.format.asymmetric();
         }
@@ -199,15 +204,36 @@ impl Plan {
         self.zeros.map_or(self.default_zero, |view| view.code(sources, row, group))
     }
 
+    /// Checks that every scale is a number. Zero and subnormal scales are numbers.
+    fn check_scales(&self, sources: &[Source]) -> Result<(), String> {
+        let scales = self.scale_values(sources);
+        match self.scale_places().zip(&scales).find(|(_, scale)| !scale.is_finite()) {
+            None => Ok(()),
+            Some(((row, group), scale)) => {
+                Err(format!("the scale of row {row}, group {group} is {scale}"))
+            }
+        }
+    }
+
     /// Returns whether zero points must be stored: because one is not the symmetric one, because a code
-    /// is −128, which symmetric int8 does not have, or because a scale is negative.
+    /// is −128, which symmetric int8 does not have, or because a scale is negative. Groups whose weights
+    /// are 0 because of their scale need none.
     fn needs_zeros(&self, sources: &[Source]) -> bool {
+        let Ok(geometry) = self.format.geometry(self.n, self.k) else { return false };
         let symmetric = self.format.symmetric_zero();
         let lowest = self.format.code_range().map_or(0, |(low, _)| low);
-        self.scale_places().any(|(row, group)| self.zero(sources, row, group) != symmetric)
-            || self.scale_values(sources).iter().any(|scale| *scale < 0.0)
-            || (0..self.n)
-                .any(|row| (0..self.k).any(|column| self.codes.code(sources, row, column) < lowest))
+        let scales = self.scale_values(sources);
+        let dead = |row, group| {
+            scales.get(geometry.scale_index(row, group)).is_none_or(|&scale| is_dead(scale))
+        };
+        let offset =
+            |(row, group)| !dead(row, group) && self.zero(sources, row, group) != symmetric;
+        let low = |row, column| {
+            self.codes.code(sources, row, column) < lowest && !dead(row, geometry.group_of(column))
+        };
+        self.scale_places().any(offset)
+            || scales.iter().any(|&scale| scale < 0.0 && !is_dead(scale))
+            || (0..self.n).any(|row| (0..self.k).any(|column| low(row, column)))
     }
 
     /// Returns the scales of the file with their signs.
@@ -219,11 +245,12 @@ impl Plan {
             .collect()
     }
 
-    /// Returns whether the scales are f16 in the file and all of them are normal. (Subnormal f16 are
-    /// normal as f32.)
+    /// Returns whether the scales are f16 in the file and all of them are normal or 0. (Subnormal f16
+    /// are normal as f32.)
     fn halves(&self, sources: &[Source]) -> bool {
+        let fits = |scale: f32| scale == 0.0 || f16::from_f32(scale).is_normal();
         self.scales.kind == Kind::Plain(Dtype::F16)
-            && self.scale_values(sources).into_iter().all(|s| f16::from_f32(s).is_normal())
+            && self.scale_values(sources).into_iter().all(fits)
     }
 
     /// Mirrors a code or zero point if its scale is negative: `(c − z)·s = (−1−c − (−1−z))·(−s)` for
@@ -237,7 +264,8 @@ impl Plan {
     }
 
     /// Packs the weight. Codes and zero points are exact. Scales are those of the file; since a format's
-    /// scales are positive, codes with a negative scale are mirrored.
+    /// scales are positive, codes with a negative scale are mirrored. A group whose scale is 0 or
+    /// subnormal gets the scale 1 and the codes of zero, which are the same weights.
     pub fn pack(&self, sources: &[Source]) -> Result<PackedWeights, FormatError> {
         let geometry = self.format.geometry(self.n, self.k)?;
         let bits = self.format.code_type().bits();
@@ -245,27 +273,33 @@ impl Plan {
         let scales = self.scale_values(sources);
         let scale =
             |row, group| scales.get(geometry.scale_index(row, group)).copied().unwrap_or_default();
+        let symmetric = self.format.symmetric_zero();
         let mut codes = vec![0u32; self.n * geometry.code_words];
         for (row, words) in codes.chunks_exact_mut(geometry.code_words).enumerate() {
             for column in 0..self.k {
-                let code = self.codes.code(sources, row, column);
-                let code = self.turned(code, scale(row, geometry.group_of(column))) as u32;
-                let code = code & (u32::MAX >> (32 - bits));
+                let scale = scale(row, geometry.group_of(column));
+                let code = if is_dead(scale) {
+                    symmetric
+                } else {
+                    self.turned(self.codes.code(sources, row, column), scale)
+                };
+                let code = code as u32 & (u32::MAX >> (32 - bits));
                 words[column / per] |= code << ((column % per) as u32 * bits);
             }
         }
         let zeros = if self.format.is_symmetric() {
             Vec::new()
         } else {
-            let zero =
-                |(row, group)| self.turned(self.zero(sources, row, group), scale(row, group)) as u8;
+            let zero = |(row, group)| match scale(row, group) {
+                dead if is_dead(dead) => symmetric as u8,
+                scale => self.turned(self.zero(sources, row, group), scale) as u8,
+            };
             self.scale_places().map(zero).collect()
         };
+        let live = scales.iter().map(|&s| if is_dead(s) { 1.0 } else { s.abs() });
         let scales = match self.format.scale_type() {
-            ScaleType::F16 => {
-                Scales::F16(scales.iter().map(|&scale| f16::from_f32(scale.abs())).collect())
-            }
-            _ => Scales::F32(scales.iter().map(|scale| scale.abs()).collect()),
+            ScaleType::F16 => Scales::F16(live.map(f16::from_f32).collect()),
+            _ => Scales::F32(live.collect()),
         };
         PackedWeights::from_parts(self.format, self.n, self.k, codes, vec![], scales, zeros)
     }

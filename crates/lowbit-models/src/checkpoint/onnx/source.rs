@@ -46,7 +46,21 @@ impl Kind {
         matches!(self, Self::Plain(Dtype::F32 | Dtype::F16 | Dtype::BF16))
     }
 
-    fn bits(self) -> usize {
+    /// Returns whether it is a type of codes: integers of at most 32 bits, or a type that cannot be
+    /// read. Tensors of 64-bit integers are indices and shapes; no operator quantizes to them.
+    pub fn is_code(self) -> bool {
+        match self {
+            Self::Plain(dtype) => matches!(
+                dtype,
+                Dtype::I8 | Dtype::U8 | Dtype::I16 | Dtype::U16 | Dtype::I32 | Dtype::U32
+            ),
+            Self::Int4 | Self::Uint4 => true,
+            // Strings and complex numbers are no codes.
+            Self::Other(number) => !matches!(number, 8 | 14 | 15),
+        }
+    }
+
+    pub fn bits(self) -> usize {
         match self {
             Self::Plain(dtype) => dtype.bitsize(),
             Self::Int4 | Self::Uint4 => 4,
@@ -82,6 +96,9 @@ pub(super) struct Source {
     pub data: Bytes,
     /// Whether it is the value of a `Constant` node and not an initializer.
     pub constant: bool,
+    /// The float tensor that it was quantized from, if the file holds only that one and a
+    /// `QuantizeLinear`. Such a source is no tensor of the file.
+    pub origin: Option<usize>,
 }
 
 impl Source {
@@ -114,7 +131,7 @@ impl Source {
         if data.len() != need {
             return Err(OnnxError::WrongSize { name, shape, need, have: data.len() });
         }
-        Ok(Self { name, kind, shape, elements, data, constant: false })
+        Ok(Self { name, kind, shape, elements, data, constant: false, origin: None })
     }
 
     /// Returns the elements of a float tensor, converted exactly, or `None` for other types.
@@ -213,6 +230,9 @@ const EXTERNAL: i32 = 1;
 pub(super) struct Files {
     /// The model's folder; `None` if the model was opened from bytes.
     pub folder: Option<PathBuf>,
+    /// The folder of the file to which the model's path leads, where that is a symbolic link. Caches
+    /// keep the model and its files of tensor data in one folder and link to them.
+    pub real: Option<PathBuf>,
     pub open: BTreeMap<PathBuf, Bytes>,
 }
 
@@ -247,7 +267,8 @@ impl Files {
         Ok(file.slice(range().ok_or_else(wrong)?))
     }
 
-    /// Opens a file inside the model's folder. Neither its path nor a symbolic link may lead outside.
+    /// Opens a file inside the model's folder. Its path may not lead outside, and neither may a symbolic
+    /// link, unless it leads to a file beside the one to which the model's own path leads.
     fn file(&mut self, name: &str, location: &Path) -> Result<Bytes, OnnxError> {
         if let Some(file) = self.open.get(location) {
             return Ok(file.clone());
@@ -265,7 +286,8 @@ impl Files {
         let missing = |_| refuse("which cannot be found");
         let folder = folder.canonicalize().map_err(missing)?;
         let path = folder.join(location).canonicalize().map_err(missing)?;
-        if !path.starts_with(&folder) {
+        let beside = self.real.is_some() && path.parent() == self.real.as_deref();
+        if !path.starts_with(&folder) && !beside {
             return Err(refuse("a link that leads out of the model's folder"));
         }
         // This is checked before the file is opened, because opening a pipe waits for a writer.

@@ -4,6 +4,7 @@
 //! every node that uses such a value as a weight is noted (`uses`), and then the layers are collected.
 //! Nodes that are not understood are listed (`lost`).
 
+mod fused;
 mod lost;
 mod uses;
 mod values;
@@ -54,6 +55,8 @@ pub(super) struct Layer {
     pub value: String,
     /// The tensor that holds the codes.
     pub source: usize,
+    /// The axis of output channels in that tensor.
+    pub n_axis: usize,
     pub bias: Option<Bias>,
 }
 
@@ -156,10 +159,33 @@ impl<'a> Finder<'a> {
             if self.understood.insert(node) {
                 let inputs = &self.graph.nodes[node].input;
                 names.extend(inputs.iter().map(String::as_str).filter(|name| {
-                    self.graph.maker(name).is_some_and(|_| self.values.contains_key(name))
+                    let known = self.values.contains_key(name) || self.graph.source(name).is_some();
+                    known && self.graph.maker(name).is_some()
                 }));
             }
         }
+    }
+
+    /// Returns whether only the given nodes take a float tensor, directly or through nodes that leave
+    /// its values as they are.
+    fn only_for(&self, name: &str, nodes: &BTreeSet<usize>) -> bool {
+        let mut names = vec![name];
+        let mut seen = BTreeSet::new();
+        while let Some(name) = names.pop() {
+            if !seen.insert(name) {
+                continue;
+            }
+            for &taker in self.graph.takers(name) {
+                if nodes.contains(&taker) {
+                    continue;
+                }
+                match self.graph.output(taker).filter(|out| self.values.contains_key(out)) {
+                    Some(output) => names.push(output),
+                    None => return false,
+                }
+            }
+        }
+        true
     }
 
     fn finish(mut self) -> Layers {
@@ -172,6 +198,7 @@ impl<'a> Finder<'a> {
             match Plan::new(&graph.sources, &from, first.n_axis) {
                 Ok(plan) => {
                     parts.extend(from.tensors());
+                    parts.extend(graph.sources[from.codes].origin);
                     let bias = graph.of_length(first.bias, plan.shape[0]);
                     if let Some((Bias::Quantized(bias), value)) = bias.zip(first.bias_value) {
                         parts.extend(bias.tensors());
@@ -186,6 +213,7 @@ impl<'a> Finder<'a> {
                         node: first.node,
                         value: first.value,
                         source: from.codes,
+                        n_axis: first.n_axis,
                         bias,
                     });
                 }
@@ -200,16 +228,16 @@ impl<'a> Finder<'a> {
         for (source, uses) in std::mem::take(&mut self.floats) {
             let tensor = &graph.sources[source];
             let nodes: BTreeSet<usize> = uses.iter().map(|used| used.node).collect();
-            let takers = graph.takers(&tensor.name);
             let only = tensor.shape.len() == 2
                 && uses.iter().all(|used| used.n_axis == 1)
-                && takers.iter().all(|taker| nodes.contains(taker));
+                && self.only_for(&tensor.name, &nodes);
             if let Some(first) = uses.into_iter().next().filter(|_| only) {
                 layers.push(Layer {
                     weight: Weight::Float,
                     node: first.node,
                     value: first.value,
                     source,
+                    n_axis: 1,
                     bias: graph.of_length(first.bias, tensor.shape[1]),
                 });
             }

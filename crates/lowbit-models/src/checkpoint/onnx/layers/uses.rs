@@ -1,11 +1,10 @@
 //! Which nodes use values as weights and biases.
 
 use super::{Bias, Finder, Found, Use, Value, What};
+use crate::checkpoint::onnx::graph::MICROSOFT;
 use crate::checkpoint::onnx::plan::{Quantized, Spread};
 use crate::checkpoint::onnx::source::Kind;
 use safetensors::Dtype;
-
-const MICROSOFT: &str = "com.microsoft";
 
 impl<'a> Finder<'a> {
     /// Notes a node that multiplies with a weight or looks up its rows.
@@ -13,13 +12,16 @@ impl<'a> Finder<'a> {
         match self.op(node) {
             ("", "MatMul") => self.multiply(node),
             ("", "Gemm") => self.gemm(node),
-            ("", "Gather") if self.graph.nodes[node].int("axis", 0) == 0 => self.rows(node, 0),
+            ("", "Gather") => self.gather(node),
             ("", "Conv") => self.rows(node, 1),
             ("", "MatMulInteger") => self.integer(node),
             ("", "QLinearMatMul") => self.stated(node, [3, 4, 5], None),
             (MICROSOFT, "DynamicQuantizeMatMul") => self.stated(node, [1, 2, 3], Some(4)),
             (MICROSOFT, "MatMulIntegerToFloat") => self.stated(node, [1, 3, 5], Some(6)),
+            (MICROSOFT, "QAttention") => self.stated(node, [1, 4, 7], Some(2)),
+            (MICROSOFT, "QGemm") => self.integer_gemm(node),
             (MICROSOFT, "MatMulNBits") => self.bits(node),
+            (MICROSOFT, "GatherBlockQuantized") => self.gather_blocks(node),
             _ => {}
         }
     }
@@ -30,7 +32,7 @@ impl<'a> Finder<'a> {
     }
 
     /// Returns what each scale of a `[K, N]` covers if there is one, or one for each column.
-    fn columns(&self, scale: usize) -> Spread {
+    pub(super) fn columns(&self, scale: usize) -> Spread {
         if self.graph.sources[scale].elements == 1 { Spread::Tensor } else { Spread::Axis(1) }
     }
 
@@ -63,7 +65,7 @@ impl<'a> Finder<'a> {
                         return self.refuse(node, why);
                     }
                 };
-                let from = Quantized { codes, scale, zero: None, spread };
+                let from = Quantized { codes, scale, zero: None, spread, also: None };
                 let bias = self.added(mul);
                 if self.note(from, self.used(node, 1, n_axis, bias)) {
                     self.understood.insert(mul);
@@ -99,7 +101,7 @@ impl<'a> Finder<'a> {
     }
 
     /// Notes a weight whose rows are output channels or are looked up.
-    fn rows(&mut self, node: usize, input: usize) {
+    pub(super) fn rows(&mut self, node: usize, input: usize) {
         if let Some(Value { what: What::Quantized(from), transposed }) = self.value_of(node, input)
         {
             let bias = if self.op(node).1 == "Conv" { self.bias(node, 2) } else { None };
@@ -132,26 +134,36 @@ impl<'a> Finder<'a> {
             return self.refuse(node, "the scale of its weight is not found behind it");
         };
         let spread = self.columns(scale);
+        let from = Quantized { codes, scale, zero, spread, also: None };
         let bias = self.added(mul);
-        if self.note(Quantized { codes, scale, zero, spread }, self.used(node, 1, 1, bias)) {
+        if self.note(from, self.used(node, 1, 1, bias)) {
             self.understood.insert(scales);
         }
     }
 
     /// Notes a node that takes codes, scale and zero point as its own inputs.
     fn stated(&mut self, node: usize, inputs: [usize; 3], bias: Option<usize>) {
-        let [codes, scale, zero] = inputs;
+        let codes = inputs[0];
         let bias = bias.and_then(|bias| self.bias(node, bias));
-        let zero_absent = self.graph.input(node, zero).is_none();
-        let (found, zero) =
-            (self.source(node, codes).zip(self.float(node, scale)), self.source(node, zero));
-        let Some((source, scale)) = found.filter(|_| zero.is_some() || zero_absent) else {
-            return self
-                .refuse(node, "its weight, scale or zero point is not a tensor of the file");
+        let from = match self.stated_codes(node, inputs) {
+            Ok(from) => from,
+            Err(why) => return self.refuse(node, why),
         };
-        let spread = self.columns(scale);
-        let from = Quantized { codes: source, scale, zero, spread };
         self.note(from, self.used(node, codes, 1, bias));
+    }
+
+    /// Returns the `[K, N]` codes, scales and zero points that are the given inputs of a node.
+    ///
+    /// # Errors
+    /// Returns which of them is not a tensor of the file that can be read.
+    pub(super) fn stated_codes(
+        &self,
+        node: usize,
+        [codes, scale, zero]: [usize; 3],
+    ) -> Result<Quantized, String> {
+        let codes = self.source(node, codes).ok_or("its weight is computed by the graph")?;
+        let (scale, zero) = self.parameters(node, scale, zero)?;
+        Ok(Quantized { codes, scale, zero, spread: self.columns(scale), also: None })
     }
 
     /// Notes `MatMulNBits`, whose inputs are A, B, scales, zero points, g_idx and bias.
@@ -168,47 +180,44 @@ impl<'a> Finder<'a> {
         }
     }
 
-    fn stated_bits(&self, node: usize) -> Result<Quantized, &'static str> {
+    fn stated_bits(&self, node: usize) -> Result<Quantized, String> {
         let attributes = &self.graph.nodes[node];
         let size = |name| usize::try_from(attributes.int(name, 0)).unwrap_or(0);
         let (n, k, block) = (size("N"), size("K"), size("block_size"));
         let bits = attributes.int("bits", 4);
         if !matches!(bits, 4 | 8) {
-            return Err("only 4 and 8 bits are understood");
+            return Err(format!("only 4 and 8 bits are understood, and it has {bits}"));
         }
         if n == 0 || k == 0 || !block.is_power_of_two() || block < 16 {
-            return Err("its N, K or block_size is not valid");
+            return Err("its N, K or block_size is not valid".to_owned());
         }
         if self.graph.input(node, 4).is_some() {
-            return Err("an order of input channels (g_idx) is not understood");
+            return Err("an order of input channels (g_idx) is not understood".to_owned());
         }
-        let missing = "its weight, scales or zero points are not tensors of the file";
-        let codes = self.source(node, 1).ok_or(missing)?;
-        let scale = self.float(node, 2).ok_or(missing)?;
-        let zero = self.source(node, 3);
-        if self.graph.input(node, 3).is_some() && zero.is_none() {
-            return Err(missing);
-        }
-        if self.graph.sources[codes].kind != Kind::Plain(Dtype::U8) {
-            return Err("its weight is not U8");
+        let codes = self.source(node, 1).ok_or("its weight is computed by the graph")?;
+        let (scale, zero) = self.parameters(node, 2, 3)?;
+        let kind = self.graph.sources[codes].kind;
+        if kind != Kind::Plain(Dtype::U8) {
+            return Err(format!("its weight is not U8 but {kind}"));
         }
         let spread = Spread::Bits { n, k, size: block, bits: bits as usize };
-        Ok(Quantized { codes, scale, zero, spread })
+        Ok(Quantized { codes, scale, zero, spread, also: None })
     }
 
-    fn used(&self, node: usize, input: usize, n_axis: usize, bias: Found<'_>) -> Use {
+    pub(super) fn used(&self, node: usize, input: usize, n_axis: usize, bias: Found<'_>) -> Use {
         let value = self.graph.input(node, input).unwrap_or_default().to_owned();
         let (bias, bias_value) = bias.unzip();
         Use { node, value, n_axis, bias, bias_value: bias_value.map(str::to_owned) }
     }
 
     /// Notes a use. Returns whether it agrees with earlier uses of the same codes.
-    fn note(&mut self, from: Quantized, used: Use) -> bool {
+    pub(super) fn note(&mut self, from: Quantized, used: Use) -> bool {
         let node = used.node;
         let (known, uses) = self.quantized.entry(from.codes).or_insert((from, Vec::new()));
-        if let Some(first) = uses.first().filter(|u| *known != from || u.n_axis != used.n_axis) {
+        let other = uses.first().filter(|u| *known != from || u.n_axis != used.n_axis);
+        if let Some(first) = other.map(|first| first.node) {
             // The name is stored for each use, so a long one would take much memory.
-            let first: String = self.graph.nodes[first.node].name.chars().take(80).collect();
+            let first: String = self.graph.nodes[first].name.chars().take(80).collect();
             let why = format!("its weight is used in another way by `{first}`");
             self.refuse(node, why);
             return false;
@@ -219,7 +228,7 @@ impl<'a> Finder<'a> {
     }
 
     /// Returns the bias that a node takes.
-    fn bias(&self, node: usize, input: usize) -> Found<'a> {
+    pub(super) fn bias(&self, node: usize, input: usize) -> Found<'a> {
         let name = self.graph.input(node, input)?;
         let value = self.value_of(node, input)?;
         let vector = |source: usize| {

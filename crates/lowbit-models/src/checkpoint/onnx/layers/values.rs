@@ -1,6 +1,7 @@
 //! What the values of a graph are, as far as they follow from tensors of the file.
 
 use super::{Finder, Value, What};
+use crate::checkpoint::onnx::graph::MICROSOFT;
 use crate::checkpoint::onnx::plan::{Quantized, Spread};
 use crate::checkpoint::onnx::source::Kind;
 use safetensors::Dtype;
@@ -16,18 +17,34 @@ impl Finder<'_> {
                 Some(Value { transposed: !value.transposed, ..value })
             }
             ("", "Cast") if matches!(attributes.int("to", 0), 1 | 10 | 16) => {
+                if let Some(value) = self.value_of(node, 0) {
+                    return self.widened(value, attributes.int("to", 0));
+                }
                 let source = self.source(node, 0)?;
                 let kind = self.graph.sources[source].kind;
                 let codes = matches!(kind, Kind::Plain(Dtype::I8 | Dtype::U8));
                 codes.then_some(Value { what: What::Codes(source), transposed: false })
             }
             ("", "Mul") => self.scaled(node, 0, 1).or_else(|| self.scaled(node, 1, 0)),
-            ("", "DequantizeLinear") => {
-                let what = What::Quantized(self.dequantized(node)?);
+            ("" | MICROSOFT, "DequantizeLinear") => {
+                let what = What::Quantized(self.dequantized(node).ok()?);
                 Some(Value { what, transposed: false })
             }
             _ => None,
         }
+    }
+
+    /// Returns a float tensor of the file behind a cast that keeps every value, by the number of the
+    /// element type that it is cast to.
+    fn widened(&self, value: Value, to: i64) -> Option<Value> {
+        let What::Float(source) = value.what else { return None };
+        let exact = match self.graph.sources[source].kind {
+            Kind::Plain(Dtype::F32) => to == 1,
+            Kind::Plain(Dtype::F16) => matches!(to, 1 | 10),
+            Kind::Plain(Dtype::BF16) => matches!(to, 1 | 16),
+            _ => false,
+        };
+        exact.then_some(value)
     }
 
     /// Returns the value of `Mul` if it multiplies codes with scales.
@@ -39,39 +56,81 @@ impl Finder<'_> {
         let scale = self.float(node, scale)?;
         let (shape, scales) = (&self.graph.sources[codes].shape, &self.graph.sources[scale].shape);
         let spread = broadcast(scales, shape)?;
-        let what = What::Quantized(Quantized { codes, scale, zero: None, spread });
+        let what = What::Quantized(Quantized { codes, scale, zero: None, spread, also: None });
         Some(Value { what, transposed: false })
     }
 
     /// Returns the value of `DequantizeLinear`, with scales per tensor, axis or block.
-    fn dequantized(&self, node: usize) -> Option<Quantized> {
+    ///
+    /// # Errors
+    /// Returns the reason why it is not the value of a weight.
+    pub(super) fn dequantized(&self, node: usize) -> Result<Quantized, String> {
         let attributes = &self.graph.nodes[node];
-        let codes = self.source(node, 0)?;
-        let scale = self.float(node, 1)?;
-        let zero = match self.graph.input(node, 2) {
-            None => None,
-            Some(_) => Some(self.source(node, 2)?),
-        };
+        let codes =
+            self.source(node, 0).ok_or("dequantizes activations: only weights are imported")?;
+        let (scale, zero) = self.parameters(node, 1, 2)?;
         let (shape, scales) = (&self.graph.sources[codes].shape, &self.graph.sources[scale]);
-        let axis = attributes.int("axis", 1);
-        let axis = if axis < 0 { axis.checked_add(shape.len() as i64)? } else { axis };
-        let axis = usize::try_from(axis).ok();
+        let no_axis = || format!("its axis {} is none of {shape:?}", attributes.int("axis", 1));
+        let axis = || {
+            let axis = attributes.int("axis", 1);
+            let axis = if axis < 0 { axis.checked_add(shape.len() as i64)? } else { axis };
+            usize::try_from(axis).ok().filter(|&axis| axis < shape.len())
+        };
+        let misfit = |axis: usize| {
+            format!(
+                "its scales of shape {:?} do not fit axis {axis} of the shape {shape:?}",
+                scales.shape
+            )
+        };
         let spread = match attributes.int("block_size", 0) {
             0 if scales.elements == 1 => Spread::Tensor,
             0 => {
-                let axis = axis.filter(|&axis| axis < shape.len())?;
-                (scales.shape == [shape[axis]]).then_some(Spread::Axis(axis))?
+                let axis = axis().ok_or_else(no_axis)?;
+                let fits = scales.shape == [shape[axis]];
+                fits.then_some(Spread::Axis(axis)).ok_or_else(|| misfit(axis))?
             }
             size => {
-                let (axis, size) = (axis?, usize::try_from(size).ok()?);
+                let axis = axis().ok_or_else(no_axis)?;
+                let size = usize::try_from(size)
+                    .map_err(|_| format!("its block_size of {size} is not valid"))?;
                 let mut blocks = shape.clone();
-                let along = blocks.get_mut(axis)?;
-                *along = along.div_ceil(size);
-                (scales.shape == blocks).then_some(Spread::Blocks { axis, size })?
+                blocks[axis] = shape[axis].div_ceil(size);
+                let fits = scales.shape == blocks;
+                fits.then_some(Spread::Blocks { axis, size }).ok_or_else(|| misfit(axis))?
             }
         };
-        let same = |zero: usize| self.graph.sources[zero].elements == scales.elements;
-        zero.is_none_or(same).then_some(Quantized { codes, scale, zero, spread })
+        if let Some(zero) = zero
+            && self.graph.sources[zero].elements != scales.elements
+        {
+            let zeros = self.graph.sources[zero].elements;
+            return Err(format!("it has {zeros} zero points for {} scales", scales.elements));
+        }
+        Ok(Quantized { codes, scale, zero, spread, also: None })
+    }
+
+    /// Returns the scales and the zero points that a node takes as inputs.
+    ///
+    /// # Errors
+    /// Returns which of them is not a tensor of the file that can be read.
+    pub(super) fn parameters(
+        &self,
+        node: usize,
+        scale: usize,
+        zero: usize,
+    ) -> Result<(usize, Option<usize>), String> {
+        let scale = match (self.float(node, scale), self.source(node, scale)) {
+            (Some(scale), _) => scale,
+            (None, Some(source)) => {
+                let kind = self.graph.sources[source].kind;
+                return Err(format!("its scales are {kind}, which is not understood"));
+            }
+            (None, None) => return Err("its scales are computed by the graph".to_owned()),
+        };
+        match (self.graph.input(node, zero), self.source(node, zero)) {
+            (None, _) => Ok((scale, None)),
+            (Some(_), Some(zero)) => Ok((scale, Some(zero))),
+            (Some(_), None) => Err("its zero points are computed by the graph".to_owned()),
+        }
     }
 }
 

@@ -1,0 +1,45 @@
+//! Leaves no temporary file behind where a signal ends the command.
+
+use lowbit_models::checkpoint::discard_unfinished;
+
+/// Watches for SIGINT, SIGTERM and SIGHUP in a thread of its own: removes unfinished files, and then ends
+/// the process as the signal would have. Signals that the caller ignores (`nohup`, jobs in the
+/// background of a script) stay ignored.
+#[cfg(unix)]
+pub fn watch() {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let heard = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|&signal| !is_ignored(signal));
+    // Without the watch the command works as well; only a signal would leave a file behind.
+    let Ok(mut signals) = signal_hook::iterator::Signals::new(heard) else { return };
+    let end = move || {
+        if let Some(signal) = signals.forever().next() {
+            discard_unfinished();
+            let _ = signal_hook::low_level::emulate_default_handler(signal);
+        }
+    };
+    let _ = std::thread::Builder::new().name("signals".to_owned()).spawn(end);
+}
+
+/// Returns whether the process that started this one has a signal ignored.
+#[cfg(unix)]
+fn is_ignored(signal: i32) -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: the new action is null, so that the call changes nothing; the old one is written to memory
+    // of its type that this function owns.
+    let done = unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) };
+    if done != 0 {
+        return false;
+    }
+    // SAFETY: the call returned 0, and then it has written the old action.
+    unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
+}
+
+/// Watches for Ctrl-C and the end of the session: removes unfinished files, and then ends the process.
+#[cfg(not(unix))]
+pub fn watch() {
+    // Without the watch the command works as well; only Ctrl-C would leave a file behind.
+    let _ = ctrlc::set_handler(|| {
+        discard_unfinished();
+        std::process::exit(130);
+    });
+}

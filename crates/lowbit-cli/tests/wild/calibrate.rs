@@ -1,0 +1,195 @@
+//! Which models `calibrate` takes for BERT, and which not.
+
+use crate::cli::{Scratch, fine, gpu, lowbit, refused, stderr};
+use crate::tiny_bert::{self, Named, TEXT};
+use half::{bf16, f16};
+use lowbit_models::checkpoint::{Content, Dtype, ModelFile, Ranges, write_model};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+
+/// Writes the tensors of a model anew, in an element type and under other names.
+fn rewrite(scratch: &Scratch, tensors: &[Named], dtype: Dtype, name: impl Fn(&str) -> String) {
+    let bytes = |values: &[f32]| -> Vec<u8> {
+        values
+            .iter()
+            .flat_map(|&value| match dtype {
+                Dtype::F16 => f16::from_f32(value).to_le_bytes().to_vec(),
+                Dtype::BF16 => bf16::from_f32(value).to_le_bytes().to_vec(),
+                _ => value.to_le_bytes().to_vec(),
+            })
+            .collect()
+    };
+    let named: Vec<_> =
+        tensors.iter().map(|(n, shape, values)| (name(n), shape, bytes(values))).collect();
+    let contents: Vec<_> = named
+        .iter()
+        .map(|(name, shape, bytes)| (name.as_str(), Content::Plain { dtype, shape, bytes }))
+        .collect();
+    write_model(scratch.path("model/model.safetensors"), &contents, &BTreeMap::new()).unwrap();
+}
+
+/// Changes fields of the model's `config.json`; null removes one.
+fn configure(scratch: &Scratch, changes: &[(&str, Value)]) {
+    let path = scratch.path("model/config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for (field, value) in changes {
+        config[field] = value.clone();
+    }
+    fs::write(path, config.to_string()).unwrap();
+}
+
+/// Writes the tiny model and its text; returns the arguments of a calibration.
+fn model(scratch: &Scratch) -> [String; 6] {
+    tiny_bert::write(&scratch.path("model"), &tiny_bert::tensors());
+    fs::write(scratch.path("text"), TEXT.join("\n")).unwrap();
+    let words = ["calibrate", "model", "--text", "text", "-o", "ranges"];
+    words.map(|word| match word {
+        "model" | "text" | "ranges" => scratch.text(word),
+        other => other.to_owned(),
+    })
+}
+
+fn ranges(scratch: &Scratch, args: &[String]) -> Ranges {
+    fine(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    Ranges::read(scratch.path("ranges")).unwrap()
+}
+
+/// A prefix, the names of TensorFlow, and elements of 16 bits are read, and give the ranges of the same
+/// network, under the names without the prefix.
+#[test]
+fn bert_as_people_store_it() {
+    if !gpu() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let args = model(&scratch);
+    let tensors = tiny_bert::tensors();
+    let plain = ranges(&scratch, &args);
+    let layers = |ranges: &Ranges| format!("{:?}", ranges.layers);
+    let norms = |name: &str| match name.rsplit_once("LayerNorm.") {
+        Some((module, "weight")) => format!("{module}LayerNorm.gamma"),
+        Some((module, _)) => format!("{module}LayerNorm.beta"),
+        None => name.to_owned(),
+    };
+    let [file, known, out] = ["model/model.safetensors", "ranges", "out"].map(|n| scratch.text(n));
+    for prefix in ["", "bert.", "0.auto_model."] {
+        rewrite(&scratch, &tensors, Dtype::F32, |name| format!("{prefix}{}", norms(name)));
+        assert_eq!(layers(&ranges(&scratch, &args)), layers(&plain), "`{prefix}`");
+        // The ranges are found for the names of the file.
+        let fixed = format!("int8:static={known}");
+        let compress =
+            ["compress", &file, "-o", &out, "--scheme", "int8", "--host", "--activations"];
+        fine(&[&compress[..], &[&fixed]].concat());
+        let model = ModelFile::open(&out).unwrap();
+        let query = format!("{prefix}encoder.layer.0.attention.self.query.weight");
+        assert_eq!(model.compressed().len(), 6);
+        assert!(model.activations(&query).unwrap().is_some());
+    }
+    for dtype in [Dtype::F16, Dtype::BF16] {
+        // The network of the rounded weights, once in 16 bits and once in 32.
+        let round = |value: &f32| match dtype {
+            Dtype::F16 => f16::from_f32(*value).to_f32(),
+            _ => bf16::from_f32(*value).to_f32(),
+        };
+        let rounded: Vec<Named> = tensors
+            .iter()
+            .map(|(name, shape, values)| {
+                (name.clone(), shape.clone(), values.iter().map(round).collect())
+            })
+            .collect();
+        rewrite(&scratch, &rounded, Dtype::F32, str::to_owned);
+        let want = layers(&ranges(&scratch, &args));
+        rewrite(&scratch, &rounded, dtype, str::to_owned);
+        assert_eq!(layers(&ranges(&scratch, &args)), want, "{dtype}");
+        assert_ne!(want, layers(&plain));
+    }
+}
+
+/// Models whose tensors have the names of BERT's, and that compute something else, are refused by name.
+#[test]
+fn no_model_is_taken_for_another() {
+    let scratch = Scratch::new();
+    let args = model(&scratch);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let says = |parts: &[&str]| {
+        let message = refused(&args);
+        for part in parts {
+            assert!(message.contains(part), "no `{part}` in {message}");
+        }
+        assert!(!scratch.path("ranges").exists());
+    };
+    let text = |text: &str| Value::String(text.to_owned());
+    for other in ["roberta", "xlm-roberta", "mpnet", "albert", "distilbert", "llama", "electra"] {
+        configure(&scratch, &[("model_type", text(other))]);
+        says(&[
+            &format!("`model_type` is `{other}`, and only `bert` is supported"),
+            "only BERT encoders",
+        ]);
+    }
+    configure(&scratch, &[("model_type", text("bert"))]);
+    for positions in ["relative_key", "relative_key_query"] {
+        configure(&scratch, &[("position_embedding_type", text(positions))]);
+        says(&[&format!("`position_embedding_type` is `{positions}`, and only `absolute`")]);
+    }
+    configure(&scratch, &[("position_embedding_type", text("absolute"))]);
+    for act in ["gelu_new", "relu", "gelu_pytorch_tanh"] {
+        configure(&scratch, &[("hidden_act", text(act))]);
+        says(&[&format!("`hidden_act` is `{act}`, and only `gelu` is supported")]);
+    }
+    configure(&scratch, &[("hidden_act", text("gelu")), ("is_decoder", Value::Bool(true))]);
+    says(&["`is_decoder` is `true`"]);
+    configure(&scratch, &[("is_decoder", Value::Bool(false))]);
+    configure(&scratch, &[("quantization_config", serde_json::json!({"quant_method": "gptq"}))]);
+    says(&["quantized, with GPTQ", "before it was quantized"]);
+    configure(&scratch, &[("quantization_config", Value::Null)]);
+    // A table with fewer rows than the tokenizer has ids.
+    let mut tensors = tiny_bert::tensors();
+    let words = tensors.iter_mut().find(|t| t.0.contains("word_embeddings")).unwrap();
+    words.1[0] = 6;
+    words.2.truncate(6 * tiny_bert::HIDDEN);
+    configure(&scratch, &[("vocab_size", 6.into())]);
+    rewrite(&scratch, &tensors, Dtype::F32, str::to_owned);
+    says(&[
+        "the tokenizer has the id 9 (`mat`)",
+        "embeddings for 6 ids",
+        "hint: take the tokenizer.json",
+    ]);
+    configure(&scratch, &[("vocab_size", 10.into())]);
+    let both = |name: &str| {
+        let other = "other.embeddings.word_embeddings.weight";
+        if name.contains("token_type") { other.to_owned() } else { name.to_owned() }
+    };
+    rewrite(&scratch, &tiny_bert::tensors(), Dtype::F32, both);
+    says(&["there are two encoders: `…` and `other.…`"]);
+    fs::rename(
+        scratch.path("model/model.safetensors"),
+        scratch.path("model/model-00001-of-00002.safetensors"),
+    )
+    .unwrap();
+    fs::write(scratch.path("model/model.safetensors.index.json"), r#"{"weight_map": {}}"#).unwrap();
+    says(&["the model is in shards", "model.safetensors.index.json"]);
+}
+
+/// A line with more tokens than the encoder takes is cut, and that is said.
+#[test]
+fn long_lines_are_named() {
+    if !gpu() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let args = model(&scratch);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let quiet = lowbit(&args);
+    assert!(quiet.status.success() && !stderr(&quiet).contains("is cut"), "{}", stderr(&quiet));
+    let long = ["a cat", &"the dog ".repeat(20), "a mat", &"on ".repeat(17)].join("\n");
+    fs::write(scratch.path("text"), long).unwrap();
+    let output = lowbit(&args);
+    let message = stderr(&output);
+    assert!(output.status.success(), "{message}");
+    assert!(message.contains("warning: line 2 of"), "{message}");
+    assert!(
+        message.contains("has 40 tokens and is cut after 16, and so are 1 other line"),
+        "{message}"
+    );
+}

@@ -1,0 +1,8 @@
+//! Inputs as people have them: what other tools write, what they damage, and what is no model at all.
+
+mod calibrate;
+mod compress;
+mod onnx;
+mod refusals;
+#[cfg(unix)]
+mod signals;

@@ -1,0 +1,234 @@
+//! Recipes: which tensors of a file get which format.
+
+use globset::{Glob, GlobBuilder, GlobMatcher};
+use lowbit::format::{Granularity, WeightFormat};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+/// A pattern for names of tensors. `*` matches any characters, dots among them; `?`, `[ab]` and
+/// `{a,b}` are as in a shell, and a backslash takes a character as it is.
+#[derive(Clone, Debug)]
+pub struct Pattern(GlobMatcher);
+
+impl Pattern {
+    /// Returns whether a name matches.
+    pub fn matches(&self, name: &str) -> bool {
+        self.0.is_match(name)
+    }
+}
+
+impl std::str::FromStr for Pattern {
+    type Err = globset::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // Names of tensors are not paths: a backslash only escapes.
+        let glob: Glob = GlobBuilder::new(text).backslash_escape(true).build()?;
+        Ok(Self(glob.compile_matcher()))
+    }
+}
+
+impl std::fmt::Display for Pattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0.glob().glob())
+    }
+}
+
+/// One rule of a [`Recipe`].
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// The tensors that it is about: float tensors of two or more axes of which one pattern matches.
+    /// `None` stands for the weights of linear layers.
+    pub tensors: Option<Vec<Pattern>>,
+    /// The format that they get; `None` if they stay as they are.
+    pub format: Option<WeightFormat>,
+}
+
+/// Which tensors get which format: rules in order. The first rule that is about a tensor decides; a
+/// tensor that none is about stays as it is.
+#[derive(Clone, Debug, Default)]
+pub struct Recipe {
+    /// The rules.
+    pub rules: Vec<Rule>,
+}
+
+/// The reason why a recipe cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecipeError {
+    /// The file cannot be read.
+    #[error("cannot read `{}`", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The reason of the operating system.
+        source: std::io::Error,
+    },
+    /// The text is not TOML, or has other keys than `rule` with `tensors` and `format`.
+    #[error("the recipe is not valid")]
+    Toml(#[from] Box<toml::de::Error>),
+    /// A pattern is not valid.
+    #[error("rule {rule}: the pattern `{pattern}` cannot be read")]
+    Pattern {
+        /// The number of the rule, from 1.
+        rule: usize,
+        /// The pattern.
+        pattern: String,
+        /// The reason.
+        source: globset::Error,
+    },
+    /// A format is not valid.
+    #[error("rule {rule}: `{format}` is no format: {why}")]
+    Format {
+        /// The number of the rule, from 1.
+        rule: usize,
+        /// What the rule says.
+        format: String,
+        /// The reason.
+        why: String,
+    },
+    /// There are no rules.
+    #[error("the recipe has no rules; each is a table `[[rule]]` with `tensors` and `format`")]
+    Empty,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRecipe {
+    #[serde(default)]
+    rule: Vec<RawRule>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRule {
+    tensors: Option<OneOrMore>,
+    format: String,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMore {
+    One(String),
+    More(Vec<String>),
+}
+
+/// Parses a format of a rule: the name of one, or `int16`, `int8` and `int4` for the usual ones, or
+/// `keep`.
+fn format(text: &str) -> Result<Option<WeightFormat>, String> {
+    let format = match text {
+        "keep" => return Ok(None),
+        "int16" => WeightFormat::int16(Granularity::Channel),
+        "int8" => WeightFormat::int8(Granularity::Channel),
+        "int4" => WeightFormat::int4(Granularity::group(128).map_err(|error| error.to_string())?),
+        name => name.parse().map_err(|error: lowbit::format::FormatError| error.to_string())?,
+    };
+    Ok(Some(format))
+}
+
+impl Recipe {
+    /// Reads a recipe from a TOML file.
+    ///
+    /// # Errors
+    /// Returns [`RecipeError`].
+    pub fn read(path: impl AsRef<Path>) -> Result<Self, RecipeError> {
+        let path = path.as_ref();
+        let failed = |source| RecipeError::Read { path: path.to_owned(), source };
+        Self::from_toml(&std::fs::read_to_string(path).map_err(failed)?)
+    }
+
+    /// Reads a recipe from the text of a TOML file: tables `[[rule]]`, each with a `format` and, unless
+    /// the rule is about all linear layers, with a pattern or a list of patterns as `tensors`.
+    ///
+    /// ```
+    /// use lowbit_models::compress::Recipe;
+    /// let recipe = Recipe::from_toml(
+    ///     r#"
+    ///     [[rule]]
+    ///     tensors = "lm_head.*"
+    ///     format = "keep"
+    ///
+    ///     [[rule]]
+    ///     format = "int4-g64-asym"
+    ///     "#,
+    /// )?;
+    /// assert_eq!(recipe.rules.len(), 2);
+    /// assert!(recipe.rules[0].format.is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Returns [`RecipeError`].
+    pub fn from_toml(text: &str) -> Result<Self, RecipeError> {
+        let raw: RawRecipe = toml::from_str(text).map_err(Box::new)?;
+        if raw.rule.is_empty() {
+            return Err(RecipeError::Empty);
+        }
+        let rules = (1..).zip(raw.rule).map(|(rule, RawRule { tensors, format: name })| {
+            let patterns = match tensors {
+                None => None,
+                Some(OneOrMore::One(pattern)) => Some(vec![pattern]),
+                Some(OneOrMore::More(patterns)) => Some(patterns),
+            };
+            let parse = |pattern: String| {
+                pattern.parse().map_err(|source| RecipeError::Pattern { rule, pattern, source })
+            };
+            let tensors = patterns
+                .map(|patterns| patterns.into_iter().map(parse).collect::<Result<Vec<_>, _>>())
+                .transpose()?;
+            let format = format(&name).map_err(|why| RecipeError::Format {
+                rule,
+                format: name.clone(),
+                why,
+            })?;
+            Ok(Rule { tensors, format })
+        });
+        Ok(Self { rules: rules.collect::<Result<_, RecipeError>>()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_read_in_order() {
+        let text = r#"
+            [[rule]]
+            tensors = ["a.*", "b?.weight"]
+            format = "int8-g32-asym-f16s"
+            [[rule]]
+            tensors = "*"
+            format = "keep"
+            [[rule]]
+            format = "int4"
+        "#;
+        let recipe = Recipe::from_toml(text).unwrap();
+        let formats: Vec<_> =
+            recipe.rules.iter().map(|rule| rule.format.map(|f| f.to_string())).collect();
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(formats, [some("int8-g32-asym-f16s"), None, some("int4-g128")]);
+        let patterns = recipe.rules[0].tensors.as_ref().unwrap();
+        assert!(patterns[0].matches("a.b.c") && !patterns[0].matches("b1.weight"));
+        assert!(patterns[1].matches("b1.weight") && !patterns[1].matches("b12.weight"));
+        assert!(recipe.rules[2].tensors.is_none());
+    }
+
+    #[test]
+    fn what_is_no_recipe_is_refused() {
+        for (text, why) in [
+            ("", "has no rules"),
+            ("rule = 1", "not valid"),
+            ("[[rule]]\ntensors = \"*\"", "not valid"),
+            ("[[rule]]\nformat = \"int4\"\nmore = 1", "not valid"),
+            ("[[rules]]\nformat = \"int4\"", "not valid"),
+            ("[[rule]]\nformat = \"int3-x\"", "rule 1: `int3-x` is no format"),
+            (
+                "[[rule]]\nformat = \"int4\"\n[[rule]]\ntensors = \"[a\"\nformat = \"int8\"",
+                "rule 2: the pattern `[a`",
+            ),
+        ] {
+            let error = Recipe::from_toml(text).unwrap_err().to_string();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+}
