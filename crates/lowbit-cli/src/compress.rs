@@ -12,7 +12,7 @@ use lowbit::host::{Host, HostError};
 use lowbit_models::checkpoint::{ForeignFormat, IoError, ModelFile, config_beside};
 use lowbit_models::compress::{
     ActivationPlan, CompressedWeight, Compression, CompressionError, Maker, Pattern, Recipe,
-    RecipeError, SelectError, SelectRequest, Selection, select,
+    RecipeError, SelectError, SelectRequest, Selection, has_kernels, select,
 };
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -341,6 +341,7 @@ const EQUAL: &str = "equal";
 
 fn row(weight: CompressedWeight, checked: bool) -> Row {
     let difference = weight.difference.map(|difference| difference.to_string());
+    let checked = checked && has_kernels(&weight.scheme);
     Row {
         name: weight.name,
         shape: weight.shape,
@@ -449,7 +450,12 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     };
     let compression = Compression::create(&args.output, &model, &selected, &plan)
         .map_err(|error| failed(error.into()))?;
-    let device = if args.host { None } else { Some(open_device(args)?) };
+    let by_kernels = selected.iter().filter(|chosen| has_kernels(&chosen.scheme)).count();
+    let device = if args.host || by_kernels == 0 { None } else { Some(open_device(args)?) };
+    if args.check && by_kernels < selected.len() {
+        let count = report::count(selected.len() - by_kernels, "weight");
+        warn(format!("no kernel makes {count}: the CPU does, and --check compares nothing there"));
+    }
     let maker = match &device {
         None => Maker::Cpu,
         Some((host, _)) if args.check => Maker::Checked(host),

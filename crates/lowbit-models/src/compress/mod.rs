@@ -58,6 +58,13 @@ pub enum CompressionError {
     },
 }
 
+/// Returns whether kernels make weights of a scheme. If not, [`Compression::run`] makes them on the CPU,
+/// whatever the maker is, and compares nothing.
+pub fn has_kernels(scheme: &Scheme) -> bool {
+    scheme.rule() == WeightRule::Nearest
+        && FormatUse::QuantizeWeights.check(&scheme.format()).is_ok()
+}
+
 /// What compresses the weights. All give the same bits. A scheme for which there are no kernels is
 /// always made on the CPU.
 #[derive(Clone, Copy)]
@@ -204,17 +211,16 @@ impl<'a> Compression<'a> {
             None => tensor.to_f32()?,
         };
         let on_cpu = || quantize_scheme(&w, geometry.n, geometry.k, &scheme);
-        let has_kernels = scheme.rule() == WeightRule::Nearest
-            && FormatUse::QuantizeWeights.check(&format).is_ok();
+        let on_device = has_kernels(&scheme);
         let packed = match maker {
-            Maker::Device(host) | Maker::Checked(host) if has_kernels => {
+            Maker::Device(host) | Maker::Checked(host) if on_device => {
                 compress_on_gpu(host, name, &w, &geometry)?
             }
             _ => on_cpu()
                 .map_err(|source| CompressionError::Compress { name: name.to_owned(), source })?,
         };
         let difference = match maker {
-            Maker::Checked(_) if has_kernels => match on_cpu() {
+            Maker::Checked(_) if on_device => match on_cpu() {
                 Ok(cpu) => Difference::first(&packed, &cpu),
                 Err(error) => Some(Difference::Refused(error)),
             },
