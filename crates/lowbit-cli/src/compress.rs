@@ -6,12 +6,13 @@ use crate::error::{CliError, printable, warn};
 use crate::report::{self, JsonArg, Report};
 use crate::{Outcome, files};
 use clap::ValueEnum;
+use lowbit::compress::Scheme;
 use lowbit::format::{FormatError, Granularity, ScaleType, WeightFormat};
 use lowbit::host::{Host, HostError};
 use lowbit_models::checkpoint::{ForeignFormat, IoError, ModelFile, config_beside};
 use lowbit_models::compress::{
     ActivationPlan, CompressedWeight, Compression, CompressionError, Maker, Pattern, Recipe,
-    RecipeError, SelectError, SelectRequest, Selection, select,
+    RecipeError, SelectError, SelectRequest, Selection, has_kernels, select,
 };
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -42,7 +43,7 @@ pub struct Args {
     /// Take the format of each tensor from a TOML file with rules in order; the first that matches
     /// decides. docs/models.md has an example
     #[arg(long, value_name = "FILE")]
-    #[arg(conflicts_with_all = ["scheme", "group", "asymmetric", "scales", "sparsity", "tensors"])]
+    #[arg(conflicts_with_all = ["scheme", "format_name", "group", "asymmetric", "scales", "sparsity", "tensors"])]
     recipe: Option<PathBuf>,
     /// Store how the inputs of the weights become 8-bit codes: int8:dynamic for a scale for each row
     /// that is taken at run time (also int8-g64:dynamic, int8-token-asym:dynamic), or
@@ -71,8 +72,14 @@ pub struct Args {
 #[derive(clap::Args)]
 struct FormatArgs {
     /// The type in which weights are stored
-    #[arg(long, required_unless_present = "recipe")]
-    scheme: Option<Scheme>,
+    #[arg(long, required_unless_present_any = ["recipe", "format_name"])]
+    scheme: Option<SchemeArg>,
+    /// The format by its name, instead of --scheme and the options that go with it: int3-g64-asym, nf4,
+    /// mxfp4, nvfp4, e4m3-channel, or q4_0, q4_k, q6_k and others as ggml makes them. docs/formats.md has
+    /// all of them. Formats without a kernel that makes them are made on the CPU
+    #[arg(long = "format", value_name = "NAME")]
+    #[arg(conflicts_with_all = ["scheme", "group", "asymmetric", "scales", "sparsity"])]
+    format_name: Option<Scheme>,
     /// The weights that share a scale: a number of them, `channel` or `tensor`. The default is
     /// `channel`, and 128 for int4
     #[arg(long, value_name = "N|channel|tensor", value_parser = parse_group)]
@@ -89,7 +96,7 @@ struct FormatArgs {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Scheme {
+enum SchemeArg {
     Int8,
     Int4,
     Int16,
@@ -127,16 +134,16 @@ fn parse_group(text: &str) -> Result<Granularity, String> {
 }
 
 impl FormatArgs {
-    fn format(&self) -> Result<Option<WeightFormat>, CliError> {
-        let Some(scheme) = self.scheme else { return Ok(None) };
+    fn scheme(&self) -> Result<Option<Scheme>, CliError> {
+        let Some(scheme) = self.scheme else { return Ok(self.format_name) };
         let group = self.group;
         let channel = group.unwrap_or(Granularity::Channel);
         let mut format = match scheme {
-            Scheme::F32 => WeightFormat::f32(),
-            Scheme::F16 => WeightFormat::f16(),
-            Scheme::Int16 => WeightFormat::int16(channel),
-            Scheme::Int8 => WeightFormat::int8(channel),
-            Scheme::Int4 => match group {
+            SchemeArg::F32 => WeightFormat::f32(),
+            SchemeArg::F16 => WeightFormat::f16(),
+            SchemeArg::Int16 => WeightFormat::int16(channel),
+            SchemeArg::Int8 => WeightFormat::int8(channel),
+            SchemeArg::Int4 => match group {
                 Some(group) => WeightFormat::int4(group),
                 None => WeightFormat::int4(Granularity::group(128).map_err(bad_format)?),
             },
@@ -155,7 +162,7 @@ impl FormatArgs {
             format = format.two_four();
         }
         format.check().map_err(bad_format)?;
-        Ok(Some(format))
+        Ok(Some(format.into()))
     }
 }
 
@@ -242,11 +249,13 @@ fn hint(error: &CompressionError) -> &'static str {
 
 /// Returns which weights are to be compressed, and to what.
 fn request(args: &Args) -> Result<SelectRequest, CliError> {
-    let mut request = match (&args.recipe, args.format.format()?) {
+    let mut request = match (&args.recipe, args.format.scheme()?) {
         (Some(path), _) => SelectRequest { recipe: read_recipe(path)?, ..Default::default() },
-        (None, Some(format)) => SelectRequest::one(format, args.tensors.clone()),
+        (None, Some(scheme)) => SelectRequest::one(scheme, args.tensors.clone()),
         // The parser of the command line does not let this through.
-        (None, None) => return Err(CliError::new("neither --scheme nor --recipe is given")),
+        (None, None) => {
+            return Err(CliError::new("none of --scheme, --format and --recipe is given"));
+        }
     };
     request.exclude = args.exclude.clone();
     Ok(request)
@@ -334,11 +343,12 @@ const EQUAL: &str = "equal";
 
 fn row(weight: CompressedWeight, checked: bool) -> Row {
     let difference = weight.difference.map(|difference| difference.to_string());
+    let checked = checked && has_kernels(&weight.scheme);
     Row {
         name: weight.name,
         shape: weight.shape,
         from: weight.from.to_string(),
-        format: weight.format.to_string(),
+        format: weight.scheme.to_string(),
         bytes_before: weight.bytes_before,
         bytes_after: weight.sizes.total(),
         bits_per_weight: weight.sizes.bits_per_weight(),
@@ -444,7 +454,12 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     };
     let compression = Compression::create(output, &model, &selected, &plan)
         .map_err(|error| failed(error.into()))?;
-    let device = if args.host { None } else { Some(open_device(args)?) };
+    let by_kernels = selected.iter().filter(|chosen| has_kernels(&chosen.scheme)).count();
+    let device = if args.host || by_kernels == 0 { None } else { Some(open_device(args)?) };
+    if args.check && by_kernels < selected.len() {
+        let count = report::count(selected.len() - by_kernels, "weight");
+        warn(format!("no kernel makes {count}: the CPU does, and --check compares nothing there"));
+    }
     let maker = match &device {
         None => Maker::Cpu,
         Some((host, _)) if args.check => Maker::Checked(host),
@@ -503,7 +518,7 @@ mod tests {
         let format = |line: &str| {
             let words = std::iter::once("compress").chain(line.split_whitespace());
             let only = <Only as clap::Parser>::try_parse_from(words).ok()?;
-            only.format.format().ok().flatten().map(|format| format.to_string())
+            only.format.scheme().ok().flatten().map(|scheme| scheme.to_string())
         };
         for (line, name) in [
             ("--scheme int8", "int8-channel"),
@@ -513,11 +528,18 @@ mod tests {
             ("--scheme f32 --sparsity dense", "f32"),
             ("--scheme int4 --group 7 --asymmetric --scales f16", "int4-g7-asym-f16s"),
             ("--scheme int8 --group channel --sparsity 2:4", "2:4+int8-channel"),
+            ("--format q4_k", "q4_k"),
+            ("--format int3-g64-asym4", "int3-g64-asym4"),
+            ("--format int4-g32-f16s", "int4-g32-f16s"),
+            ("--format nf4", "nf4-g64"),
         ] {
             assert_eq!(format(line).as_deref(), Some(name), "{line}");
         }
         for line in [
             "--scheme int3",
+            "--format int3",
+            "--format q4_k --group 32",
+            "--format nf4 --scheme int8",
             "--scheme int8 --group 0",
             "--scheme int8 --group -1",
             "--scheme int8 --group row",

@@ -1,7 +1,7 @@
 //! What `compress` takes for a weight, and what it leaves alone.
 
 use crate::cli::{Scratch, fine, gpu, le_f32, lowbit, refused, stderr, values};
-use lowbit::compress::quantize;
+use lowbit::compress::{Scheme, quantize, quantize_scheme};
 use lowbit_models::checkpoint::{Content, Dtype, ModelFile, read_compressed, write_model};
 use std::collections::BTreeMap;
 use std::fs;
@@ -272,6 +272,28 @@ fn what_others_quantized_is_refused() {
     let message = refused(&args);
     assert!(message.contains("with AWQ (quant_method `awq` in config.json)"), "{message}");
     assert_eq!(scratch.names(), ["config.json", "in"]);
+}
+
+/// Formats by their names, and ggml's by ggml's rules. What no kernel makes needs no adapter.
+#[test]
+fn formats_by_name() {
+    let scratch = Scratch::new();
+    let [input, output] = ["in", "out"].map(|name| scratch.text(name));
+    matrices(scratch.path("in"), &["a.weight"]);
+    for name in ["q4_0", "q6_k", "nf4", "mxfp4", "nvfp4", "e5m2-tensor", "int5-g8-min-f16s"] {
+        let args = ["compress", &input, "-o", &output, "--format", name, "--tensors", "*"];
+        let mut command = crate::cli::command(&args);
+        // No backend of wgpu is left.
+        let command = command.env("WGPU_BACKEND", "noop").env("VK_DRIVER_FILES", "/dev/null");
+        let run = command.output().unwrap();
+        assert_eq!(run.status.code(), Some(0), "{name}: {}", stderr(&run));
+        let scheme: Scheme = name.parse().unwrap();
+        let model = ModelFile::open(scratch.path("out")).unwrap();
+        let packed = read_compressed(&model, "a.weight").unwrap();
+        assert_eq!(packed, quantize_scheme(&values(32), 4, 8, &scheme).unwrap(), "{name}");
+    }
+    let bad = refused(&["compress", &input, "-o", &output, "--format", "q3_k", "--tensors", "*"]);
+    assert!(bad.contains("but not made"), "{bad}");
 }
 
 /// The CPU makes what the GPU makes, and needs none.

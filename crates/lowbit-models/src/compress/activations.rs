@@ -113,8 +113,8 @@ impl ActivationPlan {
         model: &ModelFile,
         selected: &[Chosen<'_>],
     ) -> Result<Self, ActivationPlanError> {
-        for Chosen { tensor, format } in selected {
-            check_integers(tensor, *format, request.format.unwrap_or(TOKEN))?;
+        for Chosen { tensor, scheme } in selected {
+            check_integers(tensor, scheme.format(), request.format.unwrap_or(TOKEN))?;
         }
         let selected: &[Tensor<'_>] =
             &selected.iter().map(|chosen| chosen.tensor).collect::<Vec<_>>();

@@ -1,7 +1,7 @@
 //! Compresses the weights of a model file, on a GPU or on the CPU.
 //!
-//! [`select()`] finds the weights and their formats, [`ActivationPlan`] works out how their inputs become 8-bit codes if
-//! that is wanted, and [`Compression`] makes the new file.
+//! [`select()`] finds the weights and their schemes, [`ActivationPlan`] works out how their inputs become
+//! 8-bit codes if that is wanted, and [`Compression`] makes the new file.
 
 mod activations;
 mod difference;
@@ -21,9 +21,12 @@ use crate::checkpoint::{
     read_compressed,
 };
 use crate::progress::Step;
-use lowbit::compress::{CompressError, dequantize, quantize, relative_error};
-use lowbit::format::{Geometry, PackedWeights, Sizes, WeightFormat};
+use lowbit::compress::{
+    CompressError, Rule as WeightRule, Scheme, dequantize, quantize_scheme, relative_error,
+};
+use lowbit::format::{Geometry, PackedWeights, Sizes};
 use lowbit::host::{Host, HostError};
+use lowbit::ops::FormatUse;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The reason why a file cannot be compressed.
@@ -54,7 +57,15 @@ pub enum CompressionError {
     },
 }
 
-/// What compresses the weights. All give the same bits.
+/// Returns whether kernels make weights of a scheme. If not, [`Compression::run`] makes them on the CPU,
+/// whatever the maker is, and compares nothing.
+pub fn has_kernels(scheme: &Scheme) -> bool {
+    scheme.rule() == WeightRule::Nearest
+        && FormatUse::QuantizeWeights.check(&scheme.format()).is_ok()
+}
+
+/// What compresses the weights. All give the same bits. A scheme for which there are no kernels is
+/// always made on the CPU.
 #[derive(Clone, Copy)]
 pub enum Maker<'a> {
     /// The device of a host.
@@ -77,8 +88,8 @@ pub struct CompressedWeight {
     pub from: Dtype,
     /// The bytes of the input.
     pub bytes_before: usize,
-    /// Its format.
-    pub format: WeightFormat,
+    /// Its format, and the rule that made it.
+    pub scheme: Scheme,
     /// The sizes of the compressed weight.
     pub sizes: Sizes,
     /// `‖w − ŵ‖₂ / ‖w‖₂`, where ŵ is what the file gives back. If X is smoothed, w is the smoothed
@@ -188,30 +199,32 @@ impl<'a> Compression<'a> {
     fn weight(
         &mut self,
         maker: Maker<'_>,
-        &Chosen { tensor, format }: &Chosen<'_>,
+        &Chosen { tensor, scheme }: &Chosen<'_>,
         sums: &mut Sums,
     ) -> Result<CompressedWeight, CompressionError> {
         let name = tensor.name;
+        let format = scheme.format();
         let info = CompressedInfo { format, shape: tensor.shape.to_vec() };
         let geometry = info.geometry(name)?;
         let w = match &self.plan.smoothing {
             Some(smoothing) => smoothing.weight(&tensor)?,
             None => tensor.to_f32()?,
         };
-        let on_cpu = || quantize(&w, geometry.n, geometry.k, &format);
+        let on_cpu = || quantize_scheme(&w, geometry.n, geometry.k, &scheme);
+        let on_device = has_kernels(&scheme);
         let packed = match maker {
-            Maker::Device(host) | Maker::Checked(host) => {
+            Maker::Device(host) | Maker::Checked(host) if on_device => {
                 compress_on_gpu(host, name, &w, &geometry)?
             }
-            Maker::Cpu => on_cpu()
+            _ => on_cpu()
                 .map_err(|source| CompressionError::Compress { name: name.to_owned(), source })?,
         };
         let difference = match maker {
-            Maker::Checked(_) => match on_cpu() {
+            Maker::Checked(_) if on_device => match on_cpu() {
                 Ok(cpu) => Difference::first(&packed, &cpu),
                 Err(error) => Some(Difference::Refused(error)),
             },
-            Maker::Device(_) | Maker::Cpu => None,
+            _ => None,
         };
         let relative_error = relative_error(&w, &dequantize(&packed));
         sums.add(&w, relative_error);
@@ -220,7 +233,7 @@ impl<'a> Compression<'a> {
             name: name.to_owned(),
             shape: info.shape,
             from: tensor.dtype,
-            format,
+            scheme,
             bytes_before: tensor.bytes.len(),
             sizes: geometry.sizes(),
             relative_error,
@@ -241,8 +254,8 @@ fn entries(model: &ModelFile, selected: &[Chosen<'_>]) -> BTreeMap<String, Entry
         .collect();
     let before = model.compressed().iter();
     entries.extend(before.map(|(name, info)| (name.clone(), Entry::Compressed(info.clone()))));
-    for Chosen { tensor, format } in selected {
-        let info = CompressedInfo { format: *format, shape: tensor.shape.to_vec() };
+    for Chosen { tensor, scheme } in selected {
+        let info = CompressedInfo { format: scheme.format(), shape: tensor.shape.to_vec() };
         entries.insert(tensor.name.to_owned(), Entry::Compressed(info));
     }
     entries

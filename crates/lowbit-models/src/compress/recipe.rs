@@ -1,6 +1,7 @@
 //! Recipes: which tensors of a file get which format.
 
 use globset::{Glob, GlobBuilder, GlobMatcher};
+use lowbit::compress::Scheme;
 use lowbit::format::{Granularity, WeightFormat};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -39,8 +40,8 @@ pub struct Rule {
     /// The tensors that it is about: float tensors of two or more axes of which one pattern matches.
     /// `None` stands for the weights of linear layers.
     pub tensors: Option<Vec<Pattern>>,
-    /// The format that they get; `None` if they stay as they are.
-    pub format: Option<WeightFormat>,
+    /// The format that they get, and the rule that makes it; `None` if they stay as they are.
+    pub scheme: Option<Scheme>,
 }
 
 /// Which tensors get which format: rules in order. The first rule that is about a tensor decides; a
@@ -112,17 +113,22 @@ enum OneOrMore {
     More(Vec<String>),
 }
 
-/// Parses a format of a rule: the name of one, or `int16`, `int8` and `int4` for the usual ones, or
+/// Parses a format of a rule: the name of a scheme, or `int16`, `int8` and `int4` for the usual ones, or
 /// `keep`.
-fn format(text: &str) -> Result<Option<WeightFormat>, String> {
+fn scheme(text: &str) -> Result<Option<Scheme>, String> {
     let format = match text {
         "keep" => return Ok(None),
         "int16" => WeightFormat::int16(Granularity::Channel),
         "int8" => WeightFormat::int8(Granularity::Channel),
         "int4" => WeightFormat::int4(Granularity::group(128).map_err(|error| error.to_string())?),
-        name => name.parse().map_err(|error: lowbit::format::FormatError| error.to_string())?,
+        name => {
+            let scheme = name.parse();
+            return scheme
+                .map(Some)
+                .map_err(|error: lowbit::format::FormatError| error.to_string());
+        }
     };
-    Ok(Some(format))
+    Ok(Some(format.into()))
 }
 
 impl Recipe {
@@ -152,7 +158,7 @@ impl Recipe {
     ///     "#,
     /// )?;
     /// assert_eq!(recipe.rules.len(), 2);
-    /// assert!(recipe.rules[0].format.is_none());
+    /// assert!(recipe.rules[0].scheme.is_none());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
@@ -175,12 +181,12 @@ impl Recipe {
             let tensors = patterns
                 .map(|patterns| patterns.into_iter().map(parse).collect::<Result<Vec<_>, _>>())
                 .transpose()?;
-            let format = format(&name).map_err(|why| RecipeError::Format {
+            let scheme = scheme(&name).map_err(|why| RecipeError::Format {
                 rule,
                 format: name.clone(),
                 why,
             })?;
-            Ok(Rule { tensors, format })
+            Ok(Rule { tensors, scheme })
         });
         Ok(Self { rules: rules.collect::<Result<_, RecipeError>>()? })
     }
@@ -204,7 +210,7 @@ mod tests {
         "#;
         let recipe = Recipe::from_toml(text).unwrap();
         let formats: Vec<_> =
-            recipe.rules.iter().map(|rule| rule.format.map(|f| f.to_string())).collect();
+            recipe.rules.iter().map(|rule| rule.scheme.map(|scheme| scheme.to_string())).collect();
         let some = |text: &str| Some(text.to_owned());
         assert_eq!(formats, [some("int8-g32-asym-f16s"), None, some("int4-g128")]);
         let patterns = recipe.rules[0].tensors.as_ref().unwrap();

@@ -3,23 +3,23 @@
 use super::recipe::{Pattern, Recipe, Rule};
 use super::roles::{Role, Roles};
 use crate::checkpoint::{Foreign, ModelFile, Tensor, TensorKind, foreign, matrix_shape};
-use lowbit::format::WeightFormat;
+use lowbit::compress::Scheme;
 use serde_json::Value;
 
-/// A weight to compress and the format that it gets.
+/// A weight to compress and the scheme by which it is.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Chosen<'a> {
     /// The weight.
     pub tensor: Tensor<'a>,
-    /// Its format.
-    pub format: WeightFormat,
+    /// Its format, and the rule that makes it.
+    pub scheme: Scheme,
 }
 
 impl<'a> Chosen<'a> {
-    /// Creates the choice of a format for a weight.
-    pub fn new(tensor: Tensor<'a>, format: WeightFormat) -> Self {
-        Self { tensor, format }
+    /// Creates the choice of a scheme for a weight.
+    pub fn new(tensor: Tensor<'a>, scheme: Scheme) -> Self {
+        Self { tensor, scheme }
     }
 }
 
@@ -33,12 +33,12 @@ pub struct SelectRequest {
 }
 
 impl SelectRequest {
-    /// Asks for one format: for the weights of linear layers, or for what the patterns match if there
+    /// Asks for one scheme: for the weights of linear layers, or for what the patterns match if there
     /// are any.
-    pub fn one(format: WeightFormat, tensors: Vec<Pattern>) -> Self {
+    pub fn one(scheme: Scheme, tensors: Vec<Pattern>) -> Self {
         let tensors = (!tensors.is_empty()).then_some(tensors);
         Self {
-            recipe: Recipe { rules: vec![Rule { tensors, format: Some(format) }] },
+            recipe: Recipe { rules: vec![Rule { tensors, scheme: Some(scheme) }] },
             exclude: vec![],
         }
     }
@@ -129,11 +129,11 @@ pub fn select<'a>(
         };
         let rule = request.recipe.rules.iter().find(about).filter(|_| !is_excluded(tensor.name));
         match rule {
-            Some(Rule { format: Some(_), tensors: None }) if role == Role::Turned => {
+            Some(Rule { scheme: Some(_), tensors: None }) if role == Role::Turned => {
                 turned.get_or_insert(tensor.name);
             }
-            Some(&Rule { format: Some(format), .. }) => {
-                weights.push(Chosen { tensor: *tensor, format })
+            Some(&Rule { scheme: Some(scheme), .. }) => {
+                weights.push(Chosen { tensor: *tensor, scheme })
             }
             _ => {}
         }
