@@ -1,6 +1,6 @@
 //! `lowbit shader`, run as users run it.
 
-use lowbit::format::ScaleType;
+use lowbit::format::{Offset, ScaleType};
 use lowbit::gpu::BindingRole;
 use lowbit::translate::{Stored, Target, translate};
 use lowbit_isa as isa;
@@ -77,11 +77,21 @@ fn every_parameter_is_explained() {
             let element = [decoder.element.name()];
             assert_eq!(same, (&element[..], decoder.sparse, decoder.block_bytes()));
             assert_eq!(stored.panel, choice.order.panel());
-            assert_eq!(stored.zero_points, choice.asymmetric, "{}", kernel.name());
-            let wanted = decoder.element.is_integer().then_some(match choice.scale_type {
+            let zero_bits = match choice.offset {
+                Offset::ZeroPoint => 8,
+                Offset::ZeroPoint4 => 4,
+                _ => 0,
+            };
+            assert_eq!(stored.zero_bits, zero_bits, "{}", kernel.name());
+            assert_eq!(stored.zero_points, zero_bits > 0, "{}", kernel.name());
+            let minima = matches!(choice.offset, Offset::Minimum | Offset::FloatZeroPoint);
+            assert_eq!(stored.minima, minima, "{}", kernel.name());
+            let wanted = decoder.element.has_scales().then_some(match choice.scale_type {
                 ScaleType::F32 => "f32",
                 ScaleType::F16 => "f16",
-                other => panic!("{other:?} has no kernels yet"),
+                ScaleType::E8m0 => "e8m0",
+                ScaleType::Int8Super => "i8·f16",
+                ScaleType::E4m3Tensor => "e4m3·f32",
             });
             assert_eq!(stored.scales, wanted, "{}", kernel.name());
         }
@@ -107,7 +117,18 @@ fn stored_forms_of_kernels_that_multiply_nothing() {
     let stored = |id: &str| isa::find(id).unwrap_or_else(|| panic!("{id}")).desc().weights;
     let form = |element: &[&'static str], two_four, block_bytes, panel, scales, zero_points| {
         let element = element.to_vec();
-        Some(Stored { element, two_four, block_bytes, panel, scales, zero_points })
+        let (zero_bits, minima) = (if zero_points { 8 } else { 0 }, false);
+        let stored = Stored {
+            element,
+            two_four,
+            block_bytes,
+            panel,
+            scales,
+            zero_points,
+            zero_bits,
+            minima,
+        };
+        Some(stored)
     };
     let (f32s, f16s) = (Some("f32"), Some("f16"));
     assert_eq!(stored("repack.b32"), form(&["f32"], false, 128, 1, None, false));
@@ -151,7 +172,7 @@ fn the_json_says_what_a_host_must_know() {
         json["weights"],
         serde_json::json!({
             "element": ["int4"], "two_four": false, "block_bytes": 16, "panel": 1,
-            "scales": "f32", "zero_points": true,
+            "scales": "f32", "zero_points": true, "zero_bits": 8, "minima": false,
         })
     );
     assert!(
