@@ -230,7 +230,8 @@ fn run_any(args: &Args, model: &Model, output: Output) -> Result<Outcome, CliErr
         .map_err(|error| failed(args, error))?;
     import(args, model, output)?;
     report.finish(&listing.text(), &listing)?;
-    Ok(Outcome::Fine)
+    let strict = args.strict && !model.omissions().is_empty();
+    Ok(if strict { Outcome::FoundWrong } else { Outcome::Fine })
 }
 
 fn import(args: &Args, model: &dyn ModelSource, output: Output) -> Result<(), CliError> {

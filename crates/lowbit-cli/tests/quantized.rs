@@ -67,6 +67,8 @@ fn inspect_import_export_and_decompress() {
     // Codes and scales, taken as they are.
     let (code, _, err) = lowbit(folder, &["import", "in", "-o", "out.safetensors"]);
     assert_eq!(code, Some(0), "{err}");
+    let (code, _, err) = lowbit(folder, &["import", "in", "-o", "strict.safetensors", "--strict"]);
+    assert_eq!(code, Some(1), "{err}");
     let file = ModelFile::open(folder.join("out.safetensors")).unwrap();
     let weights = read_compressed(&file, "a.weight").unwrap();
     assert_eq!((weights.n(), weights.k()), (8, 16));
