@@ -250,6 +250,12 @@ impl WeightFormat {
         Self::new(CodeType::Int4, granularity)
     }
 
+    /// Returns this format with another set of weights that share one scale.
+    pub(crate) const fn with_granularity(mut self, granularity: Granularity) -> Self {
+        self.granularity = granularity;
+        self
+    }
+
     /// Returns this format with a stored zero point per group, of one byte.
     /// [`check`](Self::check) says which code types can have one.
     pub const fn asymmetric(self) -> Self {
@@ -401,7 +407,7 @@ impl WeightFormat {
         if !one_level {
             match self.granularity {
                 Granularity::Group(g) => {
-                    let divides = SUPER_K as u32 % g.get() == 0;
+                    let divides = (SUPER_K as u32).is_multiple_of(g.get());
                     if matches!(self.scale_type, ScaleType::Int8Super) && !divides {
                         return Err(FormatError::Combination(
                             "groups of i8 scales must divide 256 columns",

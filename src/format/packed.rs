@@ -401,7 +401,7 @@ mod tests {
                 put_bits(&mut words, at * count as usize, count, (at as u32 * 13 + 1) | 1 << 31);
             }
             for at in 0..6 {
-                let want = (at as u32 * 13 + 1 | 1 << 31) & (u32::MAX >> (32 - count));
+                let want = ((at as u32 * 13 + 1) | 1 << 31) & (u32::MAX >> (32 - count));
                 assert_eq!(get_bits(&words, at * count as usize, count), want);
             }
             assert_eq!(words[6], 0xdead_beef);

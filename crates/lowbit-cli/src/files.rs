@@ -1,6 +1,6 @@
 //! Functions that the commands that read and write model files share.
 
-use crate::error::{CliError, warn};
+use crate::error::{CliError, printable, warn};
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use lowbit_models::checkpoint::source::{self, Model, ModelSource, SourceError};
 use lowbit_models::checkpoint::{ModelFile, Output};
@@ -41,7 +41,14 @@ fn unreadable(path: &Path, error: SourceError) -> CliError {
 /// Opens a model for a command that takes plain tensors, and what lowbit compressed.
 pub fn open_plain(path: &Path) -> Result<ModelFile, CliError> {
     open(path)?.into_model_file().map_err(|error| {
-        let hint = error.next_step();
+        let hint = match error {
+            SourceError::AlreadyQuantized { .. } => format!(
+                "`lowbit import {} -o OUT.safetensors` takes them as they are; `lowbit decompress` makes \
+                 f32 of them, which can be compressed again",
+                printable(&path.display().to_string())
+            ),
+            _ => error.next_step().to_owned(),
+        };
         let message = format!("cannot compress `{}`", path.display());
         CliError::new(message).because(error).hint(hint)
     })

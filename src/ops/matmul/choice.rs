@@ -476,7 +476,7 @@ impl KernelChoice {
 
     /// Returns whether kernels with a scale for every column read codes word by word. They load
     /// whole blocks otherwise.
-    fn by_columns(&self) -> bool {
+    pub(super) fn by_columns(&self) -> bool {
         matches!(self.decoder.element, CodeType::Int16 | CodeType::Int8 | CodeType::Int4)
     }
 

@@ -280,7 +280,7 @@ impl MatmulSpec {
     /// short or not a multiple of what the type needs (2 for f16).
     pub fn check(&self) -> Result<(), PlanError> {
         self.weights.geometry(self.n as usize, self.k as usize)?;
-        self.format_use().check(&self.weights)?;
+        self.check_format()?;
         PlanError::check_dimensions(&[
             ("max_m", self.max_m, MAX_COUNT),
             ("n", self.n, i32::MAX as u32),
@@ -290,6 +290,21 @@ impl MatmulSpec {
         self.check_integers()?;
         self.x_rows().check(self.max_m)?;
         self.y_rows().check(self.max_m)
+    }
+
+    /// Returns an error if no kernel takes the weights. A group that has the whole row counts as a
+    /// channel.
+    fn check_format(&self) -> Result<(), PlanError> {
+        let whole =
+            matches!(self.weights.granularity(), Granularity::Group(g) if g.get() >= self.k);
+        let format =
+            if whole { self.weights.with_granularity(Granularity::Channel) } else { self.weights };
+        self.format_use().check(&format).map_err(|error| match error {
+            PlanError::Unsupported { op, why, .. } => {
+                PlanError::Unsupported { op, format: self.weights, why }
+            }
+            other => other,
+        })
     }
 
     /// Returns what this matmul does with the weights.

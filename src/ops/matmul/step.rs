@@ -17,12 +17,14 @@ pub struct Step {
 impl Step {
     /// Returns the step of a kernel. Blocks of 32 columns hold `bits · 4` bytes of codes, half of
     /// that under 2:4, and are loaded 16 bytes at a time if they have that many. General scaling
-    /// takes a quad of columns at a time from whole words.
+    /// takes a quad of columns at a time, from whole words or from the block that it is in.
     pub fn new(choice: &KernelChoice) -> Self {
         let KernelChoice { schedule, decoder, scaling, .. } = *choice;
         let stored = decoder.element.low_bits() / if decoder.sparse { 2 } else { 1 };
         let (columns, code_bytes, code_load) = match scaling {
-            Scaling::General => (4, (stored / 2).max(4), None),
+            // A quad of words, or the whole block that the quad is in.
+            Scaling::General if choice.by_columns() => (4, (stored / 2).max(4), None),
+            Scaling::General => (4, stored * 4, None),
             Scaling::None | Scaling::Row | Scaling::Aligned | Scaling::Block(_) => {
                 (32, stored * 4, Some((stored * 4).min(16)))
             }

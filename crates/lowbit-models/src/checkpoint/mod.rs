@@ -42,7 +42,6 @@ mod foreign;
 pub mod gguf;
 mod header;
 pub mod hf;
-mod kind;
 mod model;
 #[cfg(feature = "onnx")]
 pub mod onnx;
@@ -60,7 +59,6 @@ pub use atomic::{AtomicFile, discard_unfinished, write_atomic};
 pub use config::config_beside;
 pub use error::IoError;
 pub use foreign::{Foreign, ForeignFormat, TensorKind, foreign};
-pub use kind::FileKind;
 pub use model::{ModelFile, Tensor, read_compressed};
 pub use output::{ModelWriter, Output};
 pub use parts::{CompressedInfo, matrix_shape};
