@@ -94,7 +94,7 @@ fn conformance_fails_whatever_is_read_back() {
     }
     let cases = cases();
     let ops: std::collections::BTreeSet<_> = cases.iter().map(|case| case.op.name()).collect();
-    assert_eq!(ops.len(), 8, "{ops:?}");
+    assert_eq!(ops.len(), 9, "{ops:?}");
     let driver = [shim().host];
     let sound = conformance::run(&driver, &cases, &|_| ());
     for report in &sound {

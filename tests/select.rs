@@ -150,8 +150,7 @@ browser's minimum: Gpu, 0 lanes
 downlevel: Gpu, 0 lanes
   all formats: 1 gemv_m1_l32, 2–8 gemv_m4_l32, 16–4096 tiled_32x64
 lavapipe: Cpu, 8 lanes, int64, textures
-  f32 f16 int16-channel int8-channel int4-g64-asym 2:4+f16 2:4+int8-channel 2:4+int4-g64-asym: 1 rows_m1_n4, 2–4096 rows_m4_n2
-  int8-g48: 1 rows_m1_n2, 2–4096 rows_m4_n2
+  all formats: 1 rows_m1_n4, 2–4096 rows_m4_n2
 llvmpipe: Cpu, 8 lanes, int64
   f32 f16 int16-channel: 1 rows_m1_n2, 2 rows_m4_n2, 7–64 rows_m8_n2, 128–4096 rows_m16_n2
   int8-channel int8-g48 2:4+f16: 1 rows_m1_n2, 2–4096 rows_m4_n2

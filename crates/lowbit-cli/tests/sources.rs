@@ -354,6 +354,6 @@ fn gguf_goes_in_and_out() {
     refused(&["export", input, "-o", input, "--to", "gguf"], &["same file"]);
     refused(
         &["compress", input, "-o", &none, "--scheme", "int8"],
-        &["13 of its weights are quantized already (IQ4_NL, ", "`lowbit import` takes them"],
+        &["13 of its weights are quantized already (IQ4_NL, ", "takes them as they are"],
     );
 }
