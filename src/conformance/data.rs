@@ -173,15 +173,25 @@ fn narrow_codes(code_type: CodeType, codes: &mut [u32]) {
                 let pair = [*word as u16 as i16, (*word >> 16) as i16].map(|c| c % 128);
                 u32::from(pair[0] as u16) | u32::from(pair[1] as u16) << 16
             }
-            // −1, 0 and 1, and the numbers of fp4 that have one bit: all others have 24.
-            CodeType::Nf4 => each_nibble(*word, |code| [0, 7, 15][code as usize % 3]),
-            CodeType::Fp4 => each_nibble(*word, |code| [0, 3, 5, 7, 11, 13, 15][code as usize % 7]),
             // Numbers from 1 to less than 4, with a sign.
             CodeType::E4m3 => (*word & 0x8f8f_8f8f) + 0x3838_3838,
             CodeType::E5m2 => (*word & 0x8787_8787) + 0x3c3c_3c3c,
-            _ => *word,
+            _ => match code_type.table() {
+                Some(table) => narrow_entries(*word, table),
+                None => *word,
+            },
         };
     }
+}
+
+/// Replaces codes of a table that has numbers with many bits by codes of its zeros and powers of two.
+fn narrow_entries(word: u32, table: &[f32; 16]) -> u32 {
+    let fraction = |value: f32| value.to_bits() & 0x007f_ffff;
+    if table.iter().all(|&value| fraction(value).trailing_zeros() >= 12) {
+        return word;
+    }
+    let short: Vec<u32> = (0..16).filter(|&code| fraction(table[code as usize]) == 0).collect();
+    each_nibble(word, |code| short[code as usize % short.len().max(1)])
 }
 
 fn each_nibble(word: u32, code: impl Fn(u32) -> u32) -> u32 {
