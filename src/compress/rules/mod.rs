@@ -323,7 +323,7 @@ mod tests {
                             || format.scale_type() == ScaleType::Int8Super
                             || matches!(format.code_type(), CodeType::Codebook | CodeType::Iq4Nl)
                             || (format.code_type().is_integer()
-                                || matches!(format.code_type(), CodeType::Nf4 | CodeType::Fp4))
+                                || format.code_type().table().is_some())
                                 && matches!(
                                     format.scale_type(),
                                     ScaleType::E8m0 | ScaleType::E4m3Tensor
