@@ -28,6 +28,9 @@ pub enum CodeType {
     Int2,
     /// 4-bit codes of the NormalFloat table of QLoRA (nf4): quantiles of a normal distribution.
     Nf4,
+    /// 4-bit codes of the table that bitsandbytes calls af4, in descending order: AbnormalFloat for
+    /// groups of 64.
+    Af4,
     /// 4-bit codes of the table that bitsandbytes calls fp4: 0, 0.0625, 8, 12, 4, 6, 2 and 3, with a
     /// sign, divided by 12.
     Fp4,
@@ -87,6 +90,25 @@ const NF4: [f32; 16] = [
     1.0,
 ];
 
+const AF4: [f32; 16] = [
+    1.0,
+    0.724_248_65,
+    0.554_962_34,
+    0.425_638_82,
+    0.316_756_66,
+    0.219_612_74,
+    0.129_344_83,
+    0.042_731_64,
+    0.0,
+    -0.049_348_12,
+    -0.149_824_78,
+    -0.256_075_53,
+    -0.373_695_1,
+    -0.512_437_4,
+    -0.694_410_1,
+    -1.0,
+];
+
 const FP4: [f32; 16] = [
     0.0,
     0.005_208_333_4,
@@ -116,7 +138,7 @@ const IQ4_NL: [f32; 16] = [
 
 impl CodeType {
     /// Every code type: floats, integers from the widest to the narrowest, codebooks, 8-bit floats.
-    pub const ALL: [CodeType; 16] = [
+    pub const ALL: [CodeType; 17] = [
         Self::F32,
         Self::F16,
         Self::Int16,
@@ -127,6 +149,7 @@ impl CodeType {
         Self::Int3,
         Self::Int2,
         Self::Nf4,
+        Self::Af4,
         Self::Fp4,
         Self::E2m1,
         Self::Iq4Nl,
@@ -163,6 +186,7 @@ impl CodeType {
             Self::Int3 => unsigned("int3", 3, 2),
             Self::Int2 => unsigned("int2", 2, 2),
             Self::Nf4 => table("nf4", Some(&NF4)),
+            Self::Af4 => table("af4", Some(&AF4)),
             Self::Fp4 => table("fp4", Some(&FP4)),
             Self::E2m1 => table("e2m1", Some(&E2M1)),
             Self::Iq4Nl => table("iq4nl", Some(&IQ4_NL)),

@@ -55,7 +55,7 @@ pub const FRAGMENTS: &[Fragment] = fragments![
     "schedule/coop" "schedule/gemv" "schedule/int_gemv" "schedule/int_rows" "schedule/int_tiled"
     "schedule/rows" "schedule/rows_m1" "schedule/tiled"
     "sparse/metadata" "sparse/place" "sparse/prune" "sparse/rank"
-    "table/bits" "table/e2m1" "table/fp4" "table/iq4nl" "table/nf4" "table/own"
+    "table/af4" "table/bits" "table/e2m1" "table/fp4" "table/iq4nl" "table/nf4" "table/own"
 ];
 
 /// Returns the fragment of a name. Names are literals of this crate, and a test looks up every name

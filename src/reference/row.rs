@@ -142,6 +142,27 @@ fn table_of(weights: &PackedWeights) -> Option<[f64; 16]> {
             ]
             .map(single),
         ),
+        CodeType::Af4 => Some(
+            [
+                1.0,
+                0.72424863,
+                0.55496234,
+                0.42563882,
+                0.31675666,
+                0.21961274,
+                0.12934483,
+                0.04273164,
+                0.0,
+                -0.04934812,
+                -0.14982478,
+                -0.25607552,
+                -0.3736951,
+                -0.51243739,
+                -0.69441008,
+                -1.0,
+            ]
+            .map(single),
+        ),
         CodeType::Codebook => {
             let own = &weights.parts().codebook;
             Some(std::array::from_fn(|i| f64::from(own[i])))
@@ -189,6 +210,7 @@ fn raw_code(code_type: CodeType, words: &[u32], at: usize) -> i32 {
         CodeType::Int2 => 2,
         CodeType::Int4
         | CodeType::Nf4
+        | CodeType::Af4
         | CodeType::Fp4
         | CodeType::E2m1
         | CodeType::Iq4Nl

@@ -19,11 +19,11 @@ pub(super) struct Codebook {
 }
 
 impl Codebook {
-    /// Returns `None` for other code types than nf4 and fp4.
+    /// Returns `None` for code types whose tables have no such rule.
     pub fn of(code_type: CodeType) -> Option<Self> {
         let table = code_type.table()?;
         let signed = match code_type {
-            CodeType::Nf4 => false,
+            CodeType::Nf4 | CodeType::Af4 => false,
             CodeType::Fp4 => true,
             _ => return None,
         };

@@ -515,6 +515,7 @@ impl KernelChoice {
             CodeType::E4m3 => ("decode/fp8", Some(("MANTISSA", Const::U32(3)))),
             CodeType::E5m2 => ("decode/fp8", Some(("MANTISSA", Const::U32(2)))),
             CodeType::Nf4 => ("table/nf4", None),
+            CodeType::Af4 => ("table/af4", None),
             CodeType::Fp4 => ("table/fp4", None),
             CodeType::E2m1 => ("table/e2m1", None),
             CodeType::Iq4Nl => ("table/iq4nl", None),
