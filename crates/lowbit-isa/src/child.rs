@@ -1,7 +1,7 @@
 //! One short-lived process a share of the work: the loader reads its environment once, and RADV
 //! aborts on what it cannot compile.
 
-use crate::{Driver, Family, IsaError, Kernel, Stats};
+use crate::{Driver, Family, IsaError, Stats};
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -143,15 +143,13 @@ pub fn serve(
     output: impl Write,
 ) -> Result<(), IsaError> {
     let names = input.lines().collect::<Result<Vec<_>, _>>()?;
-    let known: std::collections::HashMap<_, _> =
-        super::kernels().into_iter().map(|k| (k.name().to_string(), k)).collect();
     let driver = Driver::new()?;
     let mut output = BufWriter::new(output);
     for name in names {
-        let kernel: &Kernel =
-            known.get(&name).ok_or_else(|| IsaError::Answer(format!("no kernel `{name}`")))?;
+        let kernel =
+            super::find(&name).ok_or_else(|| IsaError::Answer(format!("no kernel `{name}`")))?;
         let compiled = driver.compile(&kernel.desc(), kernel.wave())?;
-        let stats = Stats::new(kernel, family, &compiled);
+        let stats = Stats::new(&kernel, family, &compiled);
         let answer = Answer { stats, listing: listings.then_some(compiled.listing) };
         let line = serde_json::to_string(&answer).map_err(|e| IsaError::Answer(e.to_string()))?;
         // Flushed one by one: an abort must not take earlier answers with it.
