@@ -40,7 +40,11 @@ fn unreadable(path: &Path, error: SourceError) -> CliError {
 
 /// Opens a model for a command that takes plain tensors, and what lowbit compressed.
 pub fn open_plain(path: &Path) -> Result<ModelFile, CliError> {
-    open(path)?.into_model_file().map_err(|error| {
+    let model = open(path)?;
+    for left_out in model.omissions() {
+        warn(format!("`{}` is left out: {}", left_out.name, left_out.why));
+    }
+    model.into_model_file().map_err(|error| {
         let hint = match error {
             SourceError::AlreadyQuantized { .. } => format!(
                 "`lowbit import {} -o OUT.safetensors` takes them as they are; `lowbit decompress` makes \

@@ -127,7 +127,11 @@ fn no_model_is_taken_for_another() {
             "only BERT encoders",
         ]);
     }
-    configure(&scratch, &[("model_type", text("bert"))]);
+    // Without a type, the architecture says it.
+    let roberta = serde_json::json!(["RobertaModel"]);
+    configure(&scratch, &[("model_type", Value::Null), ("architectures", roberta)]);
+    says(&["`architectures` is `RobertaModel`, and only `Bert…` is supported"]);
+    configure(&scratch, &[("architectures", Value::Null), ("model_type", text("bert"))]);
     for positions in ["relative_key", "relative_key_query"] {
         configure(&scratch, &[("position_embedding_type", text(positions))]);
         says(&[&format!("`position_embedding_type` is `{positions}`, and only `absolute`")]);

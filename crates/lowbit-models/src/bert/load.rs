@@ -146,6 +146,16 @@ impl Config {
         // Models with other positions or another order of layers have tensors of the same names. The
         // first files of BERT name no architecture.
         supported("model_type", "bert", false)?;
+        // Without a type, the architecture says it: that of RoBERTa has tensors of the same names.
+        if let Some(have) = config["architectures"][0].as_str().filter(|a| !a.starts_with("Bert")) {
+            let (field, have) = ("architectures", have.to_owned());
+            return Err(OpenError::Unsupported {
+                path: path.to_owned(),
+                field,
+                have,
+                need: "Bert…",
+            });
+        }
         supported("position_embedding_type", "absolute", false)?;
         supported("hidden_act", "gelu", true)?;
         if config["is_decoder"] == true {

@@ -1,8 +1,8 @@
 //! What scales of other formats mean where this crate's formats have none.
 
 /// Returns whether a scale makes every weight of its group 0: whether it is 0 or subnormal. Quantizers
-/// give such scales to groups of zeros. This crate's formats have normal scales, so that an importer
-/// stores the scale 1 and the codes of zero instead, which are the same weights.
+/// give such scales to groups of zeros. What this crate quantizes has normal scales, so an importer of
+/// ONNX files stores the scale 1 and the codes of zero instead, which are the same weights.
 ///
 /// A subnormal scale counts as 0, as subnormal weights do everywhere in this crate. The weights of its
 /// group would be smaller than 255 · 2⁻¹²⁶.

@@ -61,7 +61,7 @@ pub(super) fn four_bits<'a>(context: &Context<'a>) -> Result<Layer<'a>, HfError>
     let map = context.need("weight.quant_map")?;
     shaped(&map, &[16])?;
     let map = widened(&floats(&map)?);
-    let known = [CodeType::Nf4, CodeType::Fp4].into_iter();
+    let known = [CodeType::Nf4, CodeType::Fp4, CodeType::Af4].into_iter();
     // The map of fp4 has +0 where the table has −0; nothing else differs.
     let same = |table: &[f32; 16]| table.iter().zip(&map).all(|(a, b)| a == b);
     let code_type = known.into_iter().find(|known| known.table().is_some_and(same));

@@ -106,6 +106,16 @@ impl Config {
                 }
             }
             Some(Method::CompressedTensors) => {
+                // Such weights belong to rotated activations.
+                let rotated = |value: &serde_json::Value| {
+                    value.as_object().is_some_and(|transforms| {
+                        transforms.values().any(|v| v.as_object().is_some_and(|v| !v.is_empty()))
+                    })
+                };
+                if self.value.get("transform_config").is_some_and(rotated) {
+                    let what = "its weights were transformed (transform_config)";
+                    return Err(HfError::unsupported(what, QUANTIZE_ANEW));
+                }
                 // The tensors of a format that is not known here are refused one by one.
                 for format in ["marlin-24", "sparse-bitmask"] {
                     if self.ct_formats().any(|stated| stated == format) {

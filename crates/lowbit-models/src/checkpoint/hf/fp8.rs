@@ -15,7 +15,7 @@
 //! *divisor*. Its reciprocal is stored here, rounded to f32.
 
 use super::HfError;
-use super::int_quantized::row_granularity;
+use super::int_quantized::{in_order, row_granularity};
 use super::layer::{Codes, Layer, Single, pick};
 use super::tensors::{Context, elements, floats, powers, two, typed, widened};
 use lowbit::format::{CodeType, Granularity, Parts, Scales, WeightFormat};
@@ -33,6 +33,7 @@ pub(super) fn layer<'a>(context: &Context<'a>) -> Result<Layer<'a>, HfError> {
         _ => CodeType::E4m3,
     };
     let (n, k) = two(&codes)?;
+    in_order(context)?;
     if context.find("weight_zero_point").is_some() {
         let what = "its fp8 codes have zero points";
         return Err(HfError::unsupported(what, "quantize the model symmetrically"));

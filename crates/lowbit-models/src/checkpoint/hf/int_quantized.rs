@@ -18,6 +18,7 @@ pub(super) fn layer<'a>(context: &Context<'a>) -> Result<Layer<'a>, HfError> {
     let codes = context.need("weight")?;
     typed(&codes, &[Dtype::I8], "I8")?;
     let (n, k) = two(&codes)?;
+    in_order(context)?;
     let scale = context.need("weight_scale")?;
     let scales = floats(&scale)?;
     let granularity = row_granularity(context, &scale, n, k)?;
@@ -39,6 +40,16 @@ pub(super) fn layer<'a>(context: &Context<'a>) -> Result<Layer<'a>, HfError> {
         Codes::Single(Single::Bytes(codes.bytes)),
         "int-quantized, 8 bits",
     )
+}
+
+/// Returns an error if columns have an order of their own: no known quantizer writes that in formats
+/// other than pack-quantized.
+pub(super) fn in_order(context: &Context<'_>) -> Result<(), HfError> {
+    if context.find("weight_g_idx").is_none() {
+        return Ok(());
+    }
+    let what = "its columns have an order of their own (weight_g_idx)";
+    Err(HfError::unsupported(what, "quantize the model without act-order, or as pack-quantized"))
 }
 
 /// Returns the granularity of scales of `[N, K]` that are one, one for each row, or `[N, G]`.

@@ -162,7 +162,14 @@ pub(super) fn granularity(
         return Ok(Granularity::Channel);
     }
     let fits = |size: &&usize| k.div_ceil(**size) == groups;
-    let divides = || (groups > 0 && k.is_multiple_of(groups)).then(|| k / groups);
+    // Where nothing is stated, the groups are even, unless a usual size would give as many of them.
+    let usual = |even: usize| {
+        [16, 32, 64, 128, 256].iter().any(|&size| size != even && k.div_ceil(size) == groups)
+    };
+    let divides = || {
+        let even = (groups > 0 && k.is_multiple_of(groups)).then(|| k / groups);
+        even.filter(|&even| stated.is_empty() && !usual(even) || !stated.is_empty())
+    };
     let size = stated.iter().find(fits).copied().or_else(divides).unwrap_or(0);
     let size = u32::try_from(size).ok();
     size.and_then(|size| Granularity::group(size).ok()).ok_or_else(|| {

@@ -87,8 +87,9 @@ struct Written {
 ///
 /// # Errors
 /// Returns [`HfError`] as a [`SourceError`] for a weight that the format does not hold, or whose name does
-/// not end in `.weight`, and if there is a `config.json` already. Returns other [`SourceError`]s if an item cannot be read or a file cannot be written.
-/// No model file is written in that case.
+/// not end in `.weight`, and if there is a `config.json` already. Returns other [`SourceError`]s if an
+/// item cannot be read or a file cannot be written. No model file is written in that case, except if only
+/// `config.json` cannot be.
 pub fn write(
     model: &dyn ModelSource,
     format: HfFormat,

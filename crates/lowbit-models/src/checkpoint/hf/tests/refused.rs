@@ -307,6 +307,14 @@ fn checkpoints_that_are_not_read() {
             "the format `marlin-24`",
             "import the model",
         ),
+        (
+            json!({
+                "quant_method": "compressed-tensors", "format": "pack-quantized",
+                "transform_config": { "config_groups": { "R1": { "type": "hadamard" } } },
+            }),
+            "transformed (transform_config)",
+            "import the model",
+        ),
     ] {
         let mut checkpoint = gptq();
         checkpoint.config = config;
