@@ -59,7 +59,9 @@ impl FormatUse {
                 "quantized activations are not gathered into the order of permuted columns; \
                  use float activations",
             ),
-            _ if format.is_permuted() => Some("there is no kernel for permuted columns yet"),
+            _ if format.is_permuted() => {
+                Some("the order of columns comes from second-order methods, which run on the host")
+            }
             Self::IntegerMatmul => integer_refusal(format),
             _ if plain => None,
             Self::QuantizeWeights if one_level && format.code_type().is_integer() => {

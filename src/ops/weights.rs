@@ -147,7 +147,7 @@ impl DeviceWeights {
     /// [`with_column_order`](Self::with_column_order) must follow.
     ///
     /// # Errors
-    /// Returns the errors of [`split`](Self::split), and [`DeviceError`].
+    /// Returns the errors of [`split`](Self::split), and [`DeviceError`](crate::gpu::DeviceError).
     pub async fn allocate(
         kernels: &Kernels,
         format: WeightFormat,

@@ -109,6 +109,12 @@ impl<'a> Finder<'a> {
             // as for MatMulNBits. The table may have been reshaped from one of MatMulNBits.
             (Kind::Plain(Dtype::U8), bits @ (4 | 8)) => {
                 let &n = table.shape.first().filter(|&&n| n > 0).ok_or("its table is empty")?;
+                // A Reshape of the table might have changed its rows.
+                if let [rows, _, ..] = self.graph.sources[scale].shape[..]
+                    && rows != n
+                {
+                    return Err(format!("its scales have {rows} rows, and its table {n}"));
+                }
                 let k = table.elements / n * (8 / bits as usize);
                 if !k.is_multiple_of(size) {
                     return Err(format!("its rows of {k} are not whole blocks of {size}"));
