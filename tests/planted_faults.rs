@@ -108,7 +108,7 @@ const FAULTS: [Fault; 14] = [
     Fault {
         name: "two entries of a codebook that are swapped",
         format: "nf4",
-        replace: ("pick(0x3ee1a4b8u, 0x3f1007abu, bit0)", "pick(0x3f1007abu, 0x3ee1a4b8u, bit0)"),
+        replace: ("pick(TABLE_12, TABLE_13, bit0)", "pick(TABLE_13, TABLE_12, bit0)"),
     },
     Fault {
         name: "a lost plane of high bits",

@@ -97,7 +97,7 @@ fn scheme(range: Range) -> Scheme {
         scale = range.high / 255.0 + range.low / 255.0;
     }
     if (scale < 1.1754944e-38) {
-        // What is so small is less than half a step of 1.
+        // Such a small number is less than half a step of 1.
         return Scheme(0x3f800000u, 1.0, 0);
     }
     let zero = select(0, i32(clamp(round(range.low / scale), 0.0, 255.0)) - 128, ASYMMETRIC);

@@ -55,7 +55,7 @@ fn quad_bytes(block: Raw, i: u32) -> u32 {
     return low | high;
 }
 
-// The same codes, less their zero points.
+// These are the same codes, less their zero points.
 fn raw_quad(block: Raw, i: u32, z: vec4<f32>) -> vec4<f32> {
     return bytes_less_zero(quad_bytes(block, i), z);
 }

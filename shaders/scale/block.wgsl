@@ -1,9 +1,8 @@
 // Scales weights as they are decoded, by whole blocks of 32 columns: for groups of 16 columns, and for
 // minima. The whole row is one run.
-// Requires: lib/matmul, dense_decoder, raws, scale/side, const MINIMA, const BLOCK_GROUPS.
+// Requires: lib/matmul, scale/one_run, dense_decoder, raws, scale/side, const MINIMA, const BLOCK_GROUPS.
 // Implements: scale, run_steps, decoder.
-// Provides: Block, load_block, Blocks, load_blocks, quad_f, dot_quad, add_quad, tile_quad, run_steps,
-// run_scale, run_zero, run_scales, run_zeros.
+// Provides: Block, load_block, Blocks, load_blocks, quad_f, dot_quad, add_quad, tile_quad, run_steps.
 // BLOCK_GROUPS is the number of groups of a block: 2 of 16 columns, 1 of 32, or 0 if a group is some
 // other multiple of 16 columns or the whole row.
 
@@ -108,20 +107,4 @@ fn tile_quad(block: Block, i: u32, z: vec4<f32>) -> vec4<f32> {
 
 fn run_steps() -> u32 {
     return p.blocks;
-}
-
-fn run_scale(row: Row, run: u32) -> f32 {
-    return 1.0;
-}
-
-fn run_zero(row: Row, run: u32) -> f32 {
-    return 0.0;
-}
-
-fn run_scales(r0: Row, r1: Row, run: u32) -> vec2<f32> {
-    return vec2<f32>(1.0);
-}
-
-fn run_zeros(r0: Row, r1: Row, run: u32) -> vec2<f32> {
-    return vec2<f32>(0.0);
 }

@@ -1,9 +1,9 @@
 // Scales columns one by one, for groups of any size. Weights are scaled as they are decoded, a
 // quad at a time, and the whole row is one run.
-// Requires: lib/matmul, column_decoder, scale/side, const MINIMA.
+// Requires: lib/matmul, scale/one_run, column_decoder, scale/side, const MINIMA.
 // Implements: scale, run_steps, decoder.
 // Provides: Block, load_block, load_blocks, quad_f, dot_quad, add_quad, tile_quad,
-// run_steps, run_scale, run_zero, run_scales, run_zeros.
+// run_steps.
 // Padding columns take the last group, so that no index leaves the side row.
 
 struct Block {
@@ -55,20 +55,4 @@ fn tile_quad(block: Block, i: u32, z: vec4<f32>) -> vec4<f32> {
 
 fn run_steps() -> u32 {
     return p.blocks * 8u;
-}
-
-fn run_scale(row: Row, run: u32) -> f32 {
-    return 1.0;
-}
-
-fn run_zero(row: Row, run: u32) -> f32 {
-    return 0.0;
-}
-
-fn run_scales(r0: Row, r1: Row, run: u32) -> vec2<f32> {
-    return vec2<f32>(1.0);
-}
-
-fn run_zeros(r0: Row, r1: Row, run: u32) -> vec2<f32> {
-    return vec2<f32>(0.0);
 }

@@ -8,7 +8,7 @@
 // with them, 2 if they are float zero points z, which stand for −z · s. ZERO_BITS is 0 where no zero
 // point is stored: then it is ZERO.
 // Layout: scales of 32, 16 or 8 bits, from the lowest bits of a word on. A minimum follows its scale.
-// The same holds for the upper level, and for zero points of 8 or 4 bits.
+// The upper level, and zero points of 8 or 4 bits, lie likewise.
 
 const SCALE_BITS = select(select(8u, 16u, SCALES == 1u), 32u, SCALES == 0u);
 const FIELDS = select(2u, 1u, MINIMA == 0u);

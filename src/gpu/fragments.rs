@@ -51,11 +51,11 @@ pub const FRAGMENTS: &[Fragment] = fragments![
     "quantize/reset" "quantize/scale_e4m3" "quantize/scale_e8m0" "quantize/scale_float"
     "quantize/scale_int8" "quantize/scales" "quantize/small_codes"
     "scale/aligned" "scale/block" "scale/field_byte" "scale/field_float" "scale/general"
-    "scale/none" "scale/side"
+    "scale/none" "scale/one_run" "scale/side"
     "schedule/coop" "schedule/gemv" "schedule/int_gemv" "schedule/int_rows" "schedule/int_tiled"
     "schedule/rows" "schedule/rows_m1" "schedule/tiled"
     "sparse/metadata" "sparse/place" "sparse/prune" "sparse/rank"
-    "table/af4" "table/bits" "table/e2m1" "table/fp4" "table/iq4nl" "table/nf4" "table/own"
+    "table/constants" "table/e2m1" "table/iq4nl" "table/own"
 ];
 
 /// Returns the fragment of a name. Names are literals of this crate, and a test looks up every name

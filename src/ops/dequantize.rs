@@ -9,7 +9,7 @@ use super::buffers::{Resource, Window, check, check_aliases, window_capacity};
 use super::quantize_weights::{SIDE, constants};
 use super::recording::{Bound, Count, Draft, Head};
 use super::rows::{Rows, RowsSpec, Span, Spans, check_rows};
-use super::weights::texture_width;
+use super::weights::{table_constants, texture_width};
 use super::{BindError, DeviceWeights, FloatType, FormatUse, PlanError, Role, RowBlock, SubBuffer};
 use crate::format::{CodeKind, CodeType, Granularity, Offset, ScaleType, WeightFormat};
 use crate::gpu::{
@@ -219,9 +219,8 @@ fn values(format: &WeightFormat) -> Values {
         }
         CodeKind::Integer { .. } => "dequantize/number_integer",
         CodeKind::Table(None) => "dequantize/number_codebook",
-        CodeKind::Table(Some(table)) => {
-            let bits = table.iter().map(|number| Const::U32(number.to_bits()));
-            consts.extend(TABLE.into_iter().zip(bits));
+        CodeKind::Table(Some(_)) => {
+            consts.extend(table_constants(code_type).0);
             "dequantize/number_table"
         }
         CodeKind::Fp8 { mantissa } => {
@@ -249,12 +248,6 @@ fn values(format: &WeightFormat) -> Values {
     consts.push(("FLOAT_ZERO", Const::Bool(format.offset() == Offset::FloatZeroPoint)));
     Values { fragments: vec![order, codes, number, scales, "dequantize/value_scaled"], consts }
 }
-
-/// The constants of a table of a code type: the bits of its numbers.
-const TABLE: [&str; 16] = [
-    "TABLE_0", "TABLE_1", "TABLE_2", "TABLE_3", "TABLE_4", "TABLE_5", "TABLE_6", "TABLE_7",
-    "TABLE_8", "TABLE_9", "TABLE_10", "TABLE_11", "TABLE_12", "TABLE_13", "TABLE_14", "TABLE_15",
-];
 
 /// Invocations of a workgroup, a word of the output each.
 const WORKGROUP: u32 = 64;

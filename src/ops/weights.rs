@@ -3,10 +3,10 @@
 use super::buffers::{Resource, check};
 use super::{BindError, Role, WeightsError};
 use crate::format::{
-    BLOCK_K, DeviceImage, DeviceLayout, FormatError, Granularity, PackedWeights, RowOrder, Sizes,
-    WeightFormat, inverse_order,
+    BLOCK_K, CodeType, DeviceImage, DeviceLayout, FormatError, Granularity, PackedWeights,
+    RowOrder, Sizes, WeightFormat, inverse_order,
 };
-use crate::gpu::{BufferFill, CODE_TEXTURE, Caps, Kernels};
+use crate::gpu::{BufferFill, CODE_TEXTURE, Caps, Const, Kernels};
 use std::ops::Range;
 
 /// Compressed weights in the kernel layout, in one or more blocks of rows so that no
@@ -467,6 +467,21 @@ pub(crate) fn in_textures(format: &WeightFormat, k: u32) -> bool {
         _ => true,
     };
     aligned && columns * format.code_type().low_bits() / 8 >= 16
+}
+
+/// The constants of a table of a code type: the bits of its numbers.
+const TABLE: [&str; 16] = [
+    "TABLE_0", "TABLE_1", "TABLE_2", "TABLE_3", "TABLE_4", "TABLE_5", "TABLE_6", "TABLE_7",
+    "TABLE_8", "TABLE_9", "TABLE_10", "TABLE_11", "TABLE_12", "TABLE_13", "TABLE_14", "TABLE_15",
+];
+
+/// Returns the constants of a code type's table, as bits of f32, and whether the second half of the table
+/// is the first with the other sign. There are none if the code type has no table of its own.
+pub(crate) fn table_constants(code_type: CodeType) -> (Vec<(&'static str, Const)>, bool) {
+    let bits = code_type.table().map(|table| table.map(f32::to_bits));
+    let mirrored = bits.is_some_and(|bits| (0..8).all(|i| bits[i] ^ bits[i + 8] == 1 << 31));
+    let bits = bits.into_iter().flatten().map(Const::U32);
+    (TABLE.into_iter().zip(bits).collect(), mirrored)
 }
 
 /// Bytes of a texel.

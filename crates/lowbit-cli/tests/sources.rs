@@ -177,7 +177,7 @@ fn floats_of_a_gguf_are_imported() {
     let none = scratch.text("none");
     refused(&["decompress", &input, "-o", &none], &["contains no compressed weights"]);
     if gpu() {
-        // The same weights as those of the imported file.
+        // They are the same weights as those of the imported file.
         let compressed = scratch.text("compressed");
         fine(&["compress", &input, "-o", &compressed, "--scheme", "int8"]);
         let direct = source::open(&compressed).unwrap();
@@ -275,7 +275,7 @@ fn shards_go_in_and_out() {
     refused(&["inspect", &index], &["index of 2 files", "none of them lies beside it"]);
 }
 
-/// What is no model is called by its name, with what to do, by every command.
+/// Every command names a file that is no model, and says what to do.
 #[test]
 fn what_is_no_model_is_named() {
     let scratch = Scratch::new();

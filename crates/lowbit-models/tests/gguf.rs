@@ -55,7 +55,7 @@ fn every_type_is_read_as_the_package_reads_it() {
     assert_eq!(model.config()["tokenizer.ggml.tokens"]["length"], 300);
 }
 
-/// What is written has the blocks and the metadata that were read, bit for bit, also by way of a file of
+/// The written file has the blocks and the metadata that were read, bit for bit, also by way of a file of
 /// lowbit's own.
 #[test]
 fn every_type_is_written_as_it_was() {
@@ -176,7 +176,7 @@ fn lies_cost_nothing() {
     assert!(held < 1 << 12, "{held}");
 }
 
-/// Whatever byte of a small file is another, it is read or refused, within memory.
+/// A small file with any one byte changed is read or refused, within memory.
 #[test]
 fn every_changed_byte_is_survived() {
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));

@@ -19,7 +19,7 @@ use half::f16;
 pub(super) struct Stored {
     /// The scale and the minimum (what is added) of each block.
     pub halves: Vec<[f16; 2]>,
-    /// Of blocks of 256 columns: the lower level of both for each group.
+    /// The lower level of both for each group, in blocks of 256 columns.
     pub groups: Vec<[i8; 2]>,
 }
 

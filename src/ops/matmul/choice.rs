@@ -10,7 +10,7 @@ use crate::gpu::{
 };
 use crate::ops::quantize_activations::X;
 use crate::ops::quantize_weights::SIDE;
-use crate::ops::weights::texture_width;
+use crate::ops::weights::{table_constants, texture_width};
 use crate::ops::{FloatType, FormatUse};
 
 /// How codes become numbers; see `shaders/decode/`.
@@ -514,12 +514,15 @@ impl KernelChoice {
             CodeType::Int3 | CodeType::Int2 => ("decode/planes2", Some(("PLANE_WORDS", planes))),
             CodeType::E4m3 => ("decode/fp8", Some(("MANTISSA", Const::U32(3)))),
             CodeType::E5m2 => ("decode/fp8", Some(("MANTISSA", Const::U32(2)))),
-            CodeType::Nf4 => ("table/nf4", None),
-            CodeType::Af4 => ("table/af4", None),
-            CodeType::Fp4 => ("table/fp4", None),
+            // Arithmetic makes these numbers faster than selects.
             CodeType::E2m1 => ("table/e2m1", None),
             CodeType::Iq4Nl => ("table/iq4nl", None),
             CodeType::Codebook => ("table/own", None),
+            CodeType::Nf4 | CodeType::Af4 | CodeType::Fp4 => {
+                let (table, mirrored) = table_constants(element);
+                consts.extend(table);
+                ("table/constants", Some(("MIRRORED", Const::Bool(mirrored))))
+            }
         };
         if matches!(element.kind(), CodeKind::Table(_)) {
             fragments.push("decode/table");

@@ -67,7 +67,7 @@ fn linear_layers_are_compressed() {
     );
     let model = ModelFile::open(scratch.path("out")).unwrap();
     assert_eq!(model.read_f32("attn.causal_mask").unwrap(), tensors[7].2);
-    // Whatever is asked for is compressed: an embedding, a convolution.
+    // The command compresses everything that is asked for, such as an embedding or a convolution.
     fine(&[&base[..], &["--tensors", "wpe.*", "--tensors", "conv.weight"]].concat());
     assert_eq!(
         compressed(scratch.path("out")),

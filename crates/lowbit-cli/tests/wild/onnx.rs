@@ -470,7 +470,7 @@ fn weights_that_the_graph_quantizes() {
             assert_eq!(model.weights()[0].name, "fc.weight.weight");
         }
     }
-    // What is quantized in a way that is not understood stays a float, and both nodes are listed.
+    // A tensor that is quantized in a way that is not understood stays a float, and both nodes are listed.
     let nodes = [
         node("QuantizeLinear", "q", "fc.weight s z", "c", &axis()),
         node("DequantizeLinear", "dq", "c s z", "d", &axis()),
@@ -514,7 +514,7 @@ fn names_of_parameters() {
         assert_eq!(&plain(&model, name), want, "{tensor}");
         let turned = model.tensors()[0].is_transposed();
         assert_eq!(turned, want == &nk, "{tensor}");
-        // The same behind a cast that keeps the values.
+        // A cast that keeps the values changes nothing.
         let halves: Vec<u8> = w.iter().flat_map(|&w| f16::from_f32(w).to_le_bytes()).collect();
         let nodes = [
             node("Cast", "", tensor, "f", &[attribute("to", FLOAT)]),

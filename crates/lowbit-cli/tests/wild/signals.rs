@@ -69,7 +69,7 @@ fn signals_leave_nothing_behind() {
     }
 }
 
-/// The same while weights are compressed. The command may end before the signal comes; then it is tried
+/// A signal may also come while weights are compressed. The command may end before the signal comes; then it is tried
 /// again.
 #[test]
 fn signals_in_the_middle_of_a_weight() {

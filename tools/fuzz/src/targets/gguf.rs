@@ -10,7 +10,7 @@ pub const FACTOR: usize = 96;
 
 pub fn run(data: &[u8]) {
     let Some(file) = open(data) else { return };
-    // Of every eighth, by its bytes: files cost twenty times what reading does.
+    // Every eighth is read by its bytes, because files cost twenty times what reading does.
     if data.iter().fold(0u8, |sum, &byte| sum.wrapping_mul(31).wrapping_add(byte)) % 8 == 0 {
         round_trip(&file);
     }
