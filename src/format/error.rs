@@ -31,6 +31,18 @@ pub enum FormatError {
         /// The format.
         format: WeightFormat,
     },
+    /// A cache of keys and values has 2³¹ words or more.
+    #[error(
+        "a cache of {heads} heads of {head_dim} columns for {slots} tokens is too large: 2^31 words are the limit"
+    )]
+    CacheTooLarge {
+        /// Heads of keys and values.
+        heads: usize,
+        /// Tokens.
+        slots: usize,
+        /// Columns of a head.
+        head_dim: usize,
+    },
     /// A part of a packed matrix has the wrong length.
     #[error("the length of {part} is {have}, but it must be {need}")]
     WrongLength {

@@ -26,6 +26,7 @@
 //! WGSL's packed dot product cannot multiply signed by unsigned bytes.
 
 mod activations;
+mod cache;
 mod code;
 mod device;
 mod error;
@@ -41,6 +42,7 @@ pub use activations::{
     ActivationError, ActivationFormat, ActivationGranularity, ActivationLayout, Quantization,
     StaticScale,
 };
+pub use cache::{CacheFormat, CacheLayout};
 pub use code::CodeType;
 pub(crate) use code::{CodeKind, fp8_to_f32};
 pub use device::{BLOCK_K, DeviceImage, DeviceLayout, RowOrder};
