@@ -40,6 +40,7 @@
 //! ```
 #![warn(missing_docs)]
 
+pub mod architecture;
 #[cfg(feature = "bert")]
 pub mod bert;
 pub mod checkpoint;

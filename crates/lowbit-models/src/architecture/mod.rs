@@ -1,0 +1,278 @@
+//! What a transformer is, as data: the description that the device layer builds a model from.
+//!
+//! One file for each family of architectures reads a model's configuration and states only what is
+//! particular to it. It names tensors; nothing here reads or computes with them.
+
+use lowbit::format::ActivationFunction;
+use std::ops::Range;
+
+/// A transformer: a stack of layers between an embedding and, for a language model, a head.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Blueprint {
+    /// The name of the family: `llama`, `qwen3`, `bert`.
+    pub family: &'static str,
+    /// Columns of the residual stream.
+    pub hidden: usize,
+    /// Tokens of the vocabulary.
+    pub vocab: usize,
+    /// Positions that the model was made for.
+    pub context: usize,
+    /// What turns tokens into the first residual.
+    pub embedding: Embedding,
+    /// The layers in order.
+    pub layers: Vec<Layer>,
+    /// The normalization after the last layer.
+    pub final_norm: Option<Norm>,
+    /// What turns the last residual into logits. `None` if the model is an encoder.
+    pub head: Option<Head>,
+}
+
+/// A matrix that is a tensor of the model's file, or some rows of one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Matrix {
+    /// The name of the tensor.
+    pub tensor: String,
+    /// The rows `[N, K]` of the tensor that form the matrix, or `None` for all. A tensor of more than two
+    /// dimensions is a matrix with the columns of its last.
+    pub rows: Option<Range<usize>>,
+    /// Whether the file stores a plain tensor as `[K, N]`, as GPT-2's Conv1D does. Compressed weights are
+    /// `[N, K]` in any case.
+    pub transposed: bool,
+}
+
+/// A vector that is a tensor of the model's file, or a part of one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Vector {
+    /// The name of the tensor.
+    pub tensor: String,
+    /// The elements that form the vector, or `None` for all.
+    pub part: Option<Range<usize>>,
+}
+
+/// A linear layer `Y = X · Wᵀ + b`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Linear {
+    /// W, `[outputs, inputs]`.
+    pub matrix: Matrix,
+    /// b.
+    pub bias: Option<Vector>,
+}
+
+/// How a normalization treats its row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NormKind {
+    /// `x / √(mean(x²) + ε) · w`.
+    Rms,
+    /// `(x − mean(x)) / √(var(x) + ε) · w + b`.
+    Layer,
+}
+
+/// A normalization.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Norm {
+    /// How the row is treated.
+    pub kind: NormKind,
+    /// The factors w.
+    pub weight: Vector,
+    /// The offsets b.
+    pub bias: Option<Vector>,
+    /// ε.
+    pub epsilon: f32,
+    /// What is added to the factors: 1 for Gemma's safetensors files, otherwise 0.
+    pub weight_offset: f32,
+}
+
+/// What turns tokens into the first residual.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embedding {
+    /// A row for each token.
+    pub tokens: Matrix,
+    /// What rows of `tokens` are multiplied with.
+    pub scale: f32,
+    /// A row for each position: the matrix, and the row of position 0.
+    pub positions: Option<(Matrix, usize)>,
+    /// A row for each kind of token; row 0 is added to every token.
+    pub types: Option<Matrix>,
+    /// The normalization of the sum.
+    pub norm: Option<Norm>,
+    /// A linear layer from the embedding's columns to `hidden` (ELECTRA).
+    pub projection: Option<Linear>,
+}
+
+/// What turns the last residual into logits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Head {
+    /// W, `[vocab, hidden]`; the embedding's matrix if the two are tied.
+    pub linear: Linear,
+    /// Logits become `cap · tanh(logit / cap)`.
+    pub soft_cap: Option<f32>,
+    /// What logits are multiplied with before that.
+    pub scale: f32,
+}
+
+/// Attention and then a feed-forward block, each added to the residual.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Layer {
+    /// The attention.
+    pub attention: Attention,
+    /// Where the attention's input or output is normalized.
+    pub attention_norms: Norms,
+    /// The feed-forward block.
+    pub feed: Feed,
+    /// Where the block's input or output is normalized.
+    pub feed_norms: Norms,
+}
+
+/// Where a block f with residual r is normalized: r becomes `sum(r + output(f(input(r))))`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Norms {
+    /// Of what the block takes.
+    pub input: Option<Norm>,
+    /// Of what the block gives, before it is added (Gemma).
+    pub output: Option<Norm>,
+    /// Of the sum (BERT).
+    pub sum: Option<Norm>,
+}
+
+/// Multi-head attention.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attention {
+    /// Query heads.
+    pub heads: usize,
+    /// Heads of keys and values, of which `heads` is a multiple.
+    pub kv_heads: usize,
+    /// Columns of a head.
+    pub head_dim: usize,
+    /// The queries, `[heads · head_dim, hidden]`.
+    pub query: Linear,
+    /// The keys, `[kv_heads · head_dim, hidden]`.
+    pub key: Linear,
+    /// The values, `[kv_heads · head_dim, hidden]`.
+    pub value: Linear,
+    /// The output, `[hidden, heads · head_dim]`.
+    pub output: Linear,
+    /// The normalization of each head of the queries (Qwen3, Gemma 3).
+    pub query_norm: Option<Norm>,
+    /// The normalization of each head of the keys.
+    pub key_norm: Option<Norm>,
+    /// The rotation of queries and keys.
+    pub rotary: Option<Rotary>,
+    /// What scores are multiplied with, usually 1/√head_dim.
+    pub scale: f32,
+    /// Scores become `cap · tanh(score / cap)`.
+    pub soft_cap: Option<f32>,
+    /// Whether a token sees only itself and those before it.
+    pub causal: bool,
+    /// How many tokens a token sees at most, itself included.
+    pub window: Option<usize>,
+    /// What is added to scores by the distance of two positions (MPNet).
+    pub relative_bias: Option<RelativeBias>,
+}
+
+/// A bias by relative position in logarithmic buckets, as T5 has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelativeBias {
+    /// A row for each bucket, a column for each head.
+    pub table: Matrix,
+    /// The number of buckets.
+    pub buckets: usize,
+    /// The distance from which on all distances share a bucket.
+    pub max_distance: usize,
+}
+
+/// Which columns of a head a rotation takes as a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Pairs {
+    /// Columns 2j and 2j + 1.
+    Adjacent,
+    /// Columns j and j + dim/2.
+    Split,
+}
+
+/// A rotary embedding.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rotary {
+    /// The leading columns of a head that are rotated.
+    pub dim: usize,
+    /// Which of them form pairs.
+    pub pairs: Pairs,
+    /// Pair j rotates by position / base^(2j/dim) before scaling.
+    pub base: f64,
+    /// How the angles are scaled.
+    pub scaling: RotaryScaling,
+}
+
+/// How the angles of a rotary embedding are scaled for longer contexts.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RotaryScaling {
+    /// Not at all.
+    None,
+    /// Positions are divided by this factor.
+    Linear(f64),
+    /// Long wavelengths are divided by a factor, short ones are kept (Llama 3.1).
+    Llama3 {
+        /// The factor.
+        factor: f64,
+        /// Wavelengths longer than `original_context / low` are divided.
+        low: f64,
+        /// Wavelengths shorter than `original_context / high` are kept.
+        high: f64,
+        /// The context that the model was first trained for.
+        original_context: f64,
+    },
+    /// YaRN.
+    Yarn {
+        /// The factor.
+        factor: f64,
+        /// The context that the model was first trained for.
+        original_context: f64,
+        /// Rotations above which angles are kept.
+        beta_fast: f64,
+        /// Rotations below which angles are divided.
+        beta_slow: f64,
+        /// What cosines and sines are multiplied with, if it is not 0.1 · ln(factor) + 1.
+        attention_factor: Option<f64>,
+    },
+    /// The frequency of each pair is divided by an element of this vector (`rope_freqs.weight`).
+    Divisors(Vector),
+}
+
+/// A feed-forward block.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Feed {
+    /// `down(function(up(x)))`.
+    Plain {
+        /// The first linear layer.
+        up: Linear,
+        /// The second.
+        down: Linear,
+        /// What is between them.
+        function: ActivationFunction,
+    },
+    /// `down(function(gate(x)) · up(x))`.
+    Gated(Gated),
+    /// A weighted sum of the gated blocks that a router chooses for each row.
+    Experts {
+        /// The router, `[experts, hidden]`: its logits become probabilities by softmax.
+        router: Linear,
+        /// The experts.
+        experts: Vec<Gated>,
+        /// How many experts a row takes: those with the largest probabilities.
+        used: usize,
+        /// Whether the probabilities of those that are taken are divided by their sum.
+        normalize: bool,
+    },
+}
+
+/// `down(function(gate(x)) · up(x))`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gated {
+    /// The gate.
+    pub gate: Linear,
+    /// What the gate multiplies.
+    pub up: Linear,
+    /// The last linear layer.
+    pub down: Linear,
+    /// What the gate's result goes through.
+    pub function: ActivationFunction,
+}
