@@ -31,6 +31,7 @@ mod limits;
 mod observe;
 mod probe;
 mod quantized;
+mod read_back;
 mod read_log;
 mod slices;
 mod submit;
@@ -40,6 +41,7 @@ pub use error::HostError;
 pub use fake_quant::{FakeQuantGradients, FakeQuantized};
 pub use limits::RefusedLimit;
 pub use probe::probe_shader;
+pub use read_back::ReadBack;
 use read_log::ReadLog;
 #[cfg(feature = "conformance")]
 pub(crate) use tune::COLD;

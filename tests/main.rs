@@ -19,6 +19,7 @@ mod observe;
 mod permute_columns;
 mod pipelines;
 mod planted_faults;
+mod positions;
 mod probe;
 mod properties;
 mod reference;

@@ -32,6 +32,11 @@ pub enum Op {
     },
     /// X with its columns in another order, bit for bit.
     PermuteColumns,
+    /// The description of the rows of a step after `k` tokens, bit for bit.
+    Positions {
+        /// The number of tokens that a token sees at most.
+        window: Option<u32>,
+    },
     /// X quantized and dequantized at once in the format of the case, and the gradients of that.
     FakeQuant(FakeScales),
 }
@@ -48,6 +53,7 @@ impl Op {
             Self::Quantize { .. } => "quantize",
             Self::Observe { .. } => "observe",
             Self::PermuteColumns => "permute-columns",
+            Self::Positions { .. } => "positions",
             Self::FakeQuant(_) => "fake-quant",
         }
     }
@@ -59,6 +65,7 @@ impl Op {
             Self::Quantize { .. }
                 | Self::Observe { .. }
                 | Self::PermuteColumns
+                | Self::Positions { .. }
                 | Self::FakeQuant(_)
         )
     }
@@ -270,6 +277,7 @@ impl Case {
         id.push_str(&format!("k{}/{}", self.k, self.values.name()));
         match self.op {
             Op::Quantize { given: true, .. } => id.push_str("/given"),
+            Op::Positions { window: Some(window) } => id.push_str(&format!("/window{window}")),
             Op::FakeQuant(scales) => id.push_str(&format!("/{}", scales.name())),
             _ => {}
         }

@@ -18,6 +18,7 @@ mod matmul;
 mod observe;
 mod page;
 mod permute;
+mod positions;
 mod quantize;
 mod reading;
 mod report;

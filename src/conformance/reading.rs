@@ -33,6 +33,18 @@ pub(super) fn reading(extent: Extent, cases: &mut Vec<Case>) {
     }
 }
 
+/// Adds descriptions of rows: steps of one and of many rows, after no tokens and after some, with windows
+/// that reach back further than there are tokens, and not.
+pub(super) fn positions(cases: &mut Vec<Case>) {
+    for (m, before) in [(0, 5), (1, 0), (1, 1000), (5, 3), (64, 0), (65, 100), (300, 17)] {
+        for window in [None, Some(1), Some(7), Some(u32::MAX)] {
+            let (op, types) = (Op::Positions { window }, (FloatType::F32, FloatType::F32));
+            let format = WeightFormat::f32();
+            cases.push(Case::of_x(op, format, types, (m, before), Values::Normal));
+        }
+    }
+}
+
 /// Adds permutations of the columns of X in both types and every shape, with NaN and without, and
 /// matmuls of weights with permuted columns: formats of every granularity, some of every code type, with
 /// types, m and shapes in turn.

@@ -313,7 +313,9 @@ fn scheme(case: &Case) -> (&'static str, serde_group::Group, bool) {
             };
             ("none", group, format.is_symmetric())
         }
-        Op::PermuteColumns => ("none", serde_group::Group::Named("tensor".into()), true),
+        Op::PermuteColumns | Op::Positions { .. } => {
+            ("none", serde_group::Group::Named("tensor".into()), true)
+        }
         Op::Observe { axis, .. } => {
             ("none", serde_group::Group::Named(axis_name(axis).into()), true)
         }
@@ -350,7 +352,10 @@ impl CaseReport {
             id: case.id(),
             op: case.op.name().into(),
             format: match case.op {
-                Op::Quantize { .. } | Op::Observe { .. } | Op::PermuteColumns => case.output_name(),
+                Op::Quantize { .. }
+                | Op::Observe { .. }
+                | Op::PermuteColumns
+                | Op::Positions { .. } => case.output_name(),
                 _ => case.format.to_string(),
             },
             weights: weights.into(),

@@ -1,6 +1,8 @@
 use super::case::Op;
 use super::report::{Outcome, Trouble};
-use super::{Case, CaseReport, fake, integer, matmul, observe, permute, quantize, weights};
+use super::{
+    Case, CaseReport, fake, integer, matmul, observe, permute, positions, quantize, weights,
+};
 use crate::host::Host;
 use std::collections::HashMap;
 #[cfg(not(target_arch = "wasm32"))]
@@ -101,6 +103,7 @@ async fn outcome(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
         Op::Quantize { format, given } => quantize::run(host, case, format, given).await,
         Op::Observe { axis, bins } => Ok(observe::run(host, case, axis, bins).await?),
         Op::PermuteColumns => permute::run(host, case).await,
+        Op::Positions { window } => Ok(positions::run(host, case, window).await?),
         Op::FakeQuant(from) => fake::run(host, case, from).await,
     }
 }

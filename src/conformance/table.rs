@@ -1,5 +1,5 @@
 use super::covering::triples;
-use super::reading::{permuting, reading};
+use super::reading::{permuting, positions, reading};
 use super::{Case, FakeScales, Op, Quantized, Values};
 use crate::compress::calibrate::Axis;
 use crate::format::{
@@ -78,6 +78,7 @@ pub fn table(extent: Extent) -> Vec<Case> {
     observing(extent, &mut cases);
     fake_quantizing(extent, &mut cases);
     permuting(extent, &mut cases);
+    positions(&mut cases);
     // Parts of the table meet in a few cases, which are run once.
     let mut seen = HashSet::new();
     cases.retain(|case| seen.insert(case.clone()));

@@ -21,6 +21,7 @@ pub const FRAGMENTS: &[Fragment] = fragments![
     "access/x_int8_u64" "access/y_f16" "access/y_f32"
     "activations/code" "activations/permute" "activations/quantize" "activations/ranges"
     "activations/reset" "activations/sums"
+    "attention/positions"
     "decode/dense" "decode/f16" "decode/f16_24" "decode/f32" "decode/f32_24" "decode/fp8"
     "decode/general" "decode/general_24" "decode/general_block" "decode/int16" "decode/int16_24"
     "decode/int4" "decode/int4_24" "decode/int4_24_pair" "decode/int8" "decode/int8_24"

@@ -273,24 +273,7 @@ impl Host {
                 }))
                 .await?;
             self.wait(what, index).await?;
-            // Another thread's poll may have taken this callback without having called it yet.
-            match answer.wait(self.timeout).await {
-                Some(Ok(())) => {}
-                Some(Err(error)) => {
-                    // A browser gives this answer if the device was lost.
-                    self.check()?;
-                    return Err(HostError::ReadBack(error.to_string()));
-                }
-                None => return Err(HostError::Timeout { what: "a mapping", waited: self.timeout }),
-            }
-            let view = staging
-                .get_mapped_range(..bytes)
-                .map_err(|error| HostError::ReadBack(error.to_string()))?;
-            // A cast is not possible, because the view may be unaligned.
-            let word = |b: &[u8]| u32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-            let words: Vec<u32> = view.chunks_exact(4).map(word).collect();
-            self.reads.add(&words);
-            Ok(words)
+            self.mapped(&staging, bytes, answer).await
         }
     );
 

@@ -28,6 +28,7 @@ pub(crate) mod limits;
 pub mod matmul;
 pub mod observe;
 pub mod permute_columns;
+pub mod positions;
 pub(crate) mod probe;
 pub mod quantize_activations;
 pub mod quantize_weights;
@@ -55,6 +56,7 @@ pub use observe::{BoundObserve, ObserveArgs, ObserveError, ObservePlan, ObserveS
 pub use permute_columns::{
     BoundPermuteColumns, PermuteColumnsArgs, PermuteColumnsPlan, PermuteColumnsSpec,
 };
+pub use positions::{BoundPositions, PositionsArgs, PositionsPlan, PositionsSpec};
 pub use quantize_activations::{
     BoundQuantizeActivations, QuantizeActivationsArgs, QuantizeActivationsPlan,
     QuantizeActivationsSpec,

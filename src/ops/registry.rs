@@ -3,8 +3,8 @@
 
 use super::matmul::{self, KernelChoice, Step};
 use super::{
-    dequantize, fake_quant, limits, observe, permute_columns, probe, quantize_activations,
-    quantize_weights, repack,
+    dequantize, fake_quant, limits, observe, permute_columns, positions, probe,
+    quantize_activations, quantize_weights, repack,
 };
 use crate::format::RowOrder;
 use crate::gpu::{AdapterClass, Caps, KernelDesc};
@@ -70,13 +70,14 @@ impl Kernel {
 type List = fn(&Caps) -> Vec<KernelDesc>;
 
 /// The lists of kernels that are not chosen by [`KernelChoice`].
-const OTHERS: [List; 10] = [
+const OTHERS: [List; 11] = [
     matmul::sums_kernels,
     quantize_weights::kernels,
     repack::kernels,
     dequantize::kernels,
     quantize_activations::kernels,
     permute_columns::kernels,
+    positions::kernels,
     observe::kernels,
     fake_quant::kernels,
     probe::kernels,

@@ -156,6 +156,8 @@ pub enum Role {
     Indices,
     /// The order of columns.
     ColumnOrder,
+    /// The number of tokens of a sequence, or where rows stand in theirs.
+    Positions,
     /// Intermediate results: ranges of weights, partial sums.
     Scratch,
     /// The status buffer, where kernels report bad input.
@@ -183,6 +185,7 @@ impl std::fmt::Display for Role {
             Self::Output => "output",
             Self::Indices => "indices",
             Self::ColumnOrder => "order of columns",
+            Self::Positions => "positions",
             Self::Scratch => "scratch",
             Self::Status => "status",
             Self::Mask => "mask",

@@ -126,11 +126,11 @@ pub struct Layer {
 /// Where a block f with residual r is normalized: r becomes `sum(r + output(f(input(r))))`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Norms {
-    /// Of what the block takes.
+    /// The normalization of what the block takes.
     pub input: Option<Norm>,
-    /// Of what the block gives, before it is added (Gemma).
+    /// The normalization of what the block gives, before it is added (Gemma).
     pub output: Option<Norm>,
-    /// Of the sum (BERT).
+    /// The normalization of the sum (BERT).
     pub sum: Option<Norm>,
 }
 
@@ -165,7 +165,7 @@ pub struct Attention {
     pub causal: bool,
     /// How many tokens a token sees at most, itself included.
     pub window: Option<usize>,
-    /// What is added to scores by the distance of two positions (MPNet).
+    /// The bias of scores by the distance of two positions (MPNet).
     pub relative_bias: Option<RelativeBias>,
 }
 
@@ -246,7 +246,7 @@ pub enum Feed {
         up: Linear,
         /// The second.
         down: Linear,
-        /// What is between them.
+        /// The function between them.
         function: ActivationFunction,
     },
     /// `down(function(gate(x)) · up(x))`.
