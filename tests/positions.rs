@@ -14,7 +14,7 @@ fn steps_follow_each_other() {
     let all = PositionsSpec::new(8);
     let near = PositionsSpec::new(8).with_window(3).without_advance();
     let state = host.zeros(4).unwrap();
-    let [rows, windowed] = [32, 32].map(|words| host.zeros(4 * words).unwrap());
+    let [rows, windowed] = [40, 40].map(|words| host.zeros(4 * words).unwrap());
     let bind = |spec: &PositionsSpec, rows| {
         let plan = block_on(PositionsPlan::new(host.kernels(), spec)).unwrap();
         block_on(plan.bind(PositionsArgs { state: (&state).into(), output: rows })).unwrap()
@@ -31,7 +31,8 @@ fn steps_follow_each_other() {
     assert_eq!(host.read(&state, 0, 1).unwrap(), [7]);
     let rows = host.read(&rows, 0, 12).unwrap();
     assert_eq!(rows, [6, 6, 0, 7, 1, 1, 0, 2, 2, 2, 0, 3]);
-    let windowed = host.read(&windowed, 0, 20).unwrap();
+    let windowed = host.read(&windowed, 0, 40).unwrap();
+    assert_eq!(windowed[32..37], [6, 1, 2, 3, 4]);
     assert_eq!(windowed[..4], [6, 6, 4, 7]);
     assert_eq!(windowed[16..], [4, 4, 2, 5]);
 }
@@ -42,7 +43,7 @@ fn what_does_not_fit_is_refused() {
     let many = PositionsSpec::new(1 << 20).check();
     assert!(matches!(many, Err(PlanError::TooLarge { name: "max_m", .. })));
     let plan = block_on(PositionsPlan::new(host.kernels(), &PositionsSpec::new(4))).unwrap();
-    let [state, rows] = [16, 64].map(|bytes| host.zeros(bytes).unwrap());
+    let [state, rows] = [16, 80].map(|bytes| host.zeros(bytes).unwrap());
     let refuse = |state: SubBuffer<'_>, output: SubBuffer<'_>| {
         block_on(plan.bind(PositionsArgs { state, output })).unwrap_err()
     };

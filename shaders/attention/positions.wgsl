@@ -6,7 +6,8 @@
 // Memory:
 //   state  one word: the number of tokens before this step. With p.advance it becomes the number
 //          after it
-//   rows   [rows] of four words: position, slot, first and end of the slots that the row sees
+//   rows   [rows] of four words: position, slot, first and end of the slots that the row sees; from
+//          p.index_at on, [rows] words: position + p.index_base, the rows of a table of positions
 // All invocations read the state before one of them changes it.
 
 struct PositionsParams {
@@ -14,6 +15,10 @@ struct PositionsParams {
     rows_at: u32,  // the first word of `rows`
     window: u32,   // tokens that a row sees at most, itself included
     advance: u32,  // 1 if the state counts this step
+    index_at: u32, // the first word of the list of positions in `rows`
+    index_base: u32,
+    pad0: u32,
+    pad1: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: PositionsParams;
@@ -32,6 +37,7 @@ fn main(@builtin(local_invocation_index) lane: u32) {
         rows[at + 1u] = position;
         rows[at + 2u] = position + 1u - min(position + 1u, p.window);
         rows[at + 3u] = position + 1u;
+        rows[p.index_at + i] = position + p.index_base;
     }
     if (lane == 0u && p.advance == 1u) {
         state[p.state_at] = before + count;

@@ -14,17 +14,22 @@ pub(super) async fn run(host: &Host, case: &Case, window: Option<u32>) -> Result
     let mut spec = PositionsSpec::new(m + extra);
     spec.window = window;
     spec.advance = !case.strided;
+    spec.index_base = extra;
     let plan = PositionsPlan::new(host.kernels(), &spec).await;
     let plan = plan.map_err(|error| Trouble::of(case, &error))?;
     let mut state = vec![SENTINEL; at + 2];
     state[at] = before;
-    let mut want = vec![SENTINEL; at + spec.output_bytes(spec.max_m) as usize / 4 + 8];
+    let mut want = vec![SENTINEL; at + spec.output_bytes() as usize / 4 + 8];
     let buffer = host.storage_async(&want).await.map_err(|e| text(&e))?;
     let state_buffer = host.storage_async(&state).await.map_err(|e| text(&e))?;
     for (i, row) in want[at..].chunks_exact_mut(4).take(m as usize).enumerate() {
         let position = before + i as u32;
         let seen = window.unwrap_or(u32::MAX).min(position + 1);
         row.copy_from_slice(&[position, position, position + 1 - seen, position + 1]);
+    }
+    let index_at = at + spec.index_offset() as usize / 4;
+    for (i, index) in want[index_at..].iter_mut().take(m as usize).enumerate() {
+        *index = before + i as u32 + spec.index_base;
     }
     if spec.advance {
         state[at] += m;

@@ -19,6 +19,9 @@ use std::sync::Arc;
 /// Row i of a step after n tokens has position and slot n + i, and sees the slots up to its own: all, or
 /// the last ones of a window. Rows that are described otherwise, such as those of several sequences, are
 /// written by the caller.
+///
+/// After these rows, which take `16 · max_m` bytes, comes a list of the positions, one u32 for each row, as
+/// a gather from a table of positions takes it ([`index_offset`](Self::index_offset)).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct PositionsSpec {
@@ -28,12 +31,14 @@ pub struct PositionsSpec {
     pub window: Option<u32>,
     /// Whether the number of tokens counts this step. Where several ops describe one step, the last does.
     pub advance: bool,
+    /// The index of position 0 in the list of positions.
+    pub index_base: u32,
 }
 
 impl PositionsSpec {
     /// Creates a spec without a window, which counts the step.
     pub fn new(max_m: u32) -> Self {
-        Self { max_m, window: None, advance: true }
+        Self { max_m, window: None, advance: true, index_base: 0 }
     }
 
     /// Limits how many tokens a token sees.
@@ -48,9 +53,20 @@ impl PositionsSpec {
         self
     }
 
-    /// Returns the number of bytes of output that `m` rows take.
-    pub fn output_bytes(&self, m: u32) -> u64 {
-        16 * u64::from(m)
+    /// Sets the index of position 0 in the list of positions: the row of a table that belongs to it.
+    pub fn with_index_base(mut self, base: u32) -> Self {
+        self.index_base = base;
+        self
+    }
+
+    /// Returns the number of bytes of output.
+    pub fn output_bytes(&self) -> u64 {
+        20 * u64::from(self.max_m)
+    }
+
+    /// Returns where the list of positions starts in the output, in bytes.
+    pub fn index_offset(&self) -> u64 {
+        16 * u64::from(self.max_m)
     }
 
     /// Checks that a plan can serve this spec.
@@ -96,6 +112,9 @@ uniform! {
         rows_at: u32,
         window: u32,
         advance: u32,
+        index_at: u32,
+        index_base: u32,
+        pad: [u32; 2] = "pad0" "pad1",
     }
 }
 
@@ -113,7 +132,7 @@ pub struct PositionsArgs<'a> {
     /// The number of tokens before the step, one u32. Numbers from 2³¹ on are out of contract: positions
     /// wrap then.
     pub state: SubBuffer<'a>,
-    /// The rows that are written, `[max_m, 4]` u32.
+    /// The rows that are written, `[max_m, 4]` u32, and after them the positions, `[max_m]` u32.
     pub output: SubBuffer<'a>,
 }
 
@@ -142,7 +161,7 @@ impl PositionsPlan {
     /// Returns [`BindError`].
     pub async fn bind(&self, args: PositionsArgs<'_>) -> Result<BoundPositions, BindError> {
         let (spec, caps) = (&self.spec, self.kernels.caps());
-        let bytes = spec.output_bytes(spec.max_m);
+        let bytes = spec.output_bytes();
         check(Role::Positions, args.state, 4, 4)?;
         check(Role::Output, args.output, bytes, 4)?;
         check_aliases([(Role::Positions, args.state.buffer)], &[args.output.buffer])?;
@@ -159,6 +178,9 @@ impl PositionsPlan {
                 rows_at: rows.at(4),
                 window: spec.window.unwrap_or(u32::MAX),
                 advance: spec.advance.into(),
+                index_at: rows.at(4) + 4 * spec.max_m,
+                index_base: spec.index_base,
+                pad: [0; 2],
             });
             let bound = [(3, state.into()), (4, rows.into())];
             let span = Span::all(spec.max_m);
