@@ -25,6 +25,7 @@ mod properties;
 mod reference;
 mod repack;
 mod report;
+mod rotary;
 mod row_order;
 mod rules;
 mod select;

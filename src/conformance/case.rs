@@ -1,6 +1,6 @@
 use crate::compress::calibrate::Axis;
-use crate::format::{ActivationFormat, ActivationFunction, WeightFormat};
-use crate::ops::{FloatType, Output, Schedule};
+use crate::format::{ActivationFormat, ActivationFunction, CacheFormat, WeightFormat};
+use crate::ops::{FloatType, Output, RotaryPairs, Schedule};
 
 /// The op that a case checks, with the parameters that only this op has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,6 +39,8 @@ pub enum Op {
     },
     /// X quantized and dequantized at once in the format of the case, and the gradients of that.
     FakeQuant(FakeScales),
+    /// Queries, keys and values that are prepared for attention.
+    Rotary(Rotary),
 }
 
 impl Op {
@@ -55,6 +57,7 @@ impl Op {
             Self::PermuteColumns => "permute-columns",
             Self::Positions { .. } => "positions",
             Self::FakeQuant(_) => "fake-quant",
+            Self::Rotary(_) => "rotary",
         }
     }
 
@@ -67,6 +70,7 @@ impl Op {
                 | Self::PermuteColumns
                 | Self::Positions { .. }
                 | Self::FakeQuant(_)
+                | Self::Rotary(_)
         )
     }
 }
@@ -93,6 +97,38 @@ impl FakeScales {
             Self::Given => "given",
             Self::Lsq => "lsq",
         }
+    }
+}
+
+/// The heads of queries, keys and values, and what is done with them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Rotary {
+    /// Heads of queries.
+    pub heads: usize,
+    /// Heads of keys, and of values.
+    pub kv_heads: usize,
+    /// Columns of a head.
+    pub head_dim: usize,
+    /// Columns of a head that are rotated.
+    pub rotary_dim: usize,
+    /// Which of them rotate together.
+    pub pairs: RotaryPairs,
+    /// How keys and values are stored.
+    pub cache: CacheFormat,
+    /// Whether queries and keys have a norm.
+    pub norm: bool,
+    /// Whether all heads are transformed.
+    pub hadamard: bool,
+}
+
+impl std::fmt::Display for Rotary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { heads, kv_heads, head_dim, rotary_dim, .. } = self;
+        let pairs = if self.pairs == RotaryPairs::Adjacent { "-adjacent" } else { "" };
+        let norm = if self.norm { "-norm" } else { "" };
+        let hadamard = if self.hadamard { "-hadamard" } else { "" };
+        let cache = self.cache;
+        write!(f, "{cache}-h{heads}-kv{kv_heads}-d{head_dim}-r{rotary_dim}{pairs}{norm}{hadamard}")
     }
 }
 
@@ -233,8 +269,8 @@ impl Case {
         Self { op, ..Self::matmul(format, floats, shape, values) }
     }
 
-    /// Creates a case of an op that has only X: quantize, observe, permute-columns or, with a format,
-    /// fake-quant.
+    /// Creates a case of an op that has only X: quantize, observe, permute-columns, rotary or, with a
+    /// format, fake-quant.
     pub fn of_x(
         op: Op,
         format: WeightFormat,
@@ -279,6 +315,7 @@ impl Case {
             Op::Quantize { given: true, .. } => id.push_str("/given"),
             Op::Positions { window: Some(window) } => id.push_str(&format!("/window{window}")),
             Op::FakeQuant(scales) => id.push_str(&format!("/{}", scales.name())),
+            Op::Rotary(rotary) => id.push_str(&format!("/{rotary}")),
             _ => {}
         }
         if self.function != ActivationFunction::Identity {

@@ -22,13 +22,14 @@ mod positions;
 mod quantize;
 mod reading;
 mod report;
+mod rotary;
 mod rows;
 mod run;
 mod speed;
 mod table;
 mod weights;
 
-pub use case::{Case, FakeScales, Op, Quantized, Values};
+pub use case::{Case, FakeScales, Op, Quantized, Rotary, Values};
 pub use compare::{Comparison, Difference, Kind, Side, compare};
 pub use page::{json_of, page};
 pub use report::{AdapterReport, CaseReport, ErrorOverBound, Report, Speed, Status};

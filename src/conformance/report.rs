@@ -313,7 +313,7 @@ fn scheme(case: &Case) -> (&'static str, serde_group::Group, bool) {
             };
             ("none", group, format.is_symmetric())
         }
-        Op::PermuteColumns | Op::Positions { .. } => {
+        Op::PermuteColumns | Op::Positions { .. } | Op::Rotary(_) => {
             ("none", serde_group::Group::Named("tensor".into()), true)
         }
         Op::Observe { axis, .. } => {
@@ -356,6 +356,7 @@ impl CaseReport {
                 | Op::Observe { .. }
                 | Op::PermuteColumns
                 | Op::Positions { .. } => case.output_name(),
+                Op::Rotary(rotary) => rotary.cache.name().into(),
                 _ => case.format.to_string(),
             },
             weights: weights.into(),

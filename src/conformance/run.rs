@@ -1,7 +1,7 @@
 use super::case::Op;
 use super::report::{Outcome, Trouble};
 use super::{
-    Case, CaseReport, fake, integer, matmul, observe, permute, positions, quantize, weights,
+    Case, CaseReport, fake, integer, matmul, observe, permute, positions, quantize, rotary, weights,
 };
 use crate::host::Host;
 use std::collections::HashMap;
@@ -105,5 +105,6 @@ async fn outcome(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
         Op::PermuteColumns => permute::run(host, case).await,
         Op::Positions { window } => Ok(positions::run(host, case, window).await?),
         Op::FakeQuant(from) => fake::run(host, case, from).await,
+        Op::Rotary(rotary) => rotary::run(host, case, &rotary).await,
     }
 }

@@ -1,5 +1,6 @@
 use super::covering::triples;
 use super::reading::{permuting, positions, reading};
+use super::rotary::rotating;
 use super::{Case, FakeScales, Op, Quantized, Values};
 use crate::compress::calibrate::Axis;
 use crate::format::{
@@ -79,6 +80,7 @@ pub fn table(extent: Extent) -> Vec<Case> {
     fake_quantizing(extent, &mut cases);
     permuting(extent, &mut cases);
     positions(&mut cases);
+    rotating(extent, &mut cases);
     // Parts of the table meet in a few cases, which are run once.
     let mut seen = HashSet::new();
     cases.retain(|case| seen.insert(case.clone()));

@@ -43,6 +43,26 @@ pub enum FormatError {
         /// Columns of a head.
         head_dim: usize,
     },
+    /// A number that describes a rotary embedding is not what it must be.
+    #[error("{what} of a rotary embedding is {value}, but it must be {need}")]
+    Rotary {
+        /// The number.
+        what: &'static str,
+        /// Its value.
+        value: f64,
+        /// What it must be.
+        need: &'static str,
+    },
+    /// The table of a rotary embedding does not fit in memory.
+    #[error(
+        "the table of a rotary embedding of {rotary_dim} columns for {positions} positions does not fit in memory"
+    )]
+    RotaryTooLarge {
+        /// Positions.
+        positions: usize,
+        /// Columns that are rotated.
+        rotary_dim: usize,
+    },
     /// A part of a packed matrix has the wrong length.
     #[error("the length of {part} is {have}, but it must be {need}")]
     WrongLength {

@@ -35,6 +35,7 @@ mod geometry;
 mod name;
 mod packed;
 mod random;
+mod rotary;
 mod scales;
 mod sparsity;
 
@@ -53,6 +54,7 @@ pub use packed::{PackedWeights, Parts};
 pub(crate) use packed::{inverse_order, put_bits};
 #[doc(hidden)]
 pub use random::{other_formats, random_weights, sample_formats};
+pub use rotary::{RotaryScaling, RotaryTable};
 pub use scales::Scales;
 pub use sparsity::{BitMask, EnumerativeMask, META_FILL, Mask24};
 

@@ -101,6 +101,26 @@ pub enum PlanError {
         /// The activation format.
         format: ActivationFormat,
     },
+    /// A dimension is not a multiple of what kernels take at a time.
+    #[error("{name} = {value} is not a multiple of {multiple}")]
+    NotMultiple {
+        /// The name of the dimension.
+        name: &'static str,
+        /// Its value.
+        value: u32,
+        /// What it must be a multiple of.
+        multiple: u32,
+    },
+    /// A number of a spec is not what it must be.
+    #[error("{name} = {value} must be {need}")]
+    Number {
+        /// The name of the number.
+        name: &'static str,
+        /// Its value.
+        value: f32,
+        /// What it must be.
+        need: &'static str,
+    },
     /// The histogram of an observation is invalid.
     #[error(transparent)]
     Calibrate(#[from] CalibrateError),
@@ -269,6 +289,24 @@ pub enum BindError {
         need: u64,
         /// The device's limit.
         limit: u64,
+    },
+    /// Data that one dispatch needs as a whole exceed a binding.
+    #[error("the {role} takes {need} bytes, a binding holds {limit}")]
+    BindingTooLarge {
+        /// The buffer.
+        role: Role,
+        /// Its bytes.
+        need: u64,
+        /// The device's limit.
+        limit: u64,
+    },
+    /// The plan takes an argument that is missing, or the other way round.
+    #[error("the plan {} {role}, the arguments come {}", if *.planned {"needs its"} else {"takes no"}, if *.planned {"without"} else {"with one"})]
+    Argument {
+        /// The argument.
+        role: Role,
+        /// Whether the plan takes it.
+        planned: bool,
     },
     /// A block of rows of weights exceeds a binding.
     #[error(

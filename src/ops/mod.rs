@@ -36,6 +36,7 @@ mod recording;
 #[doc(hidden)]
 pub mod registry;
 pub mod repack;
+pub mod rotary;
 mod rows;
 mod supports;
 mod types;
@@ -67,6 +68,7 @@ pub use quantize_weights::{
 };
 pub use recording::Bound;
 pub use repack::{BoundRepack, RepackArgs, RepackPlan, RepackSpec};
+pub use rotary::{BoundRotary, HeadNorm, RotaryArgs, RotaryPairs, RotaryPlan, RotarySpec};
 pub use supports::FormatUse;
 pub use types::{Activations, FloatType, Output, Role};
 #[cfg(feature = "conformance")]

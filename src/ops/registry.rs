@@ -4,7 +4,7 @@
 use super::matmul::{self, KernelChoice, Step};
 use super::{
     dequantize, fake_quant, limits, observe, permute_columns, positions, probe,
-    quantize_activations, quantize_weights, repack,
+    quantize_activations, quantize_weights, repack, rotary,
 };
 use crate::format::RowOrder;
 use crate::gpu::{AdapterClass, Caps, KernelDesc};
@@ -70,7 +70,7 @@ impl Kernel {
 type List = fn(&Caps) -> Vec<KernelDesc>;
 
 /// The lists of kernels that are not chosen by [`KernelChoice`].
-const OTHERS: [List; 11] = [
+const OTHERS: [List; 12] = [
     matmul::sums_kernels,
     quantize_weights::kernels,
     repack::kernels,
@@ -78,6 +78,7 @@ const OTHERS: [List; 11] = [
     quantize_activations::kernels,
     permute_columns::kernels,
     positions::kernels,
+    rotary::kernels,
     observe::kernels,
     fake_quant::kernels,
     probe::kernels,

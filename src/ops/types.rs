@@ -174,6 +174,14 @@ pub enum Role {
     ScaleGradients,
     /// The gradients of zero points.
     ZeroGradients,
+    /// The table of a rotary embedding.
+    Angles,
+    /// The weights of a norm.
+    NormWeights,
+    /// The cache of keys.
+    Keys,
+    /// The cache of values.
+    Values,
 }
 
 impl std::fmt::Display for Role {
@@ -194,6 +202,10 @@ impl std::fmt::Display for Role {
             Self::OutputGradient => "gradient of the output",
             Self::ScaleGradients => "gradients of scales",
             Self::ZeroGradients => "gradients of zero points",
+            Self::Angles => "table of angles",
+            Self::NormWeights => "weights of the norm",
+            Self::Keys => "cache of keys",
+            Self::Values => "cache of values",
         })
     }
 }

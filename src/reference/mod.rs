@@ -42,6 +42,7 @@ mod gather;
 mod integer;
 mod matmul;
 mod one_hot;
+mod rotary;
 mod row;
 mod sweep;
 
@@ -59,6 +60,7 @@ pub use gather::{dequantize, dequantize_f64, gather};
 pub use integer::{IntegerCase, check_code, integer_accumulators, integer_matmul};
 pub use matmul::{MatmulCase, matmul};
 pub use one_hot::one_hot;
+pub use rotary::{HeadCase, HeadNormCase, check_cached_head, check_head, hadamard, rotary_head};
 pub use row::{Weight, decode_row};
 
 /// The reason why the reference has no result.

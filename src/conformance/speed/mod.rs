@@ -1,5 +1,6 @@
 //! The speed of kernels, beside what the same adapter can do at most in the same run.
 
+mod heads;
 mod limits;
 mod rows;
 mod weights;

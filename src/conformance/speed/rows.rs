@@ -1,6 +1,6 @@
 //! The speed of ops that take X alone: quantization, observation, fake quantization.
 
-use super::{MeasuredLimits, Milliseconds, Timing, floats, last, median};
+use super::{MeasuredLimits, Milliseconds, Timing, floats, heads, last, median};
 use crate::conformance::Op;
 use crate::conformance::case::{FakeScales, axis_name};
 use crate::format::{ActivationFormat, WeightFormat};
@@ -35,6 +35,7 @@ pub(super) async fn time_x(
             let spec = PermuteColumnsSpec::new(shape.0, shape.1).with_activations(float);
             (String::new(), copy, vec![permute(host, &spec).await?])
         }
+        Op::Rotary(rotary) => return heads::time_rotary(host, limits, &rotary, float, m).await,
         _ => {
             let mut spec = FakeQuantSpec::new(shape.0, shape.1, format).with_types(float, float);
             spec.given = op != Op::FakeQuant(FakeScales::Dynamic);
