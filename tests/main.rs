@@ -8,6 +8,7 @@ mod compress;
 mod dequantize;
 mod discipline;
 mod engine;
+mod epilogue;
 mod fake_quant;
 mod faults_driver;
 mod faults_garbage;

@@ -1,6 +1,6 @@
 // Many rows of X with cooperative matrices (experimental): a workgroup of 32 makes 2 · SIZE rows ×
 // 2 · SIZE columns of Y in four matrices of sums.
-// Requires: lib/matmul, lib/dispatch, matrix, step, decoder, scale, x, y, bias, function.
+// Requires: lib/matmul, lib/dispatch, matrix, step, decoder, scale, x, bias, epilogue.
 // Provides: main.
 // Workgroup memory: tiles of X and W, 2 · SIZE rows of 40 elements each, and (2 · SIZE)² f32 of
 // results.
@@ -101,7 +101,7 @@ fn main(
         if (row0 + row < m && index < tiles) {
             let y_at = p.y_offset + batch * p.y_batch + (row0 + row) * p.y_stride;
             let sum = vec2<f32>(y_tile[row * TILE + pair], y_tile[row * TILE + pair + 1u]);
-            store_y2(y_at, column, end, activate(sum + bias2(column, end)));
+            put2(y_at, column, end, sum + bias2(column, end));
         }
     }
 }

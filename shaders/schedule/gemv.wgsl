@@ -1,6 +1,6 @@
 // Few rows of X: LANES lanes split K, and a team of them makes 4 columns of Y for M_TILE rows. A
 // trip takes TRIP blocks, which is 2 only if p.blocks is even.
-// Requires: lib/matmul, step, decoder, scale, x, y, bias, function, reduce, const WORKGROUP,
+// Requires: lib/matmul, step, decoder, scale, x, bias, epilogue, reduce, const WORKGROUP,
 // const LANES, const M_TILE, const TRIP.
 // Implements: schedule, lane_sum.
 // Provides: schedule, trip_block, Sum.
@@ -144,8 +144,8 @@ fn schedule(tile: u32, local: u32, ids: vec3<u32>) {
             let y_at = p.y_offset + batch * p.y_batch + (row0 + i) * p.y_stride;
             let end = p.n0 + p.rows;
             let column = p.n0 + n;
-            store_y2(y_at, column, end, activate(sum.xy + bias2(column, end)));
-            store_y2(y_at, column + 2u, end, activate(sum.zw + bias2(column + 2u, end)));
+            let bias = vec4<f32>(bias2(column, end), bias2(column + 2u, end));
+            put4(y_at, column, end, sum + bias);
         }
     }
 }

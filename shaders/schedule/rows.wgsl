@@ -1,5 +1,5 @@
 // Several rows of X: a lane owns two neighboring columns of Y for M_TILE rows of X (4, 8 or 16).
-// Requires: lib/matmul, lib/run, step, part, decoder, scale, y, bias, function, entry,
+// Requires: lib/matmul, lib/run, step, part, decoder, scale, bias, epilogue, entry,
 // const WORKGROUP, const M_TILE, const GROUPED.
 // Implements: schedule.
 // Provides: schedule. It uses no workgroup memory and no barrier.
@@ -99,8 +99,8 @@ fn store4(y_at: u32, row: u32, m: u32, column: u32, sums: Sums) {
     let end = p.n0 + p.rows;
     let bias = bias2(column, end);
     for (var i = 0u; i < 4u && row + i < m; i += 1u) {
-        let y = activate(vec2<f32>(sums.a[i], sums.b[i]) + bias);
-        store_y2(y_at + (row + i) * p.y_stride, column, end, y);
+        let sum = vec2<f32>(sums.a[i], sums.b[i]) + bias;
+        put2(y_at + (row + i) * p.y_stride, column, end, sum);
     }
 }
 

@@ -1,5 +1,5 @@
 // One row of X: a lane owns COLUMNS (2 or 4) neighboring columns of Y and walks K alone.
-// Requires: lib/matmul, lib/run, step, part, decoder, scale, y, bias, function, entry,
+// Requires: lib/matmul, lib/run, step, part, decoder, scale, bias, epilogue, entry,
 // const WORKGROUP, const COLUMNS, const GROUPED.
 // Implements: schedule.
 // Provides: schedule. It uses no workgroup memory and no barrier.
@@ -111,8 +111,10 @@ fn schedule(tile: u32, local: u32, lane: u32) {
     let end = p.n0 + p.rows;
     let column = p.n0 + n;
     let y_at = p.y_offset + batch * p.y_batch + x_row * p.y_stride;
-    store_y2(y_at, column, end, activate(sums.xy + bias2(column, end)));
+    let low = sums.xy + bias2(column, end);
     if (COLUMNS == 4u) {
-        store_y2(y_at, column + 2u, end, activate(sums.zw + bias2(column + 2u, end)));
+        put4(y_at, column, end, vec4<f32>(low, sums.zw + bias2(column + 2u, end)));
+    } else {
+        put2(y_at, column, end, low);
     }
 }

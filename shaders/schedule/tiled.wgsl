@@ -1,6 +1,6 @@
 // Many rows of X: a workgroup of 128 makes TILE_M (32 or 64) × 64 of Y, TILE_M/8 × 4 a thread. K
 // advances a block of 32 a step.
-// Requires: lib/matmul, lib/dispatch, step, decoder, scale, x, y, bias, function, const TILE_M.
+// Requires: lib/matmul, lib/dispatch, step, decoder, scale, x, bias, epilogue, const TILE_M.
 // Provides: main.
 // Workgroup memory: 8 quads · (TILE_M + 64) · 16 bytes: 12 KiB, or all of the 16 KiB that every
 // device has.
@@ -107,8 +107,8 @@ fn main(
         let row = row0 + THREAD_M * tm + i;
         if (row < m) {
             let y_at = p.y_offset + batch * p.y_batch + row * p.y_stride;
-            store_y2(y_at, column, end, activate(sums[i].xy + low));
-            store_y2(y_at, column + 32u, end, activate(sums[i].zw + high));
+            put2(y_at, column, end, sums[i].xy + low);
+            put2(y_at, column + 32u, end, sums[i].zw + high);
         }
     }
 }

@@ -1,6 +1,6 @@
 use crate::compress::calibrate::Axis;
 use crate::format::{ActivationFormat, ActivationFunction, CacheFormat, WeightFormat};
-use crate::ops::{FloatType, Output, RotaryPairs, Schedule};
+use crate::ops::{Epilogue, FloatType, Output, RotaryPairs, Schedule};
 
 /// The op that a case checks, with the parameters that only this op has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -209,6 +209,8 @@ pub struct Case {
     pub output: FloatType,
     /// The function that a matmul applies to its sums.
     pub function: ActivationFunction,
+    /// What becomes of the function's results.
+    pub epilogue: Epilogue,
     /// Number of rows of X, or number of gathered rows.
     pub m: usize,
     /// Number of rows of W, or 0 if there is no W.
@@ -246,6 +248,7 @@ impl Case {
             activations,
             output,
             function: ActivationFunction::Identity,
+            epilogue: Epilogue::None,
             m,
             n,
             k,
@@ -280,6 +283,11 @@ impl Case {
     ) -> Self {
         let strided = (m + k) % 3 != 0;
         Self { op, bias: false, strided, ..Self::matmul(format, types, (m, 0, k), values) }
+    }
+
+    /// Returns the number of columns of Y of a matmul.
+    pub(super) fn y_columns(&self) -> usize {
+        if self.epilogue == Epilogue::Gated { self.n / 2 } else { self.n }
     }
 
     /// Returns a readable name of the type of X.
@@ -320,6 +328,9 @@ impl Case {
         }
         if self.function != ActivationFunction::Identity {
             id.push_str(&format!("/{}", self.function.name()));
+        }
+        if self.epilogue != Epilogue::None {
+            id.push_str(&format!("/{}", self.epilogue.name()));
         }
         if self.bias {
             id.push_str("/bias");

@@ -4,11 +4,14 @@
 use super::Case;
 use super::case::Quantized;
 use super::data::{self, Random};
-use super::matmul::{SENTINEL, how, put_bits, take};
+use super::epilogue::{finished, old_value};
+use super::matmul::{SENTINEL, how, put, put_bits, take};
 use super::report::{ErrorOverBound, Outcome, Trouble};
 use crate::format::{ActivationFormat, ActivationLayout, StaticScale};
 use crate::host::Host;
-use crate::ops::{self, DeviceWeights, FloatType, MatmulArgs, MatmulPlan, MatmulSpec, SubBuffer};
+use crate::ops::{
+    self, DeviceWeights, Epilogue, FloatType, MatmulArgs, MatmulPlan, MatmulSpec, SubBuffer,
+};
 use crate::reference::{self, Expected, IntegerCase};
 
 /// The scale and zero point that Y is quantized with, if it is quantized.
@@ -74,6 +77,10 @@ fn spec(case: &Case, quantized: &Quantized, output: ops::Output) -> MatmulSpec {
         .with_activations(ops::Activations::Int8(quantized.format))
         .with_output(output)
         .with_function(case.function);
+    // Exact sums have none.
+    if output != ops::Output::Accumulators {
+        spec = spec.with_epilogue(case.epilogue);
+    }
     if case.strided {
         let (x_row, y_row) = (spec.x_stride + 4, spec.y_stride + 4);
         spec = spec.with_x_strides(x_row, x_row * rows + 8).with_y_strides(y_row, y_row * rows + 4);
@@ -165,6 +172,13 @@ async fn multiply(
     for at in rows(spec.y_batch_stride, spec.y_stride, y_offset).filter(|_| adds) {
         around[at..at + columns].fill(0);
     }
+    if spec.epilogue == Epilogue::Accumulate {
+        for (row, at) in rows(spec.y_batch_stride, spec.y_stride, y_offset).enumerate() {
+            for column in 0..columns {
+                put(&mut around, float, at + column, old_value(row, column));
+            }
+        }
+    }
     let x = host.storage_async(&x_words).await.map_err(|e| text(&e))?;
     let y = host.storage_async(&around).await.map_err(|e| text(&e))?;
     let zeros = vec![0.0; case.n];
@@ -221,13 +235,13 @@ fn judge(
         (FloatType::F32, reference::OutputType::F32)
     };
     let mut worst = 0.0f64;
+    let (expected, columns) = (finished(case, expected.to_vec(), kind), case.y_columns());
     for (at, (&bits, want)) in y.iter().zip(expected).enumerate() {
         let (_, got) = take(&[bits], float, 0);
-        let want = want.after(case.function, kind);
         let verdict = reference::check(&want, got);
         worst = worst.max(verdict.error_over_bound);
         if !verdict.passes() {
-            let (row, column) = (at / case.n, at % case.n);
+            let (row, column) = (at / columns, at % columns);
             let Expected { value, bound, .. } = want;
             let text = format!("y[{row}, {column}] is {got}, must be {value} ± {bound:.3e}");
             return (worst, Some(text));

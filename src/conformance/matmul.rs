@@ -2,10 +2,13 @@
 
 use super::Case;
 use super::data::{self, Random};
+use super::epilogue::{finished, old_value};
 use super::report::{ErrorOverBound, Outcome, Trouble};
 use crate::format::{ActivationFunction, PackedWeights};
 use crate::host::Host;
-use crate::ops::{FloatType, MatmulArgs, MatmulPlan, MatmulSpec, RecordError, Select, SubBuffer};
+use crate::ops::{
+    Epilogue, FloatType, MatmulArgs, MatmulPlan, MatmulSpec, RecordError, Select, SubBuffer,
+};
 use crate::reference::{self, MatmulCase, OutputType};
 use half::f16;
 
@@ -30,11 +33,9 @@ pub(super) async fn run(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
     let mut worst = 0.0f64;
 
     // First the value pattern is checked against the bound. A function is applied to sums before
-    // they are rounded to f16, so its bound starts from the f32 sums.
-    let kind = match case.function {
-        ActivationFunction::Identity => output(case.output),
-        _ => OutputType::F32,
-    };
+    // they are rounded to f16, so its bound starts from the f32 sums, and so does that of an epilogue.
+    let plain = case.function == ActivationFunction::Identity && case.epilogue == Epilogue::None;
+    let kind = if plain { output(case.output) } else { OutputType::F32 };
     let reference = |packed, x| MatmulCase {
         x,
         m: batch * case.m,
@@ -43,12 +44,8 @@ pub(super) async fn run(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
         output: kind,
         zero_folded: false,
     };
-    let after = |expected: Vec<reference::Expected>| match case.function {
-        ActivationFunction::Identity => expected,
-        function => {
-            let output = output(case.output);
-            expected.into_iter().map(|e| e.after(function, output)).collect()
-        }
+    let after = |sums: Vec<reference::Expected>| {
+        if plain { sums } else { finished(case, sums, output(case.output)) }
     };
     let y = multiply(host, case, &plan, &packed, &x, bias).await?;
     let expected = reference::matmul(&reference(&packed, &x)).map_err(|e| e.to_string())?;
@@ -93,6 +90,16 @@ pub(super) async fn run(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
         let y = multiply(host, case, &plan, &exact, &x, bias).await?;
         let expected =
             reference::matmul_exact(&reference(&exact, &x)).map_err(|e| e.to_string())?;
+        if !plain {
+            // The sums are exact, and what follows them rounds once.
+            let sum = |exact: &reference::Exact| {
+                reference::Expected::new(exact.f32.into(), 0.0, OutputType::F32)
+            };
+            let expected = after(expected.iter().map(sum).collect());
+            judge(case, "integers", &y, &expected, &mut worst, &mut outcome.fault);
+            outcome.error_over_bound = ErrorOverBound::Ratio(worst);
+            return Ok(outcome);
+        }
         let wrong = y.iter().zip(&expected).position(|(&got, want)| match case.output {
             FloatType::F32 => !want.is_f32(got),
             FloatType::F16 => !want.is_f16(f16::from_f32(got).to_bits()),
@@ -124,7 +131,7 @@ fn judge(
         let verdict = reference::check(want, got);
         *worst = worst.max(verdict.error_over_bound);
         if !verdict.passes() && fault.is_none() {
-            let (row, column) = (at / case.n, at % case.n);
+            let (row, column) = (at / case.y_columns(), at % case.y_columns());
             let (value, bound) = (want.value, want.bound);
             *fault = Some(format!(
                 "{pattern}: y[{row}, {column}] is {got}, must be {value} ± {bound:.3e}"
@@ -164,8 +171,9 @@ fn spec(case: &Case) -> MatmulSpec {
         spec = MatmulSpec::new(m + 3, n, k, case.format).with_batch(2);
     }
     spec = spec.with_activations(case.activations).with_output(case.output);
+    spec = spec.with_epilogue(case.epilogue);
     if case.strided {
-        let (x_row, y_row) = (even(k) + 4, even(n) + 2);
+        let (x_row, y_row) = (even(k) + 4, even(spec.y_columns()) + 2);
         let rows = spec.max_m;
         spec = spec.with_x_strides(x_row, x_row * rows + 8).with_y_strides(y_row, y_row * rows + 4);
     }
@@ -203,6 +211,15 @@ async fn multiply(
         }
     }
     let mut expected_words = vec![SENTINEL; words(y_len, y_bytes)];
+    let y_rows = || rows(spec.batch, case.m, y_offset, spec.y_batch_stride, spec.y_stride);
+    let columns = case.y_columns();
+    if case.epilogue == Epilogue::Accumulate {
+        for (row, at) in y_rows().enumerate() {
+            for column in 0..columns {
+                put(&mut expected_words, case.output, at + column, old_value(row, column));
+            }
+        }
+    }
     let x_buffer = host.storage_async(&x_words).await.map_err(|e| e.to_string())?;
     let y_buffer = host.storage_async(&expected_words).await.map_err(|e| e.to_string())?;
     let bias = host.optional(bias).await.map_err(|e| e.to_string())?;
@@ -223,9 +240,9 @@ async fn multiply(
     let got =
         host.read_async(&y_buffer, 0, expected_words.len()).await.map_err(|e| e.to_string())?;
     // The results are moved to where sentinels are expected. Everything else must then be equal.
-    let mut y = Vec::with_capacity(case.m * case.n * spec.batch as usize);
-    for at in rows(spec.batch, case.m, y_offset, spec.y_batch_stride, spec.y_stride) {
-        for column in 0..case.n {
+    let mut y = Vec::with_capacity(case.m * columns * spec.batch as usize);
+    for at in y_rows() {
+        for column in 0..columns {
             let value = take(&got, case.output, at + column);
             put_bits(&mut expected_words, case.output, at + column, value.0);
             y.push(value.1);

@@ -12,6 +12,7 @@ mod case;
 mod compare;
 mod covering;
 mod data;
+mod epilogue;
 mod fake;
 mod integer;
 mod matmul;

@@ -1,4 +1,5 @@
 use super::covering::triples;
+use super::epilogue::epilogues;
 use super::reading::{permuting, positions, reading};
 use super::rotary::rotating;
 use super::{Case, FakeScales, Op, Quantized, Values};
@@ -62,7 +63,8 @@ fn format(element: CodeType, granularity: Granularity, index: usize) -> Option<W
 /// - large matmuls: a covering array of strength 3 over code types, granularities, symmetry, scale
 ///   types and sparsity, types, m, N, K and value patterns;
 /// - the kernels that quantize and dequantize weights, and those that have only X;
-/// - matmuls of weights with permuted columns.
+/// - matmuls of weights with permuted columns;
+/// - matmuls with epilogues.
 pub fn table(extent: Extent) -> Vec<Case> {
     let mut cases = Vec::new();
     small(extent, &mut cases);
@@ -81,6 +83,7 @@ pub fn table(extent: Extent) -> Vec<Case> {
     permuting(extent, &mut cases);
     positions(&mut cases);
     rotating(extent, &mut cases);
+    epilogues(extent, &mut cases);
     // Parts of the table meet in a few cases, which are run once.
     let mut seen = HashSet::new();
     cases.retain(|case| seen.insert(case.clone()));

@@ -73,6 +73,31 @@ pub enum FormatError {
         /// The number of entries that were passed.
         have: usize,
     },
+    /// A matrix is to be made of the rows of no matrices.
+    #[error("there are no matrices to make one of")]
+    NoMatrices,
+    /// Matrices that are to become one have different formats.
+    #[error(
+        "matrix {index} is {have}, but the first is {need}; matrices of one format can become one"
+    )]
+    MixedFormats {
+        /// The format of the first matrix.
+        need: WeightFormat,
+        /// The format of the other.
+        have: WeightFormat,
+        /// The number of the other, from 0.
+        index: usize,
+    },
+    /// Matrices that are to become one differ in what all rows of a matrix share.
+    #[error(
+        "matrix {index} has another {part} than the first, and one matrix has only one; multiply with each by itself"
+    )]
+    Differs {
+        /// The number of the matrix, from 0.
+        index: usize,
+        /// What differs.
+        part: &'static str,
+    },
     /// The scales have another type than the format.
     #[error("the scales are {have:?}, but the format has {need:?} scales")]
     WrongScaleType {

@@ -28,6 +28,7 @@
 mod activations;
 mod cache;
 mod code;
+mod combine;
 mod device;
 mod error;
 mod function;

@@ -1,7 +1,7 @@
 //! The errors of the ops ([`PlanError`], [`BindError`] and [`RecordError`]) and of weights on a device
 //! ([`WeightsError`]).
 
-use super::{Activations, Output, Role};
+use super::{Activations, Epilogue, Output, Role};
 use crate::compress::calibrate::CalibrateError;
 use crate::format::{ActivationError, ActivationFormat, FormatError, WeightFormat};
 use crate::gpu::DeviceError;
@@ -79,6 +79,22 @@ pub enum PlanError {
     IntegerOutput {
         /// The requested output.
         output: Output,
+    },
+    /// Only matmuls that write floats have an epilogue.
+    #[error(
+        "the epilogue `{}` goes with an output of f32 or f16, not with {output}", .epilogue.name()
+    )]
+    EpilogueOutput {
+        /// The epilogue.
+        epilogue: Epilogue,
+        /// The requested output.
+        output: Output,
+    },
+    /// Gates and what they are multiplied with are pairs of rows of W.
+    #[error("the epilogue `gated` takes rows of W in pairs, but W has {n} rows")]
+    OddGates {
+        /// Rows of W.
+        n: u32,
     },
     /// A pinned schedule exceeds a limit of the device.
     #[error("schedule {schedule} does not apply: {what}: {need} asked for, {have} at most")]

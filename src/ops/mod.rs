@@ -50,8 +50,8 @@ pub use fake_quant::{
     FakeQuantSpec,
 };
 pub use matmul::{
-    BoundMatmul, KernelChoice, MatmulArgs, MatmulPlan, MatmulSpec, Schedule, Select, Tuning,
-    TuningKey,
+    BoundMatmul, Epilogue, KernelChoice, MatmulArgs, MatmulPlan, MatmulSpec, Schedule, Select,
+    Tuning, TuningKey,
 };
 pub use observe::{BoundObserve, ObserveArgs, ObserveError, ObservePlan, ObserveSpec};
 pub use permute_columns::{

@@ -1,6 +1,6 @@
 //! Activation functions in f64, and the error bounds of kernels that compute them.
 
-use super::bound::UNIT;
+use super::bound::{ETA, UNIT};
 use super::{Expected, OutputType};
 use crate::format::ActivationFunction;
 
@@ -46,6 +46,39 @@ impl Expected {
             }
         };
         Self::new(value, bound + own, output)
+    }
+
+    /// Returns the expected value after it is added to an element of Y that holds `old`, written as
+    /// `output`. `self` must be for [`OutputType::F32`].
+    ///
+    /// With |v̂ − v| ≤ b and the model of [`matmul`](super::matmul()), the sum is rounded once, relative
+    /// to at most |v| + b + |old|. `old` may be flushed where it is read, and the sum where it is
+    /// written: 2η. The f64 sum here is rounded once too.
+    #[must_use]
+    pub fn accumulated(self, old: f64, output: OutputType) -> Self {
+        let value = self.value + old;
+        let reach = self.value.abs() + self.bound + old.abs();
+        // Zeros are added exactly.
+        let flushes = if reach == 0.0 { 0.0 } else { 2.0 * ETA };
+        let rounding = (UNIT + f64::EPSILON) * (reach + flushes);
+        Self::new(value, self.bound + rounding + flushes, output)
+    }
+
+    /// Returns the expected product f(gate) · up, written as `output`. Both must be for
+    /// [`OutputType::F32`].
+    ///
+    /// Let f(gate) be F ± a by [`after`](Self::after), and up be U ± b. The product of what is within
+    /// these bounds is within |F|·b + |U|·a + a·b of F·U. It is rounded once, relative to at most
+    /// (|F| + a)(|U| + b), and may be flushed: η. A factor that is flushed where it is read was not
+    /// where it was written, so that its bound covers that. A factor that is known to be 0 makes 0.
+    #[must_use]
+    pub fn gated(gate: Self, up: Self, function: ActivationFunction, output: OutputType) -> Self {
+        let gate = gate.after(function, OutputType::F32);
+        let (f, a, u, b) = (gate.value, gate.bound, up.value, up.bound);
+        let reach = (f.abs() + a) * (u.abs() + b);
+        let flush = if reach == 0.0 { 0.0 } else { ETA };
+        let bound = f.abs() * b + u.abs() * a + a * b;
+        Self::new(f * u, bound + (UNIT + f64::EPSILON) * reach + flush, output)
     }
 }
 
@@ -113,6 +146,25 @@ mod tests {
         assert!((apply(ActivationFunction::Silu, 1.0) - 0.731_058_578_630_005).abs() < 1e-14);
         assert!((apply(ActivationFunction::GeluTanh, 1.0) - 0.841_191_990_608_304).abs() < 1e-12);
         assert_eq!(apply(ActivationFunction::Relu, -2.0), 0.0);
+    }
+
+    #[test]
+    fn epilogues_by_hand() {
+        let exact = |value| Expected::new(value, 0.0, OutputType::F32);
+        let sum = exact(3.0).accumulated(-5.0, OutputType::F32);
+        assert_eq!(sum.value, -2.0);
+        assert!(sum.bound >= 8.0 * UNIT && sum.bound < 8.1 * UNIT, "{}", sum.bound);
+        assert_eq!(exact(0.0).accumulated(0.0, OutputType::F32).bound, 0.0);
+        let relu = ActivationFunction::Relu;
+        let product = Expected::gated(exact(3.0), exact(-4.0), relu, OutputType::F32);
+        assert_eq!(product.value, -12.0);
+        assert!(product.bound >= 12.0 * UNIT && product.bound < 12.1 * UNIT);
+        let closed = Expected::gated(exact(-3.0), exact(7.0), relu, OutputType::F16);
+        assert_eq!((closed.value, closed.bound), (0.0, 0.0));
+        // The errors of both factors reach the product: 3 · 0.25 + 4 · 0.5 + 0.5 · 0.25.
+        let wide = |value, bound| Expected::new(value, bound, OutputType::F32);
+        let product = Expected::gated(wide(3.0, 0.5), wide(4.0, 0.25), relu, OutputType::F32);
+        assert!((product.bound - 2.875).abs() < 20.0 * UNIT, "{}", product.bound);
     }
 
     /// No function has a larger slope than the bound assumes.

@@ -1,5 +1,5 @@
 use super::schedule::{Schedule, gemv_lanes};
-use super::{Activations, Integer, MatmulSpec, Output, Params};
+use super::{Activations, Epilogue, Integer, MatmulSpec, Output, Params};
 use crate::format::{
     ActivationFunction, BLOCK_K, CodeKind, CodeType, Granularity, Offset, RowOrder, ScaleType,
     WeightFormat,
@@ -113,6 +113,9 @@ pub struct KernelChoice {
     /// The function that is applied to sums after the bias.
     #[doc(hidden)]
     pub function: ActivationFunction,
+    /// What becomes of the function's results.
+    #[doc(hidden)]
+    pub epilogue: Epilogue,
     /// What integer products need; `None` unless X is quantized.
     #[doc(hidden)]
     pub integer: Option<Integer>,
@@ -234,6 +237,7 @@ impl KernelChoice {
             y,
             bias: spec.bias,
             function: spec.function,
+            epilogue: spec.epilogue,
             integer: Integer::of(spec, caps),
             order: caps.row_order,
             // Only if lanes want the same X and a step has quads to share.
@@ -311,11 +315,7 @@ impl KernelChoice {
         }
         let wide_side = self.wide && self.order == RowOrder::Panels && !general;
         fragments.push(if wide_side { "access/side_u64" } else { "access/side_u32" });
-        match self.y {
-            YStore::Float(FloatType::F32) => fragments.push("access/y_f32"),
-            YStore::Float(FloatType::F16) => fragments.push("access/y_f16"),
-            YStore::Int8 { .. } | YStore::Accumulators => {}
-        }
+        fragments.extend(self.epilogue_fragments());
         if self.y != YStore::Accumulators {
             fragments.push(function_fragment(self.function));
             fragments.push(if self.bias { "lib/bias" } else { "lib/no_bias" });
@@ -336,6 +336,20 @@ impl KernelChoice {
             workgroup_memory: self.schedule.workgroup_memory(),
             conditions: self.conditions(),
             weights: Some(self.stored()),
+        }
+    }
+
+    /// How sums with their bias become Y, if it holds floats.
+    fn epilogue_fragments(&self) -> Vec<&'static str> {
+        let YStore::Float(float) = self.y else { return Vec::new() };
+        let [store, old, one] = match float {
+            FloatType::F32 => ["access/y_f32", "access/y_old_f32", "access/y_one_f32"],
+            FloatType::F16 => ["access/y_f16", "access/y_old_f16", "access/y_one_f16"],
+        };
+        match self.epilogue {
+            Epilogue::None => vec!["epilogue/store", store],
+            Epilogue::Accumulate => vec!["epilogue/accumulate", store, old],
+            Epilogue::Gated => vec!["epilogue/gated", one],
         }
     }
 
@@ -563,7 +577,7 @@ impl KernelChoice {
             Binding::data(5, "side", SIDE, Access::Read),
         ];
         if self.bias && self.y != YStore::Accumulators {
-            let bias = "the bias, f32, a value a column of Y";
+            let bias = "the bias, f32, a value a row of W";
             bindings.push(Binding::data(6, "bias", bias, Access::Read));
         }
         bindings.push(Binding::data(Y_BINDING, "y", y, Access::Write));

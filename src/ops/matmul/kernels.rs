@@ -2,7 +2,7 @@
 
 use super::choice::KernelChoice;
 use super::schedule::Schedule;
-use super::{Activations, MatmulSpec, Output};
+use super::{Activations, Epilogue, MatmulSpec, Output};
 use crate::format::{
     ActivationFormat, ActivationFunction, ActivationGranularity, BLOCK_K, Granularity, ScaleType,
     WeightFormat, other_formats,
@@ -121,7 +121,38 @@ pub(crate) fn kernels(caps: &Caps) -> Vec<KernelChoice> {
         let spec = spec.with_function(function);
         able(Schedule::all(k)).into_iter().for_each(|schedule| push(&spec, schedule));
     }
+    for spec in epilogue_specs() {
+        let schedules = Schedule::for_activations(spec.activations, spec.k);
+        let schedules = if spec.activations.int8().is_some() { schedules } else { able(schedules) };
+        for (i, schedule) in schedules.into_iter().enumerate() {
+            // Types of Y alternate, so that each is with every kind of schedule once.
+            let output = floats[(i + usize::from(spec.bias)) % 2];
+            if schedule.check(caps).is_ok() {
+                push(&spec.clone().with_output(output), schedule);
+            }
+        }
+    }
     choices
+}
+
+/// Specs with the epilogues that change what is stored, and nothing else.
+fn epilogue_specs() -> Vec<MatmulSpec> {
+    let format = WeightFormat::int8(Granularity::Channel);
+    let mut specs = Vec::new();
+    for activations in [FloatType::F32.into(), Activations::Int8(TOKEN)] {
+        for (epilogue, function, bias) in [
+            (Epilogue::Accumulate, ActivationFunction::Identity, true),
+            (Epilogue::Gated, ActivationFunction::Silu, false),
+        ] {
+            let mut spec = MatmulSpec::new(8, 8, 4096, format)
+                .with_activations(activations)
+                .with_function(function)
+                .with_epilogue(epilogue);
+            spec.bias = bias;
+            specs.push(spec);
+        }
+    }
+    specs
 }
 
 const fn columns_of(blocks: u32) -> NonZeroU32 {

@@ -1,5 +1,6 @@
 //! Kernel ids: how a choice is written, and read again.
 
+use super::Epilogue;
 use super::choice::{Decoder, KernelChoice, Scaling, XLoad, YStore, scaling};
 use super::integer::{Groups, Integer};
 use super::schedule::Schedule;
@@ -13,7 +14,7 @@ use crate::ops::{FloatType, FormatUse};
 type Part = (&'static str, fn(&mut KernelChoice));
 
 /// The parts that follow schedule and decoder, in their order.
-const PARTS: [Part; 53] = [
+const PARTS: [Part; 55] = [
     ("general", |c| c.scaling = Scaling::General),
     ("block", |c| c.scaling = Scaling::Block(1)),
     ("halfblock", |c| c.scaling = Scaling::Block(2)),
@@ -48,6 +49,8 @@ const PARTS: [Part; 53] = [
     (ActivationFunction::Gelu.name(), |c| c.function = ActivationFunction::Gelu),
     (ActivationFunction::GeluTanh.name(), |c| c.function = ActivationFunction::GeluTanh),
     (ActivationFunction::Silu.name(), |c| c.function = ActivationFunction::Silu),
+    ("accumulate", |c| c.epilogue = Epilogue::Accumulate),
+    ("gated", |c| c.epilogue = Epilogue::Gated),
     ("panels", |c| c.order = RowOrder::Panels),
     ("sub4", |c| c.subgroup = 4),
     ("sub8", |c| c.subgroup = 8),
@@ -119,6 +122,7 @@ impl KernelChoice {
             x,
             y,
             function,
+            epilogue,
             integer,
             bias,
             ragged,
@@ -151,7 +155,7 @@ impl KernelChoice {
             format!("{offset:?}"),
             format!("{scale_type:?}"),
             format!("{x:?}"),
-            format!("{y:?}"),
+            format!("{y:?} {epilogue:?}"),
             bias.to_string(),
             format!("{ragged} {pair} {subgroup_sum}"),
             format!("{groups:?}"),
@@ -174,6 +178,7 @@ impl KernelChoice {
             x: if integer { XLoad::Int8 } else { XLoad::F32x4 },
             y: YStore::Float(FloatType::F32),
             function: ActivationFunction::Identity,
+            epilogue: Epilogue::None,
             integer: integer.then_some(INTEGER),
             bias: false,
             order: RowOrder::Rows,
@@ -199,6 +204,7 @@ impl KernelChoice {
             x,
             y,
             function: _,
+            epilogue,
             integer,
             bias: _,
             order,
@@ -240,6 +246,7 @@ impl KernelChoice {
             && order == RowOrder::Rows;
         self.weights_exist()
             && products
+            && (epilogue == Epilogue::None || matches!(y, YStore::Float(_)))
             && (subgroup == 0 || by_rows && !general)
             && (!native_f16_unpack || half)
             && (!wide || by_rows)
@@ -343,6 +350,8 @@ mod tests {
             "rows_m1_n2.int8.row.i8s",
             "coop_8.int4",
             "rows_m1_n4.int8.row.panels.texture512",
+            "tiled_32x64.int8.yf16.bias.silu.gated",
+            "int_rows_m4.int8.row.xint8.wrow.xrow.accumulate.panels",
         ] {
             let choice = good.parse::<KernelChoice>().unwrap();
             assert_eq!(
@@ -370,6 +379,9 @@ mod tests {
             "int_tiled_32x64.int4.block.min.xint8.wgroup.xrow.slices",
             "tiled_32x64.int8.sub8",
             "tiled_32x64.int8.yint8",
+            "tiled_32x64.int8.gated.silu",
+            "int_rows_m1.int8.row.xint8.wrow.xrow.sums.gated",
+            "int_rows_m1.int8.row.xint8.wrow.xrow.yint8.accumulate",
             "gemv_m1_l3.int8",
             "gemv_m1_l512.int8",
             "gemv_m1_l32.int8.pair",

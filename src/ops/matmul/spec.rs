@@ -12,6 +12,35 @@ use crate::ops::{
 /// 2¹⁵ · 255 · 255 < 2³¹.
 const MAX_PIECE: u32 = 1 << (i32::MAX as u32 / (255 * 255 * BLOCK_K as u32)).ilog2();
 
+/// What becomes of f(X · Wᵀ + bias), where f is the activation function.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Epilogue {
+    /// It is Y.
+    #[default]
+    None,
+    /// It is added to what Y holds, in f32: the residual of a transformer, in place.
+    Accumulate,
+    /// Rows of W alternate: row 2j is a *gate*, and row 2j + 1 what it lets up. Y has N/2 columns, and
+    /// column j is f(s) · t, where s and t are the sums of the rows 2j and 2j + 1 with their bias.
+    /// [`PackedWeights::interleave`](crate::format::PackedWeights::interleave) makes such weights.
+    Gated,
+}
+
+impl Epilogue {
+    /// Every epilogue.
+    pub const ALL: [Self; 3] = [Self::None, Self::Accumulate, Self::Gated];
+
+    /// Returns the name that kernels and reports use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Accumulate => "accumulate",
+            Self::Gated => "gated",
+        }
+    }
+}
+
 /// The shapes, types and strides of a matmul. Strides are in elements (words if X or Y is
 /// quantized) and default to packed rows (f16 rows are padded to an even length).
 ///
@@ -27,7 +56,7 @@ const MAX_PIECE: u32 = 1 << (i32::MAX as u32 / (255 * 255 * BLOCK_K as u32)).ilo
 pub struct MatmulSpec {
     /// The largest number of rows of X that the plan can be recorded with.
     pub max_m: u32,
-    /// Columns of Y, which are the rows of W.
+    /// Rows of W. They are the columns of Y too, unless the [epilogue](Epilogue) halves them.
     pub n: u32,
     /// Columns of X and W.
     pub k: u32,
@@ -39,6 +68,8 @@ pub struct MatmulSpec {
     pub output: Output,
     /// The function applied to the sums, after the bias.
     pub function: ActivationFunction,
+    /// What becomes of the function's results.
+    pub epilogue: Epilogue,
     /// Whether an f32 bias `[N]` is added.
     pub bias: bool,
     /// The number of independent X and Y that share W.
@@ -71,6 +102,7 @@ impl MatmulSpec {
             activations: FloatType::F32.into(),
             output: FloatType::F32.into(),
             function: ActivationFunction::Identity,
+            epilogue: Epilogue::None,
             bias: false,
             batch: 1,
             x_stride: k,
@@ -110,9 +142,8 @@ impl MatmulSpec {
     pub fn with_output(mut self, output: impl Into<Output>) -> Self {
         self.output = output.into();
         self.y_stride = match self.output {
-            Output::Float(float) => float.packed(self.n),
-            Output::Int8(format) => row_words(format, self.n),
-            Output::Accumulators => self.n.saturating_mul(self.slices()),
+            Output::Float(float) => float.packed(self.y_columns()),
+            _ => self.y_row(),
         };
         self.y_batch_stride = self.y_stride.saturating_mul(self.max_m);
         self
@@ -128,6 +159,13 @@ impl MatmulSpec {
     pub fn with_function(mut self, function: ActivationFunction) -> Self {
         self.function = function;
         self
+    }
+
+    /// Sets what becomes of the function's results, and packed strides of Y.
+    pub fn with_epilogue(mut self, epilogue: Epilogue) -> Self {
+        self.epilogue = epilogue;
+        let output = self.output;
+        self.with_output(output)
     }
 
     /// Sets the number of matrices in the batch.
@@ -230,10 +268,15 @@ impl MatmulSpec {
         self.activations.int8().map_or(self.k, |format| row_words(format, self.k))
     }
 
+    /// Columns of Y.
+    pub fn y_columns(&self) -> u32 {
+        self.n / if self.epilogue == Epilogue::Gated { 2 } else { 1 }
+    }
+
     /// Elements (words if Y is quantized) that a row of Y spans.
     pub fn y_row(&self) -> u32 {
         match self.output {
-            Output::Float(_) => self.n,
+            Output::Float(_) => self.y_columns(),
             Output::Int8(format) => row_words(format, self.n),
             Output::Accumulators => self.n.saturating_mul(self.slices()),
         }
@@ -277,7 +320,8 @@ impl MatmulSpec {
     ///
     /// # Errors
     /// Returns [`PlanError`] if the format is invalid, a dimension is too large, or a stride is too
-    /// short or not a multiple of what the type needs (2 for f16).
+    /// short or not a multiple of what the type needs (2 for f16). Epilogues other than
+    /// [`Epilogue::None`] need an output of floats, and [`Epilogue::Gated`] an even number of rows of W.
     pub fn check(&self) -> Result<(), PlanError> {
         self.weights.geometry(self.n as usize, self.k as usize)?;
         self.check_format()?;
@@ -288,6 +332,7 @@ impl MatmulSpec {
             ("batch", self.batch, u16::MAX.into()),
         ])?;
         self.check_integers()?;
+        self.check_epilogue()?;
         self.x_rows().check(self.max_m)?;
         self.y_rows().check(self.max_m)
     }
@@ -305,6 +350,18 @@ impl MatmulSpec {
             }
             other => other,
         })
+    }
+
+    fn check_epilogue(&self) -> Result<(), PlanError> {
+        let Self { epilogue, output, n, .. } = *self;
+        match (epilogue, output) {
+            (Epilogue::None, _) => Ok(()),
+            (Epilogue::Gated, Output::Float(_)) if !n.is_multiple_of(2) => {
+                Err(PlanError::OddGates { n })
+            }
+            (_, Output::Float(_)) => Ok(()),
+            _ => Err(PlanError::EpilogueOutput { epilogue, output }),
+        }
     }
 
     /// Returns what this matmul does with the weights.
