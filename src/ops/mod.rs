@@ -50,8 +50,8 @@ pub use fake_quant::{
     FakeQuantSpec,
 };
 pub use matmul::{
-    BoundMatmul, Epilogue, KernelChoice, MatmulArgs, MatmulPlan, MatmulSpec, Schedule, Select,
-    Tuning, TuningKey,
+    BoundMatmul, KernelChoice, MatmulArgs, MatmulPlan, MatmulSpec, Schedule, Select, Tuning,
+    TuningKey,
 };
 pub use observe::{BoundObserve, ObserveArgs, ObserveError, ObservePlan, ObserveSpec};
 pub use permute_columns::{
@@ -70,7 +70,7 @@ pub use recording::Bound;
 pub use repack::{BoundRepack, RepackArgs, RepackPlan, RepackSpec};
 pub use rotary::{BoundRotary, HeadNorm, RotaryArgs, RotaryPairs, RotaryPlan, RotarySpec};
 pub use supports::FormatUse;
-pub use types::{Activations, FloatType, Output, Role};
+pub use types::{Activations, Epilogue, FloatType, Output, Role};
 #[cfg(feature = "conformance")]
 pub(crate) use weights::texture_width;
 pub use weights::{Codes, DeviceWeights, RowBlock, code_textures_pay};

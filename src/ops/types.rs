@@ -1,4 +1,4 @@
-//! The element types of rows, and the roles of buffers.
+//! The element types of rows, what becomes of sums, and the roles of buffers.
 
 use crate::format::{ActivationError, ActivationFormat};
 
@@ -64,6 +64,35 @@ pub enum Output {
     /// ([`MatmulSpec::slice_blocks`](super::MatmulSpec::slice_blocks)), i32
     /// `[batch, m, slices, N]`, *added* to what Y holds. X must be quantized.
     Accumulators,
+}
+
+/// What becomes of f(X · Wᵀ + bias), where f is the activation function.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Epilogue {
+    /// It is Y.
+    #[default]
+    None,
+    /// It is added to what Y holds, in f32: the residual of a transformer, in place.
+    Accumulate,
+    /// Rows of W alternate: row 2j is a *gate*, and row 2j + 1 what it lets up. Y has N/2 columns, and
+    /// column j is f(s) · t, where s and t are the sums of the rows 2j and 2j + 1 with their bias.
+    /// [`PackedWeights::interleave`](crate::format::PackedWeights::interleave) makes such weights.
+    Gated,
+}
+
+impl Epilogue {
+    /// Every epilogue.
+    pub const ALL: [Self; 3] = [Self::None, Self::Accumulate, Self::Gated];
+
+    /// Returns the name that kernels and reports use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Accumulate => "accumulate",
+            Self::Gated => "gated",
+        }
+    }
 }
 
 impl From<FloatType> for Activations {

@@ -1,8 +1,8 @@
 //! `Y = f(X · Wᵀ (+ bias))` with compressed `W`.
 //!
 //! X is `[batch, m, K]`, W `[N, K]` shared by the batch, Y `[batch, m, N]`; f is an
-//! [`ActivationFunction`](crate::format::ActivationFunction), usually the identity. An [`Epilogue`] may
-//! add that to Y, or multiply pairs of its columns. Where X is
+//! [`ActivationFunction`](crate::format::ActivationFunction), usually the identity. An
+//! [`Epilogue`](super::Epilogue) may add that to Y, or multiply pairs of its columns. Where X is
 //! floats, sums are f32. Where X is [quantized](crate::ops::quantize_activations), products and their sums
 //! are integers, and exact, over every *slice* of K in which scales do not change; slices are
 //! scaled and added in f32. The error bounds are those of [`reference`](crate::reference).
@@ -34,13 +34,13 @@ pub use name::first_part;
 pub(crate) use plan::row_ranges;
 pub use plan::{MatmulPlan, RowRange, Select};
 pub use schedule::{Schedule, UnknownSchedule};
-pub use spec::{Epilogue, MatmulSpec};
+pub use spec::MatmulSpec;
 pub use step::Step;
 pub use tuning::{Measured, Problem, Tuning, TuningKey, applies, candidates};
 #[cfg(feature = "serde")]
 pub use tuning_file::BadTuning;
 
-use super::{Activations, Output, PlanError};
+use super::{Activations, Epilogue, Output, PlanError};
 use crate::gpu::uniform;
 
 uniform! {

@@ -5,41 +5,13 @@ use crate::format::{
 use crate::gpu::MAX_COUNT;
 use crate::ops::rows::RowsSpec;
 use crate::ops::{
-    Activations, DeviceWeights, FloatType, FormatUse, Output, PermuteColumnsSpec, PlanError, Role,
+    Activations, DeviceWeights, Epilogue, FloatType, FormatUse, Output, PermuteColumnsSpec,
+    PlanError, Role,
 };
 
 /// Blocks of 32 columns whose products an i32 holds, a power of two: 2¹⁰, since
 /// 2¹⁵ · 255 · 255 < 2³¹.
 const MAX_PIECE: u32 = 1 << (i32::MAX as u32 / (255 * 255 * BLOCK_K as u32)).ilog2();
-
-/// What becomes of f(X · Wᵀ + bias), where f is the activation function.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Epilogue {
-    /// It is Y.
-    #[default]
-    None,
-    /// It is added to what Y holds, in f32: the residual of a transformer, in place.
-    Accumulate,
-    /// Rows of W alternate: row 2j is a *gate*, and row 2j + 1 what it lets up. Y has N/2 columns, and
-    /// column j is f(s) · t, where s and t are the sums of the rows 2j and 2j + 1 with their bias.
-    /// [`PackedWeights::interleave`](crate::format::PackedWeights::interleave) makes such weights.
-    Gated,
-}
-
-impl Epilogue {
-    /// Every epilogue.
-    pub const ALL: [Self; 3] = [Self::None, Self::Accumulate, Self::Gated];
-
-    /// Returns the name that kernels and reports use.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Accumulate => "accumulate",
-            Self::Gated => "gated",
-        }
-    }
-}
 
 /// The shapes, types and strides of a matmul. Strides are in elements (words if X or Y is
 /// quantized) and default to packed rows (f16 rows are padded to an even length).
