@@ -1,5 +1,6 @@
 //! The tests of model files and models, one program.
 
+mod architecture;
 mod calibrate;
 #[path = "../../../tests/common/mod.rs"]
 mod common;

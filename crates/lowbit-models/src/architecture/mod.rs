@@ -3,8 +3,28 @@
 //! One file for each family of architectures reads a model's configuration and states only what is
 //! particular to it. It names tensors; nothing here reads or computes with them.
 
+mod config;
+mod decoder;
+mod error;
+mod llama;
+mod names;
+mod qwen2;
+mod reader;
+pub mod reference;
+mod rotary;
+mod tensors;
+mod windows;
+
+pub use error::ArchitectureError;
+
+use crate::checkpoint::source::{Family, ModelSource};
+use config::Config;
 use lowbit::format::ActivationFunction;
+use reader::{Reader, World};
+use serde_json::Value;
+use std::collections::BTreeSet;
 use std::ops::Range;
+use tensors::Tensors;
 
 /// A transformer: a stack of layers between an embedding and, for a language model, a head.
 #[derive(Clone, Debug, PartialEq)]
@@ -275,4 +295,86 @@ pub struct Gated {
     pub down: Linear,
     /// What the gate's result goes through.
     pub function: ActivationFunction,
+}
+
+/// How the blueprint of an architecture is read.
+type Read = fn(&Reader<'_>) -> Result<Blueprint, ArchitectureError>;
+
+/// The architectures by their `model_type` in a `config.json`, with the start of the names of their classes.
+const HF: [(&str, &str, Read); 2] =
+    [("llama", "Llama", llama::read), ("qwen2", "Qwen2", qwen2::read)];
+
+/// The architectures by their `general.architecture` in GGUF files.
+const GGUF: [(&str, Read); 2] = [("llama", llama::read), ("qwen2", qwen2::read)];
+
+/// Reads what a model is: from `config.json` and the names that `transformers` gives tensors, or from the
+/// metadata and the names of a GGUF file, also of one that was imported into a file of lowbit's own.
+///
+/// Every tensor that the blueprint names is in the model and has the shape that the blueprint implies. No
+/// tensor is read.
+///
+/// # Errors
+/// Returns [`ArchitectureError`] if the architecture or one of its settings is not supported, or if the tensors
+/// are not those that the settings describe.
+pub fn read(model: &dyn ModelSource) -> Result<Blueprint, ArchitectureError> {
+    if let Some(refusal) = model.refusal() {
+        return Err(refusal.into());
+    }
+    let tensors = Tensors::new(model.items()?);
+    if model.family() == Family::Gguf {
+        return read_gguf(model.config(), tensors);
+    }
+    // A file that was imported from GGUF has the names and the metadata of that.
+    if let Some(metadata) = model.metadata().get("gguf.metadata") {
+        let metadata: Value =
+            serde_json::from_str(metadata).map_err(|_| ArchitectureError::NoConfig)?;
+        return read_gguf(&metadata, tensors);
+    }
+    if model.config().is_null() {
+        return Err(ArchitectureError::NoConfig);
+    }
+    let config = Config::new(model.config(), "");
+    let class = model.architecture().unwrap_or_default();
+    let found = match config.text("model_type")? {
+        Some(name) => HF.iter().find(|known| known.0 == name).ok_or(name),
+        // The first files of BERT have no type.
+        None if class.is_empty() => return Err(ArchitectureError::Unnamed { key: "model_type" }),
+        None => {
+            let fits = |known: &&(_, &str, _)| {
+                let rest = class.strip_prefix(known.1);
+                rest.is_some_and(|rest| rest == "Model" || rest.starts_with("For"))
+            };
+            HF.iter().find(fits).ok_or(class)
+        }
+    };
+    match found {
+        Ok((_, _, read)) => read(&Reader { world: World::Hf, config, tensors }),
+        Err(name) => Err(ArchitectureError::Unknown {
+            name: name.to_owned(),
+            known: HF.iter().map(|known| known.0).collect(),
+        }),
+    }
+}
+
+fn read_gguf(metadata: &Value, tensors: Tensors) -> Result<Blueprint, ArchitectureError> {
+    const KEY: &str = "general.architecture";
+    let name = Config::new(metadata, "").text(KEY)?;
+    let name = name.ok_or(ArchitectureError::Unnamed { key: KEY })?;
+    let config = Config::new(metadata, &format!("{name}."));
+    match GGUF.iter().find(|known| known.0 == name) {
+        Some((_, read)) => read(&Reader { world: World::Gguf, config, tensors }),
+        None => Err(ArchitectureError::Unknown {
+            name: name.to_owned(),
+            known: GGUF.iter().map(|known| known.0).collect(),
+        }),
+    }
+}
+
+impl Blueprint {
+    /// Returns the names of all tensors that it names.
+    pub fn tensors(&self) -> BTreeSet<&str> {
+        let mut names = BTreeSet::new();
+        names::of_blueprint(self, &mut names);
+        names
+    }
 }

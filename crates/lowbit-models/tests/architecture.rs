@@ -1,0 +1,69 @@
+//! Tiny models of every architecture beside what `transformers` computes with them in f64.
+//! scripts/models/make.py makes them.
+
+use lowbit_models::architecture::{self, Blueprint, reference};
+use lowbit_models::checkpoint::ModelFile;
+use lowbit_models::checkpoint::source::{self, Model};
+use std::path::{Path, PathBuf};
+
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/models");
+
+/// How far a result may be from that of `transformers`, as a share of the largest. Both are computed in
+/// f64, in other orders: some thousand roundings of 2⁻⁵³ that grow little on the way. A constant that a
+/// blueprint or a file holds as f32 would show as 10⁻⁸, any mistake as more.
+const LIMIT: f64 = 1e-13;
+
+fn cases() -> Vec<PathBuf> {
+    let mut cases: Vec<_> =
+        std::fs::read_dir(FOLDER).unwrap().map(|entry| entry.unwrap().path()).collect();
+    cases.sort();
+    cases
+}
+
+fn open(case: &Path) -> (Model, Blueprint) {
+    let gguf = case.join("model.gguf");
+    let path = if gguf.exists() { gguf } else { case.join("model.safetensors") };
+    let model = source::open(&path).unwrap();
+    let blueprint =
+        architecture::read(&model).unwrap_or_else(|e| panic!("{}: {e}", case.display()));
+    (model, blueprint)
+}
+
+fn numbers<const SIZE: usize, T>(file: &ModelFile, name: &str, of: fn([u8; SIZE]) -> T) -> Vec<T> {
+    let tensor = file.tensor(name).unwrap_or_else(|| panic!("no {name}"));
+    tensor.bytes.as_chunks().0.iter().map(|bytes| of(*bytes)).collect()
+}
+
+/// Compares rows, and returns the largest difference as a share of the largest value.
+fn difference(have: &[f64], want: &[f64]) -> f64 {
+    assert_eq!(have.len(), want.len());
+    let largest = want.iter().fold(0.0, |max: f64, x| max.max(x.abs()));
+    let apart = have.iter().zip(want).map(|(have, want)| (have - want).abs());
+    // A NaN is no difference that is small.
+    apart.fold(0.0, |max: f64, x| if x <= max { max } else { x }) / largest
+}
+
+#[test]
+fn logits_are_those_of_transformers() {
+    let mut failed = Vec::new();
+    let mut decoders = 0;
+    for case in cases() {
+        let name = case.file_name().unwrap().to_string_lossy().into_owned();
+        let expected = ModelFile::open(case.join("expected.safetensors")).unwrap();
+        if expected.tensor("logits").is_none() {
+            continue;
+        }
+        decoders += 1;
+        let (model, blueprint) = open(&case);
+        let tokens = numbers(&expected, "tokens", u32::from_le_bytes);
+        let want = numbers(&expected, "logits", f64::from_le_bytes);
+        let have = reference::logits(&model, &blueprint, &tokens).unwrap();
+        let difference = difference(&have, &want);
+        println!("{name}: {difference:.1e}");
+        if !(difference <= LIMIT) {
+            failed.push(format!("{name}: {difference:.1e}"));
+        }
+    }
+    assert!(decoders >= 7, "{decoders} decoders");
+    assert!(failed.is_empty(), "beyond {LIMIT:.1e}: {}", failed.join(", "));
+}
