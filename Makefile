@@ -3,7 +3,7 @@ export XDG_RUNTIME_DIR ?= /tmp
 
 LOWBIT = $${CARGO_TARGET_DIR:-target}/release/lowbit
 
-.PHONY: help demo test test-all coverage verify bench isa peers candle msrv setup model adapters everywhere mesa web web-test tools fuzz
+.PHONY: help demo test test-all coverage verify bench isa peers candle msrv setup model language-models adapters everywhere mesa web web-test tools fuzz
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
@@ -67,6 +67,9 @@ setup: ## install a software Vulkan driver if there is no driver
 model: ## fetch MiniLM into data/minilm, and as int8 ONNX into data/minilm-int8, and verify both
 	@scripts/fetch-model.sh minilm
 	@scripts/fetch-model.sh minilm-int8 || echo "SKIPPED: no minilm-int8: the import of a real ONNX file is not tested" >&2
+
+language-models: ## fetch SmolLM2, Qwen2.5-Coder and a text into data/, 600 MB, and verify them
+	@scripts/fetch-model.sh smollm2 pride qwen2.5-coder
 
 adapters: ## unpack Mesa 25 and SwiftShader into target/, and install libEGL: four software adapters
 	@scripts/setup-adapters.sh
