@@ -63,15 +63,13 @@ impl Op {
 
     /// Returns whether the op has weights. All other ops have only X.
     pub const fn has_weights(&self) -> bool {
-        !matches!(
-            self,
-            Self::Quantize { .. }
-                | Self::Observe { .. }
-                | Self::PermuteColumns
-                | Self::Positions { .. }
-                | Self::FakeQuant(_)
-                | Self::Rotary(_)
-        )
+        use Op::{Compress, Dequantize, Gather, IntegerMatmul, Matmul};
+        matches!(self, Matmul | IntegerMatmul(_) | Compress | Dequantize | Gather)
+    }
+
+    /// Returns whether the op has neither weights nor a weight format.
+    pub const fn has_only_x(&self) -> bool {
+        !self.has_weights() && !matches!(self, Self::FakeQuant(_))
     }
 }
 

@@ -313,12 +313,10 @@ fn scheme(case: &Case) -> (&'static str, serde_group::Group, bool) {
             };
             ("none", group, format.is_symmetric())
         }
-        Op::PermuteColumns | Op::Positions { .. } | Op::Rotary(_) => {
-            ("none", serde_group::Group::Named("tensor".into()), true)
-        }
         Op::Observe { axis, .. } => {
             ("none", serde_group::Group::Named(axis_name(axis).into()), true)
         }
+        op if op.has_only_x() => ("none", serde_group::Group::Named("tensor".into()), true),
         _ => {
             let format = &case.format;
             (format.code_type().name(), of_weights(format), format.is_symmetric())
@@ -352,11 +350,8 @@ impl CaseReport {
             id: case.id(),
             op: case.op.name().into(),
             format: match case.op {
-                Op::Quantize { .. }
-                | Op::Observe { .. }
-                | Op::PermuteColumns
-                | Op::Positions { .. } => case.output_name(),
                 Op::Rotary(rotary) => rotary.cache.name().into(),
+                op if op.has_only_x() => case.output_name(),
                 _ => case.format.to_string(),
             },
             weights: weights.into(),

@@ -70,7 +70,7 @@ impl Kernel {
 type List = fn(&Caps) -> Vec<KernelDesc>;
 
 /// The lists of kernels that are not chosen by [`KernelChoice`].
-const OTHERS: [List; 12] = [
+const OTHERS: &[List] = &[
     matmul::sums_kernels,
     quantize_weights::kernels,
     repack::kernels,

@@ -59,7 +59,7 @@ pub fn plan(quick: bool, filter: &str, except: &str, every: usize) -> Result<Str
         id: case.id(),
         op: case.op.name(),
         weights: match case.op {
-            op if !op.has_weights() && !matches!(op, Op::FakeQuant(_)) => "none",
+            op if op.has_only_x() => "none",
             _ => case.format.code_type().name(),
         },
         sparsity: case.format.sparsity().name(),
