@@ -16,6 +16,7 @@ mod integer;
 mod make_kernels;
 mod memory;
 mod misuse;
+mod norm;
 mod observe;
 mod permute_columns;
 mod pipelines;

@@ -184,6 +184,14 @@ fn recorded_grids_are_counted_by_hand() {
     let args = MatmulArgs { activations, weights: &permuted, bias: None, output };
     assert_eq!(block_on(plan.bind(args)).unwrap().workgroups(7), [3 * 7 * 200 / 64 + 1, 30]);
 
+    // A workgroup takes a row of each head: 3 · 7.
+    let spec = NormSpec::new(9, 64, NormKind::Rms, 1e-6).with_batch(3);
+    let spec = spec.with_x_strides(192, 64).with_y_strides(192, 64);
+    let plan = block_on(NormPlan::new(&kernels, &spec)).unwrap();
+    let (weight, residual, bias, scale) = (Some((&order).into()), None, None, None);
+    let args = NormArgs { activations, residual, weight, bias, scale, output };
+    assert_eq!(block_on(plan.bind(args)).unwrap().workgroups(7), [21]);
+
     // A row has 10 blocks of 4 words of codes, 5 scales and 5 zero points, a byte each:
     // ⌈5 · (40 + 5 + 2) / 64⌉.
     let (codes, scales, zeros) = (buffer(), buffer(), buffer());

@@ -1,6 +1,6 @@
 // Finds the range of all of X: the bits of the largest x and of the largest −x, at least 0, and
 // whether any x is NaN or infinite.
-// Requires: activations/code, lib/dispatch, const WORKGROUP.
+// Requires: activations/code, activations/codes, lib/dispatch, const WORKGROUP.
 // Provides: main, one workgroup a row.
 // The bits of positive floats have the order of the floats, so atomics on the bits give the
 // largest value in any order of invocations.

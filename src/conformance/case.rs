@@ -1,6 +1,6 @@
 use crate::compress::calibrate::Axis;
 use crate::format::{ActivationFormat, ActivationFunction, CacheFormat, WeightFormat};
-use crate::ops::{Epilogue, FloatType, Output, RotaryPairs, Schedule};
+use crate::ops::{Epilogue, FloatType, NormKind, Output, RotaryPairs, Schedule};
 
 /// The op that a case checks, with the parameters that only this op has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,6 +37,8 @@ pub enum Op {
         /// The number of tokens that a token sees at most.
         window: Option<u32>,
     },
+    /// Rows of X, or of its sum with a residual, normalized.
+    Norm(Normalized),
     /// X quantized and dequantized at once in the format of the case, and the gradients of that.
     FakeQuant(FakeScales),
     /// Queries, keys and values that are prepared for attention.
@@ -56,6 +58,7 @@ impl Op {
             Self::Observe { .. } => "observe",
             Self::PermuteColumns => "permute-columns",
             Self::Positions { .. } => "positions",
+            Self::Norm(_) => "norm",
             Self::FakeQuant(_) => "fake-quant",
             Self::Rotary(_) => "rotary",
         }
@@ -194,6 +197,17 @@ pub struct Quantized {
     pub output: Output,
 }
 
+/// What a normalization does. Weight, its offset and the layout of the batch follow from the shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Normalized {
+    /// Whether the mean is subtracted.
+    pub kind: NormKind,
+    /// The type of the residual and of the sum, if there is a residual.
+    pub residual: Option<FloatType>,
+    /// The type of Y.
+    pub output: Output,
+}
+
 /// One case of the table.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Case {
@@ -302,6 +316,7 @@ impl Case {
             Op::IntegerMatmul(quantized) => quantized.output.to_string(),
             Op::Quantize { format, .. } => format.to_string(),
             Op::Observe { axis, bins } => format!("{}-bins{bins}", axis_name(axis)),
+            Op::Norm(normalized) => normalized.output.to_string(),
             _ => self.output.name().to_string(),
         }
     }
@@ -322,6 +337,12 @@ impl Case {
             Op::Positions { window: Some(window) } => id.push_str(&format!("/window{window}")),
             Op::FakeQuant(scales) => id.push_str(&format!("/{}", scales.name())),
             Op::Rotary(rotary) => id.push_str(&format!("/{rotary}")),
+            Op::Norm(Normalized { kind, residual, .. }) => {
+                id.push_str(&format!("/{}", kind.name()));
+                if let Some(float) = residual {
+                    id.push_str(&format!("/residual-{}", float.name()));
+                }
+            }
             _ => {}
         }
         if self.function != ActivationFunction::Identity {

@@ -140,7 +140,7 @@ fn judge(
     }
 }
 
-fn output(float: FloatType) -> OutputType {
+pub(super) fn output(float: FloatType) -> OutputType {
     match float {
         FloatType::F16 => OutputType::F16,
         _ => OutputType::F32,

@@ -16,6 +16,8 @@ mod epilogue;
 mod fake;
 mod integer;
 mod matmul;
+mod norm;
+mod normalizing;
 mod observe;
 mod page;
 mod permute;
@@ -30,7 +32,7 @@ mod speed;
 mod table;
 mod weights;
 
-pub use case::{Case, FakeScales, Op, Quantized, Rotary, Values};
+pub use case::{Case, FakeScales, Normalized, Op, Quantized, Rotary, Values};
 pub use compare::{Comparison, Difference, Kind, Side, compare};
 pub use page::{json_of, page};
 pub use report::{AdapterReport, CaseReport, ErrorOverBound, Report, Speed, Status};

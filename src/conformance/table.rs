@@ -1,5 +1,6 @@
 use super::covering::triples;
 use super::epilogue::epilogues;
+use super::normalizing::normalizing;
 use super::reading::{permuting, positions, reading};
 use super::rotary::rotating;
 use super::{Case, FakeScales, Op, Quantized, Values};
@@ -84,6 +85,7 @@ pub fn table(extent: Extent) -> Vec<Case> {
     positions(&mut cases);
     rotating(extent, &mut cases);
     epilogues(extent, &mut cases);
+    normalizing(extent, &mut cases);
     // Parts of the table meet in a few cases, which are run once.
     let mut seen = HashSet::new();
     cases.retain(|case| seen.insert(case.clone()));
@@ -395,7 +397,7 @@ pub(super) const X_SHAPES: [(usize, usize); 9] =
     [(0, 8), (3, 0), (1, 1), (2, 31), (4, 64), (5, 33), (7, 100), (4, 386), (2, 2080)];
 
 /// Returns the patterns of X.
-fn x_values() -> impl Iterator<Item = Values> + Clone {
+pub(super) fn x_values() -> impl Iterator<Item = Values> + Clone {
     Values::ALL.into_iter().chain(Values::ODD)
 }
 
@@ -540,7 +542,8 @@ mod tests {
                 }
             }
             let kinds: HashSet<_> = of_x.iter().map(|c| (c.op, c.activations)).collect();
-            assert_eq!(kinds.len(), 2 * (11 + 4 + 3 + 1));
+            let norms = 2 * 3 * 6;
+            assert_eq!(kinds.len(), 2 * (11 + 4 + 3 + 1 + norms));
         }
         let pinned: HashSet<_> = full.iter().filter_map(|c| c.schedule).collect();
         let lanes = |wanted| {

@@ -137,6 +137,16 @@ pub enum PlanError {
         /// What it must be.
         need: &'static str,
     },
+    /// The op does not write this type of output.
+    #[error("{op} does not write {output}: {why}")]
+    UnsupportedOutput {
+        /// The op.
+        op: &'static str,
+        /// The output asked for.
+        output: Output,
+        /// The reason, and what to ask for instead.
+        why: &'static str,
+    },
     /// The histogram of an observation is invalid.
     #[error(transparent)]
     Calibrate(#[from] CalibrateError),
@@ -242,6 +252,14 @@ pub enum BindError {
         /// Whether the plan takes them.
         planned: bool,
     },
+    /// The plan takes an argument that is missing, or the other way round.
+    #[error("the plan was made {} {role}, the arguments come {}", if *.planned {"with"} else {"without"}, if *.planned {"without"} else {"with some"})]
+    Argument {
+        /// The argument.
+        role: Role,
+        /// Whether the plan takes it.
+        planned: bool,
+    },
     /// A quantized output has no scale, or another output has one.
     #[error("{}", if *.planned { "a quantized output needs its scale: bind with `bind_scaled`" } else { "only a quantized output takes a scale: bind with `bind`" })]
     OutputScale {
@@ -315,14 +333,6 @@ pub enum BindError {
         need: u64,
         /// The device's limit.
         limit: u64,
-    },
-    /// The plan takes an argument that is missing, or the other way round.
-    #[error("the plan {} {role}, the arguments come {}", if *.planned {"needs its"} else {"takes no"}, if *.planned {"without"} else {"with one"})]
-    Argument {
-        /// The argument.
-        role: Role,
-        /// Whether the plan takes it.
-        planned: bool,
     },
     /// A block of rows of weights exceeds a binding.
     #[error(

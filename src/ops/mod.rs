@@ -26,6 +26,7 @@ mod error;
 pub mod fake_quant;
 pub(crate) mod limits;
 pub mod matmul;
+pub mod norm;
 pub mod observe;
 pub mod permute_columns;
 pub mod positions;
@@ -53,6 +54,7 @@ pub use matmul::{
     BoundMatmul, KernelChoice, MatmulArgs, MatmulPlan, MatmulSpec, Schedule, Select, Tuning,
     TuningKey,
 };
+pub use norm::{BoundNorm, NormArgs, NormKind, NormPlan, NormResidual, NormSpec};
 pub use observe::{BoundObserve, ObserveArgs, ObserveError, ObservePlan, ObserveSpec};
 pub use permute_columns::{
     BoundPermuteColumns, PermuteColumnsArgs, PermuteColumnsPlan, PermuteColumnsSpec,

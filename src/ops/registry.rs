@@ -3,7 +3,7 @@
 
 use super::matmul::{self, KernelChoice, Step};
 use super::{
-    dequantize, fake_quant, limits, observe, permute_columns, positions, probe,
+    dequantize, fake_quant, limits, norm, observe, permute_columns, positions, probe,
     quantize_activations, quantize_weights, repack, rotary,
 };
 use crate::format::RowOrder;
@@ -79,6 +79,7 @@ const OTHERS: &[List] = &[
     permute_columns::kernels,
     positions::kernels,
     rotary::kernels,
+    norm::kernels,
     observe::kernels,
     fake_quant::kernels,
     probe::kernels,

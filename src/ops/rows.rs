@@ -2,7 +2,7 @@
 //! and how they are split where they exceed a binding.
 
 use super::buffers::{Resource, Window, check, window_capacity};
-use super::{BindError, FloatType, PlanError, Role, SubBuffer};
+use super::{BindError, FloatType, Output, PlanError, Role, SubBuffer};
 use crate::gpu::Caps;
 
 /// How rows lie in a buffer. Lengths and strides count units: elements, or words where a row
@@ -41,6 +41,22 @@ impl RowsSpec {
         Self { role, columns, stride, single, unit, multiple, batch, batch_stride, shared }
     }
 
+    /// Creates rows of the output of an op, whose columns are `columns` floats or codes.
+    pub fn output(columns: u32, stride: u32, output: Output) -> Self {
+        let role = Role::Output;
+        match output {
+            Output::Float(float) => Self::floats(role, columns, stride, float),
+            Output::Accumulators => Self::words(role, columns, stride),
+            Output::Int8(format) => {
+                // A layout that is refused is one that no buffer holds.
+                let words = format.layout(columns as usize).ok();
+                let words = words.and_then(|layout| u32::try_from(layout.row_words).ok());
+                let words = words.unwrap_or(u32::MAX);
+                Self { multiple: 4, ..Self::words(role, words, stride) }
+            }
+        }
+    }
+
     /// Returns whether rows of f32 can be loaded 16 bytes at a time.
     pub fn is_quads(&self) -> bool {
         self.unit == 4 && self.columns.is_multiple_of(4) && self.stride.is_multiple_of(4)
@@ -58,7 +74,11 @@ impl RowsSpec {
             return Err(PlanError::Stride { role, stride, need: columns.into() });
         }
         let need = Self { batch: 1, ..*self }.units(max_rows);
-        if batch > 1 && u64::from(batch_stride) < need && !(shared && batch_stride == 0) {
+        // Heads lie side by side in a row: all of the batch fits between two rows.
+        let (each, all) = (u64::from(batch_stride), Self { batch, ..*self }.units(1));
+        let side_by_side = batch_stride >= columns && (max_rows <= 1 || all <= stride.into());
+        let apart = each >= need || side_by_side || shared && batch_stride == 0;
+        if batch > 1 && !apart {
             return Err(PlanError::Stride { role, stride: batch_stride, need });
         }
         let odd = [(stride, max_rows), (batch_stride, batch)]

@@ -55,10 +55,10 @@ pub enum Activations {
 pub enum Output {
     /// Floats.
     Float(FloatType),
-    /// 8-bit codes with one static scale and zero point
-    /// ([`MatmulPlan::bind_scaled`](super::matmul::MatmulPlan::bind_scaled)), in rows that the next
-    /// matmul can take as its X. The format must be `int8-tensor` and X quantized. A NaN becomes
-    /// an arbitrary code.
+    /// 8-bit codes in rows that the next matmul can take as its X. `int8-tensor` has one static
+    /// scale and zero point, with which a NaN becomes an arbitrary code. A matmul writes only these
+    /// ([`MatmulPlan::bind_scaled`](super::matmul::MatmulPlan::bind_scaled)), and only if X is
+    /// quantized. Ops that see whole rows also write `int8-token`.
     Int8(ActivationFormat),
     /// The exact sums, for tests: `Σ (cx − zx)(cw − zw)` over each slice of K
     /// ([`MatmulSpec::slice_blocks`](super::MatmulSpec::slice_blocks)), i32
@@ -197,6 +197,10 @@ pub enum Role {
     Scales,
     /// Canonical zero points.
     Zeros,
+    /// Rows that are added to X before it is normalized.
+    Residual,
+    /// The sum of X and the residual.
+    Sum,
     /// The gradient of Y.
     OutputGradient,
     /// The gradients of scales.
@@ -228,6 +232,8 @@ impl std::fmt::Display for Role {
             Self::Mask => "mask",
             Self::Scales => "scales",
             Self::Zeros => "zero points",
+            Self::Residual => "residual",
+            Self::Sum => "sum",
             Self::OutputGradient => "gradient of the output",
             Self::ScaleGradients => "gradients of scales",
             Self::ZeroGradients => "gradients of zero points",

@@ -1,6 +1,6 @@
 //! Checks of quantized activations against their definition, in f64.
 
-use super::{Judgement, ReferenceError, check_length};
+use super::{Expected, Judgement, OutputType, ReferenceError, check_length};
 use crate::format::{ActivationFormat, ActivationGranularity, ActivationLayout};
 
 /// The relative error of a scale: two divisions of 2.5 ulp and a sum of 1 ulp, where an ulp is at
@@ -37,6 +37,35 @@ pub fn check_activations(
     static_scale: Option<(f32, i32)>,
     words: &[u32],
 ) -> Result<Judgement, ReferenceError> {
+    let expected = |&x: &f32| {
+        let value = f64::from(x);
+        // Anything from 0 to x.
+        let (value, bound) =
+            if x.is_subnormal() { (value / 2.0, value.abs() / 2.0) } else { (value, 0.0) };
+        Expected::new(value, bound, OutputType::F32)
+    };
+    let x: Vec<_> = x.iter().map(expected).collect();
+    check_quantized(format, layout, &x, static_scale, words)
+}
+
+/// Checks `[m, row_words]` words of codes that a kernel makes in the same pass as the floats that they
+/// stand for, of which `expected` `[m, k]` has the exact values and the largest errors. What is not
+/// finite has NaN as its value.
+///
+/// What [`check_activations`] states of x holds for some x̂ within the bound of x: the largest
+/// magnitude may be any between the largest |x| − bound and the largest |x| + bound, and a code is off
+/// by bound/s more.
+///
+/// # Errors
+/// Returns the errors of [`check_activations`].
+pub fn check_quantized(
+    format: ActivationFormat,
+    layout: &ActivationLayout,
+    expected: &[Expected],
+    static_scale: Option<(f32, i32)>,
+    words: &[u32],
+) -> Result<Judgement, ReferenceError> {
+    let x = expected;
     let m = words.len() / layout.row_words.max(1);
     check_length("words", m * layout.row_words, words.len())?;
     check_length("x", m * layout.k, x.len())?;
@@ -76,18 +105,13 @@ pub fn check_activations(
             let least = if format.is_symmetric() { -127.0 } else { -128.0 };
             for column in columns {
                 let code = code(packed_row, column);
-                let real = if dead {
-                    0.0
-                } else {
-                    f64::from(x_row[column]) / f64::from(scale) + f64::from(zero)
-                };
+                let Expected { value, bound, .. } = x_row[column];
+                let real = if dead { 0.0 } else { value / f64::from(scale) + f64::from(zero) };
                 if real.is_nan() {
                     continue;
                 }
-                let mut off = (f64::from(code) - real.clamp(least, 127.0)).abs();
-                if x_row[column].is_subnormal() {
-                    off = off.min((f64::from(code) - f64::from(zero)).abs());
-                }
+                let off = (f64::from(code) - real.clamp(least, 127.0)).abs();
+                let off = (off - bound / f64::from(scale)).max(0.0);
                 let fault = || {
                     format!(
                         "row {row}, column {column}: the code is {code}, but must be near {real}"
@@ -117,47 +141,58 @@ fn code(packed_row: &[u32], column: usize) -> i8 {
     packed_row[column / 4].to_le_bytes()[column % 4] as i8
 }
 
-fn largest(x: &[f32]) -> f64 {
-    x.iter().fold(0.0, |largest, x| f64::max(largest, f64::from(x.abs())))
+fn largest(x: &[Expected]) -> f64 {
+    x.iter().fold(0.0, |largest, x| f64::max(largest, x.value.abs() - x.bound))
 }
 
 fn check_scheme(
     format: ActivationFormat,
-    x: &[f32],
+    x: &[Expected],
     scale: f32,
     zero: i32,
     judged: &mut Judgement,
 ) {
-    if x.iter().any(|x| !x.is_finite()) {
+    if x.iter().any(|x| !x.value.is_finite()) {
         if !scale.is_nan() {
             judged.refuse(format!("the scale is {scale}, but must be NaN: X is not finite"));
         }
         return;
     }
-    let high = x.iter().fold(0.0, |high, &x| f64::max(high, x.into()));
-    let low = x.iter().fold(0.0, |low, &x| f64::max(low, -f64::from(x)));
-    let want =
-        if format.is_symmetric() { f64::max(high, low) / 127.0 } else { (high + low) / 255.0 };
+    // The least and the largest that the maxima of x and of −x may be.
+    let most = |side: &dyn Fn(&Expected) -> f64| {
+        x.iter().fold([0.0f64; 2], |[least, most], x| {
+            [least.max(side(x) - x.bound), most.max(side(x) + x.bound)]
+        })
+    };
+    let (high, low) = (most(&|x| x.value), most(&|x| -x.value));
+    let want = |i: usize| {
+        if format.is_symmetric() {
+            f64::max(high[i], low[i]) / 127.0
+        } else {
+            (high[i] + low[i]) / 255.0
+        }
+    };
+    let (least, most) = (want(0), want(1));
     let flushed = (scale, zero) == (1.0, 0);
     // The two terms of the sum are flushed independently, so both may be lost.
-    if want < 2.0 * SMALLEST && flushed {
+    if least < 2.0 * SMALLEST && flushed {
         return;
     }
-    if want < (1.0 - SCALE) * SMALLEST {
+    if most < (1.0 - SCALE) * SMALLEST {
         judged.refuse(format!(
             "the scale is {scale} and the zero point {zero}, but must be 1 and 0 for a range of zeros"
         ));
         return;
     }
-    let off = (f64::from(scale) - want).abs() / (SCALE * want);
-    if !judged.see(off, || format!("the scale is {scale}, but must be near {want}")) {
+    let scale = f64::from(scale);
+    let off = (scale - scale.clamp(least, most)).abs() / (SCALE * most);
+    if !judged.see(off, || format!("the scale is {scale}, but must be near {most}")) {
         return;
     }
-    let real = if format.is_symmetric() {
-        0.0
-    } else {
-        (low / f64::from(scale)).clamp(0.0, 255.0) - 128.0
+    let real = |low: f64| {
+        if format.is_symmetric() { 0.0 } else { (low / scale).clamp(0.0, 255.0) - 128.0 }
     };
-    let off = (f64::from(zero) - real).abs() / TIE;
-    judged.see(off, || format!("the zero point is {zero}, but must be near {real}"));
+    let (zero, low) = (f64::from(zero), low.map(real));
+    let off = (zero - zero.clamp(low[0], low[1])).abs() / TIE;
+    judged.see(off, || format!("the zero point is {zero}, but must be near {}", low[1]));
 }

@@ -79,7 +79,7 @@ pub struct Judgement {
 impl Judgement {
     /// Records an error as a fraction of its bound and returns whether it is at most 1. If it is
     /// not, `fault` describes what is wrong.
-    pub(super) fn see(&mut self, error_over_bound: f64, fault: impl FnOnce() -> String) -> bool {
+    pub(crate) fn see(&mut self, error_over_bound: f64, fault: impl FnOnce() -> String) -> bool {
         // NaN fails this comparison too.
         let fine = error_over_bound <= 1.0;
         self.error_over_bound =

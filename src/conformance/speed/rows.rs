@@ -3,12 +3,13 @@
 use super::{MeasuredLimits, Milliseconds, Timing, floats, heads, last, median};
 use crate::conformance::Op;
 use crate::conformance::case::{FakeScales, axis_name};
-use crate::format::{ActivationFormat, WeightFormat};
+use crate::format::{ActivationFormat, ActivationGranularity, StaticScale, WeightFormat};
 use crate::host::{Host, HostError};
 use crate::ops::{
-    FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantPlan, FakeQuantSpec, FloatType, ObserveArgs,
-    ObservePlan, ObserveSpec, PermuteColumnsArgs, PermuteColumnsPlan, PermuteColumnsSpec,
-    QuantizeActivationsArgs, QuantizeActivationsPlan, QuantizeActivationsSpec,
+    FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantPlan, FakeQuantSpec, FloatType, NormArgs,
+    NormPlan, NormResidual, NormSpec, ObserveArgs, ObservePlan, ObserveSpec, Output,
+    PermuteColumnsArgs, PermuteColumnsPlan, PermuteColumnsSpec, QuantizeActivationsArgs,
+    QuantizeActivationsPlan, QuantizeActivationsSpec,
 };
 
 /// Measures an op on X alone.
@@ -36,6 +37,14 @@ pub(super) async fn time_x(
             (String::new(), copy, vec![permute(host, &spec).await?])
         }
         Op::Rotary(rotary) => return heads::time_rotary(host, limits, &rotary, float, m).await,
+        Op::Norm(normalized) => {
+            let spec = NormSpec::new(shape.0, shape.1, normalized.kind, 1e-5)
+                .with_activations(float)
+                .with_output(normalized.output);
+            let residual = normalized.residual.map(|float| spec.clone().with_residual(float));
+            let what = format!("{} {}", normalized.kind.name(), normalized.output);
+            (what, copy, vec![norm(host, &residual.unwrap_or(spec)).await?])
+        }
         _ => {
             let mut spec = FakeQuantSpec::new(shape.0, shape.1, format).with_types(float, float);
             spec.given = op != Op::FakeQuant(FakeScales::Dynamic);
@@ -117,6 +126,39 @@ async fn permute(host: &Host, spec: &PermuteColumnsSpec) -> Result<OfX, HostErro
     recorded?;
     let ms = median(host, |pass| bound.record(pass, m)).await?;
     Ok(("permute-columns", spec.shader().id, ms, spec.x_bytes(m) + spec.y_bytes(m)))
+}
+
+async fn norm(host: &Host, spec: &NormSpec) -> Result<OfX, HostError> {
+    let m = spec.max_m;
+    let plan = NormPlan::new(host.kernels(), spec).await?;
+    let x = floats(host, spec.activations, spec.x_bytes(m)).await?;
+    let weight = host.zeros_async(4 * u64::from(spec.k)).await?;
+    let residual = host.zeros_async(spec.residual_bytes(m)).await?;
+    let sum = host.zeros_async(spec.sum_bytes(m)).await?;
+    let output = host.zeros_async(spec.y_bytes(m)).await?;
+    let scale = match spec.output {
+        Output::Int8(format) if format.granularity() == ActivationGranularity::Tensor => {
+            Some(StaticScale { scale: 0.03125, zero_point: 0 })
+        }
+        _ => None,
+    };
+    let args = NormArgs {
+        activations: (&x).into(),
+        residual: spec
+            .residual
+            .map(|_| NormResidual { input: (&residual).into(), sum: (&sum).into() }),
+        weight: Some((&weight).into()),
+        bias: None,
+        scale,
+        output: (&output).into(),
+    };
+    let bound = plan.bind(args).await?;
+    let mut recorded = Ok(());
+    host.submit_async(|pass| recorded = bound.record(pass, m)).await?;
+    recorded?;
+    let ms = median(host, |pass| bound.record(pass, m)).await?;
+    let bytes = spec.x_bytes(m) + spec.residual_bytes(m) + spec.sum_bytes(m) + spec.y_bytes(m);
+    Ok(("norm", spec.shader(host.kernels().caps()).id, ms, bytes))
 }
 
 /// Forward and backward.
