@@ -621,7 +621,12 @@ fn each_fault_of_reading_weights_is_caught() {
 }
 
 /// Plants a fault in one kernel, runs the case, and asserts that it fails.
-fn caught(faulty: &[Host], case: &Case, shader: &KernelDesc, (name, from, to): (&str, &str, &str)) {
+pub(crate) fn caught(
+    faulty: &[Host],
+    case: &Case,
+    shader: &KernelDesc,
+    (name, from, to): (&str, &str, &str),
+) {
     let text = shader.compose().unwrap().source;
     assert_eq!(text.matches(from).count(), 1, "{name}: the shader has changed");
     block_on(faulty[0].kernels().plant(shader, &text.replace(from, to))).unwrap();

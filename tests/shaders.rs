@@ -2,7 +2,7 @@
 
 use crate::common::{Noop, random_weights};
 use lowbit::compress::calibrate::Axis;
-use lowbit::format::{ActivationFormat, StaticScale, WeightFormat};
+use lowbit::format::{ActivationFormat, CacheFormat, StaticScale, WeightFormat};
 use lowbit::gpu::{Access, BindingRole, FRAGMENTS, KernelDesc, UniformLayout};
 use lowbit::ops::matmul::KernelChoice;
 use lowbit::ops::registry::{self, Kernel};
@@ -226,6 +226,28 @@ fn recorded_grids_are_counted_by_hand() {
         let plan = block_on(QuantizeActivationsPlan::new(&kernels, &spec)).unwrap();
         let args = QuantizeActivationsArgs { activations, given: None, output };
         assert_eq!(block_on(plan.bind(args)).unwrap().workgroups(7), groups, "{format}");
+    }
+
+    // A workgroup takes a head: 7 · (9 + 2 · 3). One takes 1024 columns, or the block that is longer:
+    // 7 · ⌈11008/1024⌉ and 7 · 7.
+    let spec = RotarySpec::new(9, 9, 3, 64).with_cache(CacheFormat::Int8, 100);
+    let plan = block_on(RotaryPlan::new(&kernels, &spec)).unwrap();
+    let [x, rows, q, keys, values] = [buffer(), buffer(), buffer(), buffer(), buffer()];
+    let bound = block_on(plan.bind(RotaryArgs {
+        activations: (&x).into(),
+        rows: (&rows).into(),
+        angles: None,
+        query_norm: None,
+        key_norm: None,
+        queries: Some((&q).into()),
+        keys: Some((&keys).into()),
+        values: Some((&values).into()),
+    }));
+    assert_eq!([7, 0].map(|m| bound.as_ref().unwrap().workgroups(m)), [vec![105], vec![]]);
+    for (k, groups) in [(11008, 77), (28672, 49), (48, 7)] {
+        let plan = block_on(HadamardPlan::new(&kernels, &HadamardSpec::new(9, k))).unwrap();
+        let bound = block_on(plan.bind(HadamardArgs { activations, output })).unwrap();
+        assert_eq!(bound.workgroups(7), [groups], "{k}");
     }
 
     // A workgroup takes 2048 columns of a row, of which there are ⌈9000/2048⌉; sums of a row, or of

@@ -43,6 +43,11 @@ pub enum Op {
     FakeQuant(FakeScales),
     /// Queries, keys and values that are prepared for attention.
     Rotary(Rotary),
+    /// Rows of X that are transformed.
+    Hadamard {
+        /// Columns of a block.
+        block: usize,
+    },
 }
 
 impl Op {
@@ -61,6 +66,7 @@ impl Op {
             Self::Norm(_) => "norm",
             Self::FakeQuant(_) => "fake-quant",
             Self::Rotary(_) => "rotary",
+            Self::Hadamard { .. } => "hadamard",
         }
     }
 
@@ -343,6 +349,7 @@ impl Case {
                     id.push_str(&format!("/residual-{}", float.name()));
                 }
             }
+            Op::Hadamard { block } => id.push_str(&format!("/b{block}")),
             _ => {}
         }
         if self.function != ActivationFunction::Identity {

@@ -14,6 +14,7 @@ mod covering;
 mod data;
 mod epilogue;
 mod fake;
+mod hadamard;
 mod integer;
 mod matmul;
 mod norm;

@@ -3,14 +3,14 @@
 
 use super::case::Rotary;
 use super::data::{self, Random};
-use super::matmul::SENTINEL;
+use super::matmul::{SENTINEL, output};
 use super::report::{ErrorOverBound, Outcome, Trouble};
 use super::rows::Rows;
 use super::table::FLOATS;
 use super::{Case, Extent, Op, Values};
 use crate::format::{CacheFormat, CacheLayout, RotaryTable, WeightFormat};
 use crate::host::Host;
-use crate::ops::{FloatType, HeadNorm, RotaryArgs, RotaryPairs, RotaryPlan, RotarySpec, SubBuffer};
+use crate::ops::{HeadNorm, RotaryArgs, RotaryPairs, RotaryPlan, RotarySpec, SubBuffer};
 use crate::reference::{self, HeadCase, HeadNormCase, Judgement, OutputType};
 
 /// The norm of a case that has one. Weights are about 0, so that the offset shows.
@@ -104,13 +104,9 @@ pub(super) async fn run(host: &Host, case: &Case, op: &Rotary) -> Result<Outcome
     let mut judged = Judgement::default();
     let got = q_rows.take(&got, case.m)?;
     let d = op.head_dim;
-    let output = match case.output {
-        FloatType::F32 => OutputType::F32,
-        FloatType::F16 => OutputType::F16,
-    };
     for (index, got) in got.chunks(d.max(1)).enumerate() {
         let (row, head) = (index / op.heads.max(1), index % op.heads.max(1));
-        let expected = expected(op, &data, row, head, output)?;
+        let expected = expected(op, &data, row, head, output(case.output))?;
         let verdict = reference::check_head(&expected, got).map_err(|e| text(&e))?;
         judged = judged.and(named(verdict, row, "query", head));
     }

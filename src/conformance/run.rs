@@ -1,8 +1,8 @@
 use super::case::Op;
 use super::report::{Outcome, Trouble};
 use super::{
-    Case, CaseReport, fake, integer, matmul, norm, observe, permute, positions, quantize, rotary,
-    weights,
+    Case, CaseReport, fake, hadamard, integer, matmul, norm, observe, permute, positions, quantize,
+    rotary, weights,
 };
 use crate::host::Host;
 use std::collections::HashMap;
@@ -107,6 +107,7 @@ async fn outcome(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
         Op::Positions { window } => Ok(positions::run(host, case, window).await?),
         Op::Norm(normalized) => norm::run(host, case, normalized).await,
         Op::FakeQuant(from) => fake::run(host, case, from).await,
+        Op::Hadamard { block } => hadamard::run(host, case, block).await,
         Op::Rotary(rotary) => rotary::run(host, case, &rotary).await,
     }
 }

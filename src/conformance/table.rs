@@ -1,5 +1,6 @@
 use super::covering::triples;
 use super::epilogue::epilogues;
+use super::hadamard::transforming;
 use super::normalizing::normalizing;
 use super::reading::{permuting, positions, reading};
 use super::rotary::rotating;
@@ -86,6 +87,7 @@ pub fn table(extent: Extent) -> Vec<Case> {
     rotating(extent, &mut cases);
     epilogues(extent, &mut cases);
     normalizing(extent, &mut cases);
+    transforming(extent, &mut cases);
     // Parts of the table meet in a few cases, which are run once.
     let mut seen = HashSet::new();
     cases.retain(|case| seen.insert(case.clone()));
@@ -483,6 +485,9 @@ fn fake_quantizing(extent: Extent, cases: &mut Vec<Case>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::conformance::Rotary;
+    use crate::format::CacheFormat;
+    use crate::ops::RotaryPairs;
 
     /// `make test` takes the next offset at each commit: none is skipped and none is taken twice.
     #[test]
@@ -536,12 +541,44 @@ mod tests {
                 let quantizes = |c: &&&Case| matches!(c.op, Op::Quantize { .. });
                 let observes = |c: &&&Case| matches!(c.op, Op::Observe { .. });
                 let fakes = |c: &&&Case| matches!(c.op, Op::FakeQuant(_));
-                let ops: [&dyn Fn(&&&Case) -> bool; 3] = [&quantizes, &observes, &fakes];
+                let rotates = |c: &&&Case| matches!(c.op, Op::Rotary(_));
+                let transforms = |c: &&&Case| matches!(c.op, Op::Hadamard { .. });
+                let ops: [&dyn Fn(&&&Case) -> bool; 5] =
+                    [&quantizes, &observes, &fakes, &rotates, &transforms];
                 for op in ops {
                     assert!(of_x.iter().filter(op).any(|c| c.values == pattern), "{pattern:?}");
                 }
             }
-            let kinds: HashSet<_> = of_x.iter().map(|c| (c.op, c.activations)).collect();
+            let heads: Vec<_> = of_x
+                .iter()
+                .filter_map(
+                    |c| if let Op::Rotary(rotary) = c.op { Some((rotary, c)) } else { None },
+                )
+                .collect();
+            // Each cache meets each type, and each of the rest occurs with each of them.
+            for cache in CacheFormat::ALL {
+                for float in FLOATS {
+                    let of = |holds: fn(&Rotary) -> bool| {
+                        let fits = |(rotary, c): &&(Rotary, &&Case)| {
+                            rotary.cache == cache && c.activations == float && holds(rotary)
+                        };
+                        heads.iter().any(|head| fits(&head))
+                    };
+                    let rest: [fn(&Rotary) -> bool; 5] = [
+                        |r| r.norm,
+                        |r| r.hadamard,
+                        |r| r.pairs == RotaryPairs::Adjacent && r.rotary_dim > 0,
+                        |r| r.pairs == RotaryPairs::HalfSplit && r.rotary_dim > 0,
+                        |r| !r.norm && !r.hadamard,
+                    ];
+                    assert!(rest.into_iter().all(of), "{cache} {float:?} {extent:?}");
+                }
+            }
+            let others = |c: &&&Case| {
+                !matches!(c.op, Op::Rotary(_) | Op::Hadamard { .. } | Op::Positions { .. })
+            };
+            let of_x = of_x.iter().filter(others);
+            let kinds: HashSet<_> = of_x.map(|c| (c.op, c.activations)).collect();
             let norms = 2 * 3 * 6;
             assert_eq!(kinds.len(), 2 * (11 + 4 + 3 + 1 + norms));
         }

@@ -37,6 +37,7 @@ pub const FRAGMENTS: &[Fragment] = fragments![
     "fake/dynamic" "fake/finish" "fake/forward" "fake/gradient" "fake/groups" "fake/range"
     "fake/ranges" "fake/scale" "fake/sums" "fake/tree"
     "function/gelu" "function/gelu_tanh" "function/identity" "function/relu" "function/silu"
+    "hadamard/rows"
     "integer/bytes" "integer/counted" "integer/dot_float" "integer/dot_packed" "integer/finish"
     "integer/finish_int8" "integer/int4" "integer/int4_24" "integer/int8" "integer/int8_24"
     "integer/nibbles" "integer/part_direct" "integer/part_shared" "integer/planes" "integer/slices"

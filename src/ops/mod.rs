@@ -24,6 +24,7 @@ mod buffers;
 pub mod dequantize;
 mod error;
 pub mod fake_quant;
+pub mod hadamard;
 pub(crate) mod limits;
 pub mod matmul;
 pub mod norm;
@@ -50,6 +51,7 @@ pub use fake_quant::{
     BoundFakeQuant, BoundFakeQuantBackward, FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantPlan,
     FakeQuantSpec,
 };
+pub use hadamard::{BoundHadamard, HadamardArgs, HadamardPlan, HadamardSpec};
 pub use matmul::{
     BoundMatmul, KernelChoice, MatmulArgs, MatmulPlan, MatmulSpec, Schedule, Select, Tuning,
     TuningKey,

@@ -3,7 +3,7 @@
 
 use super::matmul::{self, KernelChoice, Step};
 use super::{
-    dequantize, fake_quant, limits, norm, observe, permute_columns, positions, probe,
+    dequantize, fake_quant, hadamard, limits, norm, observe, permute_columns, positions, probe,
     quantize_activations, quantize_weights, repack, rotary,
 };
 use crate::format::RowOrder;
@@ -80,6 +80,7 @@ const OTHERS: &[List] = &[
     positions::kernels,
     rotary::kernels,
     norm::kernels,
+    hadamard::kernels,
     observe::kernels,
     fake_quant::kernels,
     probe::kernels,

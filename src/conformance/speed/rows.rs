@@ -6,10 +6,10 @@ use crate::conformance::case::{FakeScales, axis_name};
 use crate::format::{ActivationFormat, ActivationGranularity, StaticScale, WeightFormat};
 use crate::host::{Host, HostError};
 use crate::ops::{
-    FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantPlan, FakeQuantSpec, FloatType, NormArgs,
-    NormPlan, NormResidual, NormSpec, ObserveArgs, ObservePlan, ObserveSpec, Output,
-    PermuteColumnsArgs, PermuteColumnsPlan, PermuteColumnsSpec, QuantizeActivationsArgs,
-    QuantizeActivationsPlan, QuantizeActivationsSpec,
+    FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantPlan, FakeQuantSpec, FloatType, HadamardArgs,
+    HadamardPlan, HadamardSpec, NormArgs, NormPlan, NormResidual, NormSpec, ObserveArgs,
+    ObservePlan, ObserveSpec, Output, PermuteColumnsArgs, PermuteColumnsPlan, PermuteColumnsSpec,
+    QuantizeActivationsArgs, QuantizeActivationsPlan, QuantizeActivationsSpec,
 };
 
 /// Measures an op on X alone.
@@ -35,6 +35,13 @@ pub(super) async fn time_x(
         Op::PermuteColumns => {
             let spec = PermuteColumnsSpec::new(shape.0, shape.1).with_activations(float);
             (String::new(), copy, vec![permute(host, &spec).await?])
+        }
+        Op::Hadamard { block } => {
+            let spec = HadamardSpec::new(shape.0, shape.1)
+                .with_activations(float)
+                .with_output(float)
+                .with_block(u32::try_from(block).unwrap_or(u32::MAX));
+            (format!("b{block}"), copy, vec![hadamard(host, &spec).await?])
         }
         Op::Rotary(rotary) => return heads::time_rotary(host, limits, &rotary, float, m).await,
         Op::Norm(normalized) => {
@@ -159,6 +166,21 @@ async fn norm(host: &Host, spec: &NormSpec) -> Result<OfX, HostError> {
     let ms = median(host, |pass| bound.record(pass, m)).await?;
     let bytes = spec.x_bytes(m) + spec.residual_bytes(m) + spec.sum_bytes(m) + spec.y_bytes(m);
     Ok(("norm", spec.shader(host.kernels().caps()).id, ms, bytes))
+}
+
+async fn hadamard(host: &Host, spec: &HadamardSpec) -> Result<OfX, HostError> {
+    let m = spec.max_m;
+    let plan = HadamardPlan::new(host.kernels(), spec).await?;
+    let x = floats(host, spec.activations, spec.x_bytes(m)).await?;
+    let output = host.zeros_async(spec.y_bytes(m)).await?;
+    let args = HadamardArgs { activations: (&x).into(), output: (&output).into() };
+    let bound = plan.bind(args).await?;
+    let mut recorded = Ok(());
+    host.submit_async(|pass| recorded = bound.record(pass, m)).await?;
+    recorded?;
+    let ms = median(host, |pass| bound.record(pass, m)).await?;
+    let kernel = spec.shader(host.kernels().caps()).id;
+    Ok(("hadamard", kernel, ms, spec.x_bytes(m) + spec.y_bytes(m)))
 }
 
 /// Forward and backward.
