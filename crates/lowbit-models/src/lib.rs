@@ -5,6 +5,8 @@
 //! - [`compress`] compresses the weights of a file on a GPU; [`decompress()`] turns them back.
 //! - `bert` (feature `bert`) runs BERT as a sentence encoder and observes its layers' inputs for
 //!   calibration.
+//! - `text` (feature `text`) turns text into tokens and back, and messages into the text that a chat model
+//!   was trained on.
 //!
 //! # Reading a compressed file
 //!
@@ -48,6 +50,8 @@ pub mod compress;
 mod decompress;
 mod inputs;
 mod progress;
+#[cfg(feature = "text")]
+pub mod text;
 
 pub use decompress::decompress;
 pub use inputs::shared_input;

@@ -168,7 +168,7 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<(), IoError>
 }
 
 /// Reads a whole regular file. Returns `None` if it has more than `most` bytes.
-pub(super) fn read_limited(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
+pub(crate) fn read_limited(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
     // Reading a pipe could wait forever, and a device may have no end.
     let about = fs::metadata(path)?;
     if !about.is_file() {

@@ -33,7 +33,7 @@ pub(super) fn resolve(model: &Path, location: &Path) -> Result<PathBuf, &'static
 }
 
 /// Returns the folder of a file. (The parent of a bare file name is empty, not `.`.)
-pub(super) fn folder(path: &Path) -> &Path {
+pub(crate) fn folder(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

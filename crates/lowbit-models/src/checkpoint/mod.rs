@@ -67,7 +67,8 @@ pub use safetensors::Dtype;
 pub use tuning::{TuningIgnored, load_tuning, save_tuning};
 pub use writer::{Content, Entry, write_model};
 
-use atomic::read_limited;
+pub(crate) use atomic::read_limited;
+pub(crate) use beside::folder as folder_of;
 
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,7 @@
 //!
 //! Sources: `docs/gguf.md` and `ggml.h` of ggml; the Python package `gguf`.
 
+mod array;
 mod blocks;
 mod cursor;
 mod error;
@@ -18,7 +19,7 @@ mod header;
 mod source;
 mod split;
 #[cfg(test)]
-pub(in crate::checkpoint) mod tests;
+pub(crate) mod tests;
 mod types;
 mod value;
 mod write;
@@ -144,7 +145,8 @@ impl GgufFile {
     }
 
     /// Returns the metadata, by the keys of the file. An array of more than 256 elements, such as a
-    /// vocabulary, is `{"array": TYPE, "length": NUMBER}`.
+    /// vocabulary, is `{"array": TYPE, "length": NUMBER}`: [`strings`](Self::strings),
+    /// [`integers`](Self::integers) and [`floats`](Self::floats) return its elements.
     pub fn config(&self) -> &Value {
         &self.config
     }

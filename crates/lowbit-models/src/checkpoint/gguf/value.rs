@@ -12,7 +12,7 @@ const MOST_LISTED: u64 = 256;
 
 /// The type of a value, by its number in the file.
 #[derive(Clone, Copy)]
-enum MetaType {
+pub(super) enum MetaType {
     U8,
     I8,
     U16,
@@ -49,7 +49,7 @@ impl MetaType {
     }
 
     /// Returns the fewest bytes that a value of this type takes.
-    fn least_bytes(self) -> usize {
+    pub fn least_bytes(self) -> usize {
         match self {
             Self::U8 | Self::I8 | Self::Bool => 1,
             Self::U16 | Self::I16 => 2,
@@ -87,7 +87,8 @@ pub(super) fn read_value(cursor: &mut Cursor<'_>, key: &str) -> Result<Value, Gg
     read(cursor, key, kind, 0)
 }
 
-fn value_type(cursor: &mut Cursor<'_>, key: &str) -> Result<MetaType, GgufError> {
+/// Reads the number of a type.
+pub(super) fn value_type(cursor: &mut Cursor<'_>, key: &str) -> Result<MetaType, GgufError> {
     let number = cursor.u32(|| format!("the type of `{key}`"))?;
     MetaType::new(number).ok_or_else(|| GgufError::ValueType { key: key.to_owned(), number })
 }
