@@ -26,13 +26,13 @@ def divisors(rope, dim):
 def write(model, path, quantized):
     """Writes the model, and gives its parameters the values that the file has."""
     config = model.config
-    arch = {"mistral": "llama", "gemma3_text": "gemma3", "qwen3_moe": "qwen3moe"}.get(
+    arch = {"gemma3_text": "gemma3", "qwen3_moe": "qwen3moe", "roberta": "bert"}.get(
         config.model_type, config.model_type
     )
     kind = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
     names = gguf.get_tensor_name_map(kind, 8)
     writer = gguf.GGUFWriter(path, arch)
-    METADATA.get(arch, of_decoder)(writer, config)
+    {"gpt2": of_gpt2, "bert": of_bert}.get(arch, of_decoder)(writer, config)
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") == "llama3":
         rounded = divisors(rope, config.head_dim).float()
@@ -40,36 +40,44 @@ def write(model, path, quantized):
         plain = rope["rope_theta"] ** (-torch.arange(0, config.head_dim, 2).double() / config.head_dim)
         model.model.rotary_emb.inv_freq = plain / rounded.double()
 
+    def add(name, stored):
+        """Writes a tensor, and returns the values that the file has."""
+        if quantized and stored.dim() > 1 and stored.shape[-1] % 32 == 0:
+            kind = gguf.GGMLQuantizationType.Q8_0
+            blocks = gguf.quantize(stored.float().numpy(), kind)
+            writer.add_tensor(name, blocks, raw_dtype=kind)
+            return torch.from_numpy(gguf.dequantize(blocks, kind)).double()
+        numbers = stored.float().numpy()
+        writer.add_tensor(name, numbers.astype(np.float16) if stored.dim() > 1 else numbers)
+        return stored
+
     for name, parameter in list(model.named_parameters()):
         value = parameter.data
         stem, _, end = name.rpartition(".")
-        new = names.get_name(stem) or names.get_name(name)
-        assert new, name
+        if name.endswith("experts.gate_up_proj"):
+            gate, up = value.chunk(2, dim=1)
+            gate = add(f"{names.get_name(stem + '.gate_proj')}.weight", gate.contiguous())
+            up = add(f"{names.get_name(stem + '.up_proj')}.weight", up.contiguous())
+            parameter.data = torch.cat([gate, up], dim=1)
+            continue
+        if name.endswith("experts.down_proj"):
+            parameter.data = add(f"{names.get_name(name)}.weight", value)
+            continue
+        new = f"{names.get_name(stem)}.{end}"
+        assert names.get_name(stem), name
         if arch == "llama" and ("q_proj" in name or "k_proj" in name):
             heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
-            stored = adjacent(value, heads)
+            order = adjacent(torch.arange(len(value)), heads)
+            parameter.data[order] = add(new, value[order])
         elif arch == "gemma3" and name.endswith("norm.weight"):
-            stored = value + 1
+            add(new, value + 1)
         elif arch == "gpt2" and name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight")):
-            stored = value.T
+            parameter.data = add(new, value.T.contiguous()).T
+        elif arch == "bert" and config.model_type == "roberta" and "position_embeddings" in name:
+            # Those before the first position are left out.
+            add(new, value[config.pad_token_id + 1 :])
         else:
-            stored = value
-        as_quantized = quantized and value.dim() > 1 and value.shape[-1] % 32 == 0
-        if as_quantized:
-            blocks = gguf.quantize(stored.float().numpy(), gguf.GGMLQuantizationType.Q8_0)
-            writer.add_tensor(f"{new}.{end}", blocks, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
-            read = torch.from_numpy(gguf.dequantize(blocks, gguf.GGMLQuantizationType.Q8_0)).double()
-            # Back to the order of rows that the model has.
-            if stored is value:
-                parameter.data = read
-            elif arch == "llama":
-                order = adjacent(torch.arange(len(value)), heads)
-                parameter.data[order] = read
-            else:
-                raise NotImplementedError(name)
-        else:
-            numbers = stored.float().numpy()
-            writer.add_tensor(f"{new}.{end}", numbers.astype(np.float16) if value.dim() > 1 else numbers)
+            parameter.data = add(new, value)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -92,6 +100,13 @@ def of_decoder(writer, config):
     rope = rope.get("full_attention", rope)
     writer.add_rope_freq_base(rope["rope_theta"])
     writer.add_rope_dimension_count(head_dim)
+    if config.model_type == "gemma3_text":
+        writer.add_sliding_window(config.sliding_window)
+        writer.add_float32("gemma3.rope.freq_base_swa", config.rope_parameters["sliding_attention"]["rope_theta"])
+    if config.model_type == "qwen3_moe":
+        writer.add_expert_count(config.num_experts)
+        writer.add_expert_used_count(config.num_experts_per_tok)
+        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
     if rope["rope_type"] in ROPE_TYPES:
         writer.add_rope_scaling_type(ROPE_TYPES[rope["rope_type"]])
         writer.add_rope_scaling_factor(rope["factor"])
@@ -99,4 +114,22 @@ def of_decoder(writer, config):
         writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
 
 
-METADATA = {}
+def of_gpt2(writer, config):
+    writer.add_context_length(config.n_positions)
+    writer.add_embedding_length(config.n_embd)
+    writer.add_block_count(config.n_layer)
+    writer.add_feed_forward_length(config.n_inner or 4 * config.n_embd)
+    writer.add_head_count(config.n_head)
+    writer.add_layer_norm_eps(config.layer_norm_epsilon)
+
+
+def of_bert(writer, config):
+    before = config.pad_token_id + 1 if config.model_type == "roberta" else 0
+    writer.add_context_length(config.max_position_embeddings - before)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_layer_norm_eps(config.layer_norm_eps)
+    writer.add_causal_attention(False)
+    writer.add_token_type_count(config.type_vocab_size)

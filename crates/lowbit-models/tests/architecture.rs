@@ -64,6 +64,61 @@ fn logits_are_those_of_transformers() {
             failed.push(format!("{name}: {difference:.1e}"));
         }
     }
-    assert!(decoders >= 7, "{decoders} decoders");
+    assert_eq!(decoders, 28, "decoders");
     assert!(failed.is_empty(), "beyond {LIMIT:.1e}: {}", failed.join(", "));
+}
+
+#[test]
+fn hidden_states_are_those_of_transformers() {
+    let mut failed = Vec::new();
+    let mut encoders = 0;
+    for case in cases() {
+        let name = case.file_name().unwrap().to_string_lossy().into_owned();
+        let expected = ModelFile::open(case.join("expected.safetensors")).unwrap();
+        if expected.tensor("hidden").is_none() {
+            continue;
+        }
+        encoders += 1;
+        let (model, blueprint) = open(&case);
+        let tokens = numbers(&expected, "tokens", u32::from_le_bytes);
+        let mask = numbers(&expected, "mask", u32::from_le_bytes);
+        let want = numbers(&expected, "hidden", f64::from_le_bytes);
+        let length = expected.tensor("tokens").unwrap().shape[1];
+        let hidden = length * blueprint.hidden;
+        let sentences = tokens.chunks(length).zip(mask.chunks(length)).zip(want.chunks(hidden));
+        for ((tokens, mask), want) in sentences {
+            let seen: Vec<bool> = mask.iter().map(|&seen| seen == 1).collect();
+            let own = seen.iter().filter(|seen| **seen).count();
+            let padded = reference::hidden(&model, &blueprint, tokens, &seen).unwrap();
+            let alone =
+                reference::hidden(&model, &blueprint, &tokens[..own], &seen[..own]).unwrap();
+            // What is computed of padding is not of interest.
+            let end = own * blueprint.hidden;
+            for have in [&padded[..end], &alone] {
+                let difference = difference(have, &want[..end]);
+                println!("{name}: {difference:.1e}");
+                if !(difference <= LIMIT) {
+                    failed.push(format!("{name}: {difference:.1e}"));
+                }
+            }
+        }
+    }
+    assert_eq!(encoders, 7, "encoders");
+    assert!(failed.is_empty(), "beyond {LIMIT:.1e}: {}", failed.join(", "));
+}
+
+/// Buckets are those of `transformers` at every distance, also where its f32 arithmetic rounds down.
+#[test]
+fn buckets_are_those_of_transformers() {
+    let case = Path::new(FOLDER).join("mpnet");
+    let (_, blueprint) = open(&case);
+    let bias = blueprint.layers[0].attention.relative_bias.clone().unwrap();
+    let expected = ModelFile::open(case.join("expected.safetensors")).unwrap();
+    let buckets = numbers(&expected, "buckets", u32::from_le_bytes);
+    assert_eq!(buckets.len(), 601);
+    // The other token is this much farther right.
+    for (distance, bucket) in (-300..=300).zip(buckets) {
+        let other = usize::try_from(300 + distance).unwrap();
+        assert_eq!(bias.bucket(300, other), bucket as usize, "{distance}");
+    }
 }

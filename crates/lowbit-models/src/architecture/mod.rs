@@ -3,14 +3,25 @@
 //! One file for each family of architectures reads a model's configuration and states only what is
 //! particular to it. It names tensors; nothing here reads or computes with them.
 
+mod bert;
 mod config;
 mod decoder;
+mod distilbert;
+mod electra;
+mod encoder;
 mod error;
+mod gemma3;
+mod gpt2;
 mod llama;
+mod mistral;
+mod mpnet;
 mod names;
 mod qwen2;
+mod qwen3;
+mod qwen3_moe;
 mod reader;
 pub mod reference;
+mod roberta;
 mod rotary;
 mod tensors;
 mod windows;
@@ -301,11 +312,34 @@ pub struct Gated {
 type Read = fn(&Reader<'_>) -> Result<Blueprint, ArchitectureError>;
 
 /// The architectures by their `model_type` in a `config.json`, with the start of the names of their classes.
-const HF: [(&str, &str, Read); 2] =
-    [("llama", "Llama", llama::read), ("qwen2", "Qwen2", qwen2::read)];
+const HF: [(&str, &str, Read); 15] = [
+    ("bert", "Bert", bert::read),
+    ("camembert", "Camembert", roberta::read),
+    ("distilbert", "DistilBert", distilbert::read),
+    ("electra", "Electra", electra::read),
+    ("gemma3", "Gemma3", gemma3::read_text),
+    ("gemma3_text", "Gemma3Text", gemma3::read),
+    ("gpt2", "GPT2", gpt2::read),
+    ("llama", "Llama", llama::read),
+    ("mistral", "Mistral", mistral::read),
+    ("mpnet", "MPNet", mpnet::read),
+    ("qwen2", "Qwen2", qwen2::read),
+    ("qwen3", "Qwen3", qwen3::read),
+    ("qwen3_moe", "Qwen3Moe", qwen3_moe::read),
+    ("roberta", "Roberta", roberta::read),
+    ("xlm-roberta", "XLMRoberta", roberta::read),
+];
 
 /// The architectures by their `general.architecture` in GGUF files.
-const GGUF: [(&str, Read); 2] = [("llama", llama::read), ("qwen2", qwen2::read)];
+const GGUF: [(&str, Read); 7] = [
+    ("bert", bert::read),
+    ("gemma3", gemma3::read),
+    ("gpt2", gpt2::read),
+    ("llama", llama::read),
+    ("qwen2", qwen2::read),
+    ("qwen3", qwen3::read),
+    ("qwen3moe", qwen3_moe::read),
+];
 
 /// Reads what a model is: from `config.json` and the names that `transformers` gives tensors, or from the
 /// metadata and the names of a GGUF file, also of one that was imported into a file of lowbit's own.
@@ -340,9 +374,10 @@ pub fn read(model: &dyn ModelSource) -> Result<Blueprint, ArchitectureError> {
         // The first files of BERT have no type.
         None if class.is_empty() => return Err(ArchitectureError::Unnamed { key: "model_type" }),
         None => {
+            let ends = ["Model", "For", "LMHead"];
             let fits = |known: &&(_, &str, _)| {
                 let rest = class.strip_prefix(known.1);
-                rest.is_some_and(|rest| rest == "Model" || rest.starts_with("For"))
+                rest.is_some_and(|rest| ends.iter().any(|end| rest.starts_with(end)))
             };
             HF.iter().find(fits).ok_or(class)
         }

@@ -14,7 +14,7 @@ pub(super) fn read(reader: &Reader<'_>) -> Result<Blueprint, ArchitectureError> 
     let feed = |at| decoder.gated(at, function, Bias::Never);
     let kind =
         Kind { family: "qwen2", bias: Bias::Always, output_bias: Bias::Never, head_norms: false };
-    kind.read(&decoder, feed)
+    kind.read(&decoder, &windows(&decoder)?, feed)
 }
 
 /// An architecture of the Qwen series.
@@ -29,10 +29,10 @@ impl Kind {
     pub fn read(
         self,
         decoder: &Decoder<'_>,
+        windows: &[Option<usize>],
         feed: impl Fn(usize) -> Result<Feed, ArchitectureError>,
     ) -> Result<Blueprint, ArchitectureError> {
         let rotary = decoder.reader.rotary(&decoder.sizes, Pairs::Split)?;
-        let windows = windows(decoder)?;
         let scale = decoder.scale()?;
         decoder.blueprint(self.family, false, |at| {
             let kind = AttentionKind {
@@ -58,7 +58,7 @@ impl Kind {
 }
 
 /// Returns the window of each layer.
-fn windows(decoder: &Decoder<'_>) -> Result<Vec<Option<usize>>, ArchitectureError> {
+pub(super) fn windows(decoder: &Decoder<'_>) -> Result<Vec<Option<usize>>, ArchitectureError> {
     let (config, layers) = (&decoder.reader.config, decoder.sizes.layers);
     // GGUF files do not say from which layer on there are windows.
     if decoder.reader.is_gguf() {

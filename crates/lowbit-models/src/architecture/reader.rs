@@ -63,6 +63,16 @@ impl Reader<'_> {
         }
     }
 
+    /// Returns the number of layers, of which there are no more than tensors.
+    pub fn layers(&self, key: &str) -> Result<usize, ArchitectureError> {
+        let (layers, tensors) = (self.config.count(key)?, self.tensors.len());
+        if layers <= tensors {
+            return Ok(layers);
+        }
+        let need = format!("at most {tensors}, the number of tensors");
+        Err(self.config.wrong(key, need))
+    }
+
     /// Reads the rotary embedding. `pairs` are those of the GGUF architecture; in files of `transformers`
     /// all models here have split pairs.
     pub fn rotary(&self, sizes: &Sizes, pairs: Pairs) -> Result<Rotary, ArchitectureError> {
@@ -150,17 +160,17 @@ impl Sizes {
         defaults: &Defaults,
         tokens: &str,
     ) -> Result<Self, ArchitectureError> {
-        let sizes = match reader.world {
-            World::Hf => Self::of_config(&reader.config, defaults)?,
+        match reader.world {
+            World::Hf => Self::of_config(reader, defaults),
             World::Gguf => {
                 let vocab = *reader.tensors.shape(tokens)?.first().unwrap_or(&0);
-                Self::of_metadata(&reader.config, vocab, "attention.layer_norm_rms_epsilon")?
+                Self::of_metadata(reader, vocab, "attention.layer_norm_rms_epsilon")
             }
-        };
-        Ok(sizes)
+        }
     }
 
-    fn of_config(config: &Config<'_>, defaults: &Defaults) -> Result<Self, ArchitectureError> {
+    fn of_config(reader: &Reader<'_>, defaults: &Defaults) -> Result<Self, ArchitectureError> {
+        let config = &reader.config;
         let hidden = config.count("hidden_size")?;
         let heads = config.count_or("num_attention_heads", defaults.heads)?;
         let kv_default = defaults.kv_heads.unwrap_or(heads);
@@ -174,7 +184,7 @@ impl Sizes {
             hidden,
             vocab: config.count_or("vocab_size", defaults.vocab)?,
             context: config.count_or("max_position_embeddings", defaults.context)?,
-            layers: config.count("num_hidden_layers")?,
+            layers: reader.layers("num_hidden_layers")?,
             heads,
             kv_heads,
             head_dim,
@@ -185,10 +195,11 @@ impl Sizes {
 
     /// Reads the sizes of a GGUF file with so many rows of the token embedding.
     pub fn of_metadata(
-        config: &Config<'_>,
+        reader: &Reader<'_>,
         vocab: usize,
         epsilon: &str,
     ) -> Result<Self, ArchitectureError> {
+        let config = &reader.config;
         let hidden = config.count("embedding_length")?;
         let heads = config.count("attention.head_count")?;
         let kv_heads = config.count_or("attention.head_count_kv", Some(heads))?;
@@ -211,7 +222,7 @@ impl Sizes {
             hidden,
             vocab,
             context: config.count("context_length")?,
-            layers: config.count("block_count")?,
+            layers: reader.layers("block_count")?,
             heads,
             kv_heads,
             head_dim,

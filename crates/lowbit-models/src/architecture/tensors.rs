@@ -21,7 +21,7 @@ impl Bias {
 }
 
 /// The tensors of a model, by name.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Tensors(BTreeMap<String, Item>);
 
 impl Tensors {
@@ -35,6 +35,10 @@ impl Tensors {
 
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
     }
 
     fn get(&self, name: &str) -> Result<&Item, ArchitectureError> {
@@ -89,23 +93,24 @@ impl Tensors {
         Ok(Matrix { tensor: name.to_owned(), rows: None, transposed: false })
     }
 
-    /// Returns the matrices, of `n` rows and `k` columns, that a tensor has one after the other, each split
-    /// into `parts` of as many rows: element `[e][p]` is part p of matrix e.
+    /// Returns the matrices of `n` rows and `k` columns that a tensor has one after the other, each in `parts`
+    /// of as many rows.
     pub fn stacked(
         &self,
         name: &str,
         count: usize,
         (n, k): (usize, usize),
         parts: usize,
-    ) -> Result<Vec<Vec<Matrix>>, ArchitectureError> {
+    ) -> Result<Vec<Matrix>, ArchitectureError> {
         self.check(name, &[count, n, k])?;
-        // The tensor has as many elements, so the products do not overflow.
+        // The tensor has as many rows, so the products do not overflow.
         let rows = n / parts;
-        let part = |e: usize, p: usize| {
-            let start = e * n + p * rows;
-            Matrix { tensor: name.to_owned(), rows: Some(start..start + rows), transposed: false }
+        let part = |at: usize| Matrix {
+            tensor: name.to_owned(),
+            rows: Some(at * rows..(at + 1) * rows),
+            transposed: false,
         };
-        Ok((0..count).map(|e| (0..parts).map(|p| part(e, p)).collect()).collect())
+        Ok((0..count * parts).map(part).collect())
     }
 
     /// Returns the linear layer of a module, from `k` columns to `n`.
