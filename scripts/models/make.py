@@ -188,7 +188,7 @@ def llama_yarn():
 
 @case
 def llama_yarn_mscale():
-    """YaRN with other bounds and an attention factor of its own; heads of another size."""
+    """YaRN with other bounds and an attention factor of its own."""
     scaling = rope(
         rope_theta=1000.0,
         rope_type="yarn",
@@ -199,7 +199,7 @@ def llama_yarn_mscale():
         mscale=1.0,
         mscale_all_dim=0.5,
     )
-    settings = dict(rope_parameters=scaling, **SMALL, head_dim=4)
+    settings = dict(rope_parameters=scaling, **SMALL)
     decoder("llama-yarn-mscale", hf.LlamaForCausalLM, config_of(hf.LlamaConfig, **llama_config(**settings)))
 
 

@@ -2,6 +2,7 @@
 //!
 //! - [`checkpoint`] reads and writes safetensors files, with compressed weights inside of them, and
 //!   GGUF files, and reads ONNX files. [`checkpoint::source`] opens a model of any of these.
+//! - [`architecture`] reads what a transformer is, from its configuration and the names of its tensors.
 //! - [`compress`] compresses the weights of a file on a GPU; [`decompress()`] turns them back.
 //! - `bert` (feature `bert`) runs BERT as a sentence encoder and observes its layers' inputs for
 //!   calibration.

@@ -50,10 +50,34 @@ pub(super) struct AttentionKind<'a> {
     pub soft_cap: Option<f32>,
 }
 
+/// Metadata of GGUF files that changes what is computed, in ways that the architectures here do not have.
+const UNKNOWN_EFFECTS: [&str; 12] = [
+    "attention.clamp_kqv",
+    "attention.max_alibi_bias",
+    "attention.output_scale",
+    "attention.temperature_length",
+    "attention.temperature_scale",
+    "attn_logit_softcapping",
+    "embedding_scale",
+    "logit_scale",
+    "residual_scale",
+    "rope.dimension_sections",
+    "rope.scaling.alpha",
+    "router_logit_softcapping",
+];
+
 impl<'a> Decoder<'a> {
     pub fn new(reader: &'a Reader<'a>, defaults: &Defaults) -> Result<Self, ArchitectureError> {
-        let prefix =
-            if reader.is_gguf() { String::new() } else { reader.prefix(TOKENS.hf, "model.")? };
+        let prefix = if reader.is_gguf() {
+            let config = &reader.config;
+            if let Some(key) = UNKNOWN_EFFECTS.into_iter().find(|key| config.has(key)) {
+                return Err(config.unsupported(key, "a model without it"));
+            }
+            config.expect_flag("attention.causal", true, true)?;
+            String::new()
+        } else {
+            reader.prefix(TOKENS.hf, "model.")?
+        };
         let sizes = Sizes::read(reader, defaults, &format!("{prefix}{}", reader.pick(TOKENS)))?;
         Ok(Self { reader, sizes, weight_offset: 0.0, prefix })
     }
@@ -97,6 +121,15 @@ impl<'a> Decoder<'a> {
             return Ok(scale as f32);
         }
         Ok((1.0 / (self.sizes.head_dim as f64).sqrt()) as f32)
+    }
+
+    /// Checks that a GGUF file names none of these settings, which only other architectures here have.
+    pub fn expect_none(&self, keys: &[&str]) -> Result<(), ArchitectureError> {
+        let config = &self.reader.config;
+        match keys.iter().find(|key| self.reader.is_gguf() && config.has(key)) {
+            Some(key) => Err(config.unsupported(key, "a model without it")),
+            None => Ok(()),
+        }
     }
 
     /// Returns the attention of a layer.

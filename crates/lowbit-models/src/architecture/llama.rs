@@ -28,13 +28,12 @@ pub(super) struct Kind {
 
 impl Kind {
     pub fn read(self, reader: &Reader<'_>) -> Result<Blueprint, ArchitectureError> {
-        if let Some(experts) = reader.config.optional_index("expert_count")?
-            && reader.is_gguf()
-            && experts > 0
+        let decoder = Decoder::new(reader, &self.defaults)?;
+        if reader.is_gguf() && reader.config.optional_index("expert_count")?.is_some_and(|n| n > 0)
         {
             return Err(reader.config.unsupported("expert_count", "a model without experts"));
         }
-        let decoder = Decoder::new(reader, &self.defaults)?;
+        decoder.expect_none(&["attention.sliding_window", "final_logit_softcapping"])?;
         // Converters to GGUF reorder the rows of queries and keys, so that pairs are adjacent.
         let rotary = reader.rotary(&decoder.sizes, Pairs::Adjacent)?;
         let function = decoder.silu()?;

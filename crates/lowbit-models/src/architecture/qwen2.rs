@@ -32,6 +32,7 @@ impl Kind {
         windows: &[Option<usize>],
         feed: impl Fn(usize) -> Result<Feed, ArchitectureError>,
     ) -> Result<Blueprint, ArchitectureError> {
+        decoder.expect_none(&["attention.sliding_window", "final_logit_softcapping"])?;
         let rotary = decoder.reader.rotary(&decoder.sizes, Pairs::Split)?;
         let scale = decoder.scale()?;
         decoder.blueprint(self.family, false, |at| {
@@ -60,11 +61,7 @@ impl Kind {
 /// Returns the window of each layer.
 pub(super) fn windows(decoder: &Decoder<'_>) -> Result<Vec<Option<usize>>, ArchitectureError> {
     let (config, layers) = (&decoder.reader.config, decoder.sizes.layers);
-    // GGUF files do not say from which layer on there are windows.
     if decoder.reader.is_gguf() {
-        if config.has("attention.sliding_window") {
-            return Err(config.unsupported("attention.sliding_window", "a model without windows"));
-        }
         return Ok(Vec::new());
     }
     if !config.flag("use_sliding_window", false)? {

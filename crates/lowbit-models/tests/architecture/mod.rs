@@ -1,6 +1,11 @@
 //! Tiny models of every architecture beside what `transformers` computes with them in f64.
 //! scripts/models/make.py makes them.
 
+mod altered;
+mod faults;
+mod hostile;
+mod refused;
+
 use lowbit_models::architecture::{self, Blueprint, reference};
 use lowbit_models::checkpoint::ModelFile;
 use lowbit_models::checkpoint::source::{self, Model};
