@@ -12,6 +12,7 @@ macro_rules! fragments {
 /// Every fragment under `shaders/`.
 #[rustfmt::skip]
 pub const FRAGMENTS: &[Fragment] = fragments![
+    "access/cache_u32" "access/cache_u64"
     "access/codes16_texture" "access/codes16_u32" "access/codes16_u64" "access/codes32_texture"
     "access/codes32_u32" "access/codes32_u64" "access/codes8_u32" "access/codes8_u64"
     "access/made_u32x2" "access/made_u32x4" "access/made_u64" "access/made_u64x2"
@@ -22,7 +23,9 @@ pub const FRAGMENTS: &[Fragment] = fragments![
     "access/y_one_f16" "access/y_one_f32"
     "activations/code" "activations/codes" "activations/permute" "activations/quantize"
     "activations/ranges" "activations/reset" "activations/row" "activations/sums"
-    "attention/positions"
+    "attention/cache_f16" "attention/cache_f32" "attention/cache_int4" "attention/cache_int8"
+    "attention/combine" "attention/lanes" "attention/octet" "attention/positions" "attention/query"
+    "attention/workgroup"
     "decode/dense" "decode/f16" "decode/f16_24" "decode/f32" "decode/f32_24" "decode/fp8"
     "decode/general" "decode/general_24" "decode/general_block" "decode/int16" "decode/int16_24"
     "decode/int4" "decode/int4_24" "decode/int4_24_pair" "decode/int8" "decode/int8_24"

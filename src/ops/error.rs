@@ -147,6 +147,20 @@ pub enum PlanError {
         /// The reason, and what to ask for instead.
         why: &'static str,
     },
+    /// Heads do not share heads of the cache evenly.
+    #[error("{heads} heads cannot share {kv_heads} heads of keys and values evenly")]
+    Heads {
+        /// Heads of queries.
+        heads: u32,
+        /// Heads of keys and values.
+        kv_heads: u32,
+    },
+    /// The size of heads is none that attention has kernels for.
+    #[error("heads of {head_dim} columns are not supported; multiples of 4 from 32 to 256 are")]
+    HeadDim {
+        /// Columns of a head.
+        head_dim: u32,
+    },
     /// The histogram of an observation is invalid.
     #[error(transparent)]
     Calibrate(#[from] CalibrateError),

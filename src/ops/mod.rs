@@ -20,6 +20,7 @@
 //! number of rows, and [`ObserveError`] and [`QuantizeWeightsError`] refuse words that were read
 //! back. All ops describe rows with `rows` and bind and record through `recording`.
 
+pub mod attention;
 mod buffers;
 pub mod dequantize;
 mod error;
@@ -44,6 +45,7 @@ mod supports;
 mod types;
 mod weights;
 
+pub use attention::{AttentionArgs, AttentionPlan, AttentionSpec, BoundAttention};
 pub use buffers::SubBuffer;
 pub use dequantize::{BoundDequantize, DequantizeArgs, DequantizePlan, DequantizeSpec};
 pub use error::{BindError, PlanError, RecordError, WeightsError};

@@ -3,8 +3,8 @@
 
 use super::matmul::{self, KernelChoice, Step};
 use super::{
-    dequantize, fake_quant, hadamard, limits, norm, observe, permute_columns, positions, probe,
-    quantize_activations, quantize_weights, repack, rotary,
+    attention, dequantize, fake_quant, hadamard, limits, norm, observe, permute_columns, positions,
+    probe, quantize_activations, quantize_weights, repack, rotary,
 };
 use crate::format::RowOrder;
 use crate::gpu::{AdapterClass, Caps, KernelDesc};
@@ -85,6 +85,7 @@ const OTHERS: &[List] = &[
     fake_quant::kernels,
     probe::kernels,
     limits::kernels,
+    attention::kernels,
 ];
 
 /// Returns the kernels of all ops on any of these devices, each of them once.

@@ -215,6 +215,10 @@ pub enum Role {
     Keys,
     /// The cache of values.
     Values,
+    /// Queries of attention.
+    Queries,
+    /// Position, slot and visible slots of each row of a step.
+    Rows,
 }
 
 impl std::fmt::Display for Role {
@@ -241,6 +245,8 @@ impl std::fmt::Display for Role {
             Self::NormWeights => "weights of the norm",
             Self::Keys => "cache of keys",
             Self::Values => "cache of values",
+            Self::Queries => "queries",
+            Self::Rows => "positions and slots of rows",
         })
     }
 }

@@ -32,6 +32,7 @@
 //! ```
 
 mod activations;
+mod attention;
 mod binary16;
 mod bound;
 mod exact;
@@ -48,6 +49,7 @@ mod row;
 mod sweep;
 
 pub use activations::{check_activations, check_quantized};
+pub use attention::{AttentionCase, attention};
 pub use binary16::{f16_to_f64, f64_to_f16};
 pub use bound::{ETA, MAX_ROUNDINGS, UNIT, gamma};
 pub use exact::{Exact, Inexact, exact_limit, matmul_exact};

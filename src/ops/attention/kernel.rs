@@ -1,0 +1,197 @@
+//! The kernels of attention, and which of them serve a spec.
+
+use super::AttentionSpec;
+use crate::format::CacheFormat;
+use crate::gpu::{
+    Access, AdapterClass, Binding, Caps, Const, Grid, KernelDesc, M_TABLE, Variable, fragment,
+    uniform,
+};
+use crate::ops::FloatType;
+
+/// The most rows that split what they see into parts.
+pub(super) const DECODE_ROWS: u32 = 8;
+
+/// The least number of slots of a part, except for the last one of a row.
+pub(super) const PART_SLOTS: u32 = 128;
+
+/// The most parts of a row.
+const MAX_PARTS: u32 = 64;
+
+/// Returns the number of parts that a row may have.
+pub(super) fn parts(spec: &AttentionSpec) -> u32 {
+    spec.slots.div_ceil(PART_SLOTS).clamp(1, MAX_PARTS)
+}
+
+/// The kernels that serve a spec.
+pub(super) struct Shaders {
+    pub decode: KernelDesc,
+    pub combine: Option<KernelDesc>,
+    pub prefill: Option<KernelDesc>,
+}
+
+pub(super) fn shaders(spec: &AttentionSpec, caps: &Caps) -> Shaders {
+    let few = if spec.group() <= 4 { 4 } else { 8 };
+    let tile = |queries| tile(spec, caps, queries);
+    Shaders {
+        decode: tile(few),
+        combine: (parts(spec) > 1).then(|| combine(caps)),
+        prefill: (spec.max_m > DECODE_ROWS).then(|| tile(8)),
+    }
+}
+
+/// Queries of a unit that tiles divide: a row, or all rows.
+pub(super) const UNIT_QUERIES: Variable = Variable {
+    name: "queries",
+    meaning: "queries of a head of the cache: heads / kv_heads, times the rows unless by_row is 1",
+};
+
+/// Rows, if each is divided into tiles by itself.
+pub(super) const UNITS: Variable =
+    Variable { name: "units", meaning: "rows in this dispatch if by_row is 1, otherwise 1" };
+
+/// Heads of the cache.
+pub(super) const KV_HEADS: Variable =
+    Variable { name: "kv_heads", meaning: "the parameter `kv_heads`" };
+
+/// Parts of the cache.
+pub(super) const PARTS: Variable = Variable { name: "parts", meaning: "the parameter `parts`" };
+
+/// Heads of queries.
+pub(super) const HEADS: Variable = Variable { name: "heads", meaning: "the parameter `heads`" };
+
+uniform! {
+    /// The parameters of one dispatch.
+    pub(super) struct Params for "AttentionParams" in "attention/query" {
+        heads: u32,
+        kv_heads: u32,
+        group: u32,
+        head_dim: u32,
+        slots: u32,
+        row_words: u32,
+        keys_at: u32,
+        values_at: u32,
+        scales_at: u32,
+        q_at: u32,
+        q_stride: u32,
+        q_f16: u32,
+        y_at: u32,
+        y_stride: u32,
+        y_f16: u32,
+        rows_at: u32,
+        m0: u32,
+        m_cap: u32,
+        by_row: u32,
+        parts: u32,
+        part_slots: u32,
+        scale: f32,
+        cap: f32,
+        reach: u32,
+        bias_at: u32,
+        biased: u32,
+        pad: [u32; 2] = "pad0" "pad1",
+    }
+}
+
+/// The size of subgroups that `attention/lanes` is made for.
+const LANES: u32 = 8;
+
+/// Lanes of `attention/workgroup`. Heads of up to 256 columns have 32 octets, so that there are two teams.
+const WORKGROUP: u32 = 64;
+
+/// Returns the kernel of a tile of `queries` queries.
+fn tile(spec: &AttentionSpec, caps: &Caps, queries: u32) -> KernelDesc {
+    let native = caps.exact_f16_unpack && spec.cache == CacheFormat::F16;
+    let cache = match spec.cache {
+        CacheFormat::F32 => "attention/cache_f32",
+        CacheFormat::F16 => "attention/cache_f16",
+        CacheFormat::Int8 => "attention/cache_int8",
+        CacheFormat::Int4 => "attention/cache_int4",
+    };
+    let halves = (spec.cache == CacheFormat::F16).then_some(if native {
+        "lib/half_pair_native"
+    } else {
+        "lib/half_pair"
+    });
+    let suffix = format!("{}{}", spec.cache, if native { ".half" } else { "" });
+    let consts = [("M_TABLE", Const::U32(M_TABLE)), ("QUERIES", Const::U32(queries))];
+    let kernel = |id: String, own: Vec<(&'static str, Const)>, words, main| KernelDesc {
+        id,
+        consts: consts.into_iter().chain(own).collect(),
+        fragments: [cache, words].into_iter().chain(halves).chain([main]).map(fragment).collect(),
+        bindings: bindings(),
+        grid: Grid::new(&[(&[UNIT_QUERIES], queries), (&[UNITS, KV_HEADS, PARTS], 1)]),
+        workgroup_size: WORKGROUP,
+        workgroup_memory: 0,
+        conditions: Vec::new(),
+        weights: None,
+    };
+    if caps.class == AdapterClass::Cpu && caps.subgroup == LANES && caps.int64 {
+        // Octets that a lane keeps: 1, 2 or 4.
+        let chunks = spec.head_dim.div_ceil(8 * LANES).next_power_of_two();
+        let id = format!("attention_lanes_q{queries}_c{chunks}.{suffix}");
+        let own = vec![("LANES", Const::U32(LANES)), ("CHUNKS", Const::U32(chunks))];
+        let kernel = kernel(id, own, "access/cache_u64", "attention/lanes");
+        let most = format!("heads have at most {} columns", 8 * LANES * chunks);
+        return KernelDesc { workgroup_size: LANES, conditions: vec![most], ..kernel };
+    }
+    let id = format!("attention_group_q{queries}.{suffix}");
+    let own = vec![("WORKGROUP", Const::U32(WORKGROUP))];
+    let workgroup_memory = queries * 1024 + queries * WORKGROUP * 4 + WORKGROUP * 4;
+    KernelDesc { workgroup_memory, ..kernel(id, own, "access/cache_u32", "attention/workgroup") }
+}
+
+/// Returns the kernel that combines parts.
+fn combine(caps: &Caps) -> KernelDesc {
+    let lanes = if caps.class == AdapterClass::Cpu { 8 } else { 64 };
+    KernelDesc {
+        id: format!("attention_combine_l{lanes}"),
+        consts: vec![
+            ("M_TABLE", Const::U32(M_TABLE)),
+            ("QUERIES", Const::U32(1)),
+            ("WORKGROUP", Const::U32(lanes)),
+        ],
+        fragments: vec![fragment("attention/combine")],
+        bindings: bindings(),
+        grid: Grid::new(&[(&[Variable::M, HEADS], 1)]),
+        workgroup_size: lanes,
+        workgroup_memory: 0,
+        conditions: Vec::new(),
+        weights: None,
+    }
+}
+
+fn bindings() -> Vec<Binding> {
+    let [low, high] = Binding::COUNTS;
+    let data = Binding::data;
+    vec![
+        Binding::params("p", Params::LAYOUT),
+        low,
+        high,
+        data(3, "q", "queries, row-major from element q_at on; f16 in pairs", Access::Read),
+        data(4, "keys", "the cache of keys, from word keys_at on", Access::Read),
+        data(5, "values", "the cache of values, from word values_at on", Access::Read),
+        data(6, "rows", "(position, slot, first, end) of each row, u32", Access::Read),
+        data(7, "bias", "the bias, if biased is 1: [heads, 2·reach + 1] f32", Access::Read),
+        data(8, "y", "rows of results, from element y_at on; f16 in pairs", Access::Write),
+        data(9, "scratch", "maximum, sum and values of each part", Access::Write),
+    ]
+}
+
+/// Returns every kernel of this op on such a device.
+pub(crate) fn kernels(caps: &Caps) -> Vec<KernelDesc> {
+    let mut kernels = vec![combine(caps)];
+    for cache in CacheFormat::ALL {
+        for head_dim in [64, 128, 256] {
+            for group in [4, 8] {
+                let spec = AttentionSpec::new(16, group, 1, head_dim, 16).with_cache(cache);
+                let Shaders { decode, prefill, .. } = shaders(&spec, caps);
+                kernels.extend([decode].into_iter().chain(prefill));
+            }
+        }
+    }
+    kernels
+}
+
+pub(super) fn is_f16(float: FloatType) -> u32 {
+    u32::from(float == FloatType::F16)
+}
