@@ -99,6 +99,7 @@ fn what_an_engine_keeps_is_owned() {
         ops::BoundQuantizeActivations,
     )>();
     kept::<(ops::PermuteColumnsSpec, ops::PermuteColumnsPlan, ops::BoundPermuteColumns)>();
+    kept::<(ops::GateSpec, ops::GatePlan, ops::BoundGate)>();
     kept::<(ops::NormSpec, ops::NormPlan, ops::BoundNorm)>();
     kept::<(ops::DequantizeSpec, ops::DequantizePlan, ops::BoundDequantize)>();
     kept::<(ops::RepackSpec, ops::RepackPlan, ops::BoundRepack)>();

@@ -12,6 +12,7 @@ mod epilogue;
 mod fake_quant;
 mod faults_driver;
 mod faults_garbage;
+mod gate;
 mod hadamard;
 mod integer;
 mod make_kernels;

@@ -441,7 +441,10 @@ fn faults_of_x() -> Vec<(&'static str, Case, &'static str, Replace)> {
             "codes past the last column",
             quantize("int8-g32-asym", normal),
             "activations_quantize",
-            ("select(vec4<i32>(0), vec4<i32>(c), columns < vec4<u32>(p.k))", "vec4<i32>(c)"),
+            (
+                "select(vec4<i32>(0), vec4<i32>(c), columns < vec4<u32>(source_columns()))",
+                "vec4<i32>(c)",
+            ),
         ),
         (
             "codes that are cut off, not rounded",

@@ -2,7 +2,9 @@
 
 use crate::common::{Noop, random_weights};
 use lowbit::compress::calibrate::Axis;
-use lowbit::format::{ActivationFormat, CacheFormat, StaticScale, WeightFormat};
+use lowbit::format::{
+    ActivationFormat, ActivationFunction, CacheFormat, StaticScale, WeightFormat,
+};
 use lowbit::gpu::{Access, BindingRole, FRAGMENTS, KernelDesc, UniformLayout};
 use lowbit::ops::matmul::KernelChoice;
 use lowbit::ops::registry::{self, Kernel};
@@ -191,6 +193,14 @@ fn recorded_grids_are_counted_by_hand() {
     let (weight, residual, bias, scale) = (Some((&order).into()), None, None, None);
     let args = NormArgs { activations, residual, weight, bias, scale, output };
     assert_eq!(block_on(plan.bind(args)).unwrap().workgroups(7), [21]);
+
+    // Lanes write four columns: ⌈7 · 75 / 64⌉; codes take a workgroup a row.
+    for (out, groups) in [(FloatType::F16.into(), 9), (Output::Int8(int8), 7)] {
+        let spec = GateSpec::new(9, 300, ActivationFunction::Silu).with_output(out);
+        let plan = block_on(GatePlan::new(&kernels, &spec)).unwrap();
+        let args = GateArgs { activations, scale: None, output };
+        assert_eq!(block_on(plan.bind(args)).unwrap().workgroups(7), [groups]);
+    }
 
     // A row has 10 blocks of 4 words of codes, 5 scales and 5 zero points, a byte each:
     // ⌈5 · (40 + 5 + 2) / 64⌉.

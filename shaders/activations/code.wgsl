@@ -34,6 +34,10 @@ fn row_count() -> u32 {
     return min(recorded_count() - p.m0, p.m_cap);
 }
 
+fn source_columns() -> u32 {
+    return p.k;
+}
+
 fn source4(x_at: u32, column: u32) -> vec4<f32> {
     return load_x4(x_at, column);
 }

@@ -5,8 +5,8 @@
 // Provides: Range, range_of, Scheme, scheme, put_block, put_scheme.
 //
 // `parameters` declares `y`, the rows of codes, and among its parameters `p` those that say where the
-// parts of a row are. `source` provides source4(at, column): four columns of the row of floats at `at`,
-// with zeros past the last.
+// parts of a row are. `source` provides source_columns(), and source4(at, column): four columns of the
+// row of floats at `at`, with zeros past the last.
 //
 //   symmetric    s = absmax/127,     z = 0,                                 c = rne(x/s)
 //   asymmetric   s = (max−min)/255,  z = clamp(rne(−min/s), 0, 255) − 128,  c = rne(x/s) + z
@@ -86,7 +86,7 @@ fn put_block(x_at: u32, y_at: u32, b: u32, s: Scheme) {
         let x = source4(x_at, column);
         let c = clamp(round(x / s.divisor) + f32(s.zero), least, vec4<f32>(127.0));
         let columns = vec4<u32>(column, column + 1u, column + 2u, column + 3u);
-        let codes = select(vec4<i32>(0), vec4<i32>(c), columns < vec4<u32>(p.k));
+        let codes = select(vec4<i32>(0), vec4<i32>(c), columns < vec4<u32>(source_columns()));
         sum += codes.x + codes.y + codes.z + codes.w;
         y[y_at + 8u * b + q] = pack4xI8(codes);
     }

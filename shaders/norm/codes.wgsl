@@ -7,6 +7,10 @@
 var<private> here: Place;
 var<private> how: Measured;
 
+fn source_columns() -> u32 {
+    return p.k;
+}
+
 fn source4(x_at: u32, column: u32) -> vec4<f32> {
     let v = normal4(here, how, column);
     return select(vec4<f32>(0.0), v, columns4(column) < vec4<u32>(p.k));

@@ -1,6 +1,6 @@
 use crate::compress::calibrate::Axis;
 use crate::format::{ActivationFormat, ActivationFunction, CacheFormat, WeightFormat};
-use crate::ops::{Epilogue, FloatType, NormKind, Output, RotaryPairs, Schedule};
+use crate::ops::{Epilogue, FloatType, GateLayout, NormKind, Output, RotaryPairs, Schedule};
 
 /// The op that a case checks, with the parameters that only this op has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,6 +39,14 @@ pub enum Op {
     },
     /// Rows of X, or of its sum with a residual, normalized.
     Norm(Normalized),
+    /// A function of one half of X's columns, times the other half. The columns of the case are those of
+    /// the result.
+    Gate {
+        /// Where both halves are.
+        layout: GateLayout,
+        /// The type of Y.
+        output: Output,
+    },
     /// X quantized and dequantized at once in the format of the case, and the gradients of that.
     FakeQuant(FakeScales),
     /// Queries, keys and values that are prepared for attention.
@@ -64,6 +72,7 @@ impl Op {
             Self::PermuteColumns => "permute-columns",
             Self::Positions { .. } => "positions",
             Self::Norm(_) => "norm",
+            Self::Gate { .. } => "gate",
             Self::FakeQuant(_) => "fake-quant",
             Self::Rotary(_) => "rotary",
             Self::Hadamard { .. } => "hadamard",
@@ -322,7 +331,7 @@ impl Case {
             Op::IntegerMatmul(quantized) => quantized.output.to_string(),
             Op::Quantize { format, .. } => format.to_string(),
             Op::Observe { axis, bins } => format!("{}-bins{bins}", axis_name(axis)),
-            Op::Norm(normalized) => normalized.output.to_string(),
+            Op::Norm(Normalized { output, .. }) | Op::Gate { output, .. } => output.to_string(),
             _ => self.output.name().to_string(),
         }
     }
@@ -343,6 +352,7 @@ impl Case {
             Op::Positions { window: Some(window) } => id.push_str(&format!("/window{window}")),
             Op::FakeQuant(scales) => id.push_str(&format!("/{}", scales.name())),
             Op::Rotary(rotary) => id.push_str(&format!("/{rotary}")),
+            Op::Gate { layout, .. } => id.push_str(&format!("/{}", layout.name())),
             Op::Norm(Normalized { kind, residual, .. }) => {
                 id.push_str(&format!("/{}", kind.name()));
                 if let Some(float) = residual {

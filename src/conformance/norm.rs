@@ -2,18 +2,15 @@
 //! definition.
 
 use super::data::{self, Random};
-use super::matmul::{SENTINEL, output as output_type, put, put_bits, rows, take};
+use super::matmul::{SENTINEL, output as output_type};
+use super::output::{Floats, floats, judge, scale};
 use super::report::{ErrorOverBound, Outcome, Trouble};
 use super::{Case, Normalized};
-use crate::format::StaticScale;
 use crate::host::Host;
 use crate::ops::{
     FloatType, NormArgs, NormKind, NormPlan, NormResidual, NormSpec, Output, SubBuffer,
 };
-use crate::reference::{self, Expected, Judgement, NormCase, OutputType};
-
-/// A static scale that most results are within.
-const STATIC: StaticScale = StaticScale { scale: 0.03125, zero_point: -17 };
+use crate::reference::{self, Judgement, NormCase, OutputType};
 
 /// Elements before X, the residual, the sum and the output in a strided case, which are words before
 /// codes, and words before weight and bias.
@@ -21,29 +18,6 @@ const BEFORE: [usize; 4] = [8, 6, 10, 12];
 const BEFORE_VECTOR: usize = 3;
 
 const EPSILON: f32 = 1e-5;
-
-/// Rows of floats in a buffer that is otherwise full of sentinels.
-struct Floats {
-    float: FloatType,
-    before: usize,
-    batch_stride: u32,
-    stride: u32,
-}
-
-impl Floats {
-    fn starts(&self, batch: u32, m: usize) -> impl Iterator<Item = usize> {
-        rows(batch, m, self.before as u32, self.batch_stride, self.stride)
-    }
-
-    fn offset(&self) -> u64 {
-        self.before as u64 * self.float.bytes()
-    }
-
-    /// Returns the words of a buffer that `bytes` from its start take, with some words after them.
-    fn words(&self, bytes: u64) -> Vec<u32> {
-        vec![SENTINEL; (self.offset() + bytes).div_ceil(4) as usize + 8]
-    }
-}
 
 pub(super) async fn run(host: &Host, case: &Case, op: Normalized) -> Result<Outcome, Trouble> {
     let text = |e: &dyn std::error::Error| e.to_string();
@@ -57,15 +31,7 @@ pub(super) async fn run(host: &Host, case: &Case, op: Normalized) -> Result<Outc
         let before = before.get(i).copied().unwrap_or(0);
         Floats { float, before, batch_stride, stride }
     };
-    let input = |at: &Floats, bytes, values: &[f32]| {
-        let mut words = at.words(bytes);
-        for (at_row, values) in at.starts(batch, m).zip(values.chunks(k.max(1))) {
-            for (column, &value) in values.iter().enumerate() {
-                put(&mut words, at.float, at_row + column, value);
-            }
-        }
-        words
-    };
+    let input = |at: &Floats, bytes, values: &[f32]| at.lay(bytes, (batch, m, k), values);
     let many = |float, random: &mut Random| {
         let case = Case { activations: float, ..case.clone() };
         let values = (0..batch).flat_map(|_| data::rows(&case, random));
@@ -148,77 +114,15 @@ pub(super) async fn run(host: &Host, case: &Case, op: Normalized) -> Result<Outc
         let expected = expected.map_err(|e| text(&e))?;
         judged = judged.and(floats(&sum_at, (batch, m, k), &got, &expected, "sum"));
     }
-    let mut got = host.read_async(&output, 0, y_words.len()).await.map_err(|e| text(&e))?;
-    judged = judged.and(match (op.output, spec.y_layout()) {
-        (Output::Int8(format), Some(layout)) => {
-            let mut packed = Vec::new();
-            let used = layout.sum_at + layout.blocks;
-            for start in y_at.starts(batch, m).filter(|_| k > 0) {
-                packed.extend_from_slice(&got[start..start + used]);
-                packed.resize(packed.len() + layout.row_words - used, 0);
-                got[start..start + used].fill(SENTINEL);
-            }
-            let fixed = scale.map(|scale| (scale.scale, scale.zero_point));
-            let expected = of(OutputType::F32)?;
-            let codes = reference::check_quantized(format, &layout, &expected, fixed, &packed);
-            codes.map_err(|e| text(&e))?.and(untouched(&got, "y"))
-        }
-        _ => floats(&y_at, (batch, m, k), &got, &of(output_type(y_float))?, "y"),
-    });
+    let got = host.read_async(&output, 0, y_words.len()).await.map_err(|e| text(&e))?;
+    let expected = of(match op.output {
+        Output::Float(_) => output_type(y_float),
+        _ => OutputType::F32,
+    })?;
+    let every = vec![true; batch as usize * m];
+    judged = judged.and(judge(op.output, &y_at, (batch, m, k), got, &expected, &every)?);
     let error_over_bound = ErrorOverBound::Ratio(judged.error_over_bound);
     Ok(Outcome { kernel: shader.id, error_over_bound, fault: judged.fault })
-}
-
-/// Returns the static scale of an output that needs one.
-pub(super) fn scale(output: Output) -> Option<StaticScale> {
-    let Output::Int8(format) = output else { return None };
-    let zero_point = if format.is_symmetric() { 0 } else { STATIC.zero_point };
-    let tensor = format.granularity() == crate::format::ActivationGranularity::Tensor;
-    tensor.then_some(StaticScale { zero_point, ..STATIC })
-}
-
-/// Judges rows of floats: NaN or an infinity where that is the value, else within the bound, and
-/// sentinels around them.
-fn floats(
-    at: &Floats,
-    (batch, m, k): (u32, usize, usize),
-    got: &[u32],
-    expected: &[Expected],
-    name: &str,
-) -> Judgement {
-    let mut rest = got.to_vec();
-    let mut judged = Judgement::default();
-    for (row, (start, expected)) in at.starts(batch, m).zip(expected.chunks(k.max(1))).enumerate() {
-        for (column, want) in expected.iter().enumerate() {
-            let value = take(got, at.float, start + column).1;
-            put_bits(&mut rest, at.float, start + column, take(&[SENTINEL], at.float, 0).0);
-            let exact = want.value;
-            let off = if exact.is_finite() {
-                reference::check(want, value).error_over_bound
-            } else if exact.is_nan() && value.is_nan() || exact == f64::from(value) {
-                0.0
-            } else {
-                f64::INFINITY
-            };
-            if judged.fault.is_none() && !judged.see(off, || String::new()) {
-                let bound = want.bound;
-                judged.fault = Some(format!(
-                    "row {row}: {name}[{column}] is {value}, must be {exact} ± {bound:.3e}"
-                ));
-            }
-        }
-    }
-    judged.and(untouched(&rest, name))
-}
-
-/// Judges words that must all be sentinels.
-fn untouched(words: &[u32], name: &str) -> Judgement {
-    let mut judged = Judgement::default();
-    if let Some(word) = words.iter().position(|&word| word != SENTINEL) {
-        let fault = || format!("word {word} of {name}, outside of its rows, was overwritten");
-        judged.see(f64::INFINITY, fault);
-    }
-    judged
 }
 
 /// A strided case has a batch of two, whose rows lie side by side or apart, with gaps, and a plan for

@@ -2,8 +2,8 @@
 
 use super::table::{FLOATS, X_SHAPES, x_values};
 use super::{Case, Extent, Normalized, Op};
-use crate::format::{ActivationFormat, ActivationGranularity, WeightFormat};
-use crate::ops::{NormKind, Output};
+use crate::format::{ActivationFormat, ActivationFunction, ActivationGranularity, WeightFormat};
+use crate::ops::{FloatType, GateLayout, NormKind, Output};
 
 /// The outputs of ops that see whole rows.
 pub(super) fn outputs() -> impl Iterator<Item = Output> + Clone {
@@ -42,6 +42,40 @@ pub(super) fn normalizing(extent: Extent, cases: &mut Vec<Case>) {
                             case.bias = (kind == NormKind::Layer) ^ ((i + j + a + b) % 4 == 0);
                             cases.push(case);
                         }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Adds gated activations: every function, output and type of X, each in every shape and pattern in turn.
+/// Layouts alternate.
+pub(super) fn gating(extent: Extent, cases: &mut Vec<Case>) {
+    let mut number = 0;
+    for function in ActivationFunction::ALL {
+        for output in outputs() {
+            for activations in FLOATS {
+                number += 1;
+                for (a, shape) in X_SHAPES.into_iter().enumerate() {
+                    for (b, values) in x_values().enumerate() {
+                        let turn = number + number / 9;
+                        let taken = match extent {
+                            Extent::Full => (turn + a + b) % 3 == 0,
+                            Extent::Quick => turn % 9 == a && (turn + number / 5) % 8 == b,
+                        };
+                        if !taken {
+                            continue;
+                        }
+                        // Halves of an odd number of f16 are refused.
+                        let odd = activations == FloatType::F16 && shape.1 % 2 == 1;
+                        let interleaved = odd || (number / 2 + a / 3 + b) % 2 == 1;
+                        let layout = GateLayout::ALL[usize::from(interleaved)];
+                        let op = Op::Gate { layout, output };
+                        let types = (activations, FLOATS[0]);
+                        let mut case = Case::of_x(op, WeightFormat::f32(), types, shape, values);
+                        case.function = function;
+                        cases.push(case);
                     }
                 }
             }

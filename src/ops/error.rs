@@ -147,6 +147,14 @@ pub enum PlanError {
         /// The reason, and what to ask for instead.
         why: &'static str,
     },
+    /// The second half of rows of f16 would begin within a word.
+    #[error(
+        "halves of {n} f16 columns: the second would begin within a word; interleave the columns or use f32"
+    )]
+    OddHalves {
+        /// Columns of a half.
+        n: u32,
+    },
     /// Heads do not share heads of the cache evenly.
     #[error("{heads} heads cannot share {kv_heads} heads of keys and values evenly")]
     Heads {

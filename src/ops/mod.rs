@@ -25,11 +25,14 @@ mod buffers;
 pub mod dequantize;
 mod error;
 pub mod fake_quant;
+pub mod gate;
 pub mod hadamard;
 pub(crate) mod limits;
+mod loads;
 pub mod matmul;
 pub mod norm;
 pub mod observe;
+mod output;
 pub mod permute_columns;
 pub mod positions;
 pub(crate) mod probe;
@@ -53,6 +56,7 @@ pub use fake_quant::{
     BoundFakeQuant, BoundFakeQuantBackward, FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantPlan,
     FakeQuantSpec,
 };
+pub use gate::{BoundGate, GateArgs, GateLayout, GatePlan, GateSpec};
 pub use hadamard::{BoundHadamard, HadamardArgs, HadamardPlan, HadamardSpec};
 pub use matmul::{
     BoundMatmul, KernelChoice, MatmulArgs, MatmulPlan, MatmulSpec, Schedule, Select, Tuning,

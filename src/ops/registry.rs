@@ -3,8 +3,8 @@
 
 use super::matmul::{self, KernelChoice, Step};
 use super::{
-    attention, dequantize, fake_quant, hadamard, limits, norm, observe, permute_columns, positions,
-    probe, quantize_activations, quantize_weights, repack, rotary,
+    attention, dequantize, fake_quant, gate, hadamard, limits, norm, observe, permute_columns,
+    positions, probe, quantize_activations, quantize_weights, repack, rotary,
 };
 use crate::format::RowOrder;
 use crate::gpu::{AdapterClass, Caps, KernelDesc};
@@ -81,6 +81,7 @@ const OTHERS: &[List] = &[
     rotary::kernels,
     norm::kernels,
     hadamard::kernels,
+    gate::kernels,
     observe::kernels,
     fake_quant::kernels,
     probe::kernels,

@@ -39,6 +39,7 @@ mod exact;
 mod expected;
 mod fake_quant;
 mod function;
+mod gate;
 mod gather;
 mod integer;
 mod matmul;
@@ -59,6 +60,7 @@ pub use fake_quant::{
     check_fake_ranges, check_fake_straight_through, fake_quantize, fake_quantize_gradients,
 };
 pub use function::apply;
+pub use gate::gate;
 pub use gather::{dequantize, dequantize_f64, gather};
 pub use integer::{IntegerCase, check_code, integer_accumulators, integer_matmul};
 pub use matmul::{MatmulCase, matmul};

@@ -3,13 +3,14 @@
 use super::{MeasuredLimits, Milliseconds, Timing, floats, heads, last, median};
 use crate::conformance::Op;
 use crate::conformance::case::{FakeScales, axis_name};
-use crate::format::{ActivationFormat, ActivationGranularity, StaticScale, WeightFormat};
+use crate::conformance::output::scale;
+use crate::format::{ActivationFormat, ActivationFunction, WeightFormat};
 use crate::host::{Host, HostError};
 use crate::ops::{
-    FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantPlan, FakeQuantSpec, FloatType, HadamardArgs,
-    HadamardPlan, HadamardSpec, NormArgs, NormPlan, NormResidual, NormSpec, ObserveArgs,
-    ObservePlan, ObserveSpec, Output, PermuteColumnsArgs, PermuteColumnsPlan, PermuteColumnsSpec,
-    QuantizeActivationsArgs, QuantizeActivationsPlan, QuantizeActivationsSpec,
+    FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantPlan, FakeQuantSpec, FloatType, GateArgs,
+    GatePlan, GateSpec, HadamardArgs, HadamardPlan, HadamardSpec, NormArgs, NormPlan, NormResidual,
+    NormSpec, ObserveArgs, ObservePlan, ObserveSpec, PermuteColumnsArgs, PermuteColumnsPlan,
+    PermuteColumnsSpec, QuantizeActivationsArgs, QuantizeActivationsPlan, QuantizeActivationsSpec,
 };
 
 /// Measures an op on X alone.
@@ -44,6 +45,14 @@ pub(super) async fn time_x(
             (format!("b{block}"), copy, vec![hadamard(host, &spec).await?])
         }
         Op::Rotary(rotary) => return heads::time_rotary(host, limits, &rotary, float, m).await,
+        Op::Gate { layout, output } => {
+            let spec = GateSpec::new(shape.0, shape.1, ActivationFunction::Silu)
+                .with_layout(layout)
+                .with_activations(float)
+                .with_output(output);
+            let what = format!("silu {} {output}", layout.name());
+            (what, copy, vec![gate(host, &spec).await?])
+        }
         Op::Norm(normalized) => {
             let spec = NormSpec::new(shape.0, shape.1, normalized.kind, 1e-5)
                 .with_activations(float)
@@ -135,6 +144,22 @@ async fn permute(host: &Host, spec: &PermuteColumnsSpec) -> Result<OfX, HostErro
     Ok(("permute-columns", spec.shader().id, ms, spec.x_bytes(m) + spec.y_bytes(m)))
 }
 
+async fn gate(host: &Host, spec: &GateSpec) -> Result<OfX, HostError> {
+    let m = spec.max_m;
+    let plan = GatePlan::new(host.kernels(), spec).await?;
+    let x = floats(host, spec.activations, spec.x_bytes(m)).await?;
+    let output = host.zeros_async(spec.y_bytes(m)).await?;
+    let args =
+        GateArgs { activations: (&x).into(), scale: scale(spec.output), output: (&output).into() };
+    let bound = plan.bind(args).await?;
+    let mut recorded = Ok(());
+    host.submit_async(|pass| recorded = bound.record(pass, m)).await?;
+    recorded?;
+    let ms = median(host, |pass| bound.record(pass, m)).await?;
+    let kernel = spec.shader(host.kernels().caps()).id;
+    Ok(("gate", kernel, ms, spec.x_bytes(m) + spec.y_bytes(m)))
+}
+
 async fn norm(host: &Host, spec: &NormSpec) -> Result<OfX, HostError> {
     let m = spec.max_m;
     let plan = NormPlan::new(host.kernels(), spec).await?;
@@ -143,12 +168,6 @@ async fn norm(host: &Host, spec: &NormSpec) -> Result<OfX, HostError> {
     let residual = host.zeros_async(spec.residual_bytes(m)).await?;
     let sum = host.zeros_async(spec.sum_bytes(m)).await?;
     let output = host.zeros_async(spec.y_bytes(m)).await?;
-    let scale = match spec.output {
-        Output::Int8(format) if format.granularity() == ActivationGranularity::Tensor => {
-            Some(StaticScale { scale: 0.03125, zero_point: 0 })
-        }
-        _ => None,
-    };
     let args = NormArgs {
         activations: (&x).into(),
         residual: spec
@@ -156,7 +175,7 @@ async fn norm(host: &Host, spec: &NormSpec) -> Result<OfX, HostError> {
             .map(|_| NormResidual { input: (&residual).into(), sum: (&sum).into() }),
         weight: Some((&weight).into()),
         bias: None,
-        scale,
+        scale: scale(spec.output),
         output: (&output).into(),
     };
     let bound = plan.bind(args).await?;

@@ -621,7 +621,7 @@ impl KernelChoice {
 /// The number of the binding of Y.
 pub(super) const Y_BINDING: u32 = 7;
 
-fn function_fragment(function: ActivationFunction) -> &'static str {
+pub(crate) fn function_fragment(function: ActivationFunction) -> &'static str {
     match function {
         ActivationFunction::Identity => "function/identity",
         ActivationFunction::Relu => "function/relu",

@@ -22,6 +22,7 @@ mod tuning_file;
 
 pub use super::weights::code_textures_pay;
 pub use bind::{BoundMatmul, MatmulArgs};
+pub(crate) use choice::function_fragment;
 #[doc(hidden)]
 pub use choice::{Decoder, Scaling, XLoad, YStore};
 pub use choice::{KernelChoice, select};

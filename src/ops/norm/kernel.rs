@@ -1,12 +1,12 @@
 //! The kernels of normalization and their parameters.
 
 use super::{NormKind, NormSpec};
-use crate::format::{ActivationFormat, ActivationGranularity};
 use crate::gpu::{
-    Access, AdapterClass, Binding, Caps, Const, Grid, KernelDesc, M_TABLE, Variable, fragment,
-    uniform,
+    Access, Binding, Caps, Const, Grid, KernelDesc, M_TABLE, Variable, fragment, uniform,
 };
-use crate::ops::{FloatType, Output};
+use crate::ops::FloatType;
+use crate::ops::loads::{Loads, row_lanes};
+use crate::ops::output::{Stores, outputs};
 
 uniform! {
     /// The parameters of one dispatch.
@@ -46,15 +46,6 @@ uniform! {
     }
 }
 
-/// Lanes that share a row: on a GPU enough to load a row of a few thousand columns in few steps; on a
-/// software adapter few, because barriers are slow there.
-fn workgroup(caps: &Caps) -> u32 {
-    match caps.class {
-        AdapterClass::Gpu => 128,
-        AdapterClass::Cpu => 8,
-    }
-}
-
 /// What the binding of X holds.
 const X: &str = "X, row-major from element x_at on; f16 in pairs";
 
@@ -67,14 +58,10 @@ impl NormSpec {
 
     /// Returns the kernel.
     pub fn shader(&self, caps: &Caps) -> KernelDesc {
-        let wide = caps.int64 && caps.class == AdapterClass::Cpu;
-        let (access, mut id) = match (self.activations, self.quads()) {
-            (FloatType::F16, _) => ("access/x_f16", "norm.xf16".to_string()),
-            (FloatType::F32, true) if wide => ("access/x_f32x4_u64", "norm.u64".to_string()),
-            (FloatType::F32, true) => ("access/x_f32x4", "norm".to_string()),
-            (FloatType::F32, false) => ("access/x_f32", "norm.x1".to_string()),
-        };
-        let (workgroup, general) = (workgroup(caps), self.kind == NormKind::Layer || self.bias);
+        let halves = self.residual == Some(FloatType::F16);
+        let mut loads = Loads::new(caps, self.activations, self.quads(), halves);
+        let mut id = format!("norm{}", loads.suffix);
+        let (workgroup, general) = (row_lanes(caps), self.kind == NormKind::Layer || self.bias);
         id.push_str(&format!(".w{workgroup}"));
         let mut consts = vec![
             ("M_TABLE", Const::U32(M_TABLE)),
@@ -82,17 +69,8 @@ impl NormSpec {
             ("LAYER", Const::Bool(general)),
         ];
         id.push_str(if general { ".layer" } else { "" });
-        if matches!(access, "access/x_f32x4" | "access/x_f16") {
-            consts.push(("RAGGED", Const::Bool(true)));
-        }
-        let mut fragments = vec![access];
-        let halves = [Some(self.activations), self.residual].contains(&Some(FloatType::F16));
-        if halves && caps.exact_f16_unpack {
-            fragments.push("lib/half_pair_native");
-            id.push_str(".half");
-        } else {
-            fragments.push("lib/half_pair");
-        }
+        consts.append(&mut loads.consts);
+        let mut fragments = loads.fragments;
         let mut bindings = vec![Binding::params("p", Params::LAYOUT)];
         bindings.extend(Binding::COUNTS);
         bindings.push(Binding::data(3, "x", X, Access::Read));
@@ -107,31 +85,14 @@ impl NormSpec {
                 bindings.push(Binding::data(5, "total", holds[1], Access::Write));
             }
         }
-        let mut workgroup_memory = 4 * workgroup;
-        let holds = match self.output {
-            Output::Int8(format) => {
-                let given = format.granularity() == ActivationGranularity::Tensor;
-                fragments.push("norm/codes");
-                consts.push(("ASYMMETRIC", Const::Bool(!format.is_symmetric())));
-                consts.push(("SCOPE", Const::U32(if given { 3 } else { 0 })));
-                id.push_str(if given { ".given" } else { ".token" });
-                id.push_str(if format.is_symmetric() { "" } else { ".asym" });
-                // Three words a lane, for ranges.
-                workgroup_memory += 12 * workgroup;
-                "rows of codes, scales, zero points and sums of blocks"
-            }
-            output => {
-                let half = output == Output::Float(FloatType::F16);
-                fragments.push("norm/floats");
-                consts.push(("Y_F16", Const::Bool(half)));
-                id.push_str(if half { ".yf16" } else { "" });
-                "Y, row-major from element y_at on; f16 in pairs"
-            }
-        };
+        let mut stores = Stores::new(self.output, workgroup);
+        fragments.push(if stores.codes { "norm/codes" } else { "norm/floats" });
+        id.push_str(&stores.suffix);
+        consts.append(&mut stores.consts);
         bindings.extend([
             Binding::data(6, "weight", "the weight, f32", Access::Read),
             Binding::data(7, "bias", "the bias, f32", Access::Read),
-            Binding::data(8, "y", holds, Access::Write),
+            Binding::data(8, "y", stores.holds, Access::Write),
         ]);
         KernelDesc {
             id,
@@ -140,7 +101,7 @@ impl NormSpec {
             bindings,
             grid: Grid::new(&[(&[Variable::BATCH, Variable::M], 1)]),
             workgroup_size: workgroup,
-            workgroup_memory,
+            workgroup_memory: 4 * workgroup + stores.workgroup_memory,
             conditions: Vec::new(),
             weights: None,
         }
@@ -150,12 +111,8 @@ impl NormSpec {
 /// Returns every kernel of this op on such a device.
 pub(crate) fn kernels(caps: &Caps) -> Vec<KernelDesc> {
     let floats = [FloatType::F32, FloatType::F16];
-    let int8 = [ActivationGranularity::Token, ActivationGranularity::Tensor]
-        .map(ActivationFormat::int8)
-        .map(|format| [format, format.asymmetric()].map(Output::Int8));
-    let outputs = floats.map(Output::Float).into_iter().chain(int8.into_iter().flatten());
     let mut kernels = Vec::new();
-    for output in outputs {
+    for output in outputs() {
         for residual in [None].into_iter().chain(floats.map(Some)) {
             for (kind, k, x) in NormKind::ALL.into_iter().flat_map(|kind| {
                 // Quads, neither, pairs.

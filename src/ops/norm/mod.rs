@@ -11,9 +11,10 @@ mod plan;
 pub(crate) use kernel::kernels;
 pub use plan::{BoundNorm, NormArgs, NormPlan, NormResidual};
 
+use super::output::{check_output, whole_words};
 use super::rows::RowsSpec;
 use super::{FloatType, Output, PlanError, Role};
-use crate::format::{ActivationGranularity, ActivationLayout};
+use crate::format::ActivationLayout;
 use crate::gpu::MAX_COUNT;
 
 /// The kind of a normalization: what it subtracts from a row before it divides.
@@ -266,28 +267,4 @@ impl NormSpec {
         }
         self.y_rows().check(self.max_m)
     }
-}
-
-/// Refuses outputs of `columns` columns that ops which see whole rows of floats do not write.
-pub(super) fn check_output(
-    op: &'static str,
-    columns: u32,
-    output: Output,
-) -> Result<(), PlanError> {
-    let refused = |why| Err(PlanError::UnsupportedOutput { op, output, why });
-    match output {
-        Output::Float(_) => Ok(()),
-        Output::Accumulators => refused("there are no sums of codes; ask for f32, f16 or int8"),
-        Output::Int8(format) => match format.granularity() {
-            ActivationGranularity::Group(_) => {
-                refused("it has a scale for each group; ask for int8-token or int8-tensor")
-            }
-            _ => Ok(format.layout(columns as usize).map(drop)?),
-        },
-    }
-}
-
-/// One invocation owns both halves of the last word.
-fn whole_words(bytes: u64) -> u64 {
-    bytes.checked_next_multiple_of(4).unwrap_or(u64::MAX)
 }

@@ -2,9 +2,10 @@
 
 use super::NormSpec;
 use super::kernel::Params;
-use crate::format::{ActivationGranularity, StaticScale};
+use crate::format::StaticScale;
 use crate::gpu::{Kernels, Pipeline, Size, Variable};
 use crate::ops::buffers::{Resource, Window, check, check_aliases, window_capacity};
+use crate::ops::output::check_scale;
 use crate::ops::recording::{Bound, Count, Draft, Head};
 use crate::ops::rows::{Rows, Spans, check_rows};
 use crate::ops::{BindError, NormKind, Output, PlanError, Role, SubBuffer};
@@ -199,22 +200,14 @@ impl NormPlan {
 
 /// Refuses arguments that the spec does not have, and the lack of those that it has.
 fn check_arguments(spec: &NormSpec, args: &NormArgs<'_>) -> Result<(), BindError> {
-    let given = match spec.output {
-        Output::Int8(format) => format.granularity() == ActivationGranularity::Tensor,
-        _ => false,
-    };
     for (role, planned, have) in [
         (Role::Residual, spec.residual.is_some(), args.residual.is_some()),
         (Role::Weights, spec.weight, args.weight.is_some()),
         (Role::Bias, spec.bias, args.bias.is_some()),
-        (Role::Scales, given, args.scale.is_some()),
     ] {
         if planned != have {
             return Err(BindError::Argument { role, planned });
         }
     }
-    if let (Some(scale), Output::Int8(format)) = (args.scale, spec.output) {
-        scale.check(format)?;
-    }
-    Ok(())
+    check_scale(spec.output, args.scale)
 }
