@@ -54,9 +54,9 @@ use crate::format::CacheFormat;
 pub struct HeadNormCase<'a> {
     /// The weights, one a column.
     pub weights: &'a [f32],
-    /// What is added to the mean of the squares.
+    /// The number that is added to the mean of the squares.
     pub epsilon: f32,
-    /// What is added to each weight.
+    /// The number that is added to each weight.
     pub offset: f32,
 }
 
