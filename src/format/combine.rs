@@ -1,5 +1,7 @@
 //! Matrices of the rows of others, bit for bit.
 
+use std::ops::Range;
+
 use super::{FormatError, Granularity, Offset, PackedWeights, Parts, Scales};
 
 impl PackedWeights {
@@ -14,6 +16,18 @@ impl PackedWeights {
     pub fn stack(matrices: &[&Self]) -> Result<Self, FormatError> {
         let rows = matrices.iter().flat_map(|matrix| (0..matrix.n()).map(|row| (*matrix, row)));
         of_rows(matrices, rows)
+    }
+
+    /// Returns the matrix of some consecutive rows: one expert of a stack of them, for example.
+    ///
+    /// # Errors
+    /// Returns [`FormatError::WrongLength`] if there are not so many rows.
+    pub fn select_rows(&self, rows: Range<usize>) -> Result<Self, FormatError> {
+        if rows.start > rows.end || rows.end > self.n() {
+            let (need, have) = (rows.end, self.n());
+            return Err(FormatError::WrongLength { part: "rows of the matrix", need, have });
+        }
+        of_rows(&[self], rows.map(|row| (self, row)))
     }
 
     /// Returns the matrix whose rows are those of `gate` and `up` in turn, `gate` first, as matmuls with a

@@ -49,6 +49,7 @@ pub mod bert;
 pub mod checkpoint;
 pub mod compress;
 mod decompress;
+pub mod device;
 mod inputs;
 mod progress;
 #[cfg(feature = "text")]

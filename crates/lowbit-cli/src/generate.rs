@@ -1,0 +1,232 @@
+//! `lowbit generate`: continues a text.
+
+use crate::error::CliError;
+use crate::model::{CacheArg, Loaded, ModelArgs, adapter_name, failed, session_options};
+use crate::report::{JsonArg, Report, bytes};
+use crate::{Outcome, signals};
+use lowbit_models::device::{Sampling, Session};
+use lowbit_models::text::{Message, TextStream, Tokenizer};
+use pollster::block_on;
+use serde::Serialize;
+use std::io::{BufRead, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+/// The most tokens that a session has room for unless --context says otherwise.
+const CONTEXT: usize = 4096;
+
+/// Continue a text with a language model
+///
+/// The text is printed as it comes. Ctrl-C ends it, and everything that was generated stays.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The text to continue; with --chat, what the user says
+    #[arg(long, value_name = "TEXT", required_unless_present = "interactive")]
+    prompt: Option<String>,
+    /// Generate at most so many tokens
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    max_tokens: u32,
+    /// Divide logits by this before a token is drawn. With 0 the most likely token is taken
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    temperature: f32,
+    /// Draw from so many of the most likely tokens; 0 for all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    top_k: u32,
+    /// Draw from the most likely tokens whose probabilities sum up to this
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    top_p: f32,
+    /// Draw the same tokens again
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    seed: u64,
+    /// Write the prompt as the model's chat template says
+    #[arg(long)]
+    chat: bool,
+    /// Read prompts from the terminal, one a line, and remember what was said
+    #[arg(long)]
+    interactive: bool,
+    /// Tokens that there is room for. The default is what the model was made for, but at most 4096
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
+    #[command(flatten)]
+    cache: CacheArg,
+    #[command(flatten)]
+    json: JsonArg,
+}
+
+#[derive(Serialize)]
+struct Result {
+    text: String,
+    tokens: usize,
+    prompt_tokens: usize,
+    prompt_tokens_per_s: f64,
+    decode_tokens_per_s: f64,
+    peak_device_bytes: u64,
+    load_s: f64,
+    warm_up_s: f64,
+    adapter: String,
+}
+
+/// What one turn took.
+#[derive(Default)]
+struct Turn {
+    text: String,
+    prompt_tokens: usize,
+    prompt_time: Duration,
+    tokens: usize,
+    decode_time: Duration,
+}
+
+impl Turn {
+    fn prompt_rate(&self) -> f64 {
+        rate(self.prompt_tokens, self.prompt_time)
+    }
+
+    /// The first token comes with the prompt.
+    fn decode_rate(&self) -> f64 {
+        rate(self.tokens.saturating_sub(1), self.decode_time)
+    }
+}
+
+fn rate(tokens: usize, time: Duration) -> f64 {
+    if time.is_zero() { 0.0 } else { tokens as f64 / time.as_secs_f64() }
+}
+
+/// Generates text.
+pub fn run(args: &Args) -> std::result::Result<Outcome, CliError> {
+    let report = Report::open(&args.json)?;
+    let refuse = |error| failed(&args.model.model, "run", error);
+    let sampling = Sampling::new(args.temperature, args.top_k, args.top_p, args.seed);
+    let sampling = sampling.map_err(|error| CliError::new("cannot sample").because(error))?;
+    let Loaded { model, load_time } = args.model.load()?;
+    let tokenizer = args.model.tokenizer(&model)?;
+    let cache = args.model.cache(&args.cache);
+    let start = Instant::now();
+    let options = session_options(&model, args.context, CONTEXT, cache);
+    let mut session = block_on(model.session(&options)).map_err(refuse)?;
+    block_on(session.warm_up()).map_err(refuse)?;
+    let warm_up = start.elapsed();
+    signals::catch_interrupts();
+    let mut talk = Talk { args, tokenizer: &tokenizer, sampling, messages: Vec::new() };
+    let mut last = Turn::default();
+    if let Some(prompt) = &args.prompt {
+        last = talk.turn(&report, &mut session, prompt)?;
+    }
+    if args.interactive {
+        let stdin = std::io::stdin();
+        loop {
+            if stdin.is_terminal() {
+                report.say("> ")?;
+            }
+            let mut line = String::new();
+            let read = stdin.lock().read_line(&mut line);
+            if read.map_err(|e| CliError::new("cannot read the prompt").because(e))? == 0 {
+                break;
+            }
+            if !line.trim().is_empty() {
+                last = talk.turn(&report, &mut session, line.trim_end())?;
+            }
+        }
+    }
+    let peak = session.device_bytes();
+    if std::io::stderr().is_terminal() {
+        let line = format!(
+            "{} tokens, {:.1} tokens/s (prompt {:.1}), {} on {}; loaded in {:.1} s, warm after {:.1} s\n",
+            last.tokens,
+            last.decode_rate(),
+            last.prompt_rate(),
+            bytes(peak),
+            adapter_name(&model),
+            load_time.as_secs_f64(),
+            warm_up.as_secs_f64(),
+        );
+        // If stderr is closed, nobody can be told.
+        let _ = std::io::stderr().write_all(line.as_bytes());
+    }
+    let result = Result {
+        prompt_tokens_per_s: last.prompt_rate(),
+        decode_tokens_per_s: last.decode_rate(),
+        tokens: last.tokens,
+        prompt_tokens: last.prompt_tokens,
+        text: last.text,
+        peak_device_bytes: peak,
+        load_s: load_time.as_secs_f64(),
+        warm_up_s: warm_up.as_secs_f64(),
+        adapter: adapter_name(&model),
+    };
+    report.finish("", &result)?;
+    Ok(Outcome::Fine)
+}
+
+/// A conversation.
+struct Talk<'a> {
+    args: &'a Args,
+    tokenizer: &'a Tokenizer,
+    sampling: Sampling,
+    messages: Vec<Message>,
+}
+
+impl Talk<'_> {
+    /// Returns the tokens of a prompt: what is to be read after what the session has read.
+    fn tokens(
+        &mut self,
+        session: &Session<'_>,
+        prompt: &str,
+    ) -> std::result::Result<(usize, Vec<u32>), CliError> {
+        let refuse = |error| CliError::new("cannot make tokens of the prompt").because(error);
+        if !(self.args.chat || self.args.interactive) {
+            let special = session.is_empty();
+            return Ok((session.len(), self.tokenizer.encode(prompt, special).map_err(refuse)?));
+        }
+        self.messages.push(Message::user(prompt));
+        let text = self.tokenizer.chat(&self.messages, true).map_err(refuse)?;
+        let all = self.tokenizer.encode(&text, false).map_err(refuse)?;
+        // The template writes the whole conversation; what the caches have of it stays.
+        let kept = session.tokens().iter().zip(&all).take_while(|(a, b)| a == b).count();
+        let kept = kept.min(all.len().saturating_sub(1));
+        Ok((kept, all[kept..].to_vec()))
+    }
+
+    /// Reads a prompt and generates what follows.
+    fn turn(
+        &mut self,
+        report: &Report,
+        session: &mut Session<'_>,
+        prompt: &str,
+    ) -> std::result::Result<Turn, CliError> {
+        let path = &self.args.model.model;
+        let refuse = |error| failed(path, "run", error);
+        let (kept, tokens) = self.tokens(session, prompt)?;
+        session.rewind(kept).map_err(refuse)?;
+        let mut turn = Turn { prompt_tokens: tokens.len(), ..Turn::default() };
+        let start = Instant::now();
+        let mut token = block_on(session.prompt(&tokens, &self.sampling)).map_err(refuse)?;
+        turn.prompt_time = start.elapsed();
+        let start = Instant::now();
+        let mut stream = TextStream::new(false);
+        loop {
+            if self.tokenizer.ends().contains(&token) {
+                break;
+            }
+            turn.tokens += 1;
+            let piece = stream.push(self.tokenizer, token);
+            let piece = piece.map_err(|e| CliError::new("cannot write a token").because(e))?;
+            report.say(&piece)?;
+            turn.text.push_str(&piece);
+            let full =
+                turn.tokens >= self.args.max_tokens as usize || session.len() >= session.slots();
+            if full || signals::interrupted() {
+                break;
+            }
+            token = block_on(session.next(&self.sampling)).map_err(refuse)?;
+        }
+        turn.decode_time = start.elapsed();
+        let rest = stream.finish();
+        turn.text.push_str(&rest);
+        report.say(&format!("{rest}\n"))?;
+        if self.args.chat || self.args.interactive {
+            self.messages.push(Message::assistant(&turn.text));
+        }
+        Ok(turn)
+    }
+}

@@ -1,0 +1,144 @@
+//! What the commands that run a model share: its options, loading it, and what is printed meanwhile.
+
+use crate::adapter::{AdapterArg, DeviceArg};
+use crate::error::{CliError, warn};
+use crate::files;
+use crate::report::progress;
+use lowbit::compress::Scheme;
+use lowbit::format::CacheFormat;
+use lowbit::host::Host;
+use lowbit::ops::Activations;
+use lowbit_models::checkpoint::source::ModelSource;
+use lowbit_models::device::{LoadOptions, Model, RunError, SessionOptions};
+use lowbit_models::text::Tokenizer;
+use pollster::block_on;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The options of commands that run a model.
+#[derive(clap::Args)]
+pub struct ModelArgs {
+    /// The model: a folder, a GGUF file, or a safetensors file with its config.json beside it
+    pub model: PathBuf,
+    /// Compress the weights of linear layers to this format while they are loaded, as in int4-g64 or
+    /// q4_k. Without it they stay as they are in the file
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<Scheme>,
+    /// The type of activations: f32, f16, or the format of the inputs of linear layers, as in int8-token
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    activations: Activations,
+    #[command(flatten)]
+    adapter: AdapterArg,
+    #[command(flatten)]
+    device: DeviceArg,
+}
+
+/// How keys and values are stored.
+#[derive(clap::Args)]
+pub struct CacheArg {
+    /// How keys and values are stored: f32, f16, int8 or int4. The default is the type of activations
+    #[arg(long, value_name = "TYPE", value_parser = parse_cache)]
+    kv: Option<CacheFormat>,
+}
+
+fn parse_cache(text: &str) -> Result<CacheFormat, String> {
+    let known = CacheFormat::ALL.into_iter().find(|format| format.name() == text);
+    known.ok_or_else(|| "it is none of f32, f16, int8 and int4".to_owned())
+}
+
+/// A model that is loaded, and how long that took.
+pub struct Loaded {
+    pub model: Model,
+    pub load_time: Duration,
+}
+
+impl ModelArgs {
+    /// Returns how keys and values are stored if the command line says so, or what suits the activations.
+    pub fn cache(&self, arg: &CacheArg) -> CacheFormat {
+        arg.kv.unwrap_or(match self.activations {
+            Activations::Float(float) if float.name() == "f16" => CacheFormat::F16,
+            Activations::Float(_) => CacheFormat::F32,
+            Activations::Int8(_) => CacheFormat::Int8,
+        })
+    }
+
+    /// Opens the adapter and loads the model, with a progress bar.
+    pub fn load(&self) -> Result<Loaded, CliError> {
+        let source = files::open(&self.model)?;
+        for left_out in source.omissions() {
+            warn(format!("`{}` is left out: {}", left_out.name, left_out.why));
+        }
+        let adapter = self.adapter.choose()?;
+        let host = self.device.host(&adapter);
+        let host: Arc<Host> =
+            Arc::new(host.map_err(|e| CliError::new("cannot open the adapter").because(e))?);
+        let start = Instant::now();
+        let bar = progress(0);
+        let options = LoadOptions::default().with_activations(self.activations);
+        let options = match self.format {
+            Some(scheme) => options.with_scheme(scheme),
+            None => options,
+        };
+        let step = |done: usize, all: usize| {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+        };
+        let model = block_on(Model::from_source(&host, &source, &options, &step));
+        bar.finish_and_clear();
+        let model = model.map_err(|error| failed(&self.model, "load", error))?;
+        Ok(Loaded { model, load_time: start.elapsed() })
+    }
+
+    /// Opens the tokenizer of the model, and checks that it belongs to it.
+    pub fn tokenizer(&self, model: &Model) -> Result<Tokenizer, CliError> {
+        let refuse = |error| {
+            let message = format!("cannot use the tokenizer of `{}`", self.model.display());
+            CliError::new(message).because(error)
+        };
+        let tokenizer = Tokenizer::open(&self.model).map_err(refuse)?;
+        tokenizer.check(model.blueprint()).map_err(refuse)?;
+        Ok(tokenizer)
+    }
+
+    /// Returns how the weights are stored: the format that they were compressed to, or `as stored`.
+    pub fn weights_name(&self) -> String {
+        self.format.map_or("as stored".to_owned(), |scheme| scheme.to_string())
+    }
+
+    /// Returns the name of the type of activations.
+    pub fn activations_name(&self) -> String {
+        self.activations.to_string()
+    }
+}
+
+/// Describes an error of running a model.
+pub fn failed(path: &Path, what: &str, error: RunError) -> CliError {
+    let message = format!("cannot {what} `{}`", path.display());
+    let hint = match &error {
+        RunError::Source(error) => Some(error.next_step()),
+        RunError::Full { .. } => Some("a larger --context has room for more tokens"),
+        _ => None,
+    };
+    let error = CliError::new(message).because(error);
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}
+
+/// Returns the name of the adapter that a model is on.
+pub fn adapter_name(model: &Model) -> String {
+    model.host().adapter_info().name.clone()
+}
+
+/// Returns how large a session is: `--context`, or what the model was made for, but at most `most`.
+pub fn session_options(
+    model: &Model,
+    context: Option<usize>,
+    most: usize,
+    cache: CacheFormat,
+) -> SessionOptions {
+    let slots = context.unwrap_or_else(|| model.blueprint().context.min(most)).max(1);
+    SessionOptions::default().with_slots(slots).with_cache(cache)
+}

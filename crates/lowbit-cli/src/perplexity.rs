@@ -1,0 +1,106 @@
+//! `lowbit perplexity`: measures how well a model predicts a text.
+
+use crate::error::CliError;
+use crate::model::{CacheArg, Loaded, ModelArgs, adapter_name, failed};
+use crate::report::{JsonArg, Report, progress, right, table, text};
+use crate::{Outcome, files};
+use lowbit_models::device::SessionOptions;
+use lowbit_models::text::windows;
+use pollster::block_on;
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Measure how well a language model predicts a text: the exponential of the mean of −ln p over its tokens
+///
+/// The text is cut into windows, each of which is read by itself. All tokens of a window but the first are
+/// predicted. If the tokenizer puts a token before texts, it takes the place of each window's first.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The text, UTF-8
+    #[arg(long, value_name = "FILE")]
+    text: PathBuf,
+    /// Tokens of a window
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..=65536))]
+    window: u32,
+    /// Take so many windows from the start of the text. The default is all whole ones
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    windows: Option<u32>,
+    #[command(flatten)]
+    cache: CacheArg,
+    #[command(flatten)]
+    json: JsonArg,
+}
+
+#[derive(Serialize)]
+struct Result {
+    perplexity: f64,
+    windows: usize,
+    tokens: usize,
+    weights: String,
+    activations: String,
+    kv: String,
+    adapter: String,
+}
+
+/// Measures the perplexity.
+pub fn run(args: &Args) -> std::result::Result<Outcome, CliError> {
+    let named = files::named(&[
+        ("MODEL", Some(&args.model.model)),
+        ("--text", Some(&args.text)),
+        ("--json", args.json.json.as_deref()),
+    ]);
+    files::refuse_same(&named)?;
+    let report = Report::open(&args.json)?;
+    let content = files::read_text(&args.text)?;
+    let Loaded { model, .. } = args.model.load()?;
+    let tokenizer = args.model.tokenizer(&model)?;
+    let tokens = tokenizer.encode(&content, false).map_err(|error| {
+        CliError::new(format!("cannot read `{}`", args.text.display())).because(error)
+    })?;
+    let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
+    let windows = windows(&tokens, args.window as usize, bos, args.windows.map(|n| n as usize));
+    if windows.is_empty() {
+        return Err(CliError::new(format!(
+            "`{}` has {} tokens, fewer than a window of {}",
+            args.text.display(),
+            tokens.len(),
+            args.window
+        ))
+        .hint("a smaller --window takes shorter texts"));
+    }
+    let cache = args.model.cache(&args.cache);
+    let options = SessionOptions::default()
+        .with_slots(args.window as usize)
+        .with_cache(cache)
+        .with_logit_rows(32);
+    let bar = progress(windows.len());
+    let found = block_on(model.perplexity(&windows, &options, |found| {
+        bar.set_position(found.windows as u64);
+        bar.set_message(format!("perplexity {:.3}", found.perplexity));
+    }));
+    bar.finish_and_clear();
+    let found = found.map_err(|error| failed(&args.model.model, "run", error))?;
+    let result = Result {
+        perplexity: found.perplexity,
+        windows: found.windows,
+        tokens: found.tokens,
+        weights: args.model.weights_name(),
+        activations: args.model.activations_name(),
+        kv: cache.to_string(),
+        adapter: adapter_name(&model),
+    };
+    let mut lines =
+        table(&["weights", "activations", "kv", "windows", "tokens", "perplexity"], true);
+    lines.add_row(vec![
+        result.weights.clone().into(),
+        result.activations.clone().into(),
+        result.kv.clone().into(),
+        right(result.windows),
+        right(result.tokens),
+        right(format!("{:.4}", result.perplexity)),
+    ]);
+    report.finish(&text(&lines), &result)?;
+    Ok(Outcome::Fine)
+}

@@ -1,0 +1,354 @@
+//! Plans and binds the ops of a graph.
+
+use super::RunError;
+use super::graph::{Cache, Graph, Heads, Op, Rows, Shape, Store, Tensor, VectorId};
+use lowbit::format::CacheFormat;
+use lowbit::gpu::Kernels;
+use lowbit::ops::{
+    Activations, AttentionArgs, AttentionPlan, AttentionSpec, BindError, Bound, DequantizeArgs,
+    DequantizePlan, DequantizeSpec, Epilogue, FloatType, GateArgs, GatePlan, GateSpec, MatmulArgs,
+    MatmulPlan, MatmulSpec, NormArgs, NormPlan, NormResidual, NormSpec, Output, PlanError,
+    PositionsArgs, PositionsPlan, PositionsSpec, QuantizeActivationsArgs, QuantizeActivationsPlan,
+    QuantizeActivationsSpec, RecordError, RotaryArgs, RotaryPlan, RotarySpec, Select, SubBuffer,
+};
+use lowbit::wgpu;
+
+/// An op with its buffers.
+pub(super) struct Step {
+    /// The kind of op.
+    pub name: &'static str,
+    bound: Box<dyn Recorded>,
+}
+
+impl std::fmt::Debug for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl Step {
+    /// Records the op for the first `rows` rows.
+    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, rows: u32) -> Result<(), RecordError> {
+        self.bound.record(pass, rows)
+    }
+
+    /// Returns the number of dispatches for `rows` rows.
+    pub fn dispatches(&self, rows: u32) -> usize {
+        self.bound.dispatches(rows)
+    }
+}
+
+/// A bound op of any kind.
+trait Recorded: Send + Sync {
+    fn record(&self, pass: &mut wgpu::ComputePass<'_>, rows: u32) -> Result<(), RecordError>;
+    fn dispatches(&self, rows: u32) -> usize;
+}
+
+impl<P: Send + Sync> Recorded for Bound<P> {
+    fn record(&self, pass: &mut wgpu::ComputePass<'_>, rows: u32) -> Result<(), RecordError> {
+        Bound::record(self, pass, rows)
+    }
+
+    fn dispatches(&self, rows: u32) -> usize {
+        self.workgroups(rows).len()
+    }
+}
+
+/// Describes the attention of a graph.
+pub(super) fn attention_spec(
+    rows: u32,
+    heads: Heads,
+    cache: &Cache,
+    float: FloatType,
+    (scale, soft_cap): (f32, f32),
+    reach: Option<u32>,
+) -> AttentionSpec {
+    let spec = AttentionSpec::new(rows, heads.queries, heads.keys, heads.columns, cache.slots)
+        .with_cache(cache.format)
+        .with_types(float, float)
+        .with_scale(scale)
+        .with_soft_cap(soft_cap);
+    match reach {
+        Some(reach) => spec.with_bias(reach),
+        None => spec,
+    }
+}
+
+/// Plans that are made already, so that layers of one shape share theirs.
+#[derive(Debug, Default)]
+struct Plans {
+    norm: Vec<(NormSpec, NormPlan)>,
+    matmul: Vec<(MatmulSpec, MatmulPlan)>,
+    rotary: Vec<(RotarySpec, RotaryPlan)>,
+    attention: Vec<(AttentionSpec, AttentionPlan)>,
+    gate: Vec<(GateSpec, GatePlan)>,
+}
+
+/// Returns the plan of a spec, which is made unless there is one.
+async fn planned<S: PartialEq, P: Clone>(
+    plans: &mut Vec<(S, P)>,
+    spec: S,
+    make: impl AsyncFnOnce(&S) -> Result<P, PlanError>,
+) -> Result<P, PlanError> {
+    if let Some((_, plan)) = plans.iter().find(|(known, _)| *known == spec) {
+        return Ok(plan.clone());
+    }
+    let plan = make(&spec).await?;
+    plans.push((spec, plan.clone()));
+    Ok(plan)
+}
+
+/// The reason why a step cannot be made, before the step is named.
+enum Reason {
+    Plan(PlanError),
+    Bind(BindError),
+}
+
+impl From<PlanError> for Reason {
+    fn from(error: PlanError) -> Self {
+        Self::Plan(error)
+    }
+}
+
+impl From<BindError> for Reason {
+    fn from(error: BindError) -> Self {
+        Self::Bind(error)
+    }
+}
+
+/// What binds a graph: the buffers of its tensors, the weights, and the tables of rotations.
+pub(super) struct Binder<'a> {
+    pub kernels: &'a Kernels,
+    pub store: &'a Store,
+    pub tables: &'a [wgpu::Buffer],
+    pub graph: &'a Graph,
+    /// The buffer of each tensor.
+    pub buffers: &'a [Option<wgpu::Buffer>],
+    /// How matmuls choose their kernels.
+    pub select: &'a Select,
+}
+
+impl Binder<'_> {
+    /// Binds all ops in order.
+    ///
+    /// # Errors
+    /// Returns [`RunError::Plan`] or [`RunError::Bind`], which name the op.
+    pub async fn steps(&self) -> Result<Vec<Step>, RunError> {
+        let mut plans = Plans::default();
+        let mut steps = Vec::with_capacity(self.graph.ops.len());
+        for (index, op) in self.graph.ops.iter().enumerate() {
+            let bound = self.step(op, &mut plans).await;
+            let step = || format!("step {index} ({})", op.name());
+            steps.push(Step {
+                name: op.name(),
+                bound: bound.map_err(|reason| match reason {
+                    Reason::Plan(source) => RunError::Plan { step: step(), source },
+                    Reason::Bind(source) => RunError::Bind { step: step(), source },
+                })?,
+            });
+        }
+        Ok(steps)
+    }
+
+    fn shape(&self, tensor: Tensor) -> &Shape {
+        &self.graph.shapes[tensor.0]
+    }
+
+    fn buffer(&self, tensor: Tensor) -> Result<SubBuffer<'_>, BindError> {
+        let missing = BindError::Overflow { role: lowbit::ops::Role::Scratch };
+        self.buffers[tensor.0].as_ref().map(SubBuffer::from).ok_or(missing)
+    }
+
+    fn vector(&self, vector: VectorId) -> SubBuffer<'_> {
+        (&self.store.vectors[vector.0]).into()
+    }
+
+    fn float(&self, tensor: Tensor) -> FloatType {
+        match self.shape(tensor).stored {
+            Rows::Float(float) => float,
+            Rows::Int8(_) | Rows::Words => FloatType::F32,
+        }
+    }
+
+    async fn step(&self, op: &Op, plans: &mut Plans) -> Result<Box<dyn Recorded>, Reason> {
+        match *op {
+            Op::Positions { rows, state, window, base, advance } => {
+                let mut spec = PositionsSpec::new(self.shape(rows).rows).with_index_base(base);
+                spec.window = window;
+                spec.advance = advance;
+                let plan = PositionsPlan::new(self.kernels, &spec).await?;
+                let (state, output) = (self.buffer(state)?, self.buffer(rows)?);
+                Ok(Box::new(plan.bind(PositionsArgs { state, output }).await?))
+            }
+            Op::Gather { table, indices: (indices, offset), output } => {
+                let weights = &self.store.matrices[table.0];
+                let spec = DequantizeSpec::of(weights)
+                    .with_gather(self.shape(output).rows)
+                    .with_output(self.float(output));
+                let plan = DequantizePlan::new(self.kernels, &spec).await?;
+                let indices = SubBuffer { offset, ..self.buffer(indices)? };
+                let output = self.buffer(output)?;
+                let args = DequantizeArgs { weights, indices: Some(indices), output };
+                Ok(Box::new(plan.bind(args).await?))
+            }
+            Op::Norm { .. } => self.norm(op, plans).await,
+            Op::Quantize { input, output, format } => {
+                let Shape { rows, columns, .. } = *self.shape(input);
+                let spec = QuantizeActivationsSpec::new(rows, columns, format)
+                    .with_activations(self.float(input));
+                let plan = QuantizeActivationsPlan::new(self.kernels, &spec).await?;
+                let (activations, output) = (self.buffer(input)?, self.buffer(output)?);
+                let args = QuantizeActivationsArgs { activations, given: None, output };
+                Ok(Box::new(plan.bind(args).await?))
+            }
+            Op::Matmul { .. } => self.matmul(op, plans).await,
+            Op::Rotary { .. } => self.rotary(op, plans).await,
+            Op::Attention {
+                heads,
+                queries,
+                rows,
+                ref cache,
+                scale,
+                soft_cap,
+                bias,
+                scratch,
+                output,
+            } => {
+                let (max, float) = (self.shape(queries).rows, self.float(queries));
+                let reach = bias.map(|(_, reach)| reach);
+                let spec = attention_spec(max, heads, cache, float, (scale, soft_cap), reach);
+                let make =
+                    async |spec: &AttentionSpec| AttentionPlan::new(self.kernels, spec).await;
+                let plan = planned(&mut plans.attention, spec, make).await?;
+                let args = AttentionArgs {
+                    queries: self.buffer(queries)?,
+                    keys: self.buffer(cache.keys)?,
+                    values: self.buffer(cache.values)?,
+                    rows: self.buffer(rows)?,
+                    bias: bias.map(|(vector, _)| self.vector(vector)),
+                    output: self.buffer(output)?,
+                    scratch: Some(self.buffer(scratch)?),
+                };
+                Ok(Box::new(plan.bind(args).await?))
+            }
+            Op::Gate { function, input, output } => {
+                let Shape { rows, columns, .. } = *self.shape(output);
+                let spec = GateSpec::new(rows, columns, function)
+                    .with_activations(self.float(input))
+                    .with_output(self.float(output));
+                let make = async |spec: &GateSpec| GatePlan::new(self.kernels, spec).await;
+                let plan = planned(&mut plans.gate, spec, make).await?;
+                let (activations, output) = (self.buffer(input)?, self.buffer(output)?);
+                let args = GateArgs { activations, scale: None, output };
+                Ok(Box::new(plan.bind(args).await?))
+            }
+        }
+    }
+
+    async fn norm(&self, op: &Op, plans: &mut Plans) -> Result<Box<dyn Recorded>, Reason> {
+        let &Op::Norm { kind, epsilon, offset, input, residual, weight, bias, output } = op else {
+            return Err(BindError::Overflow { role: lowbit::ops::Role::Scratch }.into());
+        };
+        let Shape { rows, columns, .. } = *self.shape(input);
+        let result: Output = match self.shape(output).stored {
+            Rows::Int8(format) => Output::Int8(format),
+            _ => self.float(output).into(),
+        };
+        let mut spec = NormSpec::new(rows, columns, kind, epsilon)
+            .with_activations(self.float(input))
+            .with_weight_offset(offset)
+            .with_output(result);
+        if let Some((from, _)) = residual {
+            spec = spec.with_residual(self.float(from));
+        }
+        if bias.is_some() {
+            spec = spec.with_bias();
+        }
+        let make = async |spec: &NormSpec| NormPlan::new(self.kernels, spec).await;
+        let plan = planned(&mut plans.norm, spec, make).await?;
+        let residual = match residual {
+            Some((from, sum)) => {
+                Some(NormResidual { input: self.buffer(from)?, sum: self.buffer(sum)? })
+            }
+            None => None,
+        };
+        let args = NormArgs {
+            activations: self.buffer(input)?,
+            residual,
+            weight: Some(self.vector(weight)),
+            bias: bias.map(|bias| self.vector(bias)),
+            scale: None,
+            output: self.buffer(output)?,
+        };
+        Ok(Box::new(plan.bind(args).await?))
+    }
+
+    async fn matmul(&self, op: &Op, plans: &mut Plans) -> Result<Box<dyn Recorded>, Reason> {
+        let &Op::Matmul { weights, input, bias, function, epilogue, output, column } = op else {
+            return Err(BindError::Overflow { role: lowbit::ops::Role::Scratch }.into());
+        };
+        let weights = &self.store.matrices[weights.0];
+        let (x, y) = (self.shape(input), self.shape(output));
+        let activations: Activations = match x.stored {
+            Rows::Int8(format) => Activations::Int8(format),
+            _ => self.float(input).into(),
+        };
+        let float = self.float(output);
+        let mut spec = MatmulSpec::of(x.rows, weights)
+            .with_activations(activations)
+            .with_output(float)
+            .with_function(function);
+        if epilogue != Epilogue::None {
+            spec = spec.with_epilogue(epilogue);
+        }
+        let stride = float.packed(y.columns);
+        spec = spec.with_y_strides(stride, stride.saturating_mul(y.rows));
+        if bias.is_some() {
+            spec = spec.with_bias();
+        }
+        let make = async |spec: &MatmulSpec| {
+            MatmulPlan::new(self.kernels, spec, self.select.clone()).await
+        };
+        let plan = planned(&mut plans.matmul, spec, make).await?;
+        let offset = u64::from(column) * float.bytes();
+        let args = MatmulArgs {
+            activations: self.buffer(input)?,
+            weights,
+            bias: bias.map(|bias| self.vector(bias)),
+            output: SubBuffer { offset, ..self.buffer(output)? },
+        };
+        Ok(Box::new(plan.bind(args).await?))
+    }
+
+    async fn rotary(&self, op: &Op, plans: &mut Plans) -> Result<Box<dyn Recorded>, Reason> {
+        let &Op::Rotary { heads, input, rows, rotation, norm, queries, ref cache } = op else {
+            return Err(BindError::Overflow { role: lowbit::ops::Role::Scratch }.into());
+        };
+        let int4 = cache.format == CacheFormat::Int4;
+        let mut spec =
+            RotarySpec::new(self.shape(input).rows, heads.queries, heads.keys, heads.columns)
+                .with_activations(self.float(input))
+                .with_output(self.float(queries))
+                .with_cache(cache.format, cache.slots)
+                .with_hadamard(int4, int4);
+        if let Some(rotation) = rotation {
+            spec = spec.with_rotation(rotation.pairs, rotation.columns, rotation.positions);
+        }
+        if let Some((norm, _, _)) = norm {
+            spec = spec.with_norm(norm);
+        }
+        let make = async |spec: &RotarySpec| RotaryPlan::new(self.kernels, spec).await;
+        let plan = planned(&mut plans.rotary, spec, make).await?;
+        let args = RotaryArgs {
+            activations: self.buffer(input)?,
+            rows: self.buffer(rows)?,
+            angles: rotation.map(|rotation| (&self.tables[rotation.table]).into()),
+            query_norm: norm.map(|(_, query, _)| self.vector(query)),
+            key_norm: norm.map(|(_, _, key)| self.vector(key)),
+            queries: Some(self.buffer(queries)?),
+            keys: Some(self.buffer(cache.keys)?),
+            values: Some(self.buffer(cache.values)?),
+        };
+        Ok(Box::new(plan.bind(args).await?))
+    }
+}

@@ -1,0 +1,512 @@
+//! Makes the graph of a model from its blueprint.
+//!
+//! The residual stays in one tensor, to which the last linear layer of each block adds its result in
+//! place. Where that result is normalized first, the next normalization adds it to the residual instead.
+//!
+//! Models that scale their embedding normalize the result of every block before it is added. Their residual
+//! is kept divided by that scale s: the weights of those normalizations are divided by s, and the ε of
+//! normalizations of the residual by s², which changes nothing else.
+
+use super::bind::attention_spec;
+use super::graph::{Cache, Graph, Heads, Op, Rotation, Rows, Tensor};
+use super::weights::{FeedWeights, LayerWeights, NormVectors, Part, Weights};
+use super::{LoadOptions, RunError};
+use crate::architecture::{Attention, Blueprint, Layer, Norm, NormKind, Norms, Pairs, Rotary};
+use lowbit::format::{ActivationFunction, CacheFormat};
+use lowbit::ops::{Activations, Epilogue, FloatType, HeadNorm, RotaryPairs};
+
+/// What a graph is made for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Size {
+    /// The largest number of rows of a step.
+    pub rows: u32,
+    /// Tokens that the caches have room for.
+    pub slots: u32,
+    /// How keys and values are stored.
+    pub cache: CacheFormat,
+    /// The largest number of rows whose logits are computed at once.
+    pub logit_rows: u32,
+    /// Whether the rows of a step are described on the device, as those of one text in order.
+    pub counted: bool,
+}
+
+/// The graph of a model, and the tensors that are used outside of it.
+#[derive(Debug)]
+pub(super) struct Built {
+    /// The ops from tokens to the last residual.
+    pub body: Graph,
+    /// How many of the ops of `body` make the logits of rows that are copied in between.
+    pub head_ops: usize,
+    /// The tokens of a step.
+    pub ids: Tensor,
+    /// The number of tokens before the step.
+    pub state: Tensor,
+    /// The descriptions of the rows, one for each window that occurs.
+    pub rows: Vec<(Option<u32>, Tensor)>,
+    /// The last residual, normalized.
+    pub last: Tensor,
+    /// What the head reads.
+    pub head_input: Option<Tensor>,
+    /// The logits.
+    pub logits: Option<Tensor>,
+    /// The caches of the layers.
+    pub caches: Vec<Cache>,
+}
+
+/// Makes the graph.
+///
+/// # Errors
+/// Returns [`RunError::Unsupported`] if the blueprint asks for what is not built.
+pub(super) fn build(
+    blueprint: &Blueprint,
+    weights: &Weights,
+    options: &LoadOptions,
+    size: Size,
+) -> Result<Built, RunError> {
+    let mut builder = Builder::new(blueprint, weights, options, size)?;
+    let mut stream = builder.embedding()?;
+    for (layer, weights) in blueprint.layers.iter().zip(&weights.layers) {
+        stream = builder.layer(layer, weights, stream)?;
+    }
+    builder.finish(stream)
+}
+
+/// The residual, and what is still to be added to it.
+#[derive(Clone, Copy, Debug)]
+struct Stream {
+    residual: Tensor,
+    pending: Option<Tensor>,
+}
+
+struct Builder<'a> {
+    blueprint: &'a Blueprint,
+    weights: &'a Weights,
+    activations: Activations,
+    /// The type of what is between linear layers.
+    float: FloatType,
+    /// The type of the residual.
+    wide: FloatType,
+    size: Size,
+    graph: Graph,
+    ids: Tensor,
+    state: Tensor,
+    rows: Vec<(Option<u32>, Tensor)>,
+    caches: Vec<Cache>,
+}
+
+impl<'a> Builder<'a> {
+    fn new(
+        blueprint: &'a Blueprint,
+        weights: &'a Weights,
+        options: &LoadOptions,
+        size: Size,
+    ) -> Result<Self, RunError> {
+        let mut graph = Graph::default();
+        let ids = graph.kept(size.rows, 1, Rows::Words);
+        let state = graph.kept(1, 1, Rows::Words);
+        let mut windows: Vec<Option<u32>> = Vec::new();
+        for layer in &blueprint.layers {
+            let window = layer.attention.window.map(|window| window as u32);
+            if !windows.contains(&window) {
+                windows.push(window);
+            }
+        }
+        let base = blueprint.embedding.positions.as_ref().map_or(0, |(_, first)| *first as u32);
+        let mut rows = Vec::new();
+        for (index, &window) in windows.iter().enumerate() {
+            let tensor = graph.kept(size.rows, 5, Rows::Words);
+            rows.push((window, tensor));
+            if size.counted {
+                let advance = index + 1 == windows.len();
+                graph.ops.push(Op::Positions { rows: tensor, state, window, base, advance });
+            }
+        }
+        let norms = |layer: &Layer| [layer.attention_norms.clone(), layer.feed_norms.clone()];
+        let all = || blueprint.layers.iter().flat_map(norms);
+        if blueprint.embedding.scale != 1.0 && all().any(|norms| norms.output.is_none()) {
+            let what = "a scaled embedding in a model whose blocks are not normalized".into();
+            return Err(RunError::Unsupported { what, next: "" });
+        }
+        // Sums of many blocks lose too much in f16; where every sum is normalized, they do not grow.
+        let normalized = all().all(|norms| norms.sum.is_some());
+        let float = options.float();
+        let wide = if normalized { float } else { FloatType::F32 };
+        let activations = options.activations;
+        Ok(Self {
+            blueprint,
+            weights,
+            activations,
+            float,
+            wide,
+            size,
+            graph,
+            ids,
+            state,
+            rows,
+            caches: Vec::new(),
+        })
+    }
+
+    fn rows_of(&self, float: FloatType) -> Rows {
+        Rows::Float(float)
+    }
+
+    fn floats(&mut self, columns: u32) -> Tensor {
+        let rows = self.rows_of(self.float);
+        self.graph.tensor(self.size.rows, columns, rows)
+    }
+
+    fn residual(&mut self, columns: u32) -> Tensor {
+        let rows = self.rows_of(self.wide);
+        self.graph.tensor(self.size.rows, columns, rows)
+    }
+
+    /// Returns the type of the input of linear layers.
+    fn input_rows(&self) -> Rows {
+        match self.activations {
+            Activations::Float(float) => Rows::Float(float),
+            Activations::Int8(format) => Rows::Int8(format),
+        }
+    }
+
+    fn hidden(&self) -> u32 {
+        self.blueprint.hidden as u32
+    }
+
+    fn columns(&self, part: Part) -> u32 {
+        self.weights.store.matrices[part.matrix.0].n() as u32
+    }
+
+    fn embedding(&mut self) -> Result<Stream, RunError> {
+        let embedding = &self.blueprint.embedding;
+        let columns = self.weights.store.matrices[self.weights.tokens.0].k() as u32;
+        let words = self.residual(columns);
+        let indices = (self.ids, 0);
+        self.graph.ops.push(Op::Gather { table: self.weights.tokens, indices, output: words });
+        let mut stream = Stream { residual: words, pending: None };
+        if let Some(table) = self.weights.positions {
+            let Some(&(_, rows)) = self.rows.first() else {
+                let what = "a model without layers".into();
+                return Err(RunError::Unsupported { what, next: "" });
+            };
+            let places = self.residual(columns);
+            // The list of positions follows the rows.
+            let indices = (rows, 16 * u64::from(self.size.rows));
+            self.graph.ops.push(Op::Gather { table, indices, output: places });
+            stream.pending = Some(places);
+        }
+        if let (Some(norm), Some(vectors)) = (&embedding.norm, self.weights.embedding_norm) {
+            let output = self.residual(columns);
+            self.norm(norm, vectors, &mut stream, output);
+            stream = Stream { residual: output, pending: None };
+        }
+        if let Some(projection) = self.weights.projection {
+            if stream.pending.is_some() {
+                let what = "an embedding that is projected before it is normalized".into();
+                return Err(RunError::Unsupported { what, next: "" });
+            }
+            let input = self.linear_input(stream.residual);
+            let output = self.residual(self.hidden());
+            self.matmul(projection, input, ActivationFunction::Identity, Epilogue::None, output);
+            stream.residual = output;
+        }
+        Ok(stream)
+    }
+
+    /// Adds a normalization of the residual, which first takes up what is still to be added.
+    fn norm(&mut self, norm: &Norm, vectors: NormVectors, stream: &mut Stream, output: Tensor) {
+        let s = f64::from(self.blueprint.embedding.scale);
+        let epsilon = (f64::from(norm.epsilon) / (s * s)) as f32;
+        let mut input = stream.residual;
+        let mut residual = None;
+        if let Some(pending) = stream.pending.take() {
+            let columns = self.graph.shapes[stream.residual.0].columns;
+            let sum = self.residual(columns);
+            residual = Some((stream.residual, sum));
+            input = pending;
+            stream.residual = sum;
+        }
+        self.graph.ops.push(Op::Norm {
+            kind: kind_of(norm),
+            epsilon,
+            offset: norm.weight_offset,
+            input,
+            residual,
+            weight: vectors.weight,
+            bias: vectors.bias,
+            output,
+        });
+    }
+
+    /// Returns the input of a linear layer: the rows as they are, or as codes.
+    fn linear_input(&mut self, input: Tensor) -> Tensor {
+        let Activations::Int8(format) = self.activations else { return input };
+        let columns = self.graph.shapes[input.0].columns;
+        let output = self.graph.tensor(self.size.rows, columns, Rows::Int8(format));
+        self.graph.ops.push(Op::Quantize { input, output, format });
+        output
+    }
+
+    fn matmul(
+        &mut self,
+        part: Part,
+        input: Tensor,
+        function: ActivationFunction,
+        epilogue: Epilogue,
+        output: Tensor,
+    ) {
+        let Part { matrix: weights, bias, column } = part;
+        self.graph.ops.push(Op::Matmul {
+            weights,
+            input,
+            bias,
+            function,
+            epilogue,
+            output,
+            column,
+        });
+    }
+
+    /// Returns what a block takes: the residual, normalized if the block does so, as the input of a linear
+    /// layer.
+    fn block_input(
+        &mut self,
+        norms: &Norms,
+        vectors: Option<NormVectors>,
+        stream: &mut Stream,
+    ) -> Result<Tensor, RunError> {
+        match (&norms.input, vectors) {
+            (Some(norm), Some(vectors)) => {
+                let rows = self.input_rows();
+                let columns = self.hidden();
+                let output = self.graph.tensor(self.size.rows, columns, rows);
+                self.norm(norm, vectors, stream, output);
+                Ok(output)
+            }
+            _ if stream.pending.is_some() => {
+                let what = "a block whose input is a sum that is not normalized".into();
+                Err(RunError::Unsupported { what, next: "" })
+            }
+            // The residual has the type of other floats here, since every sum is normalized.
+            _ if self.wide == self.float => Ok(self.linear_input(stream.residual)),
+            _ => {
+                let what = "f16 activations of a block whose input is not normalized".into();
+                Err(RunError::Unsupported { what, next: "" })
+            }
+        }
+    }
+
+    /// Adds the last linear layer of a block, and the residual.
+    fn block_output(
+        &mut self,
+        norms: &Norms,
+        vectors: super::weights::NormsVectors,
+        part: Part,
+        input: Tensor,
+        stream: Stream,
+    ) -> Stream {
+        let input = self.linear_input(input);
+        let columns = self.hidden();
+        let none = ActivationFunction::Identity;
+        if let (Some(norm), Some(vectors)) = (&norms.output, vectors.output) {
+            let result = self.residual(columns);
+            self.matmul(part, input, none, Epilogue::None, result);
+            let output = self.residual(columns);
+            let scaled = self.blueprint.embedding.scale != 1.0;
+            self.graph.ops.push(Op::Norm {
+                kind: kind_of(norm),
+                epsilon: norm.epsilon,
+                // It is part of the weights if these were divided by the scale.
+                offset: if scaled { 0.0 } else { norm.weight_offset },
+                input: result,
+                residual: None,
+                weight: vectors.weight,
+                bias: vectors.bias,
+                output,
+            });
+            return Stream { pending: Some(output), ..stream };
+        }
+        self.matmul(part, input, none, Epilogue::Accumulate, stream.residual);
+        if let (Some(norm), Some(vectors)) = (&norms.sum, vectors.sum) {
+            let output = self.residual(columns);
+            let mut sum = stream;
+            self.norm(norm, vectors, &mut sum, output);
+            return Stream { residual: output, pending: None };
+        }
+        stream
+    }
+
+    fn layer(
+        &mut self,
+        layer: &Layer,
+        weights: &LayerWeights,
+        mut stream: Stream,
+    ) -> Result<Stream, RunError> {
+        let vectors = weights.attention_norms;
+        let x = self.block_input(&layer.attention_norms, vectors.input, &mut stream)?;
+        let result = self.attention(&layer.attention, weights, x)?;
+        stream = self.block_output(&layer.attention_norms, vectors, weights.output, result, stream);
+        let vectors = weights.feed_norms;
+        let x = self.block_input(&layer.feed_norms, vectors.input, &mut stream)?;
+        let (result, down) = self.feed(&weights.feed, x);
+        Ok(self.block_output(&layer.feed_norms, vectors, down, result, stream))
+    }
+
+    fn attention(
+        &mut self,
+        attention: &Attention,
+        weights: &LayerWeights,
+        x: Tensor,
+    ) -> Result<Tensor, RunError> {
+        let heads = Heads {
+            queries: attention.heads as u32,
+            keys: attention.kv_heads as u32,
+            columns: attention.head_dim as u32,
+        };
+        let (query, key) = (heads.queries * heads.columns, heads.keys * heads.columns);
+        let input = self.floats(query + 2 * key);
+        for &part in &weights.qkv {
+            self.matmul(part, x, ActivationFunction::Identity, Epilogue::None, input);
+        }
+        let Size { slots, cache: format, rows: max_rows, .. } = self.size;
+        let layout = format.layout(attention.kv_heads, slots as usize, attention.head_dim)?;
+        if format == CacheFormat::Int4 {
+            let what = "an int4 cache".into();
+            return Err(RunError::Unsupported { what, next: "; int8 is" });
+        }
+        let mut half = || self.graph.kept(1, layout.words as u32, Rows::Words);
+        let cache = Cache { format, slots, keys: half(), values: half() };
+        self.caches.push(cache);
+        let window = attention.window.map(|window| window as u32);
+        let rows = self.rows.iter().find(|(known, _)| *known == window).map(|(_, rows)| *rows);
+        let Some(rows) = rows else { return Err(RunError::Empty) };
+        let rotation = attention.rotary.as_ref().map(|rotary| self.rotation(rotary));
+        let norm = match (&attention.query_norm, &attention.key_norm, weights.query_key_norms) {
+            (None, None, _) => None,
+            (Some(query), Some(key), Some((query_vector, key_vector)))
+                if query.kind == NormKind::Rms
+                    && key.kind == NormKind::Rms
+                    && (query.epsilon, query.weight_offset) == (key.epsilon, key.weight_offset) =>
+            {
+                let norm = HeadNorm { epsilon: query.epsilon, offset: query.weight_offset };
+                Some((norm, query_vector, key_vector))
+            }
+            _ => {
+                let what = "a normalization of heads that differs for queries and keys".into();
+                return Err(RunError::Unsupported { what, next: "" });
+            }
+        };
+        let queries = self.floats(query);
+        self.graph.ops.push(Op::Rotary { heads, input, rows, rotation, norm, queries, cache });
+        let output = self.floats(query);
+        let bias = attention.relative_bias.as_ref().and(self.weights.relative_bias);
+        let (scale, soft_cap) = (attention.scale, attention.soft_cap.unwrap_or(0.0));
+        let reach = bias.map(|(_, reach)| reach);
+        let spec = attention_spec(max_rows, heads, &cache, self.float, (scale, soft_cap), reach);
+        let words = u32::try_from(spec.scratch_bytes() / 4).unwrap_or(u32::MAX);
+        let scratch = self.graph.tensor(1, words, Rows::Words);
+        self.graph.ops.push(Op::Attention {
+            heads,
+            queries,
+            rows,
+            cache,
+            scale,
+            soft_cap,
+            bias,
+            scratch,
+            output,
+        });
+        Ok(output)
+    }
+
+    fn rotation(&mut self, rotary: &Rotary) -> Rotation {
+        let mut rotations = self.weights.rotations.iter();
+        let table = rotations.position(|(known, _)| known == rotary).unwrap_or(0);
+        let pairs = match rotary.pairs {
+            Pairs::Adjacent => RotaryPairs::Adjacent,
+            Pairs::Split => RotaryPairs::HalfSplit,
+        };
+        Rotation { pairs, columns: rotary.dim as u32, table, positions: self.size.slots }
+    }
+
+    /// Returns the input of the last linear layer, and that layer.
+    fn feed(&mut self, weights: &FeedWeights, x: Tensor) -> (Tensor, Part) {
+        match *weights {
+            FeedWeights::Plain { up, down, function } => {
+                let output = self.floats(self.columns(up));
+                self.matmul(up, x, function, Epilogue::None, output);
+                (output, down)
+            }
+            FeedWeights::Fused { both, down, function } => {
+                let output = self.floats(self.columns(both) / 2);
+                self.matmul(both, x, function, Epilogue::Gated, output);
+                (output, down)
+            }
+            FeedWeights::Apart { gate, up, down, function } => {
+                let columns = self.columns(gate);
+                let both = self.floats(2 * columns);
+                for part in [gate, up] {
+                    self.matmul(part, x, ActivationFunction::Identity, Epilogue::None, both);
+                }
+                let output = self.floats(columns);
+                self.graph.ops.push(Op::Gate { function, input: both, output });
+                (output, down)
+            }
+        }
+    }
+
+    fn finish(mut self, mut stream: Stream) -> Result<Built, RunError> {
+        let last = match (&self.blueprint.final_norm, self.weights.final_norm) {
+            (Some(norm), Some(vectors)) => {
+                let rows = if self.weights.head.is_some() {
+                    self.input_rows()
+                } else {
+                    Rows::Float(self.wide)
+                };
+                let last = self.graph.kept(self.size.rows, self.hidden(), rows);
+                self.norm(norm, vectors, &mut stream, last);
+                last
+            }
+            _ if stream.pending.is_some() => {
+                let what = "a last sum that is not normalized".into();
+                return Err(RunError::Unsupported { what, next: "" });
+            }
+            _ => {
+                self.graph.shapes[stream.residual.0].kept = true;
+                stream.residual
+            }
+        };
+        let (mut head_input, mut logits, mut head_ops) = (None, None, 0);
+        if let (Some(part), Some(head)) = (self.weights.head, &self.blueprint.head) {
+            if head.soft_cap.is_some() || head.scale != 1.0 {
+                let what = "a soft cap or a scale of logits".into();
+                return Err(RunError::Unsupported { what, next: "" });
+            }
+            let stored = self.graph.shapes[last.0].stored;
+            let input = self.graph.kept(self.size.logit_rows, self.hidden(), stored);
+            let columns = self.columns(part);
+            let output =
+                self.graph.kept(self.size.logit_rows, columns, Rows::Float(FloatType::F32));
+            self.matmul(part, input, ActivationFunction::Identity, Epilogue::None, output);
+            (head_input, logits, head_ops) = (Some(input), Some(output), 1);
+        }
+        Ok(Built {
+            body: self.graph,
+            head_ops,
+            ids: self.ids,
+            state: self.state,
+            rows: self.rows,
+            last,
+            head_input,
+            logits,
+            caches: self.caches,
+        })
+    }
+}
+
+fn kind_of(norm: &Norm) -> lowbit::ops::NormKind {
+    match norm.kind {
+        NormKind::Rms => lowbit::ops::NormKind::Rms,
+        NormKind::Layer => lowbit::ops::NormKind::Layer,
+    }
+}

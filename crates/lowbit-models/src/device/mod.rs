@@ -1,0 +1,32 @@
+//! Models that stay on the device: weights, caches and activations, from the tokens to the next one.
+//!
+//! [`Model::load`] reads a model of any format that [`source::open`](crate::checkpoint::source::open) opens
+//! and puts its weights into device memory. A [`Session`] has the caches of one text and all buffers that
+//! a step needs. It is bound once: a decoded token is one submission and one read-back of the token, without an
+//! allocation or a compilation.
+//!
+//! ```text
+//! Blueprint → layers.rs: a graph of ops over tensors → arena.rs: tensors to buffers → bind.rs: bound ops
+//! ```
+
+mod arena;
+mod bind;
+mod encoder;
+mod error;
+mod graph;
+mod layers;
+mod model;
+mod options;
+mod perplexity;
+mod runner;
+mod sampling;
+mod session;
+mod weights;
+
+pub use encoder::{EncoderOptions, Pooling, SentenceEncoder};
+pub use error::RunError;
+pub use model::Model;
+pub use options::{LoadOptions, SessionOptions};
+pub use perplexity::Perplexity;
+pub use sampling::Sampling;
+pub use session::Session;

@@ -1,0 +1,271 @@
+//! One text of a language model: its caches, and everything that a step needs.
+
+use super::layers::{Built, Size, build};
+use super::runner::Runner;
+use super::{Model, RunError, Sampling, SessionOptions};
+use lowbit::host::ReadBack;
+use lowbit::wgpu;
+
+/// The caches of one text, and all buffers and bound ops of a step.
+///
+/// Tokens are read by [`extend`](Self::extend), in chunks, or one after the other. Nothing is allocated or
+/// compiled then.
+#[derive(Debug)]
+pub struct Session<'m> {
+    model: &'m Model,
+    size: Size,
+    /// The tokens that are in the caches.
+    tokens: Vec<u32>,
+    /// The token that was drawn last.
+    drawn: u32,
+    runner: Runner,
+    read_back: ReadBack,
+    submissions: usize,
+}
+
+impl Model {
+    /// Makes a session: allocates caches and activations, compiles every kernel and binds all ops.
+    ///
+    /// # Errors
+    /// Returns [`RunError`] if the model is an encoder, an option is out of range, or the device fails.
+    pub async fn session(&self, options: &SessionOptions) -> Result<Session<'_>, RunError> {
+        if self.blueprint.head.is_none() {
+            let family = self.blueprint.family;
+            return Err(RunError::Options(format!("{family} is an encoder and makes no tokens")));
+        }
+        let count = |what: &str, number: usize| match u32::try_from(number) {
+            Ok(count) if (1..1 << 20).contains(&count) => Ok(count),
+            _ => Err(RunError::Options(format!("{what} = {number} is outside of 1…1048575"))),
+        };
+        let size = |rows: u32| {
+            Ok::<_, RunError>(Size {
+                rows,
+                slots: count("slots", options.slots)?,
+                cache: options.cache,
+                logit_rows: count("logit_rows", options.logit_rows)?,
+                counted: true,
+            })
+        };
+        let build = |rows| build(&self.blueprint, &self.weights, &self.options, size(rows)?);
+        let built = match options.chunk {
+            Some(chunk) => build(count("chunk", chunk)?)?,
+            None => {
+                let limit = self.weight_bytes() / 20;
+                let mut rows = 512.min(count("slots", options.slots)?.next_multiple_of(32));
+                let mut built = build(rows)?;
+                while rows > 32 && built.activation_bytes() > limit {
+                    rows = (rows / 2).max(32);
+                    built = build(rows)?;
+                }
+                built
+            }
+        };
+        let rows = built.body.shapes[built.ids.0].rows;
+        Session::new(self, built, size(rows)?).await
+    }
+}
+
+impl<'m> Session<'m> {
+    async fn new(model: &'m Model, built: Built, size: Size) -> Result<Self, RunError> {
+        let runner = Runner::new(model, built, size).await?;
+        let words = size.logit_rows as usize * model.blueprint.vocab;
+        let read_back = model.host.read_back_async(words).await?;
+        let (tokens, drawn, submissions) = (Vec::new(), 0, 0);
+        Ok(Self { model, size, tokens, drawn, runner, read_back, submissions })
+    }
+
+    /// Returns the number of tokens that were read.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Returns the tokens that were read.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Returns whether no token was read yet.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// Returns the number of tokens that there is room for.
+    pub fn slots(&self) -> usize {
+        self.size.slots as usize
+    }
+
+    /// Returns the largest number of tokens that are read at once.
+    pub fn chunk(&self) -> usize {
+        self.size.rows as usize
+    }
+
+    /// Returns the bytes of device memory that the caches take.
+    pub fn cache_bytes(&self) -> u64 {
+        self.runner.cache_bytes
+    }
+
+    /// Returns the bytes of device memory that everything else takes: activations, tables, memory for
+    /// reading back.
+    pub fn activation_bytes(&self) -> u64 {
+        self.runner.activation_bytes + 4 * self.read_back.words() as u64
+    }
+
+    /// Returns the bytes of device memory that model and session take.
+    pub fn device_bytes(&self) -> u64 {
+        self.model.weight_bytes() + self.cache_bytes() + self.activation_bytes()
+    }
+
+    /// Returns the number of submissions so far.
+    pub fn submissions(&self) -> usize {
+        self.submissions
+    }
+
+    /// Returns the number of dispatches of a step of `rows` rows, and of the logits of one.
+    pub fn dispatches(&self, rows: u32) -> usize {
+        let body = self.runner.body.iter().map(|step| step.dispatches(rows)).sum::<usize>();
+        body + self.runner.head.iter().map(|step| step.dispatches(1)).sum::<usize>()
+    }
+
+    /// Forgets all tokens from `len` on, so that another text may follow.
+    ///
+    /// # Errors
+    /// Returns [`RunError::Options`] if fewer tokens were read.
+    pub fn rewind(&mut self, len: usize) -> Result<(), RunError> {
+        let have = self.tokens.len();
+        if len > have {
+            return Err(RunError::Options(format!("{len} tokens cannot be kept of {have}")));
+        }
+        self.tokens.truncate(len);
+        let words = [len as u32];
+        self.runner.write(self.model, self.runner.built.state, &words)
+    }
+
+    fn check(&self, tokens: &[u32]) -> Result<(), RunError> {
+        let vocab = self.model.blueprint.vocab;
+        if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocab) {
+            return Err(RunError::Token { token, vocab });
+        }
+        let (need, slots) = (self.len().saturating_add(tokens.len()), self.slots());
+        if need > slots { Err(RunError::Full { need, slots }) } else { Ok(()) }
+    }
+
+    /// Reads tokens, and returns the logits of the last one: what may follow.
+    ///
+    /// # Errors
+    /// Returns [`RunError`] if there are no tokens or too many, or the device fails.
+    pub async fn extend(&mut self, tokens: &[u32]) -> Result<Vec<f32>, RunError> {
+        self.check(tokens)?;
+        let chunk = self.chunk();
+        let last = tokens.len().checked_sub(1).ok_or(RunError::Empty)? / chunk;
+        let mut logits = Vec::new();
+        for (index, tokens) in tokens.chunks(chunk).enumerate() {
+            let rows = tokens.len() as u32;
+            let wanted = if index == last { rows - 1..rows } else { 0..0 };
+            logits = self.step(tokens, wanted).await?;
+        }
+        Ok(logits)
+    }
+
+    /// Reads a prompt, and returns the first token that follows.
+    ///
+    /// # Errors
+    /// Returns the errors of [`extend`](Self::extend).
+    pub async fn prompt(&mut self, tokens: &[u32], sampling: &Sampling) -> Result<u32, RunError> {
+        let logits = self.extend(tokens).await?;
+        self.drawn = sampling.draw(&logits, self.len())?;
+        Ok(self.drawn)
+    }
+
+    /// Reads the token that was drawn last, and returns the one that follows.
+    ///
+    /// # Errors
+    /// Returns [`RunError`] if there was no prompt, there is no more room, or the device fails.
+    pub async fn next(&mut self, sampling: &Sampling) -> Result<u32, RunError> {
+        if self.is_empty() {
+            return Err(RunError::Empty);
+        }
+        self.prompt(&[self.drawn], sampling).await
+    }
+
+    /// Runs every kernel once, for one row and for a whole chunk, so that drivers that compile late have
+    /// compiled them before the first token. The caches must be empty.
+    ///
+    /// # Errors
+    /// Returns [`RunError`] if tokens were read already, or the device fails.
+    pub async fn warm_up(&mut self) -> Result<(), RunError> {
+        if !self.is_empty() {
+            return Err(RunError::Options("a session warms up before its first token".into()));
+        }
+        let rows = self.chunk().min(self.slots());
+        for rows in [rows, 1] {
+            self.extend(&vec![0; rows]).await?;
+            self.rewind(0)?;
+        }
+        Ok(())
+    }
+
+    /// Reads tokens, and calls `each` with the logits of all of them, in order: the number of the first
+    /// token of `tokens` that they belong to, and `[rows, vocab]` logits.
+    ///
+    /// # Errors
+    /// Returns [`RunError`] if there are too many tokens, or the device fails.
+    pub async fn extend_with(
+        &mut self,
+        tokens: &[u32],
+        mut each: impl FnMut(usize, &[f32]),
+    ) -> Result<(), RunError> {
+        self.check(tokens)?;
+        let chunk = self.chunk();
+        for (index, tokens) in tokens.chunks(chunk).enumerate() {
+            let rows = tokens.len() as u32;
+            let first = self.size.logit_rows.min(rows);
+            each(index * chunk, &self.step(tokens, 0..first).await?);
+            let mut at = first;
+            while at < rows {
+                let end = rows.min(at + self.size.logit_rows);
+                each(index * chunk + at as usize, &self.logits(at..end).await?);
+                at = end;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads tokens in one step, and returns the logits of some of them.
+    async fn step(
+        &mut self,
+        tokens: &[u32],
+        wanted: std::ops::Range<u32>,
+    ) -> Result<Vec<f32>, RunError> {
+        self.runner.write(self.model, self.runner.built.ids, tokens)?;
+        let rows = tokens.len() as u32;
+        let mut recorded = Ok(());
+        let record = |encoder: &mut wgpu::CommandEncoder| {
+            recorded = self.runner.record(encoder, rows, &wanted);
+        };
+        let words = wanted.len() * self.model.blueprint.vocab;
+        let from = self.runner.built.logits.unwrap_or(self.runner.built.state);
+        let from = self.runner.buffer(from)?;
+        let host = &self.model.host;
+        let logits = host.submit_and_read_async(record, from, words, &self.read_back).await?;
+        recorded?;
+        self.submissions += 1;
+        self.tokens.extend(tokens);
+        Ok(logits.into_iter().map(f32::from_bits).collect())
+    }
+
+    /// Computes the logits of rows of the last step.
+    async fn logits(&mut self, wanted: std::ops::Range<u32>) -> Result<Vec<f32>, RunError> {
+        let mut recorded = Ok(());
+        let record = |encoder: &mut wgpu::CommandEncoder| {
+            recorded = self.runner.record_head(encoder, &wanted);
+        };
+        let words = wanted.len() * self.model.blueprint.vocab;
+        let from = self.runner.built.logits.unwrap_or(self.runner.built.state);
+        let from = self.runner.buffer(from)?;
+        let host = &self.model.host;
+        let logits = host.submit_and_read_async(record, from, words, &self.read_back).await?;
+        recorded?;
+        self.submissions += 1;
+        Ok(logits.into_iter().map(f32::from_bits).collect())
+    }
+}

@@ -1,0 +1,611 @@
+//! Reads the weights of a blueprint and puts them into device memory.
+//!
+//! Projections that share their input become one matrix if they have one format: queries, keys and values
+//! by stacking their rows, gate and up by interleaving them.
+
+use super::graph::{MatrixId, Store, VectorId};
+use super::{LoadOptions, RunError};
+use crate::architecture::{
+    Attention, Blueprint, Embedding, Feed, Gated, Layer, Linear, Matrix, Norm, Norms, RelativeBias,
+    Rotary, RotaryScaling, Vector,
+};
+use crate::checkpoint::source::{Data, Item, ItemKind, ModelSource};
+use crate::checkpoint::{Dtype, Tensor};
+use crate::compress::has_kernels;
+use lowbit::compress::{Scheme, dequantize, quantize_scheme};
+use lowbit::format::{self, ActivationFunction, PackedWeights, RotaryTable, WeightFormat};
+use lowbit::host::Host;
+use lowbit::ops::DeviceWeights;
+use std::collections::{BTreeMap, HashMap};
+
+/// A matrix with its bias, whose result goes to the columns from `column` on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part {
+    pub matrix: MatrixId,
+    pub bias: Option<VectorId>,
+    pub column: u32,
+}
+
+/// The vectors of a normalization.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NormVectors {
+    pub weight: VectorId,
+    pub bias: Option<VectorId>,
+}
+
+/// The vectors of [`Norms`].
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct NormsVectors {
+    pub input: Option<NormVectors>,
+    pub output: Option<NormVectors>,
+    pub sum: Option<NormVectors>,
+}
+
+/// The weights of a layer.
+#[derive(Clone, Debug)]
+pub(super) struct LayerWeights {
+    pub qkv: Vec<Part>,
+    pub output: Part,
+    pub query_key_norms: Option<(VectorId, VectorId)>,
+    pub attention_norms: NormsVectors,
+    pub feed: FeedWeights,
+    pub feed_norms: NormsVectors,
+}
+
+/// The weights of a feed-forward block.
+#[derive(Clone, Debug)]
+pub(super) enum FeedWeights {
+    Plain {
+        up: Part,
+        down: Part,
+        function: ActivationFunction,
+    },
+    /// The rows of gate and up are interleaved in one matrix.
+    Fused {
+        both: Part,
+        down: Part,
+        function: ActivationFunction,
+    },
+    /// Gate and up have different formats.
+    Apart {
+        gate: Part,
+        up: Part,
+        down: Part,
+        function: ActivationFunction,
+    },
+}
+
+/// The weights of a model in device memory.
+#[derive(Debug)]
+pub(super) struct Weights {
+    pub store: Store,
+    pub tokens: MatrixId,
+    pub positions: Option<MatrixId>,
+    pub embedding_norm: Option<NormVectors>,
+    pub projection: Option<Part>,
+    pub layers: Vec<LayerWeights>,
+    pub final_norm: Option<NormVectors>,
+    pub head: Option<Part>,
+    /// The bias by relative position of all layers, and how far it reaches.
+    pub relative_bias: Option<(VectorId, u32)>,
+    /// The rotations that occur, and their tables.
+    pub rotations: Vec<(Rotary, RotaryTable)>,
+}
+
+impl Weights {
+    /// Returns the bytes of device memory that they take.
+    pub fn bytes(&self) -> u64 {
+        let matrices = self.store.matrices.iter().map(DeviceWeights::device_bytes).sum::<u64>();
+        matrices + self.store.vectors.iter().map(|vector| vector.size()).sum::<u64>()
+    }
+
+    /// Reads and uploads everything that the blueprint names. `progress` is called with the bytes of a
+    /// layer once it is on the device.
+    pub async fn load(
+        host: &Host,
+        model: &dyn ModelSource,
+        blueprint: &Blueprint,
+        options: &LoadOptions,
+        progress: &(dyn Fn(usize, usize) + Sync),
+    ) -> Result<Self, RunError> {
+        let items = model.items()?.into_iter().map(|item| (item.name.clone(), item)).collect();
+        let mut loader =
+            Loader { host, model, items, options, store: Store::default(), shared: HashMap::new() };
+        let Embedding { tokens, positions, types, norm, projection, .. } = &blueprint.embedding;
+        let steps = blueprint.layers.len() + 2;
+        let tokens_id = loader.whole(tokens).await?;
+        let positions = match positions {
+            Some((matrix, _)) => Some(loader.positions(matrix, types.as_ref()).await?),
+            None if types.is_some() => {
+                let what = "an embedding with kinds of tokens and without positions".into();
+                return Err(RunError::Unsupported { what, next: "" });
+            }
+            None => None,
+        };
+        // The residual is kept divided by the scale of the embedding: see `layers.rs`.
+        let factor = 1.0 / blueprint.embedding.scale;
+        let embedding_norm = loader.norm(norm.as_ref(), 1.0).await?;
+        let projection = match projection {
+            Some(linear) => Some(loader.part(&[linear], Join::Stack, None).await?),
+            None => None,
+        };
+        progress(1, steps);
+        let mut layers = Vec::with_capacity(blueprint.layers.len());
+        for (index, layer) in blueprint.layers.iter().enumerate() {
+            layers.push(loader.layer(layer, factor).await?);
+            progress(index + 2, steps);
+        }
+        let final_norm = loader.norm(blueprint.final_norm.as_ref(), 1.0).await?;
+        let head = match &blueprint.head {
+            Some(head) if head.linear.matrix == *tokens && head.linear.bias.is_none() => {
+                Some(Part { matrix: tokens_id, bias: None, column: 0 })
+            }
+            Some(head) => {
+                let matrix = loader.whole(&head.linear.matrix).await?;
+                let bias = loader.biases(&[&head.linear], None).await?;
+                Some(Part { matrix, bias, column: 0 })
+            }
+            None => None,
+        };
+        let relative = blueprint.layers.iter().find_map(|l| l.attention.relative_bias.as_ref());
+        let heads = blueprint.layers.first().map_or(0, |layer| layer.attention.heads);
+        let relative_bias = match relative {
+            Some(bias) => {
+                Some((loader.relative_bias(bias, heads).await?, bias.max_distance as u32))
+            }
+            None => None,
+        };
+        let mut rotations: Vec<(Rotary, RotaryTable)> = Vec::new();
+        for rotary in blueprint.layers.iter().filter_map(|l| l.attention.rotary.as_ref()) {
+            if rotations.iter().all(|(known, _)| known != rotary) {
+                rotations.push((rotary.clone(), loader.table(rotary)?));
+            }
+        }
+        progress(steps, steps);
+        let (tokens, store) = (tokens_id, loader.store);
+        Ok(Self {
+            store,
+            tokens,
+            positions,
+            embedding_norm,
+            projection,
+            layers,
+            final_norm,
+            head,
+            relative_bias,
+            rotations,
+        })
+    }
+}
+
+/// How the rows of several matrices become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Join {
+    Stack,
+    Interleave,
+}
+
+/// A matrix before it is on the device.
+enum Read {
+    Packed(PackedWeights),
+    /// Floats that are to be compressed.
+    Floats {
+        values: Vec<f32>,
+        n: usize,
+        k: usize,
+    },
+}
+
+struct Loader<'a> {
+    host: &'a Host,
+    model: &'a dyn ModelSource,
+    items: BTreeMap<String, Item>,
+    options: &'a LoadOptions,
+    store: Store,
+    /// Matrices that are whole tensors, which embedding and head may share.
+    shared: HashMap<Matrix, MatrixId>,
+}
+
+impl Loader<'_> {
+    fn item(&self, name: &str) -> Result<&Item, RunError> {
+        self.items.get(name).ok_or_else(|| RunError::tensor(name, "the model has no such tensor"))
+    }
+
+    /// Returns all elements of a tensor as f32.
+    fn floats(&self, name: &str) -> Result<Vec<f32>, RunError> {
+        let item = self.item(name)?;
+        match (self.model.read(name)?, &item.kind) {
+            (Data::Plain(bytes), &ItemKind::Plain(dtype)) => {
+                let tensor = Tensor { name, dtype, shape: &item.shape, bytes: &bytes };
+                tensor.to_f32().map_err(|error| RunError::tensor(name, error))
+            }
+            (Data::Compressed(weights), _) => Ok(dequantize(&weights)),
+            (Data::Plain(_), _) => Err(RunError::tensor(name, "its type has no numbers")),
+        }
+    }
+
+    /// Reads a matrix: codes and scales as they are, or floats if it is to be compressed.
+    fn read(&self, matrix: &Matrix, scheme: Option<&Scheme>) -> Result<Read, RunError> {
+        let name = &*matrix.tensor;
+        let item = self.item(name)?;
+        if let Some(activations) = self.model.activations(name)?
+            && activations.factors.is_some_and(|factors| !factors.is_empty())
+        {
+            let what = format!("the smoothing of the inputs of {name}");
+            let next = "; compress the model without --smooth";
+            return Err(RunError::Unsupported { what, next });
+        }
+        let Some(&k) = item.shape.last() else {
+            return Err(RunError::tensor(name, "it has no columns"));
+        };
+        let kind = item.kind.clone();
+        if let (ItemKind::Compressed(_), None, None) = (&kind, scheme, &matrix.rows)
+            && let Data::Compressed(packed) = self.model.read(name)?
+        {
+            return Ok(Read::Packed(packed));
+        }
+        if let (ItemKind::Compressed(_), None, Some(rows)) = (&kind, scheme, &matrix.rows)
+            && let Data::Compressed(packed) = self.model.read(name)?
+        {
+            return Ok(Read::Packed(packed.select_rows(rows.clone())?));
+        }
+        let mut values = self.floats(name)?;
+        let (mut n, mut k) = (values.len().checked_div(k).unwrap_or(0), k);
+        if matrix.transposed && matches!(kind, ItemKind::Plain(_)) {
+            values = transposed(&values, n, k);
+            (n, k) = (k, n);
+        }
+        if let Some(rows) = &matrix.rows {
+            let part = rows.start.saturating_mul(k)..rows.end.saturating_mul(k);
+            let missing = || RunError::tensor(name, format_args!("it has no rows {rows:?}"));
+            values = values.get(part).ok_or_else(missing)?.to_vec();
+            n = rows.len();
+        }
+        if scheme.is_some() {
+            return Ok(Read::Floats { values, n, k });
+        }
+        let format = match kind {
+            ItemKind::Plain(Dtype::F16) => WeightFormat::f16(),
+            _ => WeightFormat::f32(),
+        };
+        let packed = PackedWeights::quantize(&values, n, k, &format);
+        Ok(Read::Packed(packed.map_err(|error| RunError::tensor(name, error))?))
+    }
+
+    async fn upload(&mut self, packed: &PackedWeights) -> Result<MatrixId, RunError> {
+        let weights = self.host.upload_async(packed).await?;
+        self.store.matrices.push(weights);
+        Ok(MatrixId(self.store.matrices.len() - 1))
+    }
+
+    /// Uploads a matrix that is not compressed on the way: embedding or head.
+    async fn whole(&mut self, matrix: &Matrix) -> Result<MatrixId, RunError> {
+        if let Some(&id) = self.shared.get(matrix) {
+            return Ok(id);
+        }
+        let Read::Packed(packed) = self.read(matrix, None)? else {
+            return Err(RunError::tensor(&matrix.tensor, "it cannot be read"));
+        };
+        let id = self.upload(&packed).await?;
+        self.shared.insert(matrix.clone(), id);
+        Ok(id)
+    }
+
+    /// Uploads the table of positions, to which the row of the first kind of token is added.
+    async fn positions(
+        &mut self,
+        matrix: &Matrix,
+        types: Option<&Matrix>,
+    ) -> Result<MatrixId, RunError> {
+        let Some(types) = types else { return self.whole(matrix).await };
+        let (mut values, kind) = (self.floats(&matrix.tensor)?, self.floats(&types.tensor)?);
+        let k = self.item(&matrix.tensor)?.shape.last().copied().unwrap_or(0);
+        let first = kind.get(..k).filter(|first| !first.is_empty());
+        let first = first.ok_or_else(|| RunError::tensor(&types.tensor, "it has no rows"))?;
+        for row in values.chunks_mut(k) {
+            row.iter_mut().zip(first).for_each(|(value, kind)| *value += kind);
+        }
+        let n = values.len() / k;
+        let packed = PackedWeights::quantize(&values, n, k, &WeightFormat::f32());
+        let packed = packed.map_err(|error| RunError::tensor(&matrix.tensor, error))?;
+        self.upload(&packed).await
+    }
+
+    async fn vector_of(&mut self, values: &[f32]) -> Result<VectorId, RunError> {
+        let buffer = self.host.storage_async(bytemuck::cast_slice(values)).await?;
+        self.store.vectors.push(buffer);
+        Ok(VectorId(self.store.vectors.len() - 1))
+    }
+
+    fn vector(&self, vector: &Vector) -> Result<Vec<f32>, RunError> {
+        let values = self.floats(&vector.tensor)?;
+        match &vector.part {
+            None => Ok(values),
+            Some(part) => {
+                let missing = || RunError::tensor(&vector.tensor, "it is too short");
+                values.get(part.clone()).map(<[f32]>::to_vec).ok_or_else(missing)
+            }
+        }
+    }
+
+    /// Uploads the vectors of a normalization whose result is multiplied by `factor`. The offset of its
+    /// weights is kept apart if the factor is 1.
+    async fn norm(
+        &mut self,
+        norm: Option<&Norm>,
+        factor: f32,
+    ) -> Result<Option<NormVectors>, RunError> {
+        let Some(norm) = norm else { return Ok(None) };
+        let mut weight = self.vector(&norm.weight)?;
+        if factor != 1.0 {
+            weight.iter_mut().for_each(|w| *w = (*w + norm.weight_offset) * factor);
+        }
+        let weight = self.vector_of(&weight).await?;
+        let bias = match &norm.bias {
+            Some(bias) => {
+                let mut bias = self.vector(bias)?;
+                bias.iter_mut().for_each(|b| *b *= factor);
+                Some(self.vector_of(&bias).await?)
+            }
+            None => None,
+        };
+        Ok(Some(NormVectors { weight, bias }))
+    }
+
+    async fn norms(&mut self, norms: &Norms, factor: f32) -> Result<NormsVectors, RunError> {
+        Ok(NormsVectors {
+            input: self.norm(norms.input.as_ref(), 1.0).await?,
+            output: self.norm(norms.output.as_ref(), factor).await?,
+            sum: self.norm(norms.sum.as_ref(), 1.0).await?,
+        })
+    }
+
+    /// Uploads the biases of joined layers, if any has one.
+    async fn biases(
+        &mut self,
+        linears: &[&Linear],
+        join: Option<Join>,
+    ) -> Result<Option<VectorId>, RunError> {
+        if linears.iter().all(|linear| linear.bias.is_none()) {
+            return Ok(None);
+        }
+        let mut parts = Vec::with_capacity(linears.len());
+        for linear in linears {
+            parts.push(match &linear.bias {
+                Some(bias) => self.vector(bias)?,
+                None => vec![0.0; self.rows(&linear.matrix)?],
+            });
+        }
+        let joined = match (join, &parts[..]) {
+            (Some(Join::Interleave), [gate, up]) => {
+                gate.iter().zip(up).flat_map(|(gate, up)| [*gate, *up]).collect()
+            }
+            _ => parts.concat(),
+        };
+        Ok(Some(self.vector_of(&joined).await?))
+    }
+
+    fn rows(&self, matrix: &Matrix) -> Result<usize, RunError> {
+        if let Some(rows) = &matrix.rows {
+            return Ok(rows.len());
+        }
+        let item = self.item(&matrix.tensor)?;
+        let columns = item.shape.last().copied().unwrap_or(0);
+        let plain = matches!(item.kind, ItemKind::Plain(_));
+        let rows = item.elements().checked_div(columns).unwrap_or(0);
+        Ok(if matrix.transposed && plain { columns } else { rows })
+    }
+
+    /// Joins the rows of matrices, or returns them as they are if their formats differ.
+    fn joined(&self, parts: Vec<Read>, join: Join) -> Result<Vec<Read>, RunError> {
+        if let [_] = parts[..] {
+            return Ok(parts);
+        }
+        let same = |packed: &[&PackedWeights]| {
+            packed.windows(2).all(|pair| pair[0].format() == pair[1].format())
+        };
+        let packed: Vec<&PackedWeights> = parts
+            .iter()
+            .filter_map(|part| match part {
+                Read::Packed(packed) => Some(packed),
+                Read::Floats { .. } => None,
+            })
+            .collect();
+        if packed.len() == parts.len() {
+            if !same(&packed) {
+                return Ok(parts);
+            }
+            let joined = match (join, &packed[..]) {
+                (Join::Interleave, [gate, up]) => PackedWeights::interleave(gate, up),
+                _ => PackedWeights::stack(&packed),
+            };
+            // Matrices may differ in what all rows share, such as the order of their columns.
+            return Ok(joined.map_or(parts, |joined| vec![Read::Packed(joined)]));
+        }
+        let floats: Vec<_> = parts
+            .iter()
+            .filter_map(|part| match part {
+                Read::Floats { values, n, k } => Some((values, *n, *k)),
+                Read::Packed(_) => None,
+            })
+            .collect();
+        let Some(&(_, _, k)) = floats.first() else { return Ok(parts) };
+        let alike = floats.len() == parts.len() && floats.iter().all(|part| part.2 == k);
+        if !alike || k == 0 {
+            return Ok(parts);
+        }
+        let values: Vec<f32> = match (join, &floats[..]) {
+            (Join::Interleave, [(gate, _, _), (up, _, _)]) => {
+                gate.chunks(k).zip(up.chunks(k)).flat_map(|(g, u)| [g, u].concat()).collect()
+            }
+            _ => floats.iter().flat_map(|(values, _, _)| values.iter().copied()).collect(),
+        };
+        let n = values.len() / k;
+        Ok(vec![Read::Floats { values, n, k }])
+    }
+
+    async fn place(
+        &mut self,
+        read: Read,
+        name: &str,
+        scheme: Option<&Scheme>,
+    ) -> Result<MatrixId, RunError> {
+        match (read, scheme) {
+            (Read::Floats { values, n, k }, Some(scheme)) if has_kernels(scheme) => {
+                let weights = self.host.compress_async(&values, n, k, &scheme.format()).await?;
+                self.store.matrices.push(weights);
+                Ok(MatrixId(self.store.matrices.len() - 1))
+            }
+            (Read::Floats { values, n, k }, Some(scheme)) => {
+                let packed = quantize_scheme(&values, n, k, scheme);
+                let packed = packed.map_err(|error| RunError::tensor(name, error))?;
+                self.upload(&packed).await
+            }
+            (Read::Floats { .. }, None) => Err(RunError::tensor(name, "it cannot be read")),
+            (Read::Packed(packed), _) => self.upload(&packed).await,
+        }
+    }
+
+    /// Uploads linear layers that share their input: as one matrix where they can be joined.
+    async fn parts(&mut self, linears: &[&Linear], join: Join) -> Result<Vec<Part>, RunError> {
+        let scheme = self.options.scheme;
+        let scheme = scheme.as_ref();
+        let mut reads = Vec::with_capacity(linears.len());
+        for linear in linears {
+            reads.push(self.read(&linear.matrix, scheme)?);
+        }
+        let reads = self.joined(reads, join)?;
+        let one = reads.len() < linears.len();
+        let name = |index: usize| linears[index].matrix.tensor.clone();
+        let (mut parts, mut column) = (Vec::new(), 0);
+        for (index, read) in reads.into_iter().enumerate() {
+            let matrix = self.place(read, &name(index), scheme).await?;
+            let of = if one { linears } else { &linears[index..=index] };
+            let bias = self.biases(of, one.then_some(join)).await?;
+            parts.push(Part { matrix, bias, column });
+            column += self.store.matrices[matrix.0].n() as u32;
+        }
+        Ok(parts)
+    }
+
+    async fn part(
+        &mut self,
+        linears: &[&Linear],
+        join: Join,
+        column: Option<u32>,
+    ) -> Result<Part, RunError> {
+        let parts = self.parts(linears, join).await?;
+        let part = parts.first().copied().ok_or(RunError::Empty)?;
+        Ok(Part { column: column.unwrap_or(0), ..part })
+    }
+
+    async fn layer(&mut self, layer: &Layer, factor: f32) -> Result<LayerWeights, RunError> {
+        let Attention { query, key, value, output, query_norm, key_norm, .. } = &layer.attention;
+        let query_key_norms = match (query_norm, key_norm) {
+            (Some(query), Some(key)) => {
+                let (query, key) = (self.vector(&query.weight)?, self.vector(&key.weight)?);
+                Some((self.vector_of(&query).await?, self.vector_of(&key).await?))
+            }
+            _ => None,
+        };
+        Ok(LayerWeights {
+            qkv: self.parts(&[query, key, value], Join::Stack).await?,
+            output: self.part(&[output], Join::Stack, None).await?,
+            query_key_norms,
+            attention_norms: self.norms(&layer.attention_norms, factor).await?,
+            feed: self.feed(&layer.feed).await?,
+            feed_norms: self.norms(&layer.feed_norms, factor).await?,
+        })
+    }
+
+    async fn feed(&mut self, feed: &Feed) -> Result<FeedWeights, RunError> {
+        match feed {
+            Feed::Plain { up, down, function } => Ok(FeedWeights::Plain {
+                up: self.part(&[up], Join::Stack, None).await?,
+                down: self.part(&[down], Join::Stack, None).await?,
+                function: *function,
+            }),
+            Feed::Gated(Gated { gate, up, down, function }) => {
+                let parts = self.parts(&[gate, up], Join::Interleave).await?;
+                let (down, function) = (self.part(&[down], Join::Stack, None).await?, *function);
+                Ok(match parts[..] {
+                    [gate, up] => FeedWeights::Apart { gate, up, down, function },
+                    [both, ..] => FeedWeights::Fused { both, down, function },
+                    [] => return Err(RunError::Empty),
+                })
+            }
+            Feed::Experts { .. } => {
+                let what = "a mixture of experts".into();
+                Err(RunError::Unsupported { what, next: "" })
+            }
+        }
+    }
+
+    /// Describes the table of a rotation.
+    fn table(&self, rotary: &Rotary) -> Result<RotaryTable, RunError> {
+        let table = RotaryTable::new(rotary.base, rotary.dim);
+        Ok(match rotary.scaling {
+            RotaryScaling::None => table,
+            RotaryScaling::Linear(factor) => {
+                table.with_scaling(format::RotaryScaling::Linear { factor })
+            }
+            RotaryScaling::Llama3 { factor, low, high, original_context } => {
+                table.with_scaling(format::RotaryScaling::Llama3 {
+                    factor,
+                    low_freq_factor: low,
+                    high_freq_factor: high,
+                    original_positions: original_context,
+                })
+            }
+            RotaryScaling::Yarn {
+                factor,
+                original_context,
+                beta_fast,
+                beta_slow,
+                attention_factor,
+            } => {
+                let table = table.with_scaling(format::RotaryScaling::Yarn {
+                    factor,
+                    beta_fast,
+                    beta_slow,
+                    original_positions: original_context,
+                    truncate: true,
+                });
+                match attention_factor {
+                    Some(factor) => table.with_attention_factor(factor),
+                    None => table,
+                }
+            }
+            RotaryScaling::Divisors(ref vector) => {
+                table.with_divisors(self.vector(vector)?.into_iter().map(f64::from).collect())
+            }
+        })
+    }
+
+    /// Uploads the bias of each head at each distance up to `max_distance` on either side; those further
+    /// away share a bucket.
+    async fn relative_bias(
+        &mut self,
+        bias: &RelativeBias,
+        heads: usize,
+    ) -> Result<VectorId, RunError> {
+        let table = self.floats(&bias.table.tensor)?;
+        if heads == 0 || table.len() != bias.buckets.saturating_mul(heads) {
+            let need = format!("it must have {} rows of {heads} columns", bias.buckets);
+            return Err(RunError::tensor(&bias.table.tensor, need));
+        }
+        let reach = bias.max_distance;
+        let mut values = Vec::with_capacity(heads * (2 * reach + 1));
+        for head in 0..heads {
+            for other in 0..=2 * reach {
+                values.push(table[bias.bucket(reach, other) * heads + head]);
+            }
+        }
+        self.vector_of(&values).await
+    }
+}
+
+/// Returns the `[k, n]` matrix that is the transpose of an `[n, k]` one.
+fn transposed(values: &[f32], n: usize, k: usize) -> Vec<f32> {
+    (0..k).flat_map(|column| (0..n).map(move |row| values[row * k + column])).collect()
+}
