@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
 """Writes the expected tokens and chat texts of crates/lowbit-models/tests/text/.
 
-usage: write.py
+usage: write.py [models] [shapes] [splits] [sentence_piece]    (default: all)
 
-They are what `transformers` makes of the GGUF files in data/smollm2 and data/qwen2.5-coder, and what
-`sentencepiece` makes of a small model that is trained here on data/pride. Needs the Python packages
-transformers 5.24, gguf 0.19, jinja2 3.1 and sentencepiece 0.2.
+They are what `transformers` makes of the GGUF files in data/smollm2 and data/qwen2.5-coder and of the chat
+templates below, what llama.cpp makes of the ways to split text, and what `sentencepiece` makes of a small
+model that is trained here on data/pride. Needs the Python packages transformers 5.24, gguf 0.19, jinja2
+3.1, xllamacpp 2026.10 and sentencepiece 0.2.
 """
 
 import io
 import json
 import random
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -77,6 +79,73 @@ CHATS = [
 ]
 
 
+# Templates in the manner of well-known models, and one of what Python and Jinja write.
+SHAPES = {
+    "instructions in brackets": """
+{%- if messages[0]['role'] == 'system' %}
+    {%- set rules = '<<SYS>>\\n' + messages[0]['content'] + '\\n<</SYS>>\\n\\n' %}
+    {%- set rest = messages[1:] %}
+{%- else %}
+    {%- set rules = '' %}
+    {%- set rest = messages %}
+{%- endif %}
+{%- for message in rest %}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+        {{- raise_exception('user and assistant must take turns, starting with ' ~ rest[0].role) }}
+    {%- endif %}
+    {%- if message.role == 'user' %}
+        {{- bos_token + '[INST] ' + (rules if loop.first else '') + message.content.strip() + ' [/INST]' }}
+    {%- else %}
+        {{- ' ' ~ message.content.strip() ~ ' ' ~ eos_token }}
+    {%- endif %}
+{%- endfor %}
+""",
+    "no rules, the model is a role": """{{ bos_token }}
+{% if messages[0].role == "system" %}
+    {{ raise_exception("there is no role system here") }}
+{% endif %}
+{% for message in messages %}
+    {% set role = "model" if message["role"] == "assistant" else message["role"] %}
+{{ "<turn>" + role + "\\n" + message["content"] | trim + "</turn>\\n" }}
+{% endfor %}
+{% if add_generation_prompt %}
+{{ "<turn>model\\n" }}
+{%- endif %}
+""",
+    "headers, macros and a namespace": """
+{%- macro head(role, end='\\n\\n') -%}
+<|head|>{{ role | upper }}<|/head|>{{ end }}
+{%- endmacro -%}
+{%- set state = namespace(seen=0, last=none) -%}
+{%- if not date is defined %}{% set date = '1 Jan 2020' %}{% endif -%}
+{{- bos_token }}{{ head('system') }}Date: {{ date }}
+{% if tools is not none and tools %}tools{% endif %}
+{%- for message in messages -%}
+    {%- if message.role not in ['user', 'assistant'] %}{% continue %}{% endif -%}
+    {%- set state.seen = state.seen + 1 -%}
+    {%- set state.last = message -%}
+    {{- head(role=message.role) }}{{ message['content'] | trim }}{{ eos_token }}
+{%- endfor %}
+{%- if state.last is not none and state.last.role == 'user' and add_generation_prompt -%}
+    {{ head('assistant', end='\\n') }}
+{%- endif %} {{ state.seen }} of {{ messages | length }}
+""",
+    "what Python writes": """{% for message in messages[::-1] %}
+{{ loop.last }} {{ none }} {{ loop.index / 2 }} {{ 7 // 2 }} {{ message.content | tojson }}
+{{ {"b": [1, 2.5, none, true], "a": {"x": message.role}} | tojson }} {{ {"k": [1]} | tojson(indent=2) }}
+{{ message.content.startswith(' ') }} {{ message.role.endswith(('er', 'em')) }} {{ 'e' in message.role }}
+{{ message.content.split(' ')[-1] }}|{{ message.content.lstrip() }}|{{ message.get('name', 'nobody') }}
+{{ message.missing }}{{ message.role.title() }} {{ message.role.replace('s', 'z') }} {{ message | length }}
+{% for key, value in message.items() %}{{ key }}={{ value | length }};{% endfor %}
+
+{% if loop.index == 2 %}{% break %}{% endif %}
+{% endfor %}
+{{ messages | map(attribute='role') | join(', ') }} {{ messages | selectattr('role', 'equalto', 'user') | list | length }}
+{{- range(3) | list }} {{ 'x' * 3 }} {{ [1, 2] + [3] }} {{ "%s-%d" | format("a", 5) }} {{ 'a' is string }}
+""",
+}
+
+
 def write(name, value):
     """Writes an object with a line for each element of its lists."""
     fields = []
@@ -127,6 +196,112 @@ def models():
         )
 
 
+def shapes():
+    from jinja2.exceptions import TemplateError
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    cases = []
+    for name, template in SHAPES.items():
+        for messages in CHATS:
+            for prompt in (False, True):
+                case = {"template": name, "messages": messages, "prompt": prompt}
+                try:
+                    case["text"] = render_jinja_template(
+                        [messages],
+                        chat_template=template,
+                        add_generation_prompt=prompt,
+                        bos_token="<s>",
+                        eos_token="</s>",
+                    )[0][0]
+                except TemplateError as error:
+                    case["refused"] = str(error)
+                cases.append(case)
+    write("chats.json", {"templates": SHAPES, "cases": cases})
+
+
+def splits():
+    """The tokens of llama.cpp for the ways to split text, with the vocabulary of SmolLM2."""
+    import tempfile
+
+    import gguf
+
+    reader = gguf.GGUFReader(ROOT / "data/smollm2" / MODELS["smollm2"])
+
+    def field(key):
+        return reader.fields["tokenizer.ggml." + key].contents()
+
+    found = {}
+    for pre in ["gpt-2", "smollm", "qwen2", "llama-bpe", "default"]:
+        with tempfile.TemporaryDirectory() as folder:
+            path = f"{folder}/model.gguf"
+            tiny_llama(path, lambda writer: byte_level(writer, field, pre), len(field("tokens")))
+            found[pre] = llama_cpp(path, texts())
+    write("splits.json", {"splits": list(found.items())})
+
+
+def tiny_llama(path, tokenizer, vocab):
+    """Writes a model of one layer, so that llama.cpp reads its tokenizer."""
+    import gguf
+    import numpy
+
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(64)
+    writer.add_embedding_length(32)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(32)
+    writer.add_head_count(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(32)
+    writer.add_vocab_size(vocab)
+    tokenizer(writer)
+    square = numpy.zeros((32, 32), dtype=numpy.float32)
+    writer.add_tensor("token_embd.weight", numpy.zeros((vocab, 32), dtype=numpy.float32))
+    writer.add_tensor("output_norm.weight", square[0])
+    for name in ["attn_norm", "ffn_norm"]:
+        writer.add_tensor(f"blk.0.{name}.weight", square[0])
+    for name in ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]:
+        writer.add_tensor(f"blk.0.{name}.weight", square)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def byte_level(writer, field, pre):
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(field("tokens"))
+    writer.add_token_types(field("token_type"))
+    writer.add_token_merges(field("merges"))
+    writer.add_bos_token_id(field("bos_token_id"))
+    writer.add_eos_token_id(field("eos_token_id"))
+
+
+def llama_cpp(path, texts):
+    """Returns the tokens that llama.cpp gives each text."""
+    import urllib.request
+
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = path
+    params.n_ctx = 64
+    params.n_gpu_layers = 0
+    params.warmup = False
+    params.cpuparams.n_threads = 1
+    server = xllamacpp.Server(params)
+    ids = []
+    for text in texts:
+        body = {"content": text, "add_special": False, "parse_special": True}
+        request = urllib.request.Request(
+            server.listening_address + "/tokenize",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        ids.append(json.load(urllib.request.urlopen(request))["tokens"])
+    return ids
+
+
 # Tokens wherever they appear. No text has them: llama.cpp puts a space after one, sentencepiece does not.
 SYMBOLS = ["[INST]", "[/INST]"]
 
@@ -171,5 +346,5 @@ def sentence_piece():
 
 
 if __name__ == "__main__":
-    sentence_piece()
-    models()
+    for part in sys.argv[1:] or ["models", "shapes", "splits", "sentence_piece"]:
+        globals()[part]()

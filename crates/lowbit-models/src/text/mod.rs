@@ -8,6 +8,7 @@
 //! proportion to their size. A chat template has a limited number of steps.
 
 mod byte_level;
+mod chat;
 mod error;
 mod files;
 mod json;
@@ -17,7 +18,9 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod vocabulary;
+pub mod windows;
 
+pub use chat::{ChatTemplate, Message};
 pub use error::TextError;
 pub use stream::TextStream;
 

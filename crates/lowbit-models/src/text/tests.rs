@@ -1,5 +1,7 @@
 //! Tokenizers on small vocabularies that are built here, and on the models in data/.
 
+mod chat;
+mod json;
 mod sentence_piece;
 mod vocabulary;
 
@@ -120,4 +122,47 @@ fn qwen_has_the_tokens_of_transformers() {
     // A token of the user is text, and a special one is not.
     let ids = tokenizer.encode("<tool_call><|im_end|>", false).unwrap();
     assert_eq!(tokenizer.decode(&ids, false).unwrap(), "<tool_call>");
+}
+
+/// What llama.cpp makes of the ways to split text, with the vocabulary of SmolLM2.
+#[derive(Deserialize)]
+struct Splits {
+    splits: Vec<(String, Vec<Vec<u32>>)>,
+}
+
+#[test]
+fn text_is_split_as_by_llama_cpp() {
+    let texts: Expected =
+        serde_json::from_str(include_str!("../../tests/text/smollm2.json")).unwrap();
+    let splits: Splits =
+        serde_json::from_str(include_str!("../../tests/text/splits.json")).unwrap();
+    assert_eq!(splits.splits.len(), 5);
+    if model("smollm2").is_none() {
+        return;
+    }
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/smollm2"));
+    let crate::checkpoint::source::Model::Gguf(file) =
+        crate::checkpoint::source::open(folder).unwrap()
+    else {
+        panic!("{} is no GGUF file", folder.display());
+    };
+    let strings = |key| file.strings(key).unwrap().unwrap();
+    let (tokens, merges) = (strings("tokenizer.ggml.tokens"), strings("tokenizer.ggml.merges"));
+    let kinds = file.integers("tokenizer.ggml.token_type").unwrap().unwrap();
+    let kinds: Vec<i32> = kinds.iter().map(|&kind| i32::try_from(kind).unwrap()).collect();
+    for (pre, all) in &splits.splits {
+        let builder = Builder::new()
+            .string("tokenizer.ggml.model", "gpt2")
+            .string("tokenizer.ggml.pre", pre)
+            .number("tokenizer.ggml.bos_token_id", 1)
+            .strings("tokenizer.ggml.tokens", tokens.iter().map(String::as_str))
+            .strings("tokenizer.ggml.merges", merges.iter().map(String::as_str))
+            .integers("tokenizer.ggml.token_type", &kinds);
+        let tokenizer = builder.tokenizer().unwrap();
+        assert_eq!(tokenizer.adds_bos(), pre == "llama-bpe");
+        assert_eq!(all.len(), texts.cases.len());
+        for (Case { text, .. }, ids) in texts.cases.iter().zip(all) {
+            assert_eq!(&tokenizer.encode(text, false).unwrap(), ids, "{pre}: {text:?}");
+        }
+    }
 }

@@ -86,15 +86,7 @@ impl Vocabulary {
                 return Err(TextError::Duplicate { token: token.clone(), first, second: number });
             }
         }
-        let id = |key: &'static str| match file.config().get(key) {
-            None => Ok(None),
-            Some(value) => {
-                let id = value.as_u64().ok_or_else(|| bad(key, "the id of a token", value))?;
-                let inside = u32::try_from(id).ok().filter(|&id| (id as usize) < tokens.len());
-                let outside = || TextError::IdRange { key: key.into(), id, tokens: tokens.len() };
-                inside.map(Some).ok_or_else(outside)
-            }
-        };
+        let id = |key: &'static str| id(file, key, tokens.len());
         let (bos, eos, unknown) = (id(BOS)?, id(EOS)?, id(UNKNOWN)?);
         let mut other_ends = Vec::new();
         for key in OTHER_ENDS {
@@ -168,6 +160,23 @@ impl Vocabulary {
         }
         Ok(pairs)
     }
+}
+
+/// Returns the texts of BOS and EOS, without checking the rest of the vocabulary.
+pub(super) fn bos_and_eos(file: &GgufFile) -> Result<(Option<String>, Option<String>), TextError> {
+    let tokens = file.strings(TOKENS)?.unwrap_or_default();
+    let text = |key: &'static str| -> Result<Option<String>, TextError> {
+        Ok(id(file, key, tokens.len())?.and_then(|id| tokens.get(id as usize).cloned()))
+    };
+    Ok((text(BOS)?, text(EOS)?))
+}
+
+/// Reads the id of a token.
+fn id(file: &GgufFile, key: &'static str, tokens: usize) -> Result<Option<u32>, TextError> {
+    let Some(value) = file.config().get(key) else { return Ok(None) };
+    let id = value.as_u64().ok_or_else(|| bad(key, "the id of a token", value))?;
+    let inside = u32::try_from(id).ok().filter(|&id| (id as usize) < tokens);
+    inside.map(Some).ok_or_else(|| TextError::IdRange { key: key.into(), id, tokens })
 }
 
 fn set(kinds: &mut [Kind], id: u32, kind: Kind) {
