@@ -64,11 +64,11 @@ msrv: ## check that the rust-version of Cargo.toml suffices, as well as this mac
 setup: ## install a software Vulkan driver if there is no driver
 	@scripts/setup-vulkan.sh
 
-model: ## fetch MiniLM into data/minilm, and as int8 ONNX into data/minilm-int8, and verify both
-	@scripts/fetch-model.sh minilm
+model: ## fetch MiniLM, the same as int8 ONNX, SmolLM2 and a text into data/, 200 MB, and verify them
+	@scripts/fetch-model.sh minilm smollm2 pride
 	@scripts/fetch-model.sh minilm-int8 || echo "SKIPPED: no minilm-int8: the import of a real ONNX file is not tested" >&2
 
-language-models: ## fetch SmolLM2, Qwen2.5-Coder and a text into data/, 600 MB, and verify them
+language-models: ## fetch SmolLM2, a text and Qwen2.5-Coder into data/, 600 MB, and verify them
 	@scripts/fetch-model.sh smollm2 pride qwen2.5-coder
 
 adapters: ## unpack Mesa 25 and SwiftShader into target/, and install libEGL: four software adapters

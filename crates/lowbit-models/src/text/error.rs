@@ -49,6 +49,12 @@ pub enum TextError {
         /// Its reason.
         source: tokenizers::Error,
     },
+    /// The library for tokenizers fails inside of itself, as some files make it do.
+    #[error("the library for tokenizers fails inside of itself: {reason}")]
+    LibraryPanic {
+        /// What it says.
+        reason: String,
+    },
     /// A key of a GGUF file is missing.
     #[error("the file has no `{key}`, which its tokenizer needs")]
     MissingKey {
@@ -280,9 +286,10 @@ impl TextError {
             Self::Source(error) => error.next_step(),
             Self::Gguf(error) => error.next_step(),
             Self::Read { .. } => "is it a file that this user may read?",
-            Self::TooLong { .. } | Self::Json { .. } | Self::Library { .. } => {
-                "fetch that file again, from the model's own page"
-            }
+            Self::TooLong { .. }
+            | Self::Json { .. }
+            | Self::Library { .. }
+            | Self::LibraryPanic { .. } => "fetch that file again, from the model's own page",
             Self::NoTokenizer { .. } => "put the model's tokenizer.json beside its weights",
             Self::MissingKey { .. } => "convert the model again with llama.cpp",
             Self::Model { .. } | Self::Split { .. } | Self::Option { .. } => {

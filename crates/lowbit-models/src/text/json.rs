@@ -1,6 +1,7 @@
 //! `tokenizer.json`, the format of the library `tokenizers`, and the files beside it.
 
 use super::byte_level::Alphabet;
+use super::library::call;
 use super::pieces::{Piece, Pieces};
 use super::sentence_piece::byte_of;
 use super::{TextError, files};
@@ -55,11 +56,10 @@ pub(super) struct Configs {
 }
 
 pub(super) fn read(bytes: &[u8], configs: &Configs) -> Result<JsonTokenizer, TextError> {
-    let mut library =
-        Tokenizer::from_bytes(bytes).map_err(|source| TextError::Library { source })?;
+    let mut library = call(|| Tokenizer::from_bytes(bytes))?;
     // A file may have limits and padding for training. A text has all of its tokens here.
     library.with_padding(None);
-    library.with_truncation(None).map_err(|source| TextError::Library { source })?;
+    call(|| library.with_truncation(None).map(|_| ()))?;
     let texts = texts(bytes, &library)?;
     let bos = one(&library, configs, "bos_token", "bos_token_id")?;
     let eos = one(&library, configs, "eos_token", "eos_token_id")?;

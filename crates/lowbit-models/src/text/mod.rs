@@ -12,6 +12,7 @@ mod chat;
 mod error;
 mod files;
 mod json;
+mod library;
 mod pieces;
 mod sentence_piece;
 mod stream;
@@ -186,7 +187,7 @@ impl Tokenizer {
         let added = library.get_added_tokens_decoder();
         let is_special = |id: &u32| added.get(id).is_some_and(|token| token.special);
         ends.extend(ENDS.iter().filter_map(|end| library.token_to_id(end)).filter(is_special));
-        let around = library.encode("", true).map_err(|source| TextError::Library { source })?;
+        let around = library::call(|| library.encode_fast("", true))?;
         let adds_bos = bos.is_some() && around.get_ids().first().copied() == bos;
         Ok(Self {
             encoder: Encoder::Library(Box::new(library)),
@@ -209,14 +210,13 @@ impl Tokenizer {
     /// text of a chat template has its special tokens, so none are to be added.
     ///
     /// # Errors
-    /// Returns [`TextError::NoToken`] if a character has no token, and [`TextError::Library`] if the
-    /// library for tokenizers fails.
+    /// Returns [`TextError::NoToken`] if a character has no token, and [`TextError::Library`] or
+    /// [`TextError::LibraryPanic`] if the library for tokenizers fails.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, TextError> {
         let mut ids: Vec<u32> = self.before.filter(|_| special).into_iter().collect();
         match &self.encoder {
             Encoder::Library(library) => {
-                let encoded = library.encode_fast(text, special);
-                let encoded = encoded.map_err(|source| TextError::Library { source })?;
+                let encoded = library::call(|| library.encode_fast(text, special))?;
                 self.check_bytes(text, encoded.get_ids())?;
                 ids.extend_from_slice(encoded.get_ids());
             }
@@ -256,8 +256,7 @@ impl Tokenizer {
                 if let Some(&id) = unknown {
                     return Err(TextError::UnknownId { id, tokens: self.tokens });
                 }
-                let text = library.decode(ids, !special);
-                text.map_err(|source| TextError::Library { source })
+                library::call(|| library.decode(ids, !special))
             }
             (Texts::Whole(decoder), Encoder::SentencePiece(_)) => Err(not_streamed(decoder)),
         }

@@ -113,3 +113,19 @@ fn spaces_and_bytes_of_sentencepiece_are_written() {
     let tokenizer = Tokenizer::from_json(value.to_string().as_bytes()).unwrap();
     assert_eq!(tokenizer.decode(&[3, 2, 3, 0], false).unwrap(), "ab a");
 }
+
+#[test]
+fn panics_of_the_library_are_errors() {
+    let panics = |value: &Value| match Tokenizer::from_json(value.to_string().as_bytes()) {
+        Err(error @ TextError::LibraryPanic { .. }) => assert!(!error.next_step().is_empty()),
+        other => panic!("{other:?}"),
+    };
+    // A merge whose second token is shorter than the prefix that it should have.
+    let mut value = byte_level();
+    value["model"]["continuing_subword_prefix"] = json!("##");
+    panics(&value);
+    // A token around a text that is not described.
+    let mut value = byte_level();
+    value["post_processor"]["single"][0]["SpecialToken"]["id"] = json!("<t>");
+    panics(&value);
+}
