@@ -34,6 +34,7 @@ mod rotary;
 mod rotary_table;
 mod row_order;
 mod rules;
+mod sample;
 mod select;
 mod shaders;
 #[path = "common/shim/mod.rs"]

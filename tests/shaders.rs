@@ -202,6 +202,12 @@ fn recorded_grids_are_counted_by_hand() {
         assert_eq!(block_on(plan.bind(args)).unwrap().workgroups(7), [groups]);
     }
 
+    // A workgroup chooses the token of a row.
+    let spec = SampleSpec::new(9, 300).with_random();
+    let plan = block_on(SamplePlan::new(&kernels, &spec)).unwrap();
+    let args = SampleArgs { activations, settings: Some((&order).into()), output };
+    assert_eq!(block_on(plan.bind(args)).unwrap().workgroups(7), [7]);
+
     // A row has 10 blocks of 4 words of codes, 5 scales and 5 zero points, a byte each:
     // ⌈5 · (40 + 5 + 2) / 64⌉.
     let (codes, scales, zeros) = (buffer(), buffer(), buffer());

@@ -47,6 +47,8 @@ pub enum Op {
         /// The type of Y.
         output: Output,
     },
+    /// A token for each row.
+    Sample(Sampled),
     /// X quantized and dequantized at once in the format of the case, and the gradients of that.
     FakeQuant(FakeScales),
     /// Queries, keys and values that are prepared for attention.
@@ -73,6 +75,7 @@ impl Op {
             Self::Positions { .. } => "positions",
             Self::Norm(_) => "norm",
             Self::Gate { .. } => "gate",
+            Self::Sample(_) => "sample",
             Self::FakeQuant(_) => "fake-quant",
             Self::Rotary(_) => "rotary",
             Self::Hadamard { .. } => "hadamard",
@@ -212,6 +215,41 @@ pub struct Quantized {
     pub output: Output,
 }
 
+/// How a token is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sampled {
+    /// The largest, by the kernel that draws nothing.
+    Largest,
+    /// The largest, because the temperature is 0.
+    Cold,
+    /// One of all.
+    All,
+    /// One of the most likely.
+    TopK,
+    /// One of those that have a share of the probability.
+    TopP,
+    /// One that both keep.
+    Both,
+}
+
+impl Sampled {
+    /// Every way.
+    pub const ALL: [Self; 6] =
+        [Self::Largest, Self::Cold, Self::All, Self::TopK, Self::TopP, Self::Both];
+
+    /// Returns the name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Largest => "largest",
+            Self::Cold => "cold",
+            Self::All => "all",
+            Self::TopK => "top-k",
+            Self::TopP => "top-p",
+            Self::Both => "top-k-p",
+        }
+    }
+}
+
 /// What a normalization does. Weight, its offset and the layout of the batch follow from the shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Normalized {
@@ -331,6 +369,7 @@ impl Case {
             Op::IntegerMatmul(quantized) => quantized.output.to_string(),
             Op::Quantize { format, .. } => format.to_string(),
             Op::Observe { axis, bins } => format!("{}-bins{bins}", axis_name(axis)),
+            Op::Sample(how) => how.name().to_string(),
             Op::Norm(Normalized { output, .. }) | Op::Gate { output, .. } => output.to_string(),
             _ => self.output.name().to_string(),
         }

@@ -31,11 +31,12 @@ mod report;
 mod rotary;
 mod rows;
 mod run;
+mod sample;
 mod speed;
 mod table;
 mod weights;
 
-pub use case::{Case, FakeScales, Normalized, Op, Quantized, Rotary, Values};
+pub use case::{Case, FakeScales, Normalized, Op, Quantized, Rotary, Sampled, Values};
 pub use compare::{Comparison, Difference, Kind, Side, compare};
 pub use page::{json_of, page};
 pub use report::{AdapterReport, CaseReport, ErrorOverBound, Report, Speed, Status};

@@ -1,7 +1,7 @@
 //! Cases of the ops between matmuls that see whole rows.
 
 use super::table::{FLOATS, X_SHAPES, x_values};
-use super::{Case, Extent, Normalized, Op};
+use super::{Case, Extent, Normalized, Op, Sampled};
 use crate::format::{ActivationFormat, ActivationFunction, ActivationGranularity, WeightFormat};
 use crate::ops::{FloatType, GateLayout, NormKind, Output};
 
@@ -77,6 +77,37 @@ pub(super) fn gating(extent: Extent, cases: &mut Vec<Case>) {
                         case.function = function;
                         cases.push(case);
                     }
+                }
+            }
+        }
+    }
+}
+
+/// Adds choices of tokens: every way and type of logits, in every shape and pattern, and in rows of many
+/// columns and many rows.
+pub(super) fn sampling(extent: Extent, cases: &mut Vec<Case>) {
+    let shapes = X_SHAPES.into_iter().chain([(90, 66), (3, 20_001), (2, 49_152)]);
+    // There is no token where there are no columns.
+    let shapes: Vec<_> = shapes.filter(|(_, columns)| *columns > 0).collect();
+    for (i, how) in Sampled::ALL.into_iter().enumerate() {
+        for (j, activations) in FLOATS.into_iter().enumerate() {
+            for (a, &shape) in shapes.iter().enumerate() {
+                for (b, values) in x_values().enumerate() {
+                    // Long rows have two patterns; quick: two shapes and patterns, in turn.
+                    let turn = 2 * i + j;
+                    let long = shape.1 > 20_000 && (turn + a) % 4 != b / 2;
+                    let quick = a % 6 == turn % 6 && (turn + a) % 8 == b;
+                    if long || extent == Extent::Quick && !quick {
+                        continue;
+                    }
+                    let types = (activations, FLOATS[0]);
+                    cases.push(Case::of_x(
+                        Op::Sample(how),
+                        WeightFormat::f32(),
+                        types,
+                        shape,
+                        values,
+                    ));
                 }
             }
         }

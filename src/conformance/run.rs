@@ -2,7 +2,7 @@ use super::case::Op;
 use super::report::{Outcome, Trouble};
 use super::{
     Case, CaseReport, fake, gate, hadamard, integer, matmul, norm, observe, permute, positions,
-    quantize, rotary, weights,
+    quantize, rotary, sample, weights,
 };
 use crate::host::Host;
 use std::collections::HashMap;
@@ -106,6 +106,7 @@ async fn outcome(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
         Op::PermuteColumns => permute::run(host, case).await,
         Op::Positions { window } => Ok(positions::run(host, case, window).await?),
         Op::Gate { layout, output } => gate::run(host, case, layout, output).await,
+        Op::Sample(how) => sample::run(host, case, how).await,
         Op::Norm(normalized) => norm::run(host, case, normalized).await,
         Op::FakeQuant(from) => fake::run(host, case, from).await,
         Op::Hadamard { block } => hadamard::run(host, case, block).await,

@@ -45,7 +45,9 @@ pub(super) async fn run(host: &Host, case: &Case, how: Sampled) -> Result<Outcom
         .await
         .map_err(|e| text(&e))?;
     let mut recorded = Ok(());
-    host.submit_async(|pass| recorded = bound.record(pass, m as u32)).await.map_err(|e| text(&e))?;
+    host.submit_async(|pass| recorded = bound.record(pass, m as u32))
+        .await
+        .map_err(|e| text(&e))?;
     recorded.map_err(|e| text(&e))?;
     let mut got = host.read_async(&output, 0, count).await.map_err(|e| text(&e))?;
 

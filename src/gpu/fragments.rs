@@ -61,6 +61,7 @@ pub const FRAGMENTS: &[Fragment] = fragments![
     "quantize/reset" "quantize/scale_e4m3" "quantize/scale_e8m0" "quantize/scale_float"
     "quantize/scale_int8" "quantize/scales" "quantize/small_codes"
     "rotary/heads"
+    "sample/greedy" "sample/keys" "sample/philox" "sample/random"
     "scale/aligned" "scale/block" "scale/field_byte" "scale/field_float" "scale/general"
     "scale/none" "scale/one_run" "scale/side"
     "schedule/coop" "schedule/gemv" "schedule/int_gemv" "schedule/int_rows" "schedule/int_tiled"

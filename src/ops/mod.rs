@@ -44,6 +44,7 @@ pub mod registry;
 pub mod repack;
 pub mod rotary;
 mod rows;
+pub mod sample;
 mod supports;
 mod types;
 mod weights;
@@ -79,6 +80,7 @@ pub use quantize_weights::{
 pub use recording::Bound;
 pub use repack::{BoundRepack, RepackArgs, RepackPlan, RepackSpec};
 pub use rotary::{BoundRotary, HeadNorm, RotaryArgs, RotaryPairs, RotaryPlan, RotarySpec};
+pub use sample::{BoundSample, SampleArgs, SamplePlan, SampleSettings, SampleSpec};
 pub use supports::FormatUse;
 pub use types::{Activations, Epilogue, FloatType, Output, Role};
 #[cfg(feature = "conformance")]

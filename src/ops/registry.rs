@@ -4,7 +4,7 @@
 use super::matmul::{self, KernelChoice, Step};
 use super::{
     attention, dequantize, fake_quant, gate, hadamard, limits, norm, observe, permute_columns,
-    positions, probe, quantize_activations, quantize_weights, repack, rotary,
+    positions, probe, quantize_activations, quantize_weights, repack, rotary, sample,
 };
 use crate::format::RowOrder;
 use crate::gpu::{AdapterClass, Caps, KernelDesc};
@@ -82,6 +82,7 @@ const OTHERS: &[List] = &[
     norm::kernels,
     hadamard::kernels,
     gate::kernels,
+    sample::kernels,
     observe::kernels,
     fake_quant::kernels,
     probe::kernels,

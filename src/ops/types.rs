@@ -201,6 +201,8 @@ pub enum Role {
     Residual,
     /// The sum of X and the residual.
     Sum,
+    /// Settings by which tokens are drawn.
+    Settings,
     /// The gradient of Y.
     OutputGradient,
     /// The gradients of scales.
@@ -238,6 +240,7 @@ impl std::fmt::Display for Role {
             Self::Zeros => "zero points",
             Self::Residual => "residual",
             Self::Sum => "sum",
+            Self::Settings => "settings",
             Self::OutputGradient => "gradient of the output",
             Self::ScaleGradients => "gradients of scales",
             Self::ZeroGradients => "gradients of zero points",

@@ -47,6 +47,7 @@ mod norm;
 mod one_hot;
 mod rotary;
 mod row;
+mod sample;
 mod sweep;
 
 pub use activations::{check_activations, check_quantized};
@@ -68,6 +69,7 @@ pub use norm::{NormCase, normalize, residual_sum};
 pub use one_hot::one_hot;
 pub use rotary::{HeadCase, HeadNormCase, check_cached_head, check_head, hadamard, rotary_head};
 pub use row::{Weight, decode_row};
+pub use sample::{SampleCase, largest, philox, sampled};
 
 /// The reason why the reference has no result.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

@@ -89,7 +89,8 @@ pub fn sampled(case: &SampleCase) -> Vec<usize> {
     let token = |(index, &x): (usize, &f32)| {
         let a = if x == most { 0.0 } else { (f64::from(x) - f64::from(most)) / temperature };
         let weight = a.exp();
-        let relative = UNIT * (3.0 + 7.0 * a.abs()) * (1.0 + 1.0 / 1024.0) + 2.0 * ETA / temperature;
+        let relative =
+            UNIT * (3.0 + 7.0 * a.abs()) * (1.0 + 1.0 / 1024.0) + 2.0 * ETA / temperature;
         // 0 · ∞ where nothing is left of a weight.
         let off = if weight == 0.0 { 0.0 } else { weight * relative.exp_m1() };
         Token { index, x, weight, off }

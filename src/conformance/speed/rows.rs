@@ -2,7 +2,7 @@
 
 use super::{MeasuredLimits, Milliseconds, Timing, floats, heads, last, median};
 use crate::conformance::Op;
-use crate::conformance::case::{FakeScales, axis_name};
+use crate::conformance::case::{FakeScales, Sampled, axis_name};
 use crate::conformance::output::scale;
 use crate::format::{ActivationFormat, ActivationFunction, WeightFormat};
 use crate::host::{Host, HostError};
@@ -11,6 +11,7 @@ use crate::ops::{
     GatePlan, GateSpec, HadamardArgs, HadamardPlan, HadamardSpec, NormArgs, NormPlan, NormResidual,
     NormSpec, ObserveArgs, ObservePlan, ObserveSpec, PermuteColumnsArgs, PermuteColumnsPlan,
     PermuteColumnsSpec, QuantizeActivationsArgs, QuantizeActivationsPlan, QuantizeActivationsSpec,
+    SampleArgs, SamplePlan, SampleSettings, SampleSpec,
 };
 
 /// Measures an op on X alone.
@@ -52,6 +53,11 @@ pub(super) async fn time_x(
                 .with_output(output);
             let what = format!("silu {} {output}", layout.name());
             (what, copy, vec![gate(host, &spec).await?])
+        }
+        Op::Sample(how) => {
+            let spec = SampleSpec::new(shape.0, shape.1).with_activations(float);
+            let spec = if how == Sampled::Largest { spec } else { spec.with_random() };
+            (how.name().into(), read, vec![sample(host, &spec).await?])
         }
         Op::Norm(normalized) => {
             let spec = NormSpec::new(shape.0, shape.1, normalized.kind, 1e-5)
@@ -158,6 +164,24 @@ async fn gate(host: &Host, spec: &GateSpec) -> Result<OfX, HostError> {
     let ms = median(host, |pass| bound.record(pass, m)).await?;
     let kernel = spec.shader(host.kernels().caps()).id;
     Ok(("gate", kernel, ms, spec.x_bytes(m) + spec.y_bytes(m)))
+}
+
+/// With the settings of a chat.
+async fn sample(host: &Host, spec: &SampleSpec) -> Result<OfX, HostError> {
+    let m = spec.max_m;
+    let plan = SamplePlan::new(host.kernels(), spec).await?;
+    let x = floats(host, spec.activations, spec.x_bytes(m)).await?;
+    let settings = SampleSettings { temperature: 0.8, top_k: 40, top_p: 0.95, seed: 1, step: 1 };
+    let settings = host.storage_async(&settings.words()).await?;
+    let output = host.zeros_async(spec.token_bytes(m)).await?;
+    let settings = spec.random.then(|| (&settings).into());
+    let args = SampleArgs { activations: (&x).into(), settings, output: (&output).into() };
+    let bound = plan.bind(args).await?;
+    let mut recorded = Ok(());
+    host.submit_async(|pass| recorded = bound.record(pass, m)).await?;
+    recorded?;
+    let ms = median(host, |pass| bound.record(pass, m)).await?;
+    Ok(("sample", spec.shader(host.kernels().caps()).id, ms, spec.x_bytes(m)))
 }
 
 async fn norm(host: &Host, spec: &NormSpec) -> Result<OfX, HostError> {
