@@ -101,6 +101,7 @@ fn what_an_engine_keeps_is_owned() {
     kept::<(ops::PermuteColumnsSpec, ops::PermuteColumnsPlan, ops::BoundPermuteColumns)>();
     kept::<(ops::GateSpec, ops::GatePlan, ops::BoundGate)>();
     kept::<(ops::SampleSpec, ops::SamplePlan, ops::BoundSample)>();
+    kept::<(ops::SoftmaxSpec, ops::SoftmaxPlan, ops::BoundSoftmax)>();
     kept::<(ops::NormSpec, ops::NormPlan, ops::BoundNorm)>();
     kept::<(ops::DequantizeSpec, ops::DequantizePlan, ops::BoundDequantize)>();
     kept::<(ops::RepackSpec, ops::RepackPlan, ops::BoundRepack)>();

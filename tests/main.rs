@@ -40,6 +40,7 @@ mod shaders;
 #[path = "common/shim/mod.rs"]
 mod shim;
 mod smooth;
+mod softmax;
 mod split;
 mod textures;
 mod tune;

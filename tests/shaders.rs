@@ -208,6 +208,11 @@ fn recorded_grids_are_counted_by_hand() {
     let args = SampleArgs { activations, settings: Some((&order).into()), output };
     assert_eq!(block_on(plan.bind(args)).unwrap().workgroups(7), [7]);
 
+    // A workgroup takes the softmax of a row.
+    let plan = block_on(SoftmaxPlan::new(&kernels, &SoftmaxSpec::new(9, 300))).unwrap();
+    let args = SoftmaxArgs { activations, output };
+    assert_eq!(block_on(plan.bind(args)).unwrap().workgroups(7), [7]);
+
     // A row has 10 blocks of 4 words of codes, 5 scales and 5 zero points, a byte each:
     // ⌈5 · (40 + 5 + 2) / 64⌉.
     let (codes, scales, zeros) = (buffer(), buffer(), buffer());

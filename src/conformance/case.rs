@@ -49,6 +49,11 @@ pub enum Op {
     },
     /// A token for each row.
     Sample(Sampled),
+    /// The softmax of rows.
+    Softmax {
+        /// Whether there is a soft cap.
+        capped: bool,
+    },
     /// X quantized and dequantized at once in the format of the case, and the gradients of that.
     FakeQuant(FakeScales),
     /// Queries, keys and values that are prepared for attention.
@@ -76,6 +81,7 @@ impl Op {
             Self::Norm(_) => "norm",
             Self::Gate { .. } => "gate",
             Self::Sample(_) => "sample",
+            Self::Softmax { .. } => "softmax",
             Self::FakeQuant(_) => "fake-quant",
             Self::Rotary(_) => "rotary",
             Self::Hadamard { .. } => "hadamard",
@@ -391,6 +397,7 @@ impl Case {
             Op::Positions { window: Some(window) } => id.push_str(&format!("/window{window}")),
             Op::FakeQuant(scales) => id.push_str(&format!("/{}", scales.name())),
             Op::Rotary(rotary) => id.push_str(&format!("/{rotary}")),
+            Op::Softmax { capped: true } => id.push_str("/capped"),
             Op::Gate { layout, .. } => id.push_str(&format!("/{}", layout.name())),
             Op::Norm(Normalized { kind, residual, .. }) => {
                 id.push_str(&format!("/{}", kind.name()));

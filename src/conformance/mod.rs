@@ -32,6 +32,7 @@ mod rotary;
 mod rows;
 mod run;
 mod sample;
+mod softmax;
 mod speed;
 mod table;
 mod weights;

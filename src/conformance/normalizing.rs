@@ -113,3 +113,22 @@ pub(super) fn sampling(extent: Extent, cases: &mut Vec<Case>) {
         }
     }
 }
+
+/// Adds softmaxes: with a soft cap and without one, both types of X and Y, in every shape and pattern.
+pub(super) fn softmaxes(extent: Extent, cases: &mut Vec<Case>) {
+    for (i, capped) in [false, true].into_iter().enumerate() {
+        for (j, types) in FLOATS.into_iter().flat_map(|x| FLOATS.map(|y| (x, y))).enumerate() {
+            for (a, shape) in X_SHAPES.into_iter().enumerate() {
+                for (b, values) in x_values().enumerate() {
+                    // Quick: two shapes and patterns, in turn.
+                    let turn = 4 * i + j;
+                    if extent == Extent::Quick && (a % 5 != turn % 5 || (turn + a) % 8 != b) {
+                        continue;
+                    }
+                    let op = Op::Softmax { capped };
+                    cases.push(Case::of_x(op, WeightFormat::f32(), types, shape, values));
+                }
+            }
+        }
+    }
+}

@@ -2,7 +2,7 @@ use super::case::Op;
 use super::report::{Outcome, Trouble};
 use super::{
     Case, CaseReport, fake, gate, hadamard, integer, matmul, norm, observe, permute, positions,
-    quantize, rotary, sample, weights,
+    quantize, rotary, sample, softmax, weights,
 };
 use crate::host::Host;
 use std::collections::HashMap;
@@ -107,6 +107,7 @@ async fn outcome(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
         Op::Positions { window } => Ok(positions::run(host, case, window).await?),
         Op::Gate { layout, output } => gate::run(host, case, layout, output).await,
         Op::Sample(how) => sample::run(host, case, how).await,
+        Op::Softmax { capped } => softmax::run(host, case, capped).await,
         Op::Norm(normalized) => norm::run(host, case, normalized).await,
         Op::FakeQuant(from) => fake::run(host, case, from).await,
         Op::Hadamard { block } => hadamard::run(host, case, block).await,

@@ -1,7 +1,7 @@
 use super::covering::triples;
 use super::epilogue::epilogues;
 use super::hadamard::transforming;
-use super::normalizing::{gating, normalizing, sampling};
+use super::normalizing::{gating, normalizing, sampling, softmaxes};
 use super::reading::{permuting, positions, reading};
 use super::rotary::rotating;
 use super::{Case, FakeScales, Op, Quantized, Values};
@@ -90,6 +90,7 @@ pub fn table(extent: Extent) -> Vec<Case> {
     transforming(extent, &mut cases);
     gating(extent, &mut cases);
     sampling(extent, &mut cases);
+    softmaxes(extent, &mut cases);
     // Parts of the table meet in a few cases, which are run once.
     let mut seen = HashSet::new();
     cases.retain(|case| seen.insert(case.clone()));
@@ -582,7 +583,7 @@ mod tests {
             let of_x = of_x.iter().filter(others);
             let kinds: HashSet<_> = of_x.map(|c| (c.op, c.activations)).collect();
             let (norms, gates) = (2 * 3 * 6, 2 * 6);
-            assert_eq!(kinds.len(), 2 * (11 + 4 + 3 + 1 + norms + gates + 6));
+            assert_eq!(kinds.len(), 2 * (11 + 4 + 3 + 1 + norms + gates + 6 + 2));
         }
         let pinned: HashSet<_> = full.iter().filter_map(|c| c.schedule).collect();
         let lanes = |wanted| {

@@ -66,6 +66,7 @@ pub const FRAGMENTS: &[Fragment] = fragments![
     "scale/none" "scale/one_run" "scale/side"
     "schedule/coop" "schedule/gemv" "schedule/int_gemv" "schedule/int_rows" "schedule/int_tiled"
     "schedule/rows" "schedule/rows_m1" "schedule/tiled"
+    "softmax/row"
     "sparse/metadata" "sparse/place" "sparse/prune" "sparse/rank"
     "table/constants" "table/e2m1" "table/iq4nl" "table/own"
 ];

@@ -45,6 +45,7 @@ pub mod repack;
 pub mod rotary;
 mod rows;
 pub mod sample;
+pub mod softmax;
 mod supports;
 mod types;
 mod weights;
@@ -81,6 +82,7 @@ pub use recording::Bound;
 pub use repack::{BoundRepack, RepackArgs, RepackPlan, RepackSpec};
 pub use rotary::{BoundRotary, HeadNorm, RotaryArgs, RotaryPairs, RotaryPlan, RotarySpec};
 pub use sample::{BoundSample, SampleArgs, SamplePlan, SampleSettings, SampleSpec};
+pub use softmax::{BoundSoftmax, SoftmaxArgs, SoftmaxPlan, SoftmaxSpec};
 pub use supports::FormatUse;
 pub use types::{Activations, Epilogue, FloatType, Output, Role};
 #[cfg(feature = "conformance")]

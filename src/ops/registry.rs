@@ -4,7 +4,7 @@
 use super::matmul::{self, KernelChoice, Step};
 use super::{
     attention, dequantize, fake_quant, gate, hadamard, limits, norm, observe, permute_columns,
-    positions, probe, quantize_activations, quantize_weights, repack, rotary, sample,
+    positions, probe, quantize_activations, quantize_weights, repack, rotary, sample, softmax,
 };
 use crate::format::RowOrder;
 use crate::gpu::{AdapterClass, Caps, KernelDesc};
@@ -83,6 +83,7 @@ const OTHERS: &[List] = &[
     hadamard::kernels,
     gate::kernels,
     sample::kernels,
+    softmax::kernels,
     observe::kernels,
     fake_quant::kernels,
     probe::kernels,

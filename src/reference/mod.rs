@@ -48,6 +48,7 @@ mod one_hot;
 mod rotary;
 mod row;
 mod sample;
+mod softmax;
 mod sweep;
 
 pub use activations::{check_activations, check_quantized};
@@ -70,6 +71,7 @@ pub use one_hot::one_hot;
 pub use rotary::{HeadCase, HeadNormCase, check_cached_head, check_head, hadamard, rotary_head};
 pub use row::{Weight, decode_row};
 pub use sample::{SampleCase, largest, philox, sampled};
+pub use softmax::{SoftmaxCase, softmax};
 
 /// The reason why the reference has no result.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

@@ -11,7 +11,7 @@ use crate::ops::{
     GatePlan, GateSpec, HadamardArgs, HadamardPlan, HadamardSpec, NormArgs, NormPlan, NormResidual,
     NormSpec, ObserveArgs, ObservePlan, ObserveSpec, PermuteColumnsArgs, PermuteColumnsPlan,
     PermuteColumnsSpec, QuantizeActivationsArgs, QuantizeActivationsPlan, QuantizeActivationsSpec,
-    SampleArgs, SamplePlan, SampleSettings, SampleSpec,
+    SampleArgs, SamplePlan, SampleSettings, SampleSpec, SoftmaxArgs, SoftmaxPlan, SoftmaxSpec,
 };
 
 /// Measures an op on X alone.
@@ -53,6 +53,12 @@ pub(super) async fn time_x(
                 .with_output(output);
             let what = format!("silu {} {output}", layout.name());
             (what, copy, vec![gate(host, &spec).await?])
+        }
+        Op::Softmax { capped } => {
+            let spec = SoftmaxSpec::new(shape.0, shape.1).with_types(float, float);
+            let spec = if capped { spec.with_soft_cap(30.0) } else { spec };
+            let what = if capped { "capped" } else { "plain" };
+            (what.into(), copy, vec![softmax(host, &spec).await?])
         }
         Op::Sample(how) => {
             let spec = SampleSpec::new(shape.0, shape.1).with_activations(float);
@@ -164,6 +170,21 @@ async fn gate(host: &Host, spec: &GateSpec) -> Result<OfX, HostError> {
     let ms = median(host, |pass| bound.record(pass, m)).await?;
     let kernel = spec.shader(host.kernels().caps()).id;
     Ok(("gate", kernel, ms, spec.x_bytes(m) + spec.y_bytes(m)))
+}
+
+async fn softmax(host: &Host, spec: &SoftmaxSpec) -> Result<OfX, HostError> {
+    let m = spec.max_m;
+    let plan = SoftmaxPlan::new(host.kernels(), spec).await?;
+    let x = floats(host, spec.activations, spec.x_bytes(m)).await?;
+    let output = host.zeros_async(spec.y_bytes(m)).await?;
+    let args = SoftmaxArgs { activations: (&x).into(), output: (&output).into() };
+    let bound = plan.bind(args).await?;
+    let mut recorded = Ok(());
+    host.submit_async(|pass| recorded = bound.record(pass, m)).await?;
+    recorded?;
+    let ms = median(host, |pass| bound.record(pass, m)).await?;
+    let kernel = spec.shader(host.kernels().caps()).id;
+    Ok(("softmax", kernel, ms, spec.x_bytes(m) + spec.y_bytes(m)))
 }
 
 /// With the settings of a chat.
