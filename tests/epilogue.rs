@@ -1,16 +1,17 @@
 //! Tests of the epilogues of matmuls: the cases of the table with one, and what the table does not vary.
 
 use crate::common::{floats, host, large_and_small, random_weights};
+use crate::planted_faults::{Replace, case, caught};
 use lowbit::conformance::{Case, Extent, Status, run, table};
 use lowbit::format::{ActivationFormat, ActivationFunction, ActivationGranularity, WeightFormat};
 use lowbit::host::Host;
 use lowbit::ops::{
-    Activations, DeviceWeights, Epilogue, FloatType, MatmulArgs, MatmulPlan, MatmulSpec, Output,
-    PlanError, Select,
+    Activations, DeviceWeights, Epilogue, FloatType, KernelChoice, MatmulArgs, MatmulPlan,
+    MatmulSpec, Output, PlanError, Schedule, Select,
 };
 use pollster::block_on;
 
-/// The quick cases; `LOWBIT_LONG` takes all of them.
+/// The quick cases; a long run takes all of them.
 #[test]
 fn the_cases_pass() {
     let Some(host) = host() else { return };
@@ -122,4 +123,88 @@ fn each_recording_adds_once() {
         assert!((got - (old + 4.0 * w)).abs() <= 1e-6 * (1.0 + w.abs()), "{at}: {got} {w}");
     }
     assert_eq!(host.read(&y, 3, 1).unwrap(), [7]);
+}
+
+/// An epilogue, columns that a lane has, the type of Y, a name, and the replacement.
+type Fault = (Epilogue, u32, FloatType, &'static str, Replace);
+
+const FAULTS: [Fault; 8] = [
+    (
+        Epilogue::Gated,
+        4,
+        FloatType::F32,
+        "gate and up swapped",
+        ("activate(v.xz) * v.yw", "activate(v.yw) * v.xz"),
+    ),
+    (
+        Epilogue::Gated,
+        2,
+        FloatType::F32,
+        "gate and up swapped, in pairs",
+        ("activate(v).x * v.y", "activate(v).y * v.x"),
+    ),
+    (
+        Epilogue::Gated,
+        4,
+        FloatType::F16,
+        "the function applied to both",
+        ("activate(v.xz) * v.yw", "activate(v.xz) * activate(v.yw)"),
+    ),
+    (
+        Epilogue::Gated,
+        2,
+        FloatType::F16,
+        "halves of a word swapped",
+        ("let shift = (at & 1u) * 16u;", "let shift = (~at & 1u) * 16u;"),
+    ),
+    (
+        Epilogue::Gated,
+        4,
+        FloatType::F32,
+        "columns that are not halved",
+        ("store_y1_pair(row_at + n / 2u, out);", "store_y1_pair(row_at + n / 4u, out);"),
+    ),
+    (
+        Epilogue::Accumulate,
+        4,
+        FloatType::F32,
+        "what Y holds dropped",
+        ("activate(v) + load_y2(row_at, n, end)", "activate(v)"),
+    ),
+    (
+        Epilogue::Accumulate,
+        2,
+        FloatType::F16,
+        "what the neighbours hold added",
+        ("load_y2(row_at, n, end)", "load_y2(row_at, n ^ 2u, end)"),
+    ),
+    (
+        Epilogue::Accumulate,
+        2,
+        FloatType::F32,
+        "the function applied after the sum",
+        ("activate(v) + load_y2(row_at, n, end)", "activate(v + load_y2(row_at, n, end))"),
+    ),
+];
+
+#[test]
+fn each_fault_is_caught() {
+    let Some(host) = host() else { return };
+    for (epilogue, n_tile, output, name, (from, to)) in FAULTS {
+        let format: WeightFormat = "int8-channel".parse().unwrap();
+        let schedule = Schedule::Rows { m_tile: 1, n_tile };
+        let mut case = case(format);
+        (case.epilogue, case.output, case.schedule) = (epilogue, output, Some(schedule));
+        case.function = ActivationFunction::Silu;
+        let sound = &run(std::slice::from_ref(host), std::slice::from_ref(&case), &|_| ())[0];
+        assert_eq!(sound.status, Status::Pass, "{name}: {:?}", sound.reason);
+        // Each fault gets a device of its own, because its kernels are cached there.
+        let faulty = [Host::new().unwrap()];
+        let spec = MatmulSpec::new(1, 8, 4096, format)
+            .with_output(output)
+            .with_function(case.function)
+            .with_epilogue(epilogue);
+        let shader = KernelChoice::new(&spec, schedule, faulty[0].kernels().caps()).shader();
+        caught(&faulty, &case, &shader, (name, from, to));
+    }
 }

@@ -9,6 +9,7 @@ mod dequantize;
 mod discipline;
 mod engine;
 mod epilogue;
+mod experts;
 mod fake_quant;
 mod faults_driver;
 mod faults_garbage;

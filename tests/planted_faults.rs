@@ -128,7 +128,7 @@ const FAULTS: [Fault; 14] = [
     },
 ];
 
-fn case(format: WeightFormat) -> Case {
+pub(crate) fn case(format: WeightFormat) -> Case {
     let types = (FloatType::F32, FloatType::F32);
     let mut case = Case::matmul(format, types, (1, 8, 4096), Values::Normal);
     (case.bias, case.strided) = (false, false);
@@ -137,7 +137,7 @@ fn case(format: WeightFormat) -> Case {
 }
 
 /// Text of a shader and its replacement.
-type Replace = (&'static str, &'static str);
+pub(crate) type Replace = (&'static str, &'static str);
 
 /// A fault in matmuls of quantized X: the schedule, a name, and the formats of W, X and Y.
 type IntegerFault = (&'static str, &'static str, &'static str, &'static str, &'static str, Replace);

@@ -1,9 +1,10 @@
 // The parameters of Y = X · Wᵀ (+ bias), and the number of rows.
 // Requires: lib/dispatch, const PANEL.
 // Implements: parameters.
-// Provides: Params, p, row_count, Row, row_at, block_at, TilePlace, tile_at.
+// Provides: Params, p, row_count, Row, row_at, block_at.
 // Bindings: 0 has the parameters, 1 and 2 the digits of m (lib/dispatch), 6 the bias (lib/bias);
-// the access fragments declare 3 (X), 4 (codes), 5 (the side buffer) and 7 (Y).
+// the access fragments declare 3 (X), 4 (codes), 5 (the side buffer) and 7 (Y); lib/tile_experts
+// declares 8 (the list of rows).
 
 struct Params {
     n0: u32,          // first output column of this block of rows of W
@@ -27,7 +28,7 @@ struct Params {
     m0: u32,          // first row of X of this segment
     m_cap: u32,       // rows of X in it at most
     bias_offset: u32, // elements
-    y_slice: u32,     // columns of Y: of all of W
+    y_slice: u32,     // rows of W that make a row of Y: all, or those of an expert
     slice: u32,       // blocks in a slice of K (integer/slices)
     w_slices: u32,    // slices in a group of W
     x_slices: u32,    // slices in a group of X
@@ -37,6 +38,8 @@ struct Params {
     out_scale: f32,   // of quantized Y
     out_inverse: f32, // 1 / out_scale
     out_zero: i32,    // its zero point
+    list_at: u32,     // the first entry of the list of rows (lib/tile_experts)
+    experts: u32,     // how many matrices W stacks
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -58,27 +61,6 @@ struct Row {
 fn row_at(row: u32) -> Row {
     let panel = row / PANEL * PANEL;
     return Row(panel * p.blocks + row % PANEL, panel * p.side_stride + row % PANEL);
-}
-
-// The part of Y that a workgroup takes.
-struct TilePlace {
-    live: bool, // or there is none for it
-    batch: u32,
-    row0: u32,  // of X
-    n0: u32,    // of W
-}
-
-// Tiles of so many rows of X and of W. Neighbouring workgroups take the same rows of W, which come
-// from memory once.
-fn tile_at(tile: u32, m: u32, rows_of_x: u32, rows_of_w: u32) -> TilePlace {
-    let m_tiles = (m + rows_of_x - 1u) / rows_of_x;
-    let n_tiles = (p.rows + rows_of_w - 1u) / rows_of_w;
-    return TilePlace(
-        tile < n_tiles * m_tiles * p.batch,
-        tile / (n_tiles * m_tiles),
-        tile % m_tiles * rows_of_x,
-        tile / m_tiles % n_tiles * rows_of_w,
-    );
 }
 
 fn block_at(row: Row, b: u32) -> u32 {

@@ -1,6 +1,6 @@
 // Few rows of X: LANES lanes split K, and a team of them makes 4 columns of Y for M_TILE rows. A
 // trip takes TRIP blocks, which is 2 only if p.blocks is even.
-// Requires: lib/matmul, step, decoder, scale, x, bias, epilogue, reduce, const WORKGROUP,
+// Requires: lib/matmul, tile, step, decoder, scale, x, bias, epilogue, reduce, const WORKGROUP,
 // const LANES, const M_TILE, const TRIP.
 // Implements: schedule, lane_sum.
 // Provides: schedule, trip_block, Sum.
@@ -95,23 +95,21 @@ fn block_step(trip: u32, which: u32, run: u32, r0: Row, r1: Row, r2: Row, r3: Ro
 }
 
 fn schedule(tile: u32, local: u32, ids: vec3<u32>) {
-    let m = row_count();
-    let here = tile_at(tile, m, M_TILE, 4u * (WORKGROUP / LANES));
+    let here = tile_at(tile, row_count(), M_TILE, 4u * (WORKGROUP / LANES));
     if (!here.live) {
         return;
     }
-    let batch = here.batch;
+    let m = here.m;
     let row0 = here.row0;
     let lane = local % LANES;
     let n = here.n0 + local / LANES * 4u;
     // Rows past the end, of W and of X, read the last one; nothing is stored for them.
-    let last = p.rows - 1u;
-    let r0 = row_at(min(n, last));
-    let r1 = row_at(min(n + 1u, last));
-    let r2 = row_at(min(n + 2u, last));
-    let r3 = row_at(min(n + 3u, last));
+    let r0 = w_row(here, n);
+    let r1 = w_row(here, n + 1u);
+    let r2 = w_row(here, n + 2u);
+    let r3 = w_row(here, n + 3u);
     for (var i = 0u; i < M_TILE; i += 1u) {
-        x_rows[i] = p.x_offset + batch * p.x_batch + min(row0 + i, m - 1u) * p.x_stride;
+        x_rows[i] = x_start(here, min(row0 + i, m - 1u));
         sums[i] = vec4<f32>(0.0);
     }
     // The run of a step and the step's place in it go along: dividing took a fifth of the loop.
@@ -141,9 +139,9 @@ fn schedule(tile: u32, local: u32, ids: vec3<u32>) {
     if (lane == 0u) {
         for (var i = 0u; i < M_TILE && row0 + i < m; i += 1u) {
             let sum = whole_sum(i, local, ids);
-            let y_at = p.y_offset + batch * p.y_batch + (row0 + i) * p.y_stride;
-            let end = p.n0 + p.rows;
-            let column = p.n0 + n;
+            let y_at = p.y_offset + here.batch * p.y_batch + (row0 + i) * p.y_stride;
+            let end = column_end(here, n);
+            let column = here.column + n;
             let bias = vec4<f32>(bias2(column, end), bias2(column + 2u, end));
             put4(y_at, column, end, sum + bias);
         }

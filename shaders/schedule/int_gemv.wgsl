@@ -1,6 +1,6 @@
 // Integer products for few rows of X: LANES lanes split K, and a team of them makes 4 columns of Y
 // for M_TILE rows.
-// Requires: lib/matmul, integer/slices, integer/x_side, x_codes, decoder, quad_word, dots,
+// Requires: lib/matmul, tile, integer/slices, integer/x_side, x_codes, decoder, quad_word, dots,
 // add_slice, finish, integer_sums, reduce, const WORKGROUP, const LANES, const M_TILE,
 // const W_ZEROS, const X_ZEROS, const MINIMA.
 // Implements: schedule.

@@ -1,6 +1,6 @@
 // Integer products on lanes that own columns: a lane makes four neighboring columns of Y for
 // M_TILE rows of X (1 or 4).
-// Requires: lib/matmul, lib/run, integer/slices, integer/x_side, integer_part, decoder, quad_word,
+// Requires: lib/matmul, tile, lib/run, integer/slices, integer/x_side, integer_part, decoder, quad_word,
 // dots, add_slice, finish, entry, const WORKGROUP, const M_TILE, const X_ZEROS, const W_GROUPS,
 // const X_GROUPS, const MINIMA.
 // Implements: schedule.

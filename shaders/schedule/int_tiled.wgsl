@@ -1,6 +1,6 @@
 // Integer products for many rows of X: a workgroup of 128 makes TILE_M (32 or 64) × 64 of Y,
 // TILE_M/8 × 4 a thread. K advances a block of 32 a step.
-// Requires: lib/matmul, lib/dispatch, lib/run, integer/slices, integer/x_side, x_codes,
+// Requires: lib/matmul, tile, lib/dispatch, lib/run, integer/slices, integer/x_side, x_codes,
 // scale/side, decoder, quad_word, dots, add_slice, finish, const TILE_M, const W_ZEROS,
 // const X_ZEROS, const MINIMA.
 // Provides: main.

@@ -1,5 +1,5 @@
 // Several rows of X: a lane owns two neighboring columns of Y for M_TILE rows of X (4, 8 or 16).
-// Requires: lib/matmul, lib/run, step, part, decoder, scale, bias, epilogue, entry,
+// Requires: lib/matmul, tile, lib/run, step, part, decoder, scale, bias, epilogue, entry,
 // const WORKGROUP, const M_TILE, const GROUPED.
 // Implements: schedule.
 // Provides: schedule. It uses no workgroup memory and no barrier.
@@ -28,8 +28,9 @@ struct Tile {
 }
 
 // Rows past the end read the last one; nothing is stored for them.
-fn rows4_at(x_at: u32, row: u32, m: u32) -> vec4<u32> {
-    return x_at + min(vec4<u32>(row, row + 1u, row + 2u, row + 3u), vec4<u32>(m - 1u)) * p.x_stride;
+fn rows4_at(here: TilePlace, row: u32) -> vec4<u32> {
+    let rows = min(vec4<u32>(row, row + 1u, row + 2u, row + 3u), vec4<u32>(here.m - 1u));
+    return x_starts(here, rows);
 }
 
 fn load_part4(rows: vec4<u32>, b: u32, lane: u32) -> Part4 {
@@ -95,8 +96,7 @@ fn scaled(sums: Tile, part: Tile, s: vec2<f32>) -> Tile {
     return out;
 }
 
-fn store4(y_at: u32, row: u32, m: u32, column: u32, sums: Sums) {
-    let end = p.n0 + p.rows;
+fn store4(y_at: u32, row: u32, m: u32, column: u32, end: u32, sums: Sums) {
     let bias = bias2(column, end);
     for (var i = 0u; i < 4u && row + i < m; i += 1u) {
         let sum = vec2<f32>(sums.a[i], sums.b[i]) + bias;
@@ -105,23 +105,27 @@ fn store4(y_at: u32, row: u32, m: u32, column: u32, sums: Sums) {
 }
 
 fn schedule(tile: u32, local: u32, lane: u32) {
-    let m = row_count();
-    let here = tile_at(tile, m, M_TILE, 2u * WORKGROUP);
+    let here = tile_at(tile, row_count(), M_TILE, 2u * WORKGROUP);
     if (!here.live) {
         return;
     }
-    let batch = here.batch;
+    let m = here.m;
     let row = here.row0;
     let n = here.n0 + 2u * local;
     // Rows past the end are the last row, as with X.
-    let last = p.rows - 1u;
-    let r0 = row_at(min(n, last));
-    let r1 = row_at(min(n + 1u, last));
-    let x_at = p.x_offset + batch * p.x_batch;
-    let rows0 = rows4_at(x_at, row, m);
-    let rows1 = rows4_at(x_at, row + 4u, m);
-    let rows2 = rows4_at(x_at, row + 8u, m);
-    let rows3 = rows4_at(x_at, row + 12u, m);
+    let r0 = w_row(here, n);
+    let r1 = w_row(here, n + 1u);
+    let rows0 = rows4_at(here, row);
+    var rows1 = rows0;
+    var rows2 = rows0;
+    var rows3 = rows0;
+    if (M_TILE >= 8u) {
+        rows1 = rows4_at(here, row + 4u);
+    }
+    if (M_TILE == 16u) {
+        rows2 = rows4_at(here, row + 8u);
+        rows3 = rows4_at(here, row + 12u);
+    }
     let steps = p.blocks * (32u / STEP);
 
     let zero = Sums(vec4<f32>(0.0), vec4<f32>(0.0));
@@ -177,14 +181,15 @@ fn schedule(tile: u32, local: u32, lane: u32) {
     if (!GROUPED) {
         sums = scaled(zeros, part, run_scales(r0, r1, 0u));
     }
-    let column = p.n0 + n;
-    let y_at = p.y_offset + batch * p.y_batch;
-    store4(y_at, row, m, column, sums.s0);
+    let column = here.column + n;
+    let end = column_end(here, n);
+    let y_at = p.y_offset + here.batch * p.y_batch;
+    store4(y_at, row, m, column, end, sums.s0);
     if (M_TILE >= 8u) {
-        store4(y_at, row + 4u, m, column, sums.s1);
+        store4(y_at, row + 4u, m, column, end, sums.s1);
     }
     if (M_TILE == 16u) {
-        store4(y_at, row + 8u, m, column, sums.s2);
-        store4(y_at, row + 12u, m, column, sums.s3);
+        store4(y_at, row + 8u, m, column, end, sums.s2);
+        store4(y_at, row + 12u, m, column, end, sums.s3);
     }
 }

@@ -1,5 +1,5 @@
 // One row of X: a lane owns COLUMNS (2 or 4) neighboring columns of Y and walks K alone.
-// Requires: lib/matmul, lib/run, step, part, decoder, scale, bias, epilogue, entry,
+// Requires: lib/matmul, tile, lib/run, step, part, decoder, scale, bias, epilogue, entry,
 // const WORKGROUP, const COLUMNS, const GROUPED.
 // Implements: schedule.
 // Provides: schedule. It uses no workgroup memory and no barrier.
@@ -37,21 +37,17 @@ fn scales4(r0: Row, r1: Row, r2: Row, r3: Row, run: u32) -> vec4<f32> {
 }
 
 fn schedule(tile: u32, local: u32, lane: u32) {
-    let m = row_count();
-    let n_tiles = (p.rows + COLUMNS * WORKGROUP - 1u) / (COLUMNS * WORKGROUP);
-    if (tile >= n_tiles * m * p.batch) {
+    let here = tile_at(tile, row_count(), 1u, COLUMNS * WORKGROUP);
+    if (!here.live) {
         return;
     }
-    let batch = tile / (n_tiles * m);
-    let x_row = tile / n_tiles % m;
-    let n = (tile % n_tiles * WORKGROUP + local) * COLUMNS;
+    let n = here.n0 + local * COLUMNS;
     // Rows past the end read the last one; nothing is stored for them.
-    let last = p.rows - 1u;
-    let r0 = row_at(min(n, last));
-    let r1 = row_at(min(n + 1u, last));
-    let r2 = row_at(min(n + 2u, last));
-    let r3 = row_at(min(n + 3u, last));
-    let x_at = p.x_offset + batch * p.x_batch + x_row * p.x_stride;
+    let r0 = w_row(here, n);
+    let r1 = w_row(here, n + 1u);
+    let r2 = w_row(here, n + 2u);
+    let r3 = w_row(here, n + 3u);
+    let x_at = x_start(here, here.row0);
     let steps = p.blocks * (32u / STEP);
 
     var sums = vec4<f32>(0.0);
@@ -108,9 +104,9 @@ fn schedule(tile: u32, local: u32, lane: u32) {
     if (!GROUPED) {
         sums = part * scales4(r0, r1, r2, r3, 0u);
     }
-    let end = p.n0 + p.rows;
-    let column = p.n0 + n;
-    let y_at = p.y_offset + batch * p.y_batch + x_row * p.y_stride;
+    let end = column_end(here, n);
+    let column = here.column + n;
+    let y_at = p.y_offset + here.batch * p.y_batch + here.row0 * p.y_stride;
     let low = sums.xy + bias2(column, end);
     if (COLUMNS == 4u) {
         put4(y_at, column, end, vec4<f32>(low, sums.zw + bias2(column + 2u, end)));

@@ -1,6 +1,6 @@
 // Many rows of X: a workgroup of 128 makes TILE_M (32 or 64) × 64 of Y, TILE_M/8 × 4 a thread. K
 // advances a block of 32 a step.
-// Requires: lib/matmul, lib/dispatch, step, decoder, scale, x, bias, epilogue, const TILE_M.
+// Requires: lib/matmul, tile, lib/dispatch, step, decoder, scale, x, bias, epilogue, const TILE_M.
 // Provides: main.
 // Workgroup memory: 8 quads · (TILE_M + 64) · 16 bytes: 12 KiB, or all of the 16 KiB that every
 // device has.

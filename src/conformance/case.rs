@@ -54,6 +54,29 @@ pub enum Op {
         /// Whether there is a soft cap.
         capped: bool,
     },
+    /// A matmul of a mixture of experts.
+    ExpertMatmul {
+        /// The number of experts.
+        count: u32,
+        /// Rows of the list that are of one expert.
+        unit: u32,
+    },
+    /// Experts chosen for rows of `k` logits.
+    Route {
+        /// The number of experts of a row.
+        top: u32,
+        /// What the run of an expert in the list starts at a multiple of.
+        unit: u32,
+        /// Whether weights are shares in the softmax of all experts.
+        of_all: bool,
+    },
+    /// Weighted sums of the rows of a list.
+    Combine {
+        /// The number of experts of a row.
+        top: u32,
+        /// Whether sums are added to what Y holds.
+        add: bool,
+    },
     /// X quantized and dequantized at once in the format of the case, and the gradients of that.
     FakeQuant(FakeScales),
     /// Queries, keys and values that are prepared for attention.
@@ -82,6 +105,9 @@ impl Op {
             Self::Gate { .. } => "gate",
             Self::Sample(_) => "sample",
             Self::Softmax { .. } => "softmax",
+            Self::ExpertMatmul { .. } => "expert-matmul",
+            Self::Route { .. } => "route",
+            Self::Combine { .. } => "combine",
             Self::FakeQuant(_) => "fake-quant",
             Self::Rotary(_) => "rotary",
             Self::Hadamard { .. } => "hadamard",
@@ -90,8 +116,11 @@ impl Op {
 
     /// Returns whether the op has weights. All other ops have only X.
     pub const fn has_weights(&self) -> bool {
-        use Op::{Compress, Dequantize, Gather, IntegerMatmul, Matmul};
-        matches!(self, Matmul | IntegerMatmul(_) | Compress | Dequantize | Gather)
+        use Op::{Compress, Dequantize, ExpertMatmul, Gather, IntegerMatmul, Matmul};
+        matches!(
+            self,
+            Matmul | IntegerMatmul(_) | ExpertMatmul { .. } | Compress | Dequantize | Gather
+        )
     }
 
     /// Returns whether the op has neither weights nor a weight format.
@@ -406,6 +435,16 @@ impl Case {
                 }
             }
             Op::Hadamard { block } => id.push_str(&format!("/b{block}")),
+            Op::ExpertMatmul { count, unit } => id.push_str(&format!("/of{count}/unit{unit}")),
+            Op::Route { top, unit, of_all } => {
+                id.push_str(&format!(
+                    "/top{top}/unit{unit}{}",
+                    if of_all { "/of-all" } else { "" }
+                ));
+            }
+            Op::Combine { top, add } => {
+                id.push_str(&format!("/top{top}{}", if add { "/add" } else { "" }));
+            }
             _ => {}
         }
         if self.function != ActivationFunction::Identity {

@@ -49,7 +49,7 @@ pub(super) async fn run(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
     };
     let y = multiply(host, case, &plan, &packed, &x, bias).await?;
     let expected = reference::matmul(&reference(&packed, &x)).map_err(|e| e.to_string())?;
-    judge(case, "values", &y, &after(expected), &mut worst, &mut outcome.fault);
+    judge(case.y_columns(), "values", &y, &after(expected), &mut worst, &mut outcome.fault);
 
     // The one-hot pattern shows each weight alone. Pinned cases with short rows test every column,
     // and other cases the last column and some others.
@@ -70,7 +70,7 @@ pub(super) async fn run(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
         let y = multiply(host, case, &plan, &packed, &x, bias).await?;
         let expected = reference::one_hot(&packed, &hot, bias, kind, false);
         let expected = expected.map_err(|e| e.to_string())?;
-        judge(case, "one-hot", &y, &after(expected), &mut worst, &mut outcome.fault);
+        judge(case.y_columns(), "one-hot", &y, &after(expected), &mut worst, &mut outcome.fault);
     }
 
     if case.function != ActivationFunction::Identity {
@@ -91,12 +91,9 @@ pub(super) async fn run(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
         let expected =
             reference::matmul_exact(&reference(&exact, &x)).map_err(|e| e.to_string())?;
         if !plain {
-            // The sums are exact, and what follows them rounds once.
-            let sum = |exact: &reference::Exact| {
-                reference::Expected::new(exact.f32.into(), 0.0, OutputType::F32)
-            };
-            let expected = after(expected.iter().map(sum).collect());
-            judge(case, "integers", &y, &expected, &mut worst, &mut outcome.fault);
+            // What follows the sums rounds once.
+            let expected = after(exact_sums(&expected));
+            judge(case.y_columns(), "integers", &y, &expected, &mut worst, &mut outcome.fault);
             outcome.error_over_bound = ErrorOverBound::Ratio(worst);
             return Ok(outcome);
         }
@@ -119,8 +116,9 @@ pub(super) async fn run(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
     Ok(outcome)
 }
 
-fn judge(
-    case: &Case,
+/// Compares Y with what is expected, `[rows, columns]`.
+pub(super) fn judge(
+    columns: usize,
     pattern: &str,
     y: &[f32],
     expected: &[reference::Expected],
@@ -131,13 +129,20 @@ fn judge(
         let verdict = reference::check(want, got);
         *worst = worst.max(verdict.error_over_bound);
         if !verdict.passes() && fault.is_none() {
-            let (row, column) = (at / case.y_columns(), at % case.y_columns());
+            let (row, column) = (at / columns, at % columns);
             let (value, bound) = (want.value, want.bound);
             *fault = Some(format!(
                 "{pattern}: y[{row}, {column}] is {got}, must be {value} ± {bound:.3e}"
             ));
         }
     }
+}
+
+/// Returns sums that are known to be exact.
+pub(super) fn exact_sums(sums: &[reference::Exact]) -> Vec<reference::Expected> {
+    let sum =
+        |exact: &reference::Exact| reference::Expected::new(exact.f32.into(), 0.0, OutputType::F32);
+    sums.iter().map(sum).collect()
 }
 
 pub(super) fn output(float: FloatType) -> OutputType {

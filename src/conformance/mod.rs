@@ -13,6 +13,7 @@ mod compare;
 mod covering;
 mod data;
 mod epilogue;
+mod experts;
 mod fake;
 mod gate;
 mod hadamard;

@@ -1,8 +1,8 @@
 use super::case::Op;
 use super::report::{Outcome, Trouble};
 use super::{
-    Case, CaseReport, fake, gate, hadamard, integer, matmul, norm, observe, permute, positions,
-    quantize, rotary, sample, softmax, weights,
+    Case, CaseReport, experts, fake, gate, hadamard, integer, matmul, norm, observe, permute,
+    positions, quantize, rotary, sample, softmax, weights,
 };
 use crate::host::Host;
 use std::collections::HashMap;
@@ -109,6 +109,9 @@ async fn outcome(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
         Op::Sample(how) => sample::run(host, case, how).await,
         Op::Softmax { capped } => softmax::run(host, case, capped).await,
         Op::Norm(normalized) => norm::run(host, case, normalized).await,
+        Op::ExpertMatmul { count, unit } => experts::matmul(host, case, (count, unit)).await,
+        Op::Route { top, unit, of_all } => experts::route(host, case, (top, unit, of_all)).await,
+        Op::Combine { top, add } => experts::combine(host, case, (top, add)).await,
         Op::FakeQuant(from) => fake::run(host, case, from).await,
         Op::Hadamard { block } => hadamard::run(host, case, block).await,
         Op::Rotary(rotary) => rotary::run(host, case, &rotary).await,

@@ -1,5 +1,6 @@
 use super::covering::triples;
 use super::epilogue::epilogues;
+use super::experts::mixtures;
 use super::hadamard::transforming;
 use super::normalizing::{gating, normalizing, sampling, softmaxes};
 use super::reading::{permuting, positions, reading};
@@ -66,7 +67,7 @@ fn format(element: CodeType, granularity: Granularity, index: usize) -> Option<W
 ///   types and sparsity, types, m, N, K and value patterns;
 /// - the kernels that quantize and dequantize weights, and those that have only X;
 /// - matmuls of weights with permuted columns;
-/// - matmuls with epilogues.
+/// - matmuls with epilogues, and what a mixture of experts needs.
 pub fn table(extent: Extent) -> Vec<Case> {
     let mut cases = Vec::new();
     small(extent, &mut cases);
@@ -91,6 +92,7 @@ pub fn table(extent: Extent) -> Vec<Case> {
     gating(extent, &mut cases);
     sampling(extent, &mut cases);
     softmaxes(extent, &mut cases);
+    mixtures(extent, &mut cases);
     // Parts of the table meet in a few cases, which are run once.
     let mut seen = HashSet::new();
     cases.retain(|case| seen.insert(case.clone()));

@@ -96,6 +96,12 @@ pub enum PlanError {
         /// Rows of W.
         n: u32,
     },
+    /// There are no kernels for experts that do this.
+    #[error("a matmul of experts does not take {what}")]
+    Experts {
+        /// What it does not take.
+        what: String,
+    },
     /// A pinned schedule exceeds a limit of the device.
     #[error("schedule {schedule} does not apply: {what}: {need} asked for, {have} at most")]
     NotApplicable {
@@ -295,6 +301,26 @@ pub enum BindError {
     RowBlock {
         /// The row after the block.
         end: usize,
+    },
+    /// A lane's four rows of W would be in two blocks.
+    #[error(
+        "the weights of experts are in several blocks of rows, so that an expert must have, and blocks must end at, a multiple of 4 rows; there is one of {end}"
+    )]
+    ExpertBlock {
+        /// The rows of an expert, or the row after the block.
+        end: usize,
+    },
+    /// Data that an op binds as a whole exceed a binding.
+    #[error(
+        "{role} take {need} bytes and are bound as a whole, but a binding holds {limit}; use fewer rows"
+    )]
+    TooLarge {
+        /// The buffer.
+        role: Role,
+        /// Bytes needed.
+        need: u64,
+        /// The device's limit.
+        limit: u64,
     },
     /// A static scale or zero point is invalid.
     #[error(transparent)]

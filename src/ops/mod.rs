@@ -22,6 +22,7 @@
 
 pub mod attention;
 mod buffers;
+pub mod combine;
 pub mod dequantize;
 mod error;
 pub mod fake_quant;
@@ -43,6 +44,7 @@ mod recording;
 pub mod registry;
 pub mod repack;
 pub mod rotary;
+pub mod route;
 mod rows;
 pub mod sample;
 pub mod softmax;
@@ -52,6 +54,7 @@ mod weights;
 
 pub use attention::{AttentionArgs, AttentionPlan, AttentionSpec, BoundAttention};
 pub use buffers::SubBuffer;
+pub use combine::{BoundCombine, CombineArgs, CombinePlan, CombineSpec};
 pub use dequantize::{BoundDequantize, DequantizeArgs, DequantizePlan, DequantizeSpec};
 pub use error::{BindError, PlanError, RecordError, WeightsError};
 pub use fake_quant::{
@@ -61,8 +64,8 @@ pub use fake_quant::{
 pub use gate::{BoundGate, GateArgs, GateLayout, GatePlan, GateSpec};
 pub use hadamard::{BoundHadamard, HadamardArgs, HadamardPlan, HadamardSpec};
 pub use matmul::{
-    BoundMatmul, KernelChoice, MatmulArgs, MatmulPlan, MatmulSpec, Schedule, Select, Tuning,
-    TuningKey,
+    BoundMatmul, Experts, KernelChoice, MatmulArgs, MatmulPlan, MatmulSpec, Schedule, Select,
+    Tuning, TuningKey,
 };
 pub use norm::{BoundNorm, NormArgs, NormKind, NormPlan, NormResidual, NormSpec};
 pub use observe::{BoundObserve, ObserveArgs, ObserveError, ObservePlan, ObserveSpec};
@@ -81,6 +84,7 @@ pub use quantize_weights::{
 pub use recording::Bound;
 pub use repack::{BoundRepack, RepackArgs, RepackPlan, RepackSpec};
 pub use rotary::{BoundRotary, HeadNorm, RotaryArgs, RotaryPairs, RotaryPlan, RotarySpec};
+pub use route::{BoundRoute, RouteArgs, RoutePlan, RouteSpec};
 pub use sample::{BoundSample, SampleArgs, SamplePlan, SampleSettings, SampleSpec};
 pub use softmax::{BoundSoftmax, SoftmaxArgs, SoftmaxPlan, SoftmaxSpec};
 pub use supports::FormatUse;

@@ -3,8 +3,9 @@
 
 use super::matmul::{self, KernelChoice, Step};
 use super::{
-    attention, dequantize, fake_quant, gate, hadamard, limits, norm, observe, permute_columns,
-    positions, probe, quantize_activations, quantize_weights, repack, rotary, sample, softmax,
+    attention, combine, dequantize, fake_quant, gate, hadamard, limits, norm, observe,
+    permute_columns, positions, probe, quantize_activations, quantize_weights, repack, rotary,
+    route, sample, softmax,
 };
 use crate::format::RowOrder;
 use crate::gpu::{AdapterClass, Caps, KernelDesc};
@@ -74,6 +75,8 @@ const OTHERS: &[List] = &[
     matmul::sums_kernels,
     quantize_weights::kernels,
     repack::kernels,
+    route::kernels,
+    combine::kernels,
     dequantize::kernels,
     quantize_activations::kernels,
     permute_columns::kernels,

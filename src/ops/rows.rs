@@ -227,6 +227,11 @@ impl Spans {
         Ok(Self { max_rows, batch, rows: rows as u32, batches })
     }
 
+    /// Returns one span of all rows of one matrix.
+    pub fn whole(max_rows: u32) -> Self {
+        Self { max_rows, batch: 1, rows: max_rows, batches: 1 }
+    }
+
     /// Returns no spans, if there is nothing to compute.
     pub fn none() -> Self {
         Self { max_rows: 0, batch: 0, rows: 1, batches: 1 }

@@ -183,6 +183,10 @@ pub enum Role {
     Output,
     /// Row indices to gather.
     Indices,
+    /// The logits of experts.
+    Logits,
+    /// The choices of experts.
+    Choices,
     /// The order of columns.
     ColumnOrder,
     /// The number of tokens of a sequence, or where rows stand in theirs.
@@ -231,6 +235,8 @@ impl std::fmt::Display for Role {
             Self::Bias => "bias",
             Self::Output => "output",
             Self::Indices => "indices",
+            Self::Logits => "logits",
+            Self::Choices => "choices of experts",
             Self::ColumnOrder => "order of columns",
             Self::Positions => "positions",
             Self::Scratch => "scratch",

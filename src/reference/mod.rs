@@ -37,6 +37,7 @@ mod binary16;
 mod bound;
 mod exact;
 mod expected;
+mod experts;
 mod fake_quant;
 mod function;
 mod gate;
@@ -57,6 +58,7 @@ pub use binary16::{f16_to_f64, f64_to_f16};
 pub use bound::{ETA, MAX_ROUNDINGS, UNIT, gamma};
 pub use exact::{Exact, Inexact, exact_limit, matmul_exact};
 pub use expected::{Expected, Judgement, OutputType, Verdict, check};
+pub use experts::{combine, route};
 pub use fake_quant::{
     FakeQuantCase, FakeQuantGradients, check_fake_gradients, check_fake_quantize,
     check_fake_ranges, check_fake_straight_through, fake_quantize, fake_quantize_gradients,

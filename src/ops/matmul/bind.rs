@@ -1,3 +1,4 @@
+use super::choice::{EXPERT_ROWS, LIST_BINDING};
 use super::{MatmulPlan, MatmulSpec, Params};
 use crate::format::StaticScale;
 use crate::gpu::{BufferFill, Size, Variable};
@@ -33,7 +34,7 @@ impl MatmulPlan {
     /// # Errors
     /// Returns [`BindError`].
     pub async fn bind(&self, args: MatmulArgs<'_>) -> Result<BoundMatmul, BindError> {
-        self.bind_with(args, None).await
+        self.bind_with(args, None, None).await
     }
 
     /// Binds a matmul whose output is [`Output::Int8`], with the scale and zero point of Y.
@@ -45,17 +46,33 @@ impl MatmulPlan {
         args: MatmulArgs<'_>,
         scale: StaticScale,
     ) -> Result<BoundMatmul, BindError> {
-        self.bind_with(args, Some(scale)).await
+        self.bind_with(args, Some(scale), None).await
+    }
+
+    /// Binds a matmul of a mixture of [`Experts`](super::Experts), with its list: a row of X and an expert
+    /// for each row of Y, `[max_m, 2]` u32. The list is read on the device when it runs, and recorded with
+    /// the number of its rows.
+    ///
+    /// # Errors
+    /// Returns [`BindError`].
+    pub async fn bind_experts(
+        &self,
+        args: MatmulArgs<'_>,
+        list: SubBuffer<'_>,
+    ) -> Result<BoundMatmul, BindError> {
+        self.bind_with(args, None, Some(list)).await
     }
 
     async fn bind_with(
         &self,
         args: MatmulArgs<'_>,
         scale: Option<StaticScale>,
+        list: Option<SubBuffer<'_>>,
     ) -> Result<BoundMatmul, BindError> {
         let (kernels, caps) = (&self.kernels, self.kernels.caps());
         let [x, y] = self.check_args(&args)?;
         self.check_scale(scale)?;
+        let list = self.check_list(&args, list)?;
         let permuted = self.permuted(&args).await?;
         let spec = &self.spec.after_permutation();
         let x = match &permuted {
@@ -65,6 +82,8 @@ impl MatmulPlan {
         let (blocks, layout) = (args.weights.blocks(), args.weights.layout());
         let spans = if spec.max_m == 0 || spec.n == 0 || spec.batch == 0 {
             Spans::none()
+        } else if spec.experts.is_some() {
+            Spans::whole(spec.max_m)
         } else {
             Spans::new(caps, spec.max_m, [x.spec, y.spec])?
         };
@@ -78,15 +97,20 @@ impl MatmulPlan {
         let segments: Vec<_> =
             spans.iter().flat_map(|span| blocks.iter().map(move |block| (span, block))).collect();
         for (span, block) in &segments {
-            let (x, y) = (x.window(caps, span), y.window(caps, span));
+            let x = match spec.experts {
+                Some(experts) => x.window(caps, &Span::all(experts.x_rows)),
+                None => x.window(caps, span),
+            };
+            let y = y.window(caps, span);
             let slot =
-                draft.slot(params(spec, &args, block, span, [Some(x), Some(y), bias], scale));
+                draft.slot(params(spec, &args, block, span, [Some(x), Some(y), bias, list], scale));
             let [codes, side] = block.resources(layout);
             let bound = [(3, x.into()), (4, codes), (5, side), (7, y.into())];
             let bias = bias.filter(|_| adds_bias).map(|bias| (6, bias.into()));
             // All kernels of a plan have the same bindings.
             let pipeline = &self.row_ranges[0].pipeline;
-            draft.group(pipeline, Head::Counted(slot), bound.into_iter().chain(bias));
+            let list = list.map(|list| (LIST_BINDING, list.into()));
+            draft.group(pipeline, Head::Counted(slot), bound.into_iter().chain(bias).chain(list));
         }
         let batch = |span: &Span| (Variable::BATCH, Size::Fixed(span.batch.into()));
         let mut from = 0;
@@ -95,7 +119,8 @@ impl MatmulPlan {
             from = range.up_to.saturating_add(1);
             for (group, (span, block)) in segments.iter().enumerate() {
                 let rows = (Variable::ROWS, Size::Fixed(block.rows.len() as u64));
-                draft.dispatch(group, *span, &[rows, batch(span)]);
+                let of_expert = (EXPERT_ROWS, Size::Fixed(spec.n.into()));
+                draft.dispatch(group, *span, &[rows, of_expert, batch(span)]);
             }
         }
         if let Some(sums) = &self.sums {
@@ -131,15 +156,20 @@ impl MatmulPlan {
     /// Checks all buffers; the result is X and Y.
     fn check_args<'a>(&self, args: &MatmulArgs<'a>) -> Result<[Rows<'a>; 2], BindError> {
         let (spec, caps, weights) = (&self.spec, self.kernels.caps(), args.weights);
-        weights.check(spec.weights, (spec.n, spec.k), caps.row_order)?;
+        weights.check(spec.weights, (spec.w_rows(), spec.k), caps.row_order)?;
         // It follows from the spec and the device, so it is the same for every range of rows.
         weights.check_textures(self.row_ranges[0].choice.texture_width)?;
         let int8 = matches!(spec.output, Output::Int8(_));
         // A lane packs four columns of Y into a word.
-        let mut ends = weights.blocks().iter().map(|block| block.rows.end);
-        let odd = ends.find(|&end| end != weights.n() && !end.is_multiple_of(4));
+        let ends = weights.blocks().iter().map(|block| block.rows.end);
+        let ends = ends.filter(|&end| end != weights.n());
+        let odd = ends.clone().find(|end| !end.is_multiple_of(4));
         if let (true, Some(end)) = (int8, odd) {
             return Err(BindError::RowBlock { end });
+        }
+        let odd = ends.chain(spec.experts.map(|_| spec.n as usize)).find(|end| end % 4 != 0);
+        if let (Some(_), Some(end), 2..) = (spec.experts, odd, weights.blocks().len()) {
+            return Err(BindError::ExpertBlock { end });
         }
         if spec.bias != args.bias.is_some() {
             return Err(BindError::Bias { planned: spec.bias });
@@ -152,7 +182,14 @@ impl MatmulPlan {
         let x = Rows { align, ..Rows::read(spec.x_rows(), args.activations) };
         let align = if int8 { 16 } else { 4 };
         let y = Rows { align, ..Rows::write(spec.y_rows(), args.output) };
-        check_rows(&[x, y], spec.max_m)?;
+        match spec.experts {
+            Some(experts) => {
+                check_rows(&[x], experts.x_rows)?;
+                check_rows(&[y], spec.max_m)?;
+                check_aliases([(Role::Activations, x.at.buffer)], &[y.at.buffer])?;
+            }
+            None => check_rows(&[x, y], spec.max_m)?,
+        }
         if let Some(bias) = args.bias {
             let (need, limit) = (u64::from(spec.n) * 4, window_capacity(caps));
             check(Role::Bias, bias, need, 4)?;
@@ -168,6 +205,33 @@ impl MatmulPlan {
         let inputs = inputs.chain(order);
         check_aliases(inputs, &[args.output.buffer])?;
         Ok([x, y])
+    }
+
+    /// Checks the list of a mixture of experts, and that it, X and Y each fit a binding.
+    fn check_list<'a>(
+        &self,
+        args: &MatmulArgs<'a>,
+        list: Option<SubBuffer<'a>>,
+    ) -> Result<Option<Window<'a>>, BindError> {
+        let (spec, caps) = (&self.spec, self.kernels.caps());
+        let list = match (list, spec.experts) {
+            (Some(list), Some(_)) => list,
+            (None, None) => return Ok(None),
+            _ => return Err(BindError::Indices { planned: spec.experts.is_some() }),
+        };
+        let need = 8 * u64::from(spec.max_m);
+        check(Role::Indices, list, need, 8)?;
+        check_aliases([(Role::Indices, list.buffer)], &[args.output.buffer])?;
+        let limit = window_capacity(caps);
+        let all = [
+            (Role::Indices, need),
+            (Role::Activations, spec.x_bytes(0)),
+            (Role::Output, spec.y_bytes(spec.max_m)),
+        ];
+        match all.into_iter().find(|(_, need)| *need > limit) {
+            Some((role, need)) => Err(BindError::TooLarge { role, need, limit }),
+            None => Ok(Some(Window::new(caps, list.buffer, list.offset, need))),
+        }
     }
 
     fn check_scale(&self, scale: Option<StaticScale>) -> Result<(), BindError> {
@@ -186,7 +250,7 @@ fn params(
     args: &MatmulArgs<'_>,
     block: &RowBlock,
     span: &Span,
-    windows: [Option<Window<'_>>; 3],
+    windows: [Option<Window<'_>>; 4],
     scale: Option<StaticScale>,
 ) -> Params {
     let layout = args.weights.layout();
@@ -198,9 +262,9 @@ fn params(
     // A row of X is below 2³¹ words.
     let [x_group, x_scale_at, x_zero_at, x_sum_at] =
         [x_group, x_scale_at, x_zero_at, x_sum_at].map(|at| at as u32);
-    let units = [spec.activations.unit(), spec.output.unit(), 4];
-    let [x_offset, y_offset, bias_offset] =
-        [0, 1, 2].map(|i| windows[i].map_or(0, |window| window.at(units[i])));
+    let units = [spec.activations.unit(), spec.output.unit(), 4, 8];
+    let [x_offset, y_offset, bias_offset, list_at] =
+        [0, 1, 2, 3].map(|i| windows[i].map_or(0, |window| window.at(units[i])));
     Params {
         n0: block.rows.start as u32,
         rows: block.rows.len() as u32,
@@ -233,5 +297,7 @@ fn params(
         out_scale: scale.map_or(1.0, |scale| scale.scale),
         out_inverse: scale.map_or(1.0, |scale| 1.0 / scale.scale),
         out_zero: scale.map_or(0, |scale| scale.zero_point),
+        list_at,
+        experts: spec.experts.map_or(0, |experts| experts.count),
     }
 }

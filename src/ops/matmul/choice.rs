@@ -116,6 +116,9 @@ pub struct KernelChoice {
     /// What becomes of the function's results.
     #[doc(hidden)]
     pub epilogue: Epilogue,
+    /// Whether a list names the expert of each row of Y.
+    #[doc(hidden)]
+    pub experts: bool,
     /// What integer products need; `None` unless X is quantized.
     #[doc(hidden)]
     pub integer: Option<Integer>,
@@ -162,6 +165,9 @@ pub fn select(spec: &MatmulSpec, caps: &Caps, m: u32) -> Schedule {
         true => 0,
         false => Decoder::of(&spec.weights).block_bytes(),
     };
+    if let Some(experts) = spec.experts {
+        return experts.select(caps, m, bytes, lanes);
+    }
     let integer = spec.activations.int8().is_some();
     let wanted = match (caps.class, m) {
         (AdapterClass::Cpu, 0..=1) if integer => Schedule::IntRows { m_tile: 1 },
@@ -238,6 +244,7 @@ impl KernelChoice {
             bias: spec.bias,
             function: spec.function,
             epilogue: spec.epilogue,
+            experts: spec.experts.is_some(),
             integer: Integer::of(spec, caps),
             order: caps.row_order,
             // Only if lanes want the same X and a step has quads to share.
@@ -290,7 +297,7 @@ impl KernelChoice {
     pub fn groups(&self, m: u32, rows: u32, batch: u32) -> u64 {
         self.grid().groups(|variable| match variable {
             Variable::M => m.into(),
-            Variable::ROWS => rows.into(),
+            Variable::ROWS | EXPERT_ROWS => rows.into(),
             // The only one that is left.
             _ => batch.into(),
         })
@@ -299,7 +306,8 @@ impl KernelChoice {
     /// Returns the number of workgroups as a formula.
     pub fn grid(&self) -> Grid {
         let (tile_m, tile_n) = self.schedule.tile();
-        Grid::new(&[(&[Variable::M], tile_m), (&[Variable::ROWS], tile_n), (&[Variable::BATCH], 1)])
+        let rows = if self.experts { EXPERT_ROWS } else { Variable::ROWS };
+        Grid::new(&[(&[Variable::M], tile_m), (&[rows], tile_n), (&[Variable::BATCH], 1)])
     }
 
     /// Returns the kernel: the fragments that it chooses, constants, bindings and grid.
@@ -316,6 +324,11 @@ impl KernelChoice {
         let wide_side = self.wide && self.order == RowOrder::Panels && !general;
         fragments.push(if wide_side { "access/side_u64" } else { "access/side_u32" });
         fragments.extend(self.epilogue_fragments());
+        match self.schedule {
+            Schedule::Coop { .. } => {}
+            _ if self.experts => fragments.push("lib/tile_experts"),
+            _ => fragments.push("lib/tile"),
+        }
         if self.y != YStore::Accumulators {
             fragments.push(function_fragment(self.function));
             fragments.push(if self.bias { "lib/bias" } else { "lib/no_bias" });
@@ -581,6 +594,10 @@ impl KernelChoice {
             bindings.push(Binding::data(6, "bias", bias, Access::Read));
         }
         bindings.push(Binding::data(Y_BINDING, "y", y, Access::Write));
+        if self.experts {
+            let list = "a row of X and an expert for each row of Y, u32";
+            bindings.push(Binding::data(LIST_BINDING, "list", list, Access::Read));
+        }
         bindings
     }
 
@@ -620,6 +637,13 @@ impl KernelChoice {
 
 /// The number of the binding of Y.
 pub(super) const Y_BINDING: u32 = 7;
+
+/// The number of the binding of the list of rows and experts.
+pub(super) const LIST_BINDING: u32 = 8;
+
+/// Rows of W of one expert.
+pub(super) const EXPERT_ROWS: Variable =
+    Variable { name: "expert_rows", meaning: "rows of W of one expert: the parameter `y_slice`" };
 
 pub(crate) fn function_fragment(function: ActivationFunction) -> &'static str {
     match function {

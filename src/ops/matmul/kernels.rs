@@ -2,7 +2,7 @@
 
 use super::choice::KernelChoice;
 use super::schedule::Schedule;
-use super::{Activations, Epilogue, MatmulSpec, Output};
+use super::{Activations, Epilogue, Experts, MatmulSpec, Output};
 use crate::format::{
     ActivationFormat, ActivationFunction, ActivationGranularity, BLOCK_K, Granularity, ScaleType,
     WeightFormat, other_formats,
@@ -129,6 +129,17 @@ pub(crate) fn kernels(caps: &Caps) -> Vec<KernelChoice> {
             let output = floats[(i + usize::from(spec.bias)) % 2];
             if schedule.check(caps).is_ok() {
                 push(&spec.clone().with_output(output), schedule);
+            }
+        }
+    }
+    // Experts change where rows of X and W are, and nothing else.
+    for (format, k) in
+        [(WeightFormat::int8(Granularity::Channel), 4096), (WeightFormat::f16(), 100)]
+    {
+        for schedule in able(Schedule::all(k)) {
+            if matches!(schedule, Schedule::Gemv { .. } | Schedule::Rows { .. }) {
+                let experts = Experts { count: 4, x_rows: 8, unit: 16 };
+                push(&MatmulSpec::new(8, 8, k, format).with_experts(experts), schedule);
             }
         }
     }

@@ -9,6 +9,7 @@
 
 mod bind;
 mod choice;
+mod experts;
 mod integer;
 mod kernels;
 mod name;
@@ -26,6 +27,7 @@ pub(crate) use choice::function_fragment;
 #[doc(hidden)]
 pub use choice::{Decoder, Scaling, XLoad, YStore};
 pub use choice::{KernelChoice, select};
+pub use experts::Experts;
 #[doc(hidden)]
 pub use integer::{Groups, Integer};
 pub(crate) use kernels::{kernels, sums_kernels};
@@ -78,5 +80,7 @@ uniform! {
         out_scale: f32,
         out_inverse: f32,
         out_zero: i32,
+        list_at: u32,
+        experts: u32,
     }
 }

@@ -14,7 +14,7 @@ use crate::ops::{FloatType, FormatUse};
 type Part = (&'static str, fn(&mut KernelChoice));
 
 /// The parts that follow schedule and decoder, in their order.
-const PARTS: [Part; 55] = [
+const PARTS: [Part; 56] = [
     ("general", |c| c.scaling = Scaling::General),
     ("block", |c| c.scaling = Scaling::Block(1)),
     ("halfblock", |c| c.scaling = Scaling::Block(2)),
@@ -51,6 +51,7 @@ const PARTS: [Part; 55] = [
     (ActivationFunction::Silu.name(), |c| c.function = ActivationFunction::Silu),
     ("accumulate", |c| c.epilogue = Epilogue::Accumulate),
     ("gated", |c| c.epilogue = Epilogue::Gated),
+    ("experts", |c| c.experts = true),
     ("panels", |c| c.order = RowOrder::Panels),
     ("sub4", |c| c.subgroup = 4),
     ("sub8", |c| c.subgroup = 8),
@@ -123,6 +124,7 @@ impl KernelChoice {
             y,
             function,
             epilogue,
+            experts,
             integer,
             bias,
             ragged,
@@ -155,7 +157,7 @@ impl KernelChoice {
             format!("{offset:?}"),
             format!("{scale_type:?}"),
             format!("{x:?}"),
-            format!("{y:?} {epilogue:?}"),
+            format!("{y:?} {epilogue:?} {experts}"),
             bias.to_string(),
             format!("{ragged} {pair} {subgroup_sum}"),
             format!("{groups:?}"),
@@ -179,6 +181,7 @@ impl KernelChoice {
             y: YStore::Float(FloatType::F32),
             function: ActivationFunction::Identity,
             epilogue: Epilogue::None,
+            experts: false,
             integer: integer.then_some(INTEGER),
             bias: false,
             order: RowOrder::Rows,
@@ -205,8 +208,9 @@ impl KernelChoice {
             y,
             function: _,
             epilogue,
+            experts,
             integer,
-            bias: _,
+            bias,
             order,
             subgroup,
             native_f16_unpack,
@@ -247,6 +251,8 @@ impl KernelChoice {
         self.weights_exist()
             && products
             && (epilogue == Epilogue::None || matches!(y, YStore::Float(_)))
+            && (!experts
+                || !bias && matches!(schedule, Schedule::Gemv { .. } | Schedule::Rows { .. }))
             && (subgroup == 0 || by_rows && !general)
             && (!native_f16_unpack || half)
             && (!wide || by_rows)
@@ -351,6 +357,7 @@ mod tests {
             "coop_8.int4",
             "rows_m1_n4.int8.row.panels.texture512",
             "tiled_32x64.int8.yf16.bias.silu.gated",
+            "rows_m4_n2.int8.row.yf16.silu.gated.experts",
             "int_rows_m4.int8.row.xint8.wrow.xrow.accumulate.panels",
         ] {
             let choice = good.parse::<KernelChoice>().unwrap();
@@ -380,6 +387,8 @@ mod tests {
             "tiled_32x64.int8.sub8",
             "tiled_32x64.int8.yint8",
             "tiled_32x64.int8.gated.silu",
+            "tiled_32x64.int8.experts",
+            "gemv_m1_l32.int8.bias.experts",
             "int_rows_m1.int8.row.xint8.wrow.xrow.sums.gated",
             "int_rows_m1.int8.row.xint8.wrow.xrow.yint8.accumulate",
             "gemv_m1_l3.int8",

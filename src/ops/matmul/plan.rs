@@ -106,8 +106,13 @@ impl MatmulPlan {
             let schedule = match &how {
                 Select::Auto => select(spec, kernels.caps(), up_to),
                 Select::Pinned(schedule) => *schedule,
+                // What was measured is not about experts.
+                Select::Tuned(_) if spec.experts.is_some() => select(spec, kernels.caps(), up_to),
                 Select::Tuned(tuning) => tuning.select(spec, kernels.caps(), up_to),
             };
+            if let Some(experts) = &spec.experts {
+                experts.check_schedule(schedule)?;
+            }
             schedule.check(kernels.caps())?;
             if schedule.is_integer() != spec.activations.int8().is_some() {
                 let (schedule, activations) = (schedule.to_string(), spec.activations);

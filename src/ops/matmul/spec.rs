@@ -1,3 +1,4 @@
+use super::Experts;
 use crate::format::{
     ActivationFormat, ActivationFunction, ActivationGranularity, ActivationLayout, BLOCK_K,
     Granularity, WeightFormat,
@@ -42,6 +43,8 @@ pub struct MatmulSpec {
     pub function: ActivationFunction,
     /// What becomes of the function's results.
     pub epilogue: Epilogue,
+    /// The experts of a mixture, whose matrices W stacks; N is then the rows of one of them.
+    pub experts: Option<Experts>,
     /// Whether an f32 bias `[N]` is added.
     pub bias: bool,
     /// The number of independent X and Y that share W.
@@ -75,6 +78,7 @@ impl MatmulSpec {
             output: FloatType::F32.into(),
             function: ActivationFunction::Identity,
             epilogue: Epilogue::None,
+            experts: None,
             bias: false,
             batch: 1,
             x_stride: k,
@@ -170,14 +174,25 @@ impl MatmulSpec {
         self
     }
 
-    /// Returns the number of bytes of X from its start that a run with `m` rows reads.
+    /// Returns the number of bytes of X from its start that a run with `m` rows reads: all of X if there
+    /// are experts.
     pub fn x_bytes(&self, m: u32) -> u64 {
-        self.x_rows().bytes(m)
+        self.x_rows().bytes(if self.experts.is_some() { self.max_x_rows() } else { m })
     }
 
     /// Returns the number of bytes of Y from its start that a run with `m` rows writes.
     pub fn y_bytes(&self, m: u32) -> u64 {
         self.y_rows().bytes(m)
+    }
+
+    /// Returns the number of rows of W, of all experts.
+    pub fn w_rows(&self) -> u32 {
+        self.n.saturating_mul(self.experts.map_or(1, |experts| experts.count))
+    }
+
+    /// Returns the largest number of rows of X.
+    pub(super) fn max_x_rows(&self) -> u32 {
+        self.experts.map_or(self.max_m, |experts| experts.x_rows)
     }
 
     /// Returns the rows of X. A whole batch may share them.
@@ -295,7 +310,7 @@ impl MatmulSpec {
     /// short or not a multiple of what the type needs (2 for f16). Epilogues other than
     /// [`Epilogue::None`] need an output of floats, and [`Epilogue::Gated`] an even number of rows of W.
     pub fn check(&self) -> Result<(), PlanError> {
-        self.weights.geometry(self.n as usize, self.k as usize)?;
+        self.weights.geometry(self.w_rows() as usize, self.k as usize)?;
         self.check_format()?;
         PlanError::check_dimensions(&[
             ("max_m", self.max_m, MAX_COUNT),
@@ -305,7 +320,8 @@ impl MatmulSpec {
         ])?;
         self.check_integers()?;
         self.check_epilogue()?;
-        self.x_rows().check(self.max_m)?;
+        self.check_experts()?;
+        self.x_rows().check(self.max_x_rows())?;
         self.y_rows().check(self.max_m)
     }
 
