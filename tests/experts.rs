@@ -30,7 +30,7 @@ fn the_cases_pass() {
     eprintln!("{} cases", cases.len());
 }
 
-const HIDDEN: usize = 64;
+const HIDDEN: usize = 128;
 const N: usize = 40;
 const EXPERTS: usize = 6;
 
@@ -43,12 +43,13 @@ fn matrices(format: &str) -> Vec<PackedWeights> {
 /// sums are those of the rows; with W in one binding and in parts.
 #[test]
 fn experts_multiply_as_if_alone() {
-    for host in large_and_small(8192, 65535) {
+    for (turn, host) in large_and_small(16384, 65535).into_iter().enumerate() {
         let (m, top, unit) = (23usize, 3usize, 4u32);
         let schedule = Select::Pinned(Schedule::Rows { m_tile: 1, n_tile: 2 });
         let packed = matrices("int8-g32");
         let stacked = PackedWeights::stack(&packed.iter().collect::<Vec<_>>()).unwrap();
         let weights = host.upload(&stacked).unwrap();
+        assert_eq!(weights.blocks().len() > 1, turn == 1);
         let (x, logits) = (floats(m * HIDDEN, 3), floats(m * EXPERTS, 4));
         let route = RouteSpec::new(m as u32, EXPERTS as u32, top as u32).with_unit(unit);
         let rows = route.list_rows(m as u32);

@@ -268,7 +268,7 @@ fn list(m: usize, x_rows: usize, count: u32, unit: u32, random: &mut Random) -> 
             let row = random.below(x_rows as u64) as u32;
             list.push(match expert < count && place < live {
                 true => [row, expert],
-                // What is beside no expert must not matter.
+                // The row beside no expert must not matter.
                 false => [row, Experts::NO_EXPERT],
             });
         }

@@ -580,7 +580,9 @@ mod tests {
                 }
             }
             let others = |c: &&&Case| {
-                !matches!(c.op, Op::Rotary(_) | Op::Hadamard { .. } | Op::Positions { .. })
+                let own =
+                    matches!(c.op, Op::Rotary(_) | Op::Hadamard { .. } | Op::Positions { .. });
+                !own && !matches!(c.op, Op::Route { .. } | Op::Combine { .. })
             };
             let of_x = of_x.iter().filter(others);
             let kinds: HashSet<_> = of_x.map(|c| (c.op, c.activations)).collect();

@@ -106,7 +106,7 @@ impl MatmulPlan {
             let schedule = match &how {
                 Select::Auto => select(spec, kernels.caps(), up_to),
                 Select::Pinned(schedule) => *schedule,
-                // What was measured is not about experts.
+                // Nothing of experts was measured.
                 Select::Tuned(_) if spec.experts.is_some() => select(spec, kernels.caps(), up_to),
                 Select::Tuned(tuning) => tuning.select(spec, kernels.caps(), up_to),
             };
