@@ -121,18 +121,18 @@ fn misuse_is_refused() {
     let (role, stride, need) = (Role::Activations, 7, 8);
     assert_eq!(spec.clone().with_stride(7).check(), Err(PlanError::Stride { role, stride, need }));
     let empty = SampleSpec::new(4, 0).check();
-    assert!(matches!(empty, Err(PlanError::OutOfRange { name: "n", .. })));
+    assert!(matches!(empty, Err(PlanError::Number { name: "n", .. })));
     for (max_m, n) in [(1 << 20, 8), (4, (1 << 24) + 1)] {
         let refused = SampleSpec::new(max_m, n).check();
         assert!(matches!(refused, Err(PlanError::TooLarge { .. })));
     }
     for temperature in [-1.0, f32::NAN, f32::INFINITY, 1e-40, 2e38] {
         let refused = SampleSettings { temperature, ..PLAIN }.check();
-        assert!(matches!(refused, Err(PlanError::OutOfRange { name: "temperature", .. })));
+        assert!(matches!(refused, Err(PlanError::Number { name: "temperature", .. })));
     }
     for top_p in [-0.1, 1.1, f32::NAN] {
         let refused = SampleSettings { top_p, ..PLAIN }.check();
-        assert!(matches!(refused, Err(PlanError::OutOfRange { name: "top_p", .. })));
+        assert!(matches!(refused, Err(PlanError::Number { name: "top_p", .. })));
     }
 
     let plan = block_on(SamplePlan::new(&kernels, &spec)).unwrap();

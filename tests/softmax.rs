@@ -70,11 +70,11 @@ fn misuse_is_refused() {
     assert_eq!(spec.clone().with_strides(8, 7).check(), stride(Role::Output));
     for scale in [0.0, f32::NAN, f32::INFINITY, 1e-40] {
         let refused = spec.clone().with_scale(scale).check();
-        assert!(matches!(refused, Err(PlanError::OutOfRange { name: "scale", .. })));
+        assert!(matches!(refused, Err(PlanError::Number { name: "scale", .. })));
     }
     for cap in [0.0, -1.0, f32::NAN, f32::INFINITY] {
         let refused = spec.clone().with_soft_cap(cap).check();
-        assert!(matches!(refused, Err(PlanError::OutOfRange { name: "soft_cap", .. })));
+        assert!(matches!(refused, Err(PlanError::Number { name: "soft_cap", .. })));
     }
     let refused = SoftmaxSpec::new(1 << 20, 8).check();
     assert!(matches!(refused, Err(PlanError::TooLarge { name: "max_m", .. })));

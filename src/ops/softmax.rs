@@ -96,7 +96,7 @@ impl SoftmaxSpec {
             ("max_m", self.max_m, MAX_COUNT),
             ("n", self.n, i32::MAX as u32),
         ])?;
-        let refused = |name, value, range| Err(PlanError::OutOfRange { name, value, range });
+        let refused = |name, value, need| Err(PlanError::Number { name, value, need });
         if !self.scale.is_normal() {
             return refused("scale", self.scale, "a normal number");
         }
