@@ -31,10 +31,14 @@ fn faults() -> Vec<Fault> {
     let partial = Rotary { rotary_dim: 20, ..f32 };
     let adjacent = Rotary { pairs: RotaryPairs::Adjacent, ..f32 };
     let (normal, dead, not_finite) = (Values::Normal, Values::DeadGroups, Values::NotFinite);
-    let apart = "let apart = select(half, 1u, p.adjacent == 1u);";
     vec![
-        ("neighbors as pairs", f32, normal, (apart, "let apart = 1u;")),
-        ("halves as pairs", adjacent, normal, (apart, "let apart = half;")),
+        ("other columns as pairs", f32, normal, ("columns(h, c + half)", "columns(h, c ^ 4u)")),
+        (
+            "halves as pairs",
+            adjacent,
+            normal,
+            ("vec4<f32>(-v.y, v.x, -v.w, v.z)", "vec4<f32>(-v.z, -v.w, v.x, v.y)"),
+        ),
         (
             "a position that is one off",
             f16,
@@ -50,26 +54,24 @@ fn faults() -> Vec<Fault> {
                 "let cosines = vec4<f32>(a.y, b.y, d.y, e.y);",
             ),
         ),
-        (
-            "the other direction",
-            f32,
-            normal,
-            ("select(-other, other, second)", "select(other, -other, second)"),
-        ),
+        ("the other direction", f32, normal, ("turn(h, v, -w,", "turn(h, v, w,")),
         (
             "the angle of the neighboring pair",
             adjacent,
             normal,
-            (
-                "select(min(columns, partner), columns / 2u,",
-                "select(min(columns, partner), columns / 4u,",
-            ),
+            ("angles[h.angles_at + c / 2u + 1u]", "angles[h.angles_at + c / 2u]"),
         ),
         (
-            "more columns than rotate",
+            "a second column as a first one",
             partial,
             normal,
-            ("if (c >= h.rotated)", "if (c > h.rotated)"),
+            ("let second = c + i >= half;", "let second = c + i > half;"),
+        ),
+        (
+            "a quad that is left out",
+            partial,
+            normal,
+            ("var c = h.rotated + 4u * local;", "var c = h.rotated + 4u + 4u * local;"),
         ),
         (
             "values that are rotated",
@@ -122,19 +124,19 @@ fn faults() -> Vec<Fault> {
             "weights without their offset",
             normed,
             normal,
-            ("q_weights[p.q_weights_at + c] + p.weight_offset", "q_weights[p.q_weights_at + c]"),
+            ("q_weights[at + 3u])\n            + p.weight_offset", "q_weights[at + 3u])"),
         ),
         (
             "weights of queries for keys",
             normed,
             normal,
-            ("k_weights[p.k_weights_at + c]", "q_weights[p.q_weights_at + c]"),
+            ("vec4<f32>(k_weights[at],", "vec4<f32>(q_weights[at],"),
         ),
         (
             "a column of a pair that is not normalized",
             normed,
             normal,
-            ("other * h.inverse * weights(h, partner)", "other * weights(h, partner)"),
+            ("columns(h, c + half)", "elements(h.x_at + c + half)"),
         ),
         (
             "an epsilon that is lost",
@@ -174,6 +176,7 @@ fn each_fault_of_heads_is_caught() {
         let number = |number: usize| number as u32;
         let mut spec =
             RotarySpec::new(5, number(op.heads), number(op.kv_heads), number(op.head_dim))
+                .with_rotation(op.pairs, number(op.rotary_dim), 19)
                 .with_cache(op.cache, 8)
                 .with_hadamard(op.hadamard, op.hadamard);
         spec.norm = op.norm.then_some(lowbit::ops::HeadNorm { epsilon: 1e-6, offset: 1.0 });

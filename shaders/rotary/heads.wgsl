@@ -1,6 +1,6 @@
 // Normalizes, rotates and transforms the heads of queries, keys and values of a row, and writes queries to
 // an output, keys and values to their caches. One workgroup takes one head of one row.
-// Requires: lib/dispatch, lib/half, half_pair, lib/hadamard, const WORKGROUP, const X_F16, const CACHE_BITS, const EXTRA.
+// Requires: lib/dispatch, lib/half, half_pair, lib/hadamard, const WORKGROUP, const X_F16, const CACHE_BITS, const EXTRA, const PAIRS.
 // Provides: main.
 // Workgroup memory: HELD · 16 + WORKGROUP · 8 bytes.
 // Caller: head_dim and rotary_dim are multiples of 4, and head_dim is at most 256.
@@ -19,8 +19,13 @@
 // it shows. Every value goes to one place only, and nothing is read that another lane wrote before a
 // barrier.
 //
-// EXTRA says whether there may be norms or transforms. Without them, floats go straight from x to where
-// they belong; codes need the largest value first, so that they wait in workgroup memory.
+// EXTRA says whether there may be norms or transforms. PAIRS says which columns form a pair, and how they
+// are loaded:
+//   0  2j and 2j + 1, which are in one quad
+//   1  j and rotary_dim/2 + j, where rotary_dim/2 is a multiple of 4: two quads hold four pairs
+//   2  j and rotary_dim/2 + j, one by one
+// What goes to q or to a cache of floats is written where it is made. What becomes codes waits in workgroup
+// memory, because the largest value comes first, and so does what is transformed.
 //
 // Codes are floating-point arithmetic: the division may be 2.5 ulp off, so a code next to a tie may be
 // either neighbor.
@@ -30,7 +35,6 @@ struct RotaryParams {
     kv_heads: u32,
     head_dim: u32,      // a multiple of 4, at most 256
     rotary_dim: u32,    // columns that are rotated, a multiple of 4; 0 for none
-    adjacent: u32,      // 1 if columns 2j and 2j + 1 are a pair, 0 if j and rotary_dim/2 + j are
     positions: u32,
     table_at: u32,      // pairs before the table
     rows_at: u32,       // words before the rows' positions and slots
@@ -58,6 +62,7 @@ struct RotaryParams {
     nan: f32,           // NaN, which WGSL has no literal for
     pad0: u32,
     pad1: u32,
+    pad2: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: RotaryParams;
@@ -85,6 +90,7 @@ struct Head {
     angles_at: u32, // the first pair of its position
     lost: bool,     // whether its position is past the table
     normed: bool,
+    transformed: bool,
     inverse: f32,   // what the norm multiplies by, besides the weights
     y_at: u32,      // where it goes: an element of q, or a word of a cache
     scale_at: u32,  // the word of its scale in a cache
@@ -106,51 +112,78 @@ fn elements(at: u32) -> vec4<f32> {
     return bitcast<vec4<f32>>(vec4<u32>(x[at], x[at + 1u], x[at + 2u], x[at + 3u]));
 }
 
-fn weight(kind: u32, c: u32) -> f32 {
+// The weights of columns c to c + 3 of a norm.
+fn weights(kind: u32, c: u32) -> vec4<f32> {
     if (kind == QUERIES) {
-        return q_weights[p.q_weights_at + c] + p.weight_offset;
+        let at = p.q_weights_at + c;
+        return vec4<f32>(q_weights[at], q_weights[at + 1u], q_weights[at + 2u], q_weights[at + 3u])
+            + p.weight_offset;
     }
-    return k_weights[p.k_weights_at + c] + p.weight_offset;
+    let at = p.k_weights_at + c;
+    return vec4<f32>(k_weights[at], k_weights[at + 1u], k_weights[at + 2u], k_weights[at + 3u])
+        + p.weight_offset;
 }
 
-fn weights(h: Head, c: vec4<u32>) -> vec4<f32> {
-    return vec4<f32>(
-        weight(h.kind, c.x), weight(h.kind, c.y), weight(h.kind, c.z), weight(h.kind, c.w),
-    );
+// Columns c to c + 3 of a head, normalized.
+fn columns(h: Head, c: u32) -> vec4<f32> {
+    let v = elements(h.x_at + c);
+    if (EXTRA && h.normed) {
+        return v * h.inverse * weights(h.kind, c);
+    }
+    return v;
 }
 
-// Columns c to c + 3 of a head, normalized and rotated.
-fn rotated(h: Head, c: u32) -> vec4<f32> {
-    let columns = vec4<u32>(c, c + 1u, c + 2u, c + 3u);
-    var own = elements(h.x_at + c);
+// One column, normalized.
+fn column(h: Head, c: u32) -> f32 {
+    var v = element(h.x_at + c);
     if (EXTRA && h.normed) {
-        own = own * h.inverse * weights(h, columns);
+        let at = vec2<u32>(p.q_weights_at, p.k_weights_at) + c;
+        let weight = select(k_weights[at.y], q_weights[at.x], h.kind == QUERIES);
+        v = v * h.inverse * (weight + p.weight_offset);
     }
-    if (c >= h.rotated) {
-        return own;
-    }
-    // Each column needs the other of its pair, and the angle of the pair. The first of a pair is
-    // x·cos − x'·sin, the second x·cos + x'·sin.
-    let half = h.rotated / 2u;
-    let second = select(columns >= vec4<u32>(half), (columns & vec4<u32>(1u)) == vec4<u32>(1u), p.adjacent == 1u);
-    let apart = select(half, 1u, p.adjacent == 1u);
-    let partner = select(columns + apart, columns - apart, second);
-    let pair = select(min(columns, partner), columns / 2u, p.adjacent == 1u);
-    var other = vec4<f32>(
-        element(h.x_at + partner.x), element(h.x_at + partner.y),
-        element(h.x_at + partner.z), element(h.x_at + partner.w),
-    );
-    if (EXTRA && h.normed) {
-        other = other * h.inverse * weights(h, partner);
-    }
-    let a = angles[h.angles_at + pair.x];
-    let b = angles[h.angles_at + pair.y];
-    let d = angles[h.angles_at + pair.z];
-    let e = angles[h.angles_at + pair.w];
+    return v;
+}
+
+// Rotates the first columns of pairs: x·cos − x'·sin. The second ones are x'·cos + x·sin.
+fn turn(h: Head, v: vec4<f32>, other: vec4<f32>, cosines: vec4<f32>, sines: vec4<f32>) -> vec4<f32> {
+    return select(v * cosines + other * sines, vec4<f32>(p.nan), h.lost);
+}
+
+// Rotates adjacent pairs, two in a quad.
+fn rotate_adjacent(h: Head, c: u32) {
+    let v = columns(h, c);
+    let a = angles[h.angles_at + c / 2u];
+    let b = angles[h.angles_at + c / 2u + 1u];
+    let other = vec4<f32>(-v.y, v.x, -v.w, v.z);
+    emit(h, c, turn(h, v, other, vec4<f32>(a.xx, b.xx), vec4<f32>(a.yy, b.yy)));
+}
+
+// Rotates four pairs whose columns are `half` apart and in two quads.
+fn rotate_quads(h: Head, c: u32, half: u32) {
+    let v = columns(h, c);
+    let w = columns(h, c + half);
+    let at = h.angles_at + c;
+    let a = angles[at];
+    let b = angles[at + 1u];
+    let d = angles[at + 2u];
+    let e = angles[at + 3u];
     let cosines = vec4<f32>(a.x, b.x, d.x, e.x);
     let sines = vec4<f32>(a.y, b.y, d.y, e.y);
-    let turned = own * cosines + select(-other, other, second) * sines;
-    return select(turned, vec4<f32>(p.nan), h.lost);
+    emit(h, c, turn(h, v, -w, cosines, sines));
+    emit(h, c + half, turn(h, w, v, cosines, sines));
+}
+
+// Rotates a quad whose columns have the others of their pairs anywhere.
+fn rotate_columns(h: Head, c: u32, half: u32) {
+    var quad = array<f32, 4>();
+    for (var i = 0u; i < 4u; i += 1u) {
+        let second = c + i >= half;
+        let other = column(h, select(c + i + half, c + i - half, second));
+        let angle = angles[h.angles_at + select(c + i, c + i - half, second)];
+        quad[i] = column(h, c + i) * angle.x + select(-other, other, second) * angle.y;
+    }
+    let v = vec4<f32>(quad[0], quad[1], quad[2], quad[3]);
+    emit(h, c, select(v, vec4<f32>(p.nan), h.lost));
 }
 
 fn put(kind: u32, at: u32, word: u32) {
@@ -190,6 +223,17 @@ fn put_floats(h: Head, c: u32, v: vec4<f32>) {
         put(h.kind, at + 1u, words.y);
         put(h.kind, at + 2u, words.z);
         put(h.kind, at + 3u, words.w);
+    }
+}
+
+// Takes columns c to c + 3 where they go next.
+fn emit(h: Head, c: u32, v: vec4<f32>) {
+    if (EXTRA && h.transformed) {
+        held[c / 4u] = within_quad(v * p.gain, p.block);
+    } else if (CACHE_BITS < 16u && h.kind != QUERIES) {
+        held[c / 4u] = v;
+    } else {
+        put_floats(h, c, v);
     }
 }
 
@@ -298,36 +342,44 @@ fn main(
         h.scale_at = start + p.scales_at + at;
     }
     h.rotated = select(p.rotary_dim, 0u, h.kind == VALUES);
-    let quads = p.head_dim / 4u;
-    if (!EXTRA && (CACHE_BITS >= 16u || h.kind == QUERIES)) {
-        for (var i = local; i < quads; i += WORKGROUP) {
-            put_floats(h, 4u * i, rotated(h, 4u * i));
-        }
-        return;
-    }
-    var transformed = false;
     if (EXTRA) {
+        h.transformed = select(p.transform_qk, p.transform_v, h.kind == VALUES) == 1u;
         h.normed = p.normed == 1u && h.kind != VALUES;
         if (h.normed) {
             h.inverse = inverse_norm(h, local);
         }
-        transformed = select(p.transform_qk, p.transform_v, h.kind == VALUES) == 1u;
     }
-    for (var i = local; i < quads; i += WORKGROUP) {
-        var v = rotated(h, 4u * i);
-        if (transformed) {
-            v = within_quad(v * p.gain, p.block);
+    let half = h.rotated / 2u;
+    if (PAIRS == 0u) {
+        for (var c = 4u * local; c < h.rotated; c += 4u * WORKGROUP) {
+            rotate_adjacent(h, c);
         }
-        held[i] = v;
-    }
-    if (transformed) {
-        transform(quads, p.block, local);
-    }
-    if (CACHE_BITS >= 16u || h.kind == QUERIES) {
-        for (var i = local; i < quads; i += WORKGROUP) {
-            put_floats(h, 4u * i, held[i]);
+    } else if (PAIRS == 1u) {
+        for (var c = 4u * local; c < half; c += 4u * WORKGROUP) {
+            rotate_quads(h, c, half);
         }
     } else {
+        for (var c = 4u * local; c < h.rotated; c += 4u * WORKGROUP) {
+            rotate_columns(h, c, half);
+        }
+    }
+    // The branch does not depend on the lane, so that it costs nothing where all columns rotate.
+    if (h.rotated < p.head_dim) {
+        for (var c = h.rotated + 4u * local; c < p.head_dim; c += 4u * WORKGROUP) {
+            emit(h, c, columns(h, c));
+        }
+    }
+    if (EXTRA && h.transformed) {
+        transform(p.head_dim / 4u, p.block, local);
+    }
+    if (CACHE_BITS < 16u && h.kind != QUERIES) {
+        if (!(EXTRA && h.transformed)) {
+            workgroupBarrier();
+        }
         put_codes(h, local);
+    } else if (EXTRA && h.transformed) {
+        for (var i = local; 4u * i < p.head_dim; i += WORKGROUP) {
+            put_floats(h, 4u * i, held[i]);
+        }
     }
 }

@@ -258,12 +258,19 @@ impl RotarySpec {
     pub fn shader(&self, caps: &Caps) -> KernelDesc {
         let f16 = self.activations == FloatType::F16;
         let extra = self.norm.is_some() || self.hadamard_qk || self.hadamard_v;
+        let pairs: u32 = match self.pairs {
+            RotaryPairs::Adjacent => 0,
+            // Four pairs are in two quads.
+            RotaryPairs::HalfSplit if self.rotary_dim.is_multiple_of(8) => 1,
+            RotaryPairs::HalfSplit => 2,
+        };
         let lanes = lanes(caps);
         let [low, high] = Binding::COUNTS;
         KernelDesc {
             id: format!(
-                "rotary_{}{}{}.l{lanes}",
+                "rotary_{}{}{}{}.l{lanes}",
                 self.cache,
+                ["", ".half", ".columns"][pairs as usize],
                 if f16 { ".xf16" } else { "" },
                 if extra { ".extra" } else { "" },
             ),
@@ -274,6 +281,7 @@ impl RotarySpec {
                 ("X_F16", Const::Bool(f16)),
                 ("CACHE_BITS", Const::U32(self.cache.bits() as u32)),
                 ("EXTRA", Const::Bool(extra)),
+                ("PAIRS", Const::U32(pairs)),
             ],
             fragments: ["lib/half_pair", "rotary/heads"].map(fragment).into(),
             bindings: vec![
@@ -292,7 +300,10 @@ impl RotarySpec {
             grid: Grid::new(&[(&[Variable::M, ALL_HEADS], 1)]),
             workgroup_size: lanes,
             workgroup_memory: 4 * MAX_HEAD_DIM + 8 * lanes,
-            conditions: Vec::new(),
+            conditions: match pairs {
+                1 => vec!["rotary_dim is a multiple of 8".into()],
+                _ => Vec::new(),
+            },
             weights: None,
         }
     }
@@ -314,13 +325,20 @@ fn lanes(caps: &Caps) -> u32 {
 
 /// Returns every kernel of this op on such a device.
 pub(crate) fn kernels(caps: &Caps) -> Vec<KernelDesc> {
+    let rotations =
+        [(RotaryPairs::Adjacent, 64), (RotaryPairs::HalfSplit, 64), (RotaryPairs::HalfSplit, 20)];
     let mut kernels = Vec::new();
     for cache in CacheFormat::ALL {
         for float in [FloatType::F32, FloatType::F16] {
             for extra in [false, true] {
-                let spec =
-                    RotarySpec::new(2, 2, 1, 64).with_cache(cache, 2).with_activations(float);
-                kernels.push(spec.with_hadamard(extra, extra).shader(caps));
+                for (pairs, rotary_dim) in rotations {
+                    let spec = RotarySpec::new(2, 2, 1, 64)
+                        .with_rotation(pairs, rotary_dim, 2)
+                        .with_cache(cache, 2)
+                        .with_activations(float)
+                        .with_hadamard(extra, extra);
+                    kernels.push(spec.shader(caps));
+                }
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The plan of `rotary`, its arguments, and how they are bound.
 
-use super::{ALL_HEADS, HeadNorm, RotaryPairs, RotarySpec};
+use super::{ALL_HEADS, HeadNorm, RotarySpec};
 use crate::format::CacheLayout;
 use crate::gpu::{BufferFill, Caps, Kernels, Pipeline, Size, uniform};
 use crate::ops::buffers::{Resource, Window, check, window_capacity};
@@ -16,7 +16,6 @@ uniform! {
         kv_heads: u32,
         head_dim: u32,
         rotary_dim: u32,
-        adjacent: u32,
         positions: u32,
         table_at: u32,
         rows_at: u32,
@@ -42,7 +41,7 @@ uniform! {
         transform_qk: u32,
         transform_v: u32,
         nan: f32,
-        pad: [u32; 2] = "pad0" "pad1",
+        pad: [u32; 3] = "pad0" "pad1" "pad2",
     }
 }
 
@@ -199,7 +198,6 @@ impl RotaryPlan {
                 kv_heads: spec.kv_heads,
                 head_dim: spec.head_dim,
                 rotary_dim: spec.rotary_dim,
-                adjacent: u32::from(spec.pairs == RotaryPairs::Adjacent),
                 positions: spec.positions,
                 table_at: angles.at(8),
                 rows_at: rows.at(4),
@@ -225,7 +223,7 @@ impl RotaryPlan {
                 transform_qk: u32::from(spec.hadamard_qk),
                 transform_v: u32::from(spec.hadamard_v),
                 nan: f32::NAN,
-                pad: [0; 2],
+                pad: [0; 3],
             });
             let bound: [(u32, Resource<'_>); 8] = [
                 (3, x.into()),
