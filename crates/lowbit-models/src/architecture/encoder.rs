@@ -115,7 +115,7 @@ impl<'a> Encoder<'a> {
         Ok(Self {
             reader,
             sizes,
-            // That of the models from which such files are converted, which the files do not name.
+            // Such files do not name it. The models from which they are converted have this one.
             function: ActivationFunction::Gelu,
             embedding: sizes.hidden,
             types,

@@ -49,7 +49,7 @@ pub enum ArchitectureError {
         key: String,
         /// What it is.
         have: String,
-        /// What is supported.
+        /// The values that are supported.
         need: String,
     },
     /// A tensor is missing.

@@ -78,7 +78,8 @@ pub(super) fn read_text(reader: &Reader<'_>) -> Result<Blueprint, ArchitectureEr
         return read(reader);
     }
     let config = reader.config.section(KEY)?;
-    read(&Reader { world: reader.world, config, tensors: reader.tensors.clone() })
+    let Reader { world, model, .. } = *reader;
+    read(&Reader { world, config, tensors: reader.tensors.clone(), model })
 }
 
 fn head_cap(config: &Config<'_>) -> Result<Option<f32>, ArchitectureError> {

@@ -64,7 +64,9 @@ pub struct Matrix {
     /// The name of the tensor.
     pub tensor: String,
     /// The rows `[N, K]` of the tensor that form the matrix, or `None` for all. A tensor of more than two
-    /// dimensions is a matrix with the columns of its last.
+    /// dimensions is a matrix with the columns of its last, also if it is compressed: its
+    /// [`PackedWeights`](lowbit::format::PackedWeights) then have longer rows, of which each holds several of
+    /// these one after the other.
     pub rows: Option<Range<usize>>,
     /// Whether the file stores a plain tensor as `[K, N]`, as GPT-2's Conv1D does. Compressed weights are
     /// `[N, K]` in any case.
@@ -109,7 +111,7 @@ pub struct Norm {
     pub bias: Option<Vector>,
     /// ε.
     pub epsilon: f32,
-    /// What is added to the factors: 1 for Gemma's safetensors files, otherwise 0.
+    /// The number that is added to the factors: 1 for Gemma's safetensors files, otherwise 0.
     pub weight_offset: f32,
 }
 
@@ -124,9 +126,9 @@ pub struct Embedding {
     pub positions: Option<(Matrix, usize)>,
     /// A row for each kind of token; row 0 is added to every token.
     pub types: Option<Matrix>,
-    /// The normalization of the sum.
+    /// The normalization of the sum, which has the columns of `tokens`.
     pub norm: Option<Norm>,
-    /// A linear layer from the embedding's columns to `hidden` (ELECTRA).
+    /// A linear layer after that, from the columns of `tokens` to `hidden` (ELECTRA).
     pub projection: Option<Linear>,
 }
 
@@ -345,7 +347,7 @@ const GGUF: [(&str, Read); 7] = [
 /// metadata and the names of a GGUF file, also of one that was imported into a file of lowbit's own.
 ///
 /// Every tensor that the blueprint names is in the model and has the shape that the blueprint implies. No
-/// tensor is read.
+/// weight is read.
 ///
 /// # Errors
 /// Returns [`ArchitectureError`] if the architecture or one of its settings is not supported, or if the tensors
@@ -356,13 +358,13 @@ pub fn read(model: &dyn ModelSource) -> Result<Blueprint, ArchitectureError> {
     }
     let tensors = Tensors::new(model.items()?);
     if model.family() == Family::Gguf {
-        return read_gguf(model.config(), tensors);
+        return read_gguf(model, model.config(), tensors);
     }
     // A file that was imported from GGUF has the names and the metadata of that.
     if let Some(metadata) = model.metadata().get("gguf.metadata") {
         let metadata: Value =
             serde_json::from_str(metadata).map_err(|_| ArchitectureError::NoConfig)?;
-        return read_gguf(&metadata, tensors);
+        return read_gguf(model, &metadata, tensors);
     }
     if model.config().is_null() {
         return Err(ArchitectureError::NoConfig);
@@ -383,7 +385,7 @@ pub fn read(model: &dyn ModelSource) -> Result<Blueprint, ArchitectureError> {
         }
     };
     match found {
-        Ok((_, _, read)) => read(&Reader { world: World::Hf, config, tensors }),
+        Ok((_, _, read)) => read(&Reader { world: World::Hf, config, tensors, model }),
         Err(name) => Err(ArchitectureError::Unknown {
             name: name.to_owned(),
             known: HF.iter().map(|known| known.0).collect(),
@@ -391,13 +393,17 @@ pub fn read(model: &dyn ModelSource) -> Result<Blueprint, ArchitectureError> {
     }
 }
 
-fn read_gguf(metadata: &Value, tensors: Tensors) -> Result<Blueprint, ArchitectureError> {
+fn read_gguf(
+    model: &dyn ModelSource,
+    metadata: &Value,
+    tensors: Tensors,
+) -> Result<Blueprint, ArchitectureError> {
     const KEY: &str = "general.architecture";
     let name = Config::new(metadata, "").text(KEY)?;
     let name = name.ok_or(ArchitectureError::Unnamed { key: KEY })?;
     let config = Config::new(metadata, &format!("{name}."));
     match GGUF.iter().find(|known| known.0 == name) {
-        Some((_, read)) => read(&Reader { world: World::Gguf, config, tensors }),
+        Some((_, read)) => read(&Reader { world: World::Gguf, config, tensors, model }),
         None => Err(ArchitectureError::Unknown {
             name: name.to_owned(),
             known: GGUF.iter().map(|known| known.0).collect(),

@@ -3,13 +3,14 @@
 use super::config::Config;
 use super::tensors::Tensors;
 use super::{ArchitectureError, Blueprint, Pairs, Rotary, RotaryScaling, rotary};
+use crate::checkpoint::source::{Data, ModelSource};
 
 /// Which names tensors and settings have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum World {
-    /// Those of Hugging Face's `transformers`.
+    /// The names of Hugging Face's `transformers`.
     Hf,
-    /// Those of GGUF files.
+    /// The names of GGUF files.
     Gguf,
 }
 
@@ -18,6 +19,7 @@ pub(super) struct Reader<'a> {
     pub world: World,
     pub config: Config<'a>,
     pub tensors: Tensors,
+    pub model: &'a dyn ModelSource,
 }
 
 /// The name of a tensor or setting in either world.
@@ -105,20 +107,30 @@ impl Reader<'_> {
         harmless: impl Fn(&str) -> bool,
     ) -> Result<(), ArchitectureError> {
         let used = blueprint.tensors();
-        let unused = self.tensors.names().find(|name| {
-            prefixes.iter().any(|prefix| name.starts_with(prefix))
-                && !used.contains(name)
-                // Scales of a quantized KV cache, which a model need not have.
-                && !name.ends_with(".k_scale")
-                && !name.ends_with(".v_scale")
-                && !harmless(name)
-        });
-        match unused {
-            None => Ok(()),
-            Some(name) => {
-                Err(ArchitectureError::Unused { name: name.to_owned(), family: blueprint.family })
+        for name in self.tensors.names() {
+            let own = prefixes.iter().any(|prefix| name.starts_with(prefix));
+            // Scales of a quantized KV cache, which a model need not have.
+            let cache = name.ends_with(".k_scale") || name.ends_with(".v_scale");
+            if own && !used.contains(name) && !cache && !harmless(name) && !self.is_no_bias(name)? {
+                let (name, family) = (name.to_owned(), blueprint.family);
+                return Err(ArchitectureError::Unused { name, family });
             }
         }
+        Ok(())
+    }
+
+    /// Returns whether a tensor is a bias of zeros, which some tools write beside the weights that they
+    /// quantize.
+    fn is_no_bias(&self, name: &str) -> Result<bool, ArchitectureError> {
+        let Some(module) = name.strip_suffix(".bias") else { return Ok(false) };
+        let weight = format!("{module}.weight");
+        if !self.tensors.has(&weight) || !self.tensors.is_compressed(&weight)? {
+            return Ok(false);
+        }
+        Ok(match self.model.read(name)? {
+            Data::Plain(bytes) => bytes.iter().all(|byte| *byte == 0),
+            Data::Compressed(_) => false,
+        })
     }
 }
 

@@ -4,6 +4,7 @@
 mod altered;
 mod faults;
 mod hostile;
+mod real;
 mod refused;
 
 use lowbit_models::architecture::{self, Blueprint, reference};

@@ -4,7 +4,7 @@ use super::altered::Altered;
 use super::{FOLDER, cases, open};
 use lowbit::format::PackedWeights;
 use lowbit_models::architecture::{self, ArchitectureError, reference};
-use lowbit_models::checkpoint::{Content, Tensor, source, write_model};
+use lowbit_models::checkpoint::{Content, Dtype, ModelFile, Tensor, source, write_model};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -317,6 +317,79 @@ fn an_imported_model_has_the_same_blueprint() {
     }
 }
 
+/// Writes a model anew, the matrices for which `compress` returns something as compressed in f32: transposed if it
+/// returns true. `more` are vectors to add.
+fn write(
+    path: &Path,
+    file: &ModelFile,
+    compress: &dyn Fn(&str) -> Option<bool>,
+    more: &[(&str, &[f32])],
+) {
+    let compressed: BTreeMap<_, _> = file
+        .tensors()
+        .filter_map(|tensor| {
+            let transpose = compress(tensor.name).filter(|_| tensor.shape.len() == 2)?;
+            let (values, [k, n]) = (tensor.to_f32().unwrap(), [tensor.shape[0], tensor.shape[1]]);
+            let (shape, values) = if transpose {
+                let column = |n_at| values.iter().skip(n_at).step_by(n).copied();
+                ([n, k], (0..n).flat_map(column).collect())
+            } else {
+                ([k, n], values)
+            };
+            let format = "f32".parse().unwrap();
+            let weights = PackedWeights::quantize(&values, shape[0], shape[1], &format).unwrap();
+            Some((tensor.name, (shape, weights)))
+        })
+        .collect();
+    let mut tensors: Vec<_> = file
+        .tensors()
+        .map(|Tensor { name, dtype, shape, bytes }| match compressed.get(name) {
+            Some((shape, weights)) => (name, Content::Compressed { shape, weights }),
+            None => (name, Content::Plain { dtype, shape, bytes }),
+        })
+        .collect();
+    let more: Vec<_> = more
+        .iter()
+        .map(|(name, values)| {
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            (*name, [values.len()], bytes)
+        })
+        .collect();
+    tensors.extend(
+        more.iter().map(|(name, shape, bytes)| {
+            (*name, Content::Plain { dtype: Dtype::F32, shape, bytes })
+        }),
+    );
+    write_model(path, &tensors, &BTreeMap::new()).unwrap();
+}
+
+/// Some tools write biases of zeros beside what they quantize, also where a model has none.
+#[test]
+fn biases_of_zeros_beside_compressed_weights_are_none() {
+    let (model, blueprint) = model("llama");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    std::fs::copy(Path::new(FOLDER).join("llama/config.json"), folder.path().join("config.json"))
+        .unwrap();
+    let source::Model::Safetensors(file) = &model else { panic!() };
+    const BIAS: &str = "model.layers.1.self_attn.k_proj.bias";
+    let read = |compress: &dyn Fn(&str) -> Option<bool>, last: f32| {
+        let mut bias = [0.0; 32];
+        bias[31] = last;
+        write(&path, file, compress, &[(BIAS, &bias)]);
+        architecture::read(&source::open(&path).unwrap())
+    };
+    let all = |_: &str| Some(false);
+    assert_eq!(read(&all, 0.0).unwrap(), blueprint);
+    for result in [read(&all, 1e-30), read(&|_| None, 0.0)] {
+        let error = result.unwrap_err();
+        assert!(
+            matches!(&error, ArchitectureError::Unused { name, .. } if name == BIAS),
+            "{error}"
+        );
+    }
+}
+
 /// GPT-2's matrices are `[K, N]`, and compressed ones `[N, K]`. Of a square one that is compressed alone nothing
 /// tells which it is.
 #[test]
@@ -327,40 +400,8 @@ fn compressed_matrices_of_gpt2_are_told_apart() {
     std::fs::copy(Path::new(FOLDER).join("gpt2/config.json"), folder.path().join("config.json"))
         .unwrap();
     let source::Model::Safetensors(file) = &model else { panic!() };
-    // Writes the matrices for which `compress` returns an order, in f32.
     let written = |compress: &dyn Fn(&str) -> Option<bool>| {
-        let compressed: BTreeMap<_, _> = file
-            .tensors()
-            .filter_map(|tensor| {
-                let transpose = compress(tensor.name).filter(|_| tensor.shape.len() == 2)?;
-                let (values, [k, n]) =
-                    (tensor.to_f32().unwrap(), [tensor.shape[0], tensor.shape[1]]);
-                let (shape, values) = if transpose {
-                    let column = |n_at| values.iter().skip(n_at).step_by(n).copied();
-                    ([n, k], (0..n).flat_map(column).collect())
-                } else {
-                    ([k, n], values)
-                };
-                let format = "f32".parse().unwrap();
-                let weights =
-                    PackedWeights::quantize(&values, shape[0], shape[1], &format).unwrap();
-                Some((tensor.name, (shape, weights)))
-            })
-            .collect();
-        let content = |tensor: Tensor<'_>| match compressed.get(tensor.name) {
-            Some((shape, weights)) => (shape.to_vec(), Some(weights), tensor.dtype),
-            None => (tensor.shape.to_vec(), None, tensor.dtype),
-        };
-        let contents: Vec<_> =
-            file.tensors().map(|tensor| (tensor.name, content(tensor), tensor.bytes)).collect();
-        let tensors: Vec<_> = contents
-            .iter()
-            .map(|(name, (shape, weights, dtype), bytes)| match weights {
-                Some(weights) => (*name, Content::Compressed { shape, weights }),
-                None => (*name, Content::Plain { dtype: *dtype, shape, bytes }),
-            })
-            .collect();
-        write_model(&path, &tensors, &BTreeMap::new()).unwrap();
+        write(&path, file, compress, &[]);
         source::open(&path).unwrap()
     };
     let matrix = |name: &str| name.ends_with("_attn.weight") || name.ends_with("_proj.weight");

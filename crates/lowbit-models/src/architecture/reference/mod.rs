@@ -40,7 +40,7 @@ pub enum ReferenceError {
         name: String,
         /// Its shape.
         have: Vec<usize>,
-        /// What is needed.
+        /// The shape that is needed.
         need: String,
     },
     /// The heads of an attention do not fit together.
