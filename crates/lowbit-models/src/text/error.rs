@@ -123,6 +123,28 @@ pub enum TextError {
         /// The id of the other.
         second: u32,
     },
+    /// Two tokens have the same id.
+    #[error("`{first}` and `{second}` are both token {id}")]
+    SharedId {
+        /// The id.
+        id: u32,
+        /// The text of one.
+        first: String,
+        /// The text of the other.
+        second: String,
+    },
+    /// A `tokenizer.json` gives an added token an id that does not follow those of the vocabulary.
+    #[error(
+        "the added token `{token}` has the id {have}, where {need} follows from the vocabulary"
+    )]
+    AddedId {
+        /// Its text.
+        token: String,
+        /// The id in the file.
+        have: u32,
+        /// The id that it has.
+        need: u32,
+    },
     /// A token has a type that does not exist.
     #[error("token {id} (`{token}`) has the type {kind}; 1 to 6 are known")]
     Kind {

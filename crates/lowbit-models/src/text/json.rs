@@ -131,13 +131,42 @@ enum Writing {
     Spaces(bool),
 }
 
+/// What a `tokenizer.json` says of which the library does not tell.
+#[derive(serde::Deserialize)]
+struct Described {
+    decoder: Option<Value>,
+    added_tokens: Option<Vec<Added>>,
+}
+
+#[derive(serde::Deserialize)]
+struct Added {
+    id: u32,
+    content: String,
+}
+
+/// Checks that each token has an id of its own, and added tokens the one that the file gives them: the
+/// library counts those that are not in the vocabulary.
+fn check_ids(library: &Tokenizer, added: &[Added]) -> Result<(), TextError> {
+    for Added { id: have, content } in added {
+        if let Some(need) = library.token_to_id(content).filter(|need| need != have) {
+            return Err(TextError::AddedId { token: content.clone(), have: *have, need });
+        }
+    }
+    let mut tokens: Vec<(String, u32)> = library.get_vocab(true).into_iter().collect();
+    tokens.sort_unstable_by(|(a, id_a), (b, id_b)| (id_a, a).cmp(&(id_b, b)));
+    let mut pairs = tokens.windows(2);
+    match pairs.find(|pair| matches!(pair, [(_, a), (_, b)] if a == b)) {
+        Some([(first, id), (second, _)]) => {
+            Err(TextError::SharedId { id: *id, first: first.clone(), second: second.clone() })
+        }
+        _ => Ok(()),
+    }
+}
+
 fn texts(bytes: &[u8], library: &Tokenizer) -> Result<Texts, TextError> {
     let refused = |source: serde_json::Error| TextError::Library { source: source.into() };
-    #[derive(serde::Deserialize)]
-    struct OnlyDecoder {
-        decoder: Option<Value>,
-    }
-    let decoder = serde_json::from_slice::<OnlyDecoder>(bytes).map_err(refused)?.decoder;
+    let Described { decoder, added_tokens } = serde_json::from_slice(bytes).map_err(refused)?;
+    check_ids(library, &added_tokens.unwrap_or_default())?;
     let decoder = decoder.unwrap_or_default();
     let kind = |value: &Value| value.get("type").and_then(Value::as_str).map(str::to_owned);
     let steps: Vec<&Value> = match decoder.get("decoders").and_then(Value::as_array) {

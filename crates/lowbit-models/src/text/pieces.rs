@@ -22,6 +22,7 @@ impl Pieces {
         Self { map: HashMap::new(), first_space }
     }
 
+    /// Says what a token stands for, instead of what was said of it before.
     pub fn insert(&mut self, id: u32, piece: Piece) {
         self.map.insert(id, piece);
     }

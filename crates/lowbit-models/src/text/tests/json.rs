@@ -96,7 +96,9 @@ fn spaces_and_bytes_of_sentencepiece_are_written() {
     let mut value = byte_level();
     value["pre_tokenizer"] = Value::Null;
     value["model"]["vocab"] =
-        json!({"a": 0, "b": 1, "ab": 2, "\u{2581}": 3, "<0xC3>": 7, "<0xA9>": 8});
+        json!({"a": 0, "b": 1, "ab": 2, "\u{2581}": 3, "<0xC3>": 4, "<0xA9>": 5});
+    value["added_tokens"] = json!([]);
+    value["post_processor"] = Value::Null;
     let replace = json!({"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "});
     let steps = [replace, json!({"type": "ByteFallback"}), json!({"type": "Fuse"})];
     let strip = json!({"type": "Strip", "content": " ", "start": 1, "stop": 0});
@@ -104,7 +106,7 @@ fn spaces_and_bytes_of_sentencepiece_are_written() {
         let mut value = value.clone();
         value["decoder"] = json!({"type": "Sequence", "decoders": decoders});
         let tokenizer = Tokenizer::from_json(value.to_string().as_bytes()).unwrap();
-        tokenizer.decode(&[3, 2, 3, 7, 8], false).unwrap()
+        tokenizer.decode(&[3, 2, 3, 4, 5], false).unwrap()
     };
     assert_eq!(text(steps.to_vec()), " ab é");
     assert_eq!(text([&steps[..], &[strip]].concat()), "ab é");
@@ -128,4 +130,20 @@ fn panics_of_the_library_are_errors() {
     let mut value = byte_level();
     value["post_processor"]["single"][0]["SpecialToken"]["id"] = json!("<t>");
     panics(&value);
+}
+
+#[test]
+fn ids_that_do_not_fit_are_refused_by_name() {
+    let refuse = |value: &Value, want: &str| {
+        let error = Tokenizer::from_json(value.to_string().as_bytes()).unwrap_err();
+        assert_eq!(error.to_string(), want);
+    };
+    let mut value = byte_level();
+    value["model"]["vocab"]["b"] = json!(0);
+    refuse(&value, "`a` and `b` are both token 0");
+    let mut value = byte_level();
+    value["model"]["vocab"]["x"] = json!(9);
+    // The library would give the added tokens the ids from 5 on.
+    let want = "the added token `<s>` has the id 4, where 5 follows from the vocabulary";
+    refuse(&value, want);
 }
