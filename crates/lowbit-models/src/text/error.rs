@@ -268,7 +268,7 @@ pub enum TextError {
     TemplateSyntax {
         /// The line, from 1.
         line: usize,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
     /// A chat template fails for these messages.
@@ -276,7 +276,7 @@ pub enum TextError {
     Template {
         /// The line, from 1.
         line: usize,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
     /// A chat template refuses these messages, in its own words.

@@ -66,7 +66,7 @@ fn model(name: &str) -> Option<Tokenizer> {
     }
     let required = std::env::var_os("LOWBIT_REQUIRE_MODEL").is_some_and(|value| value == "1");
     let (target, required) =
-        if name == "smollm2" { ("model", required) } else { ("language-models", false) };
+        if name == "qwen2.5-coder" { ("language-models", false) } else { ("model", required) };
     assert!(
         !required,
         "data/{name} is missing, and LOWBIT_REQUIRE_MODEL is set: run `make {target}`"

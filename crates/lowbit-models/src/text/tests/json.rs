@@ -147,3 +147,15 @@ fn ids_that_do_not_fit_are_refused_by_name() {
     let want = "the added token `<s>` has the id 4, where 5 follows from the vocabulary";
     refuse(&value, want);
 }
+
+/// MiniLM has a `tokenizer.json` of WordPiece. The ids are those that the library gives in Python.
+#[test]
+fn minilm_has_its_tokens() {
+    let Some(tokenizer) = model("minilm") else { return };
+    assert_eq!(tokenizer.vocab_size(), 30522);
+    let ids = tokenizer.encode("It is a truth, universally acknowledged.", true).unwrap();
+    assert_eq!(ids, [101, 2009, 2003, 1037, 3606, 1010, 21186, 8969, 1012, 102]);
+    let text = "it is a truth, universally acknowledged.";
+    assert_eq!(tokenizer.decode(&ids, false).unwrap(), text);
+    assert!(matches!(tokenizer.bytes(2009, false), Err(TextError::NotStreamed { .. })));
+}
