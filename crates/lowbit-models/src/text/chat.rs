@@ -25,7 +25,7 @@ const CONFIG: &str = "tokenizer_config.json";
 pub struct Message {
     /// Who says it: `system`, `user` or `assistant`, and what else a template knows.
     pub role: String,
-    /// What is said.
+    /// The text of the message.
     pub content: String,
 }
 

@@ -192,7 +192,7 @@ pub enum TextError {
         index: usize,
         /// Its text.
         merge: String,
-        /// What is not in the vocabulary.
+        /// The text that is not in the vocabulary.
         token: String,
     },
     /// Two merges are the same.
