@@ -163,6 +163,13 @@ pub fn named<'a>(paths: &[(&'a str, Option<&'a Path>)]) -> Vec<(&'a str, &'a Pat
     paths.iter().filter_map(|&(role, path)| Some((role, path.filter(file)?))).collect()
 }
 
+/// Reads a text file.
+pub fn read_text(path: &Path) -> Result<String, CliError> {
+    let failed = || CliError::new(format!("cannot read `{}`", path.display()));
+    let bytes = fs::read(path).map_err(|error| failed().because(error))?;
+    String::from_utf8(bytes).map_err(|error| failed().because(error).hint("save it as UTF-8"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,7 @@ use crate::model::{CacheArg, Loaded, ModelArgs, adapter_name, failed, session_op
 use crate::report::{JsonArg, Report, bytes};
 use crate::{Outcome, signals};
 use lowbit_models::device::{Sampling, Session};
-use lowbit_models::text::{Message, TextStream, Tokenizer};
+use lowbit_models::text::{ChatTemplate, Message, TextStream, Tokenizer};
 use pollster::block_on;
 use serde::Serialize;
 use std::io::{BufRead, IsTerminal, Write};
@@ -100,6 +100,15 @@ pub fn run(args: &Args) -> std::result::Result<Outcome, CliError> {
     let sampling = sampling.map_err(|error| CliError::new("cannot sample").because(error))?;
     let Loaded { model, load_time } = args.model.load()?;
     let tokenizer = args.model.tokenizer(&model)?;
+    let template = if args.chat || args.interactive {
+        let template = ChatTemplate::open(&args.model.model);
+        Some(template.map_err(|error| {
+            let error = CliError::new("cannot chat").because(error);
+            error.hint("without --chat and --interactive the prompt is continued as it is")
+        })?)
+    } else {
+        None
+    };
     let cache = args.model.cache(&args.cache);
     let start = Instant::now();
     let options = session_options(&model, args.context, CONTEXT, cache);
@@ -107,7 +116,7 @@ pub fn run(args: &Args) -> std::result::Result<Outcome, CliError> {
     block_on(session.warm_up()).map_err(refuse)?;
     let warm_up = start.elapsed();
     signals::catch_interrupts();
-    let mut talk = Talk { args, tokenizer: &tokenizer, sampling, messages: Vec::new() };
+    let mut talk = Talk { args, tokenizer: &tokenizer, template, sampling, messages: Vec::new() };
     let mut last = Turn::default();
     if let Some(prompt) = &args.prompt {
         last = talk.turn(&report, &mut session, prompt)?;
@@ -158,10 +167,17 @@ pub fn run(args: &Args) -> std::result::Result<Outcome, CliError> {
     Ok(Outcome::Fine)
 }
 
+/// Makes a message of a conversation.
+fn message(role: &str, content: &str) -> Message {
+    Message { role: role.to_owned(), content: content.to_owned() }
+}
+
 /// A conversation.
 struct Talk<'a> {
     args: &'a Args,
     tokenizer: &'a Tokenizer,
+    /// The template of a chat; without it prompts are continued as they are.
+    template: Option<ChatTemplate>,
     sampling: Sampling,
     messages: Vec<Message>,
 }
@@ -174,12 +190,12 @@ impl Talk<'_> {
         prompt: &str,
     ) -> std::result::Result<(usize, Vec<u32>), CliError> {
         let refuse = |error| CliError::new("cannot make tokens of the prompt").because(error);
-        if !(self.args.chat || self.args.interactive) {
+        let Some(template) = &self.template else {
             let special = session.is_empty();
             return Ok((session.len(), self.tokenizer.encode(prompt, special).map_err(refuse)?));
-        }
-        self.messages.push(Message::user(prompt));
-        let text = self.tokenizer.chat(&self.messages, true).map_err(refuse)?;
+        };
+        self.messages.push(message("user", prompt));
+        let text = template.render(&self.messages, true).map_err(refuse)?;
         let all = self.tokenizer.encode(&text, false).map_err(refuse)?;
         // The template writes the whole conversation; what the caches have of it stays.
         let kept = session.tokens().iter().zip(&all).take_while(|(a, b)| a == b).count();
@@ -224,8 +240,8 @@ impl Talk<'_> {
         let rest = stream.finish();
         turn.text.push_str(&rest);
         report.say(&format!("{rest}\n"))?;
-        if self.args.chat || self.args.interactive {
-            self.messages.push(Message::assistant(&turn.text));
+        if self.template.is_some() {
+            self.messages.push(message("assistant", &turn.text));
         }
         Ok(turn)
     }

@@ -11,10 +11,13 @@ mod decompress;
 mod error;
 mod export;
 mod files;
+mod generate;
 mod import;
 mod inspect;
 mod isa;
 mod listing;
+mod model;
+mod perplexity;
 mod plot;
 mod report;
 mod shader;
@@ -43,9 +46,11 @@ enum Command {
     Calibrate(calibrate::Args),
     Compress(compress::Args),
     Export(export::Args),
+    Generate(generate::Args),
     Import(import::Args),
     Inspect(inspect::Args),
     Decompress(decompress::Args),
+    Perplexity(perplexity::Args),
     Verify(verify::Args),
     Bench(bench::Args),
     Tune(tune::Args),
@@ -67,9 +72,11 @@ fn run(command: &Command) -> Result<Outcome, CliError> {
         Command::Calibrate(args) => calibrate::run(args),
         Command::Compress(args) => compress::run(args),
         Command::Export(args) => export::run(args),
+        Command::Generate(args) => generate::run(args),
         Command::Import(args) => import::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Decompress(args) => decompress::run(args),
+        Command::Perplexity(args) => perplexity::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Tune(args) => tune::run(args),

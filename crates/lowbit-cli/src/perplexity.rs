@@ -5,7 +5,7 @@ use crate::model::{CacheArg, Loaded, ModelArgs, adapter_name, failed};
 use crate::report::{JsonArg, Report, progress, right, table, text};
 use crate::{Outcome, files};
 use lowbit_models::device::SessionOptions;
-use lowbit_models::text::windows;
+use lowbit_models::text::windows::windows;
 use pollster::block_on;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -60,16 +60,11 @@ pub fn run(args: &Args) -> std::result::Result<Outcome, CliError> {
         CliError::new(format!("cannot read `{}`", args.text.display())).because(error)
     })?;
     let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
-    let windows = windows(&tokens, args.window as usize, bos, args.windows.map(|n| n as usize));
-    if windows.is_empty() {
-        return Err(CliError::new(format!(
-            "`{}` has {} tokens, fewer than a window of {}",
-            args.text.display(),
-            tokens.len(),
-            args.window
-        ))
-        .hint("a smaller --window takes shorter texts"));
-    }
+    let count = args.windows.map(|count| count as usize);
+    let windows = windows(&tokens, args.window as usize, count, bos).map_err(|error| {
+        let error = CliError::new(format!("cannot cut `{}`", args.text.display())).because(error);
+        error.hint("a smaller --window or fewer --windows take shorter texts")
+    })?;
     let cache = args.model.cache(&args.cache);
     let options = SessionOptions::default()
         .with_slots(args.window as usize)

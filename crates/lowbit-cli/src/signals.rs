@@ -1,6 +1,29 @@
 //! Leaves no temporary file behind where a signal ends the command.
 
 use lowbit_models::checkpoint::discard_unfinished;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether an interrupt only asks the command to come to its end.
+static CATCH: AtomicBool = AtomicBool::new(false);
+
+/// Whether one has asked.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Lets the next interrupt (Ctrl-C) ask the command to come to its end instead of ending the process. The one
+/// after that ends the process.
+pub fn catch_interrupts() {
+    CATCH.store(true, Ordering::Relaxed);
+}
+
+/// Returns whether an interrupt has asked the command to come to its end.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// Returns whether an interrupt only asks, which it does once.
+fn caught() -> bool {
+    CATCH.load(Ordering::Relaxed) && !INTERRUPTED.swap(true, Ordering::Relaxed)
+}
 
 /// Watches for SIGINT, SIGTERM and SIGHUP in a thread of its own: removes unfinished files, and then ends
 /// the process as the signal would have. Signals that the caller ignores (`nohup`, jobs in the
@@ -12,9 +35,13 @@ pub fn watch() {
     // Without the watch the command works as well; only a signal would leave a file behind.
     let Ok(mut signals) = signal_hook::iterator::Signals::new(heard) else { return };
     let end = move || {
-        if let Some(signal) = signals.forever().next() {
+        for signal in signals.forever() {
+            if signal == SIGINT && caught() {
+                continue;
+            }
             discard_unfinished();
             let _ = signal_hook::low_level::emulate_default_handler(signal);
+            break;
         }
     };
     let _ = std::thread::Builder::new().name("signals".to_owned()).spawn(end);
@@ -39,6 +66,9 @@ fn is_ignored(signal: i32) -> bool {
 pub fn watch() {
     // Without the watch the command works as well; only Ctrl-C would leave a file behind.
     let _ = ctrlc::set_handler(|| {
+        if caught() {
+            return;
+        }
         discard_unfinished();
         std::process::exit(130);
     });

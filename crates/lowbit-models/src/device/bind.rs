@@ -9,7 +9,8 @@ use lowbit::ops::{
     DequantizePlan, DequantizeSpec, Epilogue, FloatType, GateArgs, GatePlan, GateSpec, MatmulArgs,
     MatmulPlan, MatmulSpec, NormArgs, NormPlan, NormResidual, NormSpec, Output, PlanError,
     PositionsArgs, PositionsPlan, PositionsSpec, QuantizeActivationsArgs, QuantizeActivationsPlan,
-    QuantizeActivationsSpec, RecordError, RotaryArgs, RotaryPlan, RotarySpec, Select, SubBuffer,
+    QuantizeActivationsSpec, RecordError, RotaryArgs, RotaryPlan, RotarySpec, SampleArgs,
+    SamplePlan, SampleSpec, Select, SubBuffer,
 };
 use lowbit::wgpu;
 
@@ -230,6 +231,15 @@ impl Binder<'_> {
                     scratch: Some(self.buffer(scratch)?),
                 };
                 Ok(Box::new(plan.bind(args).await?))
+            }
+            Op::Sample { logits, settings, output } => {
+                let Shape { rows, columns, .. } = *self.shape(logits);
+                let spec = SampleSpec::new(rows, columns).with_activations(self.float(logits));
+                let spec = if settings.is_some() { spec.with_random() } else { spec };
+                let plan = SamplePlan::new(self.kernels, &spec).await?;
+                let settings = settings.map(|settings| self.buffer(settings)).transpose()?;
+                let (activations, output) = (self.buffer(logits)?, self.buffer(output)?);
+                Ok(Box::new(plan.bind(SampleArgs { activations, settings, output }).await?))
             }
             Op::Gate { function, input, output } => {
                 let Shape { rows, columns, .. } = *self.shape(output);

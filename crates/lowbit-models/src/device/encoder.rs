@@ -190,7 +190,7 @@ impl SentenceEncoder<'_> {
         }
         let (rows, mut recorded) = (ids.len() as u32, Ok(()));
         let record = |encoder: &mut lowbit::wgpu::CommandEncoder| {
-            recorded = self.runner.record(encoder, rows, &(0..0));
+            recorded = self.runner.record(encoder, rows);
         };
         let words = (u64::from(rows) * self.runner.row_bytes() / 4) as usize;
         let last = self.runner.buffer(built.last)?;

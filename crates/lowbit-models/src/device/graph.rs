@@ -112,6 +112,8 @@ pub(super) enum Op {
         scratch: Tensor,
         output: Tensor,
     },
+    /// Chooses a token of each row of logits: the largest, or at random by settings.
+    Sample { logits: Tensor, settings: Option<Tensor>, output: Tensor },
     /// Multiplies the function of the first half of each row with the second half.
     Gate { function: ActivationFunction, input: Tensor, output: Tensor },
 }
@@ -154,6 +156,7 @@ impl Op {
             Self::Rotary { .. } => "rotary",
             Self::Attention { .. } => "attention",
             Self::Gate { .. } => "gate",
+            Self::Sample { .. } => "sample",
         }
     }
 
@@ -169,6 +172,9 @@ impl Op {
             Self::Quantize { input, output, .. }
             | Self::Matmul { input, output, .. }
             | Self::Gate { input, output, .. } => vec![input, output],
+            Self::Sample { logits, settings, output } => {
+                [logits, output].into_iter().chain(settings).collect()
+            }
             Self::Rotary { input, rows, queries, cache, .. } => {
                 vec![input, rows, queries, cache.keys, cache.values]
             }

@@ -13,7 +13,7 @@ use super::weights::{FeedWeights, LayerWeights, NormVectors, Part, Weights};
 use super::{LoadOptions, RunError};
 use crate::architecture::{Attention, Blueprint, Layer, Norm, NormKind, Norms, Pairs, Rotary};
 use lowbit::format::{ActivationFunction, CacheFormat};
-use lowbit::ops::{Activations, Epilogue, FloatType, HeadNorm, RotaryPairs};
+use lowbit::ops::{Activations, Epilogue, FloatType, HeadNorm, RotaryPairs, SampleSettings};
 
 /// What a graph is made for.
 #[derive(Clone, Copy, Debug)]
@@ -35,8 +35,11 @@ pub(super) struct Size {
 pub(super) struct Built {
     /// The ops from tokens to the last residual.
     pub body: Graph,
-    /// How many of the ops of `body` make the logits of rows that are copied in between.
+    /// How many of the last ops of `body` make the logits of rows that are copied in between, and choose a
+    /// token: the head, the largest logit, a logit at random.
     pub head_ops: usize,
+    /// The settings by which tokens are drawn.
+    pub settings: Option<Tensor>,
     /// The tokens of a step.
     pub ids: Tensor,
     /// The number of tokens before the step.
@@ -476,7 +479,7 @@ impl<'a> Builder<'a> {
                 stream.residual
             }
         };
-        let (mut head_input, mut logits, mut head_ops) = (None, None, 0);
+        let (mut head_input, mut logits, mut head_ops, mut drawing) = (None, None, 0, None);
         if let (Some(part), Some(head)) = (self.weights.head, &self.blueprint.head) {
             if head.soft_cap.is_some() || head.scale != 1.0 {
                 let what = "a soft cap or a scale of logits".into();
@@ -488,11 +491,17 @@ impl<'a> Builder<'a> {
             let output =
                 self.graph.kept(self.size.logit_rows, columns, Rows::Float(FloatType::F32));
             self.matmul(part, input, ActivationFunction::Identity, Epilogue::None, output);
-            (head_input, logits, head_ops) = (Some(input), Some(output), 1);
+            let settings = self.graph.kept(1, SampleSettings::BYTES as u32 / 4, Rows::Words);
+            for settings in [None, Some(settings)] {
+                self.graph.ops.push(Op::Sample { logits: output, settings, output: self.ids });
+            }
+            (head_input, logits, head_ops) = (Some(input), Some(output), 3);
+            drawing = Some(settings);
         }
         Ok(Built {
             body: self.graph,
             head_ops,
+            settings: drawing,
             ids: self.ids,
             state: self.state,
             rows: self.rows,

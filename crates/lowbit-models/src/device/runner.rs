@@ -16,6 +16,8 @@ pub(super) struct Runner {
     pub body: Vec<Step>,
     /// From rows of the last residual to logits.
     pub head: Vec<Step>,
+    /// From logits to the largest, and to one that is drawn.
+    samplers: Vec<Step>,
     buffers: Vec<Option<wgpu::Buffer>>,
     /// Bytes of a row of the last residual.
     row_bytes: u64,
@@ -53,11 +55,12 @@ impl Runner {
             select: &Select::Auto,
         };
         let mut body = binder.steps().await?;
-        let head = body.split_off(body.len() - built.head_ops);
+        let mut head = body.split_off(body.len() - built.head_ops);
+        let samplers = head.split_off(head.len().min(1));
         let row_bytes = built.body.shapes[built.last.0].row_bytes();
         let cache_bytes = built.cache_bytes();
         let activation_bytes = built.activation_bytes() + table_bytes;
-        Ok(Self { built, body, head, buffers, row_bytes, cache_bytes, activation_bytes })
+        Ok(Self { built, body, head, samplers, buffers, row_bytes, cache_bytes, activation_bytes })
     }
 
     /// Returns the bytes of a row of the last residual.
@@ -100,26 +103,22 @@ impl Runner {
         Ok(())
     }
 
-    /// Records a step of `rows` rows, and the logits of some of them.
-    pub fn record(
-        &self,
-        encoder: &mut wgpu::CommandEncoder,
-        rows: u32,
-        wanted: &Range<u32>,
-    ) -> Result<(), RunError> {
+    /// Records a step of `rows` rows.
+    pub fn record(&self, encoder: &mut wgpu::CommandEncoder, rows: u32) -> Result<(), RunError> {
         let mut pass = encoder.begin_compute_pass(&Default::default());
         for step in &self.body {
             step.record(&mut pass, rows)?;
         }
-        drop(pass);
-        self.record_head(encoder, wanted)
+        Ok(())
     }
 
-    /// Records the logits of rows of the last step.
+    /// Records the logits of rows of the last step, and then, if that is asked for, the choice of a token of
+    /// each, which take the first places of the tokens of the next step.
     pub fn record_head(
         &self,
         encoder: &mut wgpu::CommandEncoder,
         wanted: &Range<u32>,
+        draw: Draw,
     ) -> Result<(), RunError> {
         let (Some(input), false) = (self.built.head_input, wanted.is_empty()) else {
             return Ok(());
@@ -129,11 +128,24 @@ impl Runner {
         let start = u64::from(wanted.start) * self.row_bytes;
         encoder.copy_buffer_to_buffer(from, start, to, 0, bytes);
         let mut pass = encoder.begin_compute_pass(&Default::default());
-        for step in &self.head {
+        let sampler = match draw {
+            Draw::Nothing => None,
+            Draw::Largest => self.samplers.first(),
+            Draw::Random => self.samplers.last(),
+        };
+        for step in self.head.iter().chain(sampler) {
             step.record(&mut pass, wanted.len() as u32)?;
         }
         Ok(())
     }
+}
+
+/// What is chosen from logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Draw {
+    Nothing,
+    Largest,
+    Random,
 }
 
 impl Built {

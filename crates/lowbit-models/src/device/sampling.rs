@@ -1,6 +1,7 @@
 //! How the next token is chosen.
 
 use super::RunError;
+use lowbit::ops::SampleSettings;
 
 /// How the next token is chosen from its logits.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,27 +24,17 @@ impl Sampling {
     /// Checks the numbers.
     ///
     /// # Errors
-    /// Returns [`RunError::Options`] if the temperature is negative or not finite, or `top_p` is not within
-    /// 0…1.
+    /// Returns [`RunError::Plan`] if the temperature is negative or not finite, or `top_p` is not within 0…1.
     pub fn new(temperature: f32, top_k: u32, top_p: f32, seed: u64) -> Result<Self, RunError> {
-        if !(temperature.is_finite() && temperature >= 0.0) {
-            let message = format!("a temperature of {temperature} is not a number from 0 on");
-            return Err(RunError::Options(message));
-        }
-        if !(top_p > 0.0 && top_p <= 1.0) {
-            return Err(RunError::Options(format!("top-p = {top_p} is outside of 0…1")));
-        }
-        Ok(Self { temperature, top_k, top_p, seed })
+        let sampling = Self { temperature, top_k, top_p, seed };
+        let checked = sampling.settings(0).check();
+        checked.map_err(|source| RunError::Plan { step: "sampling".into(), source })?;
+        Ok(sampling)
     }
 
-    /// Returns the token that follows `count` tokens.
-    pub(super) fn draw(&self, logits: &[f32], _count: usize) -> Result<u32, RunError> {
-        let mut best = 0;
-        for (token, logit) in logits.iter().enumerate() {
-            if *logit > logits[best] || logits[best].is_nan() {
-                best = token;
-            }
-        }
-        Ok(best as u32)
+    /// Returns the settings of the step after `count` tokens.
+    pub(super) fn settings(&self, count: usize) -> SampleSettings {
+        let Self { temperature, top_k, top_p, seed } = *self;
+        SampleSettings { temperature, top_k, top_p, seed, step: count as u64 }
     }
 }

@@ -1,10 +1,11 @@
 //! One text of a language model: its caches, and everything that a step needs.
 
 use super::layers::{Built, Size, build};
-use super::runner::Runner;
+use super::runner::{Draw, Runner};
 use super::{Model, RunError, Sampling, SessionOptions};
 use lowbit::host::ReadBack;
 use lowbit::wgpu;
+use std::ops::Range;
 
 /// The caches of one text, and all buffers and bound ops of a step.
 ///
@@ -16,8 +17,8 @@ pub struct Session<'m> {
     size: Size,
     /// The tokens that are in the caches.
     tokens: Vec<u32>,
-    /// The token that was drawn last.
-    drawn: u32,
+    /// The token that was drawn last, if it is the first token of the next step on the device.
+    drawn: Option<u32>,
     runner: Runner,
     read_back: ReadBack,
     submissions: usize,
@@ -70,7 +71,7 @@ impl<'m> Session<'m> {
         let runner = Runner::new(model, built, size).await?;
         let words = size.logit_rows as usize * model.blueprint.vocab;
         let read_back = model.host.read_back_async(words).await?;
-        let (tokens, drawn, submissions) = (Vec::new(), 0, 0);
+        let (tokens, drawn, submissions) = (Vec::new(), None, 0);
         Ok(Self { model, size, tokens, drawn, runner, read_back, submissions })
     }
 
@@ -136,6 +137,7 @@ impl<'m> Session<'m> {
             return Err(RunError::Options(format!("{len} tokens cannot be kept of {have}")));
         }
         self.tokens.truncate(len);
+        self.drawn = None;
         let words = [len as u32];
         self.runner.write(self.model, self.runner.built.state, &words)
     }
@@ -154,16 +156,11 @@ impl<'m> Session<'m> {
     /// # Errors
     /// Returns [`RunError`] if there are no tokens or too many, or the device fails.
     pub async fn extend(&mut self, tokens: &[u32]) -> Result<Vec<f32>, RunError> {
-        self.check(tokens)?;
-        let chunk = self.chunk();
-        let last = tokens.len().checked_sub(1).ok_or(RunError::Empty)? / chunk;
-        let mut logits = Vec::new();
-        for (index, tokens) in tokens.chunks(chunk).enumerate() {
-            let rows = tokens.len() as u32;
-            let wanted = if index == last { rows - 1..rows } else { 0..0 };
-            logits = self.step(tokens, wanted).await?;
-        }
-        Ok(logits)
+        let last = self.extend_but_last(tokens).await?;
+        self.upload(last)?;
+        let rows = last.len() as u32;
+        let logits = self.step(last, Want::Logits(rows - 1..rows)).await?;
+        Ok(logits.into_iter().map(f32::from_bits).collect())
     }
 
     /// Reads a prompt, and returns the first token that follows.
@@ -171,20 +168,52 @@ impl<'m> Session<'m> {
     /// # Errors
     /// Returns the errors of [`extend`](Self::extend).
     pub async fn prompt(&mut self, tokens: &[u32], sampling: &Sampling) -> Result<u32, RunError> {
-        let logits = self.extend(tokens).await?;
-        self.drawn = sampling.draw(&logits, self.len())?;
-        Ok(self.drawn)
+        let last = self.extend_but_last(tokens).await?;
+        self.upload(last)?;
+        self.draw(last, sampling).await
     }
 
-    /// Reads the token that was drawn last, and returns the one that follows.
+    /// Reads the token that was drawn last, and returns the one that follows. The token is on the device
+    /// already: nothing is uploaded, unless tokens are drawn at random.
     ///
     /// # Errors
-    /// Returns [`RunError`] if there was no prompt, there is no more room, or the device fails.
+    /// Returns [`RunError`] if no token was drawn since the last prompt, there is no more room, or the device
+    /// fails.
     pub async fn next(&mut self, sampling: &Sampling) -> Result<u32, RunError> {
-        if self.is_empty() {
+        let drawn = [self.drawn.take().ok_or(RunError::Empty)?];
+        self.check(&drawn)?;
+        self.draw(&drawn, sampling).await
+    }
+
+    /// Reads all chunks of tokens but the last one, which is returned.
+    async fn extend_but_last<'t>(&mut self, tokens: &'t [u32]) -> Result<&'t [u32], RunError> {
+        self.check(tokens)?;
+        if tokens.is_empty() {
             return Err(RunError::Empty);
         }
-        self.prompt(&[self.drawn], sampling).await
+        let (before, last) = tokens.split_at((tokens.len() - 1) / self.chunk() * self.chunk());
+        for tokens in before.chunks(self.chunk()) {
+            self.upload(tokens)?;
+            self.step(tokens, Want::Nothing).await?;
+        }
+        Ok(last)
+    }
+
+    async fn draw(&mut self, tokens: &[u32], sampling: &Sampling) -> Result<u32, RunError> {
+        let random = sampling.temperature > 0.0;
+        if let (true, Some(settings)) = (random, self.runner.built.settings) {
+            let words = sampling.settings(self.len()).words();
+            self.runner.write(self.model, settings, &words)?;
+        }
+        let draw = if random { Draw::Random } else { Draw::Largest };
+        let token = self.step(tokens, Want::Token(draw)).await?;
+        let token = token.first().copied().ok_or(RunError::Empty)?;
+        self.drawn = Some(token);
+        Ok(token)
+    }
+
+    fn upload(&self, tokens: &[u32]) -> Result<(), RunError> {
+        self.runner.write(self.model, self.runner.built.ids, tokens)
     }
 
     /// Runs every kernel once, for one row and for a whole chunk, so that drivers that compile late have
@@ -198,7 +227,12 @@ impl<'m> Session<'m> {
         }
         let rows = self.chunk().min(self.slots());
         for rows in [rows, 1] {
-            self.extend(&vec![0; rows]).await?;
+            let tokens = vec![0; rows];
+            self.extend(&tokens).await?;
+            for temperature in [0.0, 1.0] {
+                self.rewind(0)?;
+                self.prompt(&tokens, &Sampling { temperature, ..Sampling::GREEDY }).await?;
+            }
             self.rewind(0)?;
         }
         Ok(())
@@ -217,55 +251,74 @@ impl<'m> Session<'m> {
         self.check(tokens)?;
         let chunk = self.chunk();
         for (index, tokens) in tokens.chunks(chunk).enumerate() {
+            self.upload(tokens)?;
+            self.step(tokens, Want::Nothing).await?;
             let rows = tokens.len() as u32;
-            let first = self.size.logit_rows.min(rows);
-            each(index * chunk, &self.step(tokens, 0..first).await?);
-            let mut at = first;
+            let mut at = 0;
             while at < rows {
                 let end = rows.min(at + self.size.logit_rows);
-                each(index * chunk + at as usize, &self.logits(at..end).await?);
+                let logits = self.logits(at..end).await?;
+                each(index * chunk + at as usize, &logits);
                 at = end;
             }
         }
         Ok(())
     }
 
-    /// Reads tokens in one step, and returns the logits of some of them.
-    async fn step(
-        &mut self,
-        tokens: &[u32],
-        wanted: std::ops::Range<u32>,
-    ) -> Result<Vec<f32>, RunError> {
-        self.runner.write(self.model, self.runner.built.ids, tokens)?;
+    /// Reads tokens, which are on the device, in one step. Returns the words that are wanted.
+    async fn step(&mut self, tokens: &[u32], want: Want) -> Result<Vec<u32>, RunError> {
         let rows = tokens.len() as u32;
-        let mut recorded = Ok(());
-        let record = |encoder: &mut wgpu::CommandEncoder| {
-            recorded = self.runner.record(encoder, rows, &wanted);
+        let (wanted, draw) = match &want {
+            Want::Nothing => (0..0, Draw::Nothing),
+            Want::Logits(rows) => (rows.clone(), Draw::Nothing),
+            Want::Token(draw) => (rows.saturating_sub(1)..rows, *draw),
         };
-        let words = wanted.len() * self.model.blueprint.vocab;
-        let from = self.runner.built.logits.unwrap_or(self.runner.built.state);
-        let from = self.runner.buffer(from)?;
-        let host = &self.model.host;
-        let logits = host.submit_and_read_async(record, from, words, &self.read_back).await?;
-        recorded?;
-        self.submissions += 1;
+        let words = self.submit(Some(rows), wanted, draw).await?;
+        self.drawn = None;
         self.tokens.extend(tokens);
-        Ok(logits.into_iter().map(f32::from_bits).collect())
+        Ok(words)
     }
 
     /// Computes the logits of rows of the last step.
-    async fn logits(&mut self, wanted: std::ops::Range<u32>) -> Result<Vec<f32>, RunError> {
+    async fn logits(&mut self, wanted: Range<u32>) -> Result<Vec<f32>, RunError> {
+        let words = self.submit(None, wanted, Draw::Nothing).await?;
+        Ok(words.into_iter().map(f32::from_bits).collect())
+    }
+
+    /// Submits a step of some rows, if there are any, and what is wanted of it: one submission, and one
+    /// read-back of tokens or logits.
+    async fn submit(
+        &mut self,
+        rows: Option<u32>,
+        wanted: Range<u32>,
+        draw: Draw,
+    ) -> Result<Vec<u32>, RunError> {
+        let runner = &self.runner;
         let mut recorded = Ok(());
         let record = |encoder: &mut wgpu::CommandEncoder| {
-            recorded = self.runner.record_head(encoder, &wanted);
+            recorded = rows
+                .map_or(Ok(()), |rows| runner.record(encoder, rows))
+                .and_then(|()| runner.record_head(encoder, &wanted, draw));
         };
-        let words = wanted.len() * self.model.blueprint.vocab;
-        let from = self.runner.built.logits.unwrap_or(self.runner.built.state);
-        let from = self.runner.buffer(from)?;
-        let host = &self.model.host;
-        let logits = host.submit_and_read_async(record, from, words, &self.read_back).await?;
+        let logits = runner.built.logits.unwrap_or(runner.built.ids);
+        let (from, words) = match draw {
+            Draw::Nothing => (logits, wanted.len() * self.model.blueprint.vocab),
+            Draw::Largest | Draw::Random => (runner.built.ids, 1),
+        };
+        let (host, from) = (&self.model.host, runner.buffer(from)?);
+        let words = host.submit_and_read_async(record, from, words, &self.read_back).await?;
         recorded?;
         self.submissions += 1;
-        Ok(logits.into_iter().map(f32::from_bits).collect())
+        Ok(words)
     }
+}
+
+/// What is wanted of a step.
+enum Want {
+    /// Nothing but that its tokens are in the caches.
+    Nothing,
+    /// The logits of some rows.
+    Logits(Range<u32>),
+    /// A token that follows the last row.
+    Token(Draw),
 }
