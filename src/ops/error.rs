@@ -170,7 +170,7 @@ pub enum PlanError {
         kv_heads: u32,
     },
     /// The size of heads is none that attention has kernels for.
-    #[error("heads of {head_dim} columns are not supported; multiples of 4 from 32 to 256 are")]
+    #[error("heads of {head_dim} columns are not supported; multiples of 4 up to 256 are")]
     HeadDim {
         /// Columns of a head.
         head_dim: u32,

@@ -14,7 +14,7 @@ pub struct AttentionSpec {
     pub heads: u32,
     /// Heads of keys and values, each of which `heads / kv_heads` neighboring heads of queries share.
     pub kv_heads: u32,
-    /// Columns of a head: a multiple of 4 from 32 to 256.
+    /// Columns of a head: a multiple of 4 from 4 to 256.
     pub head_dim: u32,
     /// Slots of the cache.
     pub slots: u32,
@@ -172,7 +172,7 @@ impl AttentionSpec {
             let Self { heads, kv_heads, .. } = *self;
             return Err(PlanError::Heads { heads, kv_heads });
         }
-        if !(32..=256).contains(&self.head_dim) || !self.head_dim.is_multiple_of(4) {
+        if !(4..=256).contains(&self.head_dim) || !self.head_dim.is_multiple_of(4) {
             return Err(PlanError::HeadDim { head_dim: self.head_dim });
         }
         if !self.scale.is_finite() {
