@@ -83,8 +83,8 @@ impl SampleSpec {
     pub fn check(&self) -> Result<(), PlanError> {
         PlanError::check_dimensions(&[("max_m", self.max_m, MAX_COUNT), ("n", self.n, 1 << 24)])?;
         if self.n == 0 {
-            let range = "at least 1, because a token is one of the columns";
-            return Err(PlanError::Number { name: "n", value: 0.0, need: range });
+            let need = "at least 1, because a token is one of the columns";
+            return Err(PlanError::Number { name: "n", value: 0.0, need });
         }
         self.x_rows().check(self.max_m)
     }
