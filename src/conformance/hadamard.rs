@@ -81,7 +81,9 @@ pub(super) fn transforming(extent: Extent, cases: &mut Vec<Case>) {
             for (b, values) in patterns.clone().enumerate() {
                 // The reference is slow for long rows, so that they have one pattern each.
                 let one = extent == Extent::Quick || k > 2080;
-                if one && (a + j) % 8 != b || extent == Extent::Quick && (a + b + j) % 4 != 0 {
+                if one && (a + j) % 8 != b
+                    || extent == Extent::Quick && (2 * a + j + a / 4) % 4 != 0
+                {
                     continue;
                 }
                 let whole = if k == 0 { 1 } else { 1 << k.trailing_zeros() };

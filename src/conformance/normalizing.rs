@@ -53,7 +53,7 @@ pub(super) fn normalizing(extent: Extent, cases: &mut Vec<Case>) {
 /// Layouts alternate.
 pub(super) fn gating(extent: Extent, cases: &mut Vec<Case>) {
     let mut number = 0;
-    for function in ActivationFunction::ALL {
+    for (i, function) in ActivationFunction::ALL.into_iter().enumerate() {
         for output in outputs() {
             for activations in FLOATS {
                 number += 1;
@@ -69,7 +69,12 @@ pub(super) fn gating(extent: Extent, cases: &mut Vec<Case>) {
                         }
                         // Halves of an odd number of f16 are refused.
                         let odd = activations == FloatType::F16 && shape.1 % 2 == 1;
-                        let interleaved = odd || (number / 2 + a / 3 + b) % 2 == 1;
+                        let alternate = match extent {
+                            Extent::Full => number / 2 + a / 3 + b,
+                            // Each output and type meets both layouts.
+                            Extent::Quick => i,
+                        };
+                        let interleaved = odd || alternate % 2 == 1;
                         let layout = GateLayout::ALL[usize::from(interleaved)];
                         let op = Op::Gate { layout, output };
                         let types = (activations, FLOATS[0]);
@@ -96,7 +101,7 @@ pub(super) fn sampling(extent: Extent, cases: &mut Vec<Case>) {
                     // Long rows have two patterns; quick: two shapes and patterns, in turn.
                     let turn = 2 * i + j;
                     let long = shape.1 > 20_000 && (turn + a) % 4 != b / 2;
-                    let quick = a % 6 == turn % 6 && (turn + a) % 8 == b;
+                    let quick = a % 6 == turn % 6 && (turn + a / 2) % 8 == b;
                     if long || extent == Extent::Quick && !quick {
                         continue;
                     }

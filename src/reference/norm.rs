@@ -214,14 +214,14 @@ mod tests {
         assert_eq!(normalize(&bad, OutputType::F32), Err(error));
     }
 
-    /// A bound is no wider than a few roundings of a row of many columns.
+    /// A bound is far below a rounding for each of the columns: their sums have a depth of 24.
     #[test]
     fn bounds_are_narrow() {
         let x: Vec<f32> = (0..4096).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
         for centered in [false, true] {
             let case = NormCase { centered, sums: 256, ..case(&x, 4096) };
             for expected in normalize(&case, OutputType::F32).unwrap() {
-                assert!(expected.bound < 40.0 * UNIT, "{expected:?}");
+                assert!(expected.bound < 128.0 * UNIT, "{expected:?}");
             }
         }
     }
