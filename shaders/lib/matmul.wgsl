@@ -40,6 +40,7 @@ struct Params {
     out_zero: i32,    // its zero point
     list_at: u32,     // the first entry of the list of rows (lib/tile_experts)
     experts: u32,     // how many matrices W stacks
+    own_rows: u32,    // 1 if row i of Y takes row i of X, and the list only names its expert
 }
 
 @group(0) @binding(0) var<uniform> p: Params;

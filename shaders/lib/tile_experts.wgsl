@@ -3,7 +3,7 @@
 // Requires: lib/matmul.
 // Implements: tile.
 // Provides: TilePlace, tile_at, w_row, column_end, x_start, x_starts.
-// Memory: `list` holds a row of X and an expert for each row of Y. Where the expert is none, nothing is
+// Memory: `list` holds a row of X, which p.own_rows ignores, and an expert for each row of Y. Where the expert is none, nothing is
 // stored. The rows of a tile that are the first one's expert's come first; the others are of none.
 // Caller: rows of X of different experts lie in different tiles of the list.
 // Caller: p.batch is 1, and where n0 is not 0 or rows not all of W, all are multiples of 4.
@@ -52,7 +52,8 @@ fn column_end(here: TilePlace, n: u32) -> u32 {
 }
 
 fn x_start(here: TilePlace, row: u32) -> u32 {
-    return p.x_offset + list[p.list_at + row].x * p.x_stride;
+    let of_x = select(list[p.list_at + row].x, row, p.own_rows == 1u);
+    return p.x_offset + of_x * p.x_stride;
 }
 
 fn x_starts(here: TilePlace, rows: vec4<u32>) -> vec4<u32> {

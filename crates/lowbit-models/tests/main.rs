@@ -4,6 +4,7 @@ mod architecture;
 mod calibrate;
 #[path = "../../../tests/common/mod.rs"]
 mod common;
+mod device;
 mod fuzz_regressions;
 mod gguf;
 mod hostile_files;

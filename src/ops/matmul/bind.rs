@@ -98,7 +98,7 @@ impl MatmulPlan {
             spans.iter().flat_map(|span| blocks.iter().map(move |block| (span, block))).collect();
         for (span, block) in &segments {
             let x = match spec.experts {
-                Some(experts) => x.window(caps, &Span::all(experts.x_rows)),
+                Some(_) => x.window(caps, &Span::all(spec.max_x_rows())),
                 None => x.window(caps, span),
             };
             let y = y.window(caps, span);
@@ -183,8 +183,8 @@ impl MatmulPlan {
         let align = if int8 { 16 } else { 4 };
         let y = Rows { align, ..Rows::write(spec.y_rows(), args.output) };
         match spec.experts {
-            Some(experts) => {
-                check_rows(&[x], experts.x_rows)?;
+            Some(_) => {
+                check_rows(&[x], spec.max_x_rows())?;
                 check_rows(&[y], spec.max_m)?;
                 check_aliases([(Role::Activations, x.at.buffer)], &[y.at.buffer])?;
             }
@@ -299,5 +299,6 @@ fn params(
         out_zero: scale.map_or(0, |scale| scale.zero_point),
         list_at,
         experts: spec.experts.map_or(0, |experts| experts.count),
+        own_rows: spec.own_rows.into(),
     }
 }

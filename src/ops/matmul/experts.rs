@@ -72,6 +72,13 @@ impl MatmulSpec {
         self
     }
 
+    /// Takes row i of X for row i of Y: X has the rows of the list, as the matmul of experts before this one
+    /// wrote them. The list then only names experts, and [`Experts::x_rows`] is not used.
+    pub fn with_own_rows(mut self) -> Self {
+        self.own_rows = true;
+        self
+    }
+
     /// Creates a spec for weights that stack the matrices of experts, in equal parts, which reads their
     /// textures if they have any. `max_m` is the largest number of rows of the list and of Y.
     pub fn of_experts(max_m: u32, weights: &DeviceWeights, experts: Experts) -> Self {

@@ -82,5 +82,6 @@ uniform! {
         out_zero: i32,
         list_at: u32,
         experts: u32,
+        own_rows: u32,
     }
 }

@@ -45,6 +45,8 @@ pub struct MatmulSpec {
     pub epilogue: Epilogue,
     /// The experts of a mixture, whose matrices W stacks; N is then the rows of one of them.
     pub experts: Option<Experts>,
+    /// Whether row i of Y takes row i of X, and the list of experts only names its expert.
+    pub own_rows: bool,
     /// Whether an f32 bias `[N]` is added.
     pub bias: bool,
     /// The number of independent X and Y that share W.
@@ -79,6 +81,7 @@ impl MatmulSpec {
             function: ActivationFunction::Identity,
             epilogue: Epilogue::None,
             experts: None,
+            own_rows: false,
             bias: false,
             batch: 1,
             x_stride: k,
@@ -192,7 +195,8 @@ impl MatmulSpec {
 
     /// Returns the largest number of rows of X.
     pub(super) fn max_x_rows(&self) -> u32 {
-        self.experts.map_or(self.max_m, |experts| experts.x_rows)
+        let listed = self.experts.filter(|_| !self.own_rows);
+        listed.map_or(self.max_m, |experts| experts.x_rows)
     }
 
     /// Returns the rows of X. A whole batch may share them.

@@ -1,15 +1,16 @@
 //! Plans and binds the ops of a graph.
 
 use super::RunError;
-use super::graph::{Cache, Graph, Heads, Op, Rows, Shape, Store, Tensor, VectorId};
+use super::graph::{Cache, Graph, Heads, Mixture, Op, Rows, Shape, Store, Tensor, VectorId};
 use lowbit::format::CacheFormat;
 use lowbit::gpu::Kernels;
 use lowbit::ops::{
-    Activations, AttentionArgs, AttentionPlan, AttentionSpec, BindError, Bound, DequantizeArgs,
-    DequantizePlan, DequantizeSpec, Epilogue, FloatType, GateArgs, GatePlan, GateSpec, MatmulArgs,
-    MatmulPlan, MatmulSpec, NormArgs, NormPlan, NormResidual, NormSpec, Output, PlanError,
-    PositionsArgs, PositionsPlan, PositionsSpec, QuantizeActivationsArgs, QuantizeActivationsPlan,
-    QuantizeActivationsSpec, RecordError, RotaryArgs, RotaryPlan, RotarySpec, SampleArgs,
+    Activations, AttentionArgs, AttentionPlan, AttentionSpec, BindError, Bound, CombineArgs,
+    CombinePlan, CombineSpec, DequantizeArgs, DequantizePlan, DequantizeSpec, Epilogue, Experts,
+    FloatType, GateArgs, GatePlan, GateSpec, MatmulArgs, MatmulPlan, MatmulSpec, NormArgs,
+    NormPlan, NormResidual, NormSpec, Output, PlanError, PositionsArgs, PositionsPlan,
+    PositionsSpec, QuantizeActivationsArgs, QuantizeActivationsPlan, QuantizeActivationsSpec,
+    RecordError, RotaryArgs, RotaryPlan, RotarySpec, RouteArgs, RoutePlan, RouteSpec, SampleArgs,
     SamplePlan, SampleSpec, Select, SubBuffer,
 };
 use lowbit::wgpu;
@@ -19,6 +20,8 @@ pub(super) struct Step {
     /// The kind of op.
     pub name: &'static str,
     bound: Box<dyn Recorded>,
+    /// How many rows of a list of experts there are for the rows of a step, if those are what it takes.
+    listed: Option<RouteSpec>,
 }
 
 impl std::fmt::Debug for Step {
@@ -30,12 +33,16 @@ impl std::fmt::Debug for Step {
 impl Step {
     /// Records the op for the first `rows` rows.
     pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, rows: u32) -> Result<(), RecordError> {
-        self.bound.record(pass, rows)
+        self.bound.record(pass, self.rows(rows))
+    }
+
+    fn rows(&self, rows: u32) -> u32 {
+        self.listed.as_ref().map_or(rows, |route| route.list_rows(rows))
     }
 
     /// Returns the number of dispatches for `rows` rows.
     pub fn dispatches(&self, rows: u32) -> usize {
-        self.bound.dispatches(rows)
+        self.bound.dispatches(self.rows(rows))
     }
 }
 
@@ -73,6 +80,13 @@ pub(super) fn attention_spec(
         Some(reach) => spec.with_bias(reach),
         None => spec,
     }
+}
+
+/// Describes the choice of experts for up to `rows` rows.
+pub(super) fn route_spec(rows: u32, experts: Mixture) -> RouteSpec {
+    // Four rows of an expert share what is loaded of its weights.
+    let spec = RouteSpec::new(rows, experts.count, experts.used).with_unit(4);
+    if experts.normalize { spec } else { spec.with_weights_of_all() }
 }
 
 /// Plans that are made already, so that layers of one shape share theirs.
@@ -142,6 +156,12 @@ impl Binder<'_> {
             let step = || format!("step {index} ({})", op.name());
             steps.push(Step {
                 name: op.name(),
+                listed: match *op {
+                    Op::ExpertMatmul { experts, list, .. } => {
+                        Some(route_spec(self.shape(list).rows, experts))
+                    }
+                    _ => None,
+                },
                 bound: bound.map_err(|reason| match reason {
                     Reason::Plan(source) => RunError::Plan { step: step(), source },
                     Reason::Bind(source) => RunError::Bind { step: step(), source },
@@ -230,6 +250,58 @@ impl Binder<'_> {
                     output: self.buffer(output)?,
                     scratch: Some(self.buffer(scratch)?),
                 };
+                Ok(Box::new(plan.bind(args).await?))
+            }
+            Op::Route { logits, experts, list, choices } => {
+                let spec = route_spec(self.shape(logits).rows, experts);
+                let plan = RoutePlan::new(self.kernels, &spec).await?;
+                let (list, choices) = (self.buffer(list)?, self.buffer(choices)?);
+                let args = RouteArgs { logits: self.buffer(logits)?, list, choices };
+                Ok(Box::new(plan.bind(args).await?))
+            }
+            Op::ExpertMatmul {
+                weights,
+                experts,
+                list,
+                input,
+                listed,
+                function,
+                epilogue,
+                output,
+            } => {
+                let weights = &self.store.matrices[weights.0];
+                let route = route_spec(self.shape(list).rows, experts);
+                let (count, unit) = (experts.count, route.unit);
+                let x_rows = self.shape(input).rows;
+                let rows = route.list_rows(route.max_m);
+                let mut spec =
+                    MatmulSpec::of_experts(rows, weights, Experts { count, x_rows, unit })
+                        .with_activations(self.float(input))
+                        .with_output(self.float(output))
+                        .with_function(function);
+                if epilogue != Epilogue::None {
+                    spec = spec.with_epilogue(epilogue);
+                }
+                if listed {
+                    spec = spec.with_own_rows();
+                }
+                let make = async |spec: &MatmulSpec| {
+                    MatmulPlan::new(self.kernels, spec, self.select.clone()).await
+                };
+                let plan = planned(&mut plans.matmul, spec, make).await?;
+                let (activations, output) = (self.buffer(input)?, self.buffer(output)?);
+                let args = MatmulArgs { activations, weights, bias: None, output };
+                Ok(Box::new(plan.bind_experts(args, self.buffer(list)?).await?))
+            }
+            Op::Combine { input, choices, experts, output } => {
+                let (x, y) = (self.shape(input), self.shape(output));
+                let spec = CombineSpec::new(y.rows, y.columns, experts.used, x.rows)
+                    .with_activations(self.float(input))
+                    .with_output(self.float(output))
+                    .with_accumulate();
+                let plan = CombinePlan::new(self.kernels, &spec).await?;
+                let (activations, output) = (self.buffer(input)?, self.buffer(output)?);
+                let args = CombineArgs { activations, choices: self.buffer(choices)?, output };
                 Ok(Box::new(plan.bind(args).await?))
             }
             Op::Sample { logits, settings, output } => {

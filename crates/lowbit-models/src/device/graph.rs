@@ -112,6 +112,22 @@ pub(super) enum Op {
         scratch: Tensor,
         output: Tensor,
     },
+    /// Chooses experts for each row by its logits, and sorts the rows by them.
+    Route { logits: Tensor, experts: Mixture, list: Tensor, choices: Tensor },
+    /// Multiplies each row of a list by the weights of its expert.
+    ExpertMatmul {
+        weights: MatrixId,
+        experts: Mixture,
+        list: Tensor,
+        input: Tensor,
+        /// Whether the input has the rows of the list.
+        listed: bool,
+        function: ActivationFunction,
+        epilogue: Epilogue,
+        output: Tensor,
+    },
+    /// Adds the weighted sum of the results of its experts to each row.
+    Combine { input: Tensor, choices: Tensor, experts: Mixture, output: Tensor },
     /// Chooses a token of each row of logits: the largest, or at random by settings.
     Sample { logits: Tensor, settings: Option<Tensor>, output: Tensor },
     /// Multiplies the function of the first half of each row with the second half.
@@ -124,6 +140,16 @@ pub(super) struct Heads {
     pub queries: u32,
     pub keys: u32,
     pub columns: u32,
+}
+
+/// A mixture of experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mixture {
+    pub count: u32,
+    /// How many experts a row takes.
+    pub used: u32,
+    /// Whether the weights of the experts of a row add up to 1.
+    pub normalize: bool,
 }
 
 /// A rotation: its pairs, the number of columns that are rotated, and its table.
@@ -157,6 +183,9 @@ impl Op {
             Self::Attention { .. } => "attention",
             Self::Gate { .. } => "gate",
             Self::Sample { .. } => "sample",
+            Self::Route { .. } => "route",
+            Self::ExpertMatmul { .. } => "matmul of experts",
+            Self::Combine { .. } => "combine",
         }
     }
 
@@ -172,6 +201,9 @@ impl Op {
             Self::Quantize { input, output, .. }
             | Self::Matmul { input, output, .. }
             | Self::Gate { input, output, .. } => vec![input, output],
+            Self::Route { logits, list, choices, .. } => vec![logits, list, choices],
+            Self::ExpertMatmul { list, input, output, .. } => vec![list, input, output],
+            Self::Combine { input, choices, output, .. } => vec![input, choices, output],
             Self::Sample { logits, settings, output } => {
                 [logits, output].into_iter().chain(settings).collect()
             }

@@ -7,11 +7,13 @@
 //! is kept divided by that scale s: the weights of those normalizations are divided by s, and the ε of
 //! normalizations of the residual by s², which changes nothing else.
 
-use super::bind::attention_spec;
-use super::graph::{Cache, Graph, Heads, Op, Rotation, Rows, Tensor};
+use super::bind::{attention_spec, route_spec};
+use super::graph::{Cache, Graph, Heads, MatrixId, Mixture, Op, Rotation, Rows, Tensor};
 use super::weights::{FeedWeights, LayerWeights, NormVectors, Part, Weights};
 use super::{LoadOptions, RunError};
-use crate::architecture::{Attention, Blueprint, Layer, Norm, NormKind, Norms, Pairs, Rotary};
+use crate::architecture::{
+    Attention, Blueprint, Feed, Layer, Norm, NormKind, Norms, Pairs, Rotary,
+};
 use lowbit::format::{ActivationFunction, CacheFormat};
 use lowbit::ops::{Activations, Epilogue, FloatType, HeadNorm, RotaryPairs, SampleSettings};
 
@@ -350,9 +352,74 @@ impl<'a> Builder<'a> {
         let result = self.attention(&layer.attention, weights, x)?;
         stream = self.block_output(&layer.attention_norms, vectors, weights.output, result, stream);
         let vectors = weights.feed_norms;
+        if let FeedWeights::Experts { .. } = weights.feed {
+            return self.experts(layer, weights, stream);
+        }
         let x = self.block_input(&layer.feed_norms, vectors.input, &mut stream)?;
         let (result, down) = self.feed(&weights.feed, x);
         Ok(self.block_output(&layer.feed_norms, vectors, down, result, stream))
+    }
+
+    /// Adds a mixture of experts. Their inputs stay floats.
+    fn experts(
+        &mut self,
+        layer: &Layer,
+        weights: &LayerWeights,
+        mut stream: Stream,
+    ) -> Result<Stream, RunError> {
+        let (
+            Feed::Experts { experts, used, normalize, .. },
+            &FeedWeights::Experts { router, both, down, function },
+            Norms { input: Some(norm), output: None, sum: None },
+            Some(vectors),
+        ) = (&layer.feed, &weights.feed, &layer.feed_norms, weights.feed_norms.input)
+        else {
+            let what =
+                "a mixture of experts with other normalizations than that of its input".into();
+            return Err(RunError::Unsupported { what, next: "" });
+        };
+        let hidden = self.hidden();
+        let x = self.floats(hidden);
+        self.norm(norm, vectors, &mut stream, x);
+        let (count, used) = (experts.len() as u32, *used as u32);
+        let experts = Mixture { count, used, normalize: *normalize };
+        let rows = self.size.rows;
+        let logits = self.graph.tensor(rows, count, Rows::Float(FloatType::F32));
+        self.matmul(router, x, ActivationFunction::Identity, Epilogue::None, logits);
+        let route = route_spec(rows, experts);
+        let all = route.list_rows(rows);
+        let words = |bytes: u64| (bytes / 4).div_ceil(rows.max(1).into()) as u32;
+        let list = self.graph.tensor(rows, words(route.list_bytes()), Rows::Words);
+        let choices = self.graph.tensor(rows, words(route.choices_bytes()), Rows::Words);
+        self.graph.ops.push(Op::Route { logits, experts, list, choices });
+        let columns = |matrix: MatrixId| self.weights.store.matrices[matrix.0].n() as u32 / count;
+        let (gated, result) = (columns(both) / 2, columns(down));
+        let float = self.rows_of(self.float);
+        let middle = self.graph.tensor(all, gated, float);
+        self.graph.ops.push(Op::ExpertMatmul {
+            weights: both,
+            experts,
+            list,
+            input: x,
+            listed: false,
+            function,
+            epilogue: Epilogue::Gated,
+            output: middle,
+        });
+        let output = self.graph.tensor(all, result, float);
+        self.graph.ops.push(Op::ExpertMatmul {
+            weights: down,
+            experts,
+            list,
+            input: middle,
+            listed: true,
+            function: ActivationFunction::Identity,
+            epilogue: Epilogue::None,
+            output,
+        });
+        let residual = stream.residual;
+        self.graph.ops.push(Op::Combine { input: output, choices, experts, output: residual });
+        Ok(stream)
     }
 
     fn attention(
@@ -440,6 +507,8 @@ impl<'a> Builder<'a> {
                 self.matmul(up, x, function, Epilogue::None, output);
                 (output, down)
             }
+            // It has a graph of its own.
+            FeedWeights::Experts { router, .. } => (x, router),
             FeedWeights::Fused { both, down, function } => {
                 let output = self.floats(self.columns(both) / 2);
                 self.matmul(both, x, function, Epilogue::Gated, output);

@@ -13,10 +13,13 @@ use crate::checkpoint::source::{Data, Item, ItemKind, ModelSource};
 use crate::checkpoint::{Dtype, Tensor};
 use crate::compress::has_kernels;
 use lowbit::compress::{Scheme, dequantize, quantize_scheme};
-use lowbit::format::{self, ActivationFunction, PackedWeights, RotaryTable, WeightFormat};
+use lowbit::format::{
+    self, ActivationFunction, FormatError, PackedWeights, RotaryTable, WeightFormat,
+};
 use lowbit::host::Host;
 use lowbit::ops::DeviceWeights;
 use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 
 /// A matrix with its bias, whose result goes to the columns from `column` on.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +69,13 @@ pub(super) enum FeedWeights {
         down: Part,
         function: ActivationFunction,
     },
+    /// The rows of all experts are stacked, those of gate and up interleaved.
+    Experts {
+        router: Part,
+        both: MatrixId,
+        down: MatrixId,
+        function: ActivationFunction,
+    },
     /// Gate and up have different formats.
     Apart {
         gate: Part,
@@ -109,8 +119,15 @@ impl Weights {
         progress: &(dyn Fn(usize, usize) + Sync),
     ) -> Result<Self, RunError> {
         let items = model.items()?.into_iter().map(|item| (item.name.clone(), item)).collect();
-        let mut loader =
-            Loader { host, model, items, options, store: Store::default(), shared: HashMap::new() };
+        let mut loader = Loader {
+            host,
+            model,
+            items,
+            options,
+            store: Store::default(),
+            shared: HashMap::new(),
+            parts: HashMap::new(),
+        };
         let Embedding { tokens, positions, types, norm, projection, .. } = &blueprint.embedding;
         let steps = blueprint.layers.len() + 2;
         let tokens_id = loader.whole(tokens).await?;
@@ -204,6 +221,14 @@ struct Loader<'a> {
     store: Store,
     /// Matrices that are whole tensors, which embedding and head may share.
     shared: HashMap<Matrix, MatrixId>,
+    /// Tensors of this layer of which matrices are parts.
+    parts: HashMap<String, Rc<Raw>>,
+}
+
+/// A tensor as it was read.
+enum Raw {
+    Packed(PackedWeights),
+    Floats(Vec<f32>),
 }
 
 impl Loader<'_> {
@@ -224,10 +249,30 @@ impl Loader<'_> {
         }
     }
 
+    /// Reads a tensor as a matrix of `k` columns. One of which matrices are parts is kept until the end of the
+    /// layer.
+    fn raw(&mut self, name: &str, k: usize, part: bool) -> Result<Rc<Raw>, RunError> {
+        if let Some(raw) = self.parts.get(name) {
+            return Ok(raw.clone());
+        }
+        let raw = if matches!(self.item(name)?.kind, ItemKind::Compressed(_))
+            && let Data::Compressed(packed) = self.model.read(name)?
+        {
+            Raw::Packed(with_columns(packed, k).map_err(|e| RunError::tensor(name, e))?)
+        } else {
+            Raw::Floats(self.floats(name)?)
+        };
+        let raw = Rc::new(raw);
+        if part {
+            self.parts.insert(name.to_owned(), raw.clone());
+        }
+        Ok(raw)
+    }
+
     /// Reads a matrix: codes and scales as they are, or floats if it is to be compressed.
-    fn read(&self, matrix: &Matrix, scheme: Option<&Scheme>) -> Result<Read, RunError> {
+    fn read(&mut self, matrix: &Matrix, scheme: Option<&Scheme>) -> Result<Read, RunError> {
         let name = &*matrix.tensor;
-        let item = self.item(name)?;
+        let item = self.item(name)?.clone();
         if let Some(activations) = self.model.activations(name)?
             && activations.factors.is_some_and(|factors| !factors.is_empty())
         {
@@ -239,17 +284,15 @@ impl Loader<'_> {
             return Err(RunError::tensor(name, "it has no columns"));
         };
         let kind = item.kind.clone();
-        if let (ItemKind::Compressed(_), None, None) = (&kind, scheme, &matrix.rows)
-            && let Data::Compressed(packed) = self.model.read(name)?
-        {
-            return Ok(Read::Packed(packed));
-        }
-        if let (ItemKind::Compressed(_), None, Some(rows)) = (&kind, scheme, &matrix.rows)
-            && let Data::Compressed(packed) = self.model.read(name)?
-        {
-            return Ok(Read::Packed(packed.select_rows(rows.clone())?));
-        }
-        let mut values = self.floats(name)?;
+        let raw = self.raw(name, k, matrix.rows.is_some())?;
+        let mut values = match (&*raw, scheme, &matrix.rows) {
+            (Raw::Packed(packed), None, None) => return Ok(Read::Packed(packed.clone())),
+            (Raw::Packed(packed), None, Some(rows)) => {
+                return Ok(Read::Packed(packed.select_rows(rows.clone())?));
+            }
+            (Raw::Packed(packed), Some(_), _) => dequantize(packed),
+            (Raw::Floats(values), _, _) => values.clone(),
+        };
         let (mut n, mut k) = (values.len().checked_div(k).unwrap_or(0), k);
         if matrix.transposed && matches!(kind, ItemKind::Plain(_)) {
             values = transposed(&values, n, k);
@@ -500,6 +543,7 @@ impl Loader<'_> {
     }
 
     async fn layer(&mut self, layer: &Layer, factor: f32) -> Result<LayerWeights, RunError> {
+        self.parts.clear();
         let Attention { query, key, value, output, query_norm, key_norm, .. } = &layer.attention;
         let query_key_norms = match (query_norm, key_norm) {
             (Some(query), Some(key)) => {
@@ -534,9 +578,40 @@ impl Loader<'_> {
                     [] => return Err(RunError::Empty),
                 })
             }
-            Feed::Experts { .. } => {
-                let what = "a mixture of experts".into();
-                Err(RunError::Unsupported { what, next: "" })
+            Feed::Experts { router, experts, .. } => {
+                let router = Part {
+                    matrix: self.whole(&router.matrix).await?,
+                    bias: self.biases(&[router], None).await?,
+                    column: 0,
+                };
+                let scheme = self.options.scheme;
+                let (mut both, mut down) = (Vec::new(), Vec::new());
+                for Gated { gate, up, down: last, .. } in experts {
+                    if [gate, up, last].iter().any(|linear| linear.bias.is_some()) {
+                        let what = "a bias of experts".into();
+                        return Err(RunError::Unsupported { what, next: "" });
+                    }
+                    let pair = vec![
+                        self.read(&gate.matrix, scheme.as_ref())?,
+                        self.read(&up.matrix, scheme.as_ref())?,
+                    ];
+                    both.extend(self.joined(pair, Join::Interleave)?);
+                    down.push(self.read(&last.matrix, scheme.as_ref())?);
+                }
+                let name = experts.first().map_or("", |expert| &*expert.gate.matrix.tensor);
+                let function = experts.first().map(|expert| expert.function).unwrap_or_default();
+                let mut all = Vec::with_capacity(2);
+                for reads in [both, down] {
+                    let mut joined = self.joined(reads, Join::Stack)?;
+                    let (Some(read), true) = (joined.pop(), joined.is_empty()) else {
+                        let what = format!("a mixture of experts of different formats ({name})");
+                        let next = "; --format compresses them to one";
+                        return Err(RunError::Unsupported { what, next });
+                    };
+                    all.push(self.place(read, name, scheme.as_ref()).await?);
+                }
+                let [both, down] = all[..] else { return Err(RunError::Empty) };
+                Ok(FeedWeights::Experts { router, both, down, function })
             }
         }
     }
@@ -603,6 +678,33 @@ impl Loader<'_> {
         }
         self.vector_of(&values).await
     }
+}
+
+/// Returns a packed tensor as a matrix of `k` columns. Tensors of three dimensions are stored as one row for each
+/// of the first; their parts lie in the same order if each row of `k` columns has whole words and groups.
+fn with_columns(packed: PackedWeights, k: usize) -> Result<PackedWeights, FormatError> {
+    if k == 0 || packed.k() == k || !packed.k().is_multiple_of(k) {
+        return Ok(packed);
+    }
+    let (format, n) = (packed.format(), packed.n() * (packed.k() / k));
+    let (whole, part) = (packed.geometry(), format.geometry(n, k)?);
+    let rows = n / packed.n().max(1);
+    let same = [
+        (whole.code_words, part.code_words),
+        (whole.groups, part.groups),
+        (whole.supers, part.supers),
+        (whole.meta_words, part.meta_words),
+    ];
+    // Zero points of 4 bits are packed by two within a row.
+    let zeros = part.groups.is_multiple_of(2) || !format.has_zeros();
+    if zeros && same.iter().all(|(whole, part)| *whole == part * rows) {
+        return PackedWeights::new(format, n, k, packed.into_parts());
+    }
+    Err(FormatError::WrongLength {
+        part: "columns of an expert, which has to be whole groups",
+        need: k.next_multiple_of(256),
+        have: k,
+    })
 }
 
 /// Returns the `[k, n]` matrix that is the transpose of an `[n, k]` one.
