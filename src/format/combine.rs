@@ -59,8 +59,7 @@ fn of_rows<'a>(
     for (index, matrix) in matrices.iter().enumerate() {
         check_same(first, index, matrix)?;
     }
-    let n = matrices.iter().try_fold(0usize, |n, matrix| n.checked_add(matrix.n()));
-    let (format, k, n) = (first.format(), first.k(), n.unwrap_or(usize::MAX));
+    let (format, k, n) = (first.format(), first.k(), rows.clone().count());
     let geometry = format.geometry(n, k)?;
     let whole = format.granularity() == Granularity::Tensor;
     let zeros = match format.offset() {

@@ -6,7 +6,7 @@ use lowbit::host::{Host, HostError};
 use wgpu::{Backend, DeviceType};
 
 /// The `--adapter` option of commands that run on one adapter.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub struct AdapterArg {
     /// The adapter to use: part of its name, driver or backend, or its number in `lowbit adapters`.
     /// The default is the fastest kind of adapter
@@ -24,7 +24,7 @@ impl AdapterArg {
 }
 
 /// Options of all commands that run kernels: what the device must do without.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub struct DeviceArg {
     /// Do not use features that the adapter has, separated by commas
     #[arg(long, value_name = "FEATURE", value_delimiter = ',')]

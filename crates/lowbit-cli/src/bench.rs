@@ -1,11 +1,12 @@
 //! `lowbit bench`: measures kernels.
 
-use crate::Outcome;
 use crate::adapter::{AdapterArg, DeviceArg};
 use crate::error::{CliError, printable, warn};
 use crate::files;
+use crate::model::CacheArg;
 use crate::plot::Plot;
 use crate::report::{JsonArg, Report, progress, right, table, text};
+use crate::{Outcome, bench_model};
 use clap::ValueEnum;
 use lowbit::compress::calibrate::Observer;
 use lowbit::conformance::{FakeScales, MeasuredLimits, Op, Timing, limits, time};
@@ -37,11 +38,11 @@ pub struct Args {
     /// Format of W, or of fake quantization. May be given more than once. The default is nine usual
     /// formats
     #[arg(long, value_name = "FORMAT")]
-    format: Vec<WeightFormat>,
+    pub(crate) format: Vec<WeightFormat>,
     /// The type of X: f32, f16, or the format to which f32 X is quantized first, as in int8-token or
     /// int8-g128-asym. The default is f32, and int8-token for quantize
     #[arg(long, value_name = "TYPE")]
-    activations: Option<Activations>,
+    pub(crate) activations: Option<Activations>,
     /// Choose kernels by this file of `lowbit tune`. It is ignored with a warning if it is of another
     /// adapter, driver or version
     #[arg(long, value_name = "FILE")]
@@ -53,12 +54,24 @@ pub struct Args {
     /// Draw an SVG of the matmuls' times per row of X over the rows of X, with a line for each format
     #[arg(long, value_name = "FILE", value_parser = files::to_file())]
     plot: Option<PathBuf>,
+    /// Measure a language model instead: how fast it reads a prompt and generates tokens. --format and
+    /// --activations then are its weights' and activations'
+    #[arg(long, value_name = "MODEL", conflicts_with_all = ["op", "shape", "tuning", "schedule", "plot"])]
+    model: Option<PathBuf>,
+    /// Tokens of the prompt, with --model
+    #[arg(short, long, value_name = "N", default_value_t = 512, requires = "model", value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub(crate) prompt_tokens: u32,
+    /// Tokens to generate, with --model
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 128, requires = "model", value_parser = clap::value_parser!(u32).range(2..=65536))]
+    pub(crate) tokens: u32,
     #[command(flatten)]
-    adapter: AdapterArg,
+    pub(crate) cache: CacheArg,
     #[command(flatten)]
-    device: DeviceArg,
+    pub(crate) adapter: AdapterArg,
     #[command(flatten)]
-    json: JsonArg,
+    pub(crate) device: DeviceArg,
+    #[command(flatten)]
+    pub(crate) json: JsonArg,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -221,6 +234,9 @@ struct Bench {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<Outcome, CliError> {
+    if let Some(model) = &args.model {
+        return bench_model::run(args, model);
+    }
     let report = Report::open(&args.json)?;
     let plot = args.plot.as_deref().map(Plot::open).transpose()?;
     let adapter = args.adapter.choose()?;

@@ -101,6 +101,17 @@ impl ModelArgs {
         Ok(tokenizer)
     }
 
+    /// Makes the options from those of a command with options of its own.
+    pub fn new(
+        model: PathBuf,
+        format: Option<Scheme>,
+        activations: Activations,
+        adapter: AdapterArg,
+        device: DeviceArg,
+    ) -> Self {
+        Self { model, format, activations, adapter, device }
+    }
+
     /// Returns how the weights are stored: the format that they were compressed to, or `as stored`.
     pub fn weights_name(&self) -> String {
         self.format.map_or("as stored".to_owned(), |scheme| scheme.to_string())

@@ -549,11 +549,7 @@ impl<'a> Builder<'a> {
             }
         };
         let (mut head_input, mut logits, mut head_ops, mut drawing) = (None, None, 0, None);
-        if let (Some(part), Some(head)) = (self.weights.head, &self.blueprint.head) {
-            if head.soft_cap.is_some() || head.scale != 1.0 {
-                let what = "a soft cap or a scale of logits".into();
-                return Err(RunError::Unsupported { what, next: "" });
-            }
+        if let Some(part) = self.weights.head {
             let stored = self.graph.shapes[last.0].stored;
             let input = self.graph.kept(self.size.logit_rows, self.hidden(), stored);
             let columns = self.columns(part);

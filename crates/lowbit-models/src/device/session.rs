@@ -13,13 +13,13 @@ use std::ops::Range;
 /// compiled then.
 #[derive(Debug)]
 pub struct Session<'m> {
-    model: &'m Model,
+    pub(super) model: &'m Model,
     size: Size,
     /// The tokens that are in the caches.
     tokens: Vec<u32>,
     /// The token that was drawn last, if it is the first token of the next step on the device.
     drawn: Option<u32>,
-    runner: Runner,
+    pub(super) runner: Runner,
     read_back: ReadBack,
     submissions: usize,
 }
@@ -159,8 +159,8 @@ impl<'m> Session<'m> {
         let last = self.extend_but_last(tokens).await?;
         self.upload(last)?;
         let rows = last.len() as u32;
-        let logits = self.step(last, Want::Logits(rows - 1..rows)).await?;
-        Ok(logits.into_iter().map(f32::from_bits).collect())
+        let words = self.step(last, Want::Logits(rows - 1..rows)).await?;
+        Ok(self.capped(words))
     }
 
     /// Reads a prompt, and returns the first token that follows.
@@ -201,6 +201,12 @@ impl<'m> Session<'m> {
 
     async fn draw(&mut self, tokens: &[u32], sampling: &Sampling) -> Result<u32, RunError> {
         let random = sampling.temperature > 0.0;
+        if let (true, Some(head)) = (random, &self.model.blueprint.head)
+            && (head.soft_cap.is_some() || head.scale != 1.0)
+        {
+            let what = "drawing from logits with a soft cap or a scale".into();
+            return Err(RunError::Unsupported { what, next: "; a temperature of 0 is" });
+        }
         if let (true, Some(settings)) = (random, self.runner.built.settings) {
             let words = sampling.settings(self.len()).words();
             self.runner.write(self.model, settings, &words)?;
@@ -231,7 +237,11 @@ impl<'m> Session<'m> {
             self.extend(&tokens).await?;
             for temperature in [0.0, 1.0] {
                 self.rewind(0)?;
-                self.prompt(&tokens, &Sampling { temperature, ..Sampling::GREEDY }).await?;
+                let sampling = Sampling { temperature, ..Sampling::GREEDY };
+                match self.prompt(&tokens, &sampling).await {
+                    Ok(_) | Err(RunError::Unsupported { .. }) => {}
+                    Err(error) => return Err(error),
+                }
             }
             self.rewind(0)?;
         }
@@ -282,7 +292,19 @@ impl<'m> Session<'m> {
     /// Computes the logits of rows of the last step.
     async fn logits(&mut self, wanted: Range<u32>) -> Result<Vec<f32>, RunError> {
         let words = self.submit(None, wanted, Draw::Nothing).await?;
-        Ok(words.into_iter().map(f32::from_bits).collect())
+        Ok(self.capped(words))
+    }
+
+    /// Returns the logits of a model from what its head gives: multiplied with a scale and soft-capped, if the
+    /// model does so. Both leave the order as it is, so that the largest is found without them.
+    fn capped(&self, words: Vec<u32>) -> Vec<f32> {
+        let logits = words.into_iter().map(f32::from_bits);
+        let Some(head) = &self.model.blueprint.head else { return logits.collect() };
+        let scaled = logits.map(|logit| logit * head.scale);
+        match head.soft_cap {
+            Some(cap) => scaled.map(|logit| cap * (logit / cap).tanh()).collect(),
+            None => scaled.collect(),
+        }
     }
 
     /// Submits a step of some rows, if there are any, and what is wanted of it: one submission, and one
