@@ -9,6 +9,7 @@ mod calibrate;
 mod compare;
 mod compress;
 mod decompress;
+mod embed;
 mod error;
 mod export;
 mod files;
@@ -46,6 +47,7 @@ enum Command {
     Adapters(adapters::Args),
     Calibrate(calibrate::Args),
     Compress(compress::Args),
+    Embed(embed::Args),
     Export(export::Args),
     Generate(generate::Args),
     Import(import::Args),
@@ -72,6 +74,7 @@ fn run(command: &Command) -> Result<Outcome, CliError> {
         Command::Adapters(args) => adapters::run(args),
         Command::Calibrate(args) => calibrate::run(args),
         Command::Compress(args) => compress::run(args),
+        Command::Embed(args) => embed::run(args),
         Command::Export(args) => export::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Import(args) => import::run(args),

@@ -706,7 +706,7 @@ fn bad_tuning_arguments_are_refused() {
 }
 
 /// A folder of a small encoder, and a text file of its sentences with blank lines between.
-fn encoder(scratch: &Scratch) -> (String, String) {
+pub fn encoder(scratch: &Scratch) -> (String, String) {
     crate::tiny_bert::write(&scratch.path("model"), &crate::tiny_bert::tensors());
     fs::write(scratch.path("text"), format!("\n{}\n \n", crate::tiny_bert::TEXT.join("\n\n")))
         .unwrap();

@@ -3,6 +3,7 @@
 mod cli;
 #[path = "../../../tests/common/mod.rs"]
 mod common;
+mod embed;
 mod isa;
 mod onnx;
 mod quantized;

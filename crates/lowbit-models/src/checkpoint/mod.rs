@@ -43,6 +43,7 @@ pub mod gguf;
 mod header;
 pub mod hf;
 mod model;
+mod npy;
 #[cfg(feature = "onnx")]
 pub mod onnx;
 mod output;
@@ -60,6 +61,7 @@ pub use config::config_beside;
 pub use error::IoError;
 pub use foreign::{Foreign, ForeignFormat, TensorKind, foreign};
 pub use model::{ModelFile, Tensor, read_compressed};
+pub use npy::npy_header;
 pub use output::{ModelWriter, Output};
 pub use parts::{CompressedInfo, matrix_shape};
 pub use ranges::{BadRanges, LayerRanges, RangeTarget, Ranges, RangesError};

@@ -2,35 +2,9 @@
 
 use super::layers::{Size, build};
 use super::runner::Runner;
-use super::{Model, RunError};
+use super::{Model, Pooling, RunError};
 use lowbit::format::CacheFormat;
 use lowbit::host::ReadBack;
-
-/// How the rows of a sentence become one vector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Pooling {
-    /// Their mean.
-    Mean,
-    /// The first row.
-    Cls,
-    /// The largest number of each column.
-    Max,
-}
-
-impl Pooling {
-    /// All ways.
-    pub const ALL: [Self; 3] = [Self::Mean, Self::Cls, Self::Max];
-
-    /// Returns `mean`, `cls` or `max`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Mean => "mean",
-            Self::Cls => "cls",
-            Self::Max => "max",
-        }
-    }
-}
 
 /// How an encoder runs.
 #[derive(Clone, Debug)]
@@ -129,15 +103,45 @@ impl SentenceEncoder<'_> {
         self.model.blueprint.hidden
     }
 
+    /// Returns the largest number of tokens of a sentence: those of a step, or the positions that the model
+    /// has.
+    pub fn longest(&self) -> usize {
+        self.options.rows.min(self.model.blueprint.context)
+    }
+
+    /// Runs every kernel once, for as many rows as fit a step, so that drivers that compile late have compiled
+    /// them before the first sentence.
+    ///
+    /// # Errors
+    /// Returns [`RunError`] if the device fails.
+    pub async fn warm_up(&self) -> Result<(), RunError> {
+        let longest = self.longest().max(1);
+        let whole = vec![vec![0; longest]; self.options.rows / longest];
+        self.step(&whole).await.map(|_| ())
+    }
+
+    /// Returns the vector of each sentence: see [`embed_with`](Self::embed_with).
+    ///
+    /// # Errors
+    /// Returns [`RunError`].
+    pub async fn embed(&self, sentences: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, RunError> {
+        self.embed_with(sentences, |_| ()).await
+    }
+
     /// Returns the vector of each sentence, given as its tokens with those that the tokenizer adds. A
-    /// sentence without tokens gives zeros.
+    /// sentence without tokens gives zeros. `progress` is called after each step, with the number of
+    /// sentences that have their vector.
     ///
     /// # Errors
     /// Returns [`RunError`] if a token is not in the vocabulary, a sentence is longer than a step or than
     /// the model has positions, or the device fails.
-    pub async fn embed(&self, sentences: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, RunError> {
+    pub async fn embed_with(
+        &self,
+        sentences: &[Vec<u32>],
+        mut progress: impl FnMut(usize),
+    ) -> Result<Vec<Vec<f32>>, RunError> {
         let vocab = self.model.blueprint.vocab;
-        let limit = self.options.rows.min(self.model.blueprint.context);
+        let limit = self.longest();
         for sentence in sentences {
             if let Some(&token) = sentence.iter().find(|&&token| token as usize >= vocab) {
                 return Err(RunError::Token { token, vocab });
@@ -158,6 +162,7 @@ impl SentenceEncoder<'_> {
             let count = rest.iter().take_while(fits).count().max(1);
             let (now, later) = rest.split_at(count);
             vectors.extend(self.step(now).await?);
+            progress(vectors.len());
             rest = later;
         }
         Ok(vectors)

@@ -226,6 +226,29 @@ impl Tokenizer {
         Ok(ids)
     }
 
+    /// Returns the tokens of a text with those that the tokenizer puts around it, at most `most`: if there are
+    /// more, the last ones of the text are left out, and those around it stay. Also returns how many tokens
+    /// there are without this limit.
+    ///
+    /// # Errors
+    /// Returns the errors of [`encode`](Self::encode).
+    pub fn encode_within(&self, text: &str, most: usize) -> Result<(Vec<u32>, usize), TextError> {
+        let mut ids = self.encode(text, true)?;
+        let all = ids.len();
+        if all > most {
+            let inner = self.encode(text, false)?;
+            let around = all.saturating_sub(inner.len());
+            let is_here =
+                |before: &usize| ids.get(*before..).is_some_and(|ids| ids.starts_with(&inner));
+            let before = (0..=around).find(is_here).unwrap_or(0);
+            let after = ids.split_off(all - (around - before).min(all));
+            ids.truncate(most.saturating_sub(after.len()));
+            ids.extend(after);
+            ids.truncate(most);
+        }
+        Ok((ids, all))
+    }
+
     /// Checks that tokens have every byte of a text, if some bytes have no token: the library leaves those
     /// out.
     fn check_bytes(&self, text: &str, ids: &[u32]) -> Result<(), TextError> {

@@ -155,6 +155,15 @@ fn minilm_has_its_tokens() {
     assert_eq!(tokenizer.vocab_size(), 30522);
     let ids = tokenizer.encode("It is a truth, universally acknowledged.", true).unwrap();
     assert_eq!(ids, [101, 2009, 2003, 1037, 3606, 1010, 21186, 8969, 1012, 102]);
+    // What does not fit is left out at the end of the text, not of what is around it.
+    let within =
+        |most| tokenizer.encode_within("It is a truth, universally acknowledged.", most).unwrap();
+    assert_eq!(within(10), (ids.clone(), 10));
+    assert_eq!(within(5), (vec![101, 2009, 2003, 1037, 102], 10));
+    assert_eq!(within(2), (vec![101, 102], 10));
+    assert_eq!(within(1), (vec![102], 10));
+    assert_eq!(within(0), (vec![], 10));
+    assert_eq!(tokenizer.encode_within("", 1).unwrap(), (vec![101], 2));
     let text = "it is a truth, universally acknowledged.";
     assert_eq!(tokenizer.decode(&ids, false).unwrap(), text);
     assert!(matches!(tokenizer.bytes(2009, false), Err(TextError::NotStreamed { .. })));
