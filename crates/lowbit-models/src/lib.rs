@@ -68,3 +68,13 @@ mod pages {
     #[doc = include_str!("../../../docs/tuning.md")]
     struct Tuning;
 }
+
+#[cfg(test)]
+mod tests {
+    /// docs/models.md shows the example as it is.
+    #[test]
+    fn the_example_is_on_its_page() {
+        let page = include_str!("../../../docs/models.md");
+        assert!(page.contains(include_str!("../examples/generate.rs")));
+    }
+}
