@@ -15,7 +15,9 @@ use crate::architecture::{
     Attention, Blueprint, Feed, Layer, Norm, NormKind, Norms, Pairs, Rotary,
 };
 use lowbit::format::{ActivationFunction, CacheFormat};
-use lowbit::ops::{Activations, Epilogue, FloatType, HeadNorm, RotaryPairs, SampleSettings};
+use lowbit::ops::{
+    Activations, Epilogue, FloatType, HeadNorm, MatmulSpec, RotaryPairs, SampleSettings,
+};
 
 /// What a graph is made for.
 #[derive(Clone, Copy, Debug)]
@@ -166,11 +168,15 @@ impl<'a> Builder<'a> {
         self.graph.tensor(self.size.rows, columns, rows)
     }
 
-    /// Returns the type of the input of linear layers.
-    fn input_rows(&self) -> Rows {
+    /// Returns the type of the input of linear layers: codes only if all of them take codes.
+    fn input_rows(&self, parts: &[Part]) -> Rows {
+        let takes = |part: &Part| {
+            let weights = &self.weights.store.matrices[part.matrix.0];
+            MatmulSpec::of(1, weights).with_activations(self.activations).check().is_ok()
+        };
         match self.activations {
-            Activations::Float(float) => Rows::Float(float),
-            Activations::Int8(format) => Rows::Int8(format),
+            Activations::Int8(format) if parts.iter().all(takes) => Rows::Int8(format),
+            _ => Rows::Float(self.float),
         }
     }
 
@@ -210,7 +216,7 @@ impl<'a> Builder<'a> {
                 let what = "an embedding that is projected before it is normalized".into();
                 return Err(RunError::Unsupported { what, next: "" });
             }
-            let input = self.linear_input(stream.residual);
+            let input = self.linear_input(stream.residual, &[projection]);
             let output = self.residual(self.hidden());
             self.matmul(projection, input, ActivationFunction::Identity, Epilogue::None, output);
             stream.residual = output;
@@ -244,8 +250,8 @@ impl<'a> Builder<'a> {
     }
 
     /// Returns the input of a linear layer: the rows as they are, or as codes.
-    fn linear_input(&mut self, input: Tensor) -> Tensor {
-        let Activations::Int8(format) = self.activations else { return input };
+    fn linear_input(&mut self, input: Tensor, parts: &[Part]) -> Tensor {
+        let Rows::Int8(format) = self.input_rows(parts) else { return input };
         let columns = self.graph.shapes[input.0].columns;
         let output = self.graph.tensor(self.size.rows, columns, Rows::Int8(format));
         self.graph.ops.push(Op::Quantize { input, output, format });
@@ -278,11 +284,12 @@ impl<'a> Builder<'a> {
         &mut self,
         norms: &Norms,
         vectors: Option<NormVectors>,
+        parts: &[Part],
         stream: &mut Stream,
     ) -> Result<Tensor, RunError> {
         match (&norms.input, vectors) {
             (Some(norm), Some(vectors)) => {
-                let rows = self.input_rows();
+                let rows = self.input_rows(parts);
                 let columns = self.hidden();
                 let output = self.graph.tensor(self.size.rows, columns, rows);
                 self.norm(norm, vectors, stream, output);
@@ -293,7 +300,7 @@ impl<'a> Builder<'a> {
                 Err(RunError::Unsupported { what, next: "" })
             }
             // The residual has the type of other floats here, since every sum is normalized.
-            _ if self.wide == self.float => Ok(self.linear_input(stream.residual)),
+            _ if self.wide == self.float => Ok(self.linear_input(stream.residual, parts)),
             _ => {
                 let what = "f16 activations of a block whose input is not normalized".into();
                 Err(RunError::Unsupported { what, next: "" })
@@ -310,7 +317,7 @@ impl<'a> Builder<'a> {
         input: Tensor,
         stream: Stream,
     ) -> Stream {
-        let input = self.linear_input(input);
+        let input = self.linear_input(input, &[part]);
         let columns = self.hidden();
         let none = ActivationFunction::Identity;
         if let (Some(norm), Some(vectors)) = (&norms.output, vectors.output) {
@@ -348,14 +355,21 @@ impl<'a> Builder<'a> {
         mut stream: Stream,
     ) -> Result<Stream, RunError> {
         let vectors = weights.attention_norms;
-        let x = self.block_input(&layer.attention_norms, vectors.input, &mut stream)?;
+        let x =
+            self.block_input(&layer.attention_norms, vectors.input, &weights.qkv, &mut stream)?;
         let result = self.attention(&layer.attention, weights, x)?;
         stream = self.block_output(&layer.attention_norms, vectors, weights.output, result, stream);
         let vectors = weights.feed_norms;
         if let FeedWeights::Experts { .. } = weights.feed {
             return self.experts(layer, weights, stream);
         }
-        let x = self.block_input(&layer.feed_norms, vectors.input, &mut stream)?;
+        let first = match weights.feed {
+            FeedWeights::Plain { up, .. } => vec![up],
+            FeedWeights::Fused { both, .. } => vec![both],
+            FeedWeights::Apart { gate, up, .. } => vec![gate, up],
+            FeedWeights::Experts { router, .. } => vec![router],
+        };
+        let x = self.block_input(&layer.feed_norms, vectors.input, &first, &mut stream)?;
         let (result, down) = self.feed(&weights.feed, x);
         Ok(self.block_output(&layer.feed_norms, vectors, down, result, stream))
     }
@@ -530,10 +544,9 @@ impl<'a> Builder<'a> {
     fn finish(mut self, mut stream: Stream) -> Result<Built, RunError> {
         let last = match (&self.blueprint.final_norm, self.weights.final_norm) {
             (Some(norm), Some(vectors)) => {
-                let rows = if self.weights.head.is_some() {
-                    self.input_rows()
-                } else {
-                    Rows::Float(self.wide)
+                let rows = match self.weights.head {
+                    Some(head) => self.input_rows(&[head]),
+                    None => Rows::Float(self.wide),
                 };
                 let last = self.graph.kept(self.size.rows, self.hidden(), rows);
                 self.norm(norm, vectors, &mut stream, last);

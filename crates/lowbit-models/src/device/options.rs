@@ -11,8 +11,8 @@ pub struct LoadOptions {
     /// The format that the weights of linear layers are compressed to while they are loaded; `None` leaves
     /// them as they are in the file. Embedding and head stay as they are.
     pub scheme: Option<Scheme>,
-    /// The type of activations. int8 is the type of the inputs of linear layers; what is between them is
-    /// then f32.
+    /// The type of activations. int8 is the type of the inputs of those linear layers whose weights have a
+    /// format that takes it; everything else is then f32.
     pub activations: Activations,
 }
 

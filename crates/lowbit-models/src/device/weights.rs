@@ -203,6 +203,7 @@ enum Join {
 }
 
 /// A matrix before it is on the device.
+#[allow(clippy::large_enum_variant, reason = "there are few at a time, and they own megabytes")]
 enum Read {
     Packed(PackedWeights),
     /// Floats that are to be compressed.
@@ -226,6 +227,7 @@ struct Loader<'a> {
 }
 
 /// A tensor as it was read.
+#[allow(clippy::large_enum_variant, reason = "there are few at a time, and they own megabytes")]
 enum Raw {
     Packed(PackedWeights),
     Floats(Vec<f32>),
