@@ -61,6 +61,15 @@ impl ModelSource for GgufFile {
             }),
         }
     }
+
+    fn check(&self, name: &str) -> Result<(), SourceError> {
+        match self.tensor(name) {
+            Some(tensor) if matches!(kind(&tensor), ItemKind::Compressed(_)) => {
+                Ok(blocks::check(&tensor)?)
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Returns what a tensor is when it is read.

@@ -285,3 +285,58 @@ fn models_in_several_files() {
     fs::write(&renamed, parts(1)[0].build()).unwrap();
     assert_eq!(GgufFile::open(&renamed).unwrap().tensors().len(), 1);
 }
+
+/// A scale that is not finite is found without the codes exactly where reading refuses it: every two
+/// bytes of a block become an infinity in turn, and every byte 255.
+#[test]
+fn scales_are_checked_as_they_are_read() {
+    let mut refused = 0;
+    for number in [2, 3, 6, 7, 8, 10, 11, 12, 13, 14, 20, 23, 39] {
+        let kind = GgmlType::new(number);
+        let (columns, bytes) = kind.block().unwrap();
+        for at in 0..bytes {
+            for faulty in [&[0, 0x7c][..], &[0xff]] {
+                let mut data = vec![0; 2 * bytes];
+                let end = (bytes + at + faulty.len()).min(data.len());
+                data[bytes + at..end].copy_from_slice(&faulty[..end - bytes - at]);
+                let shape = [2, columns];
+                let tensor = GgufTensor { name: "w", kind, shape: &shape, bytes: &data };
+                let (read, check) = (blocks::read(&tensor), blocks::check(&tensor));
+                assert_eq!(read.is_err(), check.is_err(), "{kind}, byte {at}");
+                refused += usize::from(check.is_err());
+            }
+        }
+    }
+    // Both faults in each of the 17 floats of the types, and the byte of MXFP4.
+    assert_eq!(refused, 2 * 17 + 1);
+}
+
+/// What cannot be read is left out with the reason, and the rest is read.
+#[test]
+fn what_cannot_be_read_is_left_out() {
+    use crate::checkpoint::source::Readable;
+    let mut blocks = vec![0; 2 * 18];
+    blocks[18..20].copy_from_slice(&[0, 0x7c]);
+    let file = small().tensor("bad", &[32, 2], 2, &blocks).tensor("iq", &[256], 16, &[0; 66]);
+    let model = open(&file).unwrap();
+    let readable = Readable::new(&model).unwrap();
+    let names: Vec<String> = readable.items().unwrap().into_iter().map(|i| i.name).collect();
+    assert_eq!(names, ["blk.0.attn_norm.weight", "blk.0.attn_q.weight"]);
+    let left: Vec<_> =
+        readable.omissions().into_iter().map(|left| (left.name, left.what, left.why)).collect();
+    let expected = [
+        ("bad", "Q4_0", "the scale of row 1, group 0 is inf: it must be finite"),
+        ("iq", "IQ2_XXS", "lowbit has no format for this type"),
+        ("odd", "ggml type 137", "no type of ggml has this number"),
+    ];
+    let expected = expected.map(|(name, what, why)| (name.into(), what.into(), why.into()));
+    assert_eq!(left, expected);
+    assert!(readable.refusal().is_none());
+    // Nothing is left of a model that has only these.
+    let model = open(&Builder::new().tensor("iq", &[256], 16, &[0; 66])).unwrap();
+    let refusal = Readable::new(&model).unwrap().refusal().unwrap().to_string();
+    assert_eq!(
+        refusal,
+        "1 of its weights are stored as IQ2_XXS, first `iq`: lowbit has no format for this type"
+    );
+}

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 ///
 /// # Errors
 /// Returns [`SourceError`] if lowbit has no format for a weight, if a weight is damaged, or if the output
-/// cannot be written. Nothing is written in that case.
+/// cannot be written. Nothing is written in that case. [`Readable`](super::Readable) leaves out what cannot be read.
 pub fn import(
     model: &dyn ModelSource,
     output: impl Into<Output>,

@@ -33,6 +33,7 @@ mod import;
 mod onnx;
 mod open;
 mod plain;
+mod readable;
 mod role;
 mod safetensors;
 #[cfg(test)]
@@ -42,6 +43,7 @@ pub use detect::NotAModel;
 pub use error::SourceError;
 pub use import::import;
 pub use open::{Model, locate, open};
+pub use readable::Readable;
 pub use role::Role;
 
 use super::{Dtype, LayerActivations};
@@ -176,6 +178,15 @@ pub trait ModelSource: std::fmt::Debug + Send + Sync {
     /// Returns [`SourceError`] if there is no such item, if lowbit has no format for it, or if its
     /// values are not valid.
     fn read(&self, name: &str) -> Result<Data<'_>, SourceError>;
+
+    /// Checks whether the scales of an item are valid, without reading its codes, where an open model has
+    /// not checked that already.
+    ///
+    /// # Errors
+    /// Returns the error with which [`read`](Self::read) would refuse the item.
+    fn check(&self, _name: &str) -> Result<(), SourceError> {
+        Ok(())
+    }
 
     /// Returns how X of a compressed weight becomes 8-bit codes, or `None` if the model does not say it.
     ///

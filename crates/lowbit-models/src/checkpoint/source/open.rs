@@ -125,6 +125,10 @@ impl ModelSource for Model {
         self.source().read(name)
     }
 
+    fn check(&self, name: &str) -> Result<(), SourceError> {
+        self.source().check(name)
+    }
+
     fn activations(&self, name: &str) -> Result<Option<LayerActivations>, SourceError> {
         self.source().activations(name)
     }

@@ -59,6 +59,8 @@ struct Row {
     number: u32,
     unpack: fn(&[u8], &mut Block),
     pack: fn(&Block, &mut [u8]),
+    /// Where the floats of a block are. Without any, its first byte is a power of two.
+    floats: &'static [usize],
     /// The lowest and the highest lower level of a scale that the bits of the file can hold.
     scales: (i8, i8),
     /// The lowest and the highest lower level of a minimum.
@@ -68,8 +70,9 @@ struct Row {
 type Unpack = fn(&[u8], &mut Block);
 type Pack = fn(&Block, &mut [u8]);
 
-const fn row(number: u32, (unpack, pack): (Unpack, Pack)) -> Row {
-    Row { number, unpack, pack, scales: (i8::MIN, i8::MAX), minima: (i8::MIN, i8::MAX) }
+const fn row(number: u32, (unpack, pack): (Unpack, Pack), floats: &'static [usize]) -> Row {
+    let (scales, minima) = ((i8::MIN, i8::MAX), (i8::MIN, i8::MAX));
+    Row { number, unpack, pack, floats, scales, minima }
 }
 
 impl Row {
@@ -81,20 +84,20 @@ impl Row {
 
 /// Every type of blocks that lowbit has a format for.
 const ROWS: [Row; 13] = [
-    row(2, (unpack::q4_0, pack::q4_0)),
-    row(3, (unpack::q4_1, pack::q4_1)),
-    row(6, (unpack::q5_0, pack::q5_0)),
-    row(7, (unpack::q5_1, pack::q5_1)),
-    row(8, (unpack::q8_0, pack::q8_0)),
-    row(10, (unpack::q2_k, pack::q2_k)).limits((0, 15), (0, 15)),
-    row(11, (unpack::q3_k, pack::q3_k)).limits((-32, 31), (0, 0)),
-    row(12, (unpack::q4_k, pack::q4_k)).limits((0, 63), (0, 63)),
-    row(13, (unpack::q5_k, pack::q5_k)).limits((0, 63), (0, 63)),
-    row(14, (unpack::q6_k, pack::q6_k)),
+    row(2, (unpack::q4_0, pack::q4_0), &[0]),
+    row(3, (unpack::q4_1, pack::q4_1), &[0, 2]),
+    row(6, (unpack::q5_0, pack::q5_0), &[0]),
+    row(7, (unpack::q5_1, pack::q5_1), &[0, 2]),
+    row(8, (unpack::q8_0, pack::q8_0), &[0]),
+    row(10, (unpack::q2_k, pack::q2_k), &[80, 82]).limits((0, 15), (0, 15)),
+    row(11, (unpack::q3_k, pack::q3_k), &[108]).limits((-32, 31), (0, 0)),
+    row(12, (unpack::q4_k, pack::q4_k), &[0, 2]).limits((0, 63), (0, 63)),
+    row(13, (unpack::q5_k, pack::q5_k), &[0, 2]).limits((0, 63), (0, 63)),
+    row(14, (unpack::q6_k, pack::q6_k), &[208]),
     // The bytes are those of Q4_0; only the numbers of the codes differ.
-    row(20, (unpack::q4_0, pack::q4_0)),
-    row(23, (unpack::iq4_xs, pack::iq4_xs)).limits((-32, 31), (0, 0)),
-    row(39, (unpack::mxfp4, pack::mxfp4)),
+    row(20, (unpack::q4_0, pack::q4_0), &[0]),
+    row(23, (unpack::iq4_xs, pack::iq4_xs), &[0]).limits((-32, 31), (0, 0)),
+    row(39, (unpack::mxfp4, pack::mxfp4), &[]),
 ];
 
 fn row_of(kind: GgmlType) -> Option<&'static Row> {
@@ -131,6 +134,26 @@ pub(super) fn read(tensor: &GgufTensor<'_>) -> Result<PackedWeights, IoError> {
     let geometry = format.geometry(n, k).map_err(refused)?;
     let parts = parts(&geometry, columns, tensor.bytes.chunks_exact(block_bytes), unpack);
     PackedWeights::new(format, n, k, parts).map_err(refused)
+}
+
+/// Checks that the scales and minima of a tensor are finite, without unpacking its codes.
+///
+/// # Errors
+/// Returns the error of [`read`].
+pub(super) fn check(tensor: &GgufTensor<'_>) -> Result<(), IoError> {
+    /// The byte of a power of two that stands for NaN.
+    const E8M0_NAN: u8 = 0xff;
+    let finite = |block: &[u8], floats: &[usize]| match floats {
+        [] => block.first() != Some(&E8M0_NAN),
+        floats => floats.iter().all(|&at| unpack::half(block, at).is_finite()),
+    };
+    if let (Some(row), Some((_, bytes))) = (row_of(tensor.kind), tensor.kind.block())
+        && tensor.bytes.chunks_exact(bytes).all(|block| finite(block, row.floats))
+    {
+        return Ok(());
+    }
+    // The reader says which of them it is.
+    read(tensor).map(drop)
 }
 
 /// Unpacks blocks of `columns` weights, of which every row has a whole number.

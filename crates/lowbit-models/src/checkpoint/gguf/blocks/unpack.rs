@@ -3,7 +3,7 @@
 use super::Block;
 use half::f16;
 
-fn half(bytes: &[u8], at: usize) -> f16 {
+pub(super) fn half(bytes: &[u8], at: usize) -> f16 {
     f16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
 
