@@ -4,7 +4,7 @@ use crate::error::{CliError, printable, warn};
 use crate::report::{self, JsonArg, Report};
 use crate::{Outcome, files};
 use lowbit_models::checkpoint::IoError;
-use lowbit_models::checkpoint::source::{Item, ItemKind, ModelSource, SourceError};
+use lowbit_models::checkpoint::source::{Item, ItemKind, ModelSource, Readable, SourceError};
 use lowbit_models::{Step, decompress};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -102,6 +102,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         let message = format!("cannot decompress `{}`", args.input.display());
         CliError::new(message).because(error).hint(hint)
     };
+    let model = Readable::new(&model).map_err(failed)?;
     if let Some(error) = model.refusal() {
         return Err(failed(error));
     }

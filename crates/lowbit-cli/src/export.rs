@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use lowbit_models::Step;
 use lowbit_models::checkpoint::gguf::{self, GgufMetadata};
 use lowbit_models::checkpoint::hf::{self, HfFormat};
-use lowbit_models::checkpoint::source::{Model, ModelSource, SourceError};
+use lowbit_models::checkpoint::source::{Model, ModelSource, Readable, SourceError};
 use lowbit_models::checkpoint::{IoError, Output};
 use std::path::PathBuf;
 
@@ -110,6 +110,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         CliError::new(format!("cannot export `{}`", args.input.display())).because(error).hint(hint)
     };
     let report = Report::open(&args.json)?;
+    let model = Readable::new(&model).map_err(|error| listing::damaged(&args.input, error))?;
     let listing = Listing::new(&args.input, Some(&args.output), &model)
         .map_err(|error| listing::damaged(&args.input, error))?;
     let progress = report::progress(model.items().map_err(failed)?.len());

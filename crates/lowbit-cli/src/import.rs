@@ -5,7 +5,7 @@ use crate::report::{self, JsonArg, Report};
 use crate::{Outcome, files};
 use lowbit_models::Step;
 use lowbit_models::checkpoint::onnx::{LeftOut, OnnxFile};
-use lowbit_models::checkpoint::source::{self, Model, ModelSource, SourceError};
+use lowbit_models::checkpoint::source::{self, Model, ModelSource, Readable, SourceError};
 use lowbit_models::checkpoint::{IoError, Output};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -226,9 +226,10 @@ fn run_any(args: &Args, model: &Model, output: Output) -> Result<Outcome, CliErr
         return Err(CliError::new(message).hint("leave it out: the names are the model's own"));
     }
     let report = Report::open(&args.json)?;
-    let listing = crate::listing::Listing::new(&args.input, Some(&args.output), model)
+    let model = Readable::new(model).map_err(|error| failed(args, error))?;
+    let listing = crate::listing::Listing::new(&args.input, Some(&args.output), &model)
         .map_err(|error| failed(args, error))?;
-    import(args, model, output)?;
+    import(args, &model, output)?;
     report.finish(&listing.text(), &listing)?;
     let strict = args.strict && !model.omissions().is_empty();
     Ok(if strict { Outcome::FoundWrong } else { Outcome::Fine })

@@ -4,7 +4,7 @@ use crate::activations::ActivationsJson;
 use crate::error::{CliError, printable};
 use crate::report::{self, bits_per_weight};
 use lowbit_models::checkpoint::source::{
-    Item, ItemKind, Model, ModelSource, Omission, SourceError,
+    Family, Item, ItemKind, ModelSource, Omission, SourceError,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -82,12 +82,16 @@ struct Left {
 
 impl Listing {
     /// Lists what an open model contains. `output` is where it is imported to.
-    pub fn new(file: &Path, output: Option<&Path>, model: &Model) -> Result<Self, SourceError> {
+    pub fn new(
+        file: &Path,
+        output: Option<&Path>,
+        model: &dyn ModelSource,
+    ) -> Result<Self, SourceError> {
         let rows = model.items()?.into_iter().map(|item| row(model, item));
         let tensors: Vec<Row> = rows.collect::<Result<_, _>>()?;
-        let metadata = match model {
-            Model::Safetensors(_) | Model::Quantized(_) => {
-                let pairs = ModelSource::metadata(model).into_iter();
+        let metadata = match model.family() {
+            Family::Safetensors => {
+                let pairs = model.metadata().into_iter();
                 Value::Object(pairs.map(|(key, value)| (key, value.into())).collect())
             }
             _ => model.config().clone(),
@@ -219,7 +223,7 @@ impl Left {
     }
 }
 
-fn row(model: &Model, item: Item) -> Result<Row, SourceError> {
+fn row(model: &dyn ModelSource, item: Item) -> Result<Row, SourceError> {
     let (weights, compressed) = (item.elements(), !matches!(item.kind, ItemKind::Plain(_)));
     let activations = if compressed { model.activations(&item.name)? } else { None };
     Ok(Row {

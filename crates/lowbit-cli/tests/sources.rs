@@ -200,6 +200,58 @@ fn floats_of_a_gguf_are_imported() {
     assert_eq!(scratch.names("."), ["in", "iq", "out"]);
 }
 
+/// A weight that cannot be read does not keep the others from being imported, decompressed and exported,
+/// and every command says which it is and why.
+#[test]
+fn one_unusable_weight_of_a_gguf_is_left_out() {
+    let scratch = Scratch::new();
+    // One row of two blocks of Q4_0, whose second scale is infinite; and a row of TQ1_0.
+    for (stored, (dims, kind, bytes), why) in [
+        ("Q4_0", (vec![64, 1], 2, 36), "the scale of row 0, group 1 is inf: it must be finite"),
+        ("TQ1_0", (vec![256, 1], 34, 54), "lowbit has no format for this type"),
+    ] {
+        let list = [
+            ("bad.weight".to_owned(), dims, kind, bytes),
+            ("good.weight".to_owned(), vec![32, 1], 2, 18),
+        ];
+        let mut file = gguf("llama", &list);
+        let at = file.len();
+        file.resize(at + 64 + 18, 0);
+        file[at + 18..at + 20].copy_from_slice(&[0, 0x7c]);
+        file[at + 64..at + 66].copy_from_slice(&[0, 0x3c]);
+        fs::write(scratch.path("in"), &file).unwrap();
+        let (input, output, json) = (scratch.text("in"), scratch.text("out"), scratch.text("json"));
+        let left_out = format!("left out: 1 × {stored} (bad.weight): {why}\n");
+        let only = || {
+            let model = source::open(&output).unwrap();
+            model.items().unwrap().into_iter().map(|item| item.name).collect::<Vec<_>>()
+        };
+
+        let out = fine(&["import", &input, "-o", &output, "--json", &json]);
+        assert!(out.contains(&left_out), "{out}");
+        assert_eq!(only(), ["good.weight"]);
+        let json = scratch.json("json");
+        assert_eq!(json["left_out"][0]["name"], "bad.weight");
+        assert_eq!(json["left_out"][0]["why"], why);
+        fs::remove_file(&output).unwrap();
+        let (code, out, err) = lowbit(&["import", &input, "-o", &output, "--strict"]);
+        assert_eq!(code, Some(1), "{err}");
+        assert!(out.contains(&left_out), "{out}");
+        assert_eq!(only(), ["good.weight"]);
+
+        let out = fine(&["export", &input, "-o", &output, "--to", "gguf"]);
+        assert!(out.contains(&left_out), "{out}");
+        assert_eq!(only(), ["good.weight"]);
+
+        let (code, _, err) = lowbit(&["decompress", &input, "-o", &output]);
+        assert_eq!(code, Some(0), "{err}");
+        assert!(err.contains(&format!("`bad.weight` is left out: {why}")), "{err}");
+        assert_eq!(only(), ["good.weight"]);
+        let values = ModelFile::open(&output).unwrap().read_f32("good.weight").unwrap();
+        assert_eq!(values, [-8.0; 32]);
+    }
+}
+
 fn write(path: PathBuf, tensors: &[(&str, f32)]) {
     let bytes: Vec<[u8; 4]> = tensors.iter().map(|&(_, value)| value.to_le_bytes()).collect();
     let contents = tensors.iter().zip(&bytes).map(|(&(name, _), bytes)| {
