@@ -1,6 +1,7 @@
 //! `lowbit import`: converts a model of any format to one of this crate.
 
 use crate::error::{CliError, printable};
+use crate::listing::Listing;
 use crate::report::{self, JsonArg, Report};
 use crate::{Outcome, files};
 use lowbit_models::Step;
@@ -76,7 +77,7 @@ struct Totals {
 
 /// What `inspect` and `import` report about an ONNX file.
 #[derive(Serialize)]
-pub struct Listing<'a> {
+pub struct OnnxListing<'a> {
     input: String,
     /// The family of formats.
     family: String,
@@ -89,7 +90,7 @@ pub struct Listing<'a> {
     prefix: Option<&'a str>,
 }
 
-impl<'a> Listing<'a> {
+impl<'a> OnnxListing<'a> {
     /// Lists what an open file contains.
     pub fn new(input: &Path, output: Option<&Path>, model: &'a OnnxFile) -> Result<Self, IoError> {
         let mut tensors = Vec::new();
@@ -227,7 +228,7 @@ fn run_any(args: &Args, model: &Model, output: Output) -> Result<Outcome, CliErr
     }
     let report = Report::open(&args.json)?;
     let model = Readable::new(model).map_err(|error| failed(args, error))?;
-    let listing = crate::listing::Listing::new(&args.input, Some(&args.output), &model)
+    let listing = Listing::new(&args.input, Some(&args.output), &model)
         .map_err(|error| failed(args, error))?;
     import(args, &model, output)?;
     report.finish(&listing.text(), &listing)?;
@@ -257,7 +258,7 @@ fn run_onnx(args: &Args, mut model: OnnxFile, output: Output) -> Result<Outcome,
         return Err(CliError::new(message).hint("`lowbit inspect` says what is left out, and why"));
     }
     let report = Report::open(&args.json)?;
-    let listing = Listing::new(&args.input, Some(&args.output), &model);
+    let listing = OnnxListing::new(&args.input, Some(&args.output), &model);
     let listing = listing.map_err(|error| failed(args, error.into()))?;
     import(args, &model, output)?;
     report.finish(&listing.text(), &listing)?;

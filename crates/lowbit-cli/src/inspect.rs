@@ -24,7 +24,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     let model = files::open(&args.file)?;
     let report = Report::open(&args.json)?;
     if let Model::Onnx(model) = &model {
-        let listing = import::Listing::new(&args.file, None, model).map_err(|error| {
+        let listing = import::OnnxListing::new(&args.file, None, model).map_err(|error| {
             CliError::new(format!("cannot list `{}`", args.file.display())).because(error)
         })?;
         report.finish(&listing.text(), &listing)?;
