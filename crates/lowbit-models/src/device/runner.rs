@@ -140,7 +140,7 @@ impl Runner {
     }
 }
 
-/// What is chosen from logits.
+/// The choice that is made from logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Draw {
     Nothing,

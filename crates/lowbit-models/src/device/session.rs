@@ -283,7 +283,7 @@ impl<'m> Session<'m> {
             Want::Logits(rows) => (rows.clone(), Draw::Nothing),
             Want::Token(draw) => (rows.saturating_sub(1)..rows, *draw),
         };
-        let words = self.submit(Some(rows), wanted, draw).await?;
+        let words = self.run(Some(rows), wanted, draw).await?;
         self.drawn = None;
         self.tokens.extend(tokens);
         Ok(words)
@@ -291,7 +291,7 @@ impl<'m> Session<'m> {
 
     /// Computes the logits of rows of the last step.
     async fn logits(&mut self, wanted: Range<u32>) -> Result<Vec<f32>, RunError> {
-        let words = self.submit(None, wanted, Draw::Nothing).await?;
+        let words = self.run(None, wanted, Draw::Nothing).await?;
         Ok(self.capped(words))
     }
 
@@ -309,7 +309,7 @@ impl<'m> Session<'m> {
 
     /// Submits a step of some rows, if there are any, and what is wanted of it: one submission, and one
     /// read-back of tokens or logits.
-    async fn submit(
+    async fn run(
         &mut self,
         rows: Option<u32>,
         wanted: Range<u32>,
@@ -335,7 +335,7 @@ impl<'m> Session<'m> {
     }
 }
 
-/// What is wanted of a step.
+/// The result that is wanted of a step.
 enum Want {
     /// Nothing but that its tokens are in the caches.
     Nothing,
