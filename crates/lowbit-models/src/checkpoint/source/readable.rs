@@ -16,7 +16,7 @@ pub struct Readable<'a> {
     refused: Option<Refused>,
 }
 
-/// What is said of a model of which nothing can be read.
+/// The reason to refuse a model of which nothing can be read.
 #[derive(Debug)]
 struct Refused {
     count: usize,
