@@ -2,7 +2,7 @@
 //!
 //! X is `[batch, m, K]`, W `[N, K]` shared by the batch, Y `[batch, m, N]`; f is an
 //! [`ActivationFunction`](crate::format::ActivationFunction), usually the identity. An
-//! [`Epilogue`](super::Epilogue) may add that to Y, or multiply pairs of its columns. Where X is
+//! [`Epilogue`] may add that to Y, or multiply pairs of its columns. Where X is
 //! floats, sums are f32. Where X is [quantized](crate::ops::quantize_activations), products and their sums
 //! are integers, and exact, over every *slice* of K in which scales do not change; slices are
 //! scaled and added in f32. The error bounds are those of [`reference`](crate::reference).
