@@ -31,29 +31,29 @@
 // either neighbor.
 
 struct RotaryParams {
-    heads: u32,
-    kv_heads: u32,
+    heads: u32, // heads of queries
+    kv_heads: u32, // heads of keys and values
     head_dim: u32,      // a multiple of 4, at most 256
     rotary_dim: u32,    // columns that are rotated, a multiple of 4; 0 for none
-    positions: u32,
+    positions: u32, // positions in the table of angles
     table_at: u32,      // pairs before the table
     rows_at: u32,       // words before the rows' positions and slots
     x_at: u32,          // elements before x
-    x_stride: u32,
+    x_stride: u32, // elements from one row of X to the next
     q_at: u32,          // elements before q
-    q_stride: u32,
+    q_stride: u32, // elements from one row of queries to the next
     q_f16: u32,         // 1 if q is written as f16
     m0: u32,            // of the counted rows, how many belong to earlier segments
     m_cap: u32,         // rows of this segment, at most
-    slots: u32,
+    slots: u32, // tokens that the cache has room for
     row_words: u32,     // words of a head of a slot
     scales_at: u32,     // words from the start of a cache to its scales
     k_at: u32,          // words before the cache of keys
     v_at: u32,          // words before the cache of values
     normed: u32,        // 1 if queries and keys have norms
-    q_weights_at: u32,
-    k_weights_at: u32,
-    epsilon: f32,
+    q_weights_at: u32, // the first weight of the norm of queries
+    k_weights_at: u32, // the first weight of the norm of keys
+    epsilon: f32, // what is added to the mean square
     weight_offset: f32, // what is added to the weights of norms
     block: u32,         // columns of a block of the transform
     gain: f32,          // 1/√block
