@@ -1,7 +1,27 @@
-// Combines the parts of a row and head, a workgroup each.
-// Requires: attention/query, const WORKGROUP.
+// Completes the result of a row and head, a workgroup each: combines parts, and takes the inverse Hadamard
+// transform.
+// Requires: attention/query, lib/hadamard, const WORKGROUP.
 // Provides: main.
-// Where one part was enough, it is the result, and nothing is left to do.
+// Workgroup memory: HELD · 16 bytes.
+// Where one part was enough, its result is in y already.
+
+// Four columns of the mean of all parts.
+fn combined(row: u32, head: u32, used: u32, quad: u32) -> vec4<f32> {
+    var highest = LOWEST;
+    for (var i = 0u; i < used; i += 1u) {
+        highest = max(highest, scratch[part_at(row, head, i)].x);
+    }
+    var sum = 0.0;
+    var v = vec4<f32>(0.0);
+    for (var i = 0u; i < used; i += 1u) {
+        let at = part_at(row, head, i);
+        let part = scratch[at];
+        let factor = decay(part.x - highest);
+        sum += factor * part.y;
+        v += factor * scratch[at + 1u + quad];
+    }
+    return v * reciprocal(sum);
+}
 
 @compute @workgroup_size(WORKGROUP)
 fn main(
@@ -18,23 +38,24 @@ fn main(
     let r = rows[p.rows_at + row];
     let end = min(r.w, p.slots);
     let used = parts_used(end - min(r.z, end));
-    if (used == 1u) {
+    let quads = p.head_dim / 4u;
+    if (p.hadamard == 1u) {
+        for (var quad = lane; quad < quads && used > 1u; quad += WORKGROUP) {
+            put_quad(row, head, quad, combined(row, head, used, quad));
+        }
         return;
     }
-    var highest = LOWEST;
-    for (var i = 0u; i < used; i += 1u) {
-        highest = max(highest, scratch[part_at(row, head, i)].x);
-    }
-    for (var quad = lane; quad < p.head_dim / 4u; quad += WORKGROUP) {
-        var sum = 0.0;
+    for (var quad = lane; quad < quads; quad += WORKGROUP) {
         var v = vec4<f32>(0.0);
-        for (var i = 0u; i < used; i += 1u) {
-            let at = part_at(row, head, i);
-            let part = scratch[at];
-            let factor = decay(part.x - highest);
-            sum += factor * part.y;
-            v += factor * scratch[at + 1u + quad];
+        if (used > 1u) {
+            v = combined(row, head, used, quad);
+        } else {
+            v = y_quad(row, head, quad);
         }
-        put_quad(row, head, quad, v * reciprocal(sum));
+        held[quad] = within_quad(v * p.root, p.hadamard);
+    }
+    transform(quads, p.hadamard, lane);
+    for (var quad = lane; quad < quads; quad += WORKGROUP) {
+        put_quad(row, head, quad, held[quad]);
     }
 }

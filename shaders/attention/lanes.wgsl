@@ -159,14 +159,14 @@ fn add_seen_values(c: u32, kv_head: u32, first: u32, end: u32, lane: u32) {
     }
 }
 
-fn put_chunk(c: u32, i: u32, query: Query, part: u32, split: bool, factor: f32, lane: u32) {
+fn put_chunk(c: u32, i: u32, query: Query, part: u32, split: bool, lane: u32) {
     let o = c * LANES + lane;
     let octet = Octet(y_low[i * CHUNKS + c], y_high[i * CHUNKS + c]);
     if (o < octets()) {
         if (split) {
             put_part_octet(query, part, o, octet);
         } else {
-            put_octet(query, o, Octet(octet.low * factor, octet.high * factor));
+            put_octet(query, o, octet);
         }
     }
 }
@@ -174,20 +174,29 @@ fn put_chunk(c: u32, i: u32, query: Query, part: u32, split: bool, factor: f32, 
 fn put_query(i: u32, tile: Tile, split: bool, lane: u32) {
     let query = query_of(tile, i);
     let sum = subgroupAdd(sums[i]);
-    if (!query.live) {
-        return;
+    if (!split) {
+        let factor = select(reciprocal(sum), 0.0, firsts[i] >= ends[i]);
+        scale_chunk(0u, i, factor);
+        if (CHUNKS > 1u) {
+            scale_chunk(1u, i, factor);
+        }
+        if (CHUNKS > 2u) {
+            scale_chunk(2u, i, factor);
+            scale_chunk(3u, i, factor);
+        }
     }
-    if (split && lane == 0u) {
-        put_part(query, tile.part, highest[i], sum);
-    }
-    let factor = select(reciprocal(sum), 0.0, firsts[i] >= ends[i]);
-    put_chunk(0u, i, query, tile.part, split, factor, lane);
-    if (CHUNKS > 1u) {
-        put_chunk(1u, i, query, tile.part, split, factor, lane);
-    }
-    if (CHUNKS > 2u) {
-        put_chunk(2u, i, query, tile.part, split, factor, lane);
-        put_chunk(3u, i, query, tile.part, split, factor, lane);
+    if (query.live) {
+        if (split && lane == 0u) {
+            put_part(query, tile.part, highest[i], sum);
+        }
+        put_chunk(0u, i, query, tile.part, split, lane);
+        if (CHUNKS > 1u) {
+            put_chunk(1u, i, query, tile.part, split, lane);
+        }
+        if (CHUNKS > 2u) {
+            put_chunk(2u, i, query, tile.part, split, lane);
+            put_chunk(3u, i, query, tile.part, split, lane);
+        }
     }
 }
 

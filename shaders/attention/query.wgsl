@@ -3,7 +3,8 @@
 //
 // Requires: attention/octet, lib/dispatch, lib/half, const M_TABLE, const QUERIES.
 // Provides: AttentionParams, Query, Tile, Sight, row_count, tile_of, query_of, sight_of, parts_used,
-//   slots_of_part, key_row, value_row, octets, is_whole, query_octet, score, bias_of, decay, reciprocal, put_octet, put_quad, part_at.
+//   slots_of_part, key_row, value_row, octets, is_whole, query_octet, score, bias_of, decay, reciprocal, put_octet, put_quad, y_quad, put_part,
+//   put_part_octet, part_at.
 //
 // A query is a row and one of the heads that share a head of the cache. A tile is QUERIES queries of
 // one head of the cache: neighboring ones of all rows, or if there are parts, of a single row.
@@ -41,10 +42,10 @@ struct AttentionParams {
     scale: f32, // what scores are multiplied by
     cap: f32,        // of scores; 0 if there is none
     reach: u32,      // of the bias
-    bias_at: u32, // the first element of the bias
-    biased: u32, // 1 if there is a bias
-    pad0: u32,
-    pad1: u32,
+    bias_at: u32,    // the first element of the bias
+    biased: u32,     // 1 if there is one
+    hadamard: u32,   // columns of a block of the inverse Hadamard transform of results; 1 if there is none
+    root: f32,       // 1/√hadamard
 }
 
 @group(0) @binding(0) var<uniform> p: AttentionParams;
@@ -194,7 +195,9 @@ fn pair_of(word: u32) -> vec2<f32> {
 fn score(product: f32) -> f32 {
     let s = product * p.scale;
     if (p.cap > 0.0) {
-        return p.cap * tanh(s / p.cap);
+        // The hyperbolic tangent: built-in ones may be off by 1e-5.
+        let x = clamp(s / p.cap, -10.0, 10.0);
+        return p.cap * (1.0 - 2.0 / (exp(2.0 * x) + 1.0));
     }
     return s;
 }
@@ -236,6 +239,14 @@ fn put_quad(row: u32, head: u32, quad: u32, v: vec4<f32>) {
         y[at + 2u] = bitcast<u32>(v.z);
         y[at + 3u] = bitcast<u32>(v.w);
     }
+}
+
+fn y_quad(row: u32, head: u32, quad: u32) -> vec4<f32> {
+    let at = p.y_at + row * p.y_stride + head * p.head_dim + 4u * quad;
+    if (p.y_f16 == 1u) {
+        return vec4<f32>(pair_of(y[at / 2u]), pair_of(y[at / 2u + 1u]));
+    }
+    return bitcast<vec4<f32>>(vec4<u32>(y[at], y[at + 1u], y[at + 2u], y[at + 3u]));
 }
 
 // Stores a part of a query: its maximum, its sum, and columns of the sum of values.

@@ -1,7 +1,7 @@
 // Attention by workgroups of WORKGROUP lanes, which share queries and weights in workgroup memory.
-// Requires: attention/query, cache, const QUERIES, const WORKGROUP.
+// Requires: attention/query, cache, const QUERIES, const WORKGROUP, const HELD.
 // Provides: main.
-// Workgroup memory: QUERIES · 1024 + QUERIES · WORKGROUP · 4 + WORKGROUP · 4 bytes.
+// Workgroup memory: QUERIES · (HELD · 16 + WORKGROUP · 4) + WORKGROUP · 4 bytes.
 //
 // In a step, each lane has one slot: it multiplies its keys with all queries of the tile. Then each lane
 // has eight columns of every so many slots, so that lanes load values side by side; sums over the lanes of
@@ -11,7 +11,7 @@
 // Why calls for each query and not loops: see attention/lanes.
 
 // Columns of queries, by fours; at the end, sums of values.
-var<workgroup> shared_q: array<vec4<f32>, QUERIES * 64u>;
+var<workgroup> shared_q: array<vec4<f32>, QUERIES * HELD>;
 // Scores, then weights.
 var<workgroup> shared_weights: array<f32, QUERIES * WORKGROUP>;
 var<workgroup> shared_most: array<f32, WORKGROUP>;
@@ -39,13 +39,13 @@ fn load_query(i: u32, tile: Tile, lane: u32) {
     y_high[i] = vec4<f32>(0.0);
     for (var o = lane; o < octets(); o += WORKGROUP) {
         let octet = query_octet(query, o);
-        shared_q[i * 64u + 2u * o] = octet.low;
-        shared_q[i * 64u + 2u * o + 1u] = octet.high;
+        shared_q[i * HELD + 2u * o] = octet.low;
+        shared_q[i * HELD + 2u * o + 1u] = octet.high;
     }
 }
 
 fn add_product(i: u32, o: u32, k: Octet) {
-    let at = i * 64u + 2u * o;
+    let at = i * HELD + 2u * o;
     scores[i] += dot_octet(Octet(shared_q[at], shared_q[at + 1u]), k);
 }
 
@@ -106,24 +106,29 @@ fn put_query(i: u32, tile: Tile, split: bool, lane: u32) {
     workgroupBarrier();
     let query = query_of(tile, i);
     let o = lane;
-    if (query.live && o < octets()) {
-        var octet = Octet();
+    var octet = Octet();
+    var sum = 0.0;
+    if (o < octets()) {
         for (var team = 0u; team < WORKGROUP / octets(); team += 1u) {
             octet.low += shared_q[team * octets() + o];
             octet.high += shared_q[WORKGROUP + team * octets() + o];
         }
-        var sum = 0.0;
         for (var k = 0u; k < WORKGROUP; k += 1u) {
             sum += shared_most[k];
         }
+    }
+    if (!split) {
+        let factor = select(reciprocal(sum), 0.0, firsts[i] >= ends[i]);
+        octet = Octet(octet.low * factor, octet.high * factor);
+    }
+    if (query.live && o < octets()) {
+        if (split && lane == 0u) {
+            put_part(query, tile.part, highest[i], sum);
+        }
         if (split) {
-            if (lane == 0u) {
-                put_part(query, tile.part, highest[i], sum);
-            }
             put_part_octet(query, tile.part, o, octet);
         } else {
-            let factor = select(reciprocal(sum), 0.0, firsts[i] >= ends[i]);
-            put_octet(query, o, Octet(octet.low * factor, octet.high * factor));
+            put_octet(query, o, octet);
         }
     }
     workgroupBarrier();

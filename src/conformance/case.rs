@@ -86,6 +86,60 @@ pub enum Op {
         /// Columns of a block.
         block: usize,
     },
+    /// Attention of rows of X over a cache of keys and values. K is the number of columns of a head.
+    Attention(AttentionOf),
+}
+
+/// The parameters of a case of attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AttentionOf {
+    /// Heads of queries.
+    pub heads: u16,
+    /// Heads of keys and values.
+    pub kv_heads: u16,
+    /// Slots of the cache.
+    pub slots: u32,
+    /// How keys and values are stored.
+    pub cache: CacheFormat,
+    /// What rows see.
+    pub sight: Sight,
+    /// Whether scores have a soft cap.
+    pub cap: bool,
+    /// Whether there is a bias by relative position.
+    pub bias: bool,
+    /// Whether an inverse Hadamard transform follows.
+    pub hadamard: bool,
+    /// Whether the kernels that need no subgroups run.
+    pub plain: bool,
+}
+
+/// What the rows of a case of attention see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sight {
+    /// Every row sees one slot more than the row before it, and the last one all slots.
+    Causal,
+    /// As `Causal`, but at most the last third of the slots, or the last five.
+    Window,
+    /// Rows are sentences side by side, whose rows see all of their sentence.
+    Packed,
+    /// Nothing, a range that ends before it begins, one slot, a range past the end of the cache, and
+    /// others in turn.
+    Odd,
+}
+
+impl Sight {
+    /// All kinds.
+    pub const ALL: [Self; 4] = [Self::Causal, Self::Window, Self::Packed, Self::Odd];
+
+    /// Returns the name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Causal => "causal",
+            Self::Window => "window",
+            Self::Packed => "packed",
+            Self::Odd => "odd",
+        }
+    }
 }
 
 impl Op {
@@ -111,6 +165,7 @@ impl Op {
             Self::FakeQuant(_) => "fake-quant",
             Self::Rotary(_) => "rotary",
             Self::Hadamard { .. } => "hadamard",
+            Self::Attention(_) => "attention",
         }
     }
 
@@ -126,6 +181,22 @@ impl Op {
     /// Returns whether the op has neither weights nor a weight format.
     pub const fn has_only_x(&self) -> bool {
         !self.has_weights() && !matches!(self, Self::FakeQuant(_))
+    }
+}
+
+impl AttentionOf {
+    /// Returns the end of the id of a case.
+    fn suffix(&self) -> String {
+        let Self { heads, kv_heads, slots, cache, sight, .. } = self;
+        let mut suffix = format!("/h{heads}-{kv_heads}s{slots}/{cache}/{}", sight.name());
+        let options = [
+            (self.cap, "/cap"),
+            (self.bias, "/biased"),
+            (self.hadamard, "/hadamard"),
+            (self.plain, "/plain"),
+        ];
+        options.iter().filter(|(on, _)| *on).for_each(|(_, name)| suffix.push_str(name));
+        suffix
     }
 }
 
@@ -445,6 +516,7 @@ impl Case {
             Op::Combine { top, add } => {
                 id.push_str(&format!("/top{top}{}", if add { "/add" } else { "" }));
             }
+            Op::Attention(of) => id.push_str(&of.suffix()),
             _ => {}
         }
         if self.function != ActivationFunction::Identity {

@@ -8,6 +8,8 @@
 //! observations must equal those of the host bit for bit. Outputs start as NaN, with sentinels
 //! around every row.
 
+mod attention;
+mod attention_table;
 mod case;
 mod compare;
 mod covering;
@@ -38,7 +40,9 @@ mod speed;
 mod table;
 mod weights;
 
-pub use case::{Case, FakeScales, Normalized, Op, Quantized, Rotary, Sampled, Values};
+pub use case::{
+    AttentionOf, Case, FakeScales, Normalized, Op, Quantized, Rotary, Sampled, Sight, Values,
+};
 pub use compare::{Comparison, Difference, Kind, Side, compare};
 pub use page::{json_of, page};
 pub use report::{AdapterReport, CaseReport, ErrorOverBound, Report, Speed, Status};

@@ -1,8 +1,8 @@
 use super::case::Op;
 use super::report::{Outcome, Trouble};
 use super::{
-    Case, CaseReport, experts, fake, gate, hadamard, integer, matmul, norm, observe, permute,
-    positions, quantize, rotary, sample, softmax, weights,
+    Case, CaseReport, attention, experts, fake, gate, hadamard, integer, matmul, norm, observe,
+    permute, positions, quantize, rotary, sample, softmax, weights,
 };
 use crate::host::Host;
 use std::collections::HashMap;
@@ -115,5 +115,6 @@ async fn outcome(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
         Op::FakeQuant(from) => fake::run(host, case, from).await,
         Op::Hadamard { block } => hadamard::run(host, case, block).await,
         Op::Rotary(rotary) => rotary::run(host, case, &rotary).await,
+        Op::Attention(of) => attention::run(host, case, &of).await,
     }
 }

@@ -1,3 +1,4 @@
+use super::attention_table::attending;
 use super::covering::triples;
 use super::epilogue::epilogues;
 use super::experts::mixtures;
@@ -67,7 +68,8 @@ fn format(element: CodeType, granularity: Granularity, index: usize) -> Option<W
 ///   types and sparsity, types, m, N, K and value patterns;
 /// - the kernels that quantize and dequantize weights, and those that have only X;
 /// - matmuls of weights with permuted columns;
-/// - matmuls with epilogues, and what a mixture of experts needs.
+/// - matmuls with epilogues, and what a mixture of experts needs;
+/// - attention.
 pub fn table(extent: Extent) -> Vec<Case> {
     let mut cases = Vec::new();
     small(extent, &mut cases);
@@ -93,6 +95,7 @@ pub fn table(extent: Extent) -> Vec<Case> {
     sampling(extent, &mut cases);
     softmaxes(extent, &mut cases);
     mixtures(extent, &mut cases);
+    attending(extent, &mut cases);
     // Parts of the table meet in a few cases, which are run once.
     let mut seen = HashSet::new();
     cases.retain(|case| seen.insert(case.clone()));
@@ -582,7 +585,7 @@ mod tests {
             let others = |c: &&&Case| {
                 let own =
                     matches!(c.op, Op::Rotary(_) | Op::Hadamard { .. } | Op::Positions { .. });
-                !own && !matches!(c.op, Op::Route { .. } | Op::Combine { .. })
+                !own && !matches!(c.op, Op::Route { .. } | Op::Combine { .. } | Op::Attention(_))
             };
             let of_x = of_x.iter().filter(others);
             let kinds: HashSet<_> = of_x.map(|c| (c.op, c.activations)).collect();

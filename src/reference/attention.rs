@@ -48,7 +48,7 @@
 //!
 //! **The inverse Hadamard transform** adds b values with signs and multiplies by 1/√b: the bounds of the
 //! block add up, divided by √b, and each value goes through log₂ b additions, the rounded factor, and the
-//! product.
+//! product. Kernels may take it of results that were written as f16 already.
 //!
 //! The f64 sums of this module have errors below 10⁻¹²·Σp|v|·(1 + max δ/u·10⁻⁹), which is added as
 //! 10⁻¹¹·Σp|v|.
@@ -139,10 +139,10 @@ fn cache_words(case: &AttentionCase<'_>) -> usize {
 }
 
 /// A slot that a row sees: its score, the error of that, and its values.
-struct Seen {
+struct Seen<'a> {
     score: f64,
     error: f64,
-    values: Vec<f64>,
+    values: &'a [f64],
 }
 
 /// Returns the expected results `[m, heads, head_dim]`. See the comment of this file for the bound.
@@ -161,6 +161,8 @@ pub fn attention(case: &AttentionCase<'_>) -> Result<Vec<Expected>, ReferenceErr
         check_finite("bias", 2 * reach + 1, bias)?;
     }
     let mut out = room_for(rows.len() * heads, d)?;
+    let mut decoded: Vec<Option<[Stored; 2]>> = room_for(kv_heads, case.slots)?;
+    decoded.resize_with(kv_heads * case.slots, || None);
     for (row, &[_, slot, first, end]) in rows.iter().enumerate() {
         let end = (end as usize).min(case.slots);
         let visible = (first as usize).min(end)..end;
@@ -168,24 +170,25 @@ pub fn attention(case: &AttentionCase<'_>) -> Result<Vec<Expected>, ReferenceErr
             let q: Vec<f64> =
                 case.q[(row * heads + head) * d..][..d].iter().map(|&v| v.into()).collect();
             let kv_head = head / (heads / kv_heads.max(1)).max(1);
-            let mut seen = Vec::with_capacity(visible.len());
+            let known = &mut decoded[kv_head * case.slots..][..case.slots];
             for at in visible.clone() {
-                let keys = stored(case, case.keys, kv_head, at);
-                let values = stored(case, case.values, kv_head, at).numbers;
-                let bad = |all: &[f64]| all.iter().position(|v| !v.is_finite());
-                if let Some(column) = bad(&keys.numbers).or(bad(&values)) {
-                    return Err(ReferenceError::NonFinite { role: "the cache", row: at, column });
+                if known[at].is_none() {
+                    known[at] = Some(finite(case, kv_head, at)?);
                 }
+            }
+            let mut seen = Vec::with_capacity(visible.len());
+            for (at, stored) in visible.clone().zip(&known[visible.clone()]) {
+                let Some([keys, values]) = stored else { continue };
                 let bias = case.bias.map(|(bias, reach)| {
                     let distance = at as i64 - i64::from(slot);
                     let distance = distance.clamp(-(reach as i64), reach as i64) + reach as i64;
                     f64::from(bias[head * (2 * reach + 1) + distance as usize])
                 });
-                let (score, error) = score(case, &q, &keys, bias);
-                seen.push(Seen { score, error, values });
+                let (score, error) = score(case, &q, keys, bias);
+                seen.push(Seen { score, error, values: &values.numbers });
             }
             let results = weighted(&seen, d);
-            let results = if case.hadamard { transformed(&results) } else { results };
+            let results = if case.hadamard { transformed(&results, case.output) } else { results };
             out.extend(results.iter().map(|&(value, bound)| {
                 if seen.is_empty() {
                     Expected::new(0.0, 0.0, case.output)
@@ -196,6 +199,21 @@ pub fn attention(case: &AttentionCase<'_>) -> Result<Vec<Expected>, ReferenceErr
         }
     }
     Ok(out)
+}
+
+/// Decodes keys and values of a head of a slot, which must be finite.
+fn finite(
+    case: &AttentionCase<'_>,
+    head: usize,
+    slot: usize,
+) -> Result<[Stored; 2], ReferenceError> {
+    let both = [case.keys, case.values].map(|words| stored(case, words, head, slot));
+    for (role, stored) in ["keys", "values"].into_iter().zip(&both) {
+        if let Some(column) = stored.numbers.iter().position(|v| !v.is_finite()) {
+            return Err(ReferenceError::NonFinite { role, row: slot, column });
+        }
+    }
+    Ok(both)
 }
 
 /// Returns a score and its error.
@@ -221,7 +239,7 @@ fn score(case: &AttentionCase<'_>, q: &[f64], keys: &Stored, bias: Option<f64>) 
 }
 
 /// Returns the mean of the values by their weights, and its bound, for each column.
-fn weighted(seen: &[Seen], d: usize) -> Vec<(f64, f64)> {
+fn weighted(seen: &[Seen<'_>], d: usize) -> Vec<(f64, f64)> {
     let n = seen.len();
     let changes = n.div_ceil(8) as f64 + 2.0;
     let most = seen.iter().map(|s| s.score).fold(f64::NEG_INFINITY, f64::max);
@@ -258,7 +276,9 @@ fn weighted(seen: &[Seen], d: usize) -> Vec<(f64, f64)> {
 }
 
 /// Returns the Hadamard transform of results and their bounds.
-fn transformed(results: &[(f64, f64)]) -> Vec<(f64, f64)> {
+fn transformed(results: &[(f64, f64)], output: OutputType) -> Vec<(f64, f64)> {
+    let written = |&(value, bound): &(f64, f64)| (value, Expected::new(value, bound, output).bound);
+    let results: Vec<_> = results.iter().map(written).collect();
     let d = results.len();
     let block = 1usize << d.trailing_zeros();
     let factor = 1.0 / (block as f64).sqrt();

@@ -1,6 +1,7 @@
 use super::AttentionPlan;
 use super::kernel::{
-    DECODE_ROWS, HEADS, KV_HEADS, PART_SLOTS, PARTS, Params, UNIT_QUERIES, UNITS, is_f16, parts,
+    DECODE_ROWS, HEADS, KV_HEADS, PART_SLOTS, PARTS, Params, UNIT_QUERIES, UNITS, hadamard_block,
+    is_f16, parts,
 };
 use crate::gpu::{BufferFill, Size};
 use crate::ops::buffers::{Window, check, check_aliases, window_capacity};
@@ -123,7 +124,8 @@ impl AttentionPlan {
                 reach: spec.bias_reach.unwrap_or(0),
                 bias_at: bias.map_or(0, |bias| bias.at(4)),
                 biased: bias.is_some().into(),
-                pad: [0; 2],
+                hadamard: hadamard_block(spec),
+                root: 1.0 / (hadamard_block(spec) as f32).sqrt(),
             }
         };
         let (label, count) = ("lowbit attention", Count::UpTo(spec.max_m));
@@ -155,17 +157,20 @@ impl AttentionPlan {
             ];
             draft.dispatch(group, span, &sizes);
         }
+        let all_heads = [(HEADS, fixed(spec.heads))];
         if let Some(combine) = &self.combine {
             draft.stage(combine, 0..=few);
             for &(group, span) in &groups {
-                draft.dispatch(group, span, &[(HEADS, fixed(spec.heads))]);
+                draft.dispatch(group, span, &all_heads);
             }
         }
         if let Some(prefill) = &self.prefill {
+            groups.clear();
             draft.stage(prefill, DECODE_ROWS + 1..=u32::MAX);
             for span in spans.iter() {
                 let slot = draft.slot(params(&span, false));
                 let group = draft.group(prefill, Head::Counted(slot), bound(&span));
+                groups.push((group, span));
                 let sizes = [
                     (UNIT_QUERIES, Size::PerRow(spec.group().into())),
                     (UNITS, fixed(1)),
@@ -173,6 +178,12 @@ impl AttentionPlan {
                     (PARTS, fixed(1)),
                 ];
                 draft.dispatch(group, span, &sizes);
+            }
+            if let Some(combine) = self.combine.as_ref().filter(|_| spec.hadamard) {
+                draft.stage(combine, DECODE_ROWS + 1..=u32::MAX);
+                for &(group, span) in &groups {
+                    draft.dispatch(group, span, &all_heads);
+                }
             }
         }
         draft.bind(self.clone()).await

@@ -34,7 +34,7 @@ pub(super) fn shaders(spec: &AttentionSpec, caps: &Caps) -> Shaders {
     let tile = |queries| tile(spec, caps, queries);
     Shaders {
         decode: tile(few),
-        combine: (parts(spec) > 1).then(|| combine(caps)),
+        combine: (parts(spec) > 1 || spec.hadamard).then(|| combine(caps)),
         prefill: (spec.max_m > DECODE_ROWS).then(|| tile(8)),
     }
 }
@@ -88,8 +88,15 @@ uniform! {
         reach: u32,
         bias_at: u32,
         biased: u32,
-        pad: [u32; 2] = "pad0" "pad1",
+        hadamard: u32,
+        root: f32,
     }
+}
+
+/// Returns the number of columns of a block of the inverse Hadamard transform: the largest power of two
+/// that divides the size of heads, or 1 if there is no transform.
+pub(super) fn hadamard_block(spec: &AttentionSpec) -> u32 {
+    if spec.hadamard { 1 << spec.head_dim.trailing_zeros().min(31) } else { 1 }
 }
 
 /// The size of subgroups that `attention/lanes` is made for.
@@ -97,6 +104,9 @@ const LANES: u32 = 8;
 
 /// Lanes of `attention/workgroup`. Heads of up to 256 columns have 32 octets, so that there are two teams.
 const WORKGROUP: u32 = 64;
+
+/// Columns of the largest head, by fours.
+const QUADS: u32 = 64;
 
 /// Returns the kernel of a tile of `queries` queries.
 fn tile(spec: &AttentionSpec, caps: &Caps, queries: u32) -> KernelDesc {
@@ -125,7 +135,8 @@ fn tile(spec: &AttentionSpec, caps: &Caps, queries: u32) -> KernelDesc {
         conditions: Vec::new(),
         weights: None,
     };
-    if caps.class == AdapterClass::Cpu && caps.subgroup == LANES && caps.int64 {
+    let lanes = caps.class == AdapterClass::Cpu && caps.subgroup == LANES && caps.int64;
+    if lanes && !spec.plain {
         // Octets that a lane keeps: 1, 2 or 4.
         let chunks = spec.head_dim.div_ceil(8 * LANES).next_power_of_two();
         let id = format!("attention_lanes_q{queries}_c{chunks}.{suffix}");
@@ -135,12 +146,12 @@ fn tile(spec: &AttentionSpec, caps: &Caps, queries: u32) -> KernelDesc {
         return KernelDesc { workgroup_size: LANES, conditions: vec![most], ..kernel };
     }
     let id = format!("attention_group_q{queries}.{suffix}");
-    let own = vec![("WORKGROUP", Const::U32(WORKGROUP))];
-    let workgroup_memory = queries * 1024 + queries * WORKGROUP * 4 + WORKGROUP * 4;
+    let own = vec![("WORKGROUP", Const::U32(WORKGROUP)), ("HELD", Const::U32(QUADS))];
+    let workgroup_memory = queries * (16 * QUADS + 4 * WORKGROUP) + 4 * WORKGROUP;
     KernelDesc { workgroup_memory, ..kernel(id, own, "access/cache_u32", "attention/workgroup") }
 }
 
-/// Returns the kernel that combines parts.
+/// Returns the kernel that combines parts and takes the inverse Hadamard transform.
 fn combine(caps: &Caps) -> KernelDesc {
     let lanes = if caps.class == AdapterClass::Cpu { 8 } else { 64 };
     KernelDesc {
@@ -149,12 +160,13 @@ fn combine(caps: &Caps) -> KernelDesc {
             ("M_TABLE", Const::U32(M_TABLE)),
             ("QUERIES", Const::U32(1)),
             ("WORKGROUP", Const::U32(lanes)),
+            ("HELD", Const::U32(QUADS)),
         ],
         fragments: vec![fragment("attention/combine")],
         bindings: bindings(),
         grid: Grid::new(&[(&[Variable::M, HEADS], 1)]),
         workgroup_size: lanes,
-        workgroup_memory: 0,
+        workgroup_memory: 16 * QUADS,
         conditions: Vec::new(),
         weights: None,
     }
@@ -184,8 +196,10 @@ pub(crate) fn kernels(caps: &Caps) -> Vec<KernelDesc> {
         for head_dim in [64, 128, 256] {
             for group in [4, 8] {
                 let spec = AttentionSpec::new(16, group, 1, head_dim, 16).with_cache(cache);
-                let Shaders { decode, prefill, .. } = shaders(&spec, caps);
-                kernels.extend([decode].into_iter().chain(prefill));
+                for spec in [spec.clone(), spec.plain()] {
+                    let Shaders { decode, prefill, .. } = shaders(&spec, caps);
+                    kernels.extend([decode].into_iter().chain(prefill));
+                }
             }
         }
     }

@@ -9,7 +9,8 @@
 //!
 //! One to eight rows (decoding) split what a row sees into parts, which workgroups handle side by side,
 //! and a second dispatch combines them. More rows (a prompt) take tiles of queries, each of which reads
-//! the keys and values that it sees once.
+//! the keys and values that it sees once. An inverse Hadamard transform of the results, if the spec has
+//! one, is part of the second dispatch.
 
 mod bind;
 mod kernel;
@@ -32,8 +33,9 @@ pub struct AttentionPlan {
     kernels: Kernels,
     spec: AttentionSpec,
     layout: CacheLayout,
-    /// For one to eight rows, and the kernel that combines parts.
+    /// For one to eight rows.
     decode: Arc<Pipeline>,
+    /// Combines parts and takes the inverse Hadamard transform, if there is either.
     combine: Option<Arc<Pipeline>>,
     /// For more rows.
     prefill: Option<Arc<Pipeline>>,

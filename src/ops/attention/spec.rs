@@ -35,6 +35,12 @@ pub struct AttentionSpec {
     /// If there is a bias by relative position: how far it reaches. A score of a slot gets the bias of
     /// its head at `slot − own slot`, clamped to −reach…reach.
     pub bias_reach: Option<u32>,
+    /// Whether an inverse Hadamard transform of each head of the output follows, for values that were
+    /// transformed before they were stored: orthonormal, in natural (Sylvester) order, on blocks of the
+    /// largest power of two that divides the size of heads.
+    pub hadamard: bool,
+    /// Whether kernels that need no subgroups are used even where others are faster.
+    pub plain: bool,
 }
 
 impl AttentionSpec {
@@ -56,6 +62,8 @@ impl AttentionSpec {
             scale: 1.0 / (head_dim.max(1) as f32).sqrt(),
             soft_cap: 0.0,
             bias_reach: None,
+            hadamard: false,
+            plain: false,
         }
     }
 
@@ -99,6 +107,20 @@ impl AttentionSpec {
     #[must_use]
     pub fn with_bias(mut self, reach: u32) -> Self {
         self.bias_reach = Some(reach);
+        self
+    }
+
+    /// Adds an inverse Hadamard transform of each head of the output.
+    #[must_use]
+    pub fn with_inverse_hadamard(mut self) -> Self {
+        self.hadamard = true;
+        self
+    }
+
+    /// Uses kernels that need no subgroups, as on devices that have none.
+    #[must_use]
+    pub fn plain(mut self) -> Self {
+        self.plain = true;
         self
     }
 
