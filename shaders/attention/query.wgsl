@@ -46,6 +46,7 @@ struct AttentionParams {
     biased: u32,     // 1 if there is one
     hadamard: u32,   // columns of a block of the inverse Hadamard transform of results; 1 if there is none
     root: f32,       // 1/√hadamard
+    scratch_at: u32, // the first quad of the scratch
 }
 
 @group(0) @binding(0) var<uniform> p: AttentionParams;
@@ -144,7 +145,8 @@ fn parts_used(seen: u32) -> u32 {
 
 // Where the results of a part are in scratch.
 fn part_at(row: u32, head: u32, part: u32) -> u32 {
-    return (((p.m0 + row) * p.heads + head) * p.parts + part) * (1u + p.head_dim / 4u);
+    let before = ((p.m0 + row) * p.heads + head) * p.parts + part;
+    return p.scratch_at + before * (1u + p.head_dim / 4u);
 }
 
 fn key_row(kv_head: u32, slot: u32) -> u32 {

@@ -71,7 +71,10 @@ impl CacheFormat {
         let rows = heads.checked_mul(slots);
         let scales_at = row_words.and_then(|words| words.checked_mul(rows?));
         let scales = if self.has_scales() { rows } else { Some(0) };
-        let words = scales_at.and_then(|at| at.checked_add(scales?));
+        // A kernel may read four scales at once, the last ones too.
+        let words = scales_at
+            .and_then(|at| at.checked_add(scales?))
+            .and_then(|words| words.checked_next_multiple_of(4));
         match (row_words, scales_at, words) {
             (Some(row_words), Some(scales_at), Some(words)) if words <= i32::MAX as usize => {
                 Ok(CacheLayout {
@@ -116,7 +119,7 @@ pub struct CacheLayout {
     pub row_words: usize,
     /// The first word of the scales.
     pub scales_at: usize,
-    /// All words.
+    /// All words, a multiple of 4.
     pub words: usize,
 }
 
@@ -146,8 +149,8 @@ mod tests {
         let layout = |format: CacheFormat| format.layout(3, 10, 80).map(|l| (l.row_words, l.words));
         assert_eq!(layout(CacheFormat::F32), Ok((80, 2400)));
         assert_eq!(layout(CacheFormat::F16), Ok((40, 1200)));
-        assert_eq!(layout(CacheFormat::Int8), Ok((20, 630)));
-        assert_eq!(layout(CacheFormat::Int4), Ok((12, 390)));
+        assert_eq!(layout(CacheFormat::Int8), Ok((20, 632)));
+        assert_eq!(layout(CacheFormat::Int4), Ok((12, 392)));
         let int8 = CacheFormat::Int8.layout(3, 10, 80).unwrap();
         assert_eq!((int8.row_at(2, 9), int8.scale_at(2, 9)), (29 * 20, 629));
         assert!(CacheFormat::Int4.layout(usize::MAX, 2, 64).is_err());

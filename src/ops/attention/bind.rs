@@ -126,6 +126,7 @@ impl AttentionPlan {
                 biased: bias.is_some().into(),
                 hadamard: hadamard_block(spec),
                 root: 1.0 / (hadamard_block(spec) as f32).sqrt(),
+                scratch_at: scratch.at(16),
             }
         };
         let (label, count) = ("lowbit attention", Count::UpTo(spec.max_m));

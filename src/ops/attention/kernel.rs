@@ -90,6 +90,7 @@ uniform! {
         biased: u32,
         hadamard: u32,
         root: f32,
+        scratch_at: u32,
     }
 }
 

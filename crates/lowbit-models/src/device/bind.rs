@@ -76,10 +76,12 @@ pub(super) fn attention_spec(
         .with_types(float, float)
         .with_scale(scale)
         .with_soft_cap(soft_cap);
-    match reach {
+    let spec = match reach {
         Some(reach) => spec.with_bias(reach),
         None => spec,
-    }
+    };
+    // int4 values are rotated, and the result is rotated back.
+    if cache.format == CacheFormat::Int4 { spec.with_inverse_hadamard() } else { spec }
 }
 
 /// Describes the choice of experts for up to `rows` rows.

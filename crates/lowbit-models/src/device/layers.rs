@@ -454,10 +454,6 @@ impl<'a> Builder<'a> {
         }
         let Size { slots, cache: format, rows: max_rows, .. } = self.size;
         let layout = format.layout(attention.kv_heads, slots as usize, attention.head_dim)?;
-        if format == CacheFormat::Int4 {
-            let what = "an int4 cache".into();
-            return Err(RunError::Unsupported { what, next: "; int8 is" });
-        }
         let mut half = || self.graph.kept(1, layout.words as u32, Rows::Words);
         let cache = Cache { format, slots, keys: half(), values: half() };
         self.caches.push(cache);
