@@ -130,12 +130,14 @@ fn stored(case: &AttentionCase<'_>, words: &[u32], head: usize, slot: usize) -> 
 /// Returns the number of words of a cache.
 fn cache_words(case: &AttentionCase<'_>) -> usize {
     let rows = case.kv_heads * case.slots;
-    match case.format {
+    let words = match case.format {
         CacheFormat::F32 => rows * case.head_dim.div_ceil(4) * 4,
         CacheFormat::F16 => rows * case.head_dim.div_ceil(8) * 4,
         CacheFormat::Int8 => rows * (case.head_dim.div_ceil(16) * 4 + 1),
         CacheFormat::Int4 => rows * (case.head_dim.div_ceil(32) * 4 + 1),
-    }
+    };
+    // Padded, so that a kernel may read four scales at once.
+    words.next_multiple_of(4)
 }
 
 /// A slot that a row sees: its score, the error of that, and its values.
