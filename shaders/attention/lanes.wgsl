@@ -21,7 +21,7 @@ var<private> ends: array<u32, QUERIES>;
 // Products, then weights of this lane's slot.
 var<private> weights: array<f32, QUERIES>;
 var<private> highest: array<f32, QUERIES>;
-// Of the weights of this lane's slots.
+// The sums of the weights of this lane's slots.
 var<private> sums: array<f32, QUERIES>;
 
 fn load_chunk(c: u32, i: u32, query: Query, lane: u32) {
@@ -140,7 +140,7 @@ fn add_seen_value(i: u32, c: u32, origin: u32, slot: u32, v: Octet) {
     y_high[i * CHUNKS + c] = select(high, high + weight * v.high, visible);
 }
 
-// The same if some queries do not see some slots.
+// Adds values where some queries do not see some slots.
 fn add_seen_values(c: u32, kv_head: u32, first: u32, end: u32, lane: u32) {
     let o = min(c * LANES + lane, octets() - 1u);
     for (var origin = 0u; origin < min(LANES, end - first); origin += 1u) {

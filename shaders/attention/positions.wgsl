@@ -11,11 +11,11 @@
 // All invocations read the state before one of them changes it.
 
 struct PositionsParams {
-    state_at: u32, // the word of `state`
-    rows_at: u32,  // the first word of `rows`
-    window: u32,   // tokens that a row sees at most, itself included
-    advance: u32,  // 1 if the state counts this step
-    index_at: u32, // the first word of the list of positions in `rows`
+    state_at: u32,   // the word of `state`
+    rows_at: u32,    // the first word of `rows`
+    window: u32,     // tokens that a row sees at most, itself included
+    advance: u32,    // 1 if the state counts this step
+    index_at: u32,   // the first word of the list of positions in `rows`
     index_base: u32, // the index of position 0 in the list of positions
     pad0: u32,
     pad1: u32,

@@ -18,28 +18,28 @@
 //            values, of each part
 
 struct AttentionParams {
-    heads: u32, // heads of queries
-    kv_heads: u32, // heads of keys and values
+    heads: u32,      // heads of queries
+    kv_heads: u32,   // heads of keys and values
     group: u32,      // heads / kv_heads
-    head_dim: u32, // columns of a head
-    slots: u32, // tokens that the cache has room for
-    row_words: u32, // words of a row of the cache
+    head_dim: u32,   // columns of a head
+    slots: u32,      // tokens that the cache has room for
+    row_words: u32,  // words of a row of the cache
     keys_at: u32,    // the first word in `keys`
-    values_at: u32, // the first word of values
+    values_at: u32,  // the first word of values
     scales_at: u32,  // after that
-    q_at: u32, // the first element of queries
-    q_stride: u32, // elements from one row of queries to the next
+    q_at: u32,       // the first element of queries
+    q_stride: u32,   // elements from one row of queries to the next
     q_f16: u32,      // 1 if q is f16
-    y_at: u32, // the first element of Y
-    y_stride: u32, // elements from one row of Y to the next
-    y_f16: u32, // 1 if Y is f16
+    y_at: u32,       // the first element of Y
+    y_stride: u32,   // elements from one row of Y to the next
+    y_f16: u32,      // 1 if Y is f16
     rows_at: u32,    // the first row in `rows`
-    m0: u32, // rows of earlier segments
-    m_cap: u32, // rows of this segment, at most
+    m0: u32,         // rows of earlier segments
+    m_cap: u32,      // rows of this segment, at most
     by_row: u32,     // 1 if a tile has queries of one row only
     parts: u32,      // parts of a row that there is room for
     part_slots: u32, // slots of a part, at least
-    scale: f32, // what scores are multiplied by
+    scale: f32,      // what scores are multiplied by
     cap: f32,        // of scores; 0 if there is none
     reach: u32,      // of the bias
     bias_at: u32,    // the first element of the bias

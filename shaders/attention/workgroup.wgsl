@@ -23,7 +23,7 @@ var<private> ends: array<u32, QUERIES>;
 // Products, then scores of this lane's slot.
 var<private> scores: array<f32, QUERIES>;
 var<private> highest: array<f32, QUERIES>;
-// Of the weights of this lane's slots.
+// The sums of the weights of this lane's slots.
 var<private> sums: array<f32, QUERIES>;
 
 // Lanes that look for the maximum of a query.

@@ -11,12 +11,12 @@
 // of all experts.
 
 struct ChooseParams {
-    experts: u32, // experts of the mixture
-    top: u32, // experts of a row
-    logits_at: u32, // the first element of the logits
+    experts: u32,       // experts of the mixture
+    top: u32,           // experts of a row
+    logits_at: u32,     // the first element of the logits
     logits_stride: u32, // elements from one row of logits to the next
-    choices_at: u32, // the first word of the choices
-    chosen_only: u32, // 1 if weights are shares of the chosen experts only
+    choices_at: u32,    // the first word of the choices
+    chosen_only: u32,   // 1 if weights are shares of the chosen experts only
     pad0: u32,
     pad1: u32,
 }

@@ -10,14 +10,14 @@
 //            added to what it holds
 
 struct CombineParams {
-    n: u32, // columns
-    top: u32, // experts of a row
-    x_at: u32, // the first element of X
-    x_stride: u32, // elements from one row of X to the next
+    n: u32,          // columns
+    top: u32,        // experts of a row
+    x_at: u32,       // the first element of X
+    x_stride: u32,   // elements from one row of X to the next
     choices_at: u32, // the first word of the choices
-    y_at: u32, // the first element of Y
-    y_stride: u32, // elements from one row of Y to the next
-    add: u32, // 1 if sums are added to what Y holds
+    y_at: u32,       // the first element of Y
+    y_stride: u32,   // elements from one row of Y to the next
+    add: u32,        // 1 if sums are added to what Y holds
 }
 
 @group(0) @binding(0) var<uniform> p: CombineParams;

@@ -16,11 +16,11 @@ const WORKGROUP = 256u;
 const NO_EXPERT = 0xffffffffu;
 
 struct SortParams {
-    experts: u32, // experts of the mixture
-    top: u32, // experts of a row
-    unit: u32, // what the run of an expert starts at a multiple of
+    experts: u32,    // experts of the mixture
+    top: u32,        // experts of a row
+    unit: u32,       // what the run of an expert starts at a multiple of
     choices_at: u32, // the first word of the choices
-    list_at: u32, // the first entry of the list
+    list_at: u32,    // the first entry of the list
     pad0: u32,
     pad1: u32,
     pad2: u32,

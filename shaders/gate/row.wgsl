@@ -28,7 +28,7 @@ struct GateParams {
     zero_at: u32,      // where in it the zero points start
     sum_at: u32,       // where in it the sums of blocks start
     given_scale: f32,  // the scale, if it does not come from the row
-    given_zero: i32, // the zero point of a static scale
+    given_zero: i32,   // the zero point of a static scale
     pad0: u32,
     pad1: u32,
     pad2: u32,

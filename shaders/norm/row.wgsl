@@ -18,38 +18,38 @@
 // because its squares overflow) is `bad`.
 
 struct NormParams {
-    k: u32,              // columns
-    batch: u32,          // matrices in this segment
-    m0: u32,             // of the counted rows, how many belong to earlier segments
-    m_cap: u32,          // rows of this segment, at most
-    x_at: u32,           // the first element of the segment in `x`
-    x_stride: u32,       // elements from one row of X to the next
-    x_batch: u32,        // elements from one X of the batch to the next
-    r_at: u32,           // the same of the residual
-    r_stride: u32, // elements from one row of the residual to the next
-    r_batch: u32, // elements from one residual of the batch to the next
-    total_at: u32,       // the same of the sum of both
+    k: u32,            // columns
+    batch: u32,        // matrices in this segment
+    m0: u32,           // of the counted rows, how many belong to earlier segments
+    m_cap: u32,        // rows of this segment, at most
+    x_at: u32,         // the first element of the segment in `x`
+    x_stride: u32,     // elements from one row of X to the next
+    x_batch: u32,      // elements from one X of the batch to the next
+    r_at: u32,         // the same of the residual
+    r_stride: u32,     // elements from one row of the residual to the next
+    r_batch: u32,      // elements from one residual of the batch to the next
+    total_at: u32,     // the same of the sum of both
     total_stride: u32, // elements from one row of the sum to the next
-    total_batch: u32, // elements from one sum of the batch to the next
-    y_at: u32,           // the same of the result, which counts words if it holds codes
-    y_stride: u32, // elements from one row of Y to the next
-    y_batch: u32, // elements from one Y of the batch to the next
-    weight_at: u32,      // the first element of `weight`
-    bias_at: u32,        // the first element of `bias`
-    weighted: u32,       // 1 if there is a weight
-    biased: u32,         // 1 if there is a bias
-    centered: u32,       // 1 if the mean is subtracted
-    inverse_k: f32,      // 1/k
-    epsilon: f32, // what is added to the mean square
-    offset: f32,         // added to the weight
-    blocks: u32,         // of a row of codes: ⌈k/32⌉
-    group_blocks: u32,   // blocks that share a scale
-    groups: u32,         // groups a row
-    scale_at: u32,       // where in such a row the scales start, in words
-    zero_at: u32,        // where in it the zero points start
-    sum_at: u32,         // where in it the sums of blocks start
-    given_scale: f32,    // the scale, if it does not come from the row
-    given_zero: i32, // the zero point of a static scale
+    total_batch: u32,  // elements from one sum of the batch to the next
+    y_at: u32,         // the same of the result, which counts words if it holds codes
+    y_stride: u32,     // elements from one row of Y to the next
+    y_batch: u32,      // elements from one Y of the batch to the next
+    weight_at: u32,    // the first element of `weight`
+    bias_at: u32,      // the first element of `bias`
+    weighted: u32,     // 1 if there is a weight
+    biased: u32,       // 1 if there is a bias
+    centered: u32,     // 1 if the mean is subtracted
+    inverse_k: f32,    // 1/k
+    epsilon: f32,      // what is added to the mean square
+    offset: f32,       // added to the weight
+    blocks: u32,       // of a row of codes: ⌈k/32⌉
+    group_blocks: u32, // blocks that share a scale
+    groups: u32,       // groups a row
+    scale_at: u32,     // where in such a row the scales start, in words
+    zero_at: u32,      // where in it the zero points start
+    sum_at: u32,       // where in it the sums of blocks start
+    given_scale: f32,  // the scale, if it does not come from the row
+    given_zero: i32,   // the zero point of a static scale
 }
 
 @group(0) @binding(0) var<uniform> p: NormParams;

@@ -31,29 +31,29 @@
 // either neighbor.
 
 struct RotaryParams {
-    heads: u32, // heads of queries
-    kv_heads: u32, // heads of keys and values
+    heads: u32,         // heads of queries
+    kv_heads: u32,      // heads of keys and values
     head_dim: u32,      // a multiple of 4, at most 256
     rotary_dim: u32,    // columns that are rotated, a multiple of 4; 0 for none
-    positions: u32, // positions in the table of angles
+    positions: u32,     // positions in the table of angles
     table_at: u32,      // pairs before the table
     rows_at: u32,       // words before the rows' positions and slots
     x_at: u32,          // elements before x
-    x_stride: u32, // elements from one row of X to the next
+    x_stride: u32,      // elements from one row of X to the next
     q_at: u32,          // elements before q
-    q_stride: u32, // elements from one row of queries to the next
+    q_stride: u32,      // elements from one row of queries to the next
     q_f16: u32,         // 1 if q is written as f16
     m0: u32,            // of the counted rows, how many belong to earlier segments
     m_cap: u32,         // rows of this segment, at most
-    slots: u32, // tokens that the cache has room for
+    slots: u32,         // tokens that the cache has room for
     row_words: u32,     // words of a head of a slot
     scales_at: u32,     // words from the start of a cache to its scales
     k_at: u32,          // words before the cache of keys
     v_at: u32,          // words before the cache of values
     normed: u32,        // 1 if queries and keys have norms
-    q_weights_at: u32, // the first weight of the norm of queries
-    k_weights_at: u32, // the first weight of the norm of keys
-    epsilon: f32, // what is added to the mean square
+    q_weights_at: u32,  // the first weight of the norm of queries
+    k_weights_at: u32,  // the first weight of the norm of keys
+    epsilon: f32,       // what is added to the mean square
     weight_offset: f32, // what is added to the weights of norms
     block: u32,         // columns of a block of the transform
     gain: f32,          // 1/√block
@@ -328,6 +328,8 @@ fn main(
     h.x_at = p.x_at + row * p.x_stride + head * p.head_dim;
     h.angles_at = p.table_at + min(position, max(p.positions, 1u) - 1u) * (p.rotary_dim / 2u);
     h.lost = position >= p.positions;
+    // What decides about barriers is apart from the other members, which depend on what lanes have read.
+    var kind = QUERIES;
     if (head < p.heads) {
         h.y_at = p.q_at + row * p.q_stride + head * p.head_dim;
     } else {
@@ -335,19 +337,20 @@ fn main(
             return;
         }
         let is_value = head >= p.heads + p.kv_heads;
-        h.kind = select(KEYS, VALUES, is_value);
+        kind = select(KEYS, VALUES, is_value);
         let at = (head - p.heads - select(0u, p.kv_heads, is_value)) * p.slots + slot;
         let start = select(p.k_at, p.v_at, is_value);
         h.y_at = start + at * p.row_words;
         h.scale_at = start + p.scales_at + at;
     }
-    h.rotated = select(p.rotary_dim, 0u, h.kind == VALUES);
-    if (EXTRA) {
-        h.transformed = select(p.transform_qk, p.transform_v, h.kind == VALUES) == 1u;
-        h.normed = p.normed == 1u && h.kind != VALUES;
-        if (h.normed) {
-            h.inverse = inverse_norm(h, local);
-        }
+    let transformed = EXTRA && select(p.transform_qk, p.transform_v, kind == VALUES) == 1u;
+    let normed = EXTRA && p.normed == 1u && kind != VALUES;
+    h.kind = kind;
+    h.rotated = select(p.rotary_dim, 0u, kind == VALUES);
+    h.transformed = transformed;
+    h.normed = normed;
+    if (normed) {
+        h.inverse = inverse_norm(h, local);
     }
     let half = h.rotated / 2u;
     if (PAIRS == 0u) {
@@ -369,15 +372,15 @@ fn main(
             emit(h, c, columns(h, c));
         }
     }
-    if (EXTRA && h.transformed) {
+    if (transformed) {
         transform(p.head_dim / 4u, p.block, local);
     }
-    if (CACHE_BITS < 16u && h.kind != QUERIES) {
-        if (!(EXTRA && h.transformed)) {
+    if (CACHE_BITS < 16u && kind != QUERIES) {
+        if (!transformed) {
             workgroupBarrier();
         }
         put_codes(h, local);
-    } else if (EXTRA && h.transformed) {
+    } else if (transformed) {
         for (var i = local; 4u * i < p.head_dim; i += WORKGROUP) {
             put_floats(h, 4u * i, held[i]);
         }

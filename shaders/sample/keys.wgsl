@@ -49,7 +49,7 @@ fn keys4(x: vec4<f32>, column: u32) -> vec4<u32> {
     return select(vec4<u32>(0u), keys, some & (columns4(column) < vec4<u32>(p.k)));
 }
 
-// Of two keys and their columns, the larger key, or the lower column of equal ones.
+// Returns the larger of two keys with its column; of equal keys, the one of the lower column.
 fn better(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
     return select(a, b, b.x > a.x || (b.x == a.x && b.y < a.y));
 }

@@ -26,7 +26,7 @@ struct Data {
     /// Position and slot of each row.
     rows: Vec<[u32; 2]>,
     table: Vec<[f32; 2]>,
-    /// Of queries and of keys.
+    /// The weights of the norms of queries and of keys.
     weights: [Vec<f32>; 2],
 }
 

@@ -90,6 +90,14 @@ pub enum PlanError {
         /// The requested output.
         output: Output,
     },
+    /// A pinned schedule does not store gated results as f16.
+    #[error(
+        "schedule {schedule} does not store gated results as f16; ask for f32 or another schedule"
+    )]
+    EpilogueSchedule {
+        /// The schedule.
+        schedule: String,
+    },
     /// Gates and what they are multiplied with are pairs of rows of W.
     #[error("the epilogue `gated` takes rows of W in pairs, but W has {n} rows")]
     OddGates {

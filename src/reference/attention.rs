@@ -247,7 +247,7 @@ fn weighted(seen: &[Seen<'_>], d: usize) -> Vec<(f64, f64)> {
     let most = seen.iter().map(|s| s.score).fold(f64::NEG_INFINITY, f64::max);
     let most_error = seen.iter().map(|s| s.error).fold(0.0, f64::max);
     let total: f64 = seen.iter().map(|s| (s.score - most).exp()).sum();
-    // Of each slot: its weight, the error of the weight in the sum of weights and in that of values.
+    // Each slot has its weight, and the errors of the weight in the sum of weights and in that of values.
     let weights: Vec<(f64, f64, f64)> = seen
         .iter()
         .map(|s| {

@@ -127,6 +127,8 @@ pub(crate) fn kernels(caps: &Caps) -> Vec<KernelChoice> {
         for (i, schedule) in schedules.into_iter().enumerate() {
             // Types of Y alternate, so that each is with every kind of schedule once.
             let output = floats[(i + usize::from(spec.bias)) % 2];
+            let stored = schedule.stores(spec.epilogue, output);
+            let output = if stored { output } else { FloatType::F32 };
             if schedule.check(caps).is_ok() {
                 push(&spec.clone().with_output(output), schedule);
             }

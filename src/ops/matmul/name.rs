@@ -236,6 +236,10 @@ impl KernelChoice {
                     && (!integer.whole || one && integer.x_groups == Groups::One && !minima)
             }
         };
+        let stored = match y {
+            YStore::Float(float) => schedule.stores(epilogue, float),
+            _ => true,
+        };
         let half = x == XLoad::F16 || decoder.element == CodeType::F16;
         let tail = x == XLoad::F16 || x == XLoad::F32x4 && !wide;
         let sum = match schedule {
@@ -250,6 +254,7 @@ impl KernelChoice {
             && order == RowOrder::Rows;
         self.weights_exist()
             && products
+            && stored
             && (epilogue == Epilogue::None || matches!(y, YStore::Float(_)))
             && (!experts
                 || !bias && matches!(schedule, Schedule::Gemv { .. } | Schedule::Rows { .. }))

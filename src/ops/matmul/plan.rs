@@ -118,6 +118,11 @@ impl MatmulPlan {
                 let (schedule, activations) = (schedule.to_string(), spec.activations);
                 return Err(PlanError::WrongSchedule { schedule, activations });
             }
+            if let Output::Float(float) = spec.output
+                && !schedule.stores(spec.epilogue, float)
+            {
+                return Err(PlanError::EpilogueSchedule { schedule: schedule.to_string() });
+            }
             let choice = KernelChoice::new(spec, schedule, kernels.caps());
             match chosen.last_mut() {
                 Some((last, same)) if *same == choice => *last = up_to,

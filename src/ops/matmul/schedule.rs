@@ -1,8 +1,9 @@
 //! The loops over K, their tiles, and the devices that can run them.
 
-use super::{Activations, PlanError};
+use super::{Activations, Epilogue, PlanError};
 use crate::format::BLOCK_K;
 use crate::gpu::{AdapterClass, Caps};
+use crate::ops::FloatType;
 
 /// The K loop of a kernel; see the file of that name under `shaders/schedule/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -157,6 +158,14 @@ impl Schedule {
             Self::Tiled { m_tile } | Self::IntTiled { m_tile } => (m_tile, 64),
             Self::Coop { size } => (size.saturating_mul(2), size.saturating_mul(2)),
         }
+    }
+
+    /// Returns whether the schedule stores what an epilogue makes, in this type. Two lanes of the schedule of
+    /// cooperative matrices would share a word of gated f16, and where there are such matrices, naga writes
+    /// atomics with a scope that drivers need not support.
+    pub(super) fn stores(&self, epilogue: Epilogue, float: FloatType) -> bool {
+        let halves = epilogue == Epilogue::Gated && float == FloatType::F16;
+        !(halves && matches!(self, Self::Coop { .. }))
     }
 
     /// Checks that the device can run the schedule.

@@ -10,7 +10,7 @@ use super::{
 };
 use lowbit::format::ActivationFunction;
 
-/// Of so many layers one attends to everything, if the settings do not name them.
+/// One layer of this many attends to all tokens, if the settings do not name those that do.
 const PATTERN: usize = 6;
 /// The bases of rotary embeddings that the settings do not name.
 const GLOBAL_BASE: f64 = 1_000_000.0;

@@ -56,6 +56,10 @@ pub enum RunError {
     /// An option has no meaning for this model.
     #[error("{0}")]
     Options(String),
+    /// Logits say nothing of a text.
+    #[cfg(feature = "text")]
+    #[error(transparent)]
+    Windows(#[from] crate::text::windows::WindowsError),
     /// A step of the model cannot be planned.
     #[error("{step}: {source}")]
     Plan {

@@ -17,9 +17,11 @@ mod graph;
 mod layers;
 mod model;
 mod options;
+#[cfg(feature = "text")]
 mod perplexity;
 mod pooling;
 mod profile;
+mod read;
 mod runner;
 mod sampling;
 mod session;
@@ -29,6 +31,7 @@ pub use encoder::{EncoderOptions, SentenceEncoder};
 pub use error::RunError;
 pub use model::Model;
 pub use options::{LoadOptions, SessionOptions};
+#[cfg(feature = "text")]
 pub use perplexity::Perplexity;
 pub use pooling::{Pooling, PoolingError};
 pub use profile::KindCost;

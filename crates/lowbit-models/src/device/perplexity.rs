@@ -1,6 +1,7 @@
 //! How well a model predicts a text.
 
 use super::{Model, RunError, SessionOptions};
+use crate::text::windows::Likelihood;
 
 /// How well a model predicts the windows of a text.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,45 +29,27 @@ impl Model {
         mut progress: impl FnMut(&Perplexity),
     ) -> Result<Perplexity, RunError> {
         let mut session = self.session(options).await?;
-        let (mut sum, mut found) =
-            (0.0, Perplexity { perplexity: f64::NAN, windows: 0, tokens: 0 });
+        let mut likelihood = Likelihood::default();
+        let mut found = Perplexity { perplexity: f64::NAN, windows: 0, tokens: 0 };
         let vocab = self.blueprint.vocab;
         for window in windows {
             session.rewind(0)?;
-            let mut add = |first: usize, logits: &[f32]| {
-                for (row, logits) in logits.chunks_exact(vocab).enumerate() {
-                    if let Some(&next) = window.get(first + row + 1) {
-                        sum += surprise(logits, next as usize);
-                        found.tokens += 1;
-                    }
-                }
-            };
-            session.extend_with(window, &mut add).await?;
+            let mut added = Ok(());
+            session
+                .extend_with(window, |first, logits| {
+                    // The last row of a window predicts nothing of it.
+                    let next = window.get(first + 1..).unwrap_or_default();
+                    let rows = next.len().min(logits.len() / vocab);
+                    let predicted = likelihood.add(&logits[..rows * vocab], vocab, &next[..rows]);
+                    added = std::mem::replace(&mut added, Ok(())).and(predicted);
+                })
+                .await?;
+            added?;
             found.windows += 1;
-            found.perplexity = (sum / found.tokens as f64).exp();
+            found.tokens = likelihood.tokens;
+            found.perplexity = likelihood.perplexity();
             progress(&found);
         }
         if found.tokens == 0 { Err(RunError::Empty) } else { Ok(found) }
-    }
-}
-
-/// Returns −ln of the probability of a token: the softmax of the logits, in f64.
-fn surprise(logits: &[f32], token: usize) -> f64 {
-    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&logit| f64::from(logit - most).exp()).sum();
-    sum.ln() - f64::from(logits.get(token).copied().unwrap_or(f32::NAN) - most)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::surprise;
-
-    #[test]
-    fn the_surprise_of_equal_logits_is_the_logarithm_of_their_number() {
-        let logits = [3.0f32; 8];
-        assert!((surprise(&logits, 5) - 8f64.ln()).abs() < 1e-12);
-        let sure = [0.0, 100.0, 0.0];
-        assert!(surprise(&sure, 1) < 1e-40 && (surprise(&sure, 0) - 100.0).abs() < 1e-12);
-        assert!(surprise(&logits, 8).is_nan());
     }
 }

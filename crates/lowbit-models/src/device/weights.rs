@@ -4,22 +4,19 @@
 //! by stacking their rows, gate and up by interleaving them.
 
 use super::graph::{MatrixId, Store, VectorId};
+use super::read::{Join, Read, Reader, joined};
 use super::{LoadOptions, RunError};
 use crate::architecture::{
     Attention, Blueprint, Embedding, Feed, Gated, Layer, Linear, Matrix, Norm, Norms, RelativeBias,
-    Rotary, RotaryScaling, Vector,
+    Rotary, RotaryScaling,
 };
-use crate::checkpoint::source::{Data, Item, ItemKind, ModelSource};
-use crate::checkpoint::{Dtype, Tensor};
+use crate::checkpoint::source::ModelSource;
 use crate::compress::has_kernels;
-use lowbit::compress::{Scheme, dequantize, quantize_scheme};
-use lowbit::format::{
-    self, ActivationFunction, FormatError, PackedWeights, RotaryTable, WeightFormat,
-};
+use lowbit::compress::{Scheme, quantize_scheme};
+use lowbit::format::{self, ActivationFunction, PackedWeights, RotaryTable, WeightFormat};
 use lowbit::host::Host;
 use lowbit::ops::DeviceWeights;
-use std::collections::{BTreeMap, HashMap};
-use std::rc::Rc;
+use std::collections::HashMap;
 
 /// A matrix with its bias, whose result goes to the columns from `column` on.
 #[derive(Clone, Copy, Debug)]
@@ -118,16 +115,8 @@ impl Weights {
         options: &LoadOptions,
         progress: &(dyn Fn(usize, usize) + Sync),
     ) -> Result<Self, RunError> {
-        let items = model.items()?.into_iter().map(|item| (item.name.clone(), item)).collect();
-        let mut loader = Loader {
-            host,
-            model,
-            items,
-            options,
-            store: Store::default(),
-            shared: HashMap::new(),
-            parts: HashMap::new(),
-        };
+        let (reader, store) = (Reader::new(model)?, Store::default());
+        let mut loader = Loader { host, reader, options, store, shared: HashMap::new() };
         let Embedding { tokens, positions, types, norm, projection, .. } = &blueprint.embedding;
         let steps = blueprint.layers.len() + 2;
         let tokens_id = loader.whole(tokens).await?;
@@ -195,128 +184,16 @@ impl Weights {
     }
 }
 
-/// How the rows of several matrices become one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Join {
-    Stack,
-    Interleave,
-}
-
-/// A matrix before it is on the device.
-#[allow(clippy::large_enum_variant, reason = "there are few at a time, and they own megabytes")]
-enum Read {
-    Packed(PackedWeights),
-    /// Floats that are to be compressed.
-    Floats {
-        values: Vec<f32>,
-        n: usize,
-        k: usize,
-    },
-}
-
 struct Loader<'a> {
     host: &'a Host,
-    model: &'a dyn ModelSource,
-    items: BTreeMap<String, Item>,
+    reader: Reader<'a>,
     options: &'a LoadOptions,
     store: Store,
     /// Matrices that are whole tensors, which embedding and head may share.
     shared: HashMap<Matrix, MatrixId>,
-    /// Tensors of this layer of which matrices are parts.
-    parts: HashMap<String, Rc<Raw>>,
-}
-
-/// A tensor as it was read.
-#[allow(clippy::large_enum_variant, reason = "there are few at a time, and they own megabytes")]
-enum Raw {
-    Packed(PackedWeights),
-    Floats(Vec<f32>),
 }
 
 impl Loader<'_> {
-    fn item(&self, name: &str) -> Result<&Item, RunError> {
-        self.items.get(name).ok_or_else(|| RunError::tensor(name, "the model has no such tensor"))
-    }
-
-    /// Returns all elements of a tensor as f32.
-    fn floats(&self, name: &str) -> Result<Vec<f32>, RunError> {
-        let item = self.item(name)?;
-        match (self.model.read(name)?, &item.kind) {
-            (Data::Plain(bytes), &ItemKind::Plain(dtype)) => {
-                let tensor = Tensor { name, dtype, shape: &item.shape, bytes: &bytes };
-                tensor.to_f32().map_err(|error| RunError::tensor(name, error))
-            }
-            (Data::Compressed(weights), _) => Ok(dequantize(&weights)),
-            (Data::Plain(_), _) => Err(RunError::tensor(name, "its type has no numbers")),
-        }
-    }
-
-    /// Reads a tensor as a matrix of `k` columns. One of which matrices are parts is kept until the end of the
-    /// layer.
-    fn raw(&mut self, name: &str, k: usize, part: bool) -> Result<Rc<Raw>, RunError> {
-        if let Some(raw) = self.parts.get(name) {
-            return Ok(raw.clone());
-        }
-        let raw = if matches!(self.item(name)?.kind, ItemKind::Compressed(_))
-            && let Data::Compressed(packed) = self.model.read(name)?
-        {
-            Raw::Packed(with_columns(packed, k).map_err(|e| RunError::tensor(name, e))?)
-        } else {
-            Raw::Floats(self.floats(name)?)
-        };
-        let raw = Rc::new(raw);
-        if part {
-            self.parts.insert(name.to_owned(), raw.clone());
-        }
-        Ok(raw)
-    }
-
-    /// Reads a matrix: codes and scales as they are, or floats if it is to be compressed.
-    fn read(&mut self, matrix: &Matrix, scheme: Option<&Scheme>) -> Result<Read, RunError> {
-        let name = &*matrix.tensor;
-        let item = self.item(name)?.clone();
-        if let Some(activations) = self.model.activations(name)?
-            && activations.factors.is_some_and(|factors| !factors.is_empty())
-        {
-            let what = format!("the smoothing of the inputs of {name}");
-            let next = "; compress the model without --smooth";
-            return Err(RunError::Unsupported { what, next });
-        }
-        let Some(&k) = item.shape.last() else {
-            return Err(RunError::tensor(name, "it has no columns"));
-        };
-        let kind = item.kind.clone();
-        let raw = self.raw(name, k, matrix.rows.is_some())?;
-        let mut values = match (&*raw, scheme, &matrix.rows) {
-            (Raw::Packed(packed), None, None) => return Ok(Read::Packed(packed.clone())),
-            (Raw::Packed(packed), None, Some(rows)) => {
-                return Ok(Read::Packed(packed.select_rows(rows.clone())?));
-            }
-            (Raw::Packed(packed), Some(_), _) => dequantize(packed),
-            (Raw::Floats(values), _, _) => values.clone(),
-        };
-        let (mut n, mut k) = (values.len().checked_div(k).unwrap_or(0), k);
-        if matrix.transposed && matches!(kind, ItemKind::Plain(_)) {
-            values = transposed(&values, n, k);
-            (n, k) = (k, n);
-        }
-        if let Some(rows) = &matrix.rows {
-            let part = rows.start.saturating_mul(k)..rows.end.saturating_mul(k);
-            let missing = || RunError::tensor(name, format_args!("it has no rows {rows:?}"));
-            values = values.get(part).ok_or_else(missing)?.to_vec();
-            n = rows.len();
-        }
-        if scheme.is_some() {
-            return Ok(Read::Floats { values, n, k });
-        }
-        let format = match kind {
-            ItemKind::Plain(Dtype::F16) => WeightFormat::f16(),
-            _ => WeightFormat::f32(),
-        };
-        let packed = PackedWeights::quantize(&values, n, k, &format);
-        Ok(Read::Packed(packed.map_err(|error| RunError::tensor(name, error))?))
-    }
-
     async fn upload(&mut self, packed: &PackedWeights) -> Result<MatrixId, RunError> {
         let weights = self.host.upload_async(packed).await?;
         self.store.matrices.push(weights);
@@ -328,7 +205,7 @@ impl Loader<'_> {
         if let Some(&id) = self.shared.get(matrix) {
             return Ok(id);
         }
-        let Read::Packed(packed) = self.read(matrix, None)? else {
+        let Read::Packed(packed) = self.reader.read(matrix, None)? else {
             return Err(RunError::tensor(&matrix.tensor, "it cannot be read"));
         };
         let id = self.upload(&packed).await?;
@@ -343,8 +220,9 @@ impl Loader<'_> {
         types: Option<&Matrix>,
     ) -> Result<MatrixId, RunError> {
         let Some(types) = types else { return self.whole(matrix).await };
-        let (mut values, kind) = (self.floats(&matrix.tensor)?, self.floats(&types.tensor)?);
-        let k = self.item(&matrix.tensor)?.shape.last().copied().unwrap_or(0);
+        let (mut values, kind) =
+            (self.reader.floats(&matrix.tensor)?, self.reader.floats(&types.tensor)?);
+        let k = self.reader.columns(&matrix.tensor)?;
         let first = kind.get(..k).filter(|first| !first.is_empty());
         let first = first.ok_or_else(|| RunError::tensor(&types.tensor, "it has no rows"))?;
         for row in values.chunks_mut(k) {
@@ -362,17 +240,6 @@ impl Loader<'_> {
         Ok(VectorId(self.store.vectors.len() - 1))
     }
 
-    fn vector(&self, vector: &Vector) -> Result<Vec<f32>, RunError> {
-        let values = self.floats(&vector.tensor)?;
-        match &vector.part {
-            None => Ok(values),
-            Some(part) => {
-                let missing = || RunError::tensor(&vector.tensor, "it is too short");
-                values.get(part.clone()).map(<[f32]>::to_vec).ok_or_else(missing)
-            }
-        }
-    }
-
     /// Uploads the vectors of a normalization whose result is multiplied by `factor`. The offset of its
     /// weights is kept apart if the factor is 1.
     async fn norm(
@@ -381,14 +248,14 @@ impl Loader<'_> {
         factor: f32,
     ) -> Result<Option<NormVectors>, RunError> {
         let Some(norm) = norm else { return Ok(None) };
-        let mut weight = self.vector(&norm.weight)?;
+        let mut weight = self.reader.vector(&norm.weight)?;
         if factor != 1.0 {
             weight.iter_mut().for_each(|w| *w = (*w + norm.weight_offset) * factor);
         }
         let weight = self.vector_of(&weight).await?;
         let bias = match &norm.bias {
             Some(bias) => {
-                let mut bias = self.vector(bias)?;
+                let mut bias = self.reader.vector(bias)?;
                 bias.iter_mut().for_each(|b| *b *= factor);
                 Some(self.vector_of(&bias).await?)
             }
@@ -417,8 +284,8 @@ impl Loader<'_> {
         let mut parts = Vec::with_capacity(linears.len());
         for linear in linears {
             parts.push(match &linear.bias {
-                Some(bias) => self.vector(bias)?,
-                None => vec![0.0; self.rows(&linear.matrix)?],
+                Some(bias) => self.reader.vector(bias)?,
+                None => vec![0.0; self.reader.rows(&linear.matrix)?],
             });
         }
         let joined = match (join, &parts[..]) {
@@ -428,65 +295,6 @@ impl Loader<'_> {
             _ => parts.concat(),
         };
         Ok(Some(self.vector_of(&joined).await?))
-    }
-
-    fn rows(&self, matrix: &Matrix) -> Result<usize, RunError> {
-        if let Some(rows) = &matrix.rows {
-            return Ok(rows.len());
-        }
-        let item = self.item(&matrix.tensor)?;
-        let columns = item.shape.last().copied().unwrap_or(0);
-        let plain = matches!(item.kind, ItemKind::Plain(_));
-        let rows = item.elements().checked_div(columns).unwrap_or(0);
-        Ok(if matrix.transposed && plain { columns } else { rows })
-    }
-
-    /// Joins the rows of matrices, or returns them as they are if their formats differ.
-    fn joined(&self, parts: Vec<Read>, join: Join) -> Result<Vec<Read>, RunError> {
-        if let [_] = parts[..] {
-            return Ok(parts);
-        }
-        let same = |packed: &[&PackedWeights]| {
-            packed.windows(2).all(|pair| pair[0].format() == pair[1].format())
-        };
-        let packed: Vec<&PackedWeights> = parts
-            .iter()
-            .filter_map(|part| match part {
-                Read::Packed(packed) => Some(packed),
-                Read::Floats { .. } => None,
-            })
-            .collect();
-        if packed.len() == parts.len() {
-            if !same(&packed) {
-                return Ok(parts);
-            }
-            let joined = match (join, &packed[..]) {
-                (Join::Interleave, [gate, up]) => PackedWeights::interleave(gate, up),
-                _ => PackedWeights::stack(&packed),
-            };
-            // Matrices may differ in what all rows share, such as the order of their columns.
-            return Ok(joined.map_or(parts, |joined| vec![Read::Packed(joined)]));
-        }
-        let floats: Vec<_> = parts
-            .iter()
-            .filter_map(|part| match part {
-                Read::Floats { values, n, k } => Some((values, *n, *k)),
-                Read::Packed(_) => None,
-            })
-            .collect();
-        let Some(&(_, _, k)) = floats.first() else { return Ok(parts) };
-        let alike = floats.len() == parts.len() && floats.iter().all(|part| part.2 == k);
-        if !alike || k == 0 {
-            return Ok(parts);
-        }
-        let values: Vec<f32> = match (join, &floats[..]) {
-            (Join::Interleave, [(gate, _, _), (up, _, _)]) => {
-                gate.chunks(k).zip(up.chunks(k)).flat_map(|(g, u)| [g, u].concat()).collect()
-            }
-            _ => floats.iter().flat_map(|(values, _, _)| values.iter().copied()).collect(),
-        };
-        let n = values.len() / k;
-        Ok(vec![Read::Floats { values, n, k }])
     }
 
     async fn place(
@@ -517,9 +325,9 @@ impl Loader<'_> {
         let scheme = scheme.as_ref();
         let mut reads = Vec::with_capacity(linears.len());
         for linear in linears {
-            reads.push(self.read(&linear.matrix, scheme)?);
+            reads.push(self.reader.read(&linear.matrix, scheme)?);
         }
-        let reads = self.joined(reads, join)?;
+        let reads = joined(reads, join)?;
         let one = reads.len() < linears.len();
         let name = |index: usize| linears[index].matrix.tensor.clone();
         let (mut parts, mut column) = (Vec::new(), 0);
@@ -545,11 +353,12 @@ impl Loader<'_> {
     }
 
     async fn layer(&mut self, layer: &Layer, factor: f32) -> Result<LayerWeights, RunError> {
-        self.parts.clear();
+        self.reader.end_layer();
         let Attention { query, key, value, output, query_norm, key_norm, .. } = &layer.attention;
         let query_key_norms = match (query_norm, key_norm) {
             (Some(query), Some(key)) => {
-                let (query, key) = (self.vector(&query.weight)?, self.vector(&key.weight)?);
+                let (query, key) =
+                    (self.reader.vector(&query.weight)?, self.reader.vector(&key.weight)?);
                 Some((self.vector_of(&query).await?, self.vector_of(&key).await?))
             }
             _ => None,
@@ -594,17 +403,17 @@ impl Loader<'_> {
                         return Err(RunError::Unsupported { what, next: "" });
                     }
                     let pair = vec![
-                        self.read(&gate.matrix, scheme.as_ref())?,
-                        self.read(&up.matrix, scheme.as_ref())?,
+                        self.reader.read(&gate.matrix, scheme.as_ref())?,
+                        self.reader.read(&up.matrix, scheme.as_ref())?,
                     ];
-                    both.extend(self.joined(pair, Join::Interleave)?);
-                    down.push(self.read(&last.matrix, scheme.as_ref())?);
+                    both.extend(joined(pair, Join::Interleave)?);
+                    down.push(self.reader.read(&last.matrix, scheme.as_ref())?);
                 }
                 let name = experts.first().map_or("", |expert| &*expert.gate.matrix.tensor);
                 let function = experts.first().map(|expert| expert.function).unwrap_or_default();
                 let mut all = Vec::with_capacity(2);
                 for reads in [both, down] {
-                    let mut joined = self.joined(reads, Join::Stack)?;
+                    let mut joined = joined(reads, Join::Stack)?;
                     let (Some(read), true) = (joined.pop(), joined.is_empty()) else {
                         let what = format!("a mixture of experts of different formats ({name})");
                         let next = "; --format compresses them to one";
@@ -653,9 +462,8 @@ impl Loader<'_> {
                     None => table,
                 }
             }
-            RotaryScaling::Divisors(ref vector) => {
-                table.with_divisors(self.vector(vector)?.into_iter().map(f64::from).collect())
-            }
+            RotaryScaling::Divisors(ref vector) => table
+                .with_divisors(self.reader.vector(vector)?.into_iter().map(f64::from).collect()),
         })
     }
 
@@ -666,7 +474,7 @@ impl Loader<'_> {
         bias: &RelativeBias,
         heads: usize,
     ) -> Result<VectorId, RunError> {
-        let table = self.floats(&bias.table.tensor)?;
+        let table = self.reader.floats(&bias.table.tensor)?;
         if heads == 0 || table.len() != bias.buckets.saturating_mul(heads) {
             let need = format!("it must have {} rows of {heads} columns", bias.buckets);
             return Err(RunError::tensor(&bias.table.tensor, need));
@@ -680,36 +488,4 @@ impl Loader<'_> {
         }
         self.vector_of(&values).await
     }
-}
-
-/// Returns a packed tensor as a matrix of `k` columns. Tensors of three dimensions are stored as one row for each
-/// of the first; their parts lie in the same order if each row of `k` columns has whole words and groups.
-fn with_columns(packed: PackedWeights, k: usize) -> Result<PackedWeights, FormatError> {
-    if k == 0 || packed.k() == k || !packed.k().is_multiple_of(k) {
-        return Ok(packed);
-    }
-    let (format, n) = (packed.format(), packed.n() * (packed.k() / k));
-    let (whole, part) = (packed.geometry(), format.geometry(n, k)?);
-    let rows = n / packed.n().max(1);
-    let same = [
-        (whole.code_words, part.code_words),
-        (whole.groups, part.groups),
-        (whole.supers, part.supers),
-        (whole.meta_words, part.meta_words),
-    ];
-    // Zero points of 4 bits are packed by two within a row.
-    let zeros = part.groups.is_multiple_of(2) || !format.has_zeros();
-    if zeros && same.iter().all(|(whole, part)| *whole == part * rows) {
-        return PackedWeights::new(format, n, k, packed.into_parts());
-    }
-    Err(FormatError::WrongLength {
-        part: "columns of an expert, which has to be whole groups",
-        need: k.next_multiple_of(256),
-        have: k,
-    })
-}
-
-/// Returns the `[k, n]` matrix that is the transpose of an `[n, k]` one.
-fn transposed(values: &[f32], n: usize, k: usize) -> Vec<f32> {
-    (0..k).flat_map(|column| (0..n).map(move |row| values[row * k + column])).collect()
 }

@@ -208,7 +208,7 @@ pub enum TextError {
     /// An id lies outside of the vocabulary.
     #[error("`{key}` is {id}, and the vocabulary has {tokens} tokens")]
     IdRange {
-        /// What has this id.
+        /// The setting that has this id.
         key: String,
         /// The id.
         id: u64,

@@ -98,7 +98,7 @@ fn hidden_states_are_those_of_transformers() {
             let padded = reference::hidden(&model, &blueprint, tokens, &seen).unwrap();
             let alone =
                 reference::hidden(&model, &blueprint, &tokens[..own], &seen[..own]).unwrap();
-            // What is computed of padding is not of interest.
+            // Results of padding do not matter.
             let end = own * blueprint.hidden;
             for have in [&padded[..end], &alone] {
                 let difference = difference(have, &want[..end]);

@@ -1,4 +1,4 @@
-//! What is refused, by which name, and what older files say in other words.
+//! Models that are refused by name, and settings that older files write differently.
 
 use super::altered::Altered;
 use super::{FOLDER, cases, open};

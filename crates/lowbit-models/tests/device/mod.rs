@@ -22,11 +22,11 @@ const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/models
 /// 1.2·10⁻⁴. Every planted mistake of the blueprints (tests/architecture/faults.rs) is above 10⁻³.
 const F32: f64 = 1.2e-4;
 
-/// The same for f16 activations and caches: their roundings are 2¹³ times as large, but there are only about 60
+/// The limit of f16 activations and caches: their roundings are 2¹³ times as large, but there are only about 60
 /// of them in a row of ops, two for each op.
 const F16: f64 = 60.0 / 2048.0;
 
-/// The same for 8-bit inputs of linear layers and an 8-bit cache: half a step is 1/254 of the largest of a
+/// The limit of 8-bit weights, 8-bit inputs of linear layers and an 8-bit cache: half a step is 1/254 of the largest of a
 /// row, once for each of about 14 linear layers and twice for caches, and layers multiply errors by some
 /// factor. It only shows that nothing is grossly wrong; perplexity says how good it is.
 const INT8: f64 = 0.25;
