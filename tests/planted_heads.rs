@@ -77,7 +77,7 @@ fn faults() -> Vec<Fault> {
             "values that are rotated",
             f32,
             normal,
-            ("select(p.rotary_dim, 0u, h.kind == VALUES)", "p.rotary_dim"),
+            ("select(p.rotary_dim, 0u, kind == VALUES)", "p.rotary_dim"),
         ),
         (
             "the scale of the neighboring head",
@@ -117,7 +117,7 @@ fn faults() -> Vec<Fault> {
             "values that are not transformed",
             transformed,
             normal,
-            ("p.transform_v, h.kind", "0u, h.kind"),
+            ("p.transform_v, kind", "0u, h.kind"),
         ),
         ("a mean over other columns", normed, normal, ("sum / f32(p.head_dim)", "sum / 64.0")),
         (

@@ -22,11 +22,14 @@ fn main(
     @builtin(num_workgroups) count: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
-    here = place_of(workgroup_index(group, count));
-    if (!here.exists) {
+    // Compilers do not take a private variable to be the same in all lanes.
+    let place = place_of(workgroup_index(group, count));
+    if (!place.exists) {
         return;
     }
-    how = measure(here, local);
+    here = place;
+    let measured = measure(place, local);
+    how = measured;
     let given = Scheme(bitcast<u32>(p.given_scale), p.given_scale, p.given_zero);
-    quantize_row(SCOPE, given, how.bad, here.x, here.y, local);
+    quantize_row(SCOPE, given, measured.bad, place.x, place.y, local);
 }
