@@ -117,7 +117,7 @@ fn faults() -> Vec<Fault> {
             "values that are not transformed",
             transformed,
             normal,
-            ("p.transform_v, kind", "0u, h.kind"),
+            ("p.transform_v, kind", "0u, kind"),
         ),
         ("a mean over other columns", normed, normal, ("sum / f32(p.head_dim)", "sum / 64.0")),
         (
