@@ -173,6 +173,7 @@ candle's custom op|candle
 the rules that make weights, against the packages that define them|scripts/rules.sh
 the runner of the peers|peers
 quantized checkpoints, by the packages that define them|scripts/test-formats.sh
+logits of a language model, against transformers|scripts/test-logits.sh
 a crate without default features, for each backend|scripts/test-features.sh
 the oldest Rust that is supported|scripts/check-msrv.sh
 benches, one iteration each|benches

@@ -94,7 +94,8 @@ fn conformance_fails_whatever_is_read_back() {
     }
     let cases = cases();
     let ops: std::collections::BTreeSet<_> = cases.iter().map(|case| case.op.name()).collect();
-    assert_eq!(ops.len(), 9, "{ops:?}");
+    let table = conformance::table(Extent::Quick);
+    assert_eq!(ops, table.iter().map(|case| case.op.name()).collect(), "an op has no case here");
     let driver = [shim().host];
     let sound = conformance::run(&driver, &cases, &|_| ());
     for report in &sound {

@@ -4,7 +4,7 @@ use crate::error::{CliError, warn};
 use crate::model::{Loaded, ModelArgs, adapter_name, failed};
 use crate::report::{JsonArg, Report, count, progress, right, table, text};
 use crate::{Outcome, files};
-use lowbit_models::checkpoint::{AtomicFile, npy_header};
+use lowbit_models::checkpoint::{AtomicFile, npy_header, write_npy_rows};
 use lowbit_models::device::{EncoderOptions, Pooling};
 use lowbit_models::text::Tokenizer;
 use pollster::block_on;
@@ -169,9 +169,5 @@ pub fn run(args: &Args) -> std::result::Result<Outcome, CliError> {
 /// Writes vectors as a NumPy file.
 fn write(file: &mut AtomicFile, vectors: &[Vec<f32>], columns: usize) -> std::io::Result<()> {
     file.write_all(&npy_header(vectors.len(), columns))?;
-    for vector in vectors {
-        let bytes: Vec<u8> = vector.iter().flat_map(|value| value.to_le_bytes()).collect();
-        file.write_all(&bytes)?;
-    }
-    Ok(())
+    vectors.iter().try_for_each(|vector| write_npy_rows(file, vector))
 }

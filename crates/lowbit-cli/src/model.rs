@@ -25,7 +25,8 @@ pub struct ModelArgs {
     /// q4_k. Without it they stay as they are in the file
     #[arg(long, value_name = "FORMAT")]
     format: Option<Scheme>,
-    /// The type of activations: f32, f16, or the format of the inputs of linear layers, as in int8-token
+    /// The type of activations: f32, f16, or the format of the inputs of linear layers: int8 (which is
+    /// int8-token), int8-g64, int8-token-asym and so on
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     activations: Activations,
     #[command(flatten)]

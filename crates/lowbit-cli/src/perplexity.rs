@@ -4,10 +4,12 @@ use crate::error::CliError;
 use crate::model::{CacheArg, Loaded, ModelArgs, adapter_name, failed};
 use crate::report::{JsonArg, Report, progress, right, table, text};
 use crate::{Outcome, files};
+use lowbit_models::checkpoint::{AtomicFile, npy_header, write_npy_rows};
 use lowbit_models::device::SessionOptions;
 use lowbit_models::text::windows::windows;
 use pollster::block_on;
 use serde::Serialize;
+use std::io::Write;
 use std::path::PathBuf;
 
 /// Measure how well a language model predicts a text: the exponential of the mean of −ln p over its tokens
@@ -27,6 +29,10 @@ pub struct Args {
     /// Take so many windows from the start of the text. The default is all whole ones
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     windows: Option<u32>,
+    /// Also write the logits of all tokens, a NumPy file of f32, [tokens, vocabulary]. It appears whole or not
+    /// at all
+    #[arg(long, value_name = "OUT.npy", value_parser = files::to_file())]
+    logits: Option<PathBuf>,
     #[command(flatten)]
     cache: CacheArg,
     #[command(flatten)]
@@ -49,6 +55,7 @@ pub fn run(args: &Args) -> std::result::Result<Outcome, CliError> {
     let named = files::named(&[
         ("MODEL", Some(&args.model.model)),
         ("--text", Some(&args.text)),
+        ("--logits", args.logits.as_deref()),
         ("--json", args.json.json.as_deref()),
     ]);
     files::refuse_same(&named)?;
@@ -65,18 +72,38 @@ pub fn run(args: &Args) -> std::result::Result<Outcome, CliError> {
         let error = CliError::new(format!("cannot cut `{}`", args.text.display())).because(error);
         error.hint("a smaller --window or fewer --windows take shorter texts")
     })?;
+    let unwritten = |error| CliError::new("cannot write the logits").because(error);
+    let mut logits = match &args.logits {
+        Some(path) => {
+            let mut file = AtomicFile::create(path).map_err(unwritten)?;
+            let rows = windows.iter().map(Vec::len).sum();
+            let written = file.write_all(&npy_header(rows, model.blueprint().vocab));
+            Some((file, written))
+        }
+        None => None,
+    };
     let cache = args.model.cache(&args.cache);
     let options = SessionOptions::default()
         .with_slots(args.window as usize)
         .with_cache(cache)
         .with_logit_rows(32);
     let bar = progress(windows.len());
-    let found = block_on(model.perplexity(&windows, &options, |found| {
+    let keep = |rows: &[f32]| {
+        if let Some((file, written @ Ok(()))) = &mut logits {
+            *written = write_npy_rows(file, rows);
+        }
+    };
+    let found = block_on(model.perplexity(&windows, &options, keep, |found| {
         bar.set_position(found.windows as u64);
         bar.set_message(format!("perplexity {:.3}", found.perplexity));
     }));
     bar.finish_and_clear();
     let found = found.map_err(|error| failed(&args.model.model, "run", error))?;
+    if let Some((file, written)) = logits {
+        let error = |error| CliError::new("cannot write the logits").because(error);
+        written.map_err(|cause| error(cause).hint("is there room for it?"))?;
+        file.commit().map_err(unwritten)?;
+    }
     let result = Result {
         perplexity: found.perplexity,
         windows: found.windows,

@@ -61,7 +61,7 @@ pub use config::config_beside;
 pub use error::IoError;
 pub use foreign::{Foreign, ForeignFormat, TensorKind, foreign};
 pub use model::{ModelFile, Tensor, read_compressed};
-pub use npy::npy_header;
+pub use npy::{npy_header, write_npy_rows};
 pub use output::{ModelWriter, Output};
 pub use parts::{CompressedInfo, matrix_shape};
 pub use ranges::{BadRanges, LayerRanges, RangeTarget, Ranges, RangesError};

@@ -1,5 +1,7 @@
 //! NumPy's files of arrays, version 1.0.
 
+use std::io::Write;
+
 /// The size of the header is a multiple of this, so that the numbers are aligned.
 const ALIGNMENT: usize = 64;
 
@@ -17,6 +19,16 @@ pub fn npy_header(rows: usize, columns: usize) -> Vec<u8> {
     header.resize(size - 1, b' ');
     header.push(b'\n');
     header
+}
+
+/// Writes rows of numbers, as they follow the header.
+///
+/// # Errors
+/// Returns the error of `file`.
+pub fn write_npy_rows(file: &mut impl Write, numbers: &[f32]) -> std::io::Result<()> {
+    let mut bytes = Vec::with_capacity(4 * numbers.len());
+    bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+    file.write_all(&bytes)
 }
 
 #[cfg(test)]

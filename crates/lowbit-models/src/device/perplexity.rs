@@ -17,7 +17,8 @@ pub struct Perplexity {
 
 impl Model {
     /// Reads each window from an empty cache, and measures how well each token but the first is predicted
-    /// by those before it. `progress` is called with the perplexity after each window.
+    /// by those before it. `logits` gets `[rows, vocab]` logits of all tokens in order, some rows at a time, and
+    /// `progress` the perplexity after each window.
     ///
     /// # Errors
     /// Returns [`RunError`] if a token is not in the vocabulary, a window does not fit into the session,
@@ -26,6 +27,7 @@ impl Model {
         &self,
         windows: &[Vec<u32>],
         options: &SessionOptions,
+        mut logits: impl FnMut(&[f32]),
         mut progress: impl FnMut(&Perplexity),
     ) -> Result<Perplexity, RunError> {
         let mut session = self.session(options).await?;
@@ -36,11 +38,13 @@ impl Model {
             session.rewind(0)?;
             let mut added = Ok(());
             session
-                .extend_with(window, |first, logits| {
+                .extend_with(window, |first, rows_of_logits| {
+                    logits(rows_of_logits);
                     // The last row of a window predicts nothing of it.
                     let next = window.get(first + 1..).unwrap_or_default();
-                    let rows = next.len().min(logits.len() / vocab);
-                    let predicted = likelihood.add(&logits[..rows * vocab], vocab, &next[..rows]);
+                    let rows = next.len().min(rows_of_logits.len() / vocab);
+                    let predicting = &rows_of_logits[..rows * vocab];
+                    let predicted = likelihood.add(predicting, vocab, &next[..rows]);
                     added = std::mem::replace(&mut added, Ok(())).and(predicted);
                 })
                 .await?;

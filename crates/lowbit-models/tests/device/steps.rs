@@ -184,7 +184,7 @@ fn the_novel_is_as_likely_as_elsewhere() {
     let windows = windows(&tokens, 512, Some(4), None).unwrap();
     let model = block_on(Model::load(&host, path, &LoadOptions::default())).unwrap();
     let options = SessionOptions::default().with_slots(512).with_logit_rows(32);
-    let found = block_on(model.perplexity(&windows, &options, |_| ())).unwrap();
+    let found = block_on(model.perplexity(&windows, &options, |_| (), |_| ())).unwrap();
     assert_eq!((found.windows, found.tokens), (4, 4 * 511));
     assert!((found.perplexity / 20.832 - 1.0).abs() < 0.0025, "{found:?}");
 }
