@@ -47,14 +47,19 @@ pub mod architecture;
 #[cfg(feature = "bert")]
 pub mod bert;
 pub mod checkpoint;
+// Both wait for the device and write files, which a page in a browser does not do.
+#[cfg(not(target_arch = "wasm32"))]
 pub mod compress;
+#[cfg(not(target_arch = "wasm32"))]
 mod decompress;
 pub mod device;
 mod inputs;
 mod progress;
+mod schemes;
 #[cfg(feature = "text")]
 pub mod text;
 
+#[cfg(not(target_arch = "wasm32"))]
 pub use decompress::decompress;
 pub use inputs::shared_input;
 pub use progress::Step;

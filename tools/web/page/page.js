@@ -1,39 +1,13 @@
 import { chart, figure, label } from "./chart.js";
 import { findDevice } from "./device.js";
+import { at, facts, make, notice, plural, show, time } from "./dom.js";
 import { Results } from "./results.js";
 
-const at = (id) => document.getElementById(id);
-const show = (id, yes = true) => { at(id).hidden = !yes; };
 const asked = new URLSearchParams(location.search);
-
-/** An element with text and children; text is never markup. */
-function make(tag, { text, ...properties } = {}, ...children) {
-  const element = Object.assign(document.createElement(tag), properties);
-  if (text !== undefined) element.textContent = text;
-  element.append(...children);
-  return element;
-}
-
-const plural = (count, what) => `${count.toLocaleString("en")} ${what}${count === 1 ? "" : "s"}`;
-
-function time(seconds) {
-  const whole = Math.round(seconds);
-  return whole < 60 ? `${whole} s` : `${Math.floor(whole / 60)} min ${whole % 60} s`;
-}
-
-function notice(title, lines = []) {
-  const list = make("ul", {}, ...lines.map((text) => make("li", { text })));
-  at("notice").replaceChildren(make("b", { text: title }), list);
-  show("notice");
-}
 
 let device = null;
 /** The run: results, workers and what they said. One at a time. */
 let run = null;
-
-function facts(list, entries) {
-  list.replaceChildren(...entries.flatMap(([term, text]) => [make("dt", { text: term }), make("dd", { text })]));
-}
 
 /** `Chrome 156`, say; the report has all of it. */
 function browserName(text) {

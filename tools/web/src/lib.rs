@@ -1,5 +1,8 @@
-//! What the page's worker calls: the conformance table and a few timings, on a device of its own.
-//! Everything that is more than a number goes to JavaScript as JSON.
+//! What the pages' workers call: the conformance table and a few timings (`Session`), and a language model
+//! (`Generator`), on a device of their own. Everything that is more than a number goes to JavaScript as
+//! JSON.
+
+mod generate;
 
 use lowbit::conformance::{self, Case, Extent, MeasuredLimits, Op, Quantized};
 use lowbit::format::{ActivationFormat, ActivationGranularity, Granularity, WeightFormat};

@@ -49,6 +49,7 @@ pub mod onnx;
 mod output;
 mod parts;
 mod ranges;
+#[cfg(feature = "onnx")]
 mod scales;
 mod shards;
 pub mod source;

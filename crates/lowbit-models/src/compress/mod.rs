@@ -10,6 +10,7 @@ mod roles;
 mod select;
 mod smooth;
 
+pub use crate::schemes::has_kernels;
 pub use activations::{ActivationPlan, ActivationPlanError, ActivationRequest, SmoothRequest};
 pub use difference::Difference;
 pub use recipe::{Pattern, Recipe, RecipeError, Rule};
@@ -21,12 +22,9 @@ use crate::checkpoint::{
     read_compressed,
 };
 use crate::progress::Step;
-use lowbit::compress::{
-    CompressError, Rule as WeightRule, Scheme, dequantize, quantize_scheme, relative_error,
-};
+use lowbit::compress::{CompressError, Scheme, dequantize, quantize_scheme, relative_error};
 use lowbit::format::{Geometry, PackedWeights, Sizes};
 use lowbit::host::{Host, HostError};
-use lowbit::ops::FormatUse;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The reason why a file cannot be compressed.
@@ -55,13 +53,6 @@ pub enum CompressionError {
         /// The reason.
         source: CompressError,
     },
-}
-
-/// Returns whether kernels make weights of a scheme. If not, [`Compression::run`] makes them on the CPU,
-/// whatever the maker is, and compares nothing.
-pub fn has_kernels(scheme: &Scheme) -> bool {
-    scheme.rule() == WeightRule::Nearest
-        && FormatUse::QuantizeWeights.check(&scheme.format()).is_ok()
 }
 
 /// What compresses the weights. All give the same bits. A scheme for which there are no kernels is

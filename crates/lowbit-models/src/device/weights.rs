@@ -11,7 +11,7 @@ use crate::architecture::{
     Rotary, RotaryScaling,
 };
 use crate::checkpoint::source::ModelSource;
-use crate::compress::has_kernels;
+use crate::schemes::has_kernels;
 use lowbit::compress::{Scheme, quantize_scheme};
 use lowbit::format::{self, ActivationFunction, PackedWeights, RotaryTable, WeightFormat};
 use lowbit::host::Host;

@@ -5,6 +5,23 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GgufError {
+    /// The first word is another.
+    #[error("it is no GGUF file")]
+    NotGguf,
+    /// Offsets in the file are numbers that this platform does not have.
+    #[error("the file has {have} bytes, and this platform reads files of fewer than {most}")]
+    TooLong {
+        /// The length of the file.
+        have: u64,
+        /// The limit.
+        most: u64,
+    },
+    /// The header does not end where those of models do.
+    #[error("the header has more than {most} bytes")]
+    LongHeader {
+        /// The limit.
+        most: u64,
+    },
     /// The file ends inside of its header.
     #[error("the file ends inside of {what}, at byte {at}")]
     Truncated {
@@ -157,6 +174,12 @@ pub enum GgufError {
         /// How its name must end.
         need: String,
     },
+    /// The file is one of several, and is to be read by itself.
+    #[error("the file is one of {count} that have the model together, and is read alone here")]
+    SplitAlone {
+        /// The number of files.
+        count: u64,
+    },
     /// A file of a model in several files cannot be opened.
     #[error("the model is in {count} files, and `{file}` is one {why}")]
     SplitFile {
@@ -204,11 +227,14 @@ impl GgufError {
             Self::Truncated { .. } | Self::Range { .. } | Self::Count { .. } => {
                 "the file is damaged or cut off: download it again"
             }
+            Self::NotGguf => "choose a GGUF file",
+            Self::TooLong { .. } => "use a smaller model, or one in a type of fewer bits",
             Self::BigEndian { .. } => {
                 "`gguf-convert-endian` of the Python package `gguf` turns it around"
             }
             Self::Version { version: 0 | 1 } => "convert the model again with llama.cpp",
             Self::Version { .. } => "a newer lowbit may read it",
+            Self::SplitAlone { .. } => "join them with `llama-gguf-split --merge`",
             Self::SplitName { .. } => "give the file its original name back",
             Self::SplitFile { .. } | Self::SplitMismatch { .. } | Self::SplitTensors { .. } => {
                 "fetch all files of the model into one folder"

@@ -52,9 +52,10 @@ struct Described {
 }
 
 impl Header {
-    /// Reads and checks the header of a whole file. No value of a tensor is read.
-    pub fn read(file: &[u8]) -> Result<Self, GgufError> {
-        let mut cursor = Cursor::new(file);
+    /// Reads and checks the header of a file of `length` bytes, of which the first are given. No value of a
+    /// tensor is read.
+    pub fn read(bytes: &[u8], length: usize) -> Result<Self, GgufError> {
+        let mut cursor = Cursor::new(bytes);
         let _magic: [u8; 4] = cursor.array(|| "the first word".to_owned())?;
         let version = version(&mut cursor)?;
         let tensors = cursor.count("tensors", TENSOR_BYTES)?;
@@ -76,9 +77,9 @@ impl Header {
             described.push(Described::read(&mut cursor, alignment)?);
         }
         // The data start at the next multiple of the alignment. A file without data may end before it.
-        let start = cursor.at().checked_next_multiple_of(alignment).unwrap_or(file.len());
-        let start = start.min(file.len());
-        let tensors = place(described, start, file.len() - start)?;
+        let start = cursor.at().checked_next_multiple_of(alignment).unwrap_or(length);
+        let start = start.min(length);
+        let tensors = place(described, start, length - start)?;
         Ok(Self { version, metadata, entries: places, alignment, tensors })
     }
 }

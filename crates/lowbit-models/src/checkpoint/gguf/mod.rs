@@ -16,6 +16,7 @@ mod blocks;
 mod cursor;
 mod error;
 mod header;
+mod ranged;
 mod source;
 mod split;
 #[cfg(test)]
@@ -25,6 +26,7 @@ mod value;
 mod write;
 
 pub use error::GgufError;
+pub use ranged::{RangedGguf, ReadBytes};
 pub use types::GgmlType;
 pub use write::{GgufMetadata, write};
 
@@ -105,7 +107,7 @@ impl GgufFile {
     /// Does the same as [`open`](Self::open) for a file that is open already.
     pub(super) fn open_bytes(path: &Path, bytes: FileBytes) -> Result<Self, SourceError> {
         let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into());
-        let header = Header::read(&bytes)?;
+        let header = Header::read(&bytes, bytes.len())?;
         Self::new(split::open(path, FileParts { name, bytes, header })?)
     }
 

@@ -1,6 +1,6 @@
 //! GGUF files as a [`ModelSource`].
 
-use super::{GgufFile, GgufTensor, blocks};
+use super::{GgmlType, GgufFile, GgufTensor, blocks};
 use crate::checkpoint::matrix_shape;
 use crate::checkpoint::source::{Data, Family, Item, ItemKind, ModelSource, Role, SourceError};
 use serde_json::Value;
@@ -37,49 +37,64 @@ impl ModelSource for GgufFile {
     }
 
     fn items(&self) -> Result<Vec<Item>, SourceError> {
-        let item = |tensor: GgufTensor<'_>| Item {
-            name: tensor.name.to_owned(),
-            shape: tensor.shape.to_vec(),
-            stored: tensor.kind.to_string(),
-            bytes: tensor.bytes.len(),
-            kind: kind(&tensor),
-            role: Role::of(tensor.name),
-        };
-        Ok(self.tensors().map(item).collect())
+        let tensors = self.tensors();
+        Ok(tensors.map(|t| item(t.name, t.kind, t.shape, t.bytes.len())).collect())
     }
 
     fn read(&self, name: &str) -> Result<Data<'_>, SourceError> {
         let missing = || SourceError::NotFound { name: name.to_owned() };
-        let tensor = self.tensor(name).ok_or_else(missing)?;
-        match kind(&tensor) {
-            ItemKind::Plain(_) => Ok(Data::Plain(tensor.bytes.into())),
-            ItemKind::Compressed(_) => Ok(Data::Compressed(blocks::read(&tensor)?)),
-            ItemKind::Unsupported(why) => Err(SourceError::Unsupported {
-                name: name.to_owned(),
-                stored: tensor.kind.to_string(),
-                why,
-            }),
-        }
+        data(&self.tensor(name).ok_or_else(missing)?)
     }
 
     fn check(&self, name: &str) -> Result<(), SourceError> {
         match self.tensor(name) {
-            Some(tensor) if matches!(kind(&tensor), ItemKind::Compressed(_)) => {
-                Ok(blocks::check(&tensor)?)
-            }
-            _ => Ok(()),
+            Some(tensor) => check(&tensor),
+            None => Ok(()),
         }
     }
 }
 
+/// Describes a tensor of so many bytes.
+pub(super) fn item(name: &str, stored: GgmlType, shape: &[usize], bytes: usize) -> Item {
+    Item {
+        name: name.to_owned(),
+        shape: shape.to_vec(),
+        stored: stored.to_string(),
+        bytes,
+        kind: kind(stored, shape),
+        role: Role::of(name),
+    }
+}
+
+/// Reads a tensor.
+pub(super) fn data<'a>(tensor: &GgufTensor<'a>) -> Result<Data<'a>, SourceError> {
+    match kind(tensor.kind, tensor.shape) {
+        ItemKind::Plain(_) => Ok(Data::Plain(tensor.bytes.into())),
+        ItemKind::Compressed(_) => Ok(Data::Compressed(blocks::read(tensor)?)),
+        ItemKind::Unsupported(why) => Err(SourceError::Unsupported {
+            name: tensor.name.to_owned(),
+            stored: tensor.kind.to_string(),
+            why,
+        }),
+    }
+}
+
+/// Checks the scales of a tensor, if it has any.
+pub(super) fn check(tensor: &GgufTensor<'_>) -> Result<(), SourceError> {
+    if matches!(kind(tensor.kind, tensor.shape), ItemKind::Compressed(_)) {
+        blocks::check(tensor)?;
+    }
+    Ok(())
+}
+
 /// Returns what a tensor is when it is read.
-fn kind(tensor: &GgufTensor<'_>) -> ItemKind {
+fn kind(stored: GgmlType, shape: &[usize]) -> ItemKind {
     let unsupported = |why: &str| ItemKind::Unsupported(why.to_owned());
-    if let Some(dtype) = tensor.kind.dtype() {
+    if let Some(dtype) = stored.dtype() {
         return ItemKind::Plain(dtype);
     }
-    match (blocks::format(tensor.kind), tensor.kind.name()) {
-        (Some(format), _) if matrix_shape(tensor.shape).is_some() => ItemKind::Compressed(format),
+    match (blocks::format(stored), stored.name()) {
+        (Some(format), _) if matrix_shape(shape).is_some() => ItemKind::Compressed(format),
         (Some(_), _) => unsupported("only matrices are read in this type, and it has one axis"),
         (None, Some("NVFP4")) => {
             unsupported("its second level of scales is in another tensor, which is not read")

@@ -42,9 +42,14 @@ pub(crate) fn split_name(path: &Path) -> Option<SplitName> {
     Some(SplitName { prefix: prefix.to_owned(), number: parse(number)?, count: parse(count)? })
 }
 
+/// Returns the number of files of a model, if it is in several.
+pub(super) fn count(header: &Header) -> Result<Option<u64>, GgufError> {
+    Ok(number(header, COUNT)?.filter(|&count| count > 1))
+}
+
 /// Returns the other files of a model if `first` is one of several. `path` is where it lies.
 pub(super) fn open(path: &Path, given: FileParts) -> Result<Vec<FileParts>, SourceError> {
-    let Some(count) = number(&given.header, COUNT)?.filter(|&count| count > 1) else {
+    let Some(count) = count(&given.header)? else {
         return Ok(vec![given]);
     };
     let own = number(&given.header, NUMBER)?.unwrap_or(0);
@@ -83,7 +88,7 @@ fn part(path: &Path, name: &SplitName, number: u64) -> Result<FileParts, SourceE
     if !bytes.starts_with(b"GGUF") {
         return Err(refuse("that is no GGUF file").into());
     }
-    let header = Header::read(&bytes).map_err(damaged)?;
+    let header = Header::read(&bytes, bytes.len()).map_err(damaged)?;
     for (key, need) in [(COUNT, name.count), (NUMBER, number - 1)] {
         let have = self::number(&header, key).map_err(damaged)?;
         if have != Some(need) {

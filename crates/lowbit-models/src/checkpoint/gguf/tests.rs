@@ -340,3 +340,66 @@ fn what_cannot_be_read_is_left_out() {
         "1 of its weights are stored as IQ2_XXS, first `iq`: lowbit has no format for this type"
     );
 }
+
+/// Opens a file that is read by ranges.
+fn ranged(file: &Builder) -> Result<RangedGguf, SourceError> {
+    let bytes = file.build();
+    let length = bytes.len() as u64;
+    let read = move |range: Range<u64>| {
+        let part = bytes.get(range.start as usize..range.end as usize);
+        part.map(<[u8]>::to_vec).ok_or_else(|| std::io::ErrorKind::UnexpectedEof.into())
+    };
+    RangedGguf::open("model.gguf", length, Box::new(read))
+}
+
+#[test]
+fn ranges_give_what_the_whole_file_gives() {
+    // The second header is longer than what is read first, twice.
+    let long = "x".repeat(17 << 20);
+    for file in [small(), small().string("general.description", &long)] {
+        let (whole, ranged) = (open(&file).unwrap(), ranged(&file).unwrap());
+        assert_eq!(ranged.config(), whole.config());
+        assert_eq!(ranged.head().strings("tokenizer.tokens").unwrap().unwrap(), ["a", "ü"]);
+        assert_eq!(ranged.architecture(), whole.architecture());
+        assert_eq!(ranged.file_bytes(), whole.file_bytes());
+        assert_eq!(ranged.files(), ["model.gguf"]);
+        let items = whole.items().unwrap();
+        assert_eq!(ranged.items().unwrap(), items);
+        for item in items {
+            let name = &item.name;
+            match (ranged.read(name), whole.read(name)) {
+                (Ok(ranged), Ok(whole)) => assert_eq!(ranged, whole, "{name}"),
+                (Err(ranged), Err(whole)) => assert_eq!(ranged.to_string(), whole.to_string()),
+                (ranged, whole) => panic!("{name}: {ranged:?}, {whole:?}"),
+            }
+            assert_eq!(ranged.check(name).is_ok(), whole.check(name).is_ok(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn what_ranges_cannot_be_read_of_is_refused() {
+    let refused = |read: ReadBytes, length| {
+        RangedGguf::open("model.gguf", length, read).unwrap_err().to_string()
+    };
+    assert_eq!(refused(Box::new(|_| Ok(b"GGML".to_vec())), 4), "it is no GGUF file");
+    let short = refused(Box::new(|_| Ok(b"GGUF".to_vec())), 100);
+    assert_eq!(short, "cannot read `model.gguf`");
+    let endless = |range: Range<u64>| {
+        let mut bytes = Builder::new().build();
+        // A count of entries that no file has.
+        bytes[16..24].copy_from_slice(&(1u64 << 60).to_le_bytes());
+        bytes.resize((range.end - range.start) as usize, 0);
+        Ok(bytes)
+    };
+    let text = refused(Box::new(endless), 1 << 40);
+    assert_eq!(text, "the header has more than 268435456 bytes");
+    let text = refused(Box::new(|_| Ok(Vec::new())), u64::MAX);
+    assert!(text.starts_with("the file has 18446744073709551615 bytes"), "{text}");
+    let split = small().entry("split.count", 2, &2u16.to_le_bytes());
+    let text = ranged(&split).unwrap_err().to_string();
+    assert_eq!(text, "the file is one of 2 that have the model together, and is read alone here");
+    let cut = small().tensor("end", &[32], 0, &[0; 100]);
+    let error = ranged(&cut).unwrap_err();
+    assert!(matches!(error, SourceError::Gguf(GgufError::Range { .. })), "{error}");
+}

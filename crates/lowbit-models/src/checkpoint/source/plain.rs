@@ -6,7 +6,9 @@ use super::{Item, ItemKind, Model, ModelSource, SourceError};
 use crate::checkpoint::ModelFile;
 #[cfg(feature = "onnx")]
 use crate::checkpoint::{bytes::FileBytes, model::Place};
-use std::collections::{BTreeMap, BTreeSet};
+#[cfg(feature = "onnx")]
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 impl Model {
     /// Returns the model as a [`ModelFile`]. A safetensors model is that already, also where it has
