@@ -44,11 +44,11 @@ peers: setup ## measure lowbit beside ONNX Runtime, ggml, web-rwkv and others; A
 	@scripts/setup-peers.sh
 	. target/mesa25/env.sh && $(PEERS) $(ARGS)
 
-web: ## build the browser page with the case table and a bench, into target/web
+web: ## build the browser pages, the case table with a bench and a language model, into target/web
 	@scripts/setup-web.sh
 	@scripts/build-web.sh
 
-web-test: web ## run that page in headless Chromium and compare it with a native run; SHOTS=FOLDER for pictures
+web-test: web ## run those pages in headless Chromium and compare them with native runs; SHOTS=FOLDER for pictures
 	cargo build --release
 	@scripts/web-test.sh $(SHOTS)
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the conformance page into target/web, from where any server of static files can serve it.
+# Builds the pages for browsers into target/web, from where any server of static files can serve it.
 # usage: build-web.sh    (after setup-web.sh)
 set -eu
 . "$(dirname "$0")/lib.sh"

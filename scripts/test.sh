@@ -167,7 +167,7 @@ while IFS='|' read -r name command; do
         step "$name" $command </dev/null
     fi
 done <<'STEPS'
-the page in a browser|web
+the pages in a browser|web
 fuzzing every reader, spec, plan and bind|fuzz
 candle's custom op|candle
 the rules that make weights, against the packages that define them|scripts/rules.sh

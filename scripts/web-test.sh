@@ -1,11 +1,15 @@
 #!/bin/sh
-# Runs the page of target/web in headless Chromium, with WebGPU on SwiftShader, and compares it case by
-# case with a native run on the same SwiftShader or, without one, on the best adapter. SwiftShader
-# compiles kernels slowly, so each 13th case of the quick table is run.
-# Writes target/web-test.json and target/web-report.json, and fails if the page cannot run.
+# Runs the pages of target/web in headless Chromium, with WebGPU on SwiftShader, and compares them with
+# native runs on the same SwiftShader or, without one, on the best adapter: the case table case by case, and
+# what SmolLM2 says token by token. SwiftShader compiles kernels slowly, so each 13th case of the quick
+# table is run, and eight tokens are generated.
+# Writes target/web-test.json, target/web-report.json and target/web-generate.json, and fails if a page
+# cannot run.
 # usage: web-test.sh [SHOTS]    (after build-web.sh; SHOTS: a folder for pictures of the page)
 #   LOWBIT_WEB_EVERY=N     runs each Nth case instead
 #   LOWBIT_WEB_EXCEPT=ID   leaves out the cases whose id starts so
+#   LOWBIT_WEB_PARTS=PART  only that part: table or generate
+#   LOWBIT_REQUIRE_MODEL=1 fails where the model is missing; default: skips
 #   LOWBIT=PATH            the command for the native run; default: target/release/lowbit
 set -eu
 . "$(dirname "$0")/lib.sh"
@@ -14,9 +18,15 @@ cd "$(dirname "$0")/.."
 playwright=playwright-core@1.56.1
 every=${LOWBIT_WEB_EVERY:-13}
 except=${LOWBIT_WEB_EXCEPT-}
+parts=${LOWBIT_WEB_PARTS:-table generate}
+model=data/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+prompt='The capital of France is'
 target=$(target_folder)
 lowbit=${LOWBIT:-$target/release/lowbit}
 
+for part in $parts; do
+    case $part in table | generate) ;; *) fail "LOWBIT_WEB_PARTS is table or generate, not $part" ;; esac
+done
 [ -e "$target/web/lowbit_web_bg.wasm" ] || fail "there is no $target/web" "make web"
 for tool in node npm; do
     command -v "$tool" >/dev/null || fail "$tool is missing" "on Debian: apt-get install nodejs npm"
@@ -42,18 +52,47 @@ icd=$(dirname "$(realpath "$chromium")")/vk_swiftshader_icd.json
 [ -e "$icd" ] || icd=/usr/lib/chromium/vk_swiftshader_icd.json
 if [ -e "$icd" ]; then
     say "the native run, on SwiftShader"
-    export VK_DRIVER_FILES="$icd"
 else
     say "no SwiftShader beside $chromium: the native run is on the best adapter there is"
+    icd=
 fi
-# The results of an earlier run must not be taken for those of this one.
-rm -f "$target/web-test.json" "$target/web-report.json"
-code=0
-XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/tmp} "$lowbit" verify --quick --every "$every" \
-    ${except:+--except "$except"} --without subgroups --json "$target/web-native.json" >&2 || code=$?
-# Status 1 means that a case failed; it is compared like the others.
-[ "$code" -le 1 ] || fail "$lowbit verify did not run" "cargo build --release"
-unset VK_DRIVER_FILES
+native() (
+    [ -z "$icd" ] || export VK_DRIVER_FILES="$icd"
+    XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/tmp} "$lowbit" "$@" --without subgroups
+)
+# usage: drive SCRIPT ARGUMENT…
+drive() {
+    script=$1
+    shift
+    PLAYWRIGHT=$npm/node_modules node "tools/web/test/$script" "$target/web" "$chromium" "$@"
+}
 
-PLAYWRIGHT=$npm/node_modules node tools/web/test/drive.mjs "$target/web" "$chromium" \
-    "$target/web-native.json" "$target/web-test.json" "$every" "$except" ${1+"$1"}
+# The results of an earlier run must not be taken for those of this one.
+rm -f "$target/web-test.json" "$target/web-report.json" "$target/web-generate.json"
+table() {
+    code=0
+    native verify --quick --every "$every" ${except:+--except "$except"} \
+        --json "$target/web-native.json" >&2 || code=$?
+    # Status 1 means that a case failed; it is compared like the others.
+    [ "$code" -le 1 ] || fail "$lowbit verify did not run" "cargo build --release"
+    drive drive.mjs "$target/web-native.json" "$target/web-test.json" "$every" "$except" ${1+"$1"}
+}
+generate() {
+    if [ ! -e "$model" ]; then
+        [ "${LOWBIT_REQUIRE_MODEL:-0}" != 1 ] || fail "there is no $model" "make model"
+        echo "SKIPPED: a language model in a browser: data/smollm2 holds no model: run \`make model\`"
+        return 0
+    fi
+    native generate "$model" --prompt "$prompt" --max-tokens 8 \
+        --json "$target/web-generate-native.json" >&2 ||
+        fail "$lowbit generate did not run" "cargo build --release"
+    drive generate.mjs "$model" "$prompt" "$target/web-generate-native.json" \
+        "$target/web-generate.json" ${1+"$1"}
+}
+
+failed=
+for part in $parts; do
+    # A fault in one part does not keep the other from being looked at.
+    ("$part" ${1+"$1"}) || failed="$failed $part"
+done
+[ -z "$failed" ] || fail "these parts failed:$failed"

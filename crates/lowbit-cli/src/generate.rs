@@ -58,6 +58,7 @@ pub struct Args {
 struct Result {
     text: String,
     tokens: usize,
+    token_ids: Vec<u32>,
     prompt_tokens: usize,
     prompt_tokens_per_s: f64,
     decode_tokens_per_s: f64,
@@ -73,7 +74,7 @@ struct Turn {
     text: String,
     prompt_tokens: usize,
     prompt_time: Duration,
-    tokens: usize,
+    tokens: Vec<u32>,
     decode_time: Duration,
 }
 
@@ -84,7 +85,7 @@ impl Turn {
 
     /// The first token comes with the prompt.
     fn decode_rate(&self) -> f64 {
-        rate(self.tokens.saturating_sub(1), self.decode_time)
+        rate(self.tokens.len().saturating_sub(1), self.decode_time)
     }
 }
 
@@ -141,7 +142,7 @@ pub fn run(args: &Args) -> std::result::Result<Outcome, CliError> {
     if std::io::stderr().is_terminal() {
         let line = format!(
             "{} tokens, {:.1} tokens/s (prompt {:.1}), {} on {}; loaded in {:.1} s, warm after {:.1} s\n",
-            last.tokens,
+            last.tokens.len(),
             last.decode_rate(),
             last.prompt_rate(),
             bytes(peak),
@@ -155,7 +156,8 @@ pub fn run(args: &Args) -> std::result::Result<Outcome, CliError> {
     let result = Result {
         prompt_tokens_per_s: last.prompt_rate(),
         decode_tokens_per_s: last.decode_rate(),
-        tokens: last.tokens,
+        tokens: last.tokens.len(),
+        token_ids: last.tokens,
         prompt_tokens: last.prompt_tokens,
         text: last.text,
         peak_device_bytes: peak,
@@ -224,13 +226,13 @@ impl Talk<'_> {
             if self.tokenizer.ends().contains(&token) {
                 break;
             }
-            turn.tokens += 1;
+            turn.tokens.push(token);
             let piece = stream.push(self.tokenizer, token);
             let piece = piece.map_err(|e| CliError::new("cannot write a token").because(e))?;
             report.say(&piece)?;
             turn.text.push_str(&piece);
             let full =
-                turn.tokens >= self.args.max_tokens as usize || session.len() >= session.slots();
+                turn.tokens.len() >= self.args.max_tokens as usize || session.len() >= session.slots();
             if full || signals::interrupted() {
                 break;
             }

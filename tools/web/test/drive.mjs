@@ -1,67 +1,21 @@
 // Drives the page in headless Chromium on SwiftShader, and compares what it found with a native run.
 // usage: node drive.mjs PAGE_FOLDER CHROMIUM NATIVE.json OUT.json EVERY EXCEPT [SHOTS_FOLDER]
-// playwright-core is looked for in $PLAYWRIGHT.
-import { createServer } from "node:http";
-import { createRequire } from "node:module";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
-import { dirname, extname, join, normalize } from "node:path";
+import { dirname, join } from "node:path";
+import { GPU, launch, open, serve, state } from "./browser.mjs";
 
 const [folder, executablePath, nativeFile, outFile, every, except, shots] = process.argv.slice(2);
-const { chromium } = createRequire(join(process.env.PLAYWRIGHT, "/"))("playwright-core");
 
 /** Minutes that the table may take. */
 const PATIENCE = 15;
 
-const TYPES = { ".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".wasm": "application/wasm" };
-
-function serve() {
-  const server = createServer(async ({ url }, response) => {
-    const path = normalize(decodeURIComponent(new URL(url, "http://x").pathname));
-    try {
-      const body = await readFile(join(folder, path.endsWith("/") ? `${path}index.html` : path));
-      response.writeHead(200, { "content-type": TYPES[extname(path)] ?? "text/html" }).end(body);
-    } catch {
-      response.writeHead(404).end();
-    }
-  });
-  return new Promise((done) => server.listen(0, "127.0.0.1", () => done(server)));
-}
-
-// Nothing of Chromium's own is to go over the network.
-const QUIET = [
-  "--disable-background-networking",
-  "--disable-component-update",
-  "--disable-default-apps",
-  "--disable-domain-reliability",
-  "--disable-sync",
-  "--disable-features=OptimizationHints,MediaRouter,Translate,AutofillServerCommunication,CertificateTransparencyComponentUpdater",
-  "--metrics-recording-only",
-  "--no-first-run",
-  "--no-pings",
-];
-const GPU = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--disable-gpu-sandbox"];
-
-const launch = (flags) =>
-  chromium.launch({ executablePath, headless: false, args: ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", ...QUIET, ...flags] });
-
 const faults = [];
+const fault = (what) => faults.push(what);
 const check = (holds, what) => {
   if (!holds) faults.push(what);
   console.log(`${holds ? "ok  " : "FAIL"} ${what}`);
 };
 
-async function open(browser, address, { colorScheme, script }) {
-  const context = await browser.newContext({ viewport: { width: 1100, height: 900 }, colorScheme });
-  const page = await context.newPage();
-  if (script) await page.addInitScript(script);
-  page.on("pageerror", (error) => faults.push(`the page threw: ${error.message}`));
-  page.on("console", (message) => message.type() === "error" && console.log(`console: ${message.text()}`));
-  await page.goto(address);
-  await page.waitForFunction(() => document.documentElement.dataset.state, null, { timeout: 60_000 });
-  return page;
-}
-
-const state = (page) => page.evaluate(() => document.documentElement.dataset.state);
 const report = (page) => page.evaluate(() => globalThis.lowbitReport());
 const ended = (page, minutes) =>
   page.waitForFunction(() => ["done", "stopped", "broken"].includes(document.documentElement.dataset.state), null, {
@@ -107,14 +61,14 @@ function compare(web, native) {
 async function main() {
   if (shots) await mkdir(shots, { recursive: true });
   const native = JSON.parse(await readFile(nativeFile, "utf8"));
-  const server = await serve();
+  const server = await serve(folder);
   const address = `http://127.0.0.1:${server.address().port}/`;
   const started = Date.now();
 
   // Without a GPU, or without WebGPU, the page says so and offers nothing that cannot work.
-  const without = await launch(["--disable-gpu"]);
+  const without = await launch(executablePath, ["--disable-gpu"]);
   const none = async (what, says, script) => {
-    const page = await open(without, address, { colorScheme: "dark", script });
+    const page = await open(without, address, { colorScheme: "dark", script, fault });
     const text = await page.locator("#notice").innerText();
     check((await state(page)) === "none" && text.includes(says), `${what}: “${text.split("\n")[0]}”`);
     check(!(await page.locator("#run").isVisible()), "and there is no button that cannot work");
@@ -124,9 +78,9 @@ async function main() {
   await none("without WebGPU", "no WebGPU", () => delete Navigator.prototype.gpu);
   await without.close();
 
-  const browser = await launch(GPU);
+  const browser = await launch(executablePath, GPU);
   // Stopped in the middle, and run again.
-  const page = await open(browser, `${address}?${new URLSearchParams({ quick: "", every, except })}`, { colorScheme: "light" });
+  const page = await open(browser, `${address}?${new URLSearchParams({ quick: "", every, except })}`, { colorScheme: "light", fault });
   check((await state(page)) === "ready", "there is an adapter");
   await shoot(page, "ready-light");
   await page.click("#run");
