@@ -83,7 +83,8 @@ generate() {
         echo "SKIPPED: a language model in a browser: data/smollm2 holds no model: run \`make model\`"
         return 0
     fi
-    native generate "$model" --prompt "$prompt" --max-tokens 8 \
+    # A short context, because the warm-up reads a whole chunk of a prompt.
+    native generate "$model" --prompt "$prompt" --max-tokens 8 --context 32 \
         --json "$target/web-generate-native.json" >&2 ||
         fail "$lowbit generate did not run" "cargo build --release"
     drive generate.mjs "$model" "$prompt" "$target/web-generate-native.json" \

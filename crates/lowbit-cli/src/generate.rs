@@ -231,8 +231,8 @@ impl Talk<'_> {
             let piece = piece.map_err(|e| CliError::new("cannot write a token").because(e))?;
             report.say(&piece)?;
             turn.text.push_str(&piece);
-            let full =
-                turn.tokens.len() >= self.args.max_tokens as usize || session.len() >= session.slots();
+            let full = turn.tokens.len() >= self.args.max_tokens as usize
+                || session.len() >= session.slots();
             if full || signals::interrupted() {
                 break;
             }

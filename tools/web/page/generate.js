@@ -22,6 +22,7 @@ function load(file) {
   at("model-name").textContent = file.name;
   facts(at("model-facts"), []);
   at("now").textContent = "Reading the file …";
+  show("now");
   progress(0, 1);
   show("bar");
   state("loading");
@@ -63,8 +64,7 @@ function hear(message) {
 
 function loaded(what) {
   about = what;
-  show("bar", false);
-  at("now").textContent = "";
+  for (const id of ["bar", "now"]) show(id, false);
   if (about.name) at("model-name").textContent = about.name;
   // Browsers tell the library little of an adapter.
   about.adapter ||= device.name;
@@ -156,8 +156,7 @@ function fail(during, message, lost) {
   problem = message;
   const again = ["Choose the file again to go on."];
   if (during === "open") {
-    show("bar", false);
-    at("now").textContent = "";
+    for (const id of ["bar", "now"]) show(id, false);
     notice("The model could not be loaded.", [message]);
     worker.terminate();
   } else {
