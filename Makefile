@@ -3,13 +3,15 @@ export XDG_RUNTIME_DIR ?= /tmp
 
 LOWBIT = $${CARGO_TARGET_DIR:-target}/release/lowbit
 
-.PHONY: help demo test test-all coverage verify bench isa peers candle msrv setup model language-models adapters everywhere mesa web web-test tools fuzz
+.PHONY: help demo test test-all coverage verify bench isa peers peers-model candle msrv setup model language-models adapters everywhere mesa web web-test tools fuzz
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
-demo: setup ## run a real model in eleven recipes: sizes, what is lost, times
+demo: setup ## run a sentence encoder in eleven recipes and a language model in three formats: size, loss, speed
 	@scripts/fetch-model.sh minilm
+	@scripts/fetch-model.sh smollm2 || echo "SKIPPED: no smollm2: no language model is run" >&2
+	@scripts/fetch-model.sh pride || echo "SKIPPED: no pride: no perplexity is measured" >&2
 	cargo run --release -p lowbit-demo
 
 test: ## run all Rust tests and samples of the case table: at most 15 minutes (docs/testing.md)
@@ -43,6 +45,14 @@ peers: setup ## measure lowbit beside ONNX Runtime, ggml, web-rwkv and others; A
 	@scripts/setup-mesa25.sh
 	@scripts/setup-peers.sh
 	. target/mesa25/env.sh && $(PEERS) $(ARGS)
+
+peers-model: export LP_NATIVE_VECTOR_WIDTH ?= 256
+peers-model: setup ## measure a language model beside llama.cpp and candle; ARGS=--quick for a look
+	@scripts/setup-mesa25.sh
+	@scripts/fetch-model.sh smollm2
+	@scripts/setup-peers.sh --model
+	cargo build --release -p lowbit-cli
+	. target/mesa25/env.sh && $(PEERS) model $(ARGS)
 
 web: ## build the browser pages, the case table with a bench and a language model, into target/web
 	@scripts/setup-web.sh

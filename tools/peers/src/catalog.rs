@@ -167,6 +167,8 @@ pub enum Program {
     Python(&'static str, &'static str),
     /// A Python program, whose argument is the folder of ggml's libraries.
     Ggml(&'static str),
+    /// The same with a second argument, the device, and without packages.
+    Llama(&'static str),
 }
 
 /// A format, what the peer calls its own nearest to it, and how it makes products.
@@ -282,7 +284,34 @@ pub const PEERS: [Peer; 7] = [
     },
 ];
 
+/// What runs a language model.
+pub const MODEL_PEERS: [Peer; 3] = [
+    Peer {
+        name: "llama.cpp-vulkan",
+        device: Device::Gpu,
+        program: Program::Llama("llama_peer.py"),
+        cases: &[],
+    },
+    Peer {
+        name: "llama.cpp-cpu",
+        device: Device::Cpu,
+        program: Program::Llama("llama_peer.py"),
+        cases: &[],
+    },
+    Peer {
+        name: "candle-cpu",
+        device: Device::Cpu,
+        program: Program::Binary("peer-candle-model", ""),
+        cases: &[],
+    },
+];
+
 /// A peer by its name.
 pub fn peer(name: &str) -> Option<Peer> {
     PEERS.into_iter().find(|peer| peer.name == name)
+}
+
+/// A peer that runs models, by its name.
+pub fn model_peer(name: &str) -> Option<Peer> {
+    MODEL_PEERS.into_iter().find(|peer| peer.name == name)
 }

@@ -2,6 +2,7 @@
 
 mod catalog;
 mod measure;
+mod model;
 mod process;
 mod report;
 
@@ -18,8 +19,10 @@ use std::process::ExitCode;
 /// A peer that cannot run is a row that says why. Times are medians over the rounds, each
 /// one matmul submitted and waited for (several where it takes less than 2 ms).
 #[derive(Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true)]
 struct Args {
+    #[command(subcommand)]
+    command: Option<Subcommand>,
     /// MxNxK, separated by commas
     #[arg(long, value_delimiter = ',', default_values_t = SHAPES)]
     shapes: Vec<Shape>,
@@ -43,6 +46,12 @@ struct Args {
     json: Option<PathBuf>,
 }
 
+#[derive(clap::Subcommand)]
+enum Subcommand {
+    /// Run a language model with lowbit and with its peers, interleaved
+    Model(model::Args),
+}
+
 fn peer(name: &str) -> Result<Peer, String> {
     let names = || PEERS.map(|peer| peer.name).join(", ");
     catalog::peer(name).ok_or_else(|| format!("peers are {}", names()))
@@ -63,6 +72,10 @@ fn run(args: Args) -> Result<(), String> {
     let repository = sources.ancestors().nth(2).unwrap_or(sources);
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| repository.join("target"), PathBuf::from);
+    let folders = Folders { installed: target.join("peers"), sources: sources.into() };
+    if let Some(Subcommand::Model(args)) = args.command {
+        return model::run(args, repository, &target, &folders);
+    }
     let json = args.json.unwrap_or_else(|| target.join("peers.json"));
     let (shapes, rounds) = match args.quick {
         true => (QUICK.to_vec(), 3),
@@ -73,13 +86,11 @@ fn run(args: Args) -> Result<(), String> {
         peers: if args.peers.is_empty() { PEERS.to_vec() } else { args.peers },
         formats: or_all(args.formats, Format::value_variants()),
         rounds: rounds.into(),
-        folders: Folders { installed: target.join("peers"), sources: sources.into() },
+        folders,
     };
 
     let steps = shapes.len() * (plan.peers.len() + 1 + plan.rounds);
-    let bar = ProgressBar::new(steps as u64);
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {wide_msg}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let bar = progress(steps);
     let mut rows = Vec::new();
     for &shape in &shapes {
         if bar.is_hidden() {
@@ -100,7 +111,14 @@ fn run(args: Args) -> Result<(), String> {
     Ok(())
 }
 
-fn write(json: &Path, rows: &[report::Row]) -> Result<(), String> {
+fn progress(steps: usize) -> ProgressBar {
+    let bar = ProgressBar::new(steps as u64);
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {wide_msg}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}
+
+fn write(json: &Path, rows: &[impl serde::Serialize]) -> Result<(), String> {
     let failed = |error: String| format!("{} cannot be written: {error}", json.display());
     let mut text = serde_json::to_vec_pretty(rows).map_err(|error| failed(error.to_string()))?;
     text.push(b'\n');

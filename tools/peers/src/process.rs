@@ -1,6 +1,6 @@
 //! A peer's process: started, asked, and ended when it takes too long.
 
-use crate::catalog::{Peer, Program};
+use crate::catalog::{Device, Peer, Program};
 use protocol::{Hello, Reply, Request};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -14,6 +14,11 @@ use std::time::Duration;
 const HELLO: Duration = Duration::from_secs(120);
 const PREPARE: Duration = Duration::from_secs(900);
 const TIME: Duration = Duration::from_secs(120);
+/// How long a prompt and what follows it may take.
+const GENERATE: Duration = Duration::from_secs(1800);
+
+/// Where ggml's libraries are, below the folder that peers are installed in.
+const LIBRARIES: &str = "ggml/package/bins/linux-x64-vulkan";
 
 /// Where peers are installed, and where the sources of those in Python lie.
 pub struct Folders {
@@ -73,7 +78,8 @@ impl Process {
     /// [`Failure`].
     pub fn ask(&mut self, request: &Request) -> Result<Reply, Failure> {
         let limit = match request {
-            Request::Prepare(_) => PREPARE,
+            Request::Prepare(_) | Request::Open(_) => PREPARE,
+            Request::Generate => GENERATE,
             Request::Time(_) => TIME,
         };
         let line = serde_json::to_string(request)
@@ -132,11 +138,19 @@ fn command(peer: &Peer, folders: &Folders) -> Result<Command, String> {
         }
         Program::Python(file, argument) => python(file, argument.into()),
         Program::Ggml(file) => {
-            let package = "npm/node_modules/@node-llama-cpp/linux-x64-vulkan/bins";
-            let mut command =
-                python(file, folders.installed.join(package).join("linux-x64-vulkan"));
+            let mut command = python(file, folders.installed.join(LIBRARIES));
             // Unasked it takes no adapter of the CPU's type, and aborts.
             command.env("GGML_VK_VISIBLE_DEVICES", "0");
+            command
+        }
+        Program::Llama(file) => {
+            let mut command = Command::new("python3");
+            command.arg("-B").arg(folders.sources.join("python").join(file));
+            command.arg(folders.installed.join(LIBRARIES));
+            match peer.device {
+                Device::Gpu => command.arg("vulkan").env("GGML_VK_VISIBLE_DEVICES", "0"),
+                Device::Cpu => command.arg("cpu"),
+            };
             command
         }
     })

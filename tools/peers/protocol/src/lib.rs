@@ -28,6 +28,17 @@ pub struct Case {
     pub activations: Activations,
 }
 
+/// A language model, and how much of it is timed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ModelCase {
+    /// The path of a GGUF file.
+    pub model: String,
+    pub prompt_tokens: usize,
+    pub decode_tokens: usize,
+    /// Threads of what computes on the CPU.
+    pub threads: usize,
+}
+
 /// What the driver asks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -35,6 +46,10 @@ pub enum Request {
     /// Cases are numbered as they become ready.
     Prepare(Case),
     Time(usize),
+    /// A peer has one model.
+    Open(ModelCase),
+    /// Read the prompt and decode.
+    Generate,
 }
 
 /// What a peer says.
@@ -45,7 +60,17 @@ pub enum Reply {
     Ready(Ready),
     /// Milliseconds of one matmul, the wait counted in.
     Ms(f64),
+    /// The model is loaded and warm.
+    Opened,
+    Rates(Rates),
     Error(String),
+}
+
+/// How fast a model read its prompt and decoded. The first token comes with the prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rates {
+    pub prompt_tokens_per_s: f64,
+    pub decode_tokens_per_s: f64,
 }
 
 /// Who a peer is, and what it runs on where it can tell.
@@ -76,6 +101,74 @@ pub fn serve(
     hello: Hello,
     mut prepare: impl FnMut(&Case) -> Result<(Ready, Run), Box<dyn Error>>,
 ) -> Result<(), Box<dyn Error>> {
+    let mut runs: Vec<(Run, usize)> = Vec::new();
+    converse(hello, |request| match request {
+        Request::Prepare(case) => {
+            let (ready, run, calls) = prepare(&case).and_then(warm)?;
+            runs.push((run, calls));
+            Ok(Reply::Ready(ready))
+        }
+        Request::Time(at) => {
+            let (run, calls) = runs.get_mut(at).ok_or("no such case was prepared")?;
+            Ok(Reply::Ms(time(run, *calls)?))
+        }
+        Request::Open(_) | Request::Generate => Err("this peer runs no models".into()),
+    })
+}
+
+/// Takes a token or several, at a position, and gives the one that is most likely to follow.
+pub type Step = Box<dyn FnMut(&[u32], usize) -> Result<u32, Box<dyn Error>>>;
+
+/// Decoded tokens of the run that is not timed.
+const WARM: usize = 4;
+
+/// The same for a peer that runs a language model. `open` gives the size of the vocabulary too.
+///
+/// # Errors
+/// As for [`serve`].
+pub fn serve_model(
+    hello: Hello,
+    open: impl Fn(&ModelCase) -> Result<(u32, Step), Box<dyn Error>>,
+) -> Result<(), Box<dyn Error>> {
+    let mut opened: Option<(ModelCase, u32, Step)> = None;
+    converse(hello, |request| match request {
+        Request::Open(case) => {
+            let (vocab, mut step) = open(&case)?;
+            generate(&mut step, vocab, &ModelCase { decode_tokens: WARM, ..case.clone() })?;
+            opened = Some((case, vocab, step));
+            Ok(Reply::Opened)
+        }
+        Request::Generate => {
+            let (case, vocab, step) = opened.as_mut().ok_or("no model was opened")?;
+            Ok(Reply::Rates(generate(step, *vocab, case)?))
+        }
+        Request::Prepare(_) | Request::Time(_) => Err("this peer runs only models".into()),
+    })
+}
+
+fn generate(step: &mut Step, vocab: u32, case: &ModelCase) -> Result<Rates, Box<dyn Error>> {
+    let prompt = (0..case.prompt_tokens as u32).map(|at| at.wrapping_mul(SCRAMBLE) % vocab);
+    let prompt: Vec<u32> = prompt.collect();
+    let start = Instant::now();
+    let mut token = step(&prompt, 0)?;
+    let read = start.elapsed();
+    for at in 1..case.decode_tokens {
+        token = step(&[token], prompt.len() + at - 1)?;
+    }
+    let decoded = start.elapsed() - read;
+    Ok(Rates {
+        prompt_tokens_per_s: prompt.len() as f64 / read.as_secs_f64(),
+        decode_tokens_per_s: (case.decode_tokens - 1) as f64 / decoded.as_secs_f64(),
+    })
+}
+
+/// Makes tokens of a prompt pseudo-random: those that `lowbit bench --model` takes.
+const SCRAMBLE: u32 = 2_654_435_761;
+
+fn converse(
+    hello: Hello,
+    mut answer: impl FnMut(Request) -> Result<Reply, Box<dyn Error>>,
+) -> Result<(), Box<dyn Error>> {
     // The driver shows the last line of stderr: the whole panic must stand in it.
     std::panic::set_hook(Box::new(|panic| {
         let words: Vec<_> = panic.payload_as_str().unwrap_or("").split_whitespace().collect();
@@ -83,22 +176,9 @@ pub fn serve(
         std::process::exit(101);
     }));
     say(&Reply::Hello(hello))?;
-    let mut runs: Vec<(Run, usize)> = Vec::new();
     for line in std::io::stdin().lock().lines() {
-        let reply = match serde_json::from_str(&line?)? {
-            Request::Prepare(case) => match prepare(&case).and_then(warm) {
-                Ok((ready, run, calls)) => {
-                    runs.push((run, calls));
-                    Reply::Ready(ready)
-                }
-                Err(error) => Reply::Error(error.to_string()),
-            },
-            Request::Time(at) => {
-                let (run, calls) = runs.get_mut(at).ok_or("no such case was prepared")?;
-                time(run, *calls).map_or_else(|e| Reply::Error(e.to_string()), Reply::Ms)
-            }
-        };
-        say(&reply)?;
+        let request = serde_json::from_str(&line?)?;
+        say(&answer(request).unwrap_or_else(|error| Reply::Error(error.to_string())))?;
     }
     Ok(())
 }
