@@ -22,7 +22,7 @@ const GOAL: Rates = Rates { prompt_tokens_per_s: 3.0, decode_tokens_per_s: 4.0 }
 /// The load of a machine, in processes that want to run, above which its figures are doubtful.
 const BUSY: f64 = 0.5;
 
-/// How one run of a peer follows one of lowbit is what `run` shows.
+/// What `lowbit-peers model` takes.
 #[derive(clap::Args)]
 pub struct Args {
     /// A GGUF file [default: SmolLM2, which scripts/fetch-model.sh fetches]
@@ -104,17 +104,17 @@ pub fn run(args: Args, repository: &Path, target: &Path, folders: &Folders) -> R
     }
     let lowbit = args.lowbit.unwrap_or_else(|| target.join("release/lowbit"));
     let json = args.json.unwrap_or_else(|| target.join("peers-model.json"));
-    let (prompt_tokens, decode_tokens, rounds) = match args.quick {
-        true => (64, 16, 1),
-        false => (args.prompt_tokens, args.decode_tokens, args.rounds),
+    let (prompt_tokens, decode_tokens, rounds) = if args.quick {
+        (64, 16, 1)
+    } else {
+        (args.prompt_tokens, args.decode_tokens, args.rounds)
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let model = model.display().to_string();
     let case = ModelCase { model, prompt_tokens, decode_tokens, threads };
     let peers = if args.peers.is_empty() { MODEL_PEERS.to_vec() } else { args.peers };
-    let load = load();
-    if load.is_some_and(|load| load > BUSY) {
-        eprintln!("{} processes keep this machine busy: figures will be low", load.unwrap_or(0.0));
+    if let Some(load) = load().filter(|&load| load > BUSY) {
+        eprintln!("{load} processes want to run here already: rates will be too low");
     }
 
     let bar = progress(1 + peers.len() + 2 * peers.len() * rounds);

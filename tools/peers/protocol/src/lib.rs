@@ -343,6 +343,25 @@ mod tests {
     }
 
     #[test]
+    fn models_read_the_prompt_and_then_token_by_token() {
+        use std::{cell::RefCell, rc::Rc};
+        let calls = Rc::new(RefCell::new(Vec::new()));
+        let seen = calls.clone();
+        let mut step: Step = Box::new(move |tokens, position| {
+            seen.borrow_mut().push((tokens.to_vec(), position));
+            Ok(position as u32)
+        });
+        let case =
+            ModelCase { model: String::new(), prompt_tokens: 3, decode_tokens: 4, threads: 1 };
+        let rates = generate(&mut step, 1000, &case).unwrap();
+        assert!(rates.prompt_tokens_per_s > 0.0 && rates.decode_tokens_per_s > 0.0);
+        // 2654435761 mod 1000, and twice that less 2³², mod 1000.
+        let prompt = vec![0, 761, 226];
+        let want = [(prompt, 0), (vec![0], 3), (vec![3], 4), (vec![4], 5)];
+        assert_eq!(*calls.borrow(), want);
+    }
+
+    #[test]
     fn groups_hold_their_ends() {
         let w = weights_of(3, 64, 32, &integers(-127..=127));
         assert_eq!(w.len(), 192);
