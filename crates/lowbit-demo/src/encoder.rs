@@ -222,16 +222,16 @@ fn least_cosine<'a>(a: &[Vec<f32>], b: impl IntoIterator<Item = &'a Vec<f32>>) -
 fn print_table(rows: &[Row]) {
     println!();
     println!(
-        "{:<18} {:<15} {:>6} {:>6} {:>8} {:>6} {:>7} {:>8}",
+        "{:<18} {:<17} {:>5} {:>6} {:>7} {:>6} {:>6} {:>8}",
         "recipe", "format", "MB", "bits/", "cosine", "para-", "unre-", "ms/"
     );
     println!(
-        "{:<18} {:<15} {:>6} {:>6} {:>8} {:>6} {:>7} {:>8}",
+        "{:<18} {:<17} {:>5} {:>6} {:>7} {:>6} {:>6} {:>8}",
         "", "", "", "weight", "to f32", "phrase", "lated", "sentence"
     );
     for row in rows {
         println!(
-            "{:<18} {:<15} {:>6.2} {:>6.2} {:>8.5} {:>6.3} {:>7.3} {:>8.1}",
+            "{:<18} {:<17} {:>5.2} {:>6.2} {:>7.5} {:>6.3} {:>6.3} {:>8.1}",
             row.recipe,
             row.format,
             row.bytes as f64 / 1e6,

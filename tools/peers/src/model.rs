@@ -68,6 +68,9 @@ struct Row {
     prompt_tokens: usize,
     decode_tokens: usize,
     rounds: usize,
+    /// Processes that wanted to run before anything was started, where the system says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    load: Option<f64>,
     prompt_tokens_per_s: Option<f64>,
     decode_tokens_per_s: Option<f64>,
     ours_prompt_tokens_per_s: Option<f64>,
@@ -113,7 +116,8 @@ pub fn run(args: Args, repository: &Path, target: &Path, folders: &Folders) -> R
     let model = model.display().to_string();
     let case = ModelCase { model, prompt_tokens, decode_tokens, threads };
     let peers = if args.peers.is_empty() { MODEL_PEERS.to_vec() } else { args.peers };
-    if let Some(load) = load().filter(|&load| load > BUSY) {
+    let load = load();
+    if let Some(load) = load.filter(|&load| load > BUSY) {
         eprintln!("{load} processes want to run here already: rates will be too low");
     }
 
@@ -141,7 +145,7 @@ pub fn run(args: Args, repository: &Path, target: &Path, folders: &Folders) -> R
             }
             bar.inc(1);
         }
-        rows = sessions.iter().map(|session| session.row(&case, &adapter)).collect();
+        rows = sessions.iter().map(|session| session.row(&case, &adapter, load)).collect();
         // What is measured stays, whatever becomes of the rest.
         write(&json, &rows)?;
     }
@@ -192,7 +196,7 @@ impl Session {
         self.process = Err(error);
     }
 
-    fn row(&self, case: &ModelCase, adapter: &str) -> Row {
+    fn row(&self, case: &ModelCase, adapter: &str, load: Option<f64>) -> Row {
         let error = self.process.as_ref().err().cloned();
         let prompt = |rates: &[Rates]| median(rates.iter().map(|r| r.prompt_tokens_per_s));
         let decode = |rates: &[Rates]| median(rates.iter().map(|r| r.decode_tokens_per_s));
@@ -211,6 +215,7 @@ impl Session {
             prompt_tokens: case.prompt_tokens,
             decode_tokens: case.decode_tokens,
             rounds: theirs.len(),
+            load,
             prompt_tokens_per_s: prompt(theirs),
             decode_tokens_per_s: decode(theirs),
             ours_prompt_tokens_per_s: prompt(ours),
@@ -323,6 +328,7 @@ mod tests {
             prompt_tokens: 512,
             decode_tokens: 128,
             rounds: 3,
+            load: None,
             prompt_tokens_per_s: Some(10.0),
             decode_tokens_per_s: Some(10.0),
             ours_prompt_tokens_per_s: Some(prompt),
