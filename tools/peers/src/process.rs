@@ -14,7 +14,7 @@ use std::time::Duration;
 const HELLO: Duration = Duration::from_secs(120);
 const PREPARE: Duration = Duration::from_secs(900);
 const TIME: Duration = Duration::from_secs(120);
-/// How long a prompt and what follows it may take.
+/// How long a prompt and what follows it may take, and as well what comes before the first one.
 const GENERATE: Duration = Duration::from_secs(1800);
 
 /// Where ggml's libraries are, below the folder that peers are installed in.
@@ -78,8 +78,8 @@ impl Process {
     /// [`Failure`].
     pub fn ask(&mut self, request: &Request) -> Result<Reply, Failure> {
         let limit = match request {
-            Request::Prepare(_) | Request::Open(_) => PREPARE,
-            Request::Generate => GENERATE,
+            Request::Prepare(_) => PREPARE,
+            Request::Open(_) | Request::Generate => GENERATE,
             Request::Time(_) => TIME,
         };
         let line = serde_json::to_string(request)
