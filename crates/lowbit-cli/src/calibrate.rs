@@ -2,25 +2,32 @@
 
 use crate::adapter::{AdapterArg, DeviceArg};
 use crate::error::{CliError, printable, warn};
+use crate::model::{adapter_name, failed};
 use crate::report::{self, JsonArg, Report, right};
 use crate::{Outcome, files};
 use lowbit::compress::calibrate::{CalibrateError, Calibration, Method};
 use lowbit::format::{ActivationFormat, ActivationGranularity};
-use lowbit::host::{Host, HostError};
-use lowbit_models::bert::{self, Encoder, EncoderStatistics, ObserveError, OpenError};
+use lowbit_models::architecture;
+use lowbit_models::checkpoint::source::{self, ModelSource};
 use lowbit_models::checkpoint::{AtomicFile, IoError, LayerRanges, RangeTarget, Ranges};
+use lowbit_models::device::{LoadOptions, Model, ModelStatistics, ObserveError};
+use lowbit_models::text::Tokenizer;
+use pollster::block_on;
 use serde::Serialize;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-/// Observe the inputs of a BERT encoder's linear layers on sample text
+/// Observe the inputs of a model's linear layers on sample text
 ///
-/// Every line of text that is not blank goes through the encoder in f32. RANGES.json stores what
-/// was observed of each layer's input and which scales are to be made from it. `lowbit compress
+/// Every line of text that is not blank goes through the model by itself, with f32 activations and the weights
+/// as they are in the file; a line with more tokens than the model takes is cut. RANGES.json stores what was
+/// observed of each layer's input and which scales are to be made from it. `lowbit compress
 /// --activations int8:static=RANGES.json` uses them.
 #[derive(clap::Args)]
 pub struct Args {
-    /// A folder with config.json, tokenizer.json and model.safetensors
+    /// The model: a folder, a GGUF file, or a safetensors file with its config.json and tokenizer.json beside
+    /// it
     #[arg(value_name = "MODEL")]
     model: PathBuf,
     /// Sample text with one sentence in each line
@@ -137,61 +144,69 @@ fn read_ranges(path: &Path) -> Result<Ranges, CliError> {
     })
 }
 
-/// Says how many lines have more tokens than the encoder takes.
-fn warn_of_cuts(encoder: &Encoder, lines: &[(usize, &str)], path: &Path) -> Result<(), CliError> {
-    let mut cut = 0;
-    let mut first = None;
-    for (number, line) in lines {
-        let failed =
-            |error| CliError::new(format!("line {number} of `{}` failed: {error}", path.display()));
-        if let Some((have, taken)) = encoder.cut(line).map_err(failed)? {
+/// A line of the text: its number in the file, its text and its tokens.
+struct Line<'a> {
+    number: usize,
+    text: &'a str,
+    tokens: Vec<u32>,
+}
+
+/// Returns the tokens of each line. Warns of lines that have more than the model takes.
+fn tokens<'a>(
+    tokenizer: &Tokenizer,
+    lines: &[(usize, &'a str)],
+    most: usize,
+    path: &Path,
+) -> Result<Vec<Line<'a>>, CliError> {
+    let (mut all, mut cut, mut first) = (Vec::new(), 0, None);
+    for &(number, text) in lines {
+        let (tokens, have) = tokenizer.encode_within(text, most).map_err(|error| {
+            let message = format!("cannot make tokens of line {number} of `{}`", path.display());
+            CliError::new(message).because(error)
+        })?;
+        if have > tokens.len() {
             cut += 1;
-            first.get_or_insert((number, have, taken));
+            first.get_or_insert((number, have, tokens.len()));
         }
+        all.push(Line { number, text, tokens });
     }
     if let Some((number, have, taken)) = first {
-        let more = if cut > 1 {
-            format!(", and so are {}", report::count(cut - 1, "other line"))
-        } else {
-            String::new()
+        let more = match cut {
+            1 => String::new(),
+            2 => ", and so is 1 other line".to_owned(),
+            _ => format!(", and so are {}", report::count(cut - 1, "other line")),
         };
         warn(format!(
             "line {number} of `{}` has {have} tokens and is cut after {taken}{more}",
             path.display()
         ));
     }
-    Ok(())
+    Ok(all)
 }
 
-/// Runs every line through the encoder and observes the inputs of its layers.
+/// Runs every line through the model and observes the inputs of its layers.
 fn observe(
-    host: &Host,
-    encoder: &Encoder,
-    statistics: &mut EncoderStatistics,
-    lines: &[(usize, &str)],
-    path: &Path,
+    args: &Args,
+    model: &Model,
+    statistics: &mut ModelStatistics,
+    lines: &[Line<'_>],
+    channels: bool,
 ) -> Result<(), CliError> {
-    warn_of_cuts(encoder, lines, path)?;
-    let weights = bert::upload(host, encoder).map_err(|error| {
-        let hint = match error.source {
-            HostError::QuantizeWeights(_) => {
-                "weights must be finite: is it the file that was trained?"
-            }
-            _ => "--adapter chooses another adapter",
-        };
-        CliError::new("cannot calibrate").because(error).hint(hint)
+    let longest = lines.iter().map(|line| line.tokens.len()).max().unwrap_or(0).max(1);
+    let mut observer = block_on(model.observer(longest, channels)).map_err(|error| {
+        failed(&args.model, "calibrate", error).hint("--limit takes fewer lines, or shorten them")
     })?;
     let progress = report::progress(lines.len());
-    for (number, line) in lines {
-        progress.set_message(printable(line));
-        statistics.observe(host, encoder, &weights, line).map_err(|error| {
+    for Line { number, text, tokens } in lines {
+        progress.set_message(printable(text));
+        block_on(observer.observe(statistics, tokens)).map_err(|error| {
             let hint = match error {
                 ObserveError::NotFinite { .. } => {
                     "leave the line out, and see whether the model's weights are finite"
                 }
                 _ => "--limit takes fewer lines, --adapter chooses another adapter",
             };
-            CliError::new(format!("line {number} of `{}` failed", path.display()))
+            CliError::new(format!("line {number} of `{}` failed", args.text.display()))
                 .because(error)
                 .hint(hint)
         })?;
@@ -199,6 +214,22 @@ fn observe(
     }
     progress.finish_and_clear();
     Ok(())
+}
+
+/// Loads the model onto the adapter, with its weights as they are in the file.
+fn load(args: &Args, source: &source::Model) -> Result<Model, CliError> {
+    let adapter = args.adapter.choose()?;
+    let host = args.device.host(&adapter);
+    let host = host.map_err(|error| CliError::new("cannot use the adapter").because(error))?;
+    let bar = report::progress(0);
+    let step = |done: usize, all: usize| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+    };
+    let (host, options) = (Arc::new(host), LoadOptions::default());
+    let model = block_on(Model::from_source(&host, source, &options, &step));
+    bar.finish_and_clear();
+    model.map_err(|error| failed(&args.model, "load", error))
 }
 
 /// Returns the scales that follow from the ranges.
@@ -252,55 +283,43 @@ fn text(json: &Json) -> String {
 
 /// Calibrates a model.
 pub fn run(args: &Args) -> Result<Outcome, CliError> {
+    let source = files::open(&args.model)?;
+    let of_model: Vec<PathBuf> = files::of_model(&args.model, &source);
     let named = |output| {
-        let [config, tokenizer, weights] = ["config.json", "tokenizer.json", "model.safetensors"]
-            .map(|file| args.model.join(file));
-        files::refuse_same(&files::named(&[
-            ("MODEL's config", Some(&config)),
-            ("MODEL's tokenizer", Some(&tokenizer)),
-            ("MODEL's weights", Some(&weights)),
-            ("--text", Some(&args.text)),
-            output,
-            ("--json", args.json.json.as_deref()),
-        ]))
+        let mut roles: Vec<(&str, Option<&Path>)> =
+            of_model.iter().map(|path| ("a file of MODEL", Some(&**path))).collect();
+        roles.extend([("--text", Some(&*args.text)), output]);
+        roles.push(("--json", args.json.json.as_deref()));
+        files::refuse_same(&files::named(&roles))
     };
-    named(("RANGES.json", Some(&args.output)))?;
+    named(("RANGES.json", Some(&*args.output)))?;
     // It may be the same file as the output, but no other.
     named(("--resume", args.resume.as_deref()))?;
     let contents = read_text(&args.text)?;
     let lines = lines(&contents, args)?;
     let resumed = args.resume.as_deref().map(read_ranges).transpose()?;
-    let encoder = Encoder::open(&args.model).map_err(|error| {
-        let hint = match error {
-            OpenError::Unsupported { .. } => {
-                "only BERT encoders are calibrated: a model with tensors of the same names may compute \
-                 something else"
-            }
-            OpenError::Foreign(_) => "calibrate the model as it was before it was quantized",
-            OpenError::Shards { .. } => "join the shards into one model.safetensors",
-            OpenError::Vocabulary { .. } => "take the tokenizer.json that belongs to the model",
-            _ => {
-                "give the folder of a BERT encoder, with config.json, tokenizer.json and \
-                 model.safetensors"
-            }
-        };
-        CliError::new(format!("cannot read the model in `{}`", args.model.display()))
-            .because(error)
-            .hint(hint)
+    for left_out in source.omissions() {
+        warn(format!("`{}` is left out: {}", left_out.name, left_out.why));
+    }
+    let unread = || CliError::new(format!("cannot read the model in `{}`", args.model.display()));
+    let blueprint = architecture::read(&source).map_err(|error| unread().because(error))?;
+    let tokenizer = Tokenizer::open(&args.model).map_err(|error| unread().because(error))?;
+    tokenizer.check(&blueprint).map_err(|error| {
+        unread().because(error).hint("take the tokenizer.json that belongs to the model")
     })?;
+    let lines = tokens(&tokenizer, &lines, blueprint.context, &args.text)?;
     let kept = resumed.as_ref().is_some_and(|file| !file.channels.is_empty());
     let before = resumed.as_ref().and_then(|file| file.target).unwrap_or_default();
     let target = RangeTarget {
         method: args.method.unwrap_or(before.method),
         format: args.activations.unwrap_or(before.format),
     };
-    let failed = |error: CalibrateError| {
-        CliError::new("cannot calibrate").because(error).hint("--method chooses another method")
-    };
+    let channels = args.per_channel || kept;
+    let statistics = ModelStatistics::new(&source, &blueprint, channels);
     let mut statistics =
-        EncoderStatistics::new(&encoder, args.per_channel || kept).map_err(failed)?;
+        statistics.map_err(|error| CliError::new("cannot calibrate").because(error))?;
     if let Some(file) = &resumed {
-        statistics.resume(&encoder, file).map_err(|error| {
+        statistics.resume(file).map_err(|error| {
             CliError::new("cannot continue the earlier run")
                 .because(error)
                 .hint("start again without --resume, with all lines and the same options")
@@ -310,23 +329,22 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     // This checks before the work whether the file can be written.
     let output = AtomicFile::create(&args.output);
     drop(output.map_err(|error| CliError::new("cannot write the ranges").because(error))?);
-    let adapter = args.adapter.choose()?;
-    let host = args
-        .device
-        .host(&adapter)
-        .map_err(|error| CliError::new("cannot use the adapter").because(error))?;
-    observe(&host, &encoder, &mut statistics, &lines, &args.text)?;
-    let ranges = statistics.ranges(&encoder, target);
+    let model = load(args, &source)?;
+    observe(args, &model, &mut statistics, &lines, channels)?;
+    let ranges = statistics.ranges(target);
+    let scales = rows(&ranges, target).map_err(|error| {
+        CliError::new("cannot calibrate").because(error).hint("--method chooses another method")
+    })?;
     let json = Json {
         model: args.model.display().to_string(),
         output: args.output.display().to_string(),
-        adapter: adapter.get_info().name,
+        adapter: adapter_name(&model),
         lines: lines.len(),
         lines_in_all: statistics.texts(),
         method: target.method.to_string(),
         format: target.format.to_string(),
         per_channel: !ranges.channels.is_empty(),
-        layers: rows(&ranges, target).map_err(failed)?,
+        layers: scales,
     };
     ranges.write(&args.output).map_err(|error| {
         let hint = match error {

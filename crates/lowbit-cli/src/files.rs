@@ -96,6 +96,22 @@ fn parse_size(text: &str) -> Result<NonZeroU64, String> {
     bytes.and_then(NonZeroU64::new).ok_or_else(|| "give a size such as 2GB or 500MiB".to_owned())
 }
 
+/// Returns the files of a model, with what is read beside them.
+pub fn of_model(input: &Path, model: &dyn ModelSource) -> Vec<PathBuf> {
+    let Ok(file) = source::locate(input) else { return vec![input.to_owned()] };
+    let folder = match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let beside = ["config.json", "tokenizer.json"].map(str::to_owned);
+    let mut files: Vec<PathBuf> =
+        model.files().into_iter().chain(beside).map(|name| folder.join(name)).collect();
+    if !files.contains(&file) {
+        files.push(file);
+    }
+    files
+}
+
 /// Refuses to write over a file of the model that is read.
 pub fn refuse_overwriting(
     input: &Path,

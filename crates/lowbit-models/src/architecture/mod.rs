@@ -412,6 +412,31 @@ fn read_gguf(
 }
 
 impl Blueprint {
+    /// Returns all linear layers, in the order in which they run, in groups that take the same input: queries,
+    /// keys and values; gate and up; the router of a mixture with gate and up of every expert. The inputs of the
+    /// last layers of all experts of a mixture are one group too, since they are rows of one matrix.
+    pub fn inputs(&self) -> Vec<Vec<&Linear>> {
+        let mut inputs: Vec<Vec<&Linear>> = Vec::new();
+        inputs.extend(self.embedding.projection.as_ref().map(|linear| vec![linear]));
+        for Layer { attention, feed, .. } in &self.layers {
+            inputs.push(vec![&attention.query, &attention.key, &attention.value]);
+            inputs.push(vec![&attention.output]);
+            match feed {
+                Feed::Plain { up, down, .. } => inputs.extend([vec![up], vec![down]]),
+                Feed::Gated(Gated { gate, up, down, .. }) => {
+                    inputs.extend([vec![gate, up], vec![down]]);
+                }
+                Feed::Experts { router, experts, .. } => {
+                    let pairs = experts.iter().flat_map(|expert| [&expert.gate, &expert.up]);
+                    inputs.push(std::iter::once(router).chain(pairs).collect());
+                    inputs.push(experts.iter().map(|expert| &expert.down).collect());
+                }
+            }
+        }
+        inputs.extend(self.head.as_ref().map(|head| vec![&head.linear]));
+        inputs
+    }
+
     /// Returns the names of all tensors that it names.
     pub fn tensors(&self) -> BTreeSet<&str> {
         let mut names = BTreeSet::new();

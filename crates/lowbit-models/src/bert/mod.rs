@@ -3,11 +3,9 @@
 
 mod device;
 mod load;
-mod observe;
 
 pub use device::{DeviceEncoder, Inputs, LayerInput, Samples};
 pub use load::OpenError;
-pub use observe::{EncoderStatistics, ObserveError, ResumeError, UploadError, upload};
 
 use crate::inputs::shared_input;
 use load::Config;

@@ -2,13 +2,14 @@
 
 use super::RunError;
 use super::graph::{Cache, Graph, Heads, Mixture, Op, Rows, Shape, Store, Tensor, VectorId};
+use lowbit::compress::calibrate::Axis;
 use lowbit::format::CacheFormat;
 use lowbit::gpu::Kernels;
 use lowbit::ops::{
     Activations, AttentionArgs, AttentionPlan, AttentionSpec, BindError, Bound, CombineArgs,
     CombinePlan, CombineSpec, DequantizeArgs, DequantizePlan, DequantizeSpec, Epilogue, Experts,
     FloatType, GateArgs, GatePlan, GateSpec, MatmulArgs, MatmulPlan, MatmulSpec, NormArgs,
-    NormPlan, NormResidual, NormSpec, Output, PlanError, PositionsArgs, PositionsPlan,
+    NormPlan, NormResidual, NormSpec, ObserveArgs, ObservePlan, ObserveSpec, Output, PlanError, PositionsArgs, PositionsPlan,
     PositionsSpec, QuantizeActivationsArgs, QuantizeActivationsPlan, QuantizeActivationsSpec,
     RecordError, RotaryArgs, RotaryPlan, RotarySpec, RouteArgs, RoutePlan, RouteSpec, SampleArgs,
     SamplePlan, SampleSpec, Select, SubBuffer,
@@ -86,9 +87,17 @@ pub(super) fn attention_spec(
 
 /// Describes the choice of experts for up to `rows` rows.
 pub(super) fn route_spec(rows: u32, experts: Mixture) -> RouteSpec {
-    // Four rows of an expert share what is loaded of its weights.
-    let spec = RouteSpec::new(rows, experts.count, experts.used).with_unit(4);
+    let spec = RouteSpec::new(rows, experts.count, experts.used).with_unit(experts.unit);
     if experts.normalize { spec } else { spec.with_weights_of_all() }
+}
+
+/// Describes what is observed of the rows of a tensor.
+pub(super) fn observe_spec(shape: &Shape, axis: Axis, bins: u32) -> ObserveSpec {
+    let float = match shape.stored {
+        Rows::Float(float) => float,
+        Rows::Int8(_) | Rows::Words => FloatType::F32,
+    };
+    ObserveSpec::new(shape.rows, shape.columns, axis, bins).with_activations(float)
 }
 
 /// Plans that are made already, so that layers of one shape share theirs.
@@ -99,6 +108,7 @@ struct Plans {
     rotary: Vec<(RotarySpec, RotaryPlan)>,
     attention: Vec<(AttentionSpec, AttentionPlan)>,
     gate: Vec<(GateSpec, GatePlan)>,
+    observe: Vec<(ObserveSpec, ObservePlan)>,
 }
 
 /// Returns the plan of a spec, which is made unless there is one.
@@ -159,7 +169,8 @@ impl Binder<'_> {
             steps.push(Step {
                 name: op.name(),
                 listed: match *op {
-                    Op::ExpertMatmul { experts, list, .. } => {
+                    Op::ExpertMatmul { experts, list, .. }
+                    | Op::Observe { listed: Some((experts, list)), .. } => {
                         Some(route_spec(self.shape(list).rows, experts))
                     }
                     _ => None,
@@ -314,6 +325,14 @@ impl Binder<'_> {
                 let settings = settings.map(|settings| self.buffer(settings)).transpose()?;
                 let (activations, output) = (self.buffer(logits)?, self.buffer(output)?);
                 Ok(Box::new(plan.bind(SampleArgs { activations, settings, output }).await?))
+            }
+            Op::Observe { input, axis, bins, output: (output, offset), .. } => {
+                let spec = observe_spec(self.shape(input), axis, bins);
+                let make = async |spec: &ObserveSpec| ObservePlan::new(self.kernels, spec).await;
+                let plan = planned(&mut plans.observe, spec, make).await?;
+                let output = SubBuffer { offset, ..self.buffer(output)? };
+                let args = ObserveArgs { activations: self.buffer(input)?, output };
+                Ok(Box::new(plan.bind(args).await?))
             }
             Op::Gate { function, input, output } => {
                 let Shape { rows, columns, .. } = *self.shape(output);

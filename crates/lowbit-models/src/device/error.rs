@@ -2,6 +2,7 @@
 
 use crate::architecture::ArchitectureError;
 use crate::checkpoint::source::SourceError;
+use lowbit::compress::calibrate::CalibrateError;
 use lowbit::format::FormatError;
 use lowbit::host::HostError;
 use lowbit::ops::{BindError, PlanError, RecordError, WeightsError};
@@ -85,6 +86,9 @@ pub enum RunError {
     /// The device refused weights.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// Statistics of the inputs of layers cannot be kept or continued.
+    #[error(transparent)]
+    Calibrate(#[from] CalibrateError),
     /// The device failed.
     #[error(transparent)]
     Host(#[from] HostError),

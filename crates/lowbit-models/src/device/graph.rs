@@ -1,6 +1,7 @@
 //! A model as a list of ops over tensors, before anything is on the device.
 
 use super::arena::{Arena, Life};
+use lowbit::compress::calibrate::Axis;
 use lowbit::format::{ActivationFormat, ActivationFunction, CacheFormat};
 use lowbit::ops::{DeviceWeights, Epilogue, FloatType, HeadNorm, NormKind, RotaryPairs};
 use lowbit::wgpu;
@@ -57,7 +58,7 @@ impl Shape {
 pub(super) struct VectorId(pub usize);
 
 /// A matrix in device memory, by its number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct MatrixId(pub usize);
 
 /// One op.
@@ -132,6 +133,15 @@ pub(super) enum Op {
     Sample { logits: Tensor, settings: Option<Tensor>, output: Tensor },
     /// Multiplies the function of the first half of each row with the second half.
     Gate { function: ActivationFunction, input: Tensor, output: Tensor },
+    /// Observes rows, those of a list of experts if there is one. The words of the observation start so many
+    /// bytes into the output.
+    Observe {
+        input: Tensor,
+        listed: Option<(Mixture, Tensor)>,
+        axis: Axis,
+        bins: u32,
+        output: (Tensor, u64),
+    },
 }
 
 /// The heads of attention.
@@ -150,6 +160,8 @@ pub(super) struct Mixture {
     pub used: u32,
     /// Whether the weights of the experts of a row add up to 1.
     pub normalize: bool,
+    /// What the rows of an expert in the list start at a multiple of.
+    pub unit: u32,
 }
 
 /// A rotation: its pairs, the number of columns that are rotated, and its table.
@@ -186,6 +198,7 @@ impl Op {
             Self::Route { .. } => "route",
             Self::ExpertMatmul { .. } => "matmul of experts",
             Self::Combine { .. } => "combine",
+            Self::Observe { .. } => "observe",
         }
     }
 
@@ -204,6 +217,7 @@ impl Op {
             Self::Route { logits, list, choices, .. } => vec![logits, list, choices],
             Self::ExpertMatmul { list, input, output, .. } => vec![list, input, output],
             Self::Combine { input, choices, output, .. } => vec![input, choices, output],
+            Self::Observe { input, output, .. } => vec![input, output.0],
             Self::Sample { logits, settings, output } => {
                 [logits, output].into_iter().chain(settings).collect()
             }

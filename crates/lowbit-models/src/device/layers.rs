@@ -396,7 +396,8 @@ impl<'a> Builder<'a> {
         let x = self.floats(hidden);
         self.norm(norm, vectors, &mut stream, x);
         let (count, used) = (experts.len() as u32, *used as u32);
-        let experts = Mixture { count, used, normalize: *normalize };
+        // Four rows of an expert share what is loaded of its weights.
+        let experts = Mixture { count, used, normalize: *normalize, unit: 4 };
         let rows = self.size.rows;
         let logits = self.graph.tensor(rows, count, Rows::Float(FloatType::F32));
         self.matmul(router, x, ActivationFunction::Identity, Epilogue::None, logits);

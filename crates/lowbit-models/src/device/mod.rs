@@ -16,6 +16,7 @@ mod error;
 mod graph;
 mod layers;
 mod model;
+mod observe;
 mod options;
 #[cfg(feature = "text")]
 mod perplexity;
@@ -25,11 +26,13 @@ mod read;
 mod runner;
 mod sampling;
 mod session;
+mod statistics;
 mod weights;
 
 pub use encoder::{EncoderOptions, SentenceEncoder};
 pub use error::RunError;
 pub use model::Model;
+pub use observe::{ModelObserver, ObserveError};
 pub use options::{LoadOptions, SessionOptions};
 #[cfg(feature = "text")]
 pub use perplexity::Perplexity;
@@ -37,3 +40,4 @@ pub use pooling::{Pooling, PoolingError};
 pub use profile::KindCost;
 pub use sampling::Sampling;
 pub use session::Session;
+pub use statistics::{ModelStatistics, ResumeError};

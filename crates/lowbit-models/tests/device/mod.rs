@@ -1,6 +1,7 @@
 //! Models on the device beside what `transformers` computes in f64: the tiny models of
 //! scripts/models/make.py, every architecture.
 
+mod observe;
 mod steps;
 
 use crate::common::host;

@@ -14,7 +14,12 @@ pub(super) struct Loader<'a> {
     model: &'a dyn ModelSource,
     items: BTreeMap<String, Item>,
     read: RefCell<BTreeMap<String, Rc<Vec<f64>>>>,
+    /// What linear layers took, if that is asked for.
+    inputs: Option<Rc<Inputs>>,
 }
+
+/// The rows that linear layers took, one after the other, by the names of their weights.
+type Inputs = RefCell<BTreeMap<String, Vec<f64>>>;
 
 /// A matrix of `n` rows.
 pub(super) struct Rows {
@@ -26,6 +31,8 @@ pub(super) struct Rows {
 pub(super) struct Dense {
     matrix: Rows,
     bias: Option<Vec<f64>>,
+    /// Where its inputs are kept, and under which name.
+    inputs: Option<(Rc<Inputs>, String)>,
 }
 
 /// A normalization.
@@ -39,7 +46,22 @@ pub(super) struct Scaling {
 impl<'a> Loader<'a> {
     pub fn new(model: &'a dyn ModelSource) -> Result<Self, ReferenceError> {
         let items = model.items()?.into_iter().map(|item| (item.name.clone(), item)).collect();
-        Ok(Self { model, items, read: RefCell::default() })
+        Ok(Self { model, items, read: RefCell::default(), inputs: None })
+    }
+
+    /// Keeps what linear layers take from now on.
+    pub fn keep_inputs(&mut self) {
+        self.inputs = Some(Rc::default());
+    }
+
+    /// Returns what linear layers took, by the names of their weights.
+    pub fn inputs(&self) -> BTreeMap<String, Vec<f64>> {
+        self.inputs.as_ref().map(|inputs| inputs.take()).unwrap_or_default()
+    }
+
+    fn inputs_of(&self, linear: &Linear) -> Option<(Rc<Inputs>, String)> {
+        let inputs = self.inputs.as_ref()?;
+        Some((Rc::clone(inputs), linear.matrix.tensor.clone()))
     }
 
     /// Drops the tensors that were read.
@@ -152,7 +174,7 @@ impl<'a> Loader<'a> {
     pub fn dense(&self, linear: &Linear, n: usize, k: usize) -> Result<Dense, ReferenceError> {
         let matrix = self.matrix(&linear.matrix, Some(n), k)?;
         let bias = linear.bias.as_ref().map(|bias| self.vector(bias, n)).transpose()?;
-        Ok(Dense { matrix, bias })
+        Ok(Dense { matrix, bias, inputs: self.inputs_of(linear) })
     }
 
     /// Returns a linear layer from `k` columns to as many as its matrix has rows.
@@ -160,7 +182,7 @@ impl<'a> Loader<'a> {
         let matrix = self.matrix(&linear.matrix, None, k)?;
         let n = matrix.values.len() / k;
         let bias = linear.bias.as_ref().map(|bias| self.vector(bias, n)).transpose()?;
-        Ok((Dense { matrix, bias }, n))
+        Ok((Dense { matrix, bias, inputs: self.inputs_of(linear) }, n))
     }
 
     /// Returns a normalization of rows of `len` columns.
@@ -184,6 +206,9 @@ impl Rows {
 impl Dense {
     /// Returns X · Wᵀ + b.
     pub fn run(&self, x: &[f64]) -> Vec<f64> {
+        if let Some((inputs, name)) = &self.inputs {
+            inputs.borrow_mut().entry(name.clone()).or_default().extend(x);
+        }
         let Rows { values, k } = &self.matrix;
         let mut y = Vec::new();
         for row in x.chunks_exact(*k) {

@@ -11,6 +11,7 @@ use super::{Blueprint, Embedding, Feed, Gated, Norm, Norms};
 use crate::checkpoint::source::{ModelSource, SourceError};
 use load::Loader;
 use lowbit::reference::apply;
+use std::collections::BTreeMap;
 
 /// The reason why a forward pass cannot be computed.
 #[derive(Debug, thiserror::Error)]
@@ -86,23 +87,47 @@ pub fn hidden(
     tokens: &[u32],
     seen: &[bool],
 ) -> Result<Vec<f64>, ReferenceError> {
+    run(&Loader::new(model)?, blueprint, tokens, seen)
+}
+
+/// Returns what every linear layer takes of these tokens, the head apart: rows one after the other, by the name
+/// of the layer's weight. Layers whose weights are parts of one tensor take turns.
+///
+/// # Errors
+/// Returns the errors of [`hidden`].
+pub fn inputs(
+    model: &dyn ModelSource,
+    blueprint: &Blueprint,
+    tokens: &[u32],
+) -> Result<BTreeMap<String, Vec<f64>>, ReferenceError> {
+    let mut loader = Loader::new(model)?;
+    loader.keep_inputs();
+    run(&loader, blueprint, tokens, &vec![true; tokens.len()])?;
+    Ok(loader.inputs())
+}
+
+fn run(
+    loader: &Loader<'_>,
+    blueprint: &Blueprint,
+    tokens: &[u32],
+    seen: &[bool],
+) -> Result<Vec<f64>, ReferenceError> {
     if seen.len() != tokens.len() {
         return Err(ReferenceError::Mask { have: seen.len(), need: tokens.len() });
     }
-    let loader = Loader::new(model)?;
     let columns = blueprint.hidden;
-    let mut residual = embed(&loader, &blueprint.embedding, columns, tokens)?;
+    let mut residual = embed(loader, &blueprint.embedding, columns, tokens)?;
     loader.forget();
     for layer in &blueprint.layers {
-        residual = block(&loader, &layer.attention_norms, residual, columns, |x| {
-            attention::run(&loader, &layer.attention, x, columns, seen)
+        residual = block(loader, &layer.attention_norms, residual, columns, |x| {
+            attention::run(loader, &layer.attention, x, columns, seen)
         })?;
-        residual = block(&loader, &layer.feed_norms, residual, columns, |x| {
-            feed(&loader, &layer.feed, x, columns)
+        residual = block(loader, &layer.feed_norms, residual, columns, |x| {
+            feed(loader, &layer.feed, x, columns)
         })?;
         loader.forget();
     }
-    norm(&loader, blueprint.final_norm.as_ref(), residual, columns)
+    norm(loader, blueprint.final_norm.as_ref(), residual, columns)
 }
 
 /// Returns the logits of each token: `[tokens, vocab]`.
