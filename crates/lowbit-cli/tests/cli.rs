@@ -734,7 +734,8 @@ fn in_f32(host: &Host, encoder: &Encoder) -> Vec<DeviceWeights> {
     encoder.linears().map(upload).collect()
 }
 
-/// The file holds, bit for bit, the statistics that plain host code computes from the same f32 encoder.
+/// The file holds the statistics that plain host code computes from the same f32 encoder, as far as the
+/// roundings of both networks allow.
 #[test]
 fn calibration_sees_what_the_layers_take() {
     if !gpu() {
@@ -786,20 +787,60 @@ fn calibration_sees_what_the_layers_take() {
                 want.insert_channels(channels.clone());
             }
         }
-        assert_eq!(Ranges::read(&file).unwrap(), want);
+        let have = Ranges::read(&file).unwrap();
+        alike(&have, &want);
         let report = scratch.json("json");
         assert_eq!((&report["lines"], &report["per_channel"]), (&5.into(), &per_channel.into()));
         assert_eq!((&report["method"], &report["format"]), (&method.into(), &format.into()));
         let rows = report["layers"].as_array().unwrap();
         assert_eq!(rows.len(), 6);
         for row in rows {
-            let layer = &want.layers[row["name"].as_str().unwrap()];
+            let layer = &have.layers[row["name"].as_str().unwrap()];
             let made = layer.calibrate(target.method, target.format).unwrap();
             let StaticScale { scale, zero_point } = made.scheme();
             assert_eq!(row["scale"].as_f64().unwrap() as f32, scale);
             assert_eq!(row["zero_point"], zero_point);
             assert_eq!(row["max"].as_f64().unwrap() as f32, made.range().max());
         }
+    }
+}
+
+/// Asserts that ranges are of the same layers, and the statistics of the same values up to f32 rounding. A
+/// value of this network is a sum of up to 64 products after about 20 such sums in a row: 1,300 roundings of
+/// 2⁻²⁴, of the largest value.
+fn alike(have: &Ranges, want: &Ranges) {
+    const CLOSE: f64 = 1300.0 / (1 << 24) as f64;
+    assert_eq!(have.target, want.target);
+    assert!(have.layers.keys().eq(want.layers.keys()));
+    assert!(have.channels.keys().eq(want.channels.keys()));
+    let alike = |name: &str, have: &Statistics, want: &Statistics| {
+        assert_eq!(have.observer(), want.observer());
+        let counts = |seen: &Statistics| (seen.rows(), seen.values(), seen.batches());
+        assert_eq!(counts(have), counts(want), "{name}");
+        let largest = want.absmax().unwrap().into_iter().fold(0.0, f32::max);
+        for (have, want) in have.channels().iter().zip(want.channels()) {
+            let pairs = [
+                (have.min().into(), want.min().into()),
+                (have.max().into(), want.max().into()),
+                (have.average().0, want.average().0),
+                (have.average().1, want.average().1),
+            ];
+            for (a, b) in pairs {
+                let off: f64 = a - b;
+                assert!(off.abs() <= CLOSE * f64::from(largest), "{name}: {a} and {b}");
+            }
+        }
+    };
+    for (name, want) in &want.layers {
+        let (LayerRanges::Statistics(have), LayerRanges::Statistics(want)) =
+            (&have.layers[name], want)
+        else {
+            panic!("{name}")
+        };
+        alike(name, have, want);
+    }
+    for (name, want) in &want.channels {
+        alike(name, &have.channels[name], want);
     }
 }
 
@@ -857,10 +898,7 @@ fn calibrations_that_cannot_be_are_refused() {
     says(&run(&model, &text, &["--limit", "0"]), &["no lines", "hint: "]);
     says(&run(&model, &text, &["--method", "median"]), &["median", "percentile-99.99"]);
     says(&run(&model, &text, &["--activations", "int8-token"]), &["int8-token", "int8-tensor"]);
-    says(
-        &run(&scratch.text("none"), &text, &[]),
-        &["config.json", "hint: give the folder of a BERT"],
-    );
+    says(&run(&scratch.text("none"), &text, &[]), &["cannot read", "none", "hint: "]);
     says(&run(&model, &text, &["--json", &text]), &["same file"]);
     let message = refused(&["calibrate", &model, "--text", &text, "-o", &text]);
     says(&message, &["--text and RANGES.json are the same file"]);

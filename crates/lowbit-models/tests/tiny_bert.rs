@@ -66,7 +66,7 @@ pub fn tensors() -> Vec<Named> {
 /// Writes config.json, tokenizer.json and model.safetensors.
 pub fn write(folder: &Path, tensors: &[Named]) {
     let config = serde_json::json!({
-        "hidden_act": "gelu", "hidden_size": HIDDEN, "num_attention_heads": 2,
+        "model_type": "bert", "hidden_act": "gelu", "hidden_size": HIDDEN, "num_attention_heads": 2,
         "intermediate_size": FFN, "num_hidden_layers": 1, "max_position_embeddings": 16,
         "vocab_size": WORDS.len(), "type_vocab_size": 2, "layer_norm_eps": 1e-12,
     });

@@ -3,7 +3,7 @@
 use crate::cli::{Scratch, fine, gpu, lowbit, refused, stderr};
 use crate::tiny_bert::{self, Named, TEXT};
 use half::{bf16, f16};
-use lowbit_models::checkpoint::{Content, Dtype, ModelFile, Ranges, write_model};
+use lowbit_models::checkpoint::{Content, Dtype, LayerRanges, ModelFile, Ranges, write_model};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
@@ -56,7 +56,7 @@ fn ranges(scratch: &Scratch, args: &[String]) -> Ranges {
 }
 
 /// A prefix, the names of TensorFlow, and elements of 16 bits are read, and give the ranges of the same
-/// network, under the names without the prefix.
+/// network, under the names of the file.
 #[test]
 fn bert_as_people_store_it() {
     if !gpu() {
@@ -66,25 +66,36 @@ fn bert_as_people_store_it() {
     let args = model(&scratch);
     let tensors = tiny_bert::tensors();
     let plain = ranges(&scratch, &args);
-    let layers = |ranges: &Ranges| format!("{:?}", ranges.layers);
+    // The statistics under the names without the prefix.
+    let layers = |ranges: &Ranges, prefix: &str| {
+        let bare = |(name, layer): (&String, &LayerRanges)| {
+            let LayerRanges::Statistics(seen) = layer else { panic!("{name}") };
+            seen.for_layer(name.strip_prefix(prefix).unwrap())
+        };
+        ranges.layers.iter().map(bare).collect::<Vec<_>>()
+    };
+    plain.write(scratch.path("plain")).unwrap();
     let norms = |name: &str| match name.rsplit_once("LayerNorm.") {
         Some((module, "weight")) => format!("{module}LayerNorm.gamma"),
         Some((module, _)) => format!("{module}LayerNorm.beta"),
         None => name.to_owned(),
     };
-    let [file, known, out] = ["model/model.safetensors", "ranges", "out"].map(|n| scratch.text(n));
+    let [file, out] = ["model/model.safetensors", "out"].map(|n| scratch.text(n));
     for prefix in ["", "bert.", "0.auto_model."] {
         rewrite(&scratch, &tensors, Dtype::F32, |name| format!("{prefix}{}", norms(name)));
-        assert_eq!(layers(&ranges(&scratch, &args)), layers(&plain), "`{prefix}`");
-        // The ranges are found for the names of the file.
-        let fixed = format!("int8:static={known}");
-        let compress =
-            ["compress", &file, "-o", &out, "--scheme", "int8", "--host", "--activations"];
-        fine(&[&compress[..], &[&fixed]].concat());
-        let model = ModelFile::open(&out).unwrap();
-        let query = format!("{prefix}encoder.layer.0.attention.self.query.weight");
-        assert_eq!(model.compressed().len(), 6);
-        assert!(model.activations(&query).unwrap().is_some());
+        let found = ranges(&scratch, &args);
+        assert_eq!(layers(&found, prefix), layers(&plain, ""), "`{prefix}`");
+        // The ranges are found for the names of the file, those without a prefix too.
+        for known in ["ranges", "plain"] {
+            let fixed = format!("int8:static={}", scratch.text(known));
+            let compress =
+                ["compress", &file, "-o", &out, "--scheme", "int8", "--host", "--activations"];
+            fine(&[&compress[..], &[&fixed]].concat());
+            let model = ModelFile::open(&out).unwrap();
+            let query = format!("{prefix}encoder.layer.0.attention.self.query.weight");
+            assert_eq!(model.compressed().len(), 6);
+            assert!(model.activations(&query).unwrap().is_some());
+        }
     }
     for dtype in [Dtype::F16, Dtype::BF16] {
         // The network of the rounded weights, once in 16 bits and once in 32.
@@ -99,10 +110,10 @@ fn bert_as_people_store_it() {
             })
             .collect();
         rewrite(&scratch, &rounded, Dtype::F32, str::to_owned);
-        let want = layers(&ranges(&scratch, &args));
+        let want = layers(&ranges(&scratch, &args), "");
         rewrite(&scratch, &rounded, dtype, str::to_owned);
-        assert_eq!(layers(&ranges(&scratch, &args)), want, "{dtype}");
-        assert_ne!(want, layers(&plain));
+        assert_eq!(layers(&ranges(&scratch, &args), ""), want, "{dtype}");
+        assert_ne!(want, layers(&plain, ""));
     }
 }
 
@@ -193,7 +204,7 @@ fn long_lines_are_named() {
     assert!(output.status.success(), "{message}");
     assert!(message.contains("warning: line 2 of"), "{message}");
     assert!(
-        message.contains("has 40 tokens and is cut after 16, and so are 1 other line"),
+        message.contains("has 40 tokens and is cut after 16, and so is 1 other line"),
         "{message}"
     );
 }
