@@ -3,7 +3,7 @@
 use super::RunError;
 use super::graph::{Cache, Graph, Heads, Mixture, Op, Rows, Shape, Store, Tensor, VectorId};
 use lowbit::compress::calibrate::Axis;
-use lowbit::format::CacheFormat;
+use lowbit::format::{CacheFormat, Quantization, StaticScale};
 use lowbit::gpu::Kernels;
 use lowbit::ops::{
     Activations, AttentionArgs, AttentionPlan, AttentionSpec, BindError, Bound, CombineArgs,
@@ -188,6 +188,11 @@ impl Binder<'_> {
         &self.graph.shapes[tensor.0]
     }
 
+    /// Returns the elements from one row of a tensor of floats to the next.
+    fn stride(&self, tensor: Tensor) -> u32 {
+        self.float(tensor).packed(self.shape(tensor).columns)
+    }
+
     fn buffer(&self, tensor: Tensor) -> Result<SubBuffer<'_>, BindError> {
         let missing = BindError::Overflow { role: lowbit::ops::Role::Scratch };
         self.buffers[tensor.0].as_ref().map(SubBuffer::from).ok_or(missing)
@@ -204,6 +209,17 @@ impl Binder<'_> {
         }
     }
 
+    /// Returns how an op writes a tensor, and the scale that its codes have if it is fixed.
+    fn result(&self, tensor: Tensor) -> (Output, Option<StaticScale>) {
+        match self.shape(tensor).stored {
+            Rows::Int8(how @ Quantization::Static(scale)) => {
+                (Output::Int8(how.format()), Some(scale))
+            }
+            Rows::Int8(how) => (Output::Int8(how.format()), None),
+            _ => (self.float(tensor).into(), None),
+        }
+    }
+
     async fn step(&self, op: &Op, plans: &mut Plans) -> Result<Box<dyn Recorded>, Reason> {
         match *op {
             Op::Positions { rows, state, window, base, advance } => {
@@ -214,25 +230,34 @@ impl Binder<'_> {
                 let (state, output) = (self.buffer(state)?, self.buffer(rows)?);
                 Ok(Box::new(plan.bind(PositionsArgs { state, output }).await?))
             }
-            Op::Gather { table, indices: (indices, offset), output } => {
+            Op::Gather { table, indices: (indices, offset), output, column } => {
                 let weights = &self.store.matrices[table.0];
                 let spec = DequantizeSpec::of(weights)
                     .with_gather(self.shape(output).rows)
-                    .with_output(self.float(output));
+                    .with_output(self.float(output))
+                    .with_stride(self.stride(output));
                 let plan = DequantizePlan::new(self.kernels, &spec).await?;
                 let indices = SubBuffer { offset, ..self.buffer(indices)? };
-                let output = self.buffer(output)?;
+                let offset = u64::from(column) * self.float(output).bytes();
+                let output = SubBuffer { offset, ..self.buffer(output)? };
                 let args = DequantizeArgs { weights, indices: Some(indices), output };
                 Ok(Box::new(plan.bind(args).await?))
             }
             Op::Norm { .. } => self.norm(op, plans).await,
-            Op::Quantize { input, output, format } => {
+            Op::Quantize { input, output, given } => {
                 let Shape { rows, columns, .. } = *self.shape(input);
-                let spec = QuantizeActivationsSpec::new(rows, columns, format)
+                let Rows::Int8(how) = self.shape(output).stored else {
+                    return Err(BindError::Overflow { role: lowbit::ops::Role::Output }.into());
+                };
+                let mut spec = QuantizeActivationsSpec::new(rows, columns, how.format())
                     .with_activations(self.float(input));
+                if given.is_some() {
+                    spec = spec.with_given_scale();
+                }
+                let given = given.map(|given| self.vector(given));
                 let plan = QuantizeActivationsPlan::new(self.kernels, &spec).await?;
                 let (activations, output) = (self.buffer(input)?, self.buffer(output)?);
-                let args = QuantizeActivationsArgs { activations, given: None, output };
+                let args = QuantizeActivationsArgs { activations, given, output };
                 Ok(Box::new(plan.bind(args).await?))
             }
             Op::Matmul { .. } => self.matmul(op, plans).await,
@@ -251,6 +276,7 @@ impl Binder<'_> {
                 let (max, float) = (self.shape(queries).rows, self.float(queries));
                 let reach = bias.map(|(_, reach)| reach);
                 let spec = attention_spec(max, heads, cache, float, (scale, soft_cap), reach);
+                let spec = spec.with_strides(self.stride(queries), self.stride(output));
                 let make =
                     async |spec: &AttentionSpec| AttentionPlan::new(self.kernels, spec).await;
                 let plan = planned(&mut plans.attention, spec, make).await?;
@@ -335,14 +361,18 @@ impl Binder<'_> {
                 Ok(Box::new(plan.bind(args).await?))
             }
             Op::Gate { function, input, output } => {
-                let Shape { rows, columns, .. } = *self.shape(output);
-                let spec = GateSpec::new(rows, columns, function)
+                let Shape { rows, columns, .. } = *self.shape(input);
+                let (result, scale) = self.result(output);
+                let mut spec = GateSpec::new(rows, columns / 2, function)
                     .with_activations(self.float(input))
-                    .with_output(self.float(output));
+                    .with_output(result);
+                if let Output::Float(_) = result {
+                    spec = spec.with_strides(self.stride(input), self.stride(output));
+                }
                 let make = async |spec: &GateSpec| GatePlan::new(self.kernels, spec).await;
                 let plan = planned(&mut plans.gate, spec, make).await?;
                 let (activations, output) = (self.buffer(input)?, self.buffer(output)?);
-                let args = GateArgs { activations, scale: None, output };
+                let args = GateArgs { activations, scale, output };
                 Ok(Box::new(plan.bind(args).await?))
             }
         }
@@ -353,14 +383,15 @@ impl Binder<'_> {
             return Err(BindError::Overflow { role: lowbit::ops::Role::Scratch }.into());
         };
         let Shape { rows, columns, .. } = *self.shape(input);
-        let result: Output = match self.shape(output).stored {
-            Rows::Int8(format) => Output::Int8(format),
-            _ => self.float(output).into(),
-        };
+        let (result, scale) = self.result(output);
         let mut spec = NormSpec::new(rows, columns, kind, epsilon)
             .with_activations(self.float(input))
             .with_weight_offset(offset)
             .with_output(result);
+        if let Output::Float(_) = result {
+            let stride = self.stride(output);
+            spec = spec.with_y_strides(stride, stride.saturating_mul(rows));
+        }
         if let Some((from, _)) = residual {
             spec = spec.with_residual(self.float(from));
         }
@@ -380,7 +411,7 @@ impl Binder<'_> {
             residual,
             weight: Some(self.vector(weight)),
             bias: bias.map(|bias| self.vector(bias)),
-            scale: None,
+            scale,
             output: self.buffer(output)?,
         };
         Ok(Box::new(plan.bind(args).await?))
@@ -393,7 +424,7 @@ impl Binder<'_> {
         let weights = &self.store.matrices[weights.0];
         let (x, y) = (self.shape(input), self.shape(output));
         let activations: Activations = match x.stored {
-            Rows::Int8(format) => Activations::Int8(format),
+            Rows::Int8(how) => Activations::Int8(how.format()),
             _ => self.float(input).into(),
         };
         let float = self.float(output);

@@ -2,17 +2,17 @@
 
 use super::arena::{Arena, Life};
 use lowbit::compress::calibrate::Axis;
-use lowbit::format::{ActivationFormat, ActivationFunction, CacheFormat};
+use lowbit::format::{ActivationFunction, CacheFormat, Quantization};
 use lowbit::ops::{DeviceWeights, Epilogue, FloatType, HeadNorm, NormKind, RotaryPairs};
 use lowbit::wgpu;
 
 /// How the rows of a tensor are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Rows {
     /// Floats.
     Float(FloatType),
     /// 8-bit codes with their scales.
-    Int8(ActivationFormat),
+    Int8(Quantization),
     /// Words that only one op looks into.
     Words,
 }
@@ -22,7 +22,7 @@ pub(super) enum Rows {
 pub(super) struct Tensor(pub usize);
 
 /// The shape of a tensor.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Shape {
     pub rows: u32,
     pub columns: u32,
@@ -36,9 +36,9 @@ impl Shape {
     pub fn row_bytes(&self) -> u64 {
         match self.stored {
             Rows::Float(float) => u64::from(float.packed(self.columns)) * float.bytes(),
-            Rows::Int8(format) => {
+            Rows::Int8(how) => {
                 // Binding refuses what has no layout.
-                let layout = format.layout(self.columns as usize);
+                let layout = how.format().layout(self.columns as usize);
                 layout.map_or(0, |layout| 4 * layout.row_words as u64)
             }
             Rows::Words => 4 * u64::from(self.columns),
@@ -66,8 +66,9 @@ pub(super) struct MatrixId(pub usize);
 pub(super) enum Op {
     /// Describes the rows of the step, for one window.
     Positions { rows: Tensor, state: Tensor, window: Option<u32>, base: u32, advance: bool },
-    /// Rows of a table by a list of indices, which starts so many bytes into its tensor.
-    Gather { table: MatrixId, indices: (Tensor, u64), output: Tensor },
+    /// Rows of a table by a list of indices, which starts so many bytes into its tensor. They go to columns of the
+    /// output from `column` on.
+    Gather { table: MatrixId, indices: (Tensor, u64), output: Tensor, column: u32 },
     /// Normalizes rows, after a residual is added if there is one.
     Norm {
         kind: NormKind,
@@ -79,8 +80,8 @@ pub(super) enum Op {
         bias: Option<VectorId>,
         output: Tensor,
     },
-    /// Makes 8-bit codes.
-    Quantize { input: Tensor, output: Tensor, format: ActivationFormat },
+    /// Makes 8-bit codes, with the scale of a vector if it is given.
+    Quantize { input: Tensor, output: Tensor, given: Option<VectorId> },
     /// Multiplies by weights; the result goes to columns of the output from `column` on.
     Matmul {
         weights: MatrixId,
@@ -236,6 +237,8 @@ impl Op {
 pub(super) struct Graph {
     pub shapes: Vec<Shape>,
     pub ops: Vec<Op>,
+    /// A list of zeros, one for each row, if one was asked for.
+    pub zeros: Option<Tensor>,
 }
 
 impl Graph {

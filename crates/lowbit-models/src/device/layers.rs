@@ -9,6 +9,7 @@
 
 use super::bind::{attention_spec, route_spec};
 use super::graph::{Cache, Graph, Heads, MatrixId, Mixture, Op, Rotation, Rows, Tensor};
+use super::inputs::{self, Codes};
 use super::weights::{FeedWeights, LayerWeights, NormVectors, Part, Weights};
 use super::{LoadOptions, RunError};
 use crate::architecture::{
@@ -16,7 +17,7 @@ use crate::architecture::{
 };
 use lowbit::format::{ActivationFunction, CacheFormat};
 use lowbit::ops::{
-    Activations, Epilogue, FloatType, HeadNorm, MatmulSpec, RotaryPairs, SampleSettings,
+    Activations, Epilogue, FloatType, HeadNorm, RotaryPairs, SampleSettings,
 };
 
 /// What a graph is made for.
@@ -168,16 +169,9 @@ impl<'a> Builder<'a> {
         self.graph.tensor(self.size.rows, columns, rows)
     }
 
-    /// Returns the type of the input of linear layers: codes only if all of them take codes.
-    fn input_rows(&self, parts: &[Part]) -> Rows {
-        let takes = |part: &Part| {
-            let weights = &self.weights.store.matrices[part.matrix.0];
-            MatmulSpec::of(1, weights).with_activations(self.activations).check().is_ok()
-        };
-        match self.activations {
-            Activations::Int8(format) if parts.iter().all(takes) => Rows::Int8(format),
-            _ => Rows::Float(self.float),
-        }
+    /// Returns how the input of linear layers becomes codes, if it does.
+    fn codes(&self, parts: &[Part]) -> Option<Codes> {
+        inputs::codes(self.weights, self.activations, parts)
     }
 
     fn hidden(&self) -> u32 {
@@ -193,7 +187,12 @@ impl<'a> Builder<'a> {
         let columns = self.weights.store.matrices[self.weights.tokens.0].k() as u32;
         let words = self.residual(columns);
         let indices = (self.ids, 0);
-        self.graph.ops.push(Op::Gather { table: self.weights.tokens, indices, output: words });
+        self.graph.ops.push(Op::Gather {
+            table: self.weights.tokens,
+            indices,
+            output: words,
+            column: 0,
+        });
         let mut stream = Stream { residual: words, pending: None };
         if let Some(table) = self.weights.positions {
             let Some(&(_, rows)) = self.rows.first() else {
@@ -203,7 +202,7 @@ impl<'a> Builder<'a> {
             let places = self.residual(columns);
             // The list of positions follows the rows.
             let indices = (rows, 16 * u64::from(self.size.rows));
-            self.graph.ops.push(Op::Gather { table, indices, output: places });
+            self.graph.ops.push(Op::Gather { table, indices, output: places, column: 0 });
             stream.pending = Some(places);
         }
         if let (Some(norm), Some(vectors)) = (&embedding.norm, self.weights.embedding_norm) {
@@ -216,7 +215,7 @@ impl<'a> Builder<'a> {
                 let what = "an embedding that is projected before it is normalized".into();
                 return Err(RunError::Unsupported { what, next: "" });
             }
-            let input = self.linear_input(stream.residual, &[projection]);
+            let input = self.linear_input(stream.residual, &[projection], false)?;
             let output = self.residual(self.hidden());
             self.matmul(projection, input, ActivationFunction::Identity, Epilogue::None, output);
             stream.residual = output;
@@ -249,13 +248,15 @@ impl<'a> Builder<'a> {
         });
     }
 
-    /// Returns the input of a linear layer: the rows as they are, or as codes.
-    fn linear_input(&mut self, input: Tensor, parts: &[Part]) -> Tensor {
-        let Rows::Int8(format) = self.input_rows(parts) else { return input };
-        let columns = self.graph.shapes[input.0].columns;
-        let output = self.graph.tensor(self.size.rows, columns, Rows::Int8(format));
-        self.graph.ops.push(Op::Quantize { input, output, format });
-        output
+    /// Returns what linear layers take of floats, of which nothing else takes them if `own` is set.
+    fn linear_input(
+        &mut self,
+        input: Tensor,
+        parts: &[Part],
+        own: bool,
+    ) -> Result<Tensor, RunError> {
+        let codes = self.codes(parts);
+        inputs::linear(&mut self.graph, codes, parts, input, own)
     }
 
     fn matmul(
@@ -266,7 +267,7 @@ impl<'a> Builder<'a> {
         epilogue: Epilogue,
         output: Tensor,
     ) {
-        let Part { matrix: weights, bias, column } = part;
+        let Part { matrix: weights, bias, column, .. } = part;
         self.graph.ops.push(Op::Matmul {
             weights,
             input,
@@ -289,18 +290,19 @@ impl<'a> Builder<'a> {
     ) -> Result<Tensor, RunError> {
         match (&norms.input, vectors) {
             (Some(norm), Some(vectors)) => {
-                let rows = self.input_rows(parts);
+                let rows = inputs::normalized(self.codes(parts), parts, self.float);
                 let columns = self.hidden();
                 let output = self.graph.tensor(self.size.rows, columns, rows);
                 self.norm(norm, vectors, stream, output);
-                Ok(output)
+                let is_done = matches!(rows, Rows::Int8(_));
+                if is_done { Ok(output) } else { self.linear_input(output, parts, true) }
             }
             _ if stream.pending.is_some() => {
                 let what = "a block whose input is a sum that is not normalized".into();
                 Err(RunError::Unsupported { what, next: "" })
             }
             // The residual has the type of other floats here, since every sum is normalized.
-            _ if self.wide == self.float => Ok(self.linear_input(stream.residual, parts)),
+            _ if self.wide == self.float => self.linear_input(stream.residual, parts, false),
             _ => {
                 let what = "f16 activations of a block whose input is not normalized".into();
                 Err(RunError::Unsupported { what, next: "" })
@@ -316,8 +318,8 @@ impl<'a> Builder<'a> {
         part: Part,
         input: Tensor,
         stream: Stream,
-    ) -> Stream {
-        let input = self.linear_input(input, &[part]);
+    ) -> Result<Stream, RunError> {
+        let input = self.linear_input(input, &[part], true)?;
         let columns = self.hidden();
         let none = ActivationFunction::Identity;
         if let (Some(norm), Some(vectors)) = (&norms.output, vectors.output) {
@@ -336,16 +338,16 @@ impl<'a> Builder<'a> {
                 bias: vectors.bias,
                 output,
             });
-            return Stream { pending: Some(output), ..stream };
+            return Ok(Stream { pending: Some(output), ..stream });
         }
         self.matmul(part, input, none, Epilogue::Accumulate, stream.residual);
         if let (Some(norm), Some(vectors)) = (&norms.sum, vectors.sum) {
             let output = self.residual(columns);
             let mut sum = stream;
             self.norm(norm, vectors, &mut sum, output);
-            return Stream { residual: output, pending: None };
+            return Ok(Stream { residual: output, pending: None });
         }
-        stream
+        Ok(stream)
     }
 
     fn layer(
@@ -358,7 +360,8 @@ impl<'a> Builder<'a> {
         let x =
             self.block_input(&layer.attention_norms, vectors.input, &weights.qkv, &mut stream)?;
         let result = self.attention(&layer.attention, weights, x)?;
-        stream = self.block_output(&layer.attention_norms, vectors, weights.output, result, stream);
+        stream =
+            self.block_output(&layer.attention_norms, vectors, weights.output, result, stream)?;
         let vectors = weights.feed_norms;
         if let FeedWeights::Experts { .. } = weights.feed {
             return self.experts(layer, weights, stream);
@@ -371,7 +374,7 @@ impl<'a> Builder<'a> {
         };
         let x = self.block_input(&layer.feed_norms, vectors.input, &first, &mut stream)?;
         let (result, down) = self.feed(&weights.feed, x);
-        Ok(self.block_output(&layer.feed_norms, vectors, down, result, stream))
+        self.block_output(&layer.feed_norms, vectors, down, result, stream)
     }
 
     /// Adds a mixture of experts. Their inputs stay floats.
@@ -542,7 +545,7 @@ impl<'a> Builder<'a> {
         let last = match (&self.blueprint.final_norm, self.weights.final_norm) {
             (Some(norm), Some(vectors)) => {
                 let rows = match self.weights.head {
-                    Some(head) => self.input_rows(&[head]),
+                    Some(head) => inputs::normalized(self.codes(&[head]), &[head], self.float),
                     None => Rows::Float(self.wide),
                 };
                 let last = self.graph.kept(self.size.rows, self.hidden(), rows);

@@ -14,6 +14,7 @@ mod bind;
 mod encoder;
 mod error;
 mod graph;
+mod inputs;
 mod layers;
 mod model;
 mod observe;

@@ -12,7 +12,9 @@ pub struct LoadOptions {
     /// them as they are in the file. Embedding and head stay as they are.
     pub scheme: Option<Scheme>,
     /// The type of activations. int8 is the type of the inputs of those linear layers whose weights have a
-    /// format that takes it; everything else is then f32.
+    /// format that takes it; everything else is then f32. With floats, layers whose inputs a file of lowbit's own
+    /// says to be int8 take codes, with the scales of the file if it fixes them; those of a mixture of experts
+    /// take floats.
     pub activations: Activations,
 }
 

@@ -5,7 +5,7 @@ use crate::architecture::{Matrix, Vector};
 use crate::checkpoint::source::{Data, Item, ItemKind, ModelSource};
 use crate::checkpoint::{Dtype, Tensor};
 use lowbit::compress::{Scheme, dequantize};
-use lowbit::format::{FormatError, PackedWeights, WeightFormat};
+use lowbit::format::{FormatError, PackedWeights, Quantization, WeightFormat};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
@@ -96,17 +96,21 @@ impl<'a> Reader<'a> {
         Ok(raw)
     }
 
+    /// Returns how the file says that the input of a matrix becomes codes.
+    pub fn quantization(&self, matrix: &Matrix) -> Result<Option<Quantization>, RunError> {
+        Ok(self.model.activations(&matrix.tensor)?.map(|activations| activations.quantization))
+    }
+
+    /// Returns the factors by which the file says that the input of a matrix is divided.
+    pub fn factors(&self, matrix: &Matrix) -> Result<Option<Vec<f32>>, RunError> {
+        let factors = self.model.activations(&matrix.tensor)?.and_then(|found| found.factors);
+        Ok(factors.filter(|factors| !factors.is_empty()))
+    }
+
     /// Reads a matrix: codes and scales as they are, or floats if it is to be compressed.
     pub fn read(&mut self, matrix: &Matrix, scheme: Option<&Scheme>) -> Result<Read, RunError> {
         let name = &*matrix.tensor;
         let item = self.item(name)?.clone();
-        if let Some(activations) = self.model.activations(name)?
-            && activations.factors.is_some_and(|factors| !factors.is_empty())
-        {
-            let what = format!("the smoothing of the inputs of {name}");
-            let next = "; compress the model without --smooth";
-            return Err(RunError::Unsupported { what, next });
-        }
         let Some(&k) = item.shape.last() else {
             return Err(RunError::tensor(name, "it has no columns"));
         };

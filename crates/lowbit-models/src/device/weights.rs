@@ -4,6 +4,7 @@
 //! by stacking their rows, gate and up by interleaving them.
 
 use super::graph::{MatrixId, Store, VectorId};
+use super::inputs::Codes;
 use super::read::{Join, Read, Reader, joined};
 use super::{LoadOptions, RunError};
 use crate::architecture::{
@@ -13,7 +14,9 @@ use crate::architecture::{
 use crate::checkpoint::source::ModelSource;
 use crate::schemes::has_kernels;
 use lowbit::compress::{Scheme, quantize_scheme};
-use lowbit::format::{self, ActivationFunction, PackedWeights, RotaryTable, WeightFormat};
+use lowbit::format::{
+    self, ActivationFunction, PackedWeights, Quantization, RotaryTable, StaticScale, WeightFormat,
+};
 use lowbit::host::Host;
 use lowbit::ops::DeviceWeights;
 use std::collections::HashMap;
@@ -24,6 +27,10 @@ pub(super) struct Part {
     pub matrix: MatrixId,
     pub bias: Option<VectorId>,
     pub column: u32,
+    /// How the file says that the input becomes codes.
+    pub codes: Option<Codes>,
+    /// The reciprocals of the factors by which the file says that the input is divided.
+    pub factors: Option<MatrixId>,
 }
 
 /// The vectors of a normalization.
@@ -144,12 +151,13 @@ impl Weights {
         let final_norm = loader.norm(blueprint.final_norm.as_ref(), 1.0).await?;
         let head = match &blueprint.head {
             Some(head) if head.linear.matrix == *tokens && head.linear.bias.is_none() => {
-                Some(Part { matrix: tokens_id, bias: None, column: 0 })
+                Some(Part { matrix: tokens_id, bias: None, column: 0, codes: None, factors: None })
             }
             Some(head) => {
                 let matrix = loader.whole(&head.linear.matrix).await?;
                 let bias = loader.biases(&[&head.linear], None).await?;
-                Some(Part { matrix, bias, column: 0 })
+                let codes = loader.codes(&[&head.linear]).await?;
+                Some(Part { matrix, bias, column: 0, codes, factors: None })
             }
             None => None,
         };
@@ -205,12 +213,23 @@ impl Loader<'_> {
         if let Some(&id) = self.shared.get(matrix) {
             return Ok(id);
         }
+        self.refuse_factors(matrix)?;
         let Read::Packed(packed) = self.reader.read(matrix, None)? else {
             return Err(RunError::tensor(&matrix.tensor, "it cannot be read"));
         };
         let id = self.upload(&packed).await?;
         self.shared.insert(matrix.clone(), id);
         Ok(id)
+    }
+
+    /// Refuses the factors of what takes no linear layer's input, or that of a mixture of experts.
+    fn refuse_factors(&self, matrix: &Matrix) -> Result<(), RunError> {
+        if self.reader.factors(matrix)?.is_none() {
+            return Ok(());
+        }
+        let what = format!("the smoothing of the inputs of {}", matrix.tensor);
+        let next = "; compress that weight without --smooth";
+        Err(RunError::Unsupported { what, next })
     }
 
     /// Uploads the table of positions, to which the row of the first kind of token is added.
@@ -297,6 +316,52 @@ impl Loader<'_> {
         Ok(Some(self.vector_of(&joined).await?))
     }
 
+    /// Returns how the file says that the input of layers becomes codes, if it says the same of all of them, and
+    /// uploads the scale that it fixes.
+    async fn codes(&mut self, linears: &[&Linear]) -> Result<Option<Codes>, RunError> {
+        // Weights that are compressed on the way are no longer those of the file.
+        if self.options.scheme.is_some() {
+            return Ok(None);
+        }
+        let mut all = Vec::with_capacity(linears.len());
+        for linear in linears {
+            all.push(self.reader.quantization(&linear.matrix)?);
+        }
+        let (Some(&Some(how)), true) = (all.first(), all.windows(2).all(|two| two[0] == two[1]))
+        else {
+            return Ok(None);
+        };
+        let given = match how {
+            Quantization::Dynamic(_) => None,
+            Quantization::Static(StaticScale { scale, zero_point }) => {
+                let words = [scale.to_bits(), zero_point as u32];
+                self.store.vectors.push(self.host.storage_async(&words).await?);
+                Some(VectorId(self.store.vectors.len() - 1))
+            }
+        };
+        Ok(Some(Codes { how, given }))
+    }
+
+    /// Uploads the reciprocals of the factors by which the file says that the input of layers is divided.
+    async fn factors(&mut self, linears: &[&Linear]) -> Result<Option<MatrixId>, RunError> {
+        let mut all = Vec::with_capacity(linears.len());
+        for linear in linears {
+            all.push(self.reader.factors(&linear.matrix)?);
+        }
+        let Some(Linear { matrix, .. }) = linears.first() else { return Ok(None) };
+        if all.windows(2).any(|two| two[0] != two[1]) {
+            let name = &matrix.tensor;
+            let what = format!("an input that layers divide by different factors ({name})");
+            let next = "; compress all layers that share an input with --smooth, or none";
+            return Err(RunError::Unsupported { what, next });
+        }
+        let Some(Some(factors)) = all.first() else { return Ok(None) };
+        let values: Vec<f32> = factors.iter().map(|factor| 1.0 / factor).collect();
+        let packed = PackedWeights::quantize(&values, 1, values.len(), &WeightFormat::f32());
+        let packed = packed.map_err(|error| RunError::tensor(&matrix.tensor, error))?;
+        Ok(Some(self.upload(&packed).await?))
+    }
+
     async fn place(
         &mut self,
         read: Read,
@@ -330,12 +395,14 @@ impl Loader<'_> {
         let reads = joined(reads, join)?;
         let one = reads.len() < linears.len();
         let name = |index: usize| linears[index].matrix.tensor.clone();
+        let factors = self.factors(linears).await?;
         let (mut parts, mut column) = (Vec::new(), 0);
         for (index, read) in reads.into_iter().enumerate() {
             let matrix = self.place(read, &name(index), scheme).await?;
             let of = if one { linears } else { &linears[index..=index] };
             let bias = self.biases(of, one.then_some(join)).await?;
-            parts.push(Part { matrix, bias, column });
+            let codes = self.codes(of).await?;
+            parts.push(Part { matrix, bias, column, codes, factors });
             column += self.store.matrices[matrix.0].n() as u32;
         }
         Ok(parts)
@@ -394,6 +461,8 @@ impl Loader<'_> {
                     matrix: self.whole(&router.matrix).await?,
                     bias: self.biases(&[router], None).await?,
                     column: 0,
+                    codes: None,
+                    factors: None,
                 };
                 let scheme = self.options.scheme;
                 let (mut both, mut down) = (Vec::new(), Vec::new());
@@ -401,6 +470,9 @@ impl Loader<'_> {
                     if [gate, up, last].iter().any(|linear| linear.bias.is_some()) {
                         let what = "a bias of experts".into();
                         return Err(RunError::Unsupported { what, next: "" });
+                    }
+                    for linear in [gate, up, last] {
+                        self.refuse_factors(&linear.matrix)?;
                     }
                     let pair = vec![
                         self.reader.read(&gate.matrix, scheme.as_ref())?,
