@@ -1,8 +1,9 @@
 #!/bin/sh
 # Runs the pages of target/web in headless Chromium, with WebGPU on SwiftShader, and compares them with
-# native runs on the same SwiftShader or, without one, on the best adapter: the case table case by case, and
-# what SmolLM2 says token by token. SwiftShader compiles kernels slowly, so each 13th case of the quick
-# table is run, and eight tokens are generated.
+# native runs. The case table is compared case by case, with a run on the same SwiftShader or, without one,
+# on the best adapter; what SmolLM2 says is compared token by token, with a run on the best adapter.
+# SwiftShader compiles kernels slowly, so each 13th case of the quick table is run, and eight tokens are
+# generated.
 # Writes target/web-test.json, target/web-report.json and target/web-generate.json, and fails if a page
 # cannot run.
 # usage: web-test.sh [SHOTS]    (after build-web.sh; SHOTS: a folder for pictures of the page)
@@ -48,18 +49,7 @@ if [ "$(cat "$npm/is" 2>/dev/null)" != "$playwright" ]; then
 fi
 
 # The browser has no subgroups. Without them the native run takes the same kernels.
-icd=$(dirname "$(realpath "$chromium")")/vk_swiftshader_icd.json
-[ -e "$icd" ] || icd=/usr/lib/chromium/vk_swiftshader_icd.json
-if [ -e "$icd" ]; then
-    say "the native run, on SwiftShader"
-else
-    say "no SwiftShader beside $chromium: the native run is on the best adapter there is"
-    icd=
-fi
-native() (
-    [ -z "$icd" ] || export VK_DRIVER_FILES="$icd"
-    XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/tmp} "$lowbit" "$@" --without subgroups
-)
+native() { XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/tmp} "$lowbit" "$@" --without subgroups >&2; }
 # usage: drive SCRIPT ARGUMENT…
 drive() {
     script=$1
@@ -70,11 +60,20 @@ drive() {
 # The results of an earlier run must not be taken for those of this one.
 rm -f "$target/web-test.json" "$target/web-report.json" "$target/web-generate.json"
 table() {
+    icd=$(dirname "$(realpath "$chromium")")/vk_swiftshader_icd.json
+    [ -e "$icd" ] || icd=/usr/lib/chromium/vk_swiftshader_icd.json
+    if [ -e "$icd" ]; then
+        say "the native run of the table, on SwiftShader"
+        export VK_DRIVER_FILES="$icd"
+    else
+        say "no SwiftShader beside $chromium: the native run is on the best adapter there is"
+    fi
     code=0
     native verify --quick --every "$every" ${except:+--except "$except"} \
-        --json "$target/web-native.json" >&2 || code=$?
+        --json "$target/web-native.json" || code=$?
     # Status 1 means that a case failed; it is compared like the others.
     [ "$code" -le 1 ] || fail "$lowbit verify did not run" "cargo build --release"
+    unset VK_DRIVER_FILES
     drive drive.mjs "$target/web-native.json" "$target/web-test.json" "$every" "$except" ${1+"$1"}
 }
 generate() {
@@ -83,9 +82,10 @@ generate() {
         echo "SKIPPED: a language model in a browser: data/smollm2 holds no model: run \`make model\`"
         return 0
     fi
+    say "the native run of the model, on the best adapter"
     # A short context, because the warm-up reads a whole chunk of a prompt.
     native generate "$model" --prompt "$prompt" --max-tokens 8 --context 32 \
-        --json "$target/web-generate-native.json" >&2 ||
+        --json "$target/web-generate-native.json" ||
         fail "$lowbit generate did not run" "cargo build --release"
     drive generate.mjs "$model" "$prompt" "$target/web-generate-native.json" \
         "$target/web-generate.json" ${1+"$1"}
