@@ -30,7 +30,7 @@ if [ "${1:-}" = --one ]; then
     log="$out/log/$target"
     state=ok
     "$FUZZ_BINARIES/$target" "$out/corpus/$target" "tools/fuzz/regressions/$target" \
-        -runs="$runs" -max_total_time="$seconds" -max_len=4096 -timeout=20 -rss_limit_mb=3072 \
+        -runs="$runs" -max_total_time="$seconds" -max_len=16384 -timeout=20 -rss_limit_mb=3072 \
         -print_final_stats=1 -artifact_prefix="$out/artifacts/$target/" \
         >"$log" 2>&1 || state=FAILED
     # The numbers are those of the last line of libFuzzer's table: #N EVENT cov: C ft: F corp: U/B …

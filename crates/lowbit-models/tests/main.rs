@@ -11,6 +11,9 @@ mod hostile_files;
 #[path = "../../../tools/fuzz/src/memory.rs"]
 mod memory;
 mod minilm;
+#[path = "../../../tools/fuzz/src/model_seeds.rs"]
+#[allow(dead_code, reason = "what writes seeds is for fuzzing")]
+mod model_seeds;
 mod packages;
 #[path = "../../lowbit-demo/src/recipes.rs"]
 mod recipes;

@@ -2,6 +2,7 @@
 //! over the inputs that once failed.
 
 pub mod memory;
+pub mod model_seeds;
 pub mod seeds;
 pub mod targets;
 

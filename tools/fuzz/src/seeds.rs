@@ -1,6 +1,7 @@
 //! What fuzzing starts from: real files cut down, files that the library writes, and noise for the
 //! targets that choose by bytes. The same bytes every time.
 
+use crate::model_seeds;
 use crate::targets::{self, pipelines};
 use half::f16;
 use lowbit::compress::calibrate::{Calibration, Method, Observer, Statistics};
@@ -38,6 +39,9 @@ pub fn all(root: &Path) -> Seeds {
     seeds.insert("gguf", gguf_files(root));
     seeds.insert("pipelines", pipeline_files());
     seeds.insert("names", names());
+    seeds.insert("architecture", model_seeds::architectures(root));
+    seeds.insert("text", model_seeds::texts());
+    seeds.insert("hf", model_seeds::quantized());
     for target in ["index", "graph", "weights", "specs", "plans"] {
         seeds.insert(target, noise(target.len() as u64));
     }

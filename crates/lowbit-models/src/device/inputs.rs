@@ -59,7 +59,7 @@ fn is_of_rows(how: Quantization) -> bool {
 }
 
 /// Returns what layers take of a tensor of floats: divided by the factors, and as codes. `own` says that nothing else
-/// takes the tensor; what else takes it has to be the result of a normalization.
+/// takes the tensor; otherwise it has to be what the last op made.
 ///
 /// # Errors
 /// Returns [`RunError::Unsupported`] for other tensors.
@@ -99,35 +99,32 @@ pub(super) fn linear(
 
 /// Lets the op that makes a tensor write to `wide`: instead, or if others take the tensor, once more.
 fn widened(graph: &mut Graph, from: Tensor, wide: Tensor, own: bool) -> Result<(), RunError> {
-    let makes = |op: &&mut Op| match **op {
-        Op::Norm { output, .. }
-        | Op::Matmul { output, epilogue: Epilogue::None | Epilogue::Gated, .. }
-        | Op::Gate { output, .. }
-        | Op::Attention { output, .. } => output == from,
-        _ => false,
-    };
     let what = "smoothing of an input that is no result of a normalization, attention or a linear layer";
     let refused = RunError::Unsupported { what: what.into(), next: "; compress without --smooth" };
-    let Some(op) = graph.ops.iter_mut().rev().find(makes) else { return Err(refused) };
-    match op {
-        Op::Norm { output, .. }
-        | Op::Matmul { output, .. }
-        | Op::Gate { output, .. }
-        | Op::Attention { output, .. }
-            if own =>
-        {
+    if own {
+        let to = graph.ops.iter_mut().rev().find_map(|op| match op {
+            Op::Norm { output, .. }
+            | Op::Matmul { output, epilogue: Epilogue::None | Epilogue::Gated, .. }
+            | Op::Gate { output, .. }
+            | Op::Attention { output, .. } => (*output == from).then_some(output),
+            _ => None,
+        });
+        *to.ok_or(refused)? = wide;
+        return Ok(());
+    }
+    // What the last op took is still there.
+    let mut again = graph.ops.last().cloned();
+    match &mut again {
+        Some(Op::Norm { input, residual, output, .. }) if *output == from => {
+            // The sum with the residual is made already.
+            *input = residual.take().map_or(*input, |(_, sum)| sum);
             *output = wide;
         }
-        Op::Norm { .. } => {
-            let mut again = op.clone();
-            if let Op::Norm { input, residual, output, .. } = &mut again {
-                // The sum with the residual is there already.
-                *input = residual.take().map_or(*input, |(_, sum)| sum);
-                *output = wide;
-            }
-            graph.ops.push(again);
+        Some(Op::Matmul { output, epilogue: Epilogue::None, .. }) if *output == from => {
+            *output = wide;
         }
         _ => return Err(refused),
     }
+    graph.ops.extend(again);
     Ok(())
 }

@@ -1,8 +1,10 @@
 //! One file a target: `run` takes any bytes and panics where a property does not hold.
 
+pub mod architecture;
 pub mod gguf;
 pub mod graph;
 pub mod header;
+pub mod hf;
 pub mod index;
 pub mod model;
 pub mod names;
@@ -12,6 +14,7 @@ pub mod plans;
 pub mod ranges;
 pub mod report;
 pub mod specs;
+pub mod text;
 pub mod tuning;
 pub mod weights;
 
@@ -21,7 +24,7 @@ mod pick;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const ALL: [Target; 14] = [
+pub const ALL: [Target; 17] = [
     ("model", model::run),
     ("header", header::run),
     ("index", index::run),
@@ -36,4 +39,7 @@ pub const ALL: [Target; 14] = [
     ("weights", weights::run),
     ("specs", specs::run),
     ("plans", plans::run),
+    ("architecture", architecture::run),
+    ("text", text::run),
+    ("hf", hf::run),
 ];

@@ -4,6 +4,7 @@ use super::ReferenceError;
 use crate::architecture::{Linear, Matrix, Norm, NormKind, Vector};
 use crate::checkpoint::source::{Data, Item, ItemKind, ModelSource};
 use crate::checkpoint::{Tensor, matrix_shape};
+use lowbit::format::{Quantization, StaticScale};
 use lowbit::reference::dequantize_f64;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -16,6 +17,8 @@ pub(super) struct Loader<'a> {
     read: RefCell<BTreeMap<String, Rc<Vec<f64>>>>,
     /// What linear layers took, if that is asked for.
     inputs: Option<Rc<Inputs>>,
+    /// Whether inputs are rounded to the codes that the file fixes a scale of.
+    codes: bool,
 }
 
 /// The rows that linear layers took, one after the other, by the names of their weights.
@@ -33,6 +36,15 @@ pub(super) struct Dense {
     bias: Option<Vec<f64>>,
     /// Where its inputs are kept, and under which name.
     inputs: Option<(Rc<Inputs>, String)>,
+    /// What its input becomes first.
+    codes: Option<Codes>,
+}
+
+/// Codes of the input of a linear layer, with a fixed scale.
+struct Codes {
+    scale: StaticScale,
+    /// What columns are divided by before they become codes.
+    factors: Vec<f32>,
 }
 
 /// A normalization.
@@ -46,7 +58,7 @@ pub(super) struct Scaling {
 impl<'a> Loader<'a> {
     pub fn new(model: &'a dyn ModelSource) -> Result<Self, ReferenceError> {
         let items = model.items()?.into_iter().map(|item| (item.name.clone(), item)).collect();
-        Ok(Self { model, items, read: RefCell::default(), inputs: None })
+        Ok(Self { model, items, read: RefCell::default(), inputs: None, codes: false })
     }
 
     /// Keeps what linear layers take from now on.
@@ -57,6 +69,24 @@ impl<'a> Loader<'a> {
     /// Returns what linear layers took, by the names of their weights.
     pub fn inputs(&self) -> BTreeMap<String, Vec<f64>> {
         self.inputs.as_ref().map(|inputs| inputs.take()).unwrap_or_default()
+    }
+
+    /// Rounds what linear layers take from now on, where the file fixes a scale.
+    pub fn round_inputs(&mut self) {
+        self.codes = true;
+    }
+
+    fn codes_of(&self, linear: &Linear) -> Result<Option<Codes>, ReferenceError> {
+        if !self.codes {
+            return Ok(None);
+        }
+        let found = self.model.activations(&linear.matrix.tensor)?;
+        Ok(found.and_then(|found| match found.quantization {
+            Quantization::Static(scale) => {
+                Some(Codes { scale, factors: found.factors.unwrap_or_default() })
+            }
+            Quantization::Dynamic(_) => None,
+        }))
     }
 
     fn inputs_of(&self, linear: &Linear) -> Option<(Rc<Inputs>, String)> {
@@ -174,7 +204,8 @@ impl<'a> Loader<'a> {
     pub fn dense(&self, linear: &Linear, n: usize, k: usize) -> Result<Dense, ReferenceError> {
         let matrix = self.matrix(&linear.matrix, Some(n), k)?;
         let bias = linear.bias.as_ref().map(|bias| self.vector(bias, n)).transpose()?;
-        Ok(Dense { matrix, bias, inputs: self.inputs_of(linear) })
+        let (inputs, codes) = (self.inputs_of(linear), self.codes_of(linear)?);
+        Ok(Dense { matrix, bias, inputs, codes })
     }
 
     /// Returns a linear layer from `k` columns to as many as its matrix has rows.
@@ -182,7 +213,8 @@ impl<'a> Loader<'a> {
         let matrix = self.matrix(&linear.matrix, None, k)?;
         let n = matrix.values.len() / k;
         let bias = linear.bias.as_ref().map(|bias| self.vector(bias, n)).transpose()?;
-        Ok((Dense { matrix, bias, inputs: self.inputs_of(linear) }, n))
+        let (inputs, codes) = (self.inputs_of(linear), self.codes_of(linear)?);
+        Ok((Dense { matrix, bias, inputs, codes }, n))
     }
 
     /// Returns a normalization of rows of `len` columns.
@@ -209,6 +241,8 @@ impl Dense {
         if let Some((inputs, name)) = &self.inputs {
             inputs.borrow_mut().entry(name.clone()).or_default().extend(x);
         }
+        let rounded = self.codes.as_ref().map(|codes| codes.rounded(x));
+        let x = rounded.as_deref().unwrap_or(x);
         let Rows { values, k } = &self.matrix;
         let mut y = Vec::new();
         for row in x.chunks_exact(*k) {
@@ -219,6 +253,23 @@ impl Dense {
             }
         }
         y
+    }
+}
+
+impl Codes {
+    /// Returns the numbers that the codes of X stand for, times the factors.
+    fn rounded(&self, x: &[f64]) -> Vec<f64> {
+        let (scale, zero) = (f64::from(self.scale.scale), f64::from(self.scale.zero_point));
+        // Symmetric codes leave out the one that has no opposite.
+        let least = if self.scale.zero_point == 0 { -127.0 } else { -128.0 };
+        let round = |x: f64| {
+            let code = ((x / scale).round_ties_even() + zero).clamp(least, 127.0);
+            (code - zero) * scale
+        };
+        let ones = [1.0f32];
+        let factors = if self.factors.is_empty() { &ones[..] } else { &self.factors };
+        let factors = factors.iter().cycle().map(|factor| f64::from(*factor));
+        x.iter().zip(factors).map(|(x, factor)| round(x / factor) * factor).collect()
     }
 }
 

@@ -139,9 +139,35 @@ pub fn logits(
     blueprint: &Blueprint,
     tokens: &[u32],
 ) -> Result<Vec<f64>, ReferenceError> {
-    let head = blueprint.head.as_ref().ok_or(ReferenceError::NoHead)?;
-    let hidden = hidden(model, blueprint, tokens, &vec![true; tokens.len()])?;
-    let loader = Loader::new(model)?;
+    if blueprint.head.is_none() {
+        return Err(ReferenceError::NoHead);
+    }
+    result(&Loader::new(model)?, blueprint, tokens)
+}
+
+/// Returns the logits of each token, or the last residual of an encoder, if the inputs of linear layers are
+/// rounded to codes wherever the file fixes the scale of these.
+///
+/// # Errors
+/// Returns the errors of [`hidden`].
+pub fn rounded(
+    model: &dyn ModelSource,
+    blueprint: &Blueprint,
+    tokens: &[u32],
+) -> Result<Vec<f64>, ReferenceError> {
+    let mut loader = Loader::new(model)?;
+    loader.round_inputs();
+    result(&loader, blueprint, tokens)
+}
+
+/// Returns the logits of each token, or the last residual if there is no head.
+fn result(
+    loader: &Loader<'_>,
+    blueprint: &Blueprint,
+    tokens: &[u32],
+) -> Result<Vec<f64>, ReferenceError> {
+    let hidden = run(loader, blueprint, tokens, &vec![true; tokens.len()])?;
+    let Some(head) = &blueprint.head else { return Ok(hidden) };
     let dense = loader.dense(&head.linear, blueprint.vocab, blueprint.hidden)?;
     let scaled = dense.run(&hidden).into_iter().map(|logit| logit * f64::from(head.scale));
     Ok(match head.soft_cap.map(f64::from) {
