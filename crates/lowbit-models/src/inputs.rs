@@ -76,7 +76,8 @@ mod tests {
         for other in [expert(1, "down"), expert(2, "up"), expert(11, "up")] {
             assert_ne!(shared_input(&gate), shared_input(&other));
         }
-        let (gate, up) = ("model.layers.0.mlp.gate_proj.weight", "model.layers.0.mlp.up_proj.weight");
+        let (gate, up) =
+            ("model.layers.0.mlp.gate_proj.weight", "model.layers.0.mlp.up_proj.weight");
         assert_eq!(shared_input(gate), shared_input(up));
         assert_ne!(shared_input(gate), shared_input("model.layers.0.self_attn.q_proj.weight"));
         assert_ne!(shared_input("blk.0.ffn_up.weight"), shared_input("blk.0.attn_q.weight"));

@@ -86,12 +86,14 @@ fn vocabulary_file(kind: &str, pre: &str) -> Vec<u8> {
         [kind.to_le_bytes().to_vec(), (count as u64).to_le_bytes().to_vec()].concat()
     };
     let mut tokens: Vec<String> = vec!["<unk>".into(), "<s>".into(), "</s>".into()];
-    tokens.extend((0..=255u8).map(|byte| match kind {
-        "llama" => format!("<0x{byte:02X}>"),
-        // The letters that stand for bytes; the others are given some that no byte has.
-        _ => char::from_u32(u32::from(byte) + if byte < 0x21 { 256 } else { 0 })
-            .map(String::from)
-            .unwrap_or_default(),
+    tokens.extend((0..=255u8).map(|byte| {
+        match kind {
+            "llama" => format!("<0x{byte:02X}>"),
+            // The letters that stand for bytes; the others are given some that no byte has.
+            _ => char::from_u32(u32::from(byte) + if byte < 0x21 { 256 } else { 0 })
+                .map(String::from)
+                .unwrap_or_default(),
+        }
     }));
     tokens.extend(["ab", "abc"].map(String::from));
     let count = tokens.len();
@@ -99,8 +101,12 @@ fn vocabulary_file(kind: &str, pre: &str) -> Vec<u8> {
         [key("general.architecture", 8), text("llama")].concat(),
         [key("tokenizer.ggml.model", 8), text(kind)].concat(),
         [key("tokenizer.ggml.pre", 8), text(pre)].concat(),
-        [key("tokenizer.ggml.tokens", 9), list(8, count), tokens.iter().flat_map(|t| text(t)).collect()]
-            .concat(),
+        [
+            key("tokenizer.ggml.tokens", 9),
+            list(8, count),
+            tokens.iter().flat_map(|t| text(t)).collect(),
+        ]
+        .concat(),
         [
             key("tokenizer.ggml.token_type", 9),
             list(5, count),
@@ -138,7 +144,10 @@ pub fn quantized() -> Vec<Vec<u8>> {
     type Part = (&'static str, usize, usize);
     let all: [(serde_json::Value, &[Part]); 4] = [
         (json!({"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": true}), &gptq),
-        (json!({"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm"}), &gptq[..3]),
+        (
+            json!({"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm"}),
+            &gptq[..3],
+        ),
         (
             json!({"quant_method": "compressed-tensors", "format": "pack-quantized",
             "config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 4,
@@ -161,7 +170,8 @@ pub fn quantized() -> Vec<Vec<u8>> {
                     _ => Dtype::I32,
                 };
                 let shape = if n == 1 && part != "weight_scale_inv" { vec![k] } else { vec![n, k] };
-                let bytes = (0..n * k * dtype.bitsize() / 8).map(|at| (at * 7 % 60) as u8).collect();
+                let bytes =
+                    (0..n * k * dtype.bitsize() / 8).map(|at| (at * 7 % 60) as u8).collect();
                 (format!("model.layers.0.mlp.up_proj.{part}"), shape, dtype, bytes)
             })
             .collect();

@@ -3,6 +3,7 @@
 use crate::cli::{Scratch, fine, gpu, lowbit, refused, stderr};
 use crate::tiny_bert::{self, Named, TEXT};
 use half::{bf16, f16};
+use lowbit::format::Quantization;
 use lowbit_models::checkpoint::{Content, Dtype, LayerRanges, ModelFile, Ranges, write_model};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -192,6 +193,57 @@ fn roberta_is_not_bert() {
         let roberta = ranges(&scratch, &args);
         assert!(roberta.layers.keys().eq(bert.layers.keys()));
         assert!(roberta.layers.iter().all(|(name, layer)| bert.layers[name] != *layer));
+    }
+}
+
+/// Language models are calibrated too, from folders, and their files are compressed with the ranges: those of a
+/// mixture of experts, and of a model whose queries, keys and values share their input.
+#[test]
+fn language_models() {
+    if !gpu() {
+        return;
+    }
+    const MODELS: &str =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../lowbit-models/tests/fixtures/models");
+    for (name, layers, shared) in [
+        ("llama", "self_attn.q_proj", "self_attn.v_proj"),
+        ("qwen3-moe", "mlp.experts.1.gate_proj", "mlp.experts.2.up_proj"),
+        ("gemma3", "mlp.gate_proj", "mlp.up_proj"),
+    ] {
+        let scratch = Scratch::new();
+        let mut args = model(&scratch);
+        for file in ["config.json", "model.safetensors"] {
+            let from = std::path::Path::new(MODELS).join(name).join(file);
+            fs::copy(from, scratch.path("model").join(file)).unwrap();
+        }
+        let config: Value =
+            serde_json::from_slice(&fs::read(scratch.path("model/config.json")).unwrap()).unwrap();
+        let count = config["vocab_size"].as_u64().unwrap();
+        let path = scratch.path("model/tokenizer.json");
+        let mut tokenizer: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let words = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+        (words.len() as u64..count).for_each(|id| drop(words.insert(format!("w{id}"), id.into())));
+        fs::write(&path, tokenizer.to_string()).unwrap();
+        args[5] = scratch.text("ranges");
+        let plain = ranges(&scratch, &args);
+        let of = |part: &str| {
+            let part = format!("layers.0.{part}.weight");
+            let found = plain.layers.iter().find(|(name, _)| name.ends_with(&part));
+            let Some((name, LayerRanges::Statistics(seen))) = found else { panic!("{part}") };
+            (name.clone(), seen.for_layer(""))
+        };
+        assert_eq!(of(layers).1, of(shared).1, "{name}");
+        assert_eq!(of(layers).1.batches(), TEXT.len() as u64);
+        let [input, file, out] =
+            ["model/model.safetensors", "ranges", "model/out.safetensors"].map(|n| scratch.text(n));
+        let fixed = format!("int8:static={file}");
+        let compress = ["compress", &input, "-o", &out, "--scheme", "int8", "--host"];
+        fine(&[&compress[..], &["--activations", &fixed]].concat());
+        let file = ModelFile::open(&out).unwrap();
+        let fixed = file.activations(&of(layers).0).unwrap().unwrap();
+        assert!(matches!(fixed.quantization, Quantization::Static(_)));
+        fs::rename(&out, &input).unwrap();
+        fine(&["generate", &scratch.text("model"), "--prompt", "the cat", "--max-tokens", "3"]);
     }
 }
 

@@ -99,7 +99,8 @@ pub(super) fn linear(
 
 /// Lets the op that makes a tensor write to `wide`: instead, or if others take the tensor, once more.
 fn widened(graph: &mut Graph, from: Tensor, wide: Tensor, own: bool) -> Result<(), RunError> {
-    let what = "smoothing of an input that is no result of a normalization, attention or a linear layer";
+    let what =
+        "smoothing of an input that is no result of a normalization, attention or a linear layer";
     let refused = RunError::Unsupported { what: what.into(), next: "; compress without --smooth" };
     if own {
         let to = graph.ops.iter_mut().rev().find_map(|op| match op {

@@ -16,9 +16,7 @@ use crate::architecture::{
     Attention, Blueprint, Feed, Layer, Norm, NormKind, Norms, Pairs, Rotary,
 };
 use lowbit::format::{ActivationFunction, CacheFormat};
-use lowbit::ops::{
-    Activations, Epilogue, FloatType, HeadNorm, RotaryPairs, SampleSettings,
-};
+use lowbit::ops::{Activations, Epilogue, FloatType, HeadNorm, RotaryPairs, SampleSettings};
 
 /// What a graph is made for.
 #[derive(Clone, Copy, Debug)]

@@ -84,8 +84,10 @@ impl Model {
         for Planned { input, tensor, axis, bins, listed, start } in planned {
             let spec = observe_spec(&built.body.shapes[tensor.0], axis, bins);
             let plan = ObservePlan::new(self.host.kernels(), &spec).await;
-            let plan = plan
-                .map_err(|source| RunError::Plan { step: format!("observation {input}"), source })?;
+            let plan = plan.map_err(|source| RunError::Plan {
+                step: format!("observation {input}"),
+                source,
+            })?;
             points.push(Point { input, axis, plan, listed, start });
         }
         let runner = Runner::new(self, built, size).await?;
@@ -271,7 +273,9 @@ fn watch(
         }
     }
     let count = u32::try_from(words).map_err(|_| {
-        RunError::Options(format!("{words} words of observations are more than a step has room for"))
+        RunError::Options(format!(
+            "{words} words of observations are more than a step has room for"
+        ))
     })?;
     graph.shapes[output.0].columns = count;
     let ops = std::mem::take(&mut graph.ops);
@@ -296,9 +300,7 @@ fn inputs(weights: &Weights) -> Vec<Vec<MatrixId>> {
         inputs.extend(match &layer.feed {
             FeedWeights::Plain { up, down, .. } => [one(up), one(down)],
             FeedWeights::Fused { both, down, .. } => [one(both), one(down)],
-            FeedWeights::Apart { gate, up, down, .. } => {
-                [vec![gate.matrix, up.matrix], one(down)]
-            }
+            FeedWeights::Apart { gate, up, down, .. } => [vec![gate.matrix, up.matrix], one(down)],
             FeedWeights::Experts { router, both, down, .. } => {
                 [vec![router.matrix, *both], vec![*down]]
             }

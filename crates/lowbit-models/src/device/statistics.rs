@@ -92,7 +92,10 @@ impl ModelStatistics {
                 }
             }
             if let Some(twice) = names.iter().find(|name| !known.insert((*name).clone())) {
-                return Err(RunError::tensor(twice, "it is the weight of layers of several inputs"));
+                return Err(RunError::tensor(
+                    twice,
+                    "it is the weight of layers of several inputs",
+                ));
             }
             let (Some(name), Some(linear)) = (names.first(), linears.first()) else { continue };
             let k = columns(&items, linear)?;

@@ -100,7 +100,8 @@ fn inputs_are_those_of_the_forward_pass_in_f64() {
                     };
                     let channels = &ranges.channels[layer];
                     // Queries, keys and values of one tensor took turns in the forward pass.
-                    let times = rows.len() as u64 / (seen.rows() * seen.observer().columns() as u64);
+                    let times =
+                        rows.len() as u64 / (seen.rows() * seen.observer().columns() as u64);
                     assert!((1..=3).contains(&times), "{name}: {layer} {times}");
                     assert_eq!(rows.len() as u64, times * seen.values(), "{name}: {layer}");
                     assert_eq!(channels.rows(), seen.rows());

@@ -45,7 +45,7 @@ impl ModelSource for Source {
     }
 
     fn files(&self) -> Vec<String> {
-        self.tensors.files()
+        self.tensors.files().map(str::to_owned).collect()
     }
 
     fn file_bytes(&self) -> usize {
@@ -53,11 +53,11 @@ impl ModelSource for Source {
     }
 
     fn items(&self) -> Result<Vec<Item>, SourceError> {
-        self.tensors.items()
+        ModelSource::items(&self.tensors)
     }
 
     fn read(&self, name: &str) -> Result<Data<'_>, SourceError> {
-        self.tensors.read(name)
+        ModelSource::read(&self.tensors, name)
     }
 }
 

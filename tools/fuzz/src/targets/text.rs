@@ -11,8 +11,12 @@ pub const GGUF: u8 = b'g';
 pub const TEMPLATE: u8 = b't';
 
 /// Texts with everything that tokenizers look at: spaces, digits, scripts, special tokens, controls.
-const TEXTS: [&str; 4] =
-    ["", " It's 12345 degrees\n\n\tin Zürich", "<s>日本語 \u{301}🙂</s><0x0A>", "\0\u{7f}\u{2581}a"];
+const TEXTS: [&str; 4] = [
+    "",
+    " It's 12345 degrees\n\n\tin Zürich",
+    "<s>日本語 \u{301}🙂</s><0x0A>",
+    "\0\u{7f}\u{2581}a",
+];
 
 /// The library for tokenizers panics on some files, which is an error here and not a fault. A fuzzer would end.
 fn quiet() {
@@ -80,7 +84,8 @@ fn tokenizer(made: Result<Tokenizer, lowbit_models::text::TextError>) {
 }
 
 fn render(template: &ChatTemplate) {
-    let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+    let message =
+        |role: &str, content: &str| Message { role: role.into(), content: content.into() };
     let messages = [message("user", "a {{ b"), message("assistant", "<s>"), message("user", "")];
     for prompt in [false, true] {
         let _ = template.render(&messages, prompt);
