@@ -6,7 +6,6 @@ use crate::files;
 use crate::report::progress;
 use lowbit::compress::Scheme;
 use lowbit::format::CacheFormat;
-use lowbit::host::Host;
 use lowbit::ops::Activations;
 use lowbit_models::checkpoint::source::ModelSource;
 use lowbit_models::device::{LoadOptions, Model, RunError, SessionOptions};
@@ -15,6 +14,10 @@ use pollster::block_on;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// How long a step of a model may take. A long chunk of a large model takes minutes on a processor that has
+/// other things to do; a second Ctrl-C does not wait for it.
+const STEP_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// The options of commands that run a model.
 #[derive(clap::Args)]
@@ -72,8 +75,8 @@ impl ModelArgs {
         }
         let adapter = self.adapter.choose()?;
         let host = self.device.host(&adapter);
-        let host: Arc<Host> =
-            Arc::new(host.map_err(|e| CliError::new("cannot open the adapter").because(e))?);
+        let host = host.map_err(|error| CliError::new("cannot open the adapter").because(error))?;
+        let host = Arc::new(host.with_timeout(STEP_TIMEOUT));
         let start = Instant::now();
         let bar = progress(0);
         let options = LoadOptions::default().with_activations(self.activations);

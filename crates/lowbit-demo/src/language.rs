@@ -133,7 +133,7 @@ fn measure(
         None
     } else {
         let sizes = SessionOptions::default().with_slots(WINDOW).with_logit_rows(32);
-        Some(block_on(model.perplexity(window, &sizes, |_| ()))?.perplexity)
+        Some(block_on(model.perplexity(window, &sizes, |_| (), |_| ()))?.perplexity)
     };
     step("done", window.len() * TOKENS);
     Ok(Row {

@@ -202,6 +202,17 @@ struct Planned {
     start: usize,
 }
 
+/// An input of linear layers in a graph.
+struct Found {
+    /// The first op that takes it.
+    at: usize,
+    /// Its number among all inputs.
+    index: usize,
+    input: Tensor,
+    /// The experts and the list of rows, if rows are taken by the list.
+    listed: Option<(Mixture, Tensor)>,
+}
+
 /// Adds observations to a graph: of each input before the first layer that takes it. Returns them with the
 /// tensor of their words.
 fn watch(
@@ -216,7 +227,7 @@ fn watch(
     }
     let graph = &mut built.body;
     let mut head = graph.ops.split_off(graph.ops.len().saturating_sub(built.head_ops));
-    let mut found: Vec<(usize, usize, Tensor, Option<(Mixture, Tensor)>)> = Vec::new();
+    let mut found: Vec<Found> = Vec::new();
     for (at, op) in graph.ops.iter_mut().enumerate() {
         let (matrix, input, listed) = match op {
             Op::Matmul { weights, input, .. } => (*weights, *input, None),
@@ -233,11 +244,12 @@ fn watch(
         };
         let Some(&index) = unseen.get(&matrix) else { continue };
         unseen.retain(|_, input| *input != index);
-        found.push((at, index, input, listed));
+        found.push(Found { at, index, input, listed });
     }
     if weights.head.is_some() {
         // The head takes copies of rows; what they are copies of is observed.
-        found.push((graph.ops.len(), inputs.len() - 1, built.last, None));
+        let (at, index) = (graph.ops.len(), inputs.len() - 1);
+        found.push(Found { at, index, input: built.last, listed: None });
     }
     if found.len() != inputs.len() {
         let what = "an input of linear layers that no op of the graph takes".into();
@@ -247,7 +259,7 @@ fn watch(
     let (mut words, mut points) = (0, Vec::new());
     let mut before: HashMap<usize, Vec<Op>> = HashMap::new();
     let axes = [Axis::Tensor, Axis::Channel];
-    for (at, index, input, listed) in found {
+    for Found { at, index, input, listed } in found {
         let shape = &graph.shapes[input.0];
         if !matches!(shape.stored, Rows::Float(_)) {
             let message = "layers are observed with float activations, as f32".to_owned();
