@@ -30,7 +30,7 @@ struct Row {
     format: String,
     /// All weights in device memory.
     bytes: u64,
-    /// Of the first tokens of the text; none if there is no text.
+    /// The perplexity of the first tokens of the text; none if there is no text.
     perplexity: Option<f64>,
     decode_tokens_per_s: f64,
     #[serde(skip)]
