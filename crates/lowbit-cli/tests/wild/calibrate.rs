@@ -243,7 +243,8 @@ fn language_models() {
         let fixed = file.activations(&of(layers).0).unwrap().unwrap();
         assert!(matches!(fixed.quantization, Quantization::Static(_)));
         fs::rename(&out, &input).unwrap();
-        fine(&["generate", &scratch.text("model"), "--prompt", "the cat", "--max-tokens", "3"]);
+        let [model, text] = ["model", "text"].map(|name| scratch.text(name));
+        fine(&["perplexity", &model, "--text", &text, "--window", "4", "--windows", "1"]);
     }
 }
 

@@ -9,6 +9,7 @@ pub mod index;
 pub mod model;
 pub mod names;
 pub mod onnx;
+pub mod ops;
 pub mod pipelines;
 pub mod plans;
 pub mod ranges;
@@ -24,7 +25,7 @@ mod pick;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const ALL: [Target; 17] = [
+pub const ALL: [Target; 18] = [
     ("model", model::run),
     ("header", header::run),
     ("index", index::run),
@@ -42,4 +43,5 @@ pub const ALL: [Target; 17] = [
     ("architecture", architecture::run),
     ("text", text::run),
     ("hf", hf::run),
+    ("ops", ops::run),
 ];

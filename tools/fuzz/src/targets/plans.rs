@@ -16,7 +16,7 @@ use pollster::block_on;
 use std::sync::{Arc, Mutex};
 use wgpu::{Buffer, BufferUsages, Limits};
 
-struct Rig {
+pub struct Rig {
     device: wgpu::Device,
     queue: wgpu::Queue,
     kernels: Vec<Kernels>,
@@ -70,7 +70,7 @@ const MOST: u64 = 1 << 16;
 
 impl Rig {
     /// A buffer of about the bytes that are needed, and where in it data start.
-    fn place(&self, u: &mut Bytes<'_>, need: u64) -> (Buffer, u64) {
+    pub fn place(&self, u: &mut Bytes<'_>, need: u64) -> (Buffer, u64) {
         let offset = match pick::byte(u) {
             0..=159 => 0,
             some @ 160..=223 => 16 * u64::from(some % 20),
@@ -92,7 +92,7 @@ impl Rig {
         (self.device.create_buffer(&descriptor), offset)
     }
 
-    fn submit(&self, record: impl FnOnce(&mut wgpu::ComputePass<'_>)) {
+    pub fn submit(&self, record: impl FnOnce(&mut wgpu::ComputePass<'_>)) {
         let mut encoder = self.device.create_command_encoder(&Default::default());
         record(&mut encoder.begin_compute_pass(&Default::default()));
         self.queue.submit([encoder.finish()]);
@@ -100,12 +100,12 @@ impl Rig {
     }
 }
 
-fn at((buffer, offset): &(Buffer, u64)) -> SubBuffer<'_> {
+pub fn at((buffer, offset): &(Buffer, u64)) -> SubBuffer<'_> {
     SubBuffer { buffer, offset: *offset }
 }
 
 /// The device refuses nothing that was checked before.
-fn accepted<T>(bound: Result<T, BindError>) -> Option<T> {
+pub fn accepted<T>(bound: Result<T, BindError>) -> Option<T> {
     match bound {
         Ok(bound) => Some(bound),
         Err(BindError::Device(error)) => panic!("{error}"),
@@ -117,7 +117,7 @@ fn accepted<T>(bound: Result<T, BindError>) -> Option<T> {
 }
 
 /// Weights of a shape that is small enough to be there.
-fn weights(kernels: &Kernels, format: WeightFormat, n: u32, k: u32) -> Option<DeviceWeights> {
+pub fn weights(kernels: &Kernels, format: WeightFormat, n: u32, k: u32) -> Option<DeviceWeights> {
     let (n, k) = (n as usize, k as usize);
     if n.saturating_mul(k + 64) > 1 << 14 {
         return None;
@@ -125,21 +125,28 @@ fn weights(kernels: &Kernels, format: WeightFormat, n: u32, k: u32) -> Option<De
     block_on(DeviceWeights::allocate(kernels, format, n, k)).ok()
 }
 
-pub fn run(data: &[u8]) {
-    let mut u = Bytes::new(data);
+/// Runs what uses a device of this thread, and kernels for one of several kinds of it.
+pub fn with_rig(u: &mut Bytes<'_>, run: impl FnOnce(&Rig, &Kernels, &mut Bytes<'_>)) {
     RIG.with(|rig| {
-        let kernels = &rig.kernels[pick::index(&mut u, rig.kernels.len())];
-        match pick::index(&mut u, 12) {
-            0..=4 => matmul(rig, kernels, &mut u),
-            5 => quantize(rig, kernels, &mut u),
-            6 => dequantize(rig, kernels, &mut u),
-            7 => make(rig, kernels, &mut u),
-            8 => repack(rig, kernels, &mut u),
-            9 => observe(rig, kernels, &mut u),
-            _ => fake(rig, kernels, &mut u),
-        };
+        let kernels = &rig.kernels[pick::index(u, rig.kernels.len())];
+        run(rig, kernels, u);
         let errors = std::mem::take(&mut *rig.errors.lock().expect("no panic"));
         assert!(errors.is_empty(), "{errors:?}");
+    });
+}
+
+pub fn run(data: &[u8]) {
+    let mut u = Bytes::new(data);
+    with_rig(&mut u, |rig, kernels, u| {
+        match pick::index(u, 12) {
+            0..=4 => matmul(rig, kernels, u),
+            5 => quantize(rig, kernels, u),
+            6 => dequantize(rig, kernels, u),
+            7 => make(rig, kernels, u),
+            8 => repack(rig, kernels, u),
+            9 => observe(rig, kernels, u),
+            _ => fake(rig, kernels, u),
+        };
     });
 }
 
