@@ -147,7 +147,7 @@ fn sample(rig: &Rig, kernels: &Kernels, u: &mut Bytes<'_>) -> Option<()> {
     let plan = block_on(SamplePlan::new(kernels, &spec)).ok()?;
     let x = rig.place(u, spec.x_bytes(spec.max_m));
     let y = rig.place(u, spec.token_bytes(spec.max_m));
-    let settings = rig.place(u, SampleSettings::BYTES as u64);
+    let settings = rig.place(u, SampleSettings::BYTES);
     let settings = (random != pick::rarely(u)).then(|| at(&settings));
     let args = SampleArgs { activations: at(&x), settings, output: at(&y) };
     let bound = accepted(block_on(plan.bind(args)))?;
