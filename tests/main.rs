@@ -2,6 +2,7 @@
 //! device.
 
 mod activations;
+mod attention;
 mod common;
 mod compatibility;
 mod compress;
@@ -23,6 +24,7 @@ mod norm;
 mod observe;
 mod permute_columns;
 mod pipelines;
+mod planted_attention;
 mod planted_faults;
 mod planted_heads;
 mod positions;

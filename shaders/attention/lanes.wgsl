@@ -175,7 +175,7 @@ fn put_query(i: u32, tile: Tile, split: bool, lane: u32) {
     let query = query_of(tile, i);
     let sum = subgroupAdd(sums[i]);
     if (!split) {
-        let factor = select(reciprocal(sum), 0.0, firsts[i] >= ends[i]);
+        let factor = select(reciprocal(sum), 0.0, query.first >= query.end);
         scale_chunk(0u, i, factor);
         if (CHUNKS > 1u) {
             scale_chunk(1u, i, factor);

@@ -1,7 +1,7 @@
 // Attention by workgroups of WORKGROUP lanes, which share queries and weights in workgroup memory.
 // Requires: attention/query, cache, const QUERIES, const WORKGROUP, const HELD.
 // Provides: main.
-// Workgroup memory: QUERIES · (HELD · 16 + WORKGROUP · 4) + WORKGROUP · 4 bytes.
+// Workgroup memory: QUERIES · (HELD · 16 + WORKGROUP · 4 + 24) + WORKGROUP · 4 bytes.
 //
 // In a step, each lane has one slot: it multiplies its keys with all queries of the tile. Then each lane
 // has eight columns of every so many slots, so that lanes load values side by side; sums over the lanes of
@@ -9,17 +9,18 @@
 // Why: keys and values are loaded once for a tile, 16 bytes at a time and whole rows together, and the
 // number of registers does not depend on the size of heads.
 // Why calls for each query and not loops: see attention/lanes.
+// Why queries are in workgroup memory: what eight of them see and where they go would fill the scalar
+// registers of GPUs.
 
 // Columns of queries, by fours; at the end, sums of values.
 var<workgroup> shared_q: array<vec4<f32>, QUERIES * HELD>;
 // Scores, then weights.
 var<workgroup> shared_weights: array<f32, QUERIES * WORKGROUP>;
 var<workgroup> shared_most: array<f32, WORKGROUP>;
+var<workgroup> shared_queries: array<Query, QUERIES>;
 
 var<private> y_low: array<vec4<f32>, QUERIES>;
 var<private> y_high: array<vec4<f32>, QUERIES>;
-var<private> firsts: array<u32, QUERIES>;
-var<private> ends: array<u32, QUERIES>;
 // Products, then scores of this lane's slot.
 var<private> scores: array<f32, QUERIES>;
 var<private> highest: array<f32, QUERIES>;
@@ -31,8 +32,9 @@ const SEEKERS = WORKGROUP / QUERIES;
 
 fn load_query(i: u32, tile: Tile, lane: u32) {
     let query = query_of(tile, i);
-    firsts[i] = query.first;
-    ends[i] = query.end;
+    if (lane == 0u) {
+        shared_queries[i] = query;
+    }
     highest[i] = LOWEST;
     sums[i] = 0.0;
     y_low[i] = vec4<f32>(0.0);
@@ -44,19 +46,22 @@ fn load_query(i: u32, tile: Tile, lane: u32) {
     }
 }
 
+fn sees(i: u32, slot: u32) -> bool {
+    return slot >= shared_queries[i].first && slot < shared_queries[i].end;
+}
+
 fn add_product(i: u32, o: u32, k: Octet) {
     let at = i * HELD + 2u * o;
     scores[i] += dot_octet(Octet(shared_q[at], shared_q[at + 1u]), k);
 }
 
-fn put_score(i: u32, tile: Tile, slot: u32, key_scale: f32, lane: u32) {
+fn put_score(i: u32, slot: u32, key_scale: f32, lane: u32) {
     var s = score(scores[i] * key_scale);
     if (p.biased == 1u) {
-        s += bias_of(query_of(tile, i), slot);
+        s += bias_of(shared_queries[i], slot);
     }
     scores[i] = s;
-    let visible = slot >= firsts[i] && slot < ends[i];
-    shared_weights[i * WORKGROUP + lane] = select(LOWEST, s, visible);
+    shared_weights[i * WORKGROUP + lane] = select(LOWEST, s, sees(i, slot));
 }
 
 // The maximum of every SEEKERSth score of a query.
@@ -75,9 +80,8 @@ fn weigh(i: u32, slot: u32, value_scale: f32, lane: u32) {
     for (var k = 0u; k < SEEKERS; k += 1u) {
         highest_now = max(highest_now, shared_most[i * SEEKERS + k]);
     }
-    let visible = slot >= firsts[i] && slot < ends[i];
     let factor = decay(highest[i] - highest_now);
-    let weight = select(0.0, decay(scores[i] - highest_now), visible);
+    let weight = select(0.0, decay(scores[i] - highest_now), sees(i, slot));
     highest[i] = highest_now;
     sums[i] = sums[i] * factor + weight;
     shared_weights[i * WORKGROUP + lane] = weight * value_scale;
@@ -93,7 +97,7 @@ fn add_value(i: u32, place: u32, v: Octet) {
 
 // A slot that a query does not see may hold anything, NaN for example.
 fn add_seen_value(i: u32, place: u32, slot: u32, v: Octet) {
-    if (slot >= firsts[i] && slot < ends[i]) {
+    if (sees(i, slot)) {
         add_value(i, place, v);
     }
 }
@@ -104,7 +108,7 @@ fn put_query(i: u32, tile: Tile, split: bool, lane: u32) {
     shared_q[WORKGROUP + lane] = y_high[i];
     shared_most[lane] = sums[i];
     workgroupBarrier();
-    let query = query_of(tile, i);
+    let query = shared_queries[i];
     let o = lane;
     var octet = Octet();
     var sum = 0.0;
@@ -118,7 +122,7 @@ fn put_query(i: u32, tile: Tile, split: bool, lane: u32) {
         }
     }
     if (!split) {
-        let factor = select(reciprocal(sum), 0.0, firsts[i] >= ends[i]);
+        let factor = select(reciprocal(sum), 0.0, query.first >= query.end);
         octet = Octet(octet.low * factor, octet.high * factor);
     }
     if (query.live && o < octets()) {
@@ -187,15 +191,15 @@ fn main(
             }
         }
         let key_scale = key_scale(tile.kv_head, slot);
-        put_score(0u, tile, own, key_scale, lane);
-        put_score(1u, tile, own, key_scale, lane);
-        put_score(2u, tile, own, key_scale, lane);
-        put_score(3u, tile, own, key_scale, lane);
+        put_score(0u, own, key_scale, lane);
+        put_score(1u, own, key_scale, lane);
+        put_score(2u, own, key_scale, lane);
+        put_score(3u, own, key_scale, lane);
         if (QUERIES > 4u) {
-            put_score(4u, tile, own, key_scale, lane);
-            put_score(5u, tile, own, key_scale, lane);
-            put_score(6u, tile, own, key_scale, lane);
-            put_score(7u, tile, own, key_scale, lane);
+            put_score(4u, own, key_scale, lane);
+            put_score(5u, own, key_scale, lane);
+            put_score(6u, own, key_scale, lane);
+            put_score(7u, own, key_scale, lane);
         }
         workgroupBarrier();
         seek(lane);

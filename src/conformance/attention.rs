@@ -5,7 +5,8 @@
 //! - `mean`: all scores are equal, so that results are means, off by one division and product;
 //! - `select`: one slot matches a query far better than all others, so that keys of another slot or head
 //!   select other values;
-//! - `poison`: one slot is NaN, and rows that do not see it must be what they were.
+//! - `poison`: one slot is NaN, and rows that do not see it must be what they were. It runs twice, with a slot
+//!   at the end of what a row sees, and with one at its start.
 //!
 //! Slots that no row sees and padding are NaN in all of them.
 
@@ -223,7 +224,8 @@ impl Maker<'_> {
         if !self.of.cap {
             inputs.push(self.select(random)?);
         }
-        inputs.extend(self.poison(random)?);
+        inputs.extend(self.poison(random, false)?);
+        inputs.extend(self.poison(random, true)?);
         Ok(inputs)
     }
 
@@ -448,14 +450,19 @@ impl Maker<'_> {
         self.judged("select", Input { bias, ..self.input(rows, q, keys, values) })
     }
 
-    /// The pattern of the case with one slot that is NaN, the first or the last one of some row.
-    fn poison(&self, random: &mut Random) -> Result<Option<Input>, String> {
+    /// The pattern of the case with one slot that is NaN: the first one of a row (the first that will do), or
+    /// the last one of a row (the last that will).
+    fn poison(&self, random: &mut Random, last: bool) -> Result<Option<Input>, String> {
         let rows = self.rows(random);
         let sees = |row: &[u32; 4], slot: u32| (row[2]..row[3].min(self.of.slots)).contains(&slot);
-        let ends = rows.iter().filter(|row| sees(row, row[2]));
-        let ends = ends.flat_map(|row| [row[2], row[3].min(self.of.slots) - 1]);
+        let seeing = rows.iter().filter(|row| sees(row, row[2]));
         let hurts = |slot: &u32| rows.iter().any(|row| !sees(row, *slot) && sees(row, row[2]));
-        let Some(slot) = ends.clone().rfind(hurts) else { return Ok(None) };
+        let slot = if last {
+            seeing.map(|row| row[3].min(self.of.slots) - 1).rfind(hurts)
+        } else {
+            seeing.map(|row| row[2]).find(hurts)
+        };
+        let Some(slot) = slot else { return Ok(None) };
         let mut keys = self.cache(&rows, |head, slot| self.pattern(head, slot, random));
         let mut values = self.cache(&rows, |head, slot| self.pattern(head, slot, random));
         keys.poison(slot as usize);

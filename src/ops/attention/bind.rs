@@ -3,7 +3,7 @@ use super::kernel::{
     DECODE_ROWS, HEADS, KV_HEADS, PART_SLOTS, PARTS, Params, UNIT_QUERIES, UNITS, hadamard_block,
     is_f16, parts,
 };
-use crate::gpu::{BufferFill, Size};
+use crate::gpu::{BufferFill, Caps, Size};
 use crate::ops::buffers::{Window, check, check_aliases, window_capacity};
 use crate::ops::recording::{Bound, Count, Draft, Head};
 use crate::ops::rows::{Rows, RowsSpec, Span, Spans, check_rows};
@@ -46,23 +46,18 @@ impl AttentionPlan {
         check_rows(&[q, y, rows], spec.max_m)?;
         for (role, cache) in [(Role::Keys, args.keys), (Role::Values, args.values)] {
             check(role, cache, layout.bytes(), 16)?;
-            let (need, limit) = (layout.bytes(), window_capacity(caps));
-            if need > limit {
-                return Err(BindError::RowTooLarge { role, need, limit });
-            }
+            check_binding(caps, role, layout.bytes())?;
         }
         if spec.bias_reach.is_some() != args.bias.is_some() {
             return Err(BindError::Bias { planned: spec.bias_reach.is_some() });
         }
         if let Some(bias) = args.bias {
-            let (need, limit) = (spec.bias_bytes(), window_capacity(caps));
-            check(Role::Bias, bias, need, 4)?;
-            if need > limit {
-                return Err(BindError::RowTooLarge { role: Role::Bias, need, limit });
-            }
+            check(Role::Bias, bias, spec.bias_bytes(), 4)?;
+            check_binding(caps, Role::Bias, spec.bias_bytes())?;
         }
         // Without parts, a word that no kernel touches.
         let bytes = spec.scratch_bytes().max(16);
+        check_binding(caps, Role::Scratch, bytes)?;
         let own = match args.scratch {
             Some(scratch) => {
                 check(Role::Scratch, scratch, bytes, 16)?;
@@ -189,4 +184,10 @@ impl AttentionPlan {
         }
         draft.bind(self.clone()).await
     }
+}
+
+/// Refuses what is bound as a whole and exceeds a binding.
+fn check_binding(caps: &Caps, role: Role, need: u64) -> Result<(), BindError> {
+    let limit = window_capacity(caps);
+    if need > limit { Err(BindError::BindingTooLarge { role, need, limit }) } else { Ok(()) }
 }

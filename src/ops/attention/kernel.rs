@@ -148,7 +148,7 @@ fn tile(spec: &AttentionSpec, caps: &Caps, queries: u32) -> KernelDesc {
     }
     let id = format!("attention_group_q{queries}.{suffix}");
     let own = vec![("WORKGROUP", Const::U32(WORKGROUP)), ("HELD", Const::U32(QUADS))];
-    let workgroup_memory = queries * (16 * QUADS + 4 * WORKGROUP) + 4 * WORKGROUP;
+    let workgroup_memory = queries * (16 * QUADS + 4 * WORKGROUP + 24) + 4 * WORKGROUP;
     KernelDesc { workgroup_memory, ..kernel(id, own, "access/cache_u32", "attention/workgroup") }
 }
 
