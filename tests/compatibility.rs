@@ -1,6 +1,7 @@
-//! Compares the versions, backends, features and limits that docs/compatibility.md states with the
-//! files and tables that they come from.
+//! Compares the versions, backends, features and limits that docs/compatibility.md states, and the numbers of
+//! cases and kernels that other pages state, with the files and tables that they come from.
 
+use lowbit::conformance::{Extent, table};
 use lowbit::gpu::Caps;
 use lowbit::ops;
 use std::collections::HashMap;
@@ -102,6 +103,12 @@ fn what_an_engine_keeps_is_owned() {
     kept::<(ops::GateSpec, ops::GatePlan, ops::BoundGate)>();
     kept::<(ops::SampleSpec, ops::SamplePlan, ops::BoundSample)>();
     kept::<(ops::SoftmaxSpec, ops::SoftmaxPlan, ops::BoundSoftmax)>();
+    kept::<(ops::AttentionSpec, ops::AttentionPlan, ops::BoundAttention)>();
+    kept::<(ops::RotarySpec, ops::RotaryPlan, ops::BoundRotary)>();
+    kept::<(ops::HadamardSpec, ops::HadamardPlan, ops::BoundHadamard)>();
+    kept::<(ops::PositionsSpec, ops::PositionsPlan, ops::BoundPositions)>();
+    kept::<(ops::RouteSpec, ops::RoutePlan, ops::BoundRoute)>();
+    kept::<(ops::CombineSpec, ops::CombinePlan, ops::BoundCombine)>();
     kept::<(ops::NormSpec, ops::NormPlan, ops::BoundNorm)>();
     kept::<(ops::DequantizeSpec, ops::DequantizePlan, ops::BoundDequantize)>();
     kept::<(ops::RepackSpec, ops::RepackPlan, ops::BoundRepack)>();
@@ -145,4 +152,22 @@ fn limits_are_webgpus_and_the_shaders() {
     let said = format!("{} for a matmul, at most {} for any", matmul.unwrap(), any.unwrap());
     let need = &row("max_storage_buffers_per_shader_stage")[2];
     assert!(need.starts_with(&said), "{said} kernel, and the page says: {need}");
+}
+
+/// The pages say how many cases there are, in hundreds, and how many kernels, in ten thousands.
+#[test]
+fn counts_are_those_of_the_tables() {
+    let cases = table(Extent::Full).len() / 100;
+    let cases = format!("{},{}00 cases", cases / 10, cases % 10);
+    for (name, page) in [
+        ("docs/testing.md", include_str!("../docs/testing.md")),
+        ("docs/testing-a-driver.md", include_str!("../docs/testing-a-driver.md")),
+        ("Makefile", include_str!("../Makefile")),
+    ] {
+        assert_eq!(page.matches(&cases).count(), 1, "{name} must say {cases}");
+        assert_eq!(page.matches("00 cases").count(), 1, "{name} says {cases} and another number");
+    }
+    let kernels = lowbit::ops::registry::all().len() / 10_000;
+    let kernels = format!("(some {kernels}0,000)");
+    assert!(include_str!("../docs/testing-a-driver.md").contains(&kernels), "{kernels}");
 }
