@@ -1,6 +1,6 @@
 //! Benchmarks of kernels on the best adapter: matmuls by row range and format, of floats and of X
-//! that is quantized in the same submission; quantizing and dequantizing weights; and the ops that
-//! have only X.
+//! that is quantized in the same submission; quantizing and dequantizing weights; the ops that have only
+//! X; and attention.
 //!
 //! Each measurement is a whole submission, including the wait. `lowbit bench` compares such times
 //! with the limits of the adapter.
@@ -8,14 +8,15 @@
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use lowbit::compress::calibrate::Observer;
 use lowbit::conformance::{Extent, Op, table};
-use lowbit::format::{ActivationFormat, PackedWeights, WeightFormat};
+use lowbit::format::{ActivationFormat, CacheFormat, PackedWeights, WeightFormat};
 use lowbit::host::Host;
 use lowbit::ops::{
-    Activations, BoundQuantizeActivations, DequantizeArgs, DequantizePlan, DequantizeSpec,
-    DeviceWeights, FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantPlan, FakeQuantSpec, MatmulArgs,
-    MatmulPlan, MatmulSpec, ObserveArgs, ObservePlan, ObserveSpec, QuantizeActivationsArgs,
-    QuantizeActivationsPlan, QuantizeActivationsSpec, QuantizeWeightsArgs, QuantizeWeightsPlan,
-    QuantizeWeightsSpec, Select, SourceRows,
+    Activations, AttentionArgs, AttentionPlan, AttentionSpec, BoundQuantizeActivations,
+    DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, FakeQuantArgs,
+    FakeQuantBackwardArgs, FakeQuantPlan, FakeQuantSpec, MatmulArgs, MatmulPlan, MatmulSpec,
+    ObserveArgs, ObservePlan, ObserveSpec, QuantizeActivationsArgs, QuantizeActivationsPlan,
+    QuantizeActivationsSpec, QuantizeWeightsArgs, QuantizeWeightsPlan, QuantizeWeightsSpec, Select,
+    SourceRows,
 };
 use pollster::block_on;
 use std::collections::BTreeSet;
@@ -340,6 +341,43 @@ impl Matrices {
     }
 }
 
+/// Attention with the heads of SmolLM2-135M: one row over caches of 128 to 2048 tokens, and a prompt of
+/// 512 rows, with the kernels that the adapter takes and those that need no subgroups.
+fn attention(c: &mut Criterion, host: &Host) {
+    for (m, slots) in [(1, 128), (1, 256), (1, 512), (1, 1024), (1, 2048), (512, 512)] {
+        let mut group = c.benchmark_group(format!("attention/m{m}s{slots}"));
+        for cache in CacheFormat::ALL {
+            for plain in [false, true] {
+                let spec = AttentionSpec::new(m, 9, 3, 64, slots).with_cache(cache);
+                let spec = if plain { spec.plain() } else { spec };
+                let plan = block_on(AttentionPlan::new(host.kernels(), &spec)).expect("plan");
+                let bytes = plan.layout().bytes();
+                group.throughput(Throughput::Bytes(2 * bytes));
+                let rows: Vec<u32> =
+                    (0..m).flat_map(|row| [row, slots - m + row, 0, slots - m + row + 1]).collect();
+                let rows = host.storage(&rows).expect("rows");
+                let zeros = |bytes| host.zeros(bytes).expect("memory");
+                let (queries, output) = (zeros(spec.q_bytes(m)), zeros(spec.y_bytes(m)));
+                let (keys, values) = (zeros(bytes), zeros(bytes));
+                let bound = block_on(plan.bind(AttentionArgs {
+                    queries: (&queries).into(),
+                    keys: (&keys).into(),
+                    values: (&values).into(),
+                    rows: (&rows).into(),
+                    bias: None,
+                    output: (&output).into(),
+                    scratch: None,
+                }))
+                .expect("bind");
+                let kind = if plain { "plain" } else { "chosen" };
+                group.bench_function(BenchmarkId::new(kind, cache), |b| {
+                    b.iter(|| host.submit(|pass| drop(bound.record(pass, m))).expect("run"));
+                });
+            }
+        }
+    }
+}
+
 fn all(c: &mut Criterion) {
     let host = match Host::new() {
         Ok(host) => host,
@@ -357,6 +395,7 @@ fn all(c: &mut Criterion) {
     make(c, &host);
     dequantize(c, &host);
     repack(c, &host);
+    attention(c, &host);
     plans(c);
 }
 
