@@ -147,11 +147,12 @@ impl std::fmt::Display for Activations {
 }
 
 /// Parses what [`Display`](std::fmt::Display) writes: f32, f16 or the name of an
-/// [`ActivationFormat`]; `int8` is short for `int8-token`.
+/// [`ActivationFormat`]; `int8` is short for `int8-g32`,
+/// which loses least.
 ///
 /// ```
 /// use lowbit::ops::Activations;
-/// assert_eq!("int8".parse::<Activations>()?.to_string(), "int8-token");
+/// assert_eq!("int8".parse::<Activations>()?.to_string(), "int8-g32");
 /// assert!("int7".parse::<Activations>().is_err());
 /// # Ok::<(), lowbit::format::ActivationError>(())
 /// ```
@@ -161,8 +162,8 @@ impl std::str::FromStr for Activations {
     fn from_str(text: &str) -> Result<Self, ActivationError> {
         match [FloatType::F32, FloatType::F16].into_iter().find(|float| float.name() == text) {
             Some(float) => Ok(Self::Float(float)),
-            // The usual granularity needs no name.
-            None if text == "int8" => Ok(Self::Int8("int8-token".parse()?)),
+            // Groups of 32 keep outliers of language models apart (docs/models.md).
+            None if text == "int8" => Ok(Self::Int8("int8-g32".parse()?)),
             None => Ok(Self::Int8(text.parse()?)),
         }
     }

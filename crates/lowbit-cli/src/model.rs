@@ -29,7 +29,7 @@ pub struct ModelArgs {
     #[arg(long, value_name = "FORMAT")]
     format: Option<Scheme>,
     /// The type of activations: f32, f16, or the format of the inputs of linear layers: int8 (which is
-    /// int8-token), int8-g64, int8-token-asym and so on
+    /// int8-g32), int8-token, int8-g64-asym and so on
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     activations: Activations,
     #[command(flatten)]

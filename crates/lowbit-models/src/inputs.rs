@@ -10,8 +10,8 @@ const SHARED: [(&str, &[&str]); 8] = [
     // An expert of a mixture.
     ("", &[".gate_proj", ".up_proj"]),
     // Files that were imported from GGUF.
-    ("", &[".attn_q", ".attn_k", ".attn_v"]),
-    ("", &[".ffn_gate", ".ffn_up"]),
+    (".attn_", &["q", "k", "v"]),
+    (".ffn_", &["gate", "up"]),
 ];
 
 /// Returns a name for the input X of a weight. Weights that take the same X give the same name:
@@ -44,7 +44,7 @@ mod tests {
             ("encoder.layer.1.attention.attn.", ["q", "k", "v"]),
             ("transformer.layer.0.attention.", ["q_lin", "k_lin", "v_lin"]),
             ("model.layers.7.self_attn.", ["q_proj", "k_proj", "v_proj"]),
-            ("blk.12", [".attn_q", ".attn_k", ".attn_v"]),
+            ("blk.12.attn_", ["q", "k", "v"]),
         ] {
             for part in parts {
                 assert_eq!(shared_input(&format!("{stem}{part}.weight")), stem);
@@ -80,6 +80,8 @@ mod tests {
             ("model.layers.0.mlp.gate_proj.weight", "model.layers.0.mlp.up_proj.weight");
         assert_eq!(shared_input(gate), shared_input(up));
         assert_ne!(shared_input(gate), shared_input("model.layers.0.self_attn.q_proj.weight"));
-        assert_ne!(shared_input("blk.0.ffn_up.weight"), shared_input("blk.0.attn_q.weight"));
+        let (gate, up) = ("blk.0.ffn_gate.weight", "blk.0.ffn_up.weight");
+        assert_eq!(shared_input(gate), shared_input(up));
+        assert_ne!(shared_input(up), shared_input("blk.0.attn_q.weight"));
     }
 }
