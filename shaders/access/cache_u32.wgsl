@@ -3,6 +3,8 @@
 // Implements: cache_words.
 // Provides: key_word, key_pair, key_quad, value_word, value_pair, value_quad.
 // They take the number of a word, of a pair of words and of four words.
+// Why a pair is two loads: drivers make one of eight bytes of them; of a whole quad the other half would be
+// loaded for nothing.
 
 @group(0) @binding(4) var<storage, read> keys: array<vec4<u32>>;
 @group(0) @binding(5) var<storage, read> values: array<vec4<u32>>;
@@ -12,8 +14,8 @@ fn key_word(at: u32) -> u32 {
 }
 
 fn key_pair(at: u32) -> vec2<u32> {
-    let quad = keys[at / 2u];
-    return select(quad.xy, quad.zw, at % 2u == 1u);
+    let first = at % 2u * 2u;
+    return vec2<u32>(keys[at / 2u][first], keys[at / 2u][first + 1u]);
 }
 
 fn key_quad(at: u32) -> vec4<u32> {
@@ -25,8 +27,8 @@ fn value_word(at: u32) -> u32 {
 }
 
 fn value_pair(at: u32) -> vec2<u32> {
-    let quad = values[at / 2u];
-    return select(quad.xy, quad.zw, at % 2u == 1u);
+    let first = at % 2u * 2u;
+    return vec2<u32>(values[at / 2u][first], values[at / 2u][first + 1u]);
 }
 
 fn value_quad(at: u32) -> vec4<u32> {
