@@ -30,13 +30,20 @@ pub(super) struct Shaders {
 }
 
 pub(super) fn shaders(spec: &AttentionSpec, caps: &Caps) -> Shaders {
-    let few = if spec.group() <= 4 { 4 } else { 8 };
+    let most = most_queries(caps);
+    let few = if spec.group() <= 4 { 4 } else { most };
     let tile = |queries| tile(spec, caps, queries);
     Shaders {
         decode: tile(few),
         combine: (parts(spec) > 1 || spec.hadamard).then(|| combine(caps)),
-        prefill: (spec.max_m > DECODE_ROWS).then(|| tile(8)),
+        prefill: (spec.max_m > DECODE_ROWS).then(|| tile(most)),
     }
+}
+
+/// Returns the number of queries of a large tile: 8, or 4 on software adapters that `attention/lanes` is not made
+/// for. SwiftShader's compiler takes more than 20 GB for `attention/workgroup` with eight queries.
+fn most_queries(caps: &Caps) -> u32 {
+    if caps.class == AdapterClass::Cpu && caps.subgroup != LANES { 4 } else { 8 }
 }
 
 /// Queries of a unit that tiles divide: a row, or all rows.
