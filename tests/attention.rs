@@ -2,7 +2,7 @@
 
 use crate::common::{Noop, Random, floats, host, large_and_small};
 use lowbit::format::{CacheFormat, CacheLayout};
-use lowbit::gpu::Caps;
+use lowbit::gpu::{AdapterClass, Caps};
 use lowbit::host::Host;
 use lowbit::ops::{
     AttentionArgs, AttentionPlan, AttentionSpec, BindError, FloatType, PlanError, RecordError,
@@ -575,15 +575,16 @@ fn misuse_is_refused() {
     noop.assert_quiet();
 }
 
-/// All query heads of a head of the cache are in one workgroup if there are at most eight of them, so that
+/// On a GPU all query heads of a head of the cache are in one workgroup if there are at most eight, so that
 /// each byte of keys and values is read once a row.
 #[test]
 fn a_group_shares_a_workgroup() {
-    let caps = Caps::from_limits(lowbit::gpu::AdapterClass::Gpu, &wgpu::Limits::defaults());
+    let caps = Caps::from_limits(AdapterClass::Gpu, &wgpu::Limits::defaults());
     let noop = Noop::new(wgpu::Limits::defaults());
     for (heads, kv_heads) in [(9, 3), (14, 2), (8, 1), (32, 8), (12, 12)] {
         let spec = AttentionSpec::new(1, heads, kv_heads, 64, 128);
-        let plan = block_on(AttentionPlan::new(&noop.kernels(), &spec)).unwrap();
+        let kernels = noop.kernels_with(|caps| caps.class = AdapterClass::Gpu);
+        let plan = block_on(AttentionPlan::new(&kernels, &spec)).unwrap();
         let buffers = [1 << 16, 1 << 20, 1 << 20, 64, 1 << 16].map(|bytes| noop.buffer(bytes));
         let [q, keys, values, rows, y] = buffers.each_ref().map(SubBuffer::from);
         let (queries, bias, output, scratch) = (q, None, y, None);
