@@ -2,13 +2,13 @@
 
 use crate::adapter::{AdapterArg, DeviceArg};
 use crate::error::{CliError, printable, warn};
-use crate::model::{adapter_name, failed};
+use crate::model::{adapter_name, failed, load};
 use crate::report::{self, JsonArg, Report, right};
 use crate::{Outcome, files};
 use lowbit::compress::calibrate::{CalibrateError, Calibration, Method};
 use lowbit::format::{ActivationFormat, ActivationGranularity};
 use lowbit_models::architecture;
-use lowbit_models::checkpoint::source::{self, ModelSource};
+use lowbit_models::checkpoint::source::ModelSource;
 use lowbit_models::checkpoint::{AtomicFile, IoError, LayerRanges, RangeTarget, Ranges};
 use lowbit_models::device::{LoadOptions, Model, ModelStatistics, ObserveError};
 use lowbit_models::text::Tokenizer;
@@ -16,7 +16,6 @@ use pollster::block_on;
 use serde::Serialize;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// Observe the inputs of a model's linear layers on sample text
 ///
@@ -216,22 +215,6 @@ fn observe(
     Ok(())
 }
 
-/// Loads the model onto the adapter, with its weights as they are in the file.
-fn load(args: &Args, source: &source::Model) -> Result<Model, CliError> {
-    let adapter = args.adapter.choose()?;
-    let host = args.device.host(&adapter);
-    let host = host.map_err(|error| CliError::new("cannot use the adapter").because(error))?;
-    let bar = report::progress(0);
-    let step = |done: usize, all: usize| {
-        bar.set_length(all as u64);
-        bar.set_position(done as u64);
-    };
-    let (host, options) = (Arc::new(host), LoadOptions::default());
-    let model = block_on(Model::from_source(&host, source, &options, &step));
-    bar.finish_and_clear();
-    model.map_err(|error| failed(&args.model, "load", error))
-}
-
 /// Returns the scales that follow from the ranges.
 fn rows(ranges: &Ranges, target: RangeTarget) -> Result<Vec<Row>, CalibrateError> {
     let row = |(name, layer): (&String, &LayerRanges)| {
@@ -329,7 +312,8 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     // This checks before the work whether the file can be written.
     let output = AtomicFile::create(&args.output);
     drop(output.map_err(|error| CliError::new("cannot write the ranges").because(error))?);
-    let model = load(args, &source)?;
+    let on = (&args.adapter, &args.device);
+    let model = load(&args.model, &source, on, &LoadOptions::default())?.model;
     observe(args, &model, &mut statistics, &lines, channels)?;
     let ranges = statistics.ranges(target);
     let scales = rows(&ranges, target).map_err(|error| {

@@ -73,25 +73,12 @@ impl ModelArgs {
         for left_out in source.omissions() {
             warn(format!("`{}` is left out: {}", left_out.name, left_out.why));
         }
-        let adapter = self.adapter.choose()?;
-        let host = self.device.host(&adapter);
-        let host = host.map_err(|error| CliError::new("cannot open the adapter").because(error))?;
-        let host = Arc::new(host.with_timeout(STEP_TIMEOUT));
-        let start = Instant::now();
-        let bar = progress(0);
         let options = LoadOptions::default().with_activations(self.activations);
         let options = match self.format {
             Some(scheme) => options.with_scheme(scheme),
             None => options,
         };
-        let step = |done: usize, all: usize| {
-            bar.set_length(all as u64);
-            bar.set_position(done as u64);
-        };
-        let model = block_on(Model::from_source(&host, &source, &options, &step));
-        bar.finish_and_clear();
-        let model = model.map_err(|error| failed(&self.model, "load", error))?;
-        Ok(Loaded { model, load_time: start.elapsed() })
+        load(&self.model, &source, (&self.adapter, &self.device), &options)
     }
 
     /// Opens the tokenizer of the model, and checks that it belongs to it.
@@ -125,6 +112,28 @@ impl ModelArgs {
     pub fn activations_name(&self) -> String {
         self.activations.to_string()
     }
+}
+
+/// Opens the adapter and loads a model, with a progress bar.
+pub fn load(
+    path: &Path,
+    source: &dyn ModelSource,
+    (adapter, device): (&AdapterArg, &DeviceArg),
+    options: &LoadOptions,
+) -> Result<Loaded, CliError> {
+    let host = device.host(&adapter.choose()?);
+    let host = host.map_err(|error| CliError::new("cannot open the adapter").because(error))?;
+    let host = Arc::new(host.with_timeout(STEP_TIMEOUT));
+    let start = Instant::now();
+    let bar = progress(0);
+    let step = |done: usize, all: usize| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+    };
+    let model = block_on(Model::from_source(&host, source, options, &step));
+    bar.finish_and_clear();
+    let model = model.map_err(|error| failed(path, "load", error))?;
+    Ok(Loaded { model, load_time: start.elapsed() })
 }
 
 /// Describes an error of running a model.

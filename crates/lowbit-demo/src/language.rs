@@ -140,7 +140,8 @@ fn measure(
         format: name.to_owned(),
         bytes: model.weight_bytes(),
         perplexity,
-        decode_tokens_per_s: steps as f64 / time.as_secs_f64(),
+        // A text that ends at once has no rate.
+        decode_tokens_per_s: if steps == 0 { 0.0 } else { steps as f64 / time.as_secs_f64() },
         text: tokenizer.decode(&tokens, false)?,
     })
 }

@@ -167,7 +167,7 @@ pub enum Program {
     Python(&'static str, &'static str),
     /// A Python program, whose argument is the folder of ggml's libraries.
     Ggml(&'static str),
-    /// The same with a second argument, the device, and without packages.
+    /// A Python program, whose arguments are the folder of ggml's libraries and the device. It needs no packages.
     Llama(&'static str),
 }
 

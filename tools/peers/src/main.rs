@@ -97,7 +97,7 @@ fn run(args: Args) -> Result<(), String> {
             eprintln!("{shape}");
         }
         rows.extend(measure(&plan, shape, &bar).map_err(|error| format!("lowbit: {error}"))?);
-        // What is measured stays, whatever becomes of the rest.
+        // The report is written as it grows, so that a later failure loses nothing.
         write(&json, &rows)?;
     }
     bar.finish_and_clear();

@@ -146,7 +146,7 @@ pub fn run(args: Args, repository: &Path, target: &Path, folders: &Folders) -> R
             bar.inc(1);
         }
         rows = sessions.iter().map(|session| session.row(&case, &adapter, load)).collect();
-        // What is measured stays, whatever becomes of the rest.
+        // The report is written as it grows, so that a later failure loses nothing.
         write(&json, &rows)?;
     }
     bar.finish_and_clear();

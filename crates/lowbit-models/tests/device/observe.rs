@@ -1,4 +1,4 @@
-//! What is observed of the inputs of linear layers, beside the same inputs of the forward pass in f64.
+//! Compares what is observed of the inputs of linear layers with the same inputs of the forward pass in f64.
 
 use super::{F32, cases, shared, words};
 use lowbit::compress::calibrate::{Axis, Statistics};

@@ -122,7 +122,7 @@ pub type Step = Box<dyn FnMut(&[u32], usize) -> Result<u32, Box<dyn Error>>>;
 /// Decoded tokens of the run that is not timed.
 const WARM: usize = 4;
 
-/// The same for a peer that runs a language model. `open` gives the size of the vocabulary too.
+/// Serves requests for a peer that runs a language model. `open` also returns the size of the vocabulary.
 ///
 /// # Errors
 /// As for [`serve`].
