@@ -195,6 +195,10 @@ fn numbers(case: &Case, spec: &RotarySpec) -> Result<Data, String> {
     for at in (1..slots.len()).rev() {
         slots.swap(at, random.below(at as u64 + 1) as usize);
     }
+    // A slot that no row has, so that nothing covers up what is written past the cache: `slots + free` of
+    // a head has the place of `free` of the next head.
+    let free = if case.m.is_multiple_of(2) { 0 } else { slots[case.m] };
+    slots.retain(|&slot| slot != free);
     let mut rows: Vec<[u32; 2]> = slots
         .into_iter()
         .take(case.m)
@@ -202,7 +206,7 @@ fn numbers(case: &Case, spec: &RotarySpec) -> Result<Data, String> {
         .collect();
     // A slot that is not there must not be written, wherever it would be.
     if let (true, [.., last]) = (case.strided, &mut rows[..]) {
-        last[1] = spec.slots + case.m as u32 % 2 * 7;
+        last[1] = spec.slots + free;
     }
     let table = RotaryTable::new(10_000.0, spec.rotary_dim as usize).with_attention_factor(1.25);
     let table = table.pairs(spec.positions as usize).map_err(|e| e.to_string())?;
