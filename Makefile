@@ -17,7 +17,7 @@ demo: setup ## run a sentence encoder in eleven recipes and a language model in 
 test: ## run all Rust tests and samples of the case table: at most 15 minutes (docs/testing.md)
 	@scripts/test.sh
 
-test-all: ## run everything: the whole case table, browsers, fuzzing, candle, the oldest Rust; hours
+test-all: ## run also the whole case table, browsers, fuzzing, candle, the oldest Rust: two hours
 	@scripts/test.sh --all
 
 coverage: setup model adapters tools ## measure which lines of src/ the Rust tests run; ARGS=--html for a page

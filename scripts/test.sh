@@ -2,7 +2,7 @@
 # What `make test` and `make test-all` run. docs/testing.md says what each step is for.
 #
 # usage: test.sh          all Rust tests, and samples of the rest: at most 15 minutes on two cores
-#        test.sh --all    everything: hours
+#        test.sh --all    whole tables, browsers, fuzzing and the rest: about two hours
 #
 #   LOWBIT_SAMPLE=K            takes sample K of the case table; without it, the commit says which
 #   LOWBIT_REQUIRE_GPU=0       lets tests pass that were skipped because there is no adapter
@@ -38,6 +38,11 @@ cargo=(--profile ci --workspace --all-features)
 every=9
 every_quick=11
 every_slow=29
+if $all; then
+    every=1
+    every_quick=1
+    every_slow=5
+fi
 
 # The number of the sample: the commit's number on its branch, so that consecutive commits take
 # consecutive samples and the last nine commits together have run the whole table.
@@ -76,11 +81,16 @@ integration() { cargo test "${cargo[@]}" --test main --no-fail-fast; }
 alone() { cargo test "${cargo[@]}" "${apart[@]/#/--test=}" --no-fail-fast; }
 doctests() { cargo test "${cargo[@]}" --doc; }
 
-# The options of `lowbit verify` that take one case of each N; none in --all.
-# usage: sampled N
-sampled() { $all || echo "--every $1 --offset $((number % $1))"; }
+# The options of `lowbit verify` that take one case of each N. usage: sampled N
+sampled() { [ "$1" -eq 1 ] || echo "--every $1 --offset $((number % $1))"; }
 # The same in words. usage: share TABLE N
-share() { if $all; then echo "the whole $1"; else echo "case $((number % $2)) of each $2 of the $1"; fi; }
+share() {
+    if [ "$2" -eq 1 ]; then
+        echo "the whole $1"
+    else
+        echo "case $((number % $2)) of each $2 of the $1"
+    fi
+}
 
 # usage: verify N ARGUMENT…    with the command line in the log
 verify() {
@@ -120,14 +130,15 @@ adapters() {
 step "downloads: drivers, models, checkers" setup
 step "build: libraries, command, tests, examples" build
 if $all; then
-    # Every shader through every translator, every kernel for every AMD family, and longer runs.
-    export LOWBIT_TARGETS=all LOWBIT_ISA=all LOWBIT_SOAK=long
+    # More shaders through every translator, every kernel for every AMD family, and longer runs. All
+    # shaders, LOWBIT_TARGETS=all, take hours more.
+    export LOWBIT_TARGETS=${LOWBIT_TARGETS:-41} LOWBIT_ISA=all LOWBIT_SOAK=long
 fi
 step "unit tests" unit
 step "integration tests" integration
 step "tests in processes of their own" alone
 step "documentation tests" doctests
-$all || echo "sample $number of the case table; LOWBIT_SAMPLE=$number takes it again"
+echo "sample $number of what is not run whole; LOWBIT_SAMPLE=$number takes it again"
 step "$(share "case table" $every)" table
 if WGPU_BACKEND=vulkan "$lowbit" adapters 2>/dev/null | grep -q llvmpipe; then
     for bits in 128 256 512; do
@@ -152,7 +163,7 @@ web() {
     make --no-print-directory web
     LOWBIT=$lowbit scripts/web-test.sh
 }
-fuzz() { RUNS="${RUNS:-100000}" SECONDS_EACH="${SECONDS_EACH:-120}" scripts/fuzz.sh; }
+fuzz() { RUNS="${RUNS:-100000}" SECONDS_EACH="${SECONDS_EACH:-90}" JOBS="${JOBS:-2}" scripts/fuzz.sh; }
 candle() { make --no-print-directory candle; }
 peers() {
     cargo test --release --locked --manifest-path tools/peers/Cargo.toml \
@@ -174,6 +185,7 @@ the rules that make weights, against the packages that define them|scripts/rules
 the runner of the peers|peers
 quantized checkpoints, by the packages that define them|scripts/test-formats.sh
 logits of a language model, against transformers|scripts/test-logits.sh
+perplexity of two language models, against another engine|scripts/test-perplexity.sh
 a crate without default features, for each backend|scripts/test-features.sh
 the oldest Rust that is supported|scripts/check-msrv.sh
 benches, one iteration each|benches

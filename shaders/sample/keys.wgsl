@@ -54,8 +54,8 @@ fn better(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
     return select(a, b, b.x > a.x || (b.x == a.x && b.y < a.y));
 }
 
-// Returns the largest key of a row and the first column that has it, to every lane. If all are NaN, these
-// are 0 and 0.
+// Returns the largest key of a row and the first column that has it, to every lane. If all are NaN, the key
+// is 0 and the column 0xffffffff, which is no token.
 fn largest(x_at: u32, local: u32) -> vec2<u32> {
     var keys = vec4<u32>(0u);
     var first = vec4<u32>(0u);
@@ -81,5 +81,6 @@ fn largest(x_at: u32, local: u32) -> vec2<u32> {
         }
     }
     workgroupBarrier();
-    return vec2<u32>(best_keys[0], best_columns[0]);
+    let key = best_keys[0];
+    return vec2<u32>(key, select(best_columns[0], 0xffffffffu, key == 0u));
 }

@@ -251,7 +251,8 @@ pub struct SampleArgs<'a> {
     /// The words of [`SampleSettings`], if tokens are drawn at random. The kernel takes numbers that
     /// [`SampleSettings::check`] refuses as they come: a NaN as temperature counts as 0.
     pub settings: Option<SubBuffer<'a>>,
-    /// The tokens, `[max_m]` u32. Of equal logits the first is taken; if all are NaN, token 0.
+    /// The tokens, `[max_m]` u32. Of equal logits the first is taken; if all are NaN, the
+    /// token is [`u32::MAX`], which no vocabulary has.
     pub output: SubBuffer<'a>,
 }
 

@@ -23,15 +23,15 @@ pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
 }
 
 /// Returns the first index of the largest number. A NaN is less than any number; if there are only
-/// NaN, the result is 0.
-pub fn largest(x: &[f32]) -> usize {
+/// NaN, the result is [`u32::MAX`], which is no token.
+pub fn largest(x: &[f32]) -> u32 {
     let mut best: Option<(usize, f32)> = None;
     for (index, &x) in x.iter().enumerate() {
         if !x.is_nan() && best.is_none_or(|(_, most)| x > most) {
             best = Some((index, x));
         }
     }
-    best.map_or(0, |(index, _)| index)
+    best.map_or(u32::MAX, |(index, _)| index as u32)
 }
 
 /// One row of logits and what a token is drawn by.
@@ -54,7 +54,7 @@ pub struct SampleCase<'a> {
 /// A kept token: its index, its logit, its weight, and the error of that.
 #[derive(Clone, Copy)]
 struct Token {
-    index: usize,
+    index: u32,
     x: f32,
     weight: f64,
     off: f64,
@@ -78,9 +78,9 @@ struct Token {
 /// Weights below e⁻⁸⁷ may be that, which is nothing in multiples of 2⁻³¹. Sums for top-p are f32: a
 /// term goes through n = ⌈k/(4·sums)⌉·4 + 4 + log₂(sums) additions at most. So a share is off by the errors of its
 /// weights and γ_{n+1} of it, the rounding of p·Σw included. A multiple of 2⁻³¹ is off by one more.
-pub fn sampled(case: &SampleCase) -> Vec<usize> {
+pub fn sampled(case: &SampleCase) -> Vec<u32> {
     let top = largest(case.x);
-    let most = case.x.get(top).copied().unwrap_or(f32::NAN);
+    let most = case.x.get(top as usize).copied().unwrap_or(f32::NAN);
     let temperature = f64::from(case.temperature);
     // A NaN as temperature counts as 0.
     if most.is_nan() || temperature.is_nan() || temperature <= 0.0 {
@@ -93,7 +93,7 @@ pub fn sampled(case: &SampleCase) -> Vec<usize> {
             UNIT * (3.0 + 7.0 * a.abs()) * (1.0 + 1.0 / 1024.0) + 2.0 * ETA / temperature;
         // 0 · ∞ where nothing is left of a weight.
         let off = if weight == 0.0 { 0.0 } else { weight * relative.exp_m1() };
-        Token { index, x, weight, off }
+        Token { index: index as u32, x, weight, off }
     };
     let numbers = case.x.iter().enumerate().filter(|(_, x)| !x.is_nan());
     let mut tokens: Vec<Token> = numbers.map(token).collect();
@@ -146,7 +146,7 @@ fn nuclei(case: &SampleCase, tokens: &[Token]) -> Vec<f32> {
 }
 
 /// Adds the tokens at `random` / 2³² of the weights, in the order of columns.
-fn draw(kept: &[Token], random: u32, found: &mut Vec<usize>) {
+fn draw(kept: &[Token], random: u32, found: &mut Vec<u32>) {
     const STEPS: f64 = 2_147_483_648.0;
     let low = |token: &Token| (STEPS * (token.weight - token.off) - 1.0).max(0.0);
     let high = |token: &Token| STEPS * (token.weight + token.off);
@@ -183,7 +183,8 @@ mod tests {
     fn the_largest_is_the_first_of_its_kind() {
         assert_eq!(largest(&[1.0, 3.0, 3.0, f32::NAN]), 1);
         assert_eq!(largest(&[f32::NAN, f32::NEG_INFINITY]), 1);
-        assert_eq!(largest(&[f32::NAN, f32::NAN]), 0);
+        assert_eq!(largest(&[f32::NAN, f32::NAN]), u32::MAX);
+        assert_eq!(largest(&[]), u32::MAX);
         assert_eq!(largest(&[-0.0, 0.0]), 0);
     }
 

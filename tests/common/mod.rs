@@ -6,6 +6,7 @@ use lowbit::gpu::{Caps, Feature, Fragment, KernelDesc};
 use lowbit::host::Host;
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Returns the shared device and, on the same device, kernels for a small one: without what a small
@@ -94,6 +95,44 @@ pub fn validate(kernel: &KernelDesc) -> (naga::Module, naga::valid::ModuleInfo) 
 /// Whether tests that draw at random or look for leaks run longer: `make test-all` asks for it.
 pub fn long() -> bool {
     std::env::var_os("LOWBIT_SOAK").is_some_and(|value| value == "long")
+}
+
+/// Chooses what a test takes of all shaders or kernels, whose fragments and constants are `parts`. By default
+/// any two parts that occur together do so in one that is chosen. `LOWBIT_TARGETS=N` adds one of each N,
+/// others for each `LOWBIT_SAMPLE`, as `make test-all` does; `LOWBIT_TARGETS=all` takes all of them.
+pub fn chosen<T: Clone>(all: Vec<T>, parts: impl Fn(&T) -> Vec<String>) -> Vec<T> {
+    let mut share = Vec::new();
+    match std::env::var("LOWBIT_TARGETS").as_deref() {
+        Ok("all") => return all,
+        Ok(text) => {
+            let every = text.parse().ok().filter(|&every| every > 0);
+            let every: usize = every.expect("LOWBIT_TARGETS is `all` or a number from 1");
+            let sample = std::env::var("LOWBIT_SAMPLE").ok().and_then(|text| text.parse().ok());
+            let offset = sample.unwrap_or(0) % every;
+            share.extend(all.iter().skip(offset).step_by(every).cloned());
+        }
+        Err(_) => {}
+    }
+    let mut chosen = lowbit::ops::registry::covering(all, parts);
+    chosen.append(&mut share);
+    chosen
+}
+
+/// Returns the path of a model or a text in `data/`, which `make TARGET` fetches. Where it is not there, says that
+/// the test is skipped and returns `None`, or panics if `LOWBIT_REQUIRE_MODEL` is 1. Nothing requires what `make
+/// model` does not fetch.
+pub fn data(file: &str, target: &str) -> Option<PathBuf> {
+    let mut folders = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+    let root = folders.find(|folder| folder.join("shaders").is_dir()).unwrap();
+    let path = root.join("data").join(file);
+    if path.exists() {
+        return Some(path);
+    }
+    let missing = format!("there is no data/{file}: run `make {target}`");
+    let required = std::env::var_os("LOWBIT_REQUIRE_MODEL").is_some_and(|value| value == "1");
+    assert!(!required || target != "model", "{missing}, and LOWBIT_REQUIRE_MODEL is set");
+    skipped(missing);
+    None
 }
 
 /// Says that a test, or a part of it, is skipped, and why. Unlike `eprintln!` this reaches the log even

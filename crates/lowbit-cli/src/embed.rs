@@ -31,7 +31,7 @@ pub struct Args {
     #[arg(short, long, value_name = "OUT.npy", value_parser = files::to_file())]
     output: PathBuf,
     /// How the rows of a sentence become one vector: mean, cls (the first row) or max. The default is what
-    /// 1_Pooling/config.json in the model's folder says, or mean
+    /// 1_Pooling/config.json in the model's folder or a GGUF file's metadata says, or mean
     #[arg(long, value_name = "HOW")]
     pooling: Option<Pooling>,
     /// Leave the length of vectors as it is. Without this they are divided by it

@@ -1,10 +1,10 @@
 //! SmolLM2 in three formats: the text that follows a prompt, perplexity, size and speed.
 
+use crate::models::Error;
 use crate::report;
 use lowbit::compress::Scheme;
 use lowbit::format::{Granularity, WeightFormat};
 use lowbit::host::Host;
-use lowbit_models::bert::Error;
 use lowbit_models::checkpoint::source::{self, ModelSource};
 use lowbit_models::device::{LoadOptions, Model, Sampling, SessionOptions};
 use lowbit_models::text::Tokenizer;

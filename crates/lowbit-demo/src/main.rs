@@ -13,12 +13,13 @@
 
 mod encoder;
 mod language;
+mod models;
 mod recipes;
 mod report;
 mod sentences;
 
 use lowbit::host::Host;
-use lowbit_models::bert::Error;
+use models::Error;
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

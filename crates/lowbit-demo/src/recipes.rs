@@ -1,7 +1,19 @@
 //! What the demo compares: ways to store the encoder's matrices and to take their inputs.
 
 use lowbit::format::{FormatError, Granularity, WeightFormat};
-use lowbit_models::bert::Inputs;
+
+/// What becomes of the inputs of the linear layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inputs {
+    /// They stay f32.
+    Float,
+    /// They become int8, with a scale and a zero point taken from each token at run time.
+    Dynamic,
+    /// They become int8. Each layer has one scale, fixed on calibration text.
+    Static,
+    /// Static scales, after SmoothQuant has moved outliers of the inputs into the weights.
+    Smooth,
+}
 
 /// A weight format and a way to take inputs, by the name that they have in the report.
 pub struct Recipe {

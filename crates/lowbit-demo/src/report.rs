@@ -1,7 +1,7 @@
 //! What both parts of the demo print and write.
 
+use crate::models::Error;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use lowbit_models::bert::Error;
 use lowbit_models::checkpoint::write_atomic;
 use std::io::IsTerminal;
 use std::path::Path;

@@ -14,6 +14,8 @@ mod minilm;
 #[path = "../../../tools/fuzz/src/model_seeds.rs"]
 #[allow(dead_code, reason = "what writes seeds is for fuzzing")]
 mod model_seeds;
+#[path = "../../lowbit-demo/src/models.rs"]
+mod models;
 mod packages;
 #[path = "../../lowbit-demo/src/recipes.rs"]
 mod recipes;

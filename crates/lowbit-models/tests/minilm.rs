@@ -1,39 +1,45 @@
 //! The demo's encoder on the real model: `make model` fetches it. Without it the tests
 //! are skipped, unless `LOWBIT_REQUIRE_MODEL=1`.
 
-use crate::recipes::{Recipe, recipes};
+use crate::models::Models;
+use crate::recipes::{Inputs, Recipe, recipes};
 use crate::sentences::{Sentence, alike, cosine, sentences};
-use lowbit::compress::{dequantize, smooth};
-use lowbit::format::Quantization;
-use lowbit::format::{Granularity, PackedWeights, StaticScale, WeightFormat};
+use crate::tiny_bert::{self, Named};
+use lowbit::compress::dequantize;
+use lowbit::format::{Granularity, PackedWeights, WeightFormat};
 use lowbit::host::Host;
-use lowbit_models::bert::{
-    Dense, DeviceEncoder, Encoder, Error, Inputs, LayerInput, Samples, gelu,
-};
-use std::{env, path::Path};
+use lowbit_models::bert::{Dense, Encoder, Error, gelu};
+use lowbit_models::checkpoint::ModelFile;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-fn encoder() -> Option<Encoder> {
-    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/minilm"));
-    if folder.join("model.safetensors").exists() {
-        return Some(Encoder::open(folder).unwrap_or_else(|error| panic!("{error}")));
-    }
-    assert!(
-        env::var_os("LOWBIT_REQUIRE_MODEL").is_none_or(|value| value != "1"),
-        "{} holds no model, and LOWBIT_REQUIRE_MODEL is set: run `make model`",
-        folder.display()
-    );
-    let folder = folder.display();
-    crate::common::skipped(format_args!("{folder} holds no model: run `make model`"));
-    None
+/// The folder of the model, if it is there.
+fn folder() -> Option<PathBuf> {
+    let file = crate::common::data("minilm/model.safetensors", "model")?;
+    file.parent().map(Path::to_owned)
 }
 
-fn compress<'a>(
-    host: &'a Host,
-    encoder: &'a Encoder,
+fn encoder() -> Option<Encoder> {
+    folder().map(|folder| Encoder::open(&folder).unwrap_or_else(|error| panic!("{error}")))
+}
+
+/// A device of its own, because models keep theirs.
+fn shared() -> Option<Arc<Host>> {
+    let _ = crate::common::host()?;
+    Some(Arc::new(Host::new().unwrap()))
+}
+
+/// Returns the vectors that a recipe gives on the device.
+fn vectors(
+    models: &Models,
     recipe: &Recipe,
-    samples: &Samples,
-) -> Result<DeviceEncoder<'a>, Error> {
-    DeviceEncoder::new(host, encoder, recipe.format, recipe.inputs, Some(samples))
+    scratch: &Path,
+    sentences: &[Sentence],
+) -> Result<Vec<Vec<f32>>, Error> {
+    let model = models.load(recipe, &scratch.join(recipe.name))?;
+    let texts = || sentences.iter().map(|sentence| sentence.text.as_str());
+    let encoder = models.encoder(&model, texts())?;
+    texts().map(|text| models.embed(&model, &encoder, text)).collect()
 }
 
 fn plain(dense: &Dense, weight: &[f32], x: &[f32], m: usize) -> Result<Vec<f32>, Error> {
@@ -63,25 +69,21 @@ fn encoder_gives_the_reference() -> Result<(), Error> {
 
 const CALIBRATION: &str = include_str!("../../lowbit-demo/src/calibration.txt");
 
-/// Every linear layer through the kernels: what the demo promises of its recipes.
+/// The whole model on the device: what the demo promises of its recipes.
 #[test]
-fn kernels_keep_the_embeddings() -> Result<(), Error> {
-    let Some(encoder) = encoder() else { return Ok(()) };
-    let host = Host::new()?;
-    let sentences = sentences()?;
-    let samples = Samples::new(&host, &encoder, CALIBRATION.lines())?;
+fn recipes_keep_the_embeddings() -> Result<(), Error> {
+    let (Some(folder), Some(host)) = (folder(), shared()) else { return Ok(()) };
+    let (sentences, scratch) = (sentences()?, tempfile::tempdir()?);
+    let models = Models::open(&host, &folder, CALIBRATION.lines())?;
     let mut baseline = Vec::new();
     for recipe in recipes()? {
         let floor = if recipe.name == "f32" { Some(0.99999) } else { recipe.floor };
         let Some(floor) = floor else { continue };
-        let compressed = compress(&host, &encoder, &recipe, &samples)?;
-        let mut embeddings = Vec::new();
-        for (i, sentence) in sentences.iter().enumerate() {
-            let embedding = compressed.embed(&sentence.text)?;
+        let embeddings = vectors(&models, &recipe, scratch.path(), &sentences)?;
+        for (i, (sentence, embedding)) in sentences.iter().zip(&embeddings).enumerate() {
             let want = baseline.get(i).unwrap_or(&sentence.embedding);
-            let cosine = cosine(&embedding, want);
+            let cosine = cosine(embedding, want);
             assert!(cosine >= floor, "{}: {}: cosine {cosine}", recipe.name, sentence.text);
-            embeddings.push(embedding);
         }
         if baseline.is_empty() {
             baseline = embeddings;
@@ -91,77 +93,29 @@ fn kernels_keep_the_embeddings() -> Result<(), Error> {
     Ok(())
 }
 
-/// What codes of inputs stand for, by the definition: a scale a token, or one for all.
-fn rounded(x: &[f32], k: usize, how: Quantization) -> Vec<f32> {
-    let row = |row: &[f32]| {
-        let (scale, zero, least) = match how {
-            Quantization::Dynamic(_) => {
-                let high = row.iter().fold(0.0f32, |a, x| a.max(*x));
-                let low = row.iter().fold(0.0f32, |a, x| a.min(*x));
-                let scale = (high - low) / 255.0;
-                (scale, (-low / scale).round_ties_even() - 128.0, -128.0)
-            }
-            Quantization::Static(StaticScale { scale, zero_point }) => {
-                (scale, zero_point as f32, if zero_point == 0 { -127.0 } else { -128.0 })
-            }
-        };
-        let code = move |x: &f32| ((x / scale).round_ties_even() + zero).clamp(least, 127.0);
-        row.iter().map(|x| (code(x) - zero) * scale).collect::<Vec<_>>()
-    };
-    x.chunks_exact(k).flat_map(row).collect()
-}
-
-/// Every recipe on the GPU against the host: the matrices code for code, the embedding
-/// against plain arithmetic on what the codes stand for.
+/// Recipes with float inputs on the device, beside plain arithmetic on what the codes of the weights stand for.
+/// Codes of inputs that differ in one layer make others in the next, so that recipes with them have no vector of
+/// their own to that precision: `device/fixed.rs` compares these on small models.
 #[test]
 fn recipes_match_the_host() -> Result<(), Error> {
-    let Some(encoder) = encoder() else { return Ok(()) };
-    let host = Host::new()?;
-    let Sentence { text, .. } = &sentences()?[0];
-    let samples = Samples::new(&host, &encoder, CALIBRATION.lines().take(4))?;
-    for recipe in recipes()? {
-        let compressed = compress(&host, &encoder, &recipe, &samples)?;
-        let sizes = compressed.sizes();
-        assert!(sizes.total() > 0 && sizes.weights == 10_616_832, "{}: {sizes:?}", recipe.name);
+    let (Some(folder), Some(host)) = (folder(), shared()) else { return Ok(()) };
+    let encoder = Encoder::open(&folder)?;
+    let sentences = &sentences()?[..1];
+    let scratch = tempfile::tempdir()?;
+    let models = Models::open(&host, &folder, [])?;
+    for recipe in recipes()?.into_iter().filter(|recipe| recipe.inputs == Inputs::Float) {
+        let (matrices, sizes) = models.sizes(recipe.format)?;
+        assert_eq!((matrices, sizes.weights), (36, 10_616_832), "{}", recipe.name);
         let mut weights = Vec::new();
         for dense in encoder.linears() {
-            let weight = match &compressed.input(dense).unwrap().factors {
-                Some(factors) => smooth::scale_columns(&dense.weight, factors)?,
-                None => dense.weight.clone(),
-            };
-            let packed = PackedWeights::quantize(&weight, dense.n, dense.k, &recipe.format)?;
-            // Not assert_eq, which would print millions of codes.
-            let same = host.download(compressed.weights(dense).unwrap())? == packed;
-            assert!(same, "{} of {} differs from the host's", recipe.name, dense.name);
+            let packed = PackedWeights::quantize(&dense.weight, dense.n, dense.k, &recipe.format)?;
             weights.push(dequantize(&packed));
         }
-        let want = encoder.embed(text, &|dense, x, m| {
-            let LayerInput { quantization, factors } = compressed.input(dense).unwrap();
-            let smooth = match factors {
-                Some(factors) => x.iter().zip(factors.iter().cycle()).map(|(x, s)| x / s).collect(),
-                None => x.to_vec(),
-            };
-            let Some(how) = *quantization else {
-                return plain(dense, &weights[dense.index], &smooth, m);
-            };
-            let y = plain(dense, &weights[dense.index], &rounded(&smooth, dense.k, how), m)?;
-            // Layer by layer on the same inputs. Rounding costs 1e-7; a code next to a tie may be
-            // either neighbour, and one of a few thousand moves Y by a few thousandths of a row.
-            let got = compressed.linear(dense, x, m)?;
-            let norm = |v: &mut dyn Iterator<Item = f32>| {
-                v.map(|v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt()
-            };
-            let off =
-                norm(&mut got.iter().zip(&y).map(|(a, b)| a - b)) / norm(&mut y.iter().copied());
-            assert!(off < 2e-3, "{}: {} is off by {off:.1e}", recipe.name, dense.name);
-            Ok(y)
-        })?;
-        // Codes that differ in one layer make others in the next: a small network of 8-bit inputs
-        // has no embedding of its own to that precision.
-        if recipe.inputs == Inputs::Float {
-            let cosine = cosine(&compressed.embed(text)?, &want);
-            assert!(cosine >= 0.999999, "{}: cosine {cosine}", recipe.name);
-        }
+        let of_host = encoder
+            .embed(&sentences[0].text, &|dense, x, m| plain(dense, &weights[dense.index], x, m))?;
+        let of_device = vectors(&models, &recipe, scratch.path(), sentences)?;
+        let cosine = cosine(&of_device[0], &of_host);
+        assert!(cosine >= 0.999999, "{}: cosine {cosine}", recipe.name);
     }
     Ok(())
 }
@@ -171,39 +125,47 @@ fn recipes_match_the_host() -> Result<(), Error> {
 /// less, and SmoothQuant moves the outliers back.
 #[test]
 fn smoothing_repairs_planted_outliers() -> Result<(), Error> {
-    let Some(mut encoder) = encoder() else { return Ok(()) };
-    let host = Host::new()?;
-    let sentences = sentences()?;
+    let (Some(folder), Some(host)) = (folder(), shared()) else { return Ok(()) };
+    let (sentences, scratch) = (sentences()?, tempfile::tempdir()?);
     let sentences = &sentences[..4];
-    let plain_f32 = |encoder: &Encoder, text: &str| {
-        encoder.embed(text, &|dense, x, m| plain(dense, &dense.weight, x, m))
-    };
-    let before: Result<Vec<_>, _> =
-        sentences.iter().map(|s| plain_f32(&encoder, &s.text)).collect();
-    let before = before?;
-    for (value, output) in encoder.values_and_outputs() {
-        for channel in (5..value.n).step_by(96) {
+    let planted = scratch.path().join("planted");
+    let file = ModelFile::open(folder.join("model.safetensors"))?;
+    let mut tensors: Vec<Named> = Vec::new();
+    // No integers, such as the list of positions.
+    for tensor in file.tensors().filter(|tensor| tensor.is_float()) {
+        let (name, mut values) = (tensor.name.to_owned(), tensor.to_f32()?);
+        let columns = tensor.shape.last().copied().unwrap_or(1);
+        for channel in (5..384).step_by(96) {
             // A power of two: nothing is rounded.
-            value.weight[channel * value.k..][..value.k].iter_mut().for_each(|w| *w *= 64.0);
-            value.bias[channel] *= 64.0;
-            output.weight.iter_mut().skip(channel).step_by(value.n).for_each(|w| *w /= 64.0);
+            if name.ends_with("attention.self.value.weight") {
+                values[channel * columns..][..columns].iter_mut().for_each(|w| *w *= 64.0);
+            } else if name.ends_with("attention.self.value.bias") {
+                values[channel] *= 64.0;
+            } else if name.ends_with("attention.output.dense.weight") {
+                values.iter_mut().skip(channel).step_by(columns).for_each(|w| *w /= 64.0);
+            }
         }
+        tensors.push((name, tensor.shape.to_vec(), values));
     }
-    for (sentence, before) in sentences.iter().zip(&before) {
-        let cosine = cosine(&plain_f32(&encoder, &sentence.text)?, before);
-        assert!(cosine > 0.9999999, "f32 has changed: cosine {cosine}");
+    tiny_bert::write(&planted, &tensors);
+    for name in ["config.json", "tokenizer.json"] {
+        std::fs::copy(folder.join(name), planted.join(name))?;
     }
-    let samples = Samples::new(&host, &encoder, CALIBRATION.lines())?;
     let int8 = WeightFormat::int8(Granularity::Channel);
+    let f32 =
+        Recipe { name: "f32", format: WeightFormat::f32(), inputs: Inputs::Float, floor: None };
+    let before = vectors(&Models::open(&host, &folder, [])?, &f32, scratch.path(), sentences)?;
+    let models = Models::open(&host, &planted, CALIBRATION.lines())?;
+    let mean = |recipe: &Recipe| -> Result<f64, Error> {
+        let vectors = vectors(&models, recipe, scratch.path(), sentences)?;
+        let cosines = vectors.iter().zip(&before).map(|(vector, before)| cosine(vector, before));
+        Ok(cosines.sum::<f64>() / before.len() as f64)
+    };
+    let unchanged = mean(&f32)?;
+    assert!(unchanged > 0.9999999, "f32 has changed: cosine {unchanged}");
     let mut means = Vec::new();
     for inputs in [Inputs::Static, Inputs::Dynamic, Inputs::Smooth] {
-        let recipe = Recipe { name: "planted", format: int8, inputs, floor: None };
-        let compressed = compress(&host, &encoder, &recipe, &samples)?;
-        let mut sum = 0.0;
-        for (sentence, before) in sentences.iter().zip(&before) {
-            sum += cosine(&compressed.embed(&sentence.text)?, before);
-        }
-        means.push(sum / sentences.len() as f64);
+        means.push(mean(&Recipe { name: "planted-w8a8", format: int8, inputs, floor: None })?);
     }
     eprintln!(
         "planted outliers: static {:.6}, dynamic {:.6}, smooth {:.6}",

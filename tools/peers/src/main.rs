@@ -59,7 +59,8 @@ fn peer(name: &str) -> Result<Peer, String> {
 
 fn main() -> ExitCode {
     match run(Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::from(2)
@@ -67,7 +68,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: Args) -> Result<(), String> {
+/// Returns whether all that is wanted of speed was found.
+fn run(args: Args) -> Result<bool, String> {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
     let repository = sources.ancestors().nth(2).unwrap_or(sources);
     let target = std::env::var_os("CARGO_TARGET_DIR")
@@ -108,7 +110,7 @@ fn run(args: Args) -> Result<(), String> {
         println!("{}", report::markdown(&rows));
     }
     println!("{}", json.display());
-    Ok(())
+    Ok(true)
 }
 
 fn progress(steps: usize) -> ProgressBar {

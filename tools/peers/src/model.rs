@@ -19,6 +19,10 @@ const MODEL: &str = "data/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
 const FLOOR: Rates = Rates { prompt_tokens_per_s: 1.5, decode_tokens_per_s: 2.0 };
 const GOAL: Rates = Rates { prompt_tokens_per_s: 3.0, decode_tokens_per_s: 4.0 };
 
+/// Formats of lowbit's own that are compared too: the second is to decode at least as fast as the first.
+const FORMATS: [&str; 2] = ["f16", "int4-g64"];
+const OWN: &str = "lowbit, f16 weights";
+
 /// The load of a machine, in processes that want to run, above which its figures are doubtful.
 const BUSY: f64 = 0.5;
 
@@ -65,6 +69,9 @@ struct Row {
     /// The adapter of lowbit, and of the peer where it has one.
     adapter: String,
     model: String,
+    /// The format of lowbit's weights, if it is not that of the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ours_weights: Option<&'static str>,
     prompt_tokens: usize,
     decode_tokens: usize,
     rounds: usize,
@@ -96,11 +103,17 @@ struct Session {
     ours: Vec<Rates>,
 }
 
-/// Measures, and prints a table.
+/// Measures, and prints a table. Returns whether every ratio that was measured is at least what is wanted; a quick look
+/// says nothing about that.
 ///
 /// # Errors
 /// There is no model, or lowbit does not run.
-pub fn run(args: Args, repository: &Path, target: &Path, folders: &Folders) -> Result<(), String> {
+pub fn run(
+    args: Args,
+    repository: &Path,
+    target: &Path,
+    folders: &Folders,
+) -> Result<bool, String> {
     let model = args.model.unwrap_or_else(|| repository.join(MODEL));
     if !model.is_file() {
         return Err(format!("there is no {}; run scripts/fetch-model.sh smollm2", model.display()));
@@ -115,15 +128,16 @@ pub fn run(args: Args, repository: &Path, target: &Path, folders: &Folders) -> R
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let model = model.display().to_string();
     let case = ModelCase { model, prompt_tokens, decode_tokens, threads };
-    let peers = if args.peers.is_empty() { MODEL_PEERS.to_vec() } else { args.peers };
     let load = load();
     if let Some(load) = load.filter(|&load| load > BUSY) {
         eprintln!("{load} processes want to run here already: rates will be too low");
     }
 
-    let bar = progress(1 + peers.len() + 2 * peers.len() * rounds);
+    let own = args.peers.is_empty();
+    let peers = if own { MODEL_PEERS.to_vec() } else { args.peers };
+    let bar = progress(1 + peers.len() + (2 * peers.len() + usize::from(own)) * rounds);
     step(&bar, "lowbit, once before it is timed".to_owned());
-    let adapter = bench(&lowbit, &case)?.adapter;
+    let adapter = bench(&lowbit, &case, None)?.adapter;
     bar.inc(1);
     let mut sessions = Vec::new();
     for peer in peers {
@@ -131,6 +145,7 @@ pub fn run(args: Args, repository: &Path, target: &Path, folders: &Folders) -> R
         sessions.push(Session::open(peer, &case, &adapter, folders));
         bar.inc(1);
     }
+    let mut formats = [Vec::new(), Vec::new()];
     let mut rows = Vec::new();
     for round in 1..=rounds {
         for session in &mut sessions {
@@ -139,22 +154,35 @@ pub fn run(args: Args, repository: &Path, target: &Path, folders: &Folders) -> R
                     &bar,
                     format!("round {round} of {rounds}: lowbit, then {}", session.peer.name),
                 );
-                session.ours.push(bench(&lowbit, &case)?.rates);
+                session.ours.push(bench(&lowbit, &case, None)?.rates);
                 bar.inc(1);
                 session.run();
             }
             bar.inc(1);
         }
+        if own {
+            step(&bar, format!("round {round} of {rounds}: lowbit with f16 and int4 weights"));
+            for (rates, format) in formats.iter_mut().zip(FORMATS) {
+                rates.push(bench(&lowbit, &case, Some(format))?.rates);
+            }
+            bar.inc(1);
+        }
         rows = sessions.iter().map(|session| session.row(&case, &adapter, load)).collect();
+        if own {
+            let [theirs, ours] = &formats;
+            let row = Row::new(OWN, Device::Gpu, (theirs, ours), &case, &adapter);
+            rows.push(Row { ours_weights: Some(FORMATS[1]), load, ..row });
+        }
         // The report is written as it grows, so that a later failure loses nothing.
         write(&json, &rows)?;
     }
     bar.finish_and_clear();
     println!("{} on {adapter}, {threads} threads", case.model);
     println!("prompt of {prompt_tokens} tokens, {decode_tokens} decoded; medians of {rounds}");
-    print!("{}{}", table(&rows), verdicts(&rows));
+    let (text, kept) = verdicts(&rows);
+    print!("{}{text}", table(&rows));
     println!("{}", json.display());
-    Ok(())
+    Ok(kept || args.quick)
 }
 
 /// Says what is being done, on a terminal or not.
@@ -198,29 +226,43 @@ impl Session {
 
     fn row(&self, case: &ModelCase, adapter: &str, load: Option<f64>) -> Row {
         let error = self.process.as_ref().err().cloned();
-        let prompt = |rates: &[Rates]| median(rates.iter().map(|r| r.prompt_tokens_per_s));
-        let decode = |rates: &[Rates]| median(rates.iter().map(|r| r.decode_tokens_per_s));
         // Rates of some of the rounds are no result.
         let (theirs, ours): (&[Rates], &[Rates]) = match &error {
             Some(_) => (&[], &[]),
             None => (&self.theirs, &self.ours),
         };
+        let row = Row::new(self.peer.name, self.peer.device, (theirs, ours), case, adapter);
+        Row { peer_version: self.hello.version.clone(), load, error, ..row }
+    }
+}
+
+impl Row {
+    fn new(
+        peer: &'static str,
+        device: Device,
+        (theirs, ours): (&[Rates], &[Rates]),
+        case: &ModelCase,
+        adapter: &str,
+    ) -> Self {
+        let prompt = |rates: &[Rates]| median(rates.iter().map(|r| r.prompt_tokens_per_s));
+        let decode = |rates: &[Rates]| median(rates.iter().map(|r| r.decode_tokens_per_s));
         let name = Path::new(&case.model).file_name();
-        Row {
-            peer: self.peer.name,
-            peer_version: self.hello.version.clone(),
-            device: self.peer.device,
+        Self {
+            peer,
+            peer_version: String::new(),
+            device,
             adapter: adapter.to_owned(),
             model: name.map_or_else(|| case.model.clone(), |n| n.to_string_lossy().into_owned()),
+            ours_weights: None,
             prompt_tokens: case.prompt_tokens,
             decode_tokens: case.decode_tokens,
             rounds: theirs.len(),
-            load,
+            load: None,
             prompt_tokens_per_s: prompt(theirs),
             decode_tokens_per_s: decode(theirs),
             ours_prompt_tokens_per_s: prompt(ours),
             ours_decode_tokens_per_s: decode(ours),
-            error,
+            error: None,
         }
     }
 }
@@ -231,12 +273,13 @@ fn median(samples: impl Iterator<Item = f64>) -> Option<f64> {
     samples.get(samples.len() / 2).copied()
 }
 
-/// Runs lowbit once.
-fn bench(lowbit: &Path, case: &ModelCase) -> Result<Ours, String> {
+/// Runs lowbit once, with the weights of the file or in another format.
+fn bench(lowbit: &Path, case: &ModelCase, format: Option<&str>) -> Result<Ours, String> {
     let name = lowbit.display();
     let mut command = Command::new(lowbit);
     command.args(["bench", "--json", "-", "--model", &case.model]);
     command.args(["-p", &case.prompt_tokens.to_string(), "-n", &case.decode_tokens.to_string()]);
+    command.args(format.iter().flat_map(|format| ["--format", format]));
     let output = command.stdin(Stdio::null()).output();
     let output = output.map_err(|error| format!("{name} does not start: {error}"))?;
     if !output.status.success() {
@@ -289,16 +332,29 @@ fn ratio(ours: Option<f64>, theirs: Option<f64>) -> Option<f64> {
     ours.zip(theirs).map(|(ours, theirs)| ours / theirs)
 }
 
-/// Compares the ratios to peers on the same adapter with what is wanted.
-fn verdicts(rows: &[Row]) -> String {
-    let mut text = String::new();
+/// Compares the ratios to peers on the same adapter with what is wanted, and returns whether all that were measured are
+/// at least that. A ratio below the goal is told, and no failure.
+fn verdicts(rows: &[Row]) -> (String, bool) {
+    let (mut text, mut kept) = (String::new(), true);
     for row in rows.iter().filter(|row| row.device == Device::Gpu) {
         let prompt = ratio(row.ours_prompt_tokens_per_s, row.prompt_tokens_per_s);
         let decode = ratio(row.ours_decode_tokens_per_s, row.decode_tokens_per_s);
+        if row.peer == OWN {
+            let verdict = match decode {
+                None => "not measured".to_owned(),
+                Some(ratio) if ratio < 1.0 => format!("missed: {ratio:.2}×"),
+                Some(ratio) => format!("met: {ratio:.2}×"),
+            };
+            kept &= decode.is_none_or(|ratio| ratio >= 1.0);
+            let [than, format] = FORMATS;
+            text.push_str(&format!("decode with {format} beside {than}, at least 1×: {verdict}\n"));
+            continue;
+        }
         for (what, found, floor, goal) in [
             ("prompt", prompt, FLOOR.prompt_tokens_per_s, GOAL.prompt_tokens_per_s),
             ("decode", decode, FLOOR.decode_tokens_per_s, GOAL.decode_tokens_per_s),
         ] {
+            kept &= found.is_none_or(|ratio| ratio >= floor);
             let verdict = match found {
                 None => "not measured".to_owned(),
                 Some(ratio) if ratio < floor => format!("missed: {ratio:.2}×"),
@@ -311,7 +367,7 @@ fn verdicts(rows: &[Row]) -> String {
             ));
         }
     }
-    text
+    (text, kept)
 }
 
 #[cfg(test)]
@@ -325,6 +381,7 @@ mod tests {
             device: Device::Gpu,
             adapter: String::new(),
             model: String::new(),
+            ours_weights: None,
             prompt_tokens: 512,
             decode_tokens: 128,
             rounds: 3,
@@ -339,15 +396,21 @@ mod tests {
 
     #[test]
     fn verdicts_say_what_was_missed() {
-        let text = verdicts(&[row(14.9, 20.0)]);
+        let (text, kept) = verdicts(&[row(14.9, 20.0)]);
+        assert!(!kept);
         assert!(text.contains("prompt beside llama.cpp-vulkan, at least 1.5×, goal 3×: missed"));
         assert!(
             text.contains("decode beside llama.cpp-vulkan, at least 2×, goal 4×: met, without")
         );
-        assert!(verdicts(&[row(30.0, 40.0)]).matches("met, with the goal").count() == 2);
+        let (text, kept) = verdicts(&[row(30.0, 40.0)]);
+        assert!(kept && text.matches("met, with the goal").count() == 2, "{text}");
+        for (decode, met, says) in [(10.0, true, "met: 1.00×"), (9.9, false, "missed: 0.99×")] {
+            let (text, kept) = verdicts(&[Row { peer: OWN, ..row(1.0, decode) }]);
+            assert!(kept == met && text.contains(says), "{text}");
+        }
         let failed =
             Row { prompt_tokens_per_s: None, error: Some("no driver".into()), ..row(1.0, 1.0) };
-        assert!(verdicts(std::slice::from_ref(&failed)).contains("not measured"));
+        assert!(verdicts(std::slice::from_ref(&failed)).0.contains("not measured"));
         assert!(table(&[failed]).contains("llama.cpp-vulkan did not run: no driver"));
     }
 

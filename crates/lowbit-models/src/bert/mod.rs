@@ -1,13 +1,11 @@
 //! BERT as a sentence encoder, in plain Rust: embeddings, attention, layer norms, GELU and mean
-//! pooling. The caller runs its linear layers, or [`DeviceEncoder`] does so on a GPU.
+//! pooling. The caller runs its linear layers. It is what the tests compare the
+//! [device layer](crate::device) with.
 
-mod device;
 mod load;
 
-pub use device::{DeviceEncoder, Inputs, LayerInput, Samples};
 pub use load::OpenError;
 
-use crate::inputs::shared_input;
 use load::Config;
 use tokenizers::Tokenizer;
 
@@ -76,34 +74,6 @@ impl Encoder {
             let Layer { query, key, value, attention_out, ffn_in, ffn_out, .. } = layer;
             [query, key, value, attention_out, ffn_in, ffn_out]
         })
-    }
-
-    /// Returns the layers that take the same input as this one, including itself.
-    pub fn sharing(&self, dense: &Dense) -> Vec<&Dense> {
-        let name = dense.weight_name();
-        let shares = |other: &&Dense| shared_input(&other.weight_name()) == shared_input(&name);
-        self.linears().filter(shares).collect()
-    }
-
-    /// Returns the value projection and the output projection of each attention. What lies between
-    /// them is linear in every channel of the value.
-    pub fn values_and_outputs(&mut self) -> impl Iterator<Item = (&mut Dense, &mut Dense)> {
-        self.layers.iter_mut().map(|layer| (&mut layer.value, &mut layer.attention_out))
-    }
-
-    /// Returns how many tokens a text has, and how many of them the encoder takes if it cuts the text.
-    ///
-    /// # Errors
-    /// Returns the error of the tokenizer.
-    pub fn cut(&self, text: &str) -> Result<Option<(usize, usize)>, Error> {
-        let tokens = self.tokenizer.encode(text, true)?;
-        if tokens.get_overflowing().is_empty() {
-            return Ok(None);
-        }
-        // Each part that was cut off has the special tokens again.
-        let mut whole = self.tokenizer.clone();
-        whole.with_truncation(None)?;
-        Ok(Some((whole.encode(text, true)?.len(), tokens.len())))
     }
 
     /// Returns the embedding of a text, scaled to length 1: the mean over its tokens, including

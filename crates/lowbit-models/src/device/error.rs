@@ -43,6 +43,23 @@ pub enum RunError {
         /// Tokens that there is room for.
         slots: usize,
     },
+    /// A text is longer than a model that has a table of positions can read.
+    #[error("{need} tokens do not fit: the model has positions for {have}")]
+    Positions {
+        /// Tokens that there must be positions for.
+        need: usize,
+        /// Tokens that there are positions for.
+        have: usize,
+    },
+    /// Every logit is NaN, so there is no token to choose.
+    #[error(
+        "the logits after {tokens} tokens are NaN; numbers beyond the range of f16 do that, which f32 \
+         activations and caches hold"
+    )]
+    NotFinite {
+        /// Tokens that were read.
+        tokens: usize,
+    },
     /// A token is not in the vocabulary.
     #[error("token {token} is outside of the vocabulary of {vocab}")]
     Token {

@@ -52,7 +52,8 @@ impl LoadOptions {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SessionOptions {
-    /// Tokens that the caches have room for.
+    /// Tokens that the caches have room for. A session of a model with a table of positions has room for no more
+    /// than these.
     pub slots: usize,
     /// How keys and values are stored. int4 keys and values are rotated by a Hadamard transform.
     pub cache: CacheFormat,

@@ -1,5 +1,6 @@
 //! How the rows of a sentence become one vector, and what a model's folder says of it.
 
+use crate::checkpoint::source::{self, ModelSource};
 use crate::checkpoint::{folder_of, read_limited};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -42,12 +43,12 @@ impl Pooling {
         }
     }
 
-    /// Returns what the folder of a model says: `1_Pooling/config.json`, as sentence-transformers writes it.
-    /// `None` if there is no such file. `modules.json` may name no other steps than the transformer, pooling
-    /// and the division of vectors by their length.
+    /// Returns what the folder of a model says: `1_Pooling/config.json`, as sentence-transformers writes it, or
+    /// `….pooling_type` of a GGUF file. `None` if neither is there. `modules.json` may name no other steps than the
+    /// transformer, pooling and the division of vectors by their length.
     ///
     /// # Errors
-    /// Returns [`PoolingError`] if a file cannot be read, or asks for something else.
+    /// Returns [`PoolingError`] if a file of these cannot be read, or asks for something else.
     pub fn of_model(path: impl AsRef<Path>) -> Result<Option<Self>, PoolingError> {
         let path = path.as_ref();
         let folder = if path.is_dir() { path } else { folder_of(path) };
@@ -56,7 +57,34 @@ impl Pooling {
             check_modules(&modules, &value)?;
         }
         let config = folder.join("1_Pooling").join("config.json");
-        json(&config)?.map(|value| read(&config, &value)).transpose()
+        match json(&config)? {
+            Some(value) => read(&config, &value).map(Some),
+            None => of_metadata(path),
+        }
+    }
+}
+
+/// Returns what the metadata of a GGUF file says. A model that cannot be opened says nothing: whoever loads it
+/// reports that.
+fn of_metadata(path: &Path) -> Result<Option<Pooling>, PoolingError> {
+    let Ok(model) = source::open(path) else { return Ok(None) };
+    let imported = model.metadata().get("gguf.metadata").and_then(|text| {
+        let value: Option<Value> = serde_json::from_str(text).ok();
+        value
+    });
+    let metadata = imported.as_ref().unwrap_or(model.config());
+    let architecture = metadata.get("general.architecture").and_then(Value::as_str);
+    let Some(architecture) = architecture else { return Ok(None) };
+    let Some(said) = metadata.get(format!("{architecture}.pooling_type")) else { return Ok(None) };
+    let unsupported = |what: String| PoolingError::Unsupported { path: path.to_owned(), what };
+    // The numbers of llama.cpp's `llama_pooling_type`.
+    match said.as_u64() {
+        Some(1) => Ok(Some(Pooling::Mean)),
+        Some(2) => Ok(Some(Pooling::Cls)),
+        Some(0) => Err(unsupported("a vector for each token".into())),
+        Some(3) => Err(unsupported("pooling by the last token".into())),
+        Some(4) => Err(unsupported("a rank".into())),
+        _ => Err(unsupported(format!("pooling of type {said}"))),
     }
 }
 
@@ -144,6 +172,7 @@ pub enum PoolingError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::gguf::tests::Builder;
     use std::fs;
 
     /// What a folder with these files says.
@@ -178,6 +207,31 @@ mod tests {
         ] {
             assert_eq!(said(Some(modules), Some(config)), Ok(Some(want)), "{config}");
         }
+    }
+
+    #[test]
+    fn gguf_files_say_how_to_pool() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        let said = |kind: Option<u32>| {
+            let file = Builder::new().string("general.architecture", "bert");
+            let file = match kind {
+                Some(kind) => file.entry("bert.pooling_type", 4, &kind.to_le_bytes()),
+                None => file,
+            };
+            fs::write(&path, file.tensor("t", &[1], 24, &[1]).build()).unwrap();
+            Pooling::of_model(&path).map_err(|error| error.to_string())
+        };
+        assert_eq!(said(None), Ok(None));
+        assert_eq!(said(Some(1)), Ok(Some(Pooling::Mean)));
+        assert_eq!(said(Some(2)), Ok(Some(Pooling::Cls)));
+        assert!(said(Some(3)).unwrap_err().contains("the last token"));
+        assert!(said(Some(9)).unwrap_err().contains("type 9"));
+        // The files of sentence-transformers come first.
+        fs::create_dir(folder.path().join("1_Pooling")).unwrap();
+        let config = r#"{"pooling_mode": "max"}"#;
+        fs::write(folder.path().join("1_Pooling/config.json"), config).unwrap();
+        assert_eq!(said(Some(2)), Ok(Some(Pooling::Max)));
     }
 
     #[test]

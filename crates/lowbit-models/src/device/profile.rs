@@ -1,6 +1,7 @@
 //! What a step costs: bytes, dispatches, and the time of each kind of op.
 
 use super::graph::Op;
+use super::runner::Draw;
 use super::{RunError, Session};
 use lowbit::ops::DeviceWeights;
 use std::collections::BTreeMap;
@@ -48,7 +49,10 @@ impl Session<'_> {
     pub async fn profile(&mut self) -> Result<Vec<KindCost>, RunError> {
         let host = self.model.host.clone();
         let mut kinds: BTreeMap<&'static str, Vec<usize>> = BTreeMap::new();
-        let steps: Vec<_> = self.runner.body.iter().chain(&self.runner.head).collect();
+        let steps: Vec<_> = {
+            let sampler = self.runner.sampler(Draw::Largest);
+            self.runner.body.iter().chain(&self.runner.head).chain(sampler).collect()
+        };
         for (index, step) in steps.iter().enumerate() {
             kinds.entry(step.name).or_default().push(index);
         }

@@ -112,6 +112,15 @@ impl Runner {
         Ok(())
     }
 
+    /// Returns the step that makes a choice.
+    pub fn sampler(&self, draw: Draw) -> Option<&Step> {
+        match draw {
+            Draw::Nothing => None,
+            Draw::Largest => self.samplers.first(),
+            Draw::Random => self.samplers.last(),
+        }
+    }
+
     /// Records the logits of rows of the last step, and then, if that is asked for, the choice of a token of
     /// each, which take the first places of the tokens of the next step.
     pub fn record_head(
@@ -128,12 +137,7 @@ impl Runner {
         let start = u64::from(wanted.start) * self.row_bytes;
         encoder.copy_buffer_to_buffer(from, start, to, 0, bytes);
         let mut pass = encoder.begin_compute_pass(&Default::default());
-        let sampler = match draw {
-            Draw::Nothing => None,
-            Draw::Largest => self.samplers.first(),
-            Draw::Random => self.samplers.last(),
-        };
-        for step in self.head.iter().chain(sampler) {
+        for step in self.head.iter().chain(self.sampler(draw)) {
             step.record(&mut pass, wanted.len() as u32)?;
         }
         Ok(())

@@ -34,6 +34,8 @@ impl Model {
             let family = self.blueprint.family;
             return Err(RunError::Options(format!("{family} is an encoder and makes no tokens")));
         }
+        // Beyond the table a text would read rows that are not there.
+        let slots = self.positions().map_or(options.slots, |have| options.slots.min(have));
         let count = |what: &str, number: usize| match u32::try_from(number) {
             Ok(count) if (1..1 << 20).contains(&count) => Ok(count),
             _ => Err(RunError::Options(format!("{what} = {number} is outside of 1…1048575"))),
@@ -41,7 +43,7 @@ impl Model {
         let size = |rows: u32| {
             Ok::<_, RunError>(Size {
                 rows,
-                slots: count("slots", options.slots)?,
+                slots: count("slots", slots)?,
                 cache: options.cache,
                 logit_rows: count("logit_rows", options.logit_rows)?,
                 counted: true,
@@ -52,7 +54,7 @@ impl Model {
             Some(chunk) => build(count("chunk", chunk)?)?,
             None => {
                 let limit = self.weight_bytes() / 20;
-                let mut rows = 512.min(count("slots", options.slots)?.next_multiple_of(32));
+                let mut rows = 512.min(count("slots", slots)?.next_multiple_of(32));
                 let mut built = build(rows)?;
                 while rows > 32 && built.activation_bytes() > limit {
                     rows = (rows / 2).max(32);
@@ -63,6 +65,11 @@ impl Model {
         };
         let rows = built.body.shapes[built.ids.0].rows;
         Session::new(self, built, size(rows)?).await
+    }
+
+    /// Returns the number of tokens that a model with a table of positions has positions for.
+    fn positions(&self) -> Option<usize> {
+        self.blueprint.embedding.positions.as_ref().map(|_| self.blueprint.context)
     }
 }
 
@@ -121,10 +128,13 @@ impl<'m> Session<'m> {
         self.submissions
     }
 
-    /// Returns the number of dispatches of a step of `rows` rows, and of the logits of one.
+    /// Returns the number of dispatches of a step of `rows` rows, of the logits of the last one, and of the choice of
+    /// the largest.
     pub fn dispatches(&self, rows: u32) -> usize {
         let body = self.runner.body.iter().map(|step| step.dispatches(rows)).sum::<usize>();
-        body + self.runner.head.iter().map(|step| step.dispatches(1)).sum::<usize>()
+        let sampler = self.runner.sampler(Draw::Largest);
+        let head = self.runner.head.iter().chain(sampler);
+        body + head.map(|step| step.dispatches(1)).sum::<usize>()
     }
 
     /// Forgets all tokens from `len` on, so that another text may follow.
@@ -148,7 +158,11 @@ impl<'m> Session<'m> {
             return Err(RunError::Token { token, vocab });
         }
         let (need, slots) = (self.len().saturating_add(tokens.len()), self.slots());
-        if need > slots { Err(RunError::Full { need, slots }) } else { Ok(()) }
+        match self.model.positions() {
+            Some(have) if need > have => Err(RunError::Positions { need, have }),
+            _ if need > slots => Err(RunError::Full { need, slots }),
+            _ => Ok(()),
+        }
     }
 
     /// Reads tokens, and returns the logits of the last one: what may follow.
@@ -214,6 +228,9 @@ impl<'m> Session<'m> {
         let draw = if random { Draw::Random } else { Draw::Largest };
         let token = self.step(tokens, Want::Token(draw)).await?;
         let token = token.first().copied().ok_or(RunError::Empty)?;
+        if token == u32::MAX {
+            return Err(RunError::NotFinite { tokens: self.len() });
+        }
         self.drawn = Some(token);
         Ok(token)
     }

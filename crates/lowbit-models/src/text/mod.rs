@@ -51,9 +51,15 @@ const ENDS: [&str; 14] = [
     "</s>",
 ];
 
-/// A model may have more embeddings than its tokenizer has tokens, so that their number suits a device:
-/// at most this part of them.
+/// A model may have more embeddings than its tokenizer has tokens, so that their number suits a device: then it is a
+/// multiple of this.
+const PAD_TO: usize = 8;
+/// At most this part of the embeddings is padding.
 const MOST_PADDING: usize = 16;
+
+/// A token past the embeddings of Gemma 3's models without images, whose tokenizer is that of all sizes. A text
+/// that spells it is refused when it runs.
+const IMAGE: (&str, &str) = ("gemma3", "<image_soft_token>");
 
 /// What turns text into tokens.
 enum Encoder {
@@ -322,13 +328,16 @@ impl Tokenizer {
     ///
     /// # Errors
     /// Returns [`TextError::TooManyTokens`] or [`TextError::TooFewTokens`]. A GGUF file lists a token for
-    /// each embedding. With a `tokenizer.json`, a sixteenth of the embeddings may be padding.
+    /// each embedding. With a `tokenizer.json`, a sixteenth of the embeddings may be padding, up to a multiple of 8.
     pub fn check(&self, blueprint: &Blueprint) -> Result<(), TextError> {
-        let (tokens, rows) = (self.tokens, blueprint.vocab);
+        let rows = blueprint.vocab;
+        let is_unused = (blueprint.family, &*self.last) == IMAGE && self.tokens == rows + 1;
+        let tokens = if is_unused { rows } else { self.tokens };
         if tokens > rows {
             return Err(TextError::TooManyTokens { tokens, last: self.last.clone(), rows });
         }
-        let most_padding = if self.is_padded { 0 } else { rows / MOST_PADDING };
+        let padded = !self.is_padded && rows.is_multiple_of(PAD_TO);
+        let most_padding = if padded { rows / MOST_PADDING } else { 0 };
         if rows - tokens > most_padding {
             return Err(TextError::TooFewTokens { tokens, rows });
         }

@@ -1,36 +1,23 @@
 //! Models that people use, if `scripts/fetch-model.sh` has fetched them.
 
-use crate::common::skipped;
+use crate::common::data;
 use crate::sentences::{cosine, sentences};
 use lowbit_models::architecture::{self, Blueprint, Pairs, Rotary, RotaryScaling, reference};
 use lowbit_models::checkpoint::source::{self, Model};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use tokenizers::Tokenizer;
 
-fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data").join(name)
-}
-
-/// Opens a model of which a folder has a file, or says that there is none.
-fn open(name: &str, file: &str) -> Option<(Model, Blueprint)> {
-    let path = folder(name).join(file);
-    if !path.exists() {
-        assert!(
-            std::env::var_os("LOWBIT_REQUIRE_MODEL").is_none_or(|value| value != "1")
-                || name != "minilm",
-            "there is no {name}, and LOWBIT_REQUIRE_MODEL is set: run `make model`"
-        );
-        skipped(format_args!("there is no {name}: run `scripts/fetch-model.sh {name}`"));
-        return None;
-    }
+/// Opens a model of `data/`, if it is there.
+fn open(path: PathBuf) -> (Model, Blueprint) {
     let model = source::open(path).unwrap();
     let blueprint = architecture::read(&model).unwrap();
-    Some((model, blueprint))
+    (model, blueprint)
 }
 
 #[test]
 fn smollm2_is_a_llama() {
-    let Some((_, blueprint)) = open("smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
+    let Some(file) = data("smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "model") else { return };
+    let (_, blueprint) = open(file);
     let Blueprint { family, hidden, vocab, context, ref layers, .. } = blueprint;
     assert_eq!((family, hidden, vocab, context, layers.len()), ("llama", 576, 49152, 8192, 30));
     let scaling = RotaryScaling::None;
@@ -46,8 +33,9 @@ fn smollm2_is_a_llama() {
 
 #[test]
 fn qwen_coder_is_a_qwen2() {
-    let file = "Qwen2.5-Coder-0.5B-Instruct.gguf";
-    let Some((_, blueprint)) = open("qwen2.5-coder", file) else { return };
+    let file = "qwen2.5-coder/Qwen2.5-Coder-0.5B-Instruct.gguf";
+    let Some(file) = data(file, "language-models") else { return };
+    let (_, blueprint) = open(file);
     assert_eq!((blueprint.family, blueprint.hidden, blueprint.layers.len()), ("qwen2", 896, 24));
     let scaling = RotaryScaling::None;
     let rotary = Rotary { dim: 64, pairs: Pairs::Split, base: 1e6, scaling };
@@ -62,8 +50,9 @@ fn qwen_coder_is_a_qwen2() {
 /// The means of the last residuals are the embeddings that an independent program gives.
 #[test]
 fn minilm_gives_the_reference() {
-    let Some((model, blueprint)) = open("minilm", "model.safetensors") else { return };
-    let mut tokenizer = Tokenizer::from_file(folder("minilm").join("tokenizer.json")).unwrap();
+    let Some(file) = data("minilm/model.safetensors", "model") else { return };
+    let mut tokenizer = Tokenizer::from_file(file.with_file_name("tokenizer.json")).unwrap();
+    let (model, blueprint) = open(file);
     tokenizer.with_padding(None);
     for sentence in sentences().unwrap().iter().step_by(3) {
         let tokens = tokenizer.encode(sentence.text.as_str(), true).unwrap();

@@ -1,14 +1,16 @@
 //! What steps of a session cost, and how they follow each other.
 
-use super::{F32, FOLDER, difference, shared};
-use crate::common::skipped;
+use super::{F16, F32, FOLDER, INT4, INT8, difference, shared};
+use crate::common::data;
+use crate::tiny_bert;
+use lowbit::format::CacheFormat;
 use lowbit::host::Host;
+use lowbit_models::checkpoint::{ModelFile, source};
 use lowbit_models::device::{LoadOptions, Model, RunError, Sampling, SessionOptions};
-use lowbit_models::text::Tokenizer;
-use lowbit_models::text::windows::windows;
 use pollster::block_on;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 fn load(host: &Arc<Host>, name: &str) -> Model {
     let path = Path::new(FOLDER).join(name).join("model.safetensors");
@@ -16,13 +18,7 @@ fn load(host: &Arc<Host>, name: &str) -> Model {
 }
 
 fn smollm2() -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../data/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf");
-    if !path.exists() {
-        skipped(format_args!("there is no smollm2: run `scripts/fetch-model.sh smollm2`"));
-        return None;
-    }
-    Some(path)
+    data("smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "model")
 }
 
 /// The tokens that the device chooses are the largest logits, and the texts of a chunked prompt, of single
@@ -105,16 +101,88 @@ fn a_session_takes_no_more_than_it_has_room_for() {
     block_on(session.extend(&[2])).unwrap();
 }
 
+/// GPT-2 has a table of positions, and rows past its end would be of nothing.
+#[test]
+fn a_session_has_no_room_past_a_table_of_positions() {
+    let Some(host) = shared() else { return };
+    let model = load(&host, "gpt2");
+    let context = model.blueprint().context;
+    let mut session = block_on(model.session(&SessionOptions::default())).unwrap();
+    assert_eq!(session.slots(), context);
+    block_on(session.warm_up()).unwrap();
+    let long = block_on(session.extend(&vec![1; context + 1])).unwrap_err();
+    assert!(matches!(long, RunError::Positions { need, have } if need == have + 1), "{long}");
+    block_on(session.prompt(&vec![1; context], &Sampling::GREEDY)).unwrap();
+    let full = block_on(session.next(&Sampling::GREEDY)).unwrap_err();
+    assert!(matches!(full, RunError::Positions { .. }), "{full}");
+}
+
+/// Numbers that are too large for their type make logits of NaN, of which no token is chosen.
+#[test]
+fn no_token_is_chosen_from_nan() {
+    let Some(host) = shared() else { return };
+    let from = Path::new(FOLDER).join("llama");
+    let file = ModelFile::open(from.join("model.safetensors")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let large = |name: &str| name.ends_with("layers.0.mlp.down_proj.weight");
+    let tensors: Vec<(String, Vec<usize>, Vec<f32>)> = file
+        .tensors()
+        .map(|tensor| {
+            let mut values = tensor.to_f32().unwrap();
+            if large(tensor.name) {
+                values.fill(f32::MAX);
+            }
+            (tensor.name.to_owned(), tensor.shape.to_vec(), values)
+        })
+        .collect();
+    assert_eq!(tensors.iter().filter(|(name, ..)| large(name)).count(), 1);
+    tiny_bert::write(folder.path(), &tensors);
+    std::fs::copy(from.join("config.json"), folder.path().join("config.json")).unwrap();
+    let path = folder.path().join("model.safetensors");
+    let model = block_on(Model::load(&host, path, &LoadOptions::default())).unwrap();
+    let mut session = block_on(model.session(&SessionOptions::default().with_slots(16))).unwrap();
+    for sampling in [Sampling::GREEDY, Sampling::new(1.0, 0, 1.0, 1).unwrap()] {
+        session.rewind(0).unwrap();
+        let refused = block_on(session.prompt(&[1, 2, 3], &sampling)).unwrap_err();
+        assert!(matches!(refused, RunError::NotFinite { tokens: 3 }), "{refused}");
+        // There is no token that could follow.
+        assert!(matches!(block_on(session.next(&sampling)), Err(RunError::Empty)));
+    }
+}
+
+/// Returns the number of submissions to the queue so far, this one of nothing included.
+fn submitted(host: &Host) -> u64 {
+    let index = format!("{:?}", host.queue().submit([]));
+    let digits: String = index.chars().filter(char::is_ascii_digit).collect();
+    digits.parse().unwrap_or_else(|_| panic!("{index} has no number"))
+}
+
 /// A decoded token of SmolLM2: one submission, no pipeline, no memory, and nine dispatches a layer. All memory
-/// is that of weights and caches and a tenth.
+/// is that of weights and caches and a tenth, also while the model is loaded and its weights are compressed.
 #[test]
 fn a_token_costs_one_submission_and_nothing_else() {
     let (Some(host), Some(path)) = (shared(), smollm2()) else { return };
     let allocated =
         || host.device().generate_allocator_report().map(|report| report.total_allocated_bytes);
     host.submit(|_| ()).unwrap();
-    let before = allocated();
-    let model = block_on(Model::load(&host, path, &LoadOptions::default())).unwrap();
+    let source = source::open(path).unwrap();
+    let int4 = LoadOptions::default().with_scheme("int4-g64".parse().unwrap());
+    for options in [int4, LoadOptions::default()] {
+        // What the model before left is given back.
+        host.submit(|_| ()).unwrap();
+        let (before, peak) = (allocated(), AtomicU64::new(0));
+        let sample = |_, _| {
+            peak.fetch_max(allocated().unwrap_or(0), Ordering::Relaxed);
+        };
+        let model = block_on(Model::from_source(&host, &source, &options, &sample)).unwrap();
+        costs_of_a_token(&host, &model, (before, peak.into_inner()));
+    }
+}
+
+/// Decodes with a model, where memory was `before` and at most `peak` while it was loaded.
+fn costs_of_a_token(host: &Host, model: &Model, (before, peak): (Option<u64>, u64)) {
+    let allocated =
+        || host.device().generate_allocator_report().map(|report| report.total_allocated_bytes);
     let options = SessionOptions::default().with_slots(512);
     let mut session = block_on(model.session(&options)).unwrap();
     block_on(session.warm_up()).unwrap();
@@ -122,16 +190,18 @@ fn a_token_costs_one_submission_and_nothing_else() {
     block_on(session.next(&Sampling::GREEDY)).unwrap();
     let (pipelines, submissions, memory) =
         (host.kernels().cached_pipelines(), session.submissions(), allocated());
+    let of_queue = submitted(host);
     for _ in 0..4 {
         block_on(session.next(&Sampling::GREEDY)).unwrap();
+        assert_eq!(allocated(), memory);
     }
+    assert_eq!(submitted(host), of_queue + 4 + 1);
     assert_eq!(host.kernels().cached_pipelines(), pipelines);
     assert_eq!(session.submissions(), submissions + 4);
-    assert_eq!(allocated(), memory);
     let layers = model.blueprint().layers.len();
     // Besides the layers: positions, the embedding, the last norm, the head and the choice of a token.
     let dispatches = session.dispatches(1);
-    assert!(dispatches <= 9 * layers + 5, "{dispatches} for {layers} layers");
+    assert_eq!(dispatches, 9 * layers + 5, "of {layers} layers");
     let needed = model.weight_bytes() + session.cache_bytes();
     assert!(session.device_bytes() * 10 <= needed * 11, "{} {needed}", session.device_bytes());
     if let (Some(before), Some(memory)) = (before, memory) {
@@ -140,51 +210,47 @@ fn a_token_costs_one_submission_and_nothing_else() {
         let weights = all.iter().filter(|all| all.name.starts_with("lowbit weight"));
         let weights: u64 = weights.map(|all| all.size).sum();
         assert!(weights >= model.weight_bytes() / 2, "{weights}");
-        let (used, needed) = (memory - before, weights + session.cache_bytes());
-        assert!(used * 10 <= needed * 11, "{used} bytes for {needed}");
+        let needed = weights + session.cache_bytes();
+        for used in [memory - before, peak - before] {
+            assert!(used * 10 <= needed * 11, "{used} bytes for {needed}");
+        }
     }
 }
 
-/// A prompt that is read at once and token by token has the same logits, up to the order of sums.
+/// A prompt that is read at once has the logits of one whose last tokens are read one by one, up to the order of
+/// sums: with every type of cache, and where the caches are so long that attention splits them.
+///
+/// The limit is no bound. A bound of 30 layers says nothing, because each of its roundings may point in one direction.
+/// Roundings that do not add up like √(30 · 4 · 1500) of f32's, where layers have four products in a row of up to
+/// 1,536 terms; that is 2.5·10⁻⁵ of a value, and F32 is five times that. Two codes of a rounded cache may differ
+/// where a value lies between them: those of a row differ by a step then, as if it was rounded twice.
 #[test]
 fn prompts_and_steps_of_smollm2_agree() {
     let (Some(host), Some(path)) = (shared(), smollm2()) else { return };
     let model = block_on(Model::load(&host, path, &LoadOptions::default())).unwrap();
-    let options = SessionOptions::default().with_slots(64).with_logit_rows(16);
-    let tokens: Vec<u32> = (0..10).map(|at| 1000 + 317 * at).collect();
-    let mut session = block_on(model.session(&options)).unwrap();
-    let mut rows = Vec::new();
-    block_on(session.extend_with(&tokens, |_, logits| rows.extend_from_slice(logits))).unwrap();
-    session.rewind(0).unwrap();
+    let (length, one_by_one) = (300, 6);
+    let tokens: Vec<u32> = (0..length).map(|at| 1000 + 317 * at % 40_000).collect();
     let vocab = model.blueprint().vocab;
-    for (token, want) in tokens.iter().zip(rows.chunks_exact(vocab)) {
-        let have = block_on(session.extend(&[*token])).unwrap();
-        let want: Vec<f64> = want.iter().map(|v| f64::from(*v)).collect();
-        let found = difference(&have, &want);
-        assert!(found < F32, "{found:.1e}");
+    for (cache, limit) in [
+        (CacheFormat::F32, F32),
+        (CacheFormat::F16, F16),
+        (CacheFormat::Int8, INT8),
+        (CacheFormat::Int4, INT4),
+    ] {
+        let options = SessionOptions::default().with_slots(length as usize).with_cache(cache);
+        let mut session = block_on(model.session(&options.with_logit_rows(one_by_one))).unwrap();
+        let (before, last) = tokens.split_at(tokens.len() - one_by_one);
+        block_on(session.extend(before)).unwrap();
+        let mut rows = Vec::new();
+        block_on(session.extend_with(last, |_, logits| rows.extend_from_slice(logits))).unwrap();
+        session.rewind(before.len()).unwrap();
+        let mut worst = 0.0f64;
+        for (token, want) in last.iter().zip(rows.chunks_exact(vocab)) {
+            let have = block_on(session.extend(&[*token])).unwrap();
+            let want: Vec<f64> = want.iter().map(|v| f64::from(*v)).collect();
+            worst = worst.max(difference(&have, &want));
+        }
+        println!("{cache} caches: {worst:.1e}");
+        assert!(worst < limit, "{cache}: {worst:.1e}");
     }
-}
-
-/// Four windows of the novel have the perplexity that an independent engine computes in f32: 20.832. It takes
-/// two minutes, so only `make test-all` measures it.
-#[test]
-fn the_novel_is_as_likely_as_elsewhere() {
-    if std::env::var("LOWBIT_SOAK").as_deref() != Ok("long") {
-        skipped(format_args!("only make test-all measures perplexity"));
-        return;
-    }
-    let (Some(host), Some(path)) = (shared(), smollm2()) else { return };
-    let novel = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/pride/pride.txt");
-    let Ok(novel) = std::fs::read_to_string(novel) else {
-        skipped(format_args!("there is no pride: run `scripts/fetch-model.sh pride`"));
-        return;
-    };
-    let tokenizer = Tokenizer::open(&path).unwrap();
-    let tokens = tokenizer.encode(&novel, false).unwrap();
-    let windows = windows(&tokens, 512, Some(4), None).unwrap();
-    let model = block_on(Model::load(&host, path, &LoadOptions::default())).unwrap();
-    let options = SessionOptions::default().with_slots(512).with_logit_rows(32);
-    let found = block_on(model.perplexity(&windows, &options, |_| (), |_| ())).unwrap();
-    assert_eq!((found.windows, found.tokens), (4, 4 * 511));
-    assert!((found.perplexity / 20.832 - 1.0).abs() < 0.0025, "{found:?}");
 }

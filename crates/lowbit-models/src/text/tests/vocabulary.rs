@@ -1,4 +1,5 @@
 use super::*;
+use std::collections::BTreeMap;
 
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const MERGES: &str = "tokenizer.ggml.merges";
@@ -122,4 +123,34 @@ fn the_wrong_tokenizer_is_an_error() {
         tokenizer.check(&blueprint(4)),
         Err(TextError::TooFewTokens { tokens: 3, rows: 4 })
     ));
+}
+
+/// A `tokenizer.json` says nothing of padding: a table of a size that suits devices may have some.
+#[test]
+fn few_tokens_are_too_few_where_no_table_is_padded() {
+    let open = |words: &[String]| {
+        let vocabulary: BTreeMap<_, _> = words.iter().zip(0..).collect();
+        let json = serde_json::json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+            "normalizer": null, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null,
+            "decoder": null,
+            "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "w0"},
+        });
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("tokenizer.json"), json.to_string()).unwrap();
+        Tokenizer::open(folder.path()).unwrap()
+    };
+    let mut words: Vec<String> = (0..60).map(|at| format!("w{at}")).collect();
+    let tokenizer = open(&words);
+    for (rows, fits) in [(59, false), (60, true), (61, false), (63, false), (64, true), (72, false)]
+    {
+        assert_eq!(tokenizer.check(&blueprint(rows)).is_ok(), fits, "{rows}");
+    }
+    // The text models of Gemma 3 have no embedding for images.
+    words.push("<image_soft_token>".into());
+    let tokenizer = open(&words);
+    let gemma = Blueprint { family: "gemma3", ..blueprint(60) };
+    assert!(tokenizer.check(&gemma).is_ok());
+    assert!(tokenizer.check(&blueprint(60)).is_err());
+    assert!(tokenizer.check(&Blueprint { family: "gemma3", ..blueprint(59) }).is_err());
 }
