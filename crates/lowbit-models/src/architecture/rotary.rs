@@ -125,6 +125,11 @@ pub(super) fn of_metadata(
         "yarn" => yarn_of_metadata(config, factor, context)?,
         _ => return Err(config.unsupported("rope.scaling.type", "`none`, `linear` or `yarn`")),
     };
+    const ATTENTION: &str = "rope.scaling.attn_factor";
+    let attention = config.optional_positive(ATTENTION)?;
+    if !matches!(scaling, RotaryScaling::Yarn { .. }) && attention.is_some_and(|a| a != 1.0) {
+        return Err(config.unsupported(ATTENTION, "1, where the scaling is not `yarn`"));
+    }
     let base = config.positive_or("rope.freq_base", Some(BASE))?;
     check(config, Rotary { dim, pairs, base, scaling })
 }

@@ -300,7 +300,16 @@ impl<'m> Session<'m> {
             Want::Logits(rows) => (rows.clone(), Draw::Nothing),
             Want::Token(draw) => (rows.saturating_sub(1)..rows, *draw),
         };
-        let words = self.run(Some(rows), wanted, draw).await?;
+        let words = match self.run(Some(rows), wanted, draw).await {
+            Ok(words) => words,
+            Err(error) => {
+                // The device may have counted the tokens all the same, if only the answer was late.
+                self.drawn = None;
+                let words = [self.tokens.len() as u32];
+                self.runner.write(self.model, self.runner.built.state, &words)?;
+                return Err(error);
+            }
+        };
         self.drawn = None;
         self.tokens.extend(tokens);
         Ok(words)
