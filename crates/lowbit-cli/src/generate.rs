@@ -4,19 +4,24 @@ use crate::error::CliError;
 use crate::model::{CacheArg, Loaded, ModelArgs, adapter_name, failed, session_options};
 use crate::report::{JsonArg, Report, bytes};
 use crate::{Outcome, signals};
-use lowbit_models::device::{Sampling, Session};
+use lowbit_models::device::{RunError, Sampling, Session};
 use lowbit_models::text::{ChatTemplate, Message, TextStream, Tokenizer};
 use pollster::block_on;
 use serde::Serialize;
 use std::io::{BufRead, IsTerminal, Write};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 /// The most tokens that a session has room for unless --context says otherwise.
 const CONTEXT: usize = 4096;
 
+/// How often interrupts are looked for while a prompt is awaited.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// Continue a text with a language model
 ///
-/// The text is printed as it comes. Ctrl-C ends it, and everything that was generated stays.
+/// The text is printed as it comes. Ctrl-C ends it, and everything that was generated stays. With --interactive it
+/// ends the answer only; where a prompt is awaited it ends the command, as the end of the input does.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -123,16 +128,8 @@ pub fn run(args: &Args) -> std::result::Result<Outcome, CliError> {
         last = talk.turn(&report, &mut session, prompt)?;
     }
     if args.interactive {
-        let stdin = std::io::stdin();
-        loop {
-            if stdin.is_terminal() {
-                report.say("> ")?;
-            }
-            let mut line = String::new();
-            let read = stdin.lock().read_line(&mut line);
-            if read.map_err(|e| CliError::new("cannot read the prompt").because(e))? == 0 {
-                break;
-            }
+        let lines = Lines::open()?;
+        while let Some(line) = lines.next(&report)? {
             if !line.trim().is_empty() {
                 last = talk.turn(&report, &mut session, line.trim_end())?;
             }
@@ -167,6 +164,59 @@ pub fn run(args: &Args) -> std::result::Result<Outcome, CliError> {
     };
     report.finish("", &result)?;
     Ok(Outcome::Fine)
+}
+
+/// The lines of stdin. A thread of their own reads them, so that an interrupt ends the wait for one.
+struct Lines(Receiver<std::io::Result<String>>);
+
+impl Lines {
+    fn open() -> std::result::Result<Self, CliError> {
+        // Of lines that come faster than they are answered, only one is held.
+        let (sender, lines) = sync_channel(0);
+        let read = move || {
+            loop {
+                let mut line = String::new();
+                let line = match std::io::stdin().lock().read_line(&mut line) {
+                    Ok(0) => break,
+                    Ok(_) => Ok(line),
+                    Err(error) => Err(error),
+                };
+                let last = line.is_err();
+                if sender.send(line).is_err() || last {
+                    break;
+                }
+            }
+        };
+        let started = std::thread::Builder::new().name("prompts".to_owned()).spawn(read);
+        started.map_err(|error| CliError::new("cannot read prompts").because(error))?;
+        Ok(Self(lines))
+    }
+
+    /// Waits for a line. Returns nothing if an interrupt or the end of the input ends the conversation.
+    fn next(&self, report: &Report) -> std::result::Result<Option<String>, CliError> {
+        let is_terminal = std::io::stdin().is_terminal();
+        if is_terminal {
+            report.say("> ")?;
+        }
+        loop {
+            if signals::answer_interrupt() {
+                break;
+            }
+            match self.0.recv_timeout(LOOK) {
+                Ok(Ok(line)) => return Ok(Some(line)),
+                Ok(Err(error)) => {
+                    return Err(CliError::new("cannot read the prompt").because(error));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        if is_terminal {
+            // What follows starts a line of its own.
+            report.say("\n")?;
+        }
+        Ok(None)
+    }
 }
 
 /// Makes a message of a conversation.
@@ -218,33 +268,55 @@ impl Talk<'_> {
         session.rewind(kept).map_err(refuse)?;
         let mut turn = Turn { prompt_tokens: tokens.len(), ..Turn::default() };
         let start = Instant::now();
-        let mut token = block_on(session.prompt(&tokens, &self.sampling)).map_err(refuse)?;
+        let first = self.read(session, &tokens).map_err(refuse)?;
         turn.prompt_time = start.elapsed();
         let start = Instant::now();
         let mut stream = TextStream::new(false);
-        loop {
-            if self.tokenizer.ends().contains(&token) {
-                break;
+        if let Some(mut token) = first {
+            while !self.tokenizer.ends().contains(&token) {
+                turn.tokens.push(token);
+                let piece = stream.push(self.tokenizer, token);
+                let piece = piece.map_err(|e| CliError::new("cannot write a token").because(e))?;
+                report.say(&piece)?;
+                turn.text.push_str(&piece);
+                let full = turn.tokens.len() >= self.args.max_tokens as usize
+                    || session.len() >= session.slots();
+                if full || signals::interrupted() {
+                    break;
+                }
+                token = block_on(session.next(&self.sampling)).map_err(refuse)?;
             }
-            turn.tokens.push(token);
-            let piece = stream.push(self.tokenizer, token);
-            let piece = piece.map_err(|e| CliError::new("cannot write a token").because(e))?;
-            report.say(&piece)?;
-            turn.text.push_str(&piece);
-            let full = turn.tokens.len() >= self.args.max_tokens as usize
-                || session.len() >= session.slots();
-            if full || signals::interrupted() {
-                break;
-            }
-            token = block_on(session.next(&self.sampling)).map_err(refuse)?;
         }
         turn.decode_time = start.elapsed();
+        // An interrupt ends this turn and nothing else.
+        signals::answer_interrupt();
         let rest = stream.finish();
         turn.text.push_str(&rest);
         report.say(&format!("{rest}\n"))?;
-        if self.template.is_some() {
+        if first.is_none() {
+            turn.prompt_tokens = session.len() - kept;
+            self.messages.pop();
+        } else if self.template.is_some() {
             self.messages.push(message("assistant", &turn.text));
         }
         Ok(turn)
+    }
+
+    /// Reads tokens, and returns the first one that follows. An interrupt ends this between two chunks, and then there
+    /// is none.
+    fn read(
+        &self,
+        session: &mut Session<'_>,
+        tokens: &[u32],
+    ) -> std::result::Result<Option<u32>, RunError> {
+        let chunk = session.chunk().max(1);
+        let (before, last) = tokens.split_at(tokens.len().saturating_sub(1) / chunk * chunk);
+        for tokens in before.chunks(chunk) {
+            if signals::interrupted() {
+                return Ok(None);
+            }
+            block_on(session.extend(tokens))?;
+        }
+        block_on(session.prompt(last, &self.sampling)).map(Some)
     }
 }

@@ -1,26 +1,32 @@
-//! Leaves no temporary file behind where a signal ends the command.
+//! What signals do: interrupts may ask a command to come to its end, and where a signal ends the command, it leaves no
+//! temporary file behind.
 
 use lowbit_models::checkpoint::discard_unfinished;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Whether an interrupt only asks the command to come to its end.
+/// Whether an interrupt only asks the command to come to the end of what it does.
 static CATCH: AtomicBool = AtomicBool::new(false);
 
-/// Whether one has asked.
+/// Whether one has asked, and was not answered yet.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// Lets the next interrupt (Ctrl-C) ask the command to come to its end instead of ending the process. The one
-/// after that ends the process.
+/// Lets interrupts (Ctrl-C) ask the command to come to the end of what it does, instead of ending the process. One
+/// that comes before the last one is answered ends the process.
 pub fn catch_interrupts() {
     CATCH.store(true, Ordering::Relaxed);
 }
 
-/// Returns whether an interrupt has asked the command to come to its end.
+/// Returns whether an interrupt asks the command to come to the end of what it does.
 pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
 
-/// Returns whether an interrupt only asks, which it does once.
+/// Returns whether an interrupt has asked, and answers it, so that the next one asks again.
+pub fn answer_interrupt() -> bool {
+    INTERRUPTED.swap(false, Ordering::Relaxed)
+}
+
+/// Returns whether an interrupt only asks, which it does unless the last one is not answered yet.
 fn caught() -> bool {
     CATCH.load(Ordering::Relaxed) && !INTERRUPTED.swap(true, Ordering::Relaxed)
 }
