@@ -1,6 +1,6 @@
 //! `lowbit generate`: continues a text.
 
-use crate::error::CliError;
+use crate::error::{CliError, warn};
 use crate::model::{CacheArg, Loaded, ModelArgs, adapter_name, failed, session_options};
 use crate::report::{JsonArg, Report, bytes};
 use crate::{Outcome, signals};
@@ -59,11 +59,39 @@ pub struct Args {
     json: JsonArg,
 }
 
+/// Why nothing more was generated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Ended {
+    /// The model ended the text.
+    Eos,
+    /// There are as many tokens as --max-tokens allows.
+    MaxTokens,
+    /// There is no more room, for the text or for the next prompt of a conversation.
+    Context,
+    /// An interrupt came.
+    Interrupted,
+}
+
+impl Ended {
+    /// Says it in a line of results.
+    fn say(self) -> &'static str {
+        match self {
+            Self::Eos => "ended by the model",
+            Self::MaxTokens => "cut after --max-tokens",
+            Self::Context => "cut where the context is full",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct Result {
     text: String,
     tokens: usize,
     token_ids: Vec<u32>,
+    /// Absent, as `null`, if nothing was generated.
+    ended: Option<Ended>,
     prompt_tokens: usize,
     prompt_tokens_per_s: f64,
     decode_tokens_per_s: f64,
@@ -81,6 +109,7 @@ struct Turn {
     prompt_time: Duration,
     tokens: Vec<u32>,
     decode_time: Duration,
+    ended: Option<Ended>,
 }
 
 impl Turn {
@@ -125,21 +154,29 @@ pub fn run(args: &Args) -> std::result::Result<Outcome, CliError> {
     let mut talk = Talk { args, tokenizer: &tokenizer, template, sampling, messages: Vec::new() };
     let mut last = Turn::default();
     if let Some(prompt) = &args.prompt {
-        last = talk.turn(&report, &mut session, prompt)?;
+        talk.turn(&report, &mut session, prompt, &mut last)?;
     }
+    let room = format!("the context of {} tokens is full", session.slots());
     if args.interactive {
         let lines = Lines::open()?;
-        while let Some(line) = lines.next(&report)? {
+        while last.ended != Some(Ended::Context)
+            && let Some(line) = lines.next(&report)?
+        {
             if !line.trim().is_empty() {
-                last = talk.turn(&report, &mut session, line.trim_end())?;
+                talk.turn(&report, &mut session, line.trim_end(), &mut last)?;
             }
         }
+    }
+    if last.ended == Some(Ended::Context) {
+        let what = if args.interactive { "ends the conversation" } else { "cuts the text" };
+        warn(format!("{room}, which {what}; a larger --context has room for more"));
     }
     let peak = session.device_bytes();
     if std::io::stderr().is_terminal() {
         let line = format!(
-            "{} tokens, {:.1} tokens/s (prompt {:.1}), {} on {}; loaded in {:.1} s, warm after {:.1} s\n",
+            "{} tokens, {}; {:.1} tokens/s (prompt {:.1}), {} on {}; loaded in {:.1} s, warm after {:.1} s\n",
             last.tokens.len(),
+            last.ended.map_or("nothing to continue", Ended::say),
             last.decode_rate(),
             last.prompt_rate(),
             bytes(peak),
@@ -155,6 +192,7 @@ pub fn run(args: &Args) -> std::result::Result<Outcome, CliError> {
         decode_tokens_per_s: last.decode_rate(),
         tokens: last.tokens.len(),
         token_ids: last.tokens,
+        ended: last.ended,
         prompt_tokens: last.prompt_tokens,
         text: last.text,
         peak_device_bytes: peak,
@@ -255,16 +293,26 @@ impl Talk<'_> {
         Ok((kept, all[kept..].to_vec()))
     }
 
-    /// Reads a prompt and generates what follows.
+    /// Reads a prompt and generates what follows, which becomes the last turn. If there is no room for a prompt of a
+    /// conversation, only that is noted in the last turn.
     fn turn(
         &mut self,
         report: &Report,
         session: &mut Session<'_>,
         prompt: &str,
-    ) -> std::result::Result<Turn, CliError> {
+        last: &mut Turn,
+    ) -> std::result::Result<(), CliError> {
         let path = &self.args.model.model;
         let refuse = |error| failed(path, "run", error);
         let (kept, tokens) = self.tokens(session, prompt)?;
+        let (need, slots) = (kept.saturating_add(tokens.len()), session.slots());
+        if need > slots {
+            if !self.args.interactive {
+                return Err(refuse(RunError::Full { need, slots }));
+            }
+            last.ended = Some(Ended::Context);
+            return Ok(());
+        }
         session.rewind(kept).map_err(refuse)?;
         let mut turn = Turn { prompt_tokens: tokens.len(), ..Turn::default() };
         let start = Instant::now();
@@ -272,21 +320,30 @@ impl Talk<'_> {
         turn.prompt_time = start.elapsed();
         let start = Instant::now();
         let mut stream = TextStream::new(false);
+        let mut ended = Ended::Interrupted;
         if let Some(mut token) = first {
-            while !self.tokenizer.ends().contains(&token) {
+            ended = loop {
+                if self.tokenizer.ends().contains(&token) {
+                    break Ended::Eos;
+                }
                 turn.tokens.push(token);
                 let piece = stream.push(self.tokenizer, token);
                 let piece = piece.map_err(|e| CliError::new("cannot write a token").because(e))?;
                 report.say(&piece)?;
                 turn.text.push_str(&piece);
-                let full = turn.tokens.len() >= self.args.max_tokens as usize
-                    || session.len() >= session.slots();
-                if full || signals::interrupted() {
-                    break;
+                if turn.tokens.len() >= self.args.max_tokens as usize {
+                    break Ended::MaxTokens;
+                }
+                if signals::interrupted() {
+                    break Ended::Interrupted;
+                }
+                if session.len() >= slots {
+                    break Ended::Context;
                 }
                 token = block_on(session.next(&self.sampling)).map_err(refuse)?;
-            }
+            };
         }
+        turn.ended = Some(ended);
         turn.decode_time = start.elapsed();
         // An interrupt ends this turn and nothing else.
         signals::answer_interrupt();
@@ -299,7 +356,8 @@ impl Talk<'_> {
         } else if self.template.is_some() {
             self.messages.push(message("assistant", &turn.text));
         }
-        Ok(turn)
+        *last = turn;
+        Ok(())
     }
 
     /// Reads tokens, and returns the first one that follows. An interrupt ends this between two chunks, and then there
