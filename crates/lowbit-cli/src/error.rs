@@ -79,6 +79,20 @@ pub fn printable(text: &str) -> String {
     clean
 }
 
+/// Escapes control characters other than ends of lines and tabulators: text of several lines for a terminal. Characters
+/// without a shape stay, because scripts and emoji need them.
+pub fn printable_text(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && !matches!(c, '\n' | '\t') {
+            clean.extend(c.escape_default());
+        } else {
+            clean.push(c);
+        }
+    }
+    clean
+}
+
 /// Returns whether a character has no shape of its own: marks of direction, separators of lines and
 /// paragraphs, and characters of no width.
 fn is_invisible(c: char) -> bool {
@@ -104,5 +118,8 @@ mod tests {
             printable("块\u{202e}.weight\u{200b}\u{9b}"),
             "块\\u{202e}.weight\\u{200b}\\u{9b}"
         );
+        let text = "a\n\tb\r\u{1b}]0;c\u{7}\u{9b}2J\u{7f} 👩\u{200d}🔬";
+        let shown = "a\n\tb\\r\\u{1b}]0;c\\u{7}\\u{9b}2J\\u{7f} 👩\u{200d}🔬";
+        assert_eq!(printable_text(text), shown);
     }
 }

@@ -329,7 +329,7 @@ impl Talk<'_> {
                 turn.tokens.push(token);
                 let piece = stream.push(self.tokenizer, token);
                 let piece = piece.map_err(|e| CliError::new("cannot write a token").because(e))?;
-                report.say(&piece)?;
+                report.stream(&piece)?;
                 turn.text.push_str(&piece);
                 if turn.tokens.len() >= self.args.max_tokens as usize {
                     break Ended::MaxTokens;

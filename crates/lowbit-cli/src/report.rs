@@ -1,6 +1,6 @@
 //! Output of results as tables and JSON, and progress on terminals.
 
-use crate::error::{CliError, printable};
+use crate::error::{CliError, printable, printable_text};
 use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lowbit_models::Step;
@@ -49,6 +49,16 @@ impl Report {
             Target::Stdout => print(std::io::stderr(), text.as_bytes()),
             Target::None | Target::File(_) => print(std::io::stdout(), text.as_bytes()),
         }
+    }
+
+    /// Prints text that a model makes, as [`say`](Self::say) does. A terminal gets no control characters but ends of lines
+    /// and tabulators: a vocabulary comes from a file, and may hold escape codes.
+    pub fn stream(&self, text: &str) -> Result<(), CliError> {
+        let is_terminal = match self.0 {
+            Target::Stdout => std::io::stderr().is_terminal(),
+            Target::None | Target::File(_) => std::io::stdout().is_terminal(),
+        };
+        if is_terminal { self.say(&printable_text(text)) } else { self.say(text) }
     }
 
     /// Prints the text and writes the JSON.
