@@ -35,15 +35,15 @@ pub struct Args {
     /// Divide logits by this before a token is drawn. With 0 the most likely token is taken
     #[arg(long, value_name = "T", default_value_t = 0.0)]
     temperature: f32,
-    /// Draw from so many of the most likely tokens; 0 for all
-    #[arg(long, value_name = "K", default_value_t = 0)]
-    top_k: u32,
-    /// Draw from the most likely tokens whose probabilities sum up to this
-    #[arg(long, value_name = "P", default_value_t = 1.0)]
-    top_p: f32,
-    /// Draw the same tokens again
-    #[arg(long, value_name = "SEED", default_value_t = 0)]
-    seed: u64,
+    /// With a temperature, draw from so many of the most likely tokens. The default is all
+    #[arg(long, value_name = "K")]
+    top_k: Option<u32>,
+    /// With a temperature, draw from the most likely tokens whose probabilities sum up to this. The default is 1
+    #[arg(long, value_name = "P")]
+    top_p: Option<f32>,
+    /// With a temperature, draw the tokens of this seed, which are the same each time. The default is 0
+    #[arg(long, value_name = "SEED")]
+    seed: Option<u64>,
     /// Write the prompt as the model's chat template says
     #[arg(long)]
     chat: bool,
@@ -131,8 +131,7 @@ fn rate(tokens: usize, time: Duration) -> f64 {
 pub fn run(args: &Args) -> std::result::Result<Outcome, CliError> {
     let report = Report::open(&args.json)?;
     let refuse = |error| failed(&args.model.model, "run", error);
-    let sampling = Sampling::new(args.temperature, args.top_k, args.top_p, args.seed);
-    let sampling = sampling.map_err(|error| CliError::new("cannot sample").because(error))?;
+    let sampling = sampling(args)?;
     let Loaded { model, load_time } = args.model.load()?;
     let tokenizer = args.model.tokenizer(&model)?;
     let template = if args.chat || args.interactive {
@@ -255,6 +254,28 @@ impl Lines {
         }
         Ok(None)
     }
+}
+
+/// Returns how tokens are chosen, and warns of options that do nothing.
+fn sampling(args: &Args) -> std::result::Result<Sampling, CliError> {
+    let (top_k, top_p) = (args.top_k.unwrap_or(0), args.top_p.unwrap_or(1.0));
+    let sampling = Sampling::new(args.temperature, top_k, top_p, args.seed.unwrap_or(0));
+    let sampling = sampling.map_err(|error| CliError::new("cannot sample").because(error))?;
+    let given = [
+        args.top_k.map(|_| "--top-k"),
+        args.top_p.map(|_| "--top-p"),
+        args.seed.map(|_| "--seed"),
+    ];
+    let given: Vec<&str> = given.into_iter().flatten().collect();
+    if args.temperature == 0.0 && !given.is_empty() {
+        let have = if given.len() == 1 { "has" } else { "have" };
+        let given = given.join(" and ");
+        warn(format!(
+            "{given} {have} no effect: at temperature 0 the most likely token is taken; give a --temperature, \
+             0.7 say"
+        ));
+    }
+    Ok(sampling)
 }
 
 /// Makes a message of a conversation.
