@@ -1,7 +1,7 @@
 //! `lowbit embed`: makes a vector of each line of a text.
 
 use crate::error::{CliError, warn};
-use crate::model::{Loaded, ModelArgs, adapter_name, failed};
+use crate::model::{Loaded, ModelArgs, adapter_name, failed, text_failed};
 use crate::report::{JsonArg, Report, count, progress, right, table, text};
 use crate::{Outcome, files};
 use lowbit_models::checkpoint::{AtomicFile, npy_header, write_npy_rows};
@@ -75,8 +75,7 @@ fn tokens(
     let (mut all, mut cut, mut first) = (Vec::new(), 0, None);
     for (number, line) in (1..).zip(content.lines()) {
         let (ids, have) = tokenizer.encode_within(line, most).map_err(|error| {
-            let message = format!("cannot make tokens of line {number} of `{}`", path.display());
-            CliError::new(message).because(error)
+            text_failed(format!("cannot make tokens of line {number} of `{}`", path.display()), error)
         })?;
         if have > ids.len() {
             cut += 1;

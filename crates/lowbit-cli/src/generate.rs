@@ -1,7 +1,7 @@
 //! `lowbit generate`: continues a text.
 
 use crate::error::{CliError, warn};
-use crate::model::{CacheArg, Loaded, ModelArgs, adapter_name, failed, session_options};
+use crate::model::{CacheArg, Loaded, ModelArgs, adapter_name, failed, session_options, text_failed};
 use crate::report::{JsonArg, Report, bytes};
 use crate::{Outcome, signals};
 use lowbit_models::device::{RunError, Sampling, Session};
@@ -137,8 +137,8 @@ pub fn run(args: &Args) -> std::result::Result<Outcome, CliError> {
     let template = if args.chat || args.interactive {
         let template = ChatTemplate::open(&args.model.model);
         Some(template.map_err(|error| {
-            let error = CliError::new("cannot chat").because(error);
-            error.hint("without --chat and --interactive the prompt is continued as it is")
+            let error = text_failed("cannot chat", error);
+            error.or_hint("a prompt is plain without --chat and --interactive")
         })?)
     } else {
         None
@@ -300,7 +300,7 @@ impl Talk<'_> {
         session: &Session<'_>,
         prompt: &str,
     ) -> std::result::Result<(usize, Vec<u32>), CliError> {
-        let refuse = |error| CliError::new("cannot make tokens of the prompt").because(error);
+        let refuse = |error| text_failed("cannot make tokens of the prompt", error);
         let Some(template) = &self.template else {
             let special = session.is_empty();
             return Ok((session.len(), self.tokenizer.encode(prompt, special).map_err(refuse)?));
@@ -349,7 +349,7 @@ impl Talk<'_> {
                 }
                 turn.tokens.push(token);
                 let piece = stream.push(self.tokenizer, token);
-                let piece = piece.map_err(|e| CliError::new("cannot write a token").because(e))?;
+                let piece = piece.map_err(|error| text_failed("cannot write a token", error))?;
                 report.stream(&piece)?;
                 turn.text.push_str(&piece);
                 if turn.tokens.len() >= self.args.max_tokens as usize {

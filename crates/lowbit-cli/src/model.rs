@@ -9,7 +9,7 @@ use lowbit::format::CacheFormat;
 use lowbit::ops::Activations;
 use lowbit_models::checkpoint::source::ModelSource;
 use lowbit_models::device::{LoadOptions, Model, RunError, SessionOptions};
-use lowbit_models::text::Tokenizer;
+use lowbit_models::text::{TextError, Tokenizer};
 use pollster::block_on;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -84,8 +84,7 @@ impl ModelArgs {
     /// Opens the tokenizer of the model, and checks that it belongs to it.
     pub fn tokenizer(&self, model: &Model) -> Result<Tokenizer, CliError> {
         let refuse = |error| {
-            let message = format!("cannot use the tokenizer of `{}`", self.model.display());
-            CliError::new(message).because(error)
+            text_failed(format!("cannot use the tokenizer of `{}`", self.model.display()), error)
         };
         let tokenizer = Tokenizer::open(&self.model).map_err(refuse)?;
         tokenizer.check(model.blueprint()).map_err(refuse)?;
@@ -149,6 +148,12 @@ pub fn failed(path: &Path, what: &str, error: RunError) -> CliError {
         Some(hint) => error.hint(hint),
         None => error,
     }
+}
+
+/// Describes an error of a tokenizer or chat template, with what can be done about it.
+pub fn text_failed(message: impl Into<String>, error: TextError) -> CliError {
+    let hint = error.next_step();
+    CliError::new(message).because(error).hint(hint)
 }
 
 /// Returns the name of the adapter that a model is on.

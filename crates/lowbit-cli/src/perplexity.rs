@@ -1,7 +1,7 @@
 //! `lowbit perplexity`: measures how well a model predicts a text.
 
 use crate::error::CliError;
-use crate::model::{CacheArg, Loaded, ModelArgs, adapter_name, failed};
+use crate::model::{CacheArg, Loaded, ModelArgs, adapter_name, failed, text_failed};
 use crate::report::{JsonArg, Report, progress, right, table, text};
 use crate::{Outcome, files};
 use lowbit_models::checkpoint::{AtomicFile, npy_header, write_npy_rows};
@@ -64,7 +64,7 @@ pub fn run(args: &Args) -> std::result::Result<Outcome, CliError> {
     let Loaded { model, .. } = args.model.load()?;
     let tokenizer = args.model.tokenizer(&model)?;
     let tokens = tokenizer.encode(&content, false).map_err(|error| {
-        CliError::new(format!("cannot read `{}`", args.text.display())).because(error)
+        text_failed(format!("cannot make tokens of `{}`", args.text.display()), error)
     })?;
     let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
     let count = args.windows.map(|count| count as usize);

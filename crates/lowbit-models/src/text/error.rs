@@ -313,9 +313,12 @@ impl TextError {
             | Self::Library { .. }
             | Self::LibraryPanic { .. } => "fetch that file again, from the model's own page",
             Self::NoTokenizer { .. } => "put the model's tokenizer.json beside its weights",
-            Self::MissingKey { .. } => "convert the model again with llama.cpp",
-            Self::Model { .. } | Self::Split { .. } | Self::Option { .. } => {
-                "put the model's tokenizer.json into a folder and give that for the tokenizer"
+            Self::MissingKey { .. }
+            | Self::Model { .. }
+            | Self::Split { .. }
+            | Self::Option { .. } => {
+                "put the model's tokenizer.json and the .gguf file into a folder of their own, and give \
+                 that folder"
             }
             Self::TooManyTokens { .. } | Self::TooFewTokens { .. } => {
                 "use the tokenizer that came with the model"
@@ -324,13 +327,15 @@ impl TextError {
             Self::NoToken { .. } => "remove that character from the text",
             Self::NotStreamed { .. } => "decode all tokens at once",
             Self::NoTemplate { .. } => {
-                "give the text as a plain prompt, or put chat_template.jinja beside the weights"
+                "put chat_template.jinja and the weights into a folder and give that folder, or give a plain \
+                 prompt"
             }
             Self::TemplateSyntax { .. }
             | Self::Template { .. }
             | Self::TemplateFuel { .. }
             | Self::TemplateLength { .. } => {
-                "put a chat_template.jinja that works beside the weights, or give a plain prompt"
+                "put a chat_template.jinja that works and the weights into a folder and give that folder, or \
+                 give a plain prompt"
             }
             Self::Refused { .. } => "change the messages as it says",
             _ => "the file is damaged, or the program that wrote it has a fault",
