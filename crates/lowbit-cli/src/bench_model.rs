@@ -3,7 +3,7 @@
 use crate::Outcome;
 use crate::bench::Args;
 use crate::error::CliError;
-use crate::model::{Loaded, ModelArgs, adapter_name, failed};
+use crate::model::{LinearLayers, Loaded, ModelArgs, adapter_name, failed};
 use crate::report::{Report, bytes, right, table, text};
 use lowbit::compress::Scheme;
 use lowbit::conformance::limits;
@@ -20,6 +20,7 @@ struct Bench {
     adapter: String,
     weights: String,
     activations: String,
+    linear_layers: LinearLayers,
     kv: String,
     prompt_tokens: u32,
     decode_tokens: u32,
@@ -57,7 +58,7 @@ pub fn run(args: &Args, path: &Path) -> Result<Outcome, CliError> {
     let activations = args.activations.unwrap_or(Activations::Float(FloatType::F32));
     let (adapter, device) = (args.adapter.clone(), args.device.clone());
     let options = ModelArgs::new(path.to_owned(), format, activations, adapter, device);
-    let Loaded { model, load_time } = options.load()?;
+    let Loaded { model, load_time, linear_layers } = options.load()?;
     let refuse = |error| failed(path, "run", error);
     let cache = options.cache(&args.cache);
     let slots = (args.prompt_tokens + args.tokens) as usize;
@@ -99,6 +100,7 @@ pub fn run(args: &Args, path: &Path) -> Result<Outcome, CliError> {
         adapter: adapter_name(&model),
         weights: options.weights_name(),
         activations: options.activations_name(),
+        linear_layers,
         kv: cache.to_string(),
         prompt_tokens: args.prompt_tokens,
         decode_tokens: args.tokens,

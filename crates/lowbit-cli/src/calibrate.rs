@@ -313,7 +313,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     let output = AtomicFile::create(&args.output);
     drop(output.map_err(|error| CliError::new("cannot write the ranges").because(error))?);
     let on = (&args.adapter, &args.device);
-    let model = load(&args.model, &source, on, &LoadOptions::default())?.model;
+    let (model, _) = load(&args.model, &source, on, &LoadOptions::default())?;
     observe(args, &model, &mut statistics, &lines, channels)?;
     let ranges = statistics.ranges(target);
     let scales = rows(&ranges, target).map_err(|error| {

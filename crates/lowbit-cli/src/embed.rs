@@ -1,7 +1,7 @@
 //! `lowbit embed`: makes a vector of each line of a text.
 
 use crate::error::{CliError, warn};
-use crate::model::{Loaded, ModelArgs, adapter_name, failed, text_failed};
+use crate::model::{LinearLayers, Loaded, ModelArgs, adapter_name, failed, text_failed};
 use crate::report::{JsonArg, Report, count, progress, right, table, text};
 use crate::{Outcome, files};
 use lowbit_models::checkpoint::{AtomicFile, npy_header, write_npy_rows};
@@ -49,6 +49,7 @@ struct Result {
     tokens_per_s: f64,
     weights: String,
     activations: String,
+    linear_layers: LinearLayers,
     pooling: &'static str,
     adapter: String,
 }
@@ -75,7 +76,10 @@ fn tokens(
     let (mut all, mut cut, mut first) = (Vec::new(), 0, None);
     for (number, line) in (1..).zip(content.lines()) {
         let (ids, have) = tokenizer.encode_within(line, most).map_err(|error| {
-            text_failed(format!("cannot make tokens of line {number} of `{}`", path.display()), error)
+            text_failed(
+                format!("cannot make tokens of line {number} of `{}`", path.display()),
+                error,
+            )
         })?;
         if have > ids.len() {
             cut += 1;
@@ -113,7 +117,7 @@ pub fn run(args: &Args) -> std::result::Result<Outcome, CliError> {
     let mut output = AtomicFile::create(&args.output).map_err(unwritten)?;
     let pooling = pooling(args)?;
     let refuse = |error| failed(&args.model.model, "run", error);
-    let Loaded { model, .. } = args.model.load()?;
+    let Loaded { model, linear_layers, .. } = args.model.load()?;
     if model.blueprint().head.is_some() {
         let family = model.blueprint().family;
         let message = format!("`{}` is no encoder of sentences", args.model.model.display());
@@ -147,6 +151,7 @@ pub fn run(args: &Args) -> std::result::Result<Outcome, CliError> {
         tokens_per_s: if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 },
         weights: args.model.weights_name(),
         activations: args.model.activations_name(),
+        linear_layers,
         pooling: pooling.name(),
         adapter: adapter_name(&model),
     };

@@ -1,7 +1,9 @@
 //! `lowbit generate`: continues a text.
 
 use crate::error::{CliError, warn};
-use crate::model::{CacheArg, Loaded, ModelArgs, adapter_name, failed, session_options, text_failed};
+use crate::model::{
+    CacheArg, LinearLayers, Loaded, ModelArgs, adapter_name, failed, session_options, text_failed,
+};
 use crate::report::{JsonArg, Report, bytes};
 use crate::{Outcome, signals};
 use lowbit_models::device::{RunError, Sampling, Session};
@@ -98,6 +100,10 @@ struct Result {
     peak_device_bytes: u64,
     load_s: f64,
     warm_up_s: f64,
+    weights: String,
+    activations: String,
+    linear_layers: LinearLayers,
+    kv: String,
     adapter: String,
 }
 
@@ -132,7 +138,7 @@ pub fn run(args: &Args) -> std::result::Result<Outcome, CliError> {
     let report = Report::open(&args.json)?;
     let refuse = |error| failed(&args.model.model, "run", error);
     let sampling = sampling(args)?;
-    let Loaded { model, load_time } = args.model.load()?;
+    let Loaded { model, load_time, linear_layers } = args.model.load()?;
     let tokenizer = args.model.tokenizer(&model)?;
     let template = if args.chat || args.interactive {
         let template = ChatTemplate::open(&args.model.model);
@@ -197,6 +203,10 @@ pub fn run(args: &Args) -> std::result::Result<Outcome, CliError> {
         peak_device_bytes: peak,
         load_s: load_time.as_secs_f64(),
         warm_up_s: warm_up.as_secs_f64(),
+        weights: args.model.weights_name(),
+        activations: args.model.activations_name(),
+        linear_layers,
+        kv: cache.to_string(),
         adapter: adapter_name(&model),
     };
     report.finish("", &result)?;
@@ -261,11 +271,8 @@ fn sampling(args: &Args) -> std::result::Result<Sampling, CliError> {
     let (top_k, top_p) = (args.top_k.unwrap_or(0), args.top_p.unwrap_or(1.0));
     let sampling = Sampling::new(args.temperature, top_k, top_p, args.seed.unwrap_or(0));
     let sampling = sampling.map_err(|error| CliError::new("cannot sample").because(error))?;
-    let given = [
-        args.top_k.map(|_| "--top-k"),
-        args.top_p.map(|_| "--top-p"),
-        args.seed.map(|_| "--seed"),
-    ];
+    let given =
+        [args.top_k.map(|_| "--top-k"), args.top_p.map(|_| "--top-p"), args.seed.map(|_| "--seed")];
     let given: Vec<&str> = given.into_iter().flatten().collect();
     if args.temperature == 0.0 && !given.is_empty() {
         let have = if given.len() == 1 { "has" } else { "have" };

@@ -6,11 +6,12 @@ use crate::files;
 use crate::report::progress;
 use lowbit::compress::Scheme;
 use lowbit::format::CacheFormat;
-use lowbit::ops::Activations;
+use lowbit::ops::{Activations, FloatType};
 use lowbit_models::checkpoint::source::ModelSource;
 use lowbit_models::device::{LoadOptions, Model, RunError, SessionOptions};
 use lowbit_models::text::{TextError, Tokenizer};
 use pollster::block_on;
+use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -51,10 +52,18 @@ fn parse_cache(text: &str) -> Result<CacheFormat, String> {
     known.ok_or_else(|| "it is none of f32, f16, int8 and int4".to_owned())
 }
 
-/// A model that is loaded, and how long that took.
+/// A model that is loaded, how long that took, and what its linear layers take.
 pub struct Loaded {
     pub model: Model,
     pub load_time: Duration,
+    pub linear_layers: LinearLayers,
+}
+
+/// How many linear layers take int8 inputs, and how many take floats.
+#[derive(Clone, Copy, Serialize)]
+pub struct LinearLayers {
+    int8_inputs: usize,
+    float_inputs: usize,
 }
 
 impl ModelArgs {
@@ -67,7 +76,8 @@ impl ModelArgs {
         })
     }
 
-    /// Opens the adapter and loads the model, with a progress bar.
+    /// Opens the adapter and loads the model, with a progress bar. Warns of tensors that are left out, and of inputs of
+    /// linear layers that stay floats though they are to be int8.
     pub fn load(&self) -> Result<Loaded, CliError> {
         let source = files::open(&self.model)?;
         for left_out in source.omissions() {
@@ -78,7 +88,20 @@ impl ModelArgs {
             Some(scheme) => options.with_scheme(scheme),
             None => options,
         };
-        load(&self.model, &source, (&self.adapter, &self.device), &options)
+        let on = (&self.adapter, &self.device);
+        let (model, load_time) = load(&self.model, &source, on, &options)?;
+        let inputs = model.linear_inputs().map_err(|error| failed(&self.model, "run", error))?;
+        if !inputs.reasons.is_empty() {
+            let float = match self.activations {
+                Activations::Float(float) => float.name(),
+                Activations::Int8(_) => FloatType::F32.name(),
+            };
+            let (floats, all) = (inputs.floats, inputs.floats + inputs.int8);
+            let reasons = inputs.reasons.join("; ");
+            warn(format!("the inputs of {floats} of {all} linear layers stay {float}: {reasons}"));
+        }
+        let linear_layers = LinearLayers { int8_inputs: inputs.int8, float_inputs: inputs.floats };
+        Ok(Loaded { model, load_time, linear_layers })
     }
 
     /// Opens the tokenizer of the model, and checks that it belongs to it.
@@ -113,13 +136,13 @@ impl ModelArgs {
     }
 }
 
-/// Opens the adapter and loads a model, with a progress bar.
+/// Opens the adapter and loads a model, with a progress bar. Returns it and how long that took.
 pub fn load(
     path: &Path,
     source: &dyn ModelSource,
     (adapter, device): (&AdapterArg, &DeviceArg),
     options: &LoadOptions,
-) -> Result<Loaded, CliError> {
+) -> Result<(Model, Duration), CliError> {
     let host = device.host(&adapter.choose()?);
     let host = host.map_err(|error| CliError::new("cannot open the adapter").because(error))?;
     let host = Arc::new(host.with_timeout(STEP_TIMEOUT));
@@ -132,7 +155,7 @@ pub fn load(
     let model = block_on(Model::from_source(&host, source, options, &step));
     bar.finish_and_clear();
     let model = model.map_err(|error| failed(path, "load", error))?;
-    Ok(Loaded { model, load_time: start.elapsed() })
+    Ok((model, start.elapsed()))
 }
 
 /// Describes an error of running a model.

@@ -1,7 +1,7 @@
 //! `lowbit perplexity`: measures how well a model predicts a text.
 
 use crate::error::CliError;
-use crate::model::{CacheArg, Loaded, ModelArgs, adapter_name, failed, text_failed};
+use crate::model::{CacheArg, LinearLayers, Loaded, ModelArgs, adapter_name, failed, text_failed};
 use crate::report::{JsonArg, Report, progress, right, table, text};
 use crate::{Outcome, files};
 use lowbit_models::checkpoint::{AtomicFile, npy_header, write_npy_rows};
@@ -46,6 +46,7 @@ struct Result {
     tokens: usize,
     weights: String,
     activations: String,
+    linear_layers: LinearLayers,
     kv: String,
     adapter: String,
 }
@@ -61,7 +62,7 @@ pub fn run(args: &Args) -> std::result::Result<Outcome, CliError> {
     files::refuse_same(&named)?;
     let report = Report::open(&args.json)?;
     let content = files::read_text(&args.text)?;
-    let Loaded { model, .. } = args.model.load()?;
+    let Loaded { model, linear_layers, .. } = args.model.load()?;
     let tokenizer = args.model.tokenizer(&model)?;
     let tokens = tokenizer.encode(&content, false).map_err(|error| {
         text_failed(format!("cannot make tokens of `{}`", args.text.display()), error)
@@ -110,6 +111,7 @@ pub fn run(args: &Args) -> std::result::Result<Outcome, CliError> {
         tokens: found.tokens,
         weights: args.model.weights_name(),
         activations: args.model.activations_name(),
+        linear_layers,
         kv: cache.to_string(),
         adapter: adapter_name(&model),
     };

@@ -1,10 +1,13 @@
 //! What the inputs of linear layers are: floats, or codes with scales that the file states or that follow from
 //! each input.
 
-use super::RunError;
 use super::graph::{Graph, MatrixId, Op, Rows, Shape, Tensor, VectorId};
+use super::layers::{Size, build};
 use super::weights::{Part, Weights};
-use lowbit::format::{ActivationFunction, ActivationGranularity, Quantization};
+use super::{Model, RunError};
+use lowbit::format::{
+    ActivationFormat, ActivationFunction, ActivationGranularity, CacheFormat, Quantization,
+};
 use lowbit::ops::{Activations, Epilogue, FloatType, MatmulSpec};
 
 /// How a file says that the input of a linear layer becomes codes, and the buffer of a scale that it fixes.
@@ -25,14 +28,82 @@ pub(super) fn codes(weights: &Weights, activations: Activations, parts: &[Part])
             parts.iter().all(same).then_some(first)?
         }
     };
-    let format = Activations::Int8(codes.how.format());
-    let takes = |part: &Part| {
-        let weights = weights.store.matrices.get(part.matrix.0);
-        weights.is_some_and(|weights| {
-            MatmulSpec::of(1, weights).with_activations(format).check().is_ok()
-        })
-    };
-    parts.iter().all(takes).then_some(codes)
+    let format = codes.how.format();
+    parts.iter().all(|part| takes(weights, part.matrix, format)).then_some(codes)
+}
+
+/// Whether a matmul with a matrix takes such codes.
+fn takes(weights: &Weights, matrix: MatrixId, format: ActivationFormat) -> bool {
+    let matrix = weights.store.matrices.get(matrix.0);
+    let spec = matrix.map(|matrix| MatmulSpec::of(1, matrix));
+    spec.is_some_and(|spec| spec.with_activations(Activations::Int8(format)).check().is_ok())
+}
+
+/// How many linear layers of a model take codes, and how many take floats. Each is counted by itself, also where several
+/// are one matrix on the device: queries, keys and values, gate and up, and every expert of a mixture.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LinearInputs {
+    /// The layers whose inputs become int8 codes.
+    pub int8: usize,
+    /// The layers whose inputs stay floats.
+    pub floats: usize,
+    /// Why inputs stay floats that the options or the file say to be int8, each reason once.
+    pub reasons: Vec<String>,
+}
+
+impl Model {
+    /// Returns how many linear layers take int8 inputs, how many take floats, and why the latter do if they were to take
+    /// int8.
+    ///
+    /// # Errors
+    /// Returns [`RunError::Unsupported`] if the model asks for what is not built.
+    pub fn linear_inputs(&self) -> Result<LinearInputs, RunError> {
+        let counted = self.blueprint.head.is_some();
+        let size = Size { rows: 1, slots: 1, cache: CacheFormat::F32, logit_rows: 1, counted };
+        let graph = build(&self.blueprint, &self.weights, &self.options, size)?.body;
+        let parts = self.weights.parts();
+        let mut found = LinearInputs::default();
+        for op in &graph.ops {
+            let (matrix, input, experts) = match *op {
+                Op::Matmul { weights, input, .. } => (weights, input, None),
+                Op::ExpertMatmul { weights, input, experts, listed, .. } => {
+                    // The rows of gate and up are in one matrix.
+                    let layers = experts.count as usize * if listed { 1 } else { 2 };
+                    (weights, input, Some(layers))
+                }
+                _ => continue,
+            };
+            let part = parts.iter().find(|part| part.matrix == matrix);
+            let layers = experts.or(part.map(|part| part.layers)).unwrap_or(1);
+            if matches!(graph.shapes[input.0].stored, Rows::Int8(_)) {
+                found.int8 += layers;
+                continue;
+            }
+            found.floats += layers;
+            let format = match self.options.activations {
+                Activations::Int8(format) => Some(format),
+                Activations::Float(_) => part.and_then(|part| part.codes).map(|c| c.how.format()),
+            };
+            let Some(format) = format else { continue };
+            let head = self.weights.head.is_some_and(|head| head.matrix == matrix);
+            let reason = if experts.is_some() {
+                "experts take floats".to_owned()
+            } else if !takes(&self.weights, matrix, format) {
+                let weights = self.weights.store.matrices.get(matrix.0);
+                let weights = weights.map_or(String::new(), |weights| weights.format().to_string());
+                format!("{weights} weights take no {format} inputs")
+            } else if head {
+                "the head takes int8 inputs only with one scale for a row".to_owned()
+            } else {
+                "layers that share their input take it as floats if one of them does".to_owned()
+            };
+            if !found.reasons.contains(&reason) {
+                found.reasons.push(reason);
+            }
+        }
+        Ok(found)
+    }
 }
 
 /// Returns the matrix of the reciprocals of the factors by which a file says that the input of layers is

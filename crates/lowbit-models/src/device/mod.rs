@@ -32,6 +32,7 @@ mod weights;
 
 pub use encoder::{EncoderOptions, SentenceEncoder};
 pub use error::RunError;
+pub use inputs::LinearInputs;
 pub use model::Model;
 pub use observe::{ModelObserver, ObserveError};
 pub use options::{LoadOptions, SessionOptions};

@@ -27,10 +27,19 @@ pub(super) struct Part {
     pub matrix: MatrixId,
     pub bias: Option<VectorId>,
     pub column: u32,
+    /// How many linear layers the matrix is.
+    pub layers: usize,
     /// How the file says that the input becomes codes.
     pub codes: Option<Codes>,
     /// The reciprocals of the factors by which the file says that the input is divided.
     pub factors: Option<MatrixId>,
+}
+
+impl Part {
+    /// Makes one of a linear layer whose input has no factors.
+    fn of(matrix: MatrixId, bias: Option<VectorId>, codes: Option<Codes>) -> Self {
+        Self { matrix, bias, column: 0, layers: 1, codes, factors: None }
+    }
 }
 
 /// The vectors of a normalization.
@@ -113,6 +122,22 @@ impl Weights {
         matrices + self.store.vectors.iter().map(|vector| vector.size()).sum::<u64>()
     }
 
+    /// Returns the parts of all linear layers but experts.
+    pub fn parts(&self) -> Vec<Part> {
+        let mut parts: Vec<Part> = self.projection.into_iter().chain(self.head).collect();
+        for layer in &self.layers {
+            parts.extend(&layer.qkv);
+            parts.push(layer.output);
+            match layer.feed {
+                FeedWeights::Plain { up, down, .. } => parts.extend([up, down]),
+                FeedWeights::Fused { both, down, .. } => parts.extend([both, down]),
+                FeedWeights::Experts { router, .. } => parts.push(router),
+                FeedWeights::Apart { gate, up, down, .. } => parts.extend([gate, up, down]),
+            }
+        }
+        parts
+    }
+
     /// Reads and uploads everything that the blueprint names. `progress` is called with the bytes of a
     /// layer once it is on the device.
     pub async fn load(
@@ -151,13 +176,13 @@ impl Weights {
         let final_norm = loader.norm(blueprint.final_norm.as_ref(), 1.0).await?;
         let head = match &blueprint.head {
             Some(head) if head.linear.matrix == *tokens && head.linear.bias.is_none() => {
-                Some(Part { matrix: tokens_id, bias: None, column: 0, codes: None, factors: None })
+                Some(Part::of(tokens_id, None, None))
             }
             Some(head) => {
                 let matrix = loader.whole(&head.linear.matrix).await?;
                 let bias = loader.biases(&[&head.linear], None).await?;
                 let codes = loader.codes(&[&head.linear]).await?;
-                Some(Part { matrix, bias, column: 0, codes, factors: None })
+                Some(Part::of(matrix, bias, codes))
             }
             None => None,
         };
@@ -402,7 +427,7 @@ impl Loader<'_> {
             let of = if one { linears } else { &linears[index..=index] };
             let bias = self.biases(of, one.then_some(join)).await?;
             let codes = self.codes(of).await?;
-            parts.push(Part { matrix, bias, column, codes, factors });
+            parts.push(Part { matrix, bias, column, layers: of.len(), codes, factors });
             column += self.store.matrices[matrix.0].n() as u32;
         }
         Ok(parts)
@@ -457,13 +482,8 @@ impl Loader<'_> {
                 })
             }
             Feed::Experts { router, experts, .. } => {
-                let router = Part {
-                    matrix: self.whole(&router.matrix).await?,
-                    bias: self.biases(&[router], None).await?,
-                    column: 0,
-                    codes: None,
-                    factors: None,
-                };
+                let matrix = self.whole(&router.matrix).await?;
+                let router = Part::of(matrix, self.biases(&[router], None).await?, None);
                 let scheme = self.options.scheme;
                 let (mut both, mut down) = (Vec::new(), Vec::new());
                 for Gated { gate, up, down: last, .. } in experts {
