@@ -24,8 +24,8 @@ const TRIES: usize = 5;
 
 impl Session<'_> {
     /// Returns the bytes that a decoded token reads after `tokens` others: all weights that it is multiplied
-    /// with, and the caches. Of a mixture, only the experts that a token takes are counted. Windows of
-    /// attention are not taken into account.
+    /// with, and of each cache the slots that it attends to: those of all tokens and its own, or of the window of the
+    /// layer. Of a mixture, only the experts that a token takes are counted.
     pub fn bytes_per_token(&self, tokens: usize) -> u64 {
         let matrices = &self.model.weights.store.matrices;
         let bytes = |weights: usize| matrices.get(weights).map_or(0, DeviceWeights::device_bytes);
@@ -37,8 +37,16 @@ impl Session<'_> {
             _ => 0,
         };
         let weights: u64 = self.runner.built.body.ops.iter().map(of).sum();
-        let share = tokens.min(self.slots()) as f64 / self.slots() as f64;
-        weights + (self.cache_bytes() as f64 * share) as u64
+        let seen = tokens.saturating_add(1).min(self.slots());
+        let layers = self.model.blueprint.layers.iter();
+        let caches = layers.zip(&self.runner.built.caches).map(|(layer, cache)| {
+            let seen = layer.attention.window.map_or(seen, |window| seen.min(window));
+            let shapes =
+                [cache.keys, cache.values].map(|half| &self.runner.built.body.shapes[half.0]);
+            let bytes: u64 = shapes.iter().map(|shape| shape.row_bytes()).sum();
+            bytes * seen as u64 / u64::from(cache.slots.max(1))
+        });
+        weights + caches.sum::<u64>()
     }
 
     /// Times the ops of each kind in steps of one row, each kind in submissions of its own. What the caches

@@ -2,9 +2,12 @@
 
 use super::{F16, F32, FOLDER, INT4, INT8, difference, shared};
 use crate::common::data;
+use crate::common::skipped;
 use crate::tiny_bert;
+use lowbit::compress::Scheme;
 use lowbit::format::CacheFormat;
 use lowbit::host::Host;
+use lowbit::ops::Activations;
 use lowbit_models::checkpoint::{ModelFile, source};
 use lowbit_models::device::{LoadOptions, Model, RunError, Sampling, SessionOptions};
 use pollster::block_on;
@@ -217,6 +220,61 @@ fn costs_of_a_token(host: &Host, model: &Model, (before, peak): (Option<u64>, u6
             assert!(used * 10 <= needed * 11, "{used} bytes for {needed}");
         }
     }
+}
+
+/// A token reads of each cache the slots that its layer attends to: all of them so far, or those of its window.
+#[test]
+fn windows_bound_what_a_token_reads() {
+    let Some(host) = shared() else { return };
+    for name in ["llama", "mistral", "gemma3", "qwen2-window"] {
+        let model = load(&host, name);
+        let session =
+            block_on(model.session(&SessionOptions::default().with_slots(64).with_chunk(4)));
+        let session = session.unwrap();
+        let caches = |tokens: usize| {
+            let layers = model.blueprint().layers.iter().map(|layer| &layer.attention);
+            // Keys and values in f32.
+            let row =
+                |seen: usize, kv_heads: usize, head_dim: usize| 2 * 4 * seen * kv_heads * head_dim;
+            let seen = |window: Option<usize>| (tokens + 1).min(64).min(window.unwrap_or(64));
+            layers.map(|a| row(seen(a.window), a.kv_heads, a.head_dim)).sum::<usize>() as u64
+        };
+        let weights = session.bytes_per_token(0) - caches(0);
+        assert!(weights > 0 && weights <= model.weight_bytes(), "{name}: {weights}");
+        for tokens in [1, 3, 4, 5, 30, 63, 64, 1000] {
+            let have = session.bytes_per_token(tokens) - weights;
+            assert_eq!(have, caches(tokens), "{name}, {tokens} tokens");
+        }
+    }
+}
+
+/// Linear layers are counted each by itself, whatever is joined on the device, with what their inputs become.
+#[test]
+fn inputs_of_linear_layers_are_counted() {
+    let Some(host) = shared() else { return };
+    let options = LoadOptions::default;
+    let count = |name: &str, options: &LoadOptions| {
+        let path = Path::new(FOLDER).join(name).join("model.safetensors");
+        let model = block_on(Model::load(&host, path, options)).unwrap();
+        let layers = model.blueprint().layers.len();
+        let found = model.linear_inputs().unwrap();
+        (layers, found.int8, found.floats, found.reasons)
+    };
+    let int8: Scheme = "int8-channel".parse().unwrap();
+    let token: Activations = "int8-token".parse().unwrap();
+    let groups: Activations = "int8-g32".parse().unwrap();
+    for (name, each) in [("llama", 7), ("gemma3", 7), ("gpt2", 6), ("qwen3", 7)] {
+        let (layers, coded, floats, reasons) = count(name, &options());
+        assert_eq!((coded, floats, reasons), (0, each * layers + 1, vec![]), "{name}");
+        let wide = options().with_scheme(int8).with_activations(token);
+        let (layers, coded, floats, reasons) = count(name, &wide);
+        // The head keeps its format, and takes no codes.
+        assert_eq!((coded, floats, reasons.len()), (each * layers, 1, 1), "{name}: {reasons:?}");
+        assert!(reasons[0].ends_with("weights take no int8-token inputs"), "{reasons:?}");
+    }
+    let (layers, coded, floats, reasons) = count("llama", &options().with_activations(groups));
+    assert_eq!((coded, floats), (0, 7 * layers + 1));
+    assert_eq!(reasons, ["f16 weights take no int8-g32 inputs"]);
 }
 
 /// A prompt that is read at once has the logits of one whose last tokens are read one by one, up to the order of
