@@ -43,7 +43,7 @@ pub struct ModelArgs {
 #[derive(clap::Args)]
 pub struct CacheArg {
     /// How keys and values are stored: f32, f16, int8 or int4. The default is the type of activations
-    #[arg(long, value_name = "TYPE", value_parser = parse_cache)]
+    #[arg(long, value_name = "TYPE", value_parser = parse_cache, requires = "model")]
     kv: Option<CacheFormat>,
 }
 
