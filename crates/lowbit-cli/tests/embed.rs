@@ -21,7 +21,7 @@ fn minilm() -> Option<String> {
 }
 
 /// The rows of a NumPy file, whose header must be that of f32 in C order.
-fn npy(path: &Path) -> Vec<Vec<f32>> {
+pub fn npy(path: &Path) -> Vec<Vec<f32>> {
     let bytes = fs::read(path).unwrap();
     assert_eq!(&bytes[..8], b"\x93NUMPY\x01\x00");
     let start = 10 + usize::from(bytes[8]) + 256 * usize::from(bytes[9]);

@@ -4,7 +4,9 @@ mod cli;
 #[path = "../../../tests/common/mod.rs"]
 mod common;
 mod embed;
+mod generate;
 mod isa;
+mod measures;
 mod onnx;
 mod quantized;
 #[path = "../../lowbit-demo/src/sentences.rs"]
@@ -12,6 +14,9 @@ mod quantized;
 mod sentences;
 mod sources;
 mod targets;
+#[cfg(unix)]
+mod terminal;
 #[path = "../../lowbit-models/tests/tiny_bert.rs"]
 mod tiny_bert;
+mod tiny_language;
 mod wild;

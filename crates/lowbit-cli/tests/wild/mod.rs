@@ -5,4 +5,4 @@ mod compress;
 mod onnx;
 mod refusals;
 #[cfg(unix)]
-mod signals;
+pub mod signals;

@@ -13,7 +13,7 @@ const SIGNALS: [(&str, i32); 3] =
     [("INT", libc::SIGINT), ("TERM", libc::SIGTERM), ("HUP", libc::SIGHUP)];
 
 /// Starts a command to which no signal is ignored, whatever is ignored where the tests run.
-fn start(mut command: Command, stdout: Stdio) -> Child {
+pub fn start(mut command: Command, stdout: Stdio) -> Child {
     let reset = || {
         for (_, signal) in SIGNALS {
             // SAFETY: `signal` may be called between fork and exec, and the default needs no handler.
@@ -26,7 +26,7 @@ fn start(mut command: Command, stdout: Stdio) -> Child {
     command.stdout(stdout).spawn().unwrap()
 }
 
-fn send(signal: &str, child: &Child) -> bool {
+pub fn send(signal: &str, child: &Child) -> bool {
     let mut kill = Command::new("kill");
     kill.arg(format!("-{signal}")).arg(child.id().to_string()).stderr(Stdio::null());
     kill.status().unwrap().success()
