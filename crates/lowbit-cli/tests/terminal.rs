@@ -188,6 +188,45 @@ fn an_interrupt_ends_a_text() {
     assert_eq!(text, format!("{}\n", json["text"].as_str().unwrap()));
 }
 
+/// An interrupt also ends the reading of a long prompt, which then is no part of the conversation.
+#[test]
+fn an_interrupt_ends_the_reading_of_a_prompt() {
+    if !gpu() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let (model, json) = (tiny(&scratch, "llama"), scratch.text("json"));
+    let args = ["generate", &model, "--interactive", "--context", "100000", "--max-tokens", "6"];
+    let args = [&args[..], &["--json", &json]].concat();
+    let talk = |long: bool| {
+        let mut command = command(&args);
+        command.stdin(Stdio::piped());
+        let mut child = start(command, Stdio::piped());
+        let (mut to, mut from) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        to.write_all(b"hi\n").unwrap();
+        let mut first = [0; 7];
+        from.read_exact(&mut first).unwrap();
+        if long {
+            // It would be read for many seconds.
+            to.write_all(format!("{}\n", "long ".repeat(18_000)).as_bytes()).unwrap();
+            std::thread::sleep(Duration::from_secs(1));
+            assert!(send("INT", &child));
+            let mut end = [0];
+            from.read_exact(&mut end).unwrap();
+            assert_eq!(&end, b"\n");
+        }
+        to.write_all(b"bye\n").unwrap();
+        drop(to);
+        let mut rest = String::new();
+        from.read_to_string(&mut rest).unwrap();
+        assert!(child.wait().unwrap().success());
+        let json = scratch.json("json");
+        assert_eq!((&json["ended"], &json["tokens"]), (&"max_tokens".into(), &6.into()));
+        (first, rest)
+    };
+    assert_eq!(talk(true), talk(false));
+}
+
 /// A vocabulary may hold escape codes. A terminal shows them, and pipes and the JSON get them as they are.
 #[test]
 fn a_terminal_gets_no_control_characters_of_a_vocabulary() {
