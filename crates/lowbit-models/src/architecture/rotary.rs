@@ -128,7 +128,7 @@ pub(super) fn of_metadata(
     const ATTENTION: &str = "rope.scaling.attn_factor";
     let attention = config.optional_positive(ATTENTION)?;
     if !matches!(scaling, RotaryScaling::Yarn { .. }) && attention.is_some_and(|a| a != 1.0) {
-        return Err(config.unsupported(ATTENTION, "1, where the scaling is not `yarn`"));
+        return Err(config.unsupported(ATTENTION, "1 without `yarn`"));
     }
     let base = config.positive_or("rope.freq_base", Some(BASE))?;
     check(config, Rotary { dim, pairs, base, scaling })

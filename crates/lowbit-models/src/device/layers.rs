@@ -39,7 +39,7 @@ pub(super) struct Built {
     /// The ops from tokens to the last residual.
     pub body: Graph,
     /// How many of the last ops of `body` make the logits of rows that are copied in between, and choose a
-    /// token: the head, the largest logit, a logit at random.
+    /// token: codes of its input if they are made there, the head, the largest logit, a logit at random.
     pub head_ops: usize,
     /// The settings by which tokens are drawn.
     pub settings: Option<Tensor>,
@@ -566,12 +566,21 @@ impl<'a> Builder<'a> {
             let columns = self.columns(part);
             let output =
                 self.graph.kept(self.size.logit_rows, columns, Rows::Float(FloatType::F32));
-            self.matmul(part, input, ActivationFunction::Identity, Epilogue::None, output);
+            // Codes that the last norm does not write are made of the rows whose logits are wanted.
+            let first = self.graph.ops.len();
+            let codes = self.codes(&[part]);
+            let taken = if matches!(stored, Rows::Int8(_)) {
+                input
+            } else {
+                inputs::linear(&mut self.graph, codes, &[part], input, true)?
+            };
+            self.matmul(part, taken, ActivationFunction::Identity, Epilogue::None, output);
             let settings = self.graph.kept(1, SampleSettings::BYTES as u32 / 4, Rows::Words);
             for settings in [None, Some(settings)] {
                 self.graph.ops.push(Op::Sample { logits: output, settings, output: self.ids });
             }
-            (head_input, logits, head_ops) = (Some(input), Some(output), 3);
+            head_ops = self.graph.ops.len() - first;
+            (head_input, logits) = (Some(input), Some(output));
             drawing = Some(settings);
         }
         Ok(Built {

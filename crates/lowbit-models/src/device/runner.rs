@@ -56,7 +56,7 @@ impl Runner {
         };
         let mut body = binder.steps().await?;
         let mut head = body.split_off(body.len() - built.head_ops);
-        let samplers = head.split_off(head.len().min(1));
+        let samplers = head.split_off(head.len().saturating_sub(2));
         let row_bytes = built.body.shapes[built.last.0].row_bytes();
         let cache_bytes = built.cache_bytes();
         let activation_bytes = built.activation_bytes() + table_bytes;

@@ -2,7 +2,6 @@
 
 use super::{F16, F32, FOLDER, INT4, INT8, difference, shared};
 use crate::common::data;
-use crate::common::skipped;
 use crate::tiny_bert;
 use lowbit::compress::Scheme;
 use lowbit::format::CacheFormat;
