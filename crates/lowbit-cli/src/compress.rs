@@ -435,9 +435,8 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         ("--json", args.json.json.as_deref()),
     ]))?;
     let request = request(args)?;
-    let model = files::open_plain(&args.input)?;
     let output = args.shards.output(&args.output);
-    files::refuse_overwriting(&args.input, &model, &output)?;
+    let model = files::open_plain(&args.input, &output)?;
     let Selection { weights: selected, unmatched, .. } = selected(&model, &request, &args.input)?;
     for pattern in unmatched {
         warn(format!("the pattern `{pattern}` matches no float matrix of the file"));

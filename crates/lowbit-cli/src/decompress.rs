@@ -92,7 +92,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     ]))?;
     let model = files::open(&args.input)?;
     let output = args.shards.output(&args.output);
-    files::refuse_overwriting(&args.input, &model, &output)?;
+    files::refuse_overwriting("IN", &args.input, &model, &output)?;
     let failed = |error: SourceError| {
         let hint = match error {
             SourceError::Io(IoError::Io { .. }) => "is there room, and may this user write there?",

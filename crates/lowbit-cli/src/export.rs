@@ -1,6 +1,6 @@
 //! `lowbit export`: writes a model for other programs.
 
-use crate::error::CliError;
+use crate::error::{CliError, warn};
 use crate::listing::{self, Listing};
 use crate::report::{self, JsonArg, Report};
 use crate::{Outcome, files};
@@ -29,8 +29,9 @@ pub struct Args {
     /// The format to write
     #[arg(long, value_name = "FORMAT")]
     to: Format,
-    /// Copy the metadata of this GGUF file: the architecture, its sizes, and the vocabulary. The default
-    /// is IN if it is a GGUF file itself
+    /// Copy the metadata of this GGUF file: the architecture, its sizes, and the vocabulary. It must be of the
+    /// same model: IN may have other types, but no other names and shapes of tensors. The default is IN if it
+    /// is a GGUF file itself
     #[arg(long, value_name = "GGUF")]
     metadata_of: Option<PathBuf>,
     #[command(flatten)]
@@ -56,21 +57,23 @@ enum To {
 
 /// Returns the metadata to write.
 fn metadata(args: &Args, model: &Model) -> Result<GgufMetadata, CliError> {
-    let hint =
-        "--metadata-of names a GGUF file of the same architecture, whose metadata are copied";
+    let hint = "--metadata-of names a GGUF file of the same model, whose metadata are copied";
     match (&args.metadata_of, model) {
         (None, Model::Gguf(model)) => Ok(GgufMetadata::of(model)),
         (None, _) => {
             let message = format!("`{}` has no metadata for GGUF", args.input.display());
             Err(CliError::new(message).hint(hint))
         }
-        (Some(path), _) => match files::open(path)? {
-            Model::Gguf(model) => Ok(GgufMetadata::of(&model)),
-            other => {
-                let message = format!("`{}` is a model in {}", path.display(), other.family());
-                Err(CliError::new(message).hint(hint))
-            }
-        },
+        (Some(path), _) => {
+            let model = files::open(path)?;
+            let Model::Gguf(found) = &model else {
+                let message = format!("`{}` is a model in {}", path.display(), model.family());
+                return Err(CliError::new(message).hint(hint));
+            };
+            // Other parts of a model in several files are read as well.
+            files::refuse_overwriting("--metadata-of", path, &model, &Output::from(&args.output))?;
+            Ok(GgufMetadata::of(found))
+        }
     }
 }
 
@@ -84,7 +87,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     ]))?;
     let model = files::open(&args.input)?;
     let output = args.shards.output(&args.output);
-    files::refuse_overwriting(&args.input, &model, &output)?;
+    files::refuse_overwriting("IN", &args.input, &model, &output)?;
     let to = match args.to {
         Format::Gguf if output != Output::from(&args.output) => {
             let message = "--shard-size is for safetensors files, and GGUF is one file";
@@ -115,12 +118,13 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         .map_err(|error| listing::damaged(&args.input, error))?;
     let progress = report::progress(model.items().map_err(failed)?.len());
     let advance = &mut |step: Step<'_>| report::advance(&progress, step);
-    match to {
+    let warnings = match to {
         To::Gguf(metadata) => gguf::write(&model, &metadata, &args.output, advance),
         To::Hf(format) => hf::write(&model, format, output, advance),
-    }
-    .map_err(failed)?;
+    };
+    let warnings = warnings.map_err(failed)?;
     progress.finish_and_clear();
+    warnings.iter().for_each(warn);
     report.finish(&listing.text(), &listing)?;
     Ok(Outcome::Fine)
 }

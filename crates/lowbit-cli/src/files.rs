@@ -38,9 +38,11 @@ fn unreadable(path: &Path, error: SourceError) -> CliError {
     CliError::new(format!("cannot read `{}`", path.display())).because(error).hint(hint)
 }
 
-/// Opens a model for a command that takes plain tensors, and what lowbit compressed.
-pub fn open_plain(path: &Path) -> Result<ModelFile, CliError> {
+/// Opens a model for a command that takes plain tensors, and what lowbit compressed, and that writes to
+/// `output`, which may replace none of its files.
+pub fn open_plain(path: &Path, output: &Output) -> Result<ModelFile, CliError> {
     let model = open(path)?;
+    refuse_overwriting("IN", path, &model, output)?;
     for left_out in model.omissions() {
         warn(format!("`{}` is left out: {}", left_out.name, left_out.why));
     }
@@ -112,8 +114,9 @@ pub fn of_model(input: &Path, model: &dyn ModelSource) -> Vec<PathBuf> {
     files
 }
 
-/// Refuses to write over a file of the model that is read.
+/// Refuses to write over a file of the model that is read, which is the argument `role`.
 pub fn refuse_overwriting(
+    role: &str,
     input: &Path,
     model: &dyn ModelSource,
     output: &Output,
@@ -128,7 +131,7 @@ pub fn refuse_overwriting(
     {
         None => Ok(()),
         Some(path) => {
-            let message = format!("OUT would replace a file of IN, `{}`", path.display());
+            let message = format!("OUT would replace a file of {role}, `{}`", path.display());
             Err(CliError::new(message).hint("give the output its own name or folder"))
         }
     }

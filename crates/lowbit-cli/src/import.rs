@@ -202,7 +202,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     ]))?;
     let model = files::open(&args.input)?;
     let output = args.shards.output(&args.output);
-    files::refuse_overwriting(&args.input, &model, &output)?;
+    files::refuse_overwriting("IN", &args.input, &model, &output)?;
     match model {
         Model::Onnx(model) => run_onnx(args, model, output),
         model => run_any(args, &model, output),

@@ -79,11 +79,20 @@ fn text(text: &str) -> Vec<u8> {
 /// A GGUF file of tensors: name, sizes with the innermost first, number of the type, bytes of the data.
 /// The data are zeros.
 fn gguf(architecture: &str, tensors: &[(String, Vec<u64>, u32, u64)]) -> Vec<u8> {
+    let names = [("general.architecture", architecture), ("general.name", "tiny\u{1b}")];
+    gguf_with(&names.map(|(key, value)| (key, 8, text(value))), tensors)
+}
+
+/// A GGUF file with these metadata: key, number of the type, bytes of the value.
+fn gguf_with(
+    entries: &[(&str, u32, Vec<u8>)],
+    tensors: &[(String, Vec<u64>, u32, u64)],
+) -> Vec<u8> {
     let mut file = b"GGUF\x03\0\0\0".to_vec();
     file.extend((tensors.len() as u64).to_le_bytes());
-    file.extend(2u64.to_le_bytes());
-    for (key, value) in [("general.architecture", architecture), ("general.name", "tiny\u{1b}")] {
-        file.extend([text(key), 8u32.to_le_bytes().to_vec(), text(value)].concat());
+    file.extend((entries.len() as u64).to_le_bytes());
+    for (key, kind, value) in entries {
+        file.extend([text(key), kind.to_le_bytes().to_vec(), value.clone()].concat());
     }
     let mut at = 0u64;
     for (name, dims, kind, bytes) in tensors {
@@ -408,4 +417,52 @@ fn gguf_goes_in_and_out() {
         &["compress", input, "-o", &none, "--scheme", "int8"],
         &["13 of its weights are quantized already (IQ4_NL, ", "takes them as they are"],
     );
+}
+
+/// Metadata are those of one model: another has other names, and an output that would replace a part of the
+/// file that has them is refused.
+#[test]
+fn metadata_belong_to_their_model() {
+    let scratch = Scratch::new();
+    fs::create_dir(scratch.path("split")).unwrap();
+    let part = |number: u16| scratch.text(&format!("split/m-{:05}-of-00002.gguf", number + 1));
+    for number in 0..2u16 {
+        let entries = [
+            ("general.architecture", 8, text("llama")),
+            ("split.no", 2, number.to_le_bytes().to_vec()),
+            ("split.count", 2, 2u16.to_le_bytes().to_vec()),
+            ("split.tensors.count", 5, 2i32.to_le_bytes().to_vec()),
+        ];
+        let mut file = gguf_with(&entries, &[(format!("t{number}"), vec![1, 1], 0, 4)]);
+        file.extend([0; 4]);
+        fs::write(part(number), file).unwrap();
+    }
+    let [input, output] = ["in", "out"].map(|name| scratch.text(name));
+    write(scratch.path("in"), &[("t0", 1.0), ("t1", 2.0)]);
+    let args = |output: &str| {
+        ["export", &input, "-o", output, "--to", "gguf", "--metadata-of", &part(0)]
+            .map(str::to_owned)
+    };
+    let kept = fs::read(part(1)).unwrap();
+    let given = args(&part(1));
+    refused(&given.each_ref().map(String::as_str), &["would replace a file of --metadata-of"]);
+    assert_eq!(fs::read(part(1)).unwrap(), kept);
+    let given = args(&output);
+    fine(&given.each_ref().map(String::as_str));
+    assert_eq!(
+        source::open(&output).unwrap().read("t1").unwrap(),
+        Data::Plain(2f32.to_le_bytes()[..].into())
+    );
+    fs::remove_file(&output).unwrap();
+
+    write(scratch.path("in"), &[("model.layers.0.self_attn.q_proj.weight", 1.0)]);
+    refused(
+        &given.each_ref().map(String::as_str),
+        &[
+            "the metadata are those of another model",
+            "`model.layers.0.self_attn.q_proj.weight`",
+            "very model",
+        ],
+    );
+    assert!(!scratch.path("out").exists());
 }

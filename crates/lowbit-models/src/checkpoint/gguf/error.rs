@@ -218,6 +218,26 @@ pub enum GgufError {
         /// What the first file says.
         need: u64,
     },
+    /// A tensor to write is not one of the file whose metadata are copied.
+    #[error(
+        "the metadata are those of another model: it has {}, and the tensor to write is `{name}` {have:?}",
+        other(name, need.as_deref())
+    )]
+    OtherModel {
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        have: Vec<usize>,
+        /// The shape that it has in that file, if it is there.
+        need: Option<Vec<usize>>,
+    },
+}
+
+fn other(name: &str, shape: Option<&[usize]>) -> String {
+    match shape {
+        None => "no tensor of that name".to_owned(),
+        Some(shape) => format!("`{name}` {shape:?}"),
+    }
 }
 
 impl GgufError {
@@ -240,6 +260,11 @@ impl GgufError {
                 "fetch all files of the model into one folder"
             }
             Self::InSplit { source, .. } => source.next_step(),
+            Self::OtherModel { .. } => {
+                "copy the metadata of a GGUF file of this very model, from which it was imported; lowbit \
+                 neither renames tensors nor changes the order of their rows, as llama.cpp's \
+                 convert_hf_to_gguf.py does with a checkpoint of Hugging Face"
+            }
             _ => "the file is damaged, or the program that wrote it has a fault",
         }
     }

@@ -16,6 +16,7 @@ mod blocks;
 mod cursor;
 mod error;
 mod header;
+mod metadata;
 mod ranged;
 mod source;
 mod split;
@@ -26,9 +27,10 @@ mod value;
 mod write;
 
 pub use error::GgufError;
+pub use metadata::GgufMetadata;
 pub use ranged::{RangedGguf, ReadBytes};
 pub use types::GgmlType;
-pub use write::{GgufMetadata, write};
+pub use write::write;
 
 pub(super) use split::split_name;
 

@@ -1,7 +1,8 @@
 //! Tests of the reader with files built here byte by byte.
 
 use super::*;
-use crate::checkpoint::source::ModelSource;
+use crate::checkpoint::source::{self, Model, ModelSource};
+use crate::checkpoint::{CompressedInfo, Content, Dtype, Entry, LayerActivations, ModelWriter};
 use serde_json::json;
 use std::fs;
 
@@ -402,4 +403,168 @@ fn what_ranges_cannot_be_read_of_is_refused() {
     let cut = small().tensor("end", &[32], 0, &[0; 100]);
     let error = ranged(&cut).unwrap_err();
     assert!(matches!(error, SourceError::Gguf(GgufError::Range { .. })), "{error}");
+}
+
+/// Writes a model of lowbit and opens it. `activations` belong to the weight `w.weight`.
+fn own(
+    folder: &Path,
+    contents: &[(&str, Content<'_>)],
+    activations: Option<LayerActivations>,
+) -> Model {
+    let path = folder.join("own");
+    let entry = |content: &Content<'_>| match *content {
+        Content::Plain { dtype, shape, .. } => Entry::Plain { dtype, shape: shape.to_vec() },
+        Content::Compressed { shape, weights } => {
+            Entry::Compressed(CompressedInfo { format: weights.format(), shape: shape.to_vec() })
+        }
+    };
+    let entries = contents.iter().map(|(name, content)| ((*name).to_owned(), entry(content)));
+    let activations = activations.map(|found| ("w.weight".to_owned(), found)).into_iter().collect();
+    let mut writer = ModelWriter::create_with_activations(
+        &path,
+        entries.collect(),
+        activations,
+        &BTreeMap::new(),
+    )
+    .unwrap();
+    for (name, content) in contents {
+        match *content {
+            Content::Plain { bytes, .. } => writer.write_plain(name, bytes).unwrap(),
+            Content::Compressed { weights, .. } => writer.write_compressed(name, weights).unwrap(),
+        }
+    }
+    writer.finish().unwrap();
+    source::open(&path).unwrap()
+}
+
+fn written(model: &dyn ModelSource, metadata: &GgufMetadata, folder: &Path) -> GgufFile {
+    let path = folder.join("written");
+    write(model, metadata, &path, &mut |_| ()).unwrap();
+    GgufFile::open(&path).unwrap()
+}
+
+/// What the metadata say about the types of tensors is made anew where a type changes, and only there.
+#[test]
+fn metadata_follow_the_types() {
+    let folder = tempfile::tempdir().unwrap();
+    let number = |value: u32| value.to_le_bytes();
+    let original = Builder::new()
+        .string("general.architecture", "llama")
+        .entry("general.file_type", 4, &number(1))
+        .string("quantize.imatrix.file", "calibration.dat")
+        .entry("general.quantization_version", 4, &number(1))
+        .string("general.name", "last")
+        .tensor("big.weight", &[32, 4], 1, &[0; 256])
+        .tensor("w.weight", &[32, 1], 1, &[0; 64])
+        .tensor("norm", &[512], 0, &[0; 2048]);
+    let original = GgufFile::from_bytes(original.build()).unwrap();
+    let metadata = GgufMetadata::of(&original);
+    let again = written(&original, &metadata, folder.path());
+    assert!(again.entries().eq(original.entries()));
+
+    let random = |format: &str, n| {
+        lowbit::format::random_weights(format.parse().unwrap(), n, 32, 1, false).unwrap()
+    };
+    let norm = Content::Plain { dtype: Dtype::F32, shape: &[512], bytes: &[0; 2048] };
+    // The type of most elements of matrices counts, and a vector is none.
+    for (big, small, file_type) in [
+        ("q8_0", "q4_0", json!(7)),
+        ("q5_1", "q4_0", json!(9)),
+        ("mxfp4", "q4_0", json!(38)),
+        ("iq4_nl", "q4_0", json!(25)),
+        ("f32", "f32", json!(0)),
+    ] {
+        let (big, small) = (random(big, 4), random(small, 1));
+        let model = own(
+            folder.path(),
+            &[
+                ("big.weight", Content::Compressed { shape: &[4, 32], weights: &big }),
+                ("w.weight", Content::Compressed { shape: &[1, 32], weights: &small }),
+                ("norm", norm),
+            ],
+            None,
+        );
+        let written = written(&model, &metadata, folder.path());
+        let keys: Vec<&str> = written.entries().map(|(key, _)| key).collect();
+        let kept = ["general.architecture", "general.file_type", "general.quantization_version"];
+        assert_eq!(keys, [&kept[..], &["general.name"]].concat());
+        assert_eq!(written.config()["general.file_type"], file_type);
+        let blocks = file_type != json!(0);
+        assert_eq!(written.config()["general.quantization_version"], if blocks { 2 } else { 1 });
+    }
+    // llama.cpp has no number for a model of integers.
+    let model = own(
+        folder.path(),
+        &[("big.weight", Content::Plain { dtype: Dtype::I8, shape: &[4, 32], bytes: &[0; 128] })],
+        None,
+    );
+    let config = written(&model, &metadata, folder.path()).config().clone();
+    assert_eq!(config.get("general.file_type"), None);
+    // Metadata that are of no file get both keys.
+    let model = own(
+        folder.path(),
+        &[("w.weight", Content::Compressed { shape: &[4, 32], weights: &random("q4_1", 4) })],
+        None,
+    );
+    let new = written(&model, &GgufMetadata::new("x"), folder.path()).config().clone();
+    assert_eq!(
+        (&new["general.file_type"], &new["general.quantization_version"]),
+        (&json!(3), &json!(2))
+    );
+}
+
+/// The metadata of a file are written with its own tensors only.
+#[test]
+fn metadata_of_another_model_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let metadata = GgufMetadata::of(&open(&small()).unwrap());
+    let refused = |name: &str, shape: &[usize], says: &str| {
+        let bytes = vec![0; shape.iter().product::<usize>() * 4];
+        let plain = Content::Plain { dtype: Dtype::F32, shape, bytes: &bytes };
+        let model = own(folder.path(), &[(name, plain)], None);
+        let path = folder.path().join("none");
+        let error = write(&model, &metadata, &path, &mut |_| ()).unwrap_err();
+        assert!(error.to_string().contains(says), "{error}");
+        assert!(error.next_step().contains("this very model"));
+        assert!(!path.exists());
+    };
+    let hf = "model.layers.0.self_attn.q_proj.weight";
+    refused(hf, &[3, 32], &format!("no tensor of that name, and the tensor to write is `{hf}`"));
+    refused("blk.0.attn_q.weight", &[32, 3], "it has `blk.0.attn_q.weight` [3, 32]");
+    let plain = Content::Plain { dtype: Dtype::F32, shape: &[5], bytes: &[0; 20] };
+    let model = own(folder.path(), &[("blk.0.attn_norm.weight", plain)], None);
+    let path = folder.path().join("part");
+    let warnings = write(&model, &metadata, &path, &mut |_| ()).unwrap();
+    assert!(
+        warnings[0].starts_with("2 of the tensors")
+            && warnings[0].contains("`blk.0.attn_q.weight`")
+    );
+}
+
+/// A weight with smoothed inputs would give wrong products without its factors, and one with quantized inputs
+/// only more exact ones.
+#[test]
+fn quantization_of_inputs_is_not_dropped_silently() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = lowbit::format::random_weights("q8_0".parse().unwrap(), 2, 32, 1, false).unwrap();
+    let content = [("w.weight", Content::Compressed { shape: &[2, 32], weights: &weights })];
+    let format = "int8-token".parse().unwrap();
+    let activations = |factors| {
+        Some(LayerActivations {
+            quantization: lowbit::format::Quantization::Dynamic(format),
+            factors,
+        })
+    };
+    let (metadata, path) = (GgufMetadata::new("x"), folder.path().join("out"));
+    let model = own(folder.path(), &content, activations(Some(vec![2.0; 32])));
+    let error = write(&model, &metadata, &path, &mut |_| ()).unwrap_err().to_string();
+    assert!(error.starts_with("`w.weight` is stored as ") && error.contains("smoothed"), "{error}");
+    assert!(!path.exists());
+    let model = own(folder.path(), &content, activations(None));
+    let warnings = write(&model, &metadata, &path, &mut |_| ()).unwrap();
+    assert!(
+        matches!(&warnings[..], [one] if one.contains("1 of its weights") && one.contains("`w.weight`"))
+    );
+    let model = own(folder.path(), &content, None);
+    assert_eq!(write(&model, &metadata, &path, &mut |_| ()).unwrap(), [] as [String; 0]);
 }

@@ -1,7 +1,10 @@
 //! Writes GGUF files.
 
-use super::{GgmlType, GgufFile, blocks};
-use crate::checkpoint::source::{Data, Item, ItemKind, ModelSource, SourceError};
+use super::metadata::text;
+use super::{GgmlType, GgufMetadata, blocks};
+use crate::checkpoint::source::{
+    Data, Item, ItemKind, ModelSource, SourceError, without_activations,
+};
 use crate::checkpoint::{AtomicFile, Dtype, IoError};
 use crate::progress::Step;
 use lowbit::format::{CodeType, PackedWeights};
@@ -13,55 +16,31 @@ const MOST_NAME: usize = 63;
 /// The most axes that a tensor of ggml has.
 const MOST_AXES: usize = 4;
 
-/// The metadata of a GGUF file, as its bytes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct GgufMetadata {
-    /// Keys, and types and values as the file has them.
-    entries: Vec<(String, Vec<u8>)>,
-    /// The alignment of tensor data.
-    alignment: Option<usize>,
-}
-
-impl GgufMetadata {
-    /// Returns metadata with only the name of an architecture.
-    pub fn new(architecture: &str) -> Self {
-        const STRING: u32 = 8;
-        let value = [&STRING.to_le_bytes()[..], &text(architecture)].concat();
-        Self { entries: vec![("general.architecture".to_owned(), value)], alignment: None }
-    }
-
-    /// Returns the metadata of a model, without what says that it is in several files.
-    pub fn of(model: &GgufFile) -> Self {
-        let entries = model.entries();
-        let entries = entries.filter(|(key, _)| !key.starts_with("split."));
-        let entries = entries.map(|(key, value)| (key.to_owned(), value.to_vec())).collect();
-        Self { entries, alignment: Some(model.alignment()) }
-    }
-}
-
-fn text(text: &str) -> Vec<u8> {
-    [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
-}
-
 /// Writes everything that `model` contains to a GGUF file: weights of the formats that GGUF has as their
 /// blocks, everything else as plain tensors. Codes and scales are written as they are. The file appears
-/// whole or not at all, and one item is in memory at a time.
+/// whole or not at all, and one item is in memory at a time. If a tensor has another type than in the file of
+/// the metadata, what they say about types is made anew.
+///
+/// Returns what the user should know about the file, as sentences without a full stop.
 ///
 /// # Errors
-/// Returns [`SourceError::Unsupported`] for an item that GGUF has no type for, or whose name, shape or
-/// scales a GGUF file cannot hold, and other [`SourceError`]s if an item cannot be read or the file cannot
-/// be written. Nothing is written in that case.
+/// Returns [`SourceError::Unsupported`] for an item that GGUF has no type for, or whose name, shape,
+/// scales or smoothing a GGUF file cannot hold, [`GgufError::OtherModel`](super::GgufError::OtherModel) for
+/// one that is not in the file of the metadata, and other [`SourceError`]s if an item cannot be read or the
+/// file cannot be written. Nothing is written in that case.
 pub fn write(
     model: &dyn ModelSource,
     metadata: &GgufMetadata,
     path: impl AsRef<Path>,
     progress: &mut dyn FnMut(Step<'_>),
-) -> Result<(), SourceError> {
+) -> Result<Vec<String>, SourceError> {
     if let Some(error) = model.refusal() {
         return Err(error);
     }
     let items = model.items()?;
+    metadata.check(&items)?;
     let kinds: Vec<(GgmlType, usize)> = items.iter().map(kind).collect::<Result<_, _>>()?;
+    let warnings = warnings(model, metadata, &items)?;
     let path = path.as_ref();
     let mut file = Output { file: AtomicFile::create(path)?, path: path.to_owned(), at: 0 };
     let alignment = metadata.alignment.unwrap_or(super::header::ALIGNMENT).max(1);
@@ -80,7 +59,41 @@ pub fn write(
         file.align(alignment)?;
         progress(Step::Finished(&item.name));
     }
-    Ok(file.file.commit()?)
+    file.file.commit()?;
+    Ok(warnings)
+}
+
+/// Returns what of the model is not in the file.
+///
+/// # Errors
+/// Returns [`SourceError::Unsupported`] for a weight whose X is divided by factors: its columns were
+/// multiplied by them, and without them its products would be wrong.
+fn warnings(
+    model: &dyn ModelSource,
+    metadata: &GgufMetadata,
+    items: &[Item],
+) -> Result<Vec<String>, SourceError> {
+    let mut without = Vec::new();
+    for item in items.iter().filter(|item| matches!(item.kind, ItemKind::Compressed(_))) {
+        match model.activations(&item.name)? {
+            Some(activations) if activations.factors.is_some() => {
+                let why = "its input is smoothed, which GGUF cannot say; compress the model without \
+                           smoothing";
+                return Err(unsupported(item, why));
+            }
+            Some(_) => without.push(item.name.as_str()),
+            None => {}
+        }
+    }
+    let mut warnings: Vec<String> = without_activations(&without, "GGUF").into_iter().collect();
+    let missing = metadata.missing(items);
+    if let Some(first) = missing.first() {
+        warnings.push(format!(
+            "{} of the tensors that the metadata are about are not in the model, first `{first}`",
+            missing.len()
+        ));
+    }
+    Ok(warnings)
 }
 
 /// Returns the bytes before the data.
@@ -91,12 +104,14 @@ fn header(
     alignment: usize,
 ) -> Vec<u8> {
     const VERSION: u32 = 3;
+    let types: Vec<GgmlType> = kinds.iter().map(|(kind, _)| *kind).collect();
+    let entries = metadata.entries(items, &types);
     let mut header = b"GGUF".to_vec();
     header.extend(VERSION.to_le_bytes());
     header.extend((items.len() as u64).to_le_bytes());
-    header.extend((metadata.entries.len() as u64).to_le_bytes());
-    for (key, value) in &metadata.entries {
-        header.extend(text(key));
+    header.extend((entries.len() as u64).to_le_bytes());
+    for (key, value) in entries {
+        header.extend(text(&key));
         header.extend(value);
     }
     let mut offset = 0;

@@ -2,11 +2,12 @@
 
 use super::layer::{field_of_words, put};
 use super::{HfError, write_config};
-use crate::checkpoint::source::{Data, ItemKind, ModelSource, SourceError};
+use crate::checkpoint::source::{Data, ItemKind, ModelSource, SourceError, without_activations};
 use crate::checkpoint::{Dtype, Entry, ModelWriter, Output, matrix_shape, write_atomic};
 use crate::progress::Step;
 use lowbit::format::{
-    CodeType, Granularity, Mask24, Offset, PackedWeights, ScaleType, Scales, WeightFormat,
+    CodeType, Granularity, Mask24, Offset, PackedWeights, Quantization, ScaleType, Scales,
+    StaticScale, WeightFormat,
 };
 use std::collections::BTreeMap;
 
@@ -83,7 +84,10 @@ struct Written {
 
 /// Writes everything that `model` contains to safetensors files: weights in `format`, with their codes and
 /// scales as they are, and everything else as plain tensors. A `config.json` is written beside them last:
-/// that of a safetensors model, with the new quantization. One item is in memory at a time.
+/// that of a safetensors model, with the new quantization, of weights and of their X. One item is in memory
+/// at a time.
+///
+/// Returns what the user should know about the files, as sentences without a full stop.
 ///
 /// # Errors
 /// Returns [`HfError`] as a [`SourceError`] for a weight that the format does not hold, or whose name does
@@ -95,13 +99,14 @@ pub fn write(
     format: HfFormat,
     output: impl Into<Output>,
     progress: &mut dyn FnMut(Step<'_>),
-) -> Result<(), SourceError> {
+) -> Result<Vec<String>, SourceError> {
     if let Some(error) = model.refusal() {
         return Err(error);
     }
     let items = model.items()?;
     let mut entries = BTreeMap::new();
-    let mut modules: BTreeMap<String, WeightFormat> = BTreeMap::new();
+    let mut modules = BTreeMap::new();
+    let mut without = Vec::new();
     let mut add = |name: String, entry: Entry| match entries.insert(name.clone(), entry) {
         None => Ok(()),
         Some(_) => Err(HfError::unsupported(
@@ -116,13 +121,21 @@ pub fn write(
                 add(item.name.clone(), entry)?;
             }
             ItemKind::Compressed(weights) => {
-                let module = module(model, format, &item.name)?;
-                for Written { name, dtype, shape } in
-                    tensors(&item.name, module, format, weights, &item.shape)?
-                {
+                let (module, mut inputs) = module(model, format, &item.name)?;
+                // The configuration has no group for floats, in which it could stand.
+                if inputs.is_some() && !weights.code_type().has_scales() {
+                    without.push(item.name.as_str());
+                    inputs = None;
+                }
+                let written = tensors(&item.name, module, format, weights, &item.shape)?;
+                for Written { name, dtype, shape } in written {
                     add(name, Entry::Plain { dtype, shape })?;
                 }
-                modules.insert(module.to_owned(), *weights);
+                for (own, dtype, _) in input_tensors(inputs) {
+                    let name = format!("{module}.{own}");
+                    add(name, Entry::Plain { dtype, shape: vec![1] })?;
+                }
+                modules.insert(module.to_owned(), (*weights, inputs));
             }
             ItemKind::Unsupported(why) => {
                 let (name, stored) = (item.name.clone(), item.stored.clone());
@@ -130,7 +143,8 @@ pub fn write(
             }
         }
     }
-    let config = write_config::config(model, format, &modules);
+    let own_config = write_config::source(model);
+    let config = write_config::config(own_config.clone(), format, &modules);
     let output = output.into();
     let beside = output.entry_point().with_file_name("config.json");
     if beside.exists() {
@@ -143,35 +157,66 @@ pub fn write(
         match model.read(&item.name)? {
             Data::Plain(bytes) => writer.write_plain(&item.name, &bytes)?,
             Data::Compressed(weights) => {
-                let module = module(model, format, &item.name)?;
+                let (module, inputs) = module(model, format, &item.name)?;
                 let written = tensors(&item.name, module, format, &weights.format(), &item.shape)?;
                 for Written { name, .. } in written {
                     let own = name.strip_prefix(module).unwrap_or(&name).trim_start_matches('.');
                     writer.write_plain(&name, &bytes(own, format, &weights))?;
+                }
+                let inputs = inputs.filter(|_| weights.format().code_type().has_scales());
+                for (own, _, bytes) in input_tensors(inputs) {
+                    writer.write_plain(&format!("{module}.{own}"), &bytes)?;
                 }
             }
         }
         progress(Step::Finished(&item.name));
     }
     writer.finish()?;
-    Ok(write_atomic(beside, &config)?)
+    write_atomic(beside, &config)?;
+    let mut warnings: Vec<String> =
+        without_activations(&without, format.name()).into_iter().collect();
+    let named = ["architectures", "model_type"].iter().any(|key| own_config.contains_key(*key));
+    if !named {
+        warnings.push(
+            "there is no config.json beside the model, and so the new one does not say what its architecture \
+             is: programs that load it need the keys of the model's own"
+                .to_owned(),
+        );
+    }
+    Ok(warnings)
 }
 
-/// Returns the module of a weight.
+/// Returns the tensors of one element that say how X is quantized, if its scale is fixed: their names in the
+/// module, their types and their bytes.
+fn input_tensors(inputs: Option<Quantization>) -> Vec<(&'static str, Dtype, Vec<u8>)> {
+    let Some(Quantization::Static(StaticScale { scale, zero_point })) = inputs else {
+        return Vec::new();
+    };
+    let mut tensors = vec![("input_scale", Dtype::F32, scale.to_le_bytes().to_vec())];
+    if zero_point != 0 {
+        // A zero point was checked to be one of a signed byte.
+        tensors.push(("input_zero_point", Dtype::I8, vec![zero_point as u8]));
+    }
+    tensors
+}
+
+/// Returns the module of a weight, and how its X is quantized if the model says it.
 fn module<'a>(
     model: &dyn ModelSource,
     format: HfFormat,
     name: &'a str,
-) -> Result<&'a str, SourceError> {
-    if model.activations(name)?.is_some_and(|x| x.factors.is_some()) {
+) -> Result<(&'a str, Option<Quantization>), SourceError> {
+    let activations = model.activations(name)?;
+    if activations.as_ref().is_some_and(|x| x.factors.is_some()) {
         let what = format!("the input of `{name}` is smoothed, which {} cannot say", format.name());
         let next = "compress the model without smoothing";
         return Err(HfError::unsupported(what, next).into());
     }
-    Ok(name.strip_suffix(".weight").ok_or_else(|| {
+    let module = name.strip_suffix(".weight").ok_or_else(|| {
         let what = format!("the name `{name}` does not end in `.weight`");
         HfError::unsupported(what, "formats of compressed-tensors hold weights of modules")
-    })?)
+    })?;
+    Ok((module, activations.map(|activations| activations.quantization)))
 }
 
 /// Returns the tensors of a weight.

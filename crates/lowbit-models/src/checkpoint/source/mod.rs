@@ -123,6 +123,21 @@ pub enum Data<'a> {
     Compressed(PackedWeights),
 }
 
+/// Says that X of these weights is quantized in the model, and that a format, into which they are written,
+/// does not say so. Returns `None` if there are no such weights.
+pub(crate) fn without_activations(weights: &[&str], format: &str) -> Option<String> {
+    let some: Vec<String> = weights.iter().take(3).map(|name| format!("`{name}`")).collect();
+    let more = if weights.len() > some.len() { ", …" } else { "" };
+    (!weights.is_empty()).then(|| {
+        format!(
+            "the model says how the inputs of {} of its weights are quantized ({}{more}), and {format} cannot \
+             say it: programs that read the file take these inputs as floats",
+            weights.len(),
+            some.join(", ")
+        )
+    })
+}
+
 /// Something in a model that is not among its items.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -4,10 +4,12 @@ use super::super::{HfFormat, HfModel, write};
 use crate::checkpoint::source::{
     Data, Family, Item, ItemKind, Model, ModelSource, SourceError, open,
 };
-use crate::checkpoint::{Content, Dtype, ModelFile, Output, write_model};
+use crate::checkpoint::{Content, Dtype, LayerActivations, ModelFile, Output, write_model};
 use lowbit::compress::dequantize;
-use lowbit::format::{PackedWeights, Parts, WeightFormat, random_weights};
-use serde_json::Value;
+use lowbit::format::{
+    PackedWeights, Parts, Quantization, StaticScale, WeightFormat, random_weights,
+};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::path::Path;
@@ -65,9 +67,9 @@ fn reopened(path: &Path) -> Box<HfModel> {
     }
 }
 
-/// A model in memory.
+/// A model in memory: weights, and how their X is quantized.
 #[derive(Debug)]
-struct Memory(BTreeMap<String, PackedWeights>);
+struct Memory(BTreeMap<String, PackedWeights>, BTreeMap<String, Quantization>);
 
 impl ModelSource for Memory {
     fn family(&self) -> Family {
@@ -105,6 +107,14 @@ impl ModelSource for Memory {
     fn read(&self, name: &str) -> Result<Data<'_>, SourceError> {
         Ok(Data::Compressed(self.0[name].clone()))
     }
+
+    fn activations(&self, name: &str) -> Result<Option<LayerActivations>, SourceError> {
+        let of = |quantization: &Quantization| LayerActivations {
+            quantization: *quantization,
+            factors: None,
+        };
+        Ok(self.1.get(name).map(of))
+    }
 }
 
 /// Every format that lowbit has is written and read back, or refused by name.
@@ -126,7 +136,7 @@ fn all_formats_come_back_bit_for_bit() {
                     accepted.insert(name, weights);
                     continue;
                 }
-                let one = Memory([(name.clone(), weights)].into());
+                let one = Memory([(name.clone(), weights)].into(), BTreeMap::new());
                 let error = write(&one, to, path.as_path(), &mut |_| ()).unwrap_err().to_string();
                 assert!(error.contains(&format!("`{name}` is {format}: {}", to.name())), "{error}");
                 refused += 1;
@@ -134,7 +144,7 @@ fn all_formats_come_back_bit_for_bit() {
         }
         assert_eq!(std::fs::read_dir(&out).unwrap().count(), 0);
         assert!(accepted.len() >= 3 && refused > 100, "{}, {refused}", accepted.len());
-        let memory = Memory(accepted);
+        let memory = Memory(accepted, BTreeMap::new());
         write(&memory, to, path.as_path(), &mut |_| ()).unwrap();
         let back = reopened(&out);
         assert_eq!(back.left_out(), []);
@@ -158,7 +168,8 @@ fn several_formats_and_shards() {
     let out = folder.path().join("out");
     std::fs::create_dir(&out).unwrap();
     let path = Output::from(out.join("model.safetensors")).in_shards(NonZeroU64::new(300).unwrap());
-    write(&from, HfFormat::PackQuantized, path, &mut |_| ()).unwrap();
+    let warnings = write(&from, HfFormat::PackQuantized, path, &mut |_| ()).unwrap();
+    assert_eq!(warnings, [] as [String; 0]);
     let back = reopened(&out);
     assert!(back.files().len() > 1);
     assert_eq!(back.file().tensor("norm.weight").unwrap().bytes, [1, 2, 3]);
@@ -181,6 +192,65 @@ fn several_formats_and_shards() {
             .iter()
             .map(|(b, v)| (*b, v)))
     );
+}
+
+/// The configuration says how X is quantized, in the words of compressed-tensors, and fixed scales are tensors
+/// of the module.
+#[test]
+fn quantization_of_inputs_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let dynamic = |name: &str| Quantization::Dynamic(name.parse().unwrap());
+    let fixed = |scale, zero_point| Quantization::Static(StaticScale { scale, zero_point });
+    let inputs = [
+        ("a", dynamic("int8-token"), json!(["token", null, true, true])),
+        ("b", dynamic("int8-tensor-asym"), json!(["tensor", null, false, true])),
+        ("c", dynamic("int8-g32"), json!(["group", 32, true, true])),
+        ("d", fixed(0.5, 0), json!(["tensor", null, true, false])),
+        ("e", fixed(0.25, -3), json!(["tensor", null, false, false])),
+    ];
+    for to in [HfFormat::PackQuantized, HfFormat::IntQuantized] {
+        let weights = random_weights("int8-channel".parse().unwrap(), 4, 64, 3, false).unwrap();
+        let name = |module: &str| format!("{module}.weight");
+        let mut all: BTreeMap<_, _> =
+            inputs.iter().map(|(module, ..)| (name(module), weights.clone())).collect();
+        all.insert("f.weight".to_owned(), weights.clone());
+        let memory = Memory(all, inputs.iter().map(|(m, how, _)| (name(m), *how)).collect());
+        let out = folder.path().join(to.name());
+        std::fs::create_dir(&out).unwrap();
+        let warnings = write(&memory, to, out.join("model.safetensors"), &mut |_| ()).unwrap();
+        assert!(matches!(&warnings[..], [one] if one.contains("no config.json")), "{warnings:?}");
+        let back = reopened(&out);
+        let groups = back.config()["quantization_config"]["config_groups"].as_object().unwrap();
+        let of = |module: &str| {
+            let group = groups.values().find(|group| group["targets"] == json!([module]));
+            group.unwrap()["input_activations"].clone()
+        };
+        for (module, _, want) in &inputs {
+            let have = of(module);
+            assert_eq!((&have["num_bits"], &have["type"]), (&json!(8), &json!("int")));
+            let words = ["strategy", "group_size", "symmetric", "dynamic"].map(|key| &have[key]);
+            assert_eq!(json!(words), *want, "{module}");
+        }
+        assert_eq!(of("f"), Value::Null);
+        let bytes = |name: &str| back.file().tensor(name).map(|tensor| tensor.bytes.to_vec());
+        assert_eq!(bytes("d.input_scale"), Some(0.5f32.to_le_bytes().to_vec()));
+        assert_eq!(bytes("d.input_zero_point"), None);
+        assert_eq!(bytes("e.input_scale"), Some(0.25f32.to_le_bytes().to_vec()));
+        assert_eq!(bytes("e.input_zero_point"), Some(vec![0xfd]));
+        assert_eq!(bytes("a.input_scale"), None);
+        assert_eq!(back.read_weight("e.weight").unwrap(), weights);
+    }
+    // Floats have no group in the configuration, in which it could stand.
+    let weights = random_weights("2:4+f16".parse().unwrap(), 4, 64, 3, false).unwrap();
+    let memory = Memory(
+        [("x.weight".to_owned(), weights)].into(),
+        [("x.weight".to_owned(), fixed(0.5, 0))].into(),
+    );
+    let to = HfFormat::Sparse24Bitmask;
+    let out = folder.path().join(to.name());
+    std::fs::create_dir(&out).unwrap();
+    let warnings = write(&memory, to, out.join("model.safetensors"), &mut |_| ()).unwrap();
+    assert!(matches!(&warnings[..], [one, _] if one.contains("`x.weight`")), "{warnings:?}");
 }
 
 #[test]
