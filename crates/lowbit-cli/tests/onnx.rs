@@ -695,7 +695,7 @@ fn what_is_left_out() {
             "function fn: functions are not read",
             "sparse initializer p: sparse initializers are not read",
             "initializer text: elements of STRING cannot be copied",
-            "initializer tiny: elements of ONNX type 17 cannot be copied",
+            "initializer tiny: elements of FLOAT8E4M3FN cannot be copied",
             "initializer n: elements of I4 cannot be copied",
         ]
     );

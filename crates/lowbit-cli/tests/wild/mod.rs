@@ -3,6 +3,7 @@
 mod calibrate;
 mod compress;
 mod onnx;
+mod reasons;
 mod refusals;
 #[cfg(unix)]
 pub mod signals;

@@ -385,48 +385,6 @@ fn integers_are_never_lost() {
     assert_eq!(left(&model), [""; 0]);
 }
 
-/// Each reason says what is so.
-#[test]
-fn reasons_are_true() {
-    let q = || tensor("q", INT8, &[2, 3], &[1, 2, 3, 4, 5, 6]);
-    let dq = |inputs: &str, axis: i64| {
-        node("DequantizeLinear", "d", inputs, "w", &[attribute("axis", axis)])
-    };
-    let double = tensor("s", 11, &[3], &[0; 24]);
-    let s = || floats("s", &[3], &[1.0; 3]);
-    for (nodes, tensors, want) in [
-        (vec![dq("x s", 1)], vec![s()], "dequantizes activations: only weights are imported"),
-        (vec![dq("q s", 1)], vec![q(), double], "its scales are F64, which is not understood"),
-        (vec![dq("q x", 1)], vec![q()], "its scales are computed by the graph"),
-        (vec![dq("q s x", 1)], vec![q(), s()], "its zero points are computed by the graph"),
-        (
-            vec![dq("q s", 0)],
-            vec![q(), s()],
-            "its scales of shape [3] do not fit axis 0 of the shape [2, 3]",
-        ),
-        (vec![dq("q s", 2)], vec![q(), s()], "its axis 2 is none of [2, 3]"),
-        (
-            vec![dq("q s", 1)],
-            vec![q(), s()],
-            "its output is no weight of a layer; no node of the graph takes it",
-        ),
-        (
-            vec![dq("q s", 1), node("Softmax", "soft", "w", "y", &[])],
-            vec![q(), s()],
-            "its output is no weight of a layer; Softmax `soft` takes it",
-        ),
-        (
-            vec![dq("q s", 1), node("Gemm", "g", "x w", "y", &[attribute("transA", 1)])],
-            vec![q(), s()],
-            "its output is no weight of a layer; Gemm `g` takes it, which is left out",
-        ),
-    ] {
-        let model = open(&nodes, &tensors);
-        assert_eq!(left(&model)[0], format!("DequantizeLinear d: {want}"));
-        assert_eq!(model.weights().len(), 0);
-    }
-}
-
 /// A float weight of a model that was trained with quantization: `QuantizeLinear` and
 /// `DequantizeLinear`, the standard's or ONNX Runtime's own. Its codes are what the nodes make.
 #[test]

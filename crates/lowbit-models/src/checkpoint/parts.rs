@@ -15,9 +15,19 @@ pub(super) const VERSION: &str = "1";
 /// The version of files with them.
 pub(super) const VERSION_ACTIVATIONS: &str = "2";
 
+/// The last part of the name of the tensor that holds the factors of a weight's X.
+const FACTORS: &str = "factors";
+
 /// Returns the name of the tensor that holds the factors of a weight's X.
 pub(super) fn factors_tensor(weight: &str) -> String {
-    format!("{weight}.factors")
+    format!("{weight}.{FACTORS}")
+}
+
+/// Returns the compressed weight that a tensor of this name would belong to.
+pub(super) fn weight_of_part(tensor: &str) -> Option<&str> {
+    let (weight, own) = tensor.rsplit_once('.')?;
+    let is_part = own == FACTORS || Part::ALL.iter().any(|part| part.name() == own);
+    is_part.then_some(weight)
 }
 
 /// One tensor of a compressed weight.

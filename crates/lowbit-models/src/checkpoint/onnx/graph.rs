@@ -26,7 +26,7 @@ pub(super) fn check_name(what: &'static str, name: &str) -> Result<(), OnnxError
 }
 
 /// The attributes that are read; all others of a node are skipped.
-const ATTRIBUTES: [&str; 14] = [
+const ATTRIBUTES: [&str; 15] = [
     "alpha",
     "axis",
     "beta",
@@ -35,6 +35,7 @@ const ATTRIBUTES: [&str; 14] = [
     "gather_axis",
     "K",
     "N",
+    "output_dtype",
     "perm",
     "quantize_axis",
     "to",
@@ -102,6 +103,8 @@ pub(super) struct Graph {
     pub nodes: Vec<Node>,
     makers: BTreeMap<String, usize>,
     takers: BTreeMap<String, Vec<usize>>,
+    /// The nodes that quantize a tensor of the file in a way that is not followed, and why it is not.
+    pub unquantized: BTreeMap<usize, String>,
 }
 
 impl Graph {
@@ -148,6 +151,7 @@ impl Graph {
             nodes: Vec::with_capacity(graph.node.len()),
             makers: BTreeMap::new(),
             takers: BTreeMap::new(),
+            unquantized: BTreeMap::new(),
         };
         for tensor in graph.initializer {
             read.add(Source::read(tensor, files)?)?;
@@ -185,21 +189,41 @@ impl Graph {
             if !standard || node.op_type != "QuantizeLinear" {
                 continue;
             }
-            let tensor = |at: usize| node.input.get(at).and_then(|name| self.source(name));
-            let (Some(from), Some(scale)) = (tensor(0), tensor(1)) else { continue };
-            let zero = match node.input.get(2).filter(|name| !name.is_empty()) {
-                None => None,
-                Some(name) => match self.source(name) {
-                    None => continue,
-                    zero => zero,
-                },
+            let Some(from) = self.input(index, 0).and_then(|name| self.source(name)) else {
+                continue;
             };
-            let made = quantize::quantized(&self.sources, node, from, scale, zero);
-            if let Some(source) = made.filter(|_| done.insert(from)) {
-                // The output of a node has no other maker, and so the name is free.
-                let _ = self.add(source);
+            let made = if done.contains(&from) {
+                Err("another node quantizes the same tensor".to_owned())
+            } else {
+                self.quantized(index, from)
+            };
+            match made {
+                Ok(source) => {
+                    done.insert(from);
+                    // The output of a node has no other maker, and so the name is free.
+                    let _ = self.add(source);
+                }
+                Err(why) => {
+                    self.unquantized.insert(index, why);
+                }
             }
         }
+    }
+
+    /// Returns the codes that a node makes of the tensor `from`.
+    ///
+    /// # Errors
+    /// Returns the reason why they are not known.
+    fn quantized(&self, index: usize, from: usize) -> Result<Source, String> {
+        let computed = |what: &str| format!("its {what} are computed by the graph");
+        let tensor = |at: usize| self.input(index, at).map(|name| self.source(name));
+        let scale = tensor(1).flatten().ok_or_else(|| computed("scales"))?;
+        let zero = match tensor(2) {
+            None => None,
+            Some(None) => return Err(computed("zero points")),
+            Some(zero) => zero,
+        };
+        quantize::quantized(&self.sources, &self.nodes[index], from, scale, zero)
     }
 
     fn add(&mut self, source: Source) -> Result<(), OnnxError> {

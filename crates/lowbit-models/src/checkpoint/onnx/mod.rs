@@ -35,7 +35,7 @@
 //!
 //! No weight is lost silently: nodes that quantize in ways not listed here, other nodes that take
 //! integers of two or more axes (of at most 32 bits: wider ones are indices), and tensors that cannot be
-//! read, are listed as [`LeftOut`], and the tensors of such nodes are copied.
+//! read, are listed as [`LeftOut`], and the tensors of such nodes are copied, those of `Constant` nodes too.
 //!
 //! Files are not trusted: whatever a file contains, reading it returns a value or an error, and
 //! allocates no more than a hundred bytes for each byte of the graph and a small multiple of the
@@ -160,6 +160,8 @@ pub struct OnnxFile {
     /// The index in one of the two lists, by name.
     places: BTreeMap<String, Place>,
     left_out: Vec<LeftOut>,
+    /// The file of the model and its files of tensor data, relative to its folder.
+    files: Vec<String>,
     file_bytes: usize,
 }
 
@@ -212,7 +214,10 @@ impl OnnxFile {
         };
         let real = path.canonicalize().ok().and_then(|real| Some(real.parent()?.to_owned()));
         let files = Files { folder: Some(folder.to_owned()), real, open: BTreeMap::new() };
-        Self::new(Bytes::from_owner(FileBytes::open(path)?), files)
+        let mut model = Self::new(Bytes::from_owner(FileBytes::open(path)?), files)?;
+        let own = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        model.files.splice(..0, own);
+        Ok(model)
     }
 
     /// Does the same as [`open`](Self::open) for bytes in memory. Tensor data in other files are
@@ -230,11 +235,19 @@ impl OnnxFile {
         let found = layers::find(&graph);
         left_out.extend(graph.unreadable(&found.parts));
         left_out.extend(found.left_out);
-        let (weights, tensors, reserved) = name::all(&graph, found.layers, &found.parts);
+        let (weights, tensors, reserved) =
+            name::all(&graph, found.layers, &found.parts, &found.lost);
         left_out.extend(reserved);
         let places = places(&weights, &tensors)?;
         let file_bytes = model_bytes + files.open.values().map(Bytes::len).sum::<usize>();
-        Ok(Self { sources: graph.sources, weights, tensors, places, left_out, file_bytes })
+        let files = files.open.keys().map(|file| file.to_string_lossy().into_owned()).collect();
+        Ok(Self { sources: graph.sources, weights, tensors, places, left_out, files, file_bytes })
+    }
+
+    /// Returns the names of the file and of its files of tensor data, relative to the folder of the model.
+    /// Bytes in memory have none.
+    pub fn files(&self) -> &[String] {
+        &self.files
     }
 
     /// Returns the number of bytes of the file and of its files of tensor data.

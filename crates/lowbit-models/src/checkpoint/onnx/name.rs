@@ -4,14 +4,12 @@ use super::graph::Graph;
 use super::layers::{Bias, Layer, Weight};
 use super::source::{Kind, Source};
 use super::{Content, LeftOut, OnnxTensor, OnnxWeight, names};
+use crate::checkpoint::parts::weight_of_part;
 use safetensors::Dtype;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The name that safetensors files use for their metadata.
 const RESERVED: &str = "__metadata__";
-
-/// The tensors that a compressed weight may take in a file, after its name.
-const PARTS: [&str; 5] = [".codes", ".metadata", ".scales", ".zeros", ".factors"];
 
 /// Returns the tensor of the file that holds a source's values.
 fn stored(graph: &Graph, source: usize) -> usize {
@@ -40,11 +38,13 @@ fn parameter_name(graph: &Graph, layer: &Layer) -> Option<String> {
     Some(format!("{}.weight", names::scope(&graph.nodes[layer.node].name)?))
 }
 
-/// Names all weights and tensors. What cannot have a name in a model file is returned apart.
+/// Names all weights and tensors. `parts` are tensors that are only parts of weights, and `lost` are constants
+/// of nodes that are left out. What cannot have a name in a model file is returned apart.
 pub(super) fn all(
     graph: &Graph,
     layers: Vec<Layer>,
     parts: &BTreeSet<usize>,
+    lost: &BTreeSet<usize>,
 ) -> (Vec<OnnxWeight>, Vec<OnnxTensor>, Vec<LeftOut>) {
     // If two layers would have the same name, or another tensor has it, no layer gets it.
     // A float is copied under the name of its layer, and under no other.
@@ -114,7 +114,8 @@ pub(super) fn all(
         }
     }
     for (index, source) in graph.sources.iter().enumerate() {
-        let noise = source.constant && !(source.kind.is_float() && source.elements > 1);
+        let table = source.kind.is_float() && source.elements > 1;
+        let noise = source.constant && !table && !lost.contains(&index);
         let made = source.origin.is_some();
         if !noise && !made && !parts.contains(&index) && !done.contains(&index) {
             let shape = source.shape.clone();
@@ -143,9 +144,7 @@ fn reserved(weights: &mut Vec<OnnxWeight>, tensors: &mut Vec<OnnxTensor>) -> Vec
             left_out.push(LeftOut::new(source.to_owned(), op, why));
             return false;
         }
-        let weight = PARTS
-            .iter()
-            .find_map(|part| name.strip_suffix(part).filter(|&weight| compressed.contains(weight)));
+        let weight = weight_of_part(name).filter(|&weight| compressed.contains(weight));
         if let Some(weight) = weight {
             let why = format!("a part of the weight `{weight}` has this name in the new file");
             left_out.push(LeftOut::new(source.to_owned(), op, why));

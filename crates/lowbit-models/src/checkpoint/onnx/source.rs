@@ -19,8 +19,23 @@ pub(super) enum Kind {
     Other(i32),
 }
 
+/// The names of the types that are not read, in `onnx.proto3`.
+const OTHERS: [(i32, &str); 11] = [
+    (8, "STRING"),
+    (14, "COMPLEX64"),
+    (15, "COMPLEX128"),
+    (17, "FLOAT8E4M3FN"),
+    (18, "FLOAT8E4M3FNUZ"),
+    (19, "FLOAT8E5M2"),
+    (20, "FLOAT8E5M2FNUZ"),
+    (23, "FLOAT4E2M1"),
+    (24, "FLOAT8E8M0"),
+    (25, "UINT2"),
+    (26, "INT2"),
+];
+
 impl Kind {
-    fn new(data_type: i32) -> Self {
+    pub fn new(data_type: i32) -> Self {
         Self::Plain(match data_type {
             1 => Dtype::F32,
             2 => Dtype::U8,
@@ -75,8 +90,13 @@ impl std::fmt::Display for Kind {
             Self::Plain(dtype) => write!(f, "{dtype}"),
             Self::Int4 => f.write_str("I4"),
             Self::Uint4 => f.write_str("U4"),
-            Self::Other(8) => f.write_str("STRING"),
-            Self::Other(number) => write!(f, "ONNX type {number}"),
+            Self::Other(number) => {
+                let name = OTHERS.iter().find(|(known, _)| known == number);
+                match name {
+                    Some((_, name)) => f.write_str(name),
+                    None => write!(f, "ONNX type {number}"),
+                }
+            }
         }
     }
 }

@@ -19,7 +19,7 @@ impl ModelSource for OnnxFile {
     }
 
     fn files(&self) -> Vec<String> {
-        Vec::new()
+        OnnxFile::files(self).to_vec()
     }
 
     fn file_bytes(&self) -> usize {

@@ -3,14 +3,16 @@
 use super::{Finder, What};
 use crate::checkpoint::onnx::LeftOut;
 use crate::checkpoint::onnx::graph::MICROSOFT;
+use std::collections::BTreeSet;
 
 const SUBGRAPH: &str = "its graphs are not read";
 
 impl Finder<'_> {
-    /// Lists every node with which a weight or a quantization is lost.
-    pub(super) fn left_out(&self) -> Vec<LeftOut> {
+    /// Lists every node with which a weight or a quantization is lost, and returns the values of `Constant`
+    /// nodes that such nodes take together with stored integers.
+    pub(super) fn left_out(&self) -> (Vec<LeftOut>, BTreeSet<usize>) {
         let graph = self.graph;
-        let mut list = Vec::new();
+        let (mut list, mut lost) = (Vec::new(), BTreeSet::new());
         for (index, node) in graph.nodes.iter().enumerate() {
             let why = if node.has_graph {
                 Some(SUBGRAPH.to_owned())
@@ -23,9 +25,23 @@ impl Finder<'_> {
                 let output = graph.output(index).unwrap_or_default();
                 let name = if node.name.is_empty() { output } else { &node.name };
                 list.push(LeftOut::new(name.to_owned(), &node.op_type, why));
+                if self.stored_weight(index).is_some() {
+                    let inputs = node.input.iter().filter_map(|name| graph.source(name));
+                    lost.extend(inputs.filter(|&source| graph.sources[source].constant));
+                }
             }
         }
-        list
+        (list, lost)
+    }
+
+    /// Returns the first tensor of the file that a node takes and that may be a weight.
+    fn stored_weight(&self, node: usize) -> Option<usize> {
+        let op = self.op(node).1;
+        self.graph.nodes[node].input.iter().enumerate().find_map(|(at, name)| {
+            // What a lookup takes besides its table are places in it.
+            let place = at > 0 && (op.starts_with("Gather") || op.starts_with("Scatter"));
+            self.graph.source(name).filter(|&source| !place && self.is_weight(source))
+        })
     }
 
     /// Returns operator and name of a node for a reason. Reasons are stored for each node, so a long
@@ -66,12 +82,7 @@ impl Finder<'_> {
         if let Some(weight) = weight {
             return Some(format!("takes the quantized `{weight}` in a way that is not understood"));
         }
-        let stored = inputs.iter().enumerate().find_map(|(at, name)| {
-            // What a lookup takes besides its table are places in it.
-            let place = at > 0 && (op.starts_with("Gather") || op.starts_with("Scatter"));
-            self.graph.source(name).filter(|&source| !place && self.is_weight(source))
-        });
-        if let Some(stored) = stored.filter(|_| !makes_value) {
+        if let Some(stored) = self.stored_weight(node).filter(|_| !makes_value) {
             let source = &self.graph.sources[stored];
             return Some(format!(
                 "takes the integers `{}` ({} {:?}), and this operator is not understood",
@@ -87,15 +98,36 @@ impl Finder<'_> {
     }
 
     fn lost_quantization(&self, node: usize) -> String {
-        match self.source(node, 0) {
-            None => "quantizes activations: only weights are imported".to_owned(),
-            Some(_) => {
-                let output = self.graph.output(node).unwrap_or_default();
-                if self.graph.source(output).is_none() {
-                    return "quantizes a weight in a way that is not understood".to_owned();
-                }
+        match (self.unquantized(node), self.source(node, 0)) {
+            (Some(why), _) => format!("quantizes a weight, and {why}"),
+            (None, None) => "quantizes activations: only weights are imported".to_owned(),
+            (None, Some(_)) => {
                 format!("quantizes a weight that is not imported; {}", self.destination(node))
             }
+        }
+    }
+
+    /// Returns why the codes are not known that `QuantizeLinear` makes of a tensor of the file, or `None` if
+    /// they are known or if it quantizes something else.
+    fn unquantized(&self, node: usize) -> Option<String> {
+        if let Some(why) = self.graph.unquantized.get(&node) {
+            return Some(why.clone());
+        }
+        let computed = self.source(node, 0).is_none() && self.value_of(node, 0).is_some();
+        let maker = self.graph.input(node, 0).and_then(|name| self.graph.maker(name));
+        let maker = maker.filter(|_| computed)?;
+        Some(format!("its input is what {} makes of a tensor of the file", self.title(maker)))
+    }
+
+    /// Returns why the codes that a node dequantizes are no tensor of the file.
+    pub(super) fn not_stored(&self, node: usize) -> String {
+        let maker = self.graph.input(node, 0).and_then(|name| self.graph.maker(name));
+        let maker = maker.filter(|&maker| self.op(maker).1 == "QuantizeLinear");
+        match maker.and_then(|maker| Some((maker, self.unquantized(maker)?))) {
+            Some((maker, why)) => {
+                format!("dequantizes what {} makes, which is left out: {why}", self.title(maker))
+            }
+            None => "dequantizes activations: only weights are imported".to_owned(),
         }
     }
 

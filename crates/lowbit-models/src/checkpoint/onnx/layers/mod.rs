@@ -72,6 +72,8 @@ pub(super) struct Layers {
     pub left_out: Vec<LeftOut>,
     /// Tensors that are used only as parts of the layers' weights.
     pub parts: BTreeSet<usize>,
+    /// Values of `Constant` nodes that belong to integers which nodes among `left_out` take.
+    pub lost: BTreeSet<usize>,
 }
 
 /// A use of a weight by a node.
@@ -248,8 +250,8 @@ impl<'a> Finder<'a> {
             takers.iter().all(|taker| self.understood.contains(taker))
         });
         layers.sort_by_key(|layer| layer.node);
-        let left_out = self.left_out();
-        Layers { layers, left_out, parts }
+        let (left_out, lost) = self.left_out();
+        Layers { layers, left_out, parts, lost }
     }
 }
 

@@ -66,8 +66,7 @@ impl Finder<'_> {
     /// Returns the reason why it is not the value of a weight.
     pub(super) fn dequantized(&self, node: usize) -> Result<Quantized, String> {
         let attributes = &self.graph.nodes[node];
-        let codes =
-            self.source(node, 0).ok_or("dequantizes activations: only weights are imported")?;
+        let codes = self.source(node, 0).ok_or_else(|| self.not_stored(node))?;
         let (scale, zero) = self.parameters(node, 1, 2)?;
         let (shape, scales) = (&self.graph.sources[codes].shape, &self.graph.sources[scale]);
         let no_axis = || format!("its axis {} is none of {shape:?}", attributes.int("axis", 1));
