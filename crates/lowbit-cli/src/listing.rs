@@ -3,8 +3,9 @@
 use crate::activations::ActivationsJson;
 use crate::error::{CliError, printable};
 use crate::report::{self, bits_per_weight};
+use lowbit_models::architecture;
 use lowbit_models::checkpoint::source::{
-    Family, Item, ItemKind, ModelSource, Omission, SourceError,
+    Family, Item, ItemKind, ModelSource, Omission, Role, SourceError,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -21,7 +22,7 @@ struct Row {
     weights: usize,
     bytes: usize,
     bits_per_weight: f64,
-    /// What the tensor does in the network, if its name says it.
+    /// What the tensor does in the network, if the architecture or its name says it.
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<String>,
     /// How X of a compressed weight becomes codes, if the file says it.
@@ -87,7 +88,11 @@ impl Listing {
         output: Option<&Path>,
         model: &dyn ModelSource,
     ) -> Result<Self, SourceError> {
-        let rows = model.items()?.into_iter().map(|item| row(model, item));
+        let roles = architecture::roles(model);
+        let rows = model.items()?.into_iter().map(|item| {
+            let role = roles.get(&item.name).copied();
+            row(model, item, role)
+        });
         let tensors: Vec<Row> = rows.collect::<Result<_, _>>()?;
         let metadata = match model.family() {
             Family::Safetensors => {
@@ -223,14 +228,14 @@ impl Left {
     }
 }
 
-fn row(model: &dyn ModelSource, item: Item) -> Result<Row, SourceError> {
+fn row(model: &dyn ModelSource, item: Item, role: Option<Role>) -> Result<Row, SourceError> {
     let (weights, compressed) = (item.elements(), !matches!(item.kind, ItemKind::Plain(_)));
     let activations = if compressed { model.activations(&item.name)? } else { None };
     Ok(Row {
         compressed,
         weights,
         bits_per_weight: bits_per_weight(item.bytes, weights),
-        role: item.role.map(|role| role.to_string()),
+        role: role.map(|role| role.to_string()),
         activations: activations.as_ref().map(Into::into),
         unsupported: match item.kind {
             ItemKind::Unsupported(why) => Some(why),

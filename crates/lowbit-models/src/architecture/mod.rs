@@ -28,12 +28,12 @@ mod windows;
 
 pub use error::ArchitectureError;
 
-use crate::checkpoint::source::{Family, ModelSource};
+use crate::checkpoint::source::{Family, ModelSource, Role};
 use config::Config;
 use lowbit::format::ActivationFunction;
 use reader::{Reader, World};
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use tensors::Tensors;
 
@@ -386,11 +386,27 @@ pub fn read(model: &dyn ModelSource) -> Result<Blueprint, ArchitectureError> {
     };
     match found {
         Ok((_, _, read)) => read(&Reader { world: World::Hf, config, tensors, model }),
-        Err(name) => Err(ArchitectureError::Unknown {
-            name: name.to_owned(),
-            known: HF.iter().map(|known| known.0).collect(),
-        }),
+        Err(name) => {
+            Err(ArchitectureError::Unknown { name: name.to_owned(), known: known().collect() })
+        }
     }
+}
+
+/// Returns every `model_type` of a `config.json` that [`read()`] knows.
+pub fn known() -> impl Iterator<Item = &'static str> {
+    HF.iter().map(|known| known.0)
+}
+
+/// Returns what the tensors of a model do: by its blueprint if its configuration names an architecture that
+/// [`read()`] knows and fits the tensors, otherwise by their names ([`Role::of`]).
+pub fn roles(model: &dyn ModelSource) -> BTreeMap<String, Role> {
+    let blueprint = read(model).ok();
+    let items = model.items().unwrap_or_default();
+    let named = items.into_iter().filter_map(|item| Some((item.name, item.role?)));
+    let mut roles: BTreeMap<String, Role> = named.collect();
+    let known = blueprint.iter().flat_map(Blueprint::roles);
+    roles.extend(known.map(|(name, role)| (name.to_owned(), role)));
+    roles
 }
 
 fn read_gguf(
@@ -439,7 +455,13 @@ impl Blueprint {
 
     /// Returns the names of all tensors that it names.
     pub fn tensors(&self) -> BTreeSet<&str> {
-        let mut names = BTreeSet::new();
+        self.roles().into_keys().collect()
+    }
+
+    /// Returns what each tensor that it names does. A tensor that does several things, as an embedding to which
+    /// the head is tied, has the role of the first.
+    pub fn roles(&self) -> BTreeMap<&str, Role> {
+        let mut names = BTreeMap::new();
         names::of_blueprint(self, &mut names);
         names
     }

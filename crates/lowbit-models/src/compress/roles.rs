@@ -1,15 +1,17 @@
 //! Which tensors of a model are the weights of linear layers: by its architecture where `config.json`
 //! names one that is known, else by the names of the tensors.
 
+use crate::checkpoint::source::Role as Named;
 use serde_json::Value;
 
 /// The linear layers of some architectures.
 struct Architecture {
     /// The values of `model_type`.
     types: &'static [&'static str],
-    /// The last parts of the names of the modules that are linear layers.
+    /// The last parts of the names of the modules that are linear layers. What each does is what
+    /// [`Named::of`] says.
     linear: &'static [&'static str],
-    /// Whether their weights are stored as `[K, N]`.
+    /// Whether their weights, all but the head, are stored as `[K, N]`.
     kn: bool,
 }
 
@@ -24,6 +26,7 @@ const ARCHITECTURES: [Architecture; 6] = [
             "intermediate.dense",
             "output.dense",
             "pooler.dense",
+            "embeddings_project",
         ],
         kn: false,
     },
@@ -50,6 +53,9 @@ const ARCHITECTURES: [Architecture; 6] = [
             "phi",
             "phi3",
             "smollm3",
+            "gemma3",
+            "qwen2_moe",
+            "qwen3_moe",
             "olmo",
             "olmo2",
             "stablelm",
@@ -92,7 +98,15 @@ const ARCHITECTURES: [Architecture; 6] = [
     },
     Architecture {
         types: &["gpt2", "openai-gpt", "imagegpt", "decision_transformer"],
-        linear: &["c_attn", "q_attn", "c_proj", "c_fc"],
+        linear: &[
+            "c_attn",
+            "q_attn",
+            "attn.c_proj",
+            "crossattention.c_proj",
+            "mlp.c_proj",
+            "c_fc",
+            "lm_head",
+        ],
         kn: true,
     },
 ];
@@ -104,7 +118,7 @@ pub(super) enum Role {
     Linear,
     /// The weight of a linear layer that is stored as `[K, N]`.
     Turned,
-    /// Anything else: an embedding, a norm, a bias, a table, a buffer.
+    /// Anything else: an embedding, a norm, a bias, a table, a buffer, a router.
     Other,
 }
 
@@ -122,7 +136,10 @@ impl Roles {
 
     /// Returns the role of a float tensor.
     pub fn of(self, name: &str, shape: &[usize]) -> Role {
-        if shape.len() != 2 {
+        let named = Named::of(name);
+        // An embedding or a router is named as a linear layer may be.
+        let other = named.is_some_and(|role| !role.is_linear() && role != Named::Norm);
+        if shape.len() != 2 || other {
             return Role::Other;
         }
         let Some(architecture) = self.0 else {
@@ -134,7 +151,8 @@ impl Roles {
                 before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
             })
         };
-        match (name.strip_suffix(".weight").is_some_and(ends), architecture.kn) {
+        let linear = name.strip_suffix(".weight").is_some_and(ends);
+        match (linear, architecture.kn && named != Some(Named::Head)) {
             (false, _) => Role::Other,
             (true, false) => Role::Linear,
             (true, true) => Role::Turned,
@@ -262,6 +280,20 @@ mod tests {
         }
     }
 
+    /// What this module calls a linear layer is one by its name too, and all architectures that are read are here.
+    #[test]
+    fn the_table_agrees_with_others() {
+        for Architecture { types, linear, .. } in &ARCHITECTURES {
+            for linear in *linear {
+                let role = Named::of(&format!("model.layers.0.{linear}.weight"));
+                assert!(role.is_some_and(Named::is_linear), "{types:?}: {linear} is {role:?}");
+            }
+        }
+        for known in crate::architecture::known() {
+            assert!(ARCHITECTURES.iter().any(|a| a.types.contains(&known)), "{known}");
+        }
+    }
+
     #[test]
     fn architectures_tell() {
         let role = |model_type: &str, name: &str| {
@@ -273,7 +305,23 @@ mod tests {
         assert_eq!(role("llama", "model.layers.0.self_attn.q_proj.weight"), Role::Linear);
         assert_eq!(role("llama", "model.layers.0.self_attn.xq_proj.weight"), Role::Other);
         assert_eq!(role("gpt2", "h.0.attn.c_attn.weight"), Role::Turned);
+        assert_eq!(role("gpt2", "lm_head.weight"), Role::Linear);
         assert_eq!(role("unheard", "fc.weight"), Role::Linear);
+        assert_eq!(role("qwen3_moe", "model.layers.0.mlp.experts.7.up_proj.weight"), Role::Linear);
+        // Those who choose among experts, and tables of vectors, whether or not the architecture is known.
+        for model_type in ["qwen3_moe", "mixtral", "bert", "unheard"] {
+            for other in [
+                "model.layers.0.mlp.gate.weight",
+                "model.layers.0.block_sparse_moe.gate.weight",
+                "blk.0.ffn_gate_inp.weight",
+                "token_types.weight",
+                "position_embd.weight",
+                "embeddings.token_type_embeddings.weight",
+            ] {
+                assert_eq!(role(model_type, other), Role::Other, "{model_type}: {other}");
+            }
+        }
+        assert_eq!(Roles::new(None).of("blk.0.ffn_gate.weight", &[4, 4]), Role::Linear);
         assert_eq!(Roles::new(None).of("fc.weight", &[4, 4]), Role::Linear);
         assert_eq!(Roles::new(None).of("conv.weight", &[4, 4, 3, 3]), Role::Other);
     }

@@ -9,7 +9,8 @@ mod refused;
 
 use lowbit_models::architecture::{self, Blueprint, reference};
 use lowbit_models::checkpoint::ModelFile;
-use lowbit_models::checkpoint::source::{self, Model};
+use lowbit_models::checkpoint::source::{self, Model, Role};
+use lowbit_models::compress::{SelectError, SelectRequest, select};
 use std::path::{Path, PathBuf};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/models");
@@ -47,6 +48,55 @@ fn difference(have: &[f64], want: &[f64]) -> f64 {
     let apart = have.iter().zip(want).map(|(have, want)| (have - want).abs());
     // A NaN is no small difference, whatever follows it.
     apart.fold(0.0, |max: f64, x| if max.is_nan() || x <= max { max } else { x }) / largest
+}
+
+/// What blueprints say about tensors is what their names say, so that commands that go by names alone agree.
+#[test]
+fn blueprints_and_names_give_the_same_roles() {
+    let mut count = 0;
+    for case in cases() {
+        let (model, blueprint) = open(&case);
+        let roles = architecture::roles(&model);
+        for (name, role) in blueprint.roles() {
+            assert_eq!(Role::of(name), Some(role), "{}: {name}", case.display());
+            assert_eq!(roles.get(name), Some(&role));
+            count += 1;
+        }
+    }
+    assert!(count > 500, "{count}");
+}
+
+/// `compress` takes exactly the linear layers of a blueprint, and not its routers.
+#[test]
+fn linear_layers_of_blueprints_are_compressed() {
+    let mut count = 0;
+    for case in cases() {
+        let (Model::Safetensors(model), blueprint) = open(&case) else { continue };
+        if !model.compressed().is_empty() {
+            continue;
+        }
+        let matrices: Vec<&str> = model
+            .plain()
+            .filter(|tensor| tensor.shape.len() == 2)
+            .map(|tensor| tensor.name)
+            .collect();
+        let roles = blueprint.roles();
+        let linear = |name: &&str| roles.get(name).is_some_and(|role| role.is_linear());
+        let want: Vec<&str> = matrices.into_iter().filter(linear).collect();
+        let request = SelectRequest::one("int8".parse().unwrap(), Vec::new());
+        match select(&model, Some(model.config()), &request) {
+            Ok(selection) => {
+                let chosen = selection.weights.iter().map(|chosen| chosen.tensor.name);
+                // A pooler is no part of a blueprint.
+                let have: Vec<&str> = chosen.filter(|name| !name.contains("pooler.")).collect();
+                assert_eq!(have, want, "{}", case.display());
+                count += 1;
+            }
+            // GPT-2's are [K, N].
+            Err(error) => assert!(matches!(error, SelectError::Turned { .. }), "{error}"),
+        }
+    }
+    assert!(count > 10, "{count}");
 }
 
 #[test]
