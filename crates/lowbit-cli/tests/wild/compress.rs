@@ -1,7 +1,9 @@
 //! What `compress` takes for a weight, and what it leaves alone.
 
 use crate::cli::{Scratch, fine, gpu, le_f32, lowbit, refused, stderr, values};
+use half::f16;
 use lowbit::compress::{Scheme, quantize, quantize_scheme};
+use lowbit::format::CodeType;
 use lowbit_models::checkpoint::{Content, Dtype, ModelFile, read_compressed, write_model};
 use std::collections::BTreeMap;
 use std::fs;
@@ -225,45 +227,131 @@ fn the_rest_of_a_compressed_file() {
     }
 }
 
-/// What another tool has quantized is refused with the command that imports it; its scales are not taken
-/// for weights.
+/// What another tool has quantized is refused by the name of its method, with the command that imports it; its
+/// scales are not taken for weights.
 #[test]
 fn what_others_quantized_is_refused() {
     let scratch = Scratch::new();
     let (input, output) = (scratch.text("in"), scratch.text("out"));
-    let plain = |dtype, shape, bytes| Content::Plain { dtype, shape, bytes };
-    let zeros = [0u8; 4096];
     let args = ["compress", &input, "-o", &output, "--scheme", "int4", "--host"];
-    type Kind<'a> = (&'a str, Dtype, &'a [usize]);
-    let cases: [(&str, &[Kind<'_>]); 5] = [
-        ("GPTQ", &[("l.qweight", Dtype::I32, &[4, 16]), ("l.scales", Dtype::F16, &[2, 16])]),
-        ("AWQ", &[("l.qweight", Dtype::I32, &[32, 2]), ("l.scales", Dtype::F16, &[2, 16])]),
+    let ones = |count: usize| f16::ONE.to_le_bytes().repeat(count);
+    let zeros = |count: usize| vec![0u8; count];
+    let columns: Vec<u8> = (0..32u32).flat_map(|column| (column / 16).to_le_bytes()).collect();
+    let shape: Vec<u8> = [8u64, 32].iter().flat_map(|size| size.to_le_bytes()).collect();
+    let state = br#"{"quant_type": "nf4", "blocksize": 64, "shape": [4, 64], "dtype": "float16"}"#;
+    type Parts<'a> = Vec<(&'a str, Dtype, Vec<usize>, Vec<u8>)>;
+    // Complete checkpoints of one weight, and a norm.
+    let cases: [(&str, Parts<'_>); 6] = [
         (
-            "compressed-tensors",
-            &[("l.weight_packed", Dtype::I32, &[8, 4]), ("l.weight_scale", Dtype::BF16, &[8, 2])],
+            "GPTQ v1, 4 bits",
+            vec![
+                ("qweight", Dtype::I32, vec![4, 16], zeros(256)),
+                ("qzeros", Dtype::I32, vec![2, 2], [0x77; 16].to_vec()),
+                ("scales", Dtype::F16, vec![2, 16], ones(32)),
+                ("g_idx", Dtype::I32, vec![32], columns),
+            ],
         ),
         (
-            "fp8 with block scales",
-            &[("l.weight", Dtype::F8_E4M3, &[8, 8]), ("l.weight_scale_inv", Dtype::F32, &[2, 2])],
+            "AWQ GEMM, 4 bits",
+            vec![
+                ("qweight", Dtype::I32, vec![32, 2], zeros(256)),
+                ("qzeros", Dtype::I32, vec![2, 2], zeros(16)),
+                ("scales", Dtype::F16, vec![2, 16], ones(32)),
+            ],
         ),
         (
-            "bitsandbytes",
-            &[("l.weight", Dtype::U8, &[32, 1]), ("l.weight.absmax", Dtype::F32, &[4])],
+            "pack-quantized, 4 bits",
+            vec![
+                ("weight_packed", Dtype::I32, vec![8, 4], zeros(128)),
+                ("weight_scale", Dtype::F16, vec![8, 2], ones(16)),
+                ("weight_shape", Dtype::I64, vec![2], shape),
+            ],
+        ),
+        (
+            "fp8, e4m3",
+            vec![
+                ("weight", Dtype::F8_E4M3, vec![256, 128], zeros(256 * 128)),
+                ("weight_scale_inv", Dtype::F32, vec![2, 1], 1f32.to_le_bytes().repeat(2)),
+            ],
+        ),
+        (
+            "bitsandbytes nf4, blocks of 64",
+            vec![
+                ("weight", Dtype::U8, vec![128, 1], zeros(128)),
+                ("weight.absmax", Dtype::F32, vec![4], le_f32(&[1.0; 4])),
+                (
+                    "weight.quant_map",
+                    Dtype::F32,
+                    vec![16],
+                    le_f32(&CodeType::Nf4.table().unwrap()[..]),
+                ),
+                (
+                    "weight.quant_state.bitsandbytes__nf4",
+                    Dtype::U8,
+                    vec![state.len()],
+                    state.to_vec(),
+                ),
+            ],
+        ),
+        (
+            "bitsandbytes int8",
+            vec![
+                ("weight", Dtype::I8, vec![4, 8], zeros(32)),
+                ("SCB", Dtype::F32, vec![4], le_f32(&[1.0; 4])),
+            ],
         ),
     ];
-    for (format, tensors) in cases {
-        let bytes = |dtype: Dtype, shape: &[usize]| {
-            &zeros[..shape.iter().product::<usize>() * dtype.bitsize() / 8]
-        };
-        let contents: Vec<_> = tensors
+    for (method, parts) in cases {
+        let names: Vec<String> = parts.iter().map(|(own, ..)| format!("l.{own}")).collect();
+        let mut contents: Vec<_> = names
             .iter()
-            .map(|&(name, dtype, shape)| (name, plain(dtype, shape, bytes(dtype, shape))))
+            .zip(&parts)
+            .map(|(name, (_, dtype, shape, bytes))| {
+                (name.as_str(), Content::Plain { dtype: *dtype, shape, bytes })
+            })
             .collect();
+        let norm = zeros(8);
+        contents
+            .push(("norm.weight", Content::Plain { dtype: Dtype::F16, shape: &[4], bytes: &norm }));
+        // Words alone do not say how many bits a code has.
+        let config = serde_json::json!({ "quantization_config": {
+            "quant_method": "compressed-tensors",
+            "format": "pack-quantized",
+            "config_groups": { "group_0": { "weights": { "num_bits": 4, "group_size": 16 } } },
+        } });
+        if method.starts_with("pack") {
+            fs::write(scratch.path("config.json"), config.to_string()).unwrap();
+        } else {
+            let _ = fs::remove_file(scratch.path("config.json"));
+        }
         write_model(scratch.path("in"), &contents, &BTreeMap::new()).unwrap();
         let message = refused(&args);
-        // The checkpoints are not complete, and what is missing is named.
-        assert!(message.contains("quantized weights can be read") && message.contains("`l.weight"));
-        assert!(message.contains("lowbit inspect"), "{format}: {message}");
+        for says in [
+            &format!("1 of its weights are quantized already ({method}), first `l.weight`"),
+            &format!("`lowbit import {input} -o OUT.safetensors` takes them as they are"),
+        ] {
+            assert!(message.contains(says), "{method}: {message}");
+        }
+        // Patterns that match the scales do not help.
+        assert_eq!(refused(&[&args[..], &["--tensors", "*"]].concat()), message);
+        fine(&["import", &input, "-o", &output]);
+        let have: Vec<String> =
+            compressed(scratch.path("out")).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(have, ["l.weight"], "{method}");
+        fs::remove_file(&output).unwrap();
+        // Without its scales, the reason is named.
+        contents.retain(|(name, _)| {
+            !["scales", "weight_scale", "absmax"].iter().any(|s| name.ends_with(s))
+        });
+        if contents.len() == parts.len() {
+            write_model(scratch.path("in"), &contents, &BTreeMap::new()).unwrap();
+            let message = refused(&args);
+            assert!(message.contains("quantized weights can be read"), "{method}: {message}");
+            assert!(
+                message.contains("`l.weight`") && message.contains("lowbit inspect"),
+                "{message}"
+            );
+        }
     }
     // The configuration says it where the names do not.
     matrices(scratch.path("in"), &["fc.weight"]);

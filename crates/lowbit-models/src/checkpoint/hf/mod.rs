@@ -357,6 +357,12 @@ impl HfModel {
         &self.weights
     }
 
+    /// Returns every way in which weights that can be read are stored, by the words of their methods.
+    pub fn stored(&self) -> String {
+        let stored: BTreeSet<&str> = self.weights.values().map(|w| w.stored.as_str()).collect();
+        stored.into_iter().collect::<Vec<_>>().join("; ")
+    }
+
     /// Returns the tensors that are not parts of quantized weights, ordered by name.
     pub fn plain(&self) -> impl Iterator<Item = Tensor<'_>> {
         self.file.plain().filter(|tensor| !self.used.contains(tensor.name))

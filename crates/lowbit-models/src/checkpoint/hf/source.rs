@@ -5,7 +5,7 @@ use crate::checkpoint::source::{
     Data, Family, Item, ItemKind, ModelSource, Omission, Role, SourceError,
 };
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 impl ModelSource for HfModel {
     fn family(&self) -> Family {
@@ -13,10 +13,8 @@ impl ModelSource for HfModel {
     }
 
     fn variant(&self) -> Option<String> {
-        // One entry for each way in which weights are stored.
-        let stored: BTreeSet<&str> = self.weights().values().map(|w| w.stored.as_str()).collect();
-        let stored: Vec<&str> = stored.into_iter().collect();
-        (!stored.is_empty()).then(|| format!("quantized: {}", stored.join("; ")))
+        let stored = self.stored();
+        (!stored.is_empty()).then(|| format!("quantized: {stored}"))
     }
 
     fn architecture(&self) -> Option<&str> {

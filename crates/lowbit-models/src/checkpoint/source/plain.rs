@@ -26,7 +26,13 @@ impl Model {
             return Err(error);
         }
         let items = self.items()?;
-        if let Some(error) = quantized(&items) {
+        if let Some(mut error) = quantized(&items) {
+            // The method says more than the format in which its weights are read.
+            if let (Self::Quantized(model), SourceError::AlreadyQuantized { stored, .. }) =
+                (&self, &mut error)
+            {
+                *stored = model.stored();
+            }
             return Err(error);
         }
         match self {
