@@ -28,6 +28,7 @@
 //! | minima | (max − min) / (2ᵇ − 1) | clamp(rne((w − m) / s)) with m = min − low · s, both as stored |
 //! | e2m1, e4m3, e5m2 | absmax / (6, 448 or 57344) | the nearest float to w / s, ties to even, at most the greatest |
 //! | the same with e8m0 scales | 2^(⌊log₂ absmax⌋ − (2, 8 or 15)) | the same |
+//! | symmetric integers with e8m0 scales (MXINT8) | 2^(⌊log₂ absmax⌋ − ⌊log₂ of the greatest number⌋) | clamp(rne(w / s)) |
 //! | nvfp4 | tensor: absmax / 2688; group: e4m3(absmax / 6 / tensor), at least 2⁻⁹ | the same |
 //! | nf4, fp4 | absmax | the nearest entry to w · (1 / s); a tie goes to the lower one, of fp4 to the one nearer to 0 |
 //!

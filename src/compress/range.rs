@@ -73,7 +73,11 @@ impl CodeGrid {
             // A sum that overflows is infinite, and the scale is then refused.
             None => (range.lo + range.hi, (self.high - self.low) as f32),
         };
-        let scale = stored(finite_quotient(extent, steps), self.scale_type)?;
+        let scale = match self.scale_type {
+            ScaleType::E8m0 => shared_scale(extent, steps),
+            _ => finite_quotient(extent, steps),
+        };
+        let scale = stored(scale, self.scale_type)?;
         let zero = self.fixed_zero.unwrap_or_else(|| {
             let steps = (range.lo / scale).round_ties_even() as i32;
             steps.clamp(0, self.high - self.low) + self.low
@@ -87,6 +91,19 @@ impl CodeGrid {
         let steps = (flushed(x) / affine.scale).round_ties_even() as i32;
         (steps + affine.zero).clamp(self.low, self.high)
     }
+}
+
+/// Returns the scale that OCP's Microscaling formats give a group: the greatest power of two in its greatest
+/// magnitude (a normal f32), divided by the greatest power of two in that of the numbers. Below the normal
+/// numbers of f32 it is 0.
+pub(super) fn shared_scale(extent: f32, most: f32) -> f32 {
+    let exponent = |x: f32| (x.to_bits() >> 23) as i32 - 127;
+    power_of_two(exponent(extent) - exponent(most))
+}
+
+/// Returns a power of two that is a normal f32, or 0 below them.
+pub(super) fn power_of_two(exponent: i32) -> f32 {
+    if exponent < -126 { 0.0 } else { f32::from_bits(((exponent + 127) as u32) << 23) }
 }
 
 /// Returns `extent / steps`, or the next lower number if `steps` times the rounded quotient would be

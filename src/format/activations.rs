@@ -20,9 +20,10 @@ pub enum ActivationGranularity {
 /// | symmetric | −127…127 | absmax/127 | 0 |
 /// | asymmetric | −128…127 | (max−min)/255, over the range extended to include 0 | clamp(rne(−min/s), 0, 255) − 128 |
 ///
-/// The codes are `clamp(rne(x · (1/s)) + z)`. They multiply by the reciprocal of the scale, as is
-/// usual when activations are quantized at run time. If all values of a range are 0, or if its
-/// scale would be subnormal, then s = 1, z = 0 and all codes are 0. If a range contains NaN or an
+/// The codes are `clamp(rne(x / s) + z)`. Kernels divide, as other implementations do, because
+/// x · (1/s) rounds twice; where a device's division is off by an ulp or two, a code next to a tie
+/// may be either neighbor. If all values of a range are 0, or if its scale would be subnormal, then
+/// s = 1, z = 0 and all codes are 0. If a range contains NaN or an
 /// infinity, then s = NaN, so that products with it are NaN as well.
 ///
 /// Names are `int8-token`, `int8-tensor-asym` and `int8-g128`, for example.

@@ -65,8 +65,12 @@ impl Grid {
         }
         let one_level = matches!(scale_type, ScaleType::F32 | ScaleType::F16);
         if code_type.is_integer() {
+            let microscaling = scale_type == ScaleType::E8m0;
             return match format.offset() {
-                _ if !one_level => refuse("integers have no rule for such scales"),
+                _ if !one_level && !microscaling => refuse("integers have no rule for such scales"),
+                _ if microscaling && !format.is_symmetric() => {
+                    refuse("zero points and minima have no rule for scales that are powers of two")
+                }
                 Offset::FloatZeroPoint => {
                     refuse("zero points that are floats come from methods that fit them (HQQ)")
                 }
@@ -259,6 +263,30 @@ mod tests {
         assert!(matches!(refused, Err(CompressError::ScaleRange { .. })));
     }
 
+    /// The codes of MXINT8 are what OCP's document calls multiples of 1/64, so that the scale here is 1/64 of
+    /// its own.
+    #[test]
+    fn integers_with_powers_of_two_by_hand() {
+        let packed = made("int8-g4-e8m0s", &[1.99, -1.0, 0.5, 1.5 / 64.0]).unwrap();
+        assert_eq!(*packed.scales(), Scales::E8m0(vec![127 - 6]));
+        // 127.36 and 1.5 steps: the first is nearest to 127, and the tie goes to the even code.
+        assert_eq!(codes(&packed), [127, -64, 32, 2]);
+        // What lies above the greatest number becomes that.
+        let packed = made("int8-g4-e8m0s", &[-1.999, 2.0f32.next_down(), 0.0, 0.0]).unwrap();
+        assert_eq!(codes(&packed), [-127, 127, 0, 0]);
+        let packed = made("int4-g4-e8m0s", &[7.9, -4.0, 1.0, 0.0]).unwrap();
+        assert_eq!(*packed.scales(), Scales::E8m0(vec![127]));
+        assert_eq!(dequantize(&packed), [7.0, -4.0, 1.0, 0.0]);
+        let packed = made("int8-g2-e8m0s", &[0.0, 0.0, f32::MAX, 0.0]).unwrap();
+        assert_eq!(*packed.scales(), Scales::E8m0(vec![127, 127 + 121]));
+        let least = 64.0 * f32::MIN_POSITIVE;
+        assert_eq!(*made("int8-g2-e8m0s", &[least]).unwrap().scales(), Scales::E8m0(vec![1]));
+        let refused = made("int8-g2-e8m0s", &[least.next_down()]);
+        assert!(matches!(refused, Err(CompressError::ScaleRange { .. })));
+        let refused = made("int4-g2-asym-e8m0s", &[1.0]).unwrap_err().to_string();
+        assert!(refused.contains("powers of two"), "{refused}");
+    }
+
     #[test]
     fn nvfp4_by_hand() {
         // The tensor's scale is 1. The groups' are 448, 1 and the least there is.
@@ -322,12 +350,11 @@ mod tests {
                             || format.offset() == Offset::FloatZeroPoint
                             || format.scale_type() == ScaleType::Int8Super
                             || matches!(format.code_type(), CodeType::Codebook | CodeType::Iq4Nl)
-                            || (format.code_type().is_integer()
-                                || format.code_type().table().is_some())
-                                && matches!(
-                                    format.scale_type(),
-                                    ScaleType::E8m0 | ScaleType::E4m3Tensor
-                                )
+                            || format.code_type().table().is_some()
+                                && format.scale_type() == ScaleType::E8m0
+                            || format.code_type().is_integer()
+                                && format.scale_type() == ScaleType::E8m0
+                                && !format.is_symmetric()
                             || format.scale_type() == ScaleType::E4m3Tensor
                                 && format.code_type() != CodeType::E2m1;
                         assert!(known, "{format}");

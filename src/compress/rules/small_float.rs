@@ -1,6 +1,7 @@
 //! Floats of 4 and 8 bits: e2m1, e4m3 and e5m2, with or without the powers of two of OCP's
 //! Microscaling formats.
 
+use crate::compress::range::{power_of_two, shared_scale};
 use crate::format::{CodeType, fp8_to_f32};
 
 /// A float of few bits: a sign, an exponent and a mantissa.
@@ -51,18 +52,10 @@ impl SmallFloat {
         self.value(self.most)
     }
 
-    /// Returns the scale that OCP's Microscaling formats give a group: the greatest power of two in
-    /// its greatest magnitude (a normal f32), divided by the greatest power of two of this type.
-    /// Below the normal numbers of f32 it is 0.
+    /// Returns the scale that OCP's Microscaling formats give a group of this greatest magnitude.
     pub fn shared_scale(&self, extent: f32) -> f32 {
-        let exponent = |x: f32| (x.to_bits() >> 23) as i32 - 127;
-        power_of_two(exponent(extent) - exponent(self.most()))
+        shared_scale(extent, self.most())
     }
-}
-
-/// Returns a power of two that is a normal f32, or 0 below them.
-fn power_of_two(exponent: i32) -> f32 {
-    if exponent < -126 { 0.0 } else { f32::from_bits(((exponent + 127) as u32) << 23) }
 }
 
 /// Returns the byte of a scale that is a power of two.
