@@ -59,7 +59,14 @@ impl CodeGrid {
     pub fn of(format: &WeightFormat) -> Option<Self> {
         let (low, high) = format.code_range()?;
         let fixed_zero = format.is_symmetric().then(|| format.symmetric_zero());
-        Some(Self { low, high, fixed_zero, scale_type: format.scale_type() })
+        let scale_type = format.scale_type();
+        // A power of two does not map the greatest magnitude to the greatest number. What lies beyond that
+        // becomes it on both sides, so that no finite weight becomes infinite.
+        let low = match (scale_type, fixed_zero) {
+            (ScaleType::E8m0, Some(zero)) => low.max(2 * zero - high),
+            _ => low,
+        };
+        Some(Self { low, high, fixed_zero, scale_type })
     }
 
     /// Returns the scale and zero point of a group, or `None` if the scale type cannot represent
