@@ -83,7 +83,7 @@ fn linear_layers_of_blueprints_are_compressed() {
         let roles = blueprint.roles();
         let linear = |name: &&str| roles.get(name).is_some_and(|role| role.is_linear());
         let want: Vec<&str> = matrices.into_iter().filter(linear).collect();
-        let request = SelectRequest::one("int8".parse().unwrap(), Vec::new());
+        let request = SelectRequest::one("int8-channel".parse().unwrap(), Vec::new());
         match select(&model, Some(model.config()), &request) {
             Ok(selection) => {
                 let chosen = selection.weights.iter().map(|chosen| chosen.tensor.name);
