@@ -2,7 +2,7 @@
 
 use crate::memory::{peak, within};
 use crate::targets::gguf::FACTOR;
-use lowbit::compress::dequantize;
+use lowbit::compress::{dequantize, quantize_scheme};
 use lowbit::format::{PackedWeights, Scales, random_weights};
 use lowbit_models::checkpoint::gguf::{self, GgmlType, GgufFile, GgufMetadata};
 use lowbit_models::checkpoint::source::{self, Data, ItemKind, ModelSource};
@@ -115,6 +115,35 @@ fn what_gguf_cannot_hold_is_named() {
     }
     let large = PackedWeights::new("q4_k".parse().unwrap(), 2, 256, parts).unwrap();
     compressed(&large, "a group is 64, and Q4_K holds 0 to 63");
+}
+
+/// An import holds one weight at a time, and nothing of the others, whatever the model has.
+#[test]
+fn an_import_holds_one_weight() {
+    const N: usize = 512;
+    const K: usize = 2048;
+    const COUNT: usize = 6;
+    let folder = tempfile::tempdir().unwrap();
+    let [own, gguf, out] = ["own", "gguf", "out"].map(|name| folder.path().join(name));
+    let values: Vec<f32> = (0..N * K).map(|at| (at as f32 * 0.7).sin()).collect();
+    for format in ["q4_k", "q6_k", "q8_0", "f16"] {
+        let weights = quantize_scheme(&values, N, K, &format.parse().unwrap()).unwrap();
+        let names: Vec<String> = (0..COUNT).map(|at| format!("w{at}")).collect();
+        let content = Content::Compressed { shape: &[N, K], weights: &weights };
+        let all: Vec<_> = names.iter().map(|name| (name.as_str(), content)).collect();
+        write_model(&own, &all, &BTreeMap::new()).unwrap();
+        let (metadata, model) = (GgufMetadata::new("none"), source::open(&own).unwrap());
+        gguf::write(&model, &metadata, &gguf, &mut |_| ()).unwrap();
+        let one = weights.geometry().sizes().total();
+        drop((weights, model));
+        for path in [&gguf, &own] {
+            let model = source::open(path).unwrap();
+            let (_, held) = peak(|| source::import(&model, &out, &mut |_| ()).unwrap());
+            // The weight, 64 Ki words of its codes as bytes, and the buffer of the file.
+            let most = one + (256 << 10) + (64 << 10) + (16 << 10);
+            assert!(held <= most, "{format}: {held} bytes for weights of {one}");
+        }
+    }
 }
 
 /// f16 and f32 weights of lowbit are plain tensors of GGUF, whatever the length of a row.

@@ -4,7 +4,6 @@ use half::f16;
 use lowbit::format::{CodeType, Geometry, Granularity, Parts, ScaleType, Scales, WeightFormat};
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
-use std::borrow::Cow;
 
 /// The metadata key of the layout's version.
 pub(super) const VERSION_KEY: &str = "lowbit.version";
@@ -112,42 +111,61 @@ impl Part {
         (count > 0).then_some((dtype, shape))
     }
 
-    /// Returns the bytes of this part of a matrix, as the file stores them.
-    pub fn bytes(self, parts: &Parts) -> Cow<'_, [u8]> {
+    /// Passes the bytes of this part of a matrix to `put`, as the file stores them, in pieces, so that they are
+    /// not in memory twice.
+    ///
+    /// # Errors
+    /// Returns the first error of `put`.
+    pub fn write<E>(self, parts: &Parts, put: &mut Put<'_, E>) -> Result<(), E> {
         match self {
-            Self::Codes => encode(&parts.codes, |word| word.to_le_bytes()),
-            Self::Metadata => encode(&parts.metadata, |word| word.to_le_bytes()),
-            Self::Scales => lower_bytes(&parts.scales),
-            Self::UpperScales => upper_bytes(&parts.scales),
-            Self::Zeros => Cow::Borrowed(&parts.zeros),
-            Self::Minima => lower_bytes(&parts.minima),
-            Self::UpperMinima => upper_bytes(&parts.minima),
-            Self::Codebook => encode(&parts.codebook, |value| value.to_le_bytes()),
-            Self::Order => encode(&parts.order, |column| column.to_le_bytes()),
+            Self::Codes => encode(&parts.codes, u32::to_le_bytes, put),
+            Self::Metadata => encode(&parts.metadata, u32::to_le_bytes, put),
+            Self::Scales => lower(&parts.scales, put),
+            Self::UpperScales => upper(&parts.scales, put),
+            Self::Zeros => put(&parts.zeros),
+            Self::Minima => lower(&parts.minima, put),
+            Self::UpperMinima => upper(&parts.minima, put),
+            Self::Codebook => encode(&parts.codebook, f32::to_le_bytes, put),
+            Self::Order => encode(&parts.order, u32::to_le_bytes, put),
         }
     }
 }
 
-fn encode<T: Copy, const N: usize>(values: &[T], bytes: impl Fn(T) -> [u8; N]) -> Cow<'_, [u8]> {
-    Cow::Owned(values.iter().flat_map(|&value| bytes(value)).collect())
+/// The number of values that are encoded at a time.
+const PIECE: usize = 1 << 16;
+
+/// Takes some bytes.
+pub(super) type Put<'a, E> = dyn FnMut(&[u8]) -> Result<(), E> + 'a;
+
+fn encode<T: Copy, E, const N: usize>(
+    values: &[T],
+    bytes: impl Fn(T) -> [u8; N],
+    put: &mut Put<'_, E>,
+) -> Result<(), E> {
+    for values in values.chunks(PIECE) {
+        let mut piece = vec![0; values.len() * N];
+        for (to, &value) in piece.as_chunks_mut().0.iter_mut().zip(values) {
+            *to = bytes(value);
+        }
+        put(&piece)?;
+    }
+    Ok(())
 }
 
-fn lower_bytes(scales: &Scales) -> Cow<'_, [u8]> {
+fn lower<E>(scales: &Scales, put: &mut Put<'_, E>) -> Result<(), E> {
     match scales {
-        Scales::F32(scales) => encode(scales, f32::to_le_bytes),
-        Scales::F16(scales) => encode(scales, f16::to_le_bytes),
-        Scales::Int8Super { groups, .. } => encode(groups, i8::to_le_bytes),
-        Scales::E8m0(groups) | Scales::E4m3Tensor { groups, .. } => Cow::Borrowed(groups),
+        Scales::F32(scales) => encode(scales, f32::to_le_bytes, put),
+        Scales::F16(scales) => encode(scales, f16::to_le_bytes, put),
+        Scales::Int8Super { groups, .. } => encode(groups, i8::to_le_bytes, put),
+        Scales::E8m0(groups) | Scales::E4m3Tensor { groups, .. } => put(groups),
     }
 }
 
-fn upper_bytes(scales: &Scales) -> Cow<'_, [u8]> {
+fn upper<E>(scales: &Scales, put: &mut Put<'_, E>) -> Result<(), E> {
     match scales {
-        Scales::Int8Super { supers, .. } => encode(supers, f16::to_le_bytes),
-        Scales::E4m3Tensor { groups, tensor } if !groups.is_empty() => {
-            Cow::Owned(tensor.to_le_bytes().to_vec())
-        }
-        _ => Cow::Borrowed(&[]),
+        Scales::Int8Super { supers, .. } => encode(supers, f16::to_le_bytes, put),
+        Scales::E4m3Tensor { groups, tensor } if !groups.is_empty() => put(&tensor.to_le_bytes()),
+        _ => Ok(()),
     }
 }
 

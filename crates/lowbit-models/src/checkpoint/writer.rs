@@ -11,9 +11,6 @@ use std::collections::BTreeMap;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-/// The number of words of codes that are encoded at a time.
-const PIECE: usize = 1 << 16;
-
 /// Declares what the file will hold under a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
@@ -137,17 +134,11 @@ impl FileWriter {
         if need != geometry {
             return Err(wrong(format!("{}×{} {}", need.n, need.k, need.format)));
         }
-        // Codes are most of a weight. They are encoded in pieces, so that they are not in memory twice.
-        self.seek(&Part::Codes.tensor(name))?;
-        for words in weights.codes().chunks(PIECE) {
-            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-            self.put(&bytes)?;
-        }
-        for part in Part::ALL.into_iter().filter(|part| *part != Part::Codes) {
-            let bytes = part.bytes(weights.parts());
-            if !bytes.is_empty() {
-                self.seek(&part.tensor(name))?;
-                self.put(&bytes)?;
+        for part in Part::ALL {
+            let tensor = part.tensor(name);
+            if self.places.contains_key(&tensor) {
+                self.seek(&tensor)?;
+                part.write(weights.parts(), &mut |bytes| self.put(bytes))?;
             }
         }
         let activations = self.activations.remove(name);

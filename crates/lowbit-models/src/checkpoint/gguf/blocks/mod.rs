@@ -198,6 +198,11 @@ impl Words {
 
     /// Adds codes of `bits` bits, a multiple of 32 of them.
     fn extend(&mut self, codes: &[u8], bits: u32) {
+        if bits == 8 {
+            let words = codes.as_chunks().0.iter().map(|&bytes| u32::from_le_bytes(bytes));
+            self.words.extend(words);
+            return;
+        }
         let (mut word, mut filled) = (0u64, 0);
         for &code in codes {
             word |= u64::from(code) << filled;
