@@ -30,7 +30,7 @@ pub(super) struct Shaders {
 }
 
 pub(super) fn shaders(spec: &AttentionSpec, caps: &Caps) -> Shaders {
-    let most = most_queries(caps);
+    let most = most_queries(spec, caps);
     let few = if spec.group() <= 4 { 4 } else { most };
     let tile = |queries| tile(spec, caps, queries);
     Shaders {
@@ -40,10 +40,20 @@ pub(super) fn shaders(spec: &AttentionSpec, caps: &Caps) -> Shaders {
     }
 }
 
-/// Returns the number of queries of a large tile: 8, or 4 on software adapters that `attention/lanes` is not made
-/// for. SwiftShader's compiler takes more than 20 GB for `attention/workgroup` with eight queries.
-fn most_queries(caps: &Caps) -> u32 {
-    if caps.class == AdapterClass::Cpu && caps.subgroup != LANES { 4 } else { 8 }
+/// Returns the number of queries of a large tile: 8, or 4 on software adapters where that takes their compilers too
+/// long. SwiftShader takes more than 20 GB for `attention/workgroup` with eight queries. lavapipe of Mesa 25 takes 20
+/// and 60 s for `attention/lanes` with eight queries and two or four octets a lane, and a third of that with four.
+fn most_queries(spec: &AttentionSpec, caps: &Caps) -> u32 {
+    let small = caps.class == AdapterClass::Cpu && caps.subgroup != LANES
+        || octets(spec, caps).is_some_and(|octets| octets > 1);
+    if small { 4 } else { 8 }
+}
+
+/// Returns the number of octets of columns that a lane of `attention/lanes` keeps, 1, 2 or 4, if that kernel serves
+/// the spec.
+fn octets(spec: &AttentionSpec, caps: &Caps) -> Option<u32> {
+    let lanes = caps.class == AdapterClass::Cpu && caps.subgroup == LANES && caps.int64;
+    (lanes && !spec.plain).then(|| spec.head_dim.div_ceil(8 * LANES).next_power_of_two())
 }
 
 /// Queries of a unit that tiles divide: a row, or all rows.
@@ -143,10 +153,7 @@ fn tile(spec: &AttentionSpec, caps: &Caps, queries: u32) -> KernelDesc {
         conditions: Vec::new(),
         weights: None,
     };
-    let lanes = caps.class == AdapterClass::Cpu && caps.subgroup == LANES && caps.int64;
-    if lanes && !spec.plain {
-        // Octets that a lane keeps: 1, 2 or 4.
-        let chunks = spec.head_dim.div_ceil(8 * LANES).next_power_of_two();
+    if let Some(chunks) = octets(spec, caps) {
         let id = format!("attention_lanes_q{queries}_c{chunks}.{suffix}");
         let own = vec![("LANES", Const::U32(LANES)), ("CHUNKS", Const::U32(chunks))];
         let kernel = kernel(id, own, "access/cache_u64", "attention/lanes");

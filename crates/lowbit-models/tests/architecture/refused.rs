@@ -80,7 +80,13 @@ fn settings_that_are_not_understood_are_named() {
         ("llama-gguf", "/llama.attention.causal", json!(false), "", "true"),
         ("bert-gguf", "/bert.attention.causal", json!(true), "", "false"),
         ("llama-yarn-gguf", "/llama.rope.scaling.yarn_attn_factor", json!(2.0), "", "1"),
-        ("llama-linear-gguf", "/llama.rope.scaling.attn_factor", json!(2.0), "", "1 without `yarn`"),
+        (
+            "llama-linear-gguf",
+            "/llama.rope.scaling.attn_factor",
+            json!(2.0),
+            "",
+            "1 without `yarn`",
+        ),
         (
             "llama3-gguf",
             "/llama.rope.scaling.factor",
