@@ -23,6 +23,7 @@ pub(super) fn factors_tensor(weight: &str) -> String {
 }
 
 /// Returns the compressed weight that a tensor of this name would belong to.
+#[cfg(feature = "onnx")]
 pub(super) fn weight_of_part(tensor: &str) -> Option<&str> {
     let (weight, own) = tensor.rsplit_once('.')?;
     let is_part = own == FACTORS || Part::ALL.iter().any(|part| part.name() == own);
