@@ -139,6 +139,14 @@ pub fn run(args: &Args) -> std::result::Result<Outcome, CliError> {
     let refuse = |error| failed(&args.model.model, "run", error);
     let sampling = sampling(args)?;
     let Loaded { model, load_time, linear_layers } = args.model.load()?;
+    if model.blueprint().head.is_none() {
+        let family = model.blueprint().family;
+        let message =
+            format!("`{}` makes no tokens: {family} is an encoder", args.model.model.display());
+        return Err(
+            CliError::new(message).hint("`lowbit embed` makes vectors of sentences with it")
+        );
+    }
     let tokenizer = args.model.tokenizer(&model)?;
     let template = if args.chat || args.interactive {
         let template = ChatTemplate::open(&args.model.model);

@@ -33,6 +33,17 @@ fn number(json: &Value, key: &str) -> f64 {
 }
 
 #[test]
+fn an_encoder_is_for_embed() {
+    if !gpu() {
+        return;
+    }
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../lowbit-models/tests/fixtures/models/bert");
+    let message = refused(&["generate", model, "--prompt", "ab"]);
+    assert!(message.contains("makes no tokens: bert is an encoder"), "{message}");
+    assert!(message.contains("hint: `lowbit embed`"), "{message}");
+}
+
+#[test]
 fn the_json_has_the_text_and_what_it_took() {
     if !gpu() {
         return;

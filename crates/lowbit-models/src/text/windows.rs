@@ -16,7 +16,7 @@ pub enum WindowsError {
         window: usize,
     },
     /// The text is shorter than the windows that were asked for.
-    #[error("the text has {tokens} tokens; {windows} windows of {window} need {}", windows.saturating_mul(*window))]
+    #[error("the text has {tokens} tokens, and {windows} × {window} are needed")]
     TooShort {
         /// The tokens of the text.
         tokens: usize,
@@ -158,7 +158,7 @@ mod tests {
         assert_eq!(cut, [[1, 11, 12], [1, 14, 15]]);
         assert_eq!(windows(&tokens, 10, None, None).unwrap().len(), 1);
         let error = windows(&tokens, 3, Some(4), None).unwrap_err();
-        assert_eq!(error.to_string(), "the text has 10 tokens; 4 windows of 3 need 12");
+        assert_eq!(error.to_string(), "the text has 10 tokens, and 4 × 3 are needed");
         let short = windows(&tokens, 11, None, None);
         assert_eq!(short, Err(WindowsError::TooShort { tokens: 10, windows: 1, window: 11 }));
         assert_eq!(windows(&tokens, 1, None, None), Err(WindowsError::Window { window: 1 }));
