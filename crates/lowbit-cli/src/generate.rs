@@ -226,7 +226,7 @@ struct Lines(Receiver<std::io::Result<String>>);
 
 impl Lines {
     fn open() -> std::result::Result<Self, CliError> {
-        // Of lines that come faster than they are answered, only one is held.
+        // The thread reads one line ahead and then waits until that is taken.
         let (sender, lines) = sync_channel(0);
         let read = move || {
             loop {

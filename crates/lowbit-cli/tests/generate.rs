@@ -304,7 +304,7 @@ fn with_tokenizer(bytes: &[u8], name: &str) -> Vec<u8> {
     let entry =
         |key: &str, value: &str| [text(key), 8u32.to_le_bytes().to_vec(), text(value)].concat();
     let mut entries = entry("tokenizer.ggml.model", name);
-    // What is left to a multiple of 32 bytes, so that the data stay aligned.
+    // The padding ends at a multiple of 32 bytes, so that the data stay aligned.
     let without = entry("general.name", "").len() + entries.len();
     entries.extend(entry("general.name", &"n".repeat(without.next_multiple_of(32) - without)));
     let count = u64::from_le_bytes(bytes[16..24].try_into().unwrap()) + 2;

@@ -42,7 +42,8 @@ pub(super) fn shaders(spec: &AttentionSpec, caps: &Caps) -> Shaders {
 
 /// Returns the number of queries of a large tile: 8, or 4 on software adapters where that takes their compilers too
 /// long. SwiftShader takes more than 20 GB for `attention/workgroup` with eight queries. lavapipe of Mesa 25 takes 20
-/// and 60 s for `attention/lanes` with eight queries and two or four octets a lane, and a third of that with four.
+/// and 60 s for `attention/lanes` with eight queries and two or four octets a lane, and 6 to 11 s with four queries
+/// and two octets.
 fn most_queries(spec: &AttentionSpec, caps: &Caps) -> u32 {
     let small = caps.class == AdapterClass::Cpu && caps.subgroup != LANES
         || octets(spec, caps).is_some_and(|octets| octets > 1);

@@ -1,4 +1,4 @@
-//! What is said about nodes and tensors of ONNX files that are not imported.
+//! The command gives the true reason for each node and tensor of an ONNX file that it does not import.
 
 use crate::cli::{Scratch, refused};
 use crate::onnx::{

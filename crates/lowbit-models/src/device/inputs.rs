@@ -86,15 +86,12 @@ impl Model {
                 Activations::Float(_) => part.and_then(|part| part.codes).map(|c| c.how.format()),
             };
             let Some(format) = format else { continue };
-            let head = self.weights.head.is_some_and(|head| head.matrix == matrix);
             let reason = if experts.is_some() {
                 "experts take floats".to_owned()
             } else if !takes(&self.weights, matrix, format) {
                 let weights = self.weights.store.matrices.get(matrix.0);
                 let weights = weights.map_or(String::new(), |weights| weights.format().to_string());
                 format!("{weights} weights take no {format} inputs")
-            } else if head {
-                "the head takes int8 inputs only with one scale for a row".to_owned()
             } else {
                 "layers that share their input take it as floats if one of them does".to_owned()
             };

@@ -68,10 +68,8 @@ impl Pooling {
 /// reports that.
 fn of_metadata(path: &Path) -> Result<Option<Pooling>, PoolingError> {
     let Ok(model) = source::open(path) else { return Ok(None) };
-    let imported = model.metadata().get("gguf.metadata").and_then(|text| {
-        let value: Option<Value> = serde_json::from_str(text).ok();
-        value
-    });
+    let imported = model.metadata().get("gguf.metadata").cloned();
+    let imported: Option<Value> = imported.and_then(|text| serde_json::from_str(&text).ok());
     let metadata = imported.as_ref().unwrap_or(model.config());
     let architecture = metadata.get("general.architecture").and_then(Value::as_str);
     let Some(architecture) = architecture else { return Ok(None) };

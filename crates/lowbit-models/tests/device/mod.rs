@@ -35,8 +35,8 @@ const INT8: f64 = 0.25;
 
 /// The limit of 4-bit caches. The step of a code is 1/7 of the largest of a rotated row, which is about 2.2 times
 /// their root mean square where there are 32 columns, so that a key or a value is off by 0.09 of its length. Two
-/// layers with both of them would be off by twice that, and layers multiply errors by some factor. Queries that are
-/// not rotated, or values that are not rotated back, are off by more than 1: see `hadamard_is_wired`.
+/// layers with both of them would be off by twice that, and layers multiply errors by some factor. Like
+/// INT8 it only shows that nothing is grossly wrong.
 const INT4: f64 = 0.5;
 
 fn shared() -> Option<Arc<Host>> {

@@ -198,7 +198,7 @@ fn costs_of_a_token(host: &Host, model: &Model, (before, peak): (Option<u64>, u6
         block_on(session.next(&Sampling::GREEDY)).unwrap();
         assert_eq!(allocated(), memory);
     }
-    // Of each token a submission, and the buffer that is read back.
+    // Each token takes a number for its submission and one for the buffer that is read back.
     assert_eq!(submitted(host), of_queue + 2 * 4 + 1);
     assert_eq!(host.kernels().cached_pipelines(), pipelines);
     assert_eq!(session.submissions(), submissions + 4);
