@@ -5,19 +5,10 @@ use crate::sentences::{cosine, sentences};
 use std::fs;
 use std::path::Path;
 
-/// The folder of MiniLM. Without it a test is skipped, unless `LOWBIT_REQUIRE_MODEL=1`.
+/// The folder of MiniLM, if it is there.
 fn minilm() -> Option<String> {
-    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/minilm"));
-    if folder.join("model.safetensors").exists() {
-        return Some(folder.to_str().unwrap().to_owned());
-    }
-    let missing = format!("{} holds no model: run `make model`", folder.display());
-    assert!(
-        std::env::var_os("LOWBIT_REQUIRE_MODEL").is_none_or(|value| value != "1"),
-        "{missing}, and LOWBIT_REQUIRE_MODEL is set"
-    );
-    crate::common::skipped(missing);
-    None
+    let file = crate::common::data("minilm/model.safetensors", "model")?;
+    Some(file.parent()?.to_str()?.to_owned())
 }
 
 /// The rows of a NumPy file, whose header must be that of f32 in C order.
