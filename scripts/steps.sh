@@ -15,8 +15,10 @@ if [ -z "${LOWBIT_STEPS:-}" ]; then
     trap 'exit 143' TERM
 fi
 
-# Runs a command and records its name and time. Ends the script if the command fails.
+# Runs a command and records its name and time. Ends the script if the command fails; after
+# `keep_going=true` the script goes on, and `finish_steps` fails it at its end.
 # usage: step NAME COMMAND…
+keep_going=false
 step() {
     local name=$1 start=$SECONDS code=0
     shift
@@ -32,7 +34,12 @@ step() {
     local result=ok
     [ "$code" -eq 0 ] || result=FAILED
     printf '%s\t%s\t%s\n' "$((SECONDS - start))" "$result" "$name" >>"$LOWBIT_STEPS"
-    [ "$code" -eq 0 ] || exit "$code"
+    [ "$code" -eq 0 ] || $keep_going || exit "$code"
+}
+
+# Ends the script with an error if a step failed. The last line of a script that keeps going.
+finish_steps() {
+    ! grep -q $'\tFAILED\t' "$LOWBIT_STEPS" || exit 1
 }
 
 # Records a step that does not run, with the reason.

@@ -130,6 +130,8 @@ adapters() {
 step "downloads: drivers, models, checkers" setup
 step "build: libraries, command, tests, examples" build
 if $all; then
+    # One failure must not hide the next one for two hours.
+    keep_going=true
     # More shaders through every translator, every kernel for every AMD family, and longer runs. All
     # shaders, LOWBIT_TARGETS=all, take hours more.
     export LOWBIT_TARGETS=${LOWBIT_TARGETS:-41} LOWBIT_ISA=all LOWBIT_SOAK=long
@@ -190,3 +192,4 @@ a crate without default features, for each backend|scripts/test-features.sh
 the oldest Rust that is supported|scripts/check-msrv.sh
 benches, one iteration each|benches
 STEPS
+finish_steps
