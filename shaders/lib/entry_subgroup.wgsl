@@ -1,5 +1,5 @@
 // The entry point of schedules that may exchange registers within a subgroup.
-// Requires: lib/dispatch, schedule, const WORKGROUP, const SUBGROUP.
+// Requires: lib/dispatch, lib/lane, schedule, const WORKGROUP, const SUBGROUP.
 // Implements: entry.
 // Features: subgroups.
 // Provides: main.
@@ -12,5 +12,6 @@ fn main(
     @builtin(local_invocation_index) local: u32,
     @builtin(subgroup_invocation_id) lane: u32,
 ) {
+    subgroup_lane = lane;
     schedule(workgroup_index(group, count), local, lane);
 }

@@ -49,7 +49,7 @@ pub const FRAGMENTS: &[Fragment] = fragments![
     "integer/scaled" "integer/sums_each" "integer/sums_whole" "integer/two_four" "integer/x_side"
     "lib/bias" "lib/bytes" "lib/dispatch" "lib/entry_plain" "lib/entry_subgroup" "lib/fp8"
     "lib/hadamard" "lib/half" "lib/half_pair"
-    "lib/half_pair_native" "lib/matmul" "lib/matrix16" "lib/matrix8" "lib/no_bias" "lib/panel"
+    "lib/half_pair_native" "lib/lane" "lib/matmul" "lib/matrix16" "lib/matrix8" "lib/no_bias" "lib/panel"
     "lib/panel_codes" "lib/part_direct" "lib/part_shared" "lib/put_floats" "lib/quad" "lib/quads" "lib/reciprocal"
     "lib/reduce_subgroup" "lib/reduce_tree" "lib/row_sum" "lib/run" "lib/softfloat" "lib/tile" "lib/tile_experts"
     "limits/copy" "limits/dot" "limits/fma" "limits/part_constant" "limits/read"
@@ -69,7 +69,7 @@ pub const FRAGMENTS: &[Fragment] = fragments![
     "schedule/rows" "schedule/rows_m1" "schedule/tiled"
     "softmax/row"
     "sparse/metadata" "sparse/place" "sparse/prune" "sparse/rank"
-    "table/constants" "table/e2m1" "table/iq4nl" "table/own"
+    "table/constants" "table/e2m1" "table/iq4nl" "table/own" "table/shuffled"
 ];
 
 /// Returns the fragment of a name. Names are literals of this crate, and a test looks up every name

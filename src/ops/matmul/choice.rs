@@ -530,6 +530,8 @@ impl KernelChoice {
         }
         let rows = matches!(self.schedule, Schedule::Rows { .. });
         let planes = Const::U32(element.plane_bits());
+        // Lanes that share loads of X can share a table as well: two entries each where there are 8.
+        let shuffled = self.subgroup == 8;
         let (own, more) = match element {
             CodeType::F32 => ("decode/f32", None),
             CodeType::F16 => ("decode/f16", None),
@@ -543,12 +545,13 @@ impl KernelChoice {
             CodeType::E5m2 => ("decode/fp8", Some(("MANTISSA", Const::U32(2)))),
             // Arithmetic makes these numbers faster than selects.
             CodeType::E2m1 => ("table/e2m1", None),
-            CodeType::Iq4Nl => ("table/iq4nl", None),
+            CodeType::Iq4Nl if !shuffled => ("table/iq4nl", None),
             CodeType::Codebook => ("table/own", None),
-            CodeType::Nf4 | CodeType::Af4 | CodeType::Fp4 => {
+            CodeType::Nf4 | CodeType::Af4 | CodeType::Fp4 | CodeType::Iq4Nl => {
                 let (table, mirrored) = table_constants(element);
                 consts.extend(table);
-                ("table/constants", Some(("MIRRORED", Const::Bool(mirrored))))
+                let table = if shuffled { "table/shuffled" } else { "table/constants" };
+                (table, Some(("MIRRORED", Const::Bool(mirrored))))
             }
         };
         if matches!(element.kind(), CodeKind::Table(_)) {

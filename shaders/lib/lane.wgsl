@@ -1,0 +1,4 @@
+// The number of a lane in its subgroup, which the entry point sets.
+// Provides: subgroup_lane.
+
+var<private> subgroup_lane: u32;
