@@ -103,7 +103,8 @@ fn layers_chain_in_integers() {
         let (l1, l2) = (TOKEN.layout(100).unwrap(), hidden.layout(70).unwrap());
         let m = m as usize;
         let case = IntegerCase { x: &codes, m, layout: &l1, weights: &w1, bias: Some(&bias) };
-        let inner_want = reference::integer_matmul(&case, spec1.slice_blocks() as usize).unwrap();
+        let inner_want =
+            reference::integer_matmul(&case, 32 * spec1.slice_blocks() as usize).unwrap();
         for (at, want) in inner_want.iter().enumerate() {
             let want = want.after(ActivationFunction::Relu, reference::OutputType::F32);
             let (row, column) = (at / 70, at % 70);
@@ -120,7 +121,7 @@ fn layers_chain_in_integers() {
             weights: &w2,
             bias: None,
         };
-        let want = reference::integer_matmul(&case, spec2.slice_blocks() as usize).unwrap();
+        let want = reference::integer_matmul(&case, 32 * spec2.slice_blocks() as usize).unwrap();
         for (want, &got) in want.iter().zip(&y) {
             assert!(reference::check(want, f32::from_bits(got)).passes(), "{second}: {want:?}");
         }
@@ -209,7 +210,7 @@ fn the_oracle_adds_minima() {
         let format: WeightFormat = format.parse().unwrap();
         let weights = random_weights(format, n, k, 5, true).unwrap();
         let case = IntegerCase { x: &x, m, layout: &layout, weights: &weights, bias: None };
-        let got = reference::integer_matmul(&case, 1).unwrap();
+        let got = reference::integer_matmul(&case, 32).unwrap();
         let mut kept = Vec::new();
         for column in 0..n {
             reference::decode_row(&weights, column, &mut kept).unwrap();
@@ -242,7 +243,7 @@ fn the_oracle_adds_minima() {
     };
     let weights = PackedWeights::new(format, 1, 1, parts).unwrap();
     let case = IntegerCase { x: &x, m: 1, layout: &layout, weights: &weights, bias: Some(&[8.0]) };
-    let got = reference::integer_matmul(&case, 1).unwrap()[0];
+    let got = reference::integer_matmul(&case, 32).unwrap()[0];
     assert_eq!(got.value, 0.5 * (2.0 * 700.0 - 3.0 * 100.0) + 8.0);
     let bound = 5.0 / 8_388_608.0 * (700.0 + 150.0 + 8.0);
     assert!((got.bound / bound - 1.0).abs() < 1e-5, "{} {bound}", got.bound);
@@ -264,19 +265,26 @@ fn what_cannot_be_is_refused() {
         "2:4+f16",
         "nf4-g64",
         "e4m3-g32",
-        "q6_k",
+        "q2_k",
+        "2:4+int4-g16",
         "int4-g32-perm",
     ] {
         let error = plan(&spec(format)).unwrap_err();
         assert!(matches!(error, PlanError::Unsupported { .. }), "{format}: {error}");
     }
-    for (format, why) in
-        [("q6_k", "multiples of 32"), ("nf4-g64", "codebook"), ("e4m3-g32", "floats")]
-    {
+    for (format, why) in [
+        ("int8-g24", "groups of 16 columns, or of a multiple of 32"),
+        ("q2_k", "kept for blocks of 32"),
+        ("2:4+int4-g16", "in one word"),
+        ("nf4-g64", "codebook"),
+        ("e4m3-g32", "floats"),
+    ] {
         let error = plan(&spec(format)).unwrap_err().to_string();
         assert!(error.contains(why), "{format}: {error}");
     }
-    for format in ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "int2-g32-fzero"] {
+    for format in
+        ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q3_k", "q4_k", "q5_k", "q6_k", "int2-g32-fzero"]
+    {
         assert!(spec(format).check().is_ok(), "{format}");
     }
     assert!(plan(&spec("int8-g24").with_activations(FloatType::F32)).is_ok());

@@ -146,7 +146,7 @@ pub(crate) type Replace = (&'static str, &'static str);
 /// A fault in matmuls of quantized X: the schedule, a name, and the formats of W, X and Y.
 type IntegerFault = (&'static str, &'static str, &'static str, &'static str, &'static str, Replace);
 
-const INTEGER_FAULTS: [IntegerFault; 22] = [
+const INTEGER_FAULTS: [IntegerFault; 25] = [
     (
         "int_rows_m1",
         "a dropped zero point of W",
@@ -211,7 +211,7 @@ const INTEGER_FAULTS: [IntegerFault; 22] = [
         "f32",
         (
             "sums.r0 = add_slice(sums.r0, t0, sw,",
-            "sums.r0 = add_slice(sums.r0, t0, scales4(w_rows, max(run.index, 1u) - 1u),",
+            "sums.r0 = add_slice(sums.r0, t0, scales4(w_rows, max(run.index, 1u) - 1u, 1u),",
         ),
     ),
     (
@@ -335,6 +335,30 @@ const INTEGER_FAULTS: [IntegerFault; 22] = [
         "int8-token",
         "f32",
         ("(4u * (group & 7u))", "(4u * ((group ^ 1u) & 7u))"),
+    ),
+    (
+        "int_gemv_m4_l32",
+        "the scale of the other half of a block",
+        "q6_k",
+        "int8-token-asym",
+        "f32",
+        ("min(2u * slice + half, p.groups - 1u)", "min(2u * slice + (half ^ 1u), p.groups - 1u)"),
+    ),
+    (
+        "int_rows_m4",
+        "sums of a half of a block that are not reset",
+        "int4-g16",
+        "int8-g64",
+        "f32",
+        ("spot, m - row);\n            products = Products();", "spot, m - row);"),
+    ),
+    (
+        "int_tiled_32x64",
+        "a block of two scales that has only the second",
+        "q3_k",
+        "int8-token",
+        "f32",
+        ("if (!HALVES && (h == 0u || !ends)) {", "if (h == 0u || !ends) {"),
     ),
 ];
 

@@ -154,7 +154,7 @@ impl Judged {
             return Err(format!("X in int8: {fault}").into());
         }
         let parts = layers.map(|layer| {
-            layer.plan().kernel(data.m as u32).part_blocks(layer.plan().spec()) as usize
+            layer.plan().kernel(data.m as u32).part_columns(layer.plan().spec()) as usize
         });
 
         let (weights, bias) = (&data.w1, Some(&data.bias[..]));

@@ -7,11 +7,13 @@
 // W_ZEROS: whether zero points or minima of W are stored, so that sums of codes of X are needed. Where
 // there are minima, zero points are 0.
 // W_GROUPS and X_GROUPS: 0 for one group a row, 1 if each slice is a group, 2 for groups of several
-// slices.
-// Provides: run_steps, w_group, x_group, fold, Columns4, columns_at, scales4, zeros4, fills4, minima4,
-// x_total, add_minima.
+// slices. W_GROUPS may be 3: a slice is a block, and each half of it is a group. Then W has no zero points
+// and no minima, and the sums of each half are scaled separately.
+// Provides: HALVES, run_steps, w_group, x_group, fold, Columns4, columns_at, scales4, zeros4, fills4,
+// minima4, x_total, add_minima.
 
 const ONES = 0x01010101u;
+const HALVES = W_GROUPS == 3u;
 
 // Four rows of W: neighbouring columns of Y.
 struct Columns4 {
@@ -38,7 +40,11 @@ fn group_of(slice: u32, kind: u32, slices: u32) -> u32 {
     return select(0u, slice, kind == 1u);
 }
 
-fn w_group(slice: u32) -> u32 {
+// The last block may have no second half; its codes are zeros then, with any scale.
+fn w_group(slice: u32, half: u32) -> u32 {
+    if (HALVES) {
+        return min(2u * slice + half, p.groups - 1u);
+    }
     return group_of(slice, W_GROUPS, p.w_slices);
 }
 
@@ -46,8 +52,8 @@ fn x_group(slice: u32) -> u32 {
     return group_of(slice, X_GROUPS, p.x_slices);
 }
 
-fn scales4(rows: Columns4, slice: u32) -> vec4<f32> {
-    let g = w_group(slice);
+fn scales4(rows: Columns4, slice: u32, half: u32) -> vec4<f32> {
+    let g = w_group(slice, half);
     return vec4<f32>(scales_of(rows.r0, rows.r1, g), scales_of(rows.r2, rows.r3, g));
 }
 
@@ -55,7 +61,7 @@ fn zeros4(rows: Columns4, slice: u32) -> vec4<i32> {
     if (!W_ZEROS) {
         return vec4<i32>(0);
     }
-    let g = w_group(slice);
+    let g = w_group(slice, 0u);
     return vec4<i32>(vec4<f32>(zeros_of(rows.r0, rows.r1, g), zeros_of(rows.r2, rows.r3, g)));
 }
 
@@ -83,7 +89,7 @@ fn fold(
 }
 
 fn minima4(rows: Columns4, slice: u32) -> vec4<f32> {
-    let g = w_group(slice);
+    let g = w_group(slice, 0u);
     let low = affines_words(rows.r0, rows.r1, g);
     let high = affines_words(rows.r2, rows.r3, g);
     return vec4<f32>(

@@ -39,22 +39,27 @@ fn block_step(b: u32, slice: u32, rows: Columns4, y_at: u32, column: u32, live: 
                 codes += dots(quads, ONES);
             }
         }
-    }
-    let sw = scales4(rows, slice);
-    let group = x_group(slice);
-    for (var r = 0u; r < M_TILE; r += 1u) {
-        var sum = 0;
-        if (W_ZEROS) {
-            sum = x_sum(x_rows[r], b);
+        if (!HALVES && half == 0u) {
+            continue;
         }
-        let t = fold(products[r], zw, sum, x_zero(x_rows[r], group), codes, 32u);
-        let spot = Spot(y_at + r * p.y_stride, slice, column, r < live);
-        sums[r] = add_block(sums[r], t, sw, x_scale(x_rows[r], group), spot);
-        if (MINIMA != 0u) {
-            let total = x_total(sum, x_zero(x_rows[r], group), 32u, b);
-            let minima = minima4(rows, slice);
-            sums[r] = add_block_minima(sums[r], minima, x_scale(x_rows[r], group), total);
+        let sw = scales4(rows, slice, half);
+        let group = x_group(slice);
+        for (var r = 0u; r < M_TILE; r += 1u) {
+            var sum = 0;
+            if (W_ZEROS) {
+                sum = x_sum(x_rows[r], b);
+            }
+            let t = fold(products[r], zw, sum, x_zero(x_rows[r], group), codes, 32u);
+            let spot = Spot(y_at + r * p.y_stride, slice, column, r < live);
+            sums[r] = add_block(sums[r], t, sw, x_scale(x_rows[r], group), spot);
+            if (MINIMA != 0u) {
+                let total = x_total(sum, x_zero(x_rows[r], group), 32u, b);
+                let minima = minima4(rows, slice);
+                sums[r] = add_block_minima(sums[r], minima, x_scale(x_rows[r], group), total);
+            }
+            products[r] = vec4<i32>(0);
         }
+        codes = vec4<i32>(0);
     }
 }
 
@@ -96,7 +101,7 @@ fn schedule(tile: u32, local: u32, ids: vec3<u32>) {
     }
     finish_sums(local, ids);
     if (lane == 0u) {
-        let sw = scales4(rows, 0u);
+        let sw = scales4(rows, 0u, 0u);
         for (var i = 0u; i < M_TILE && row0 + i < m; i += 1u) {
             let at = y_at + i * p.y_stride;
             // Where K is 0, X has no scale.

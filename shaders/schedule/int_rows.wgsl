@@ -66,6 +66,30 @@ fn x_zeros(rows: vec4<u32>, group: u32) -> vec4<i32> {
     return z;
 }
 
+// Adds the products of a half of a block, whose columns have a scale of their own; see HALVES.
+fn add_half(
+    sums: Sums, products: Products, rows: Columns4, sx: vec4<f32>, zx: vec4<i32>, half: u32,
+    at: Spot, live: u32,
+) -> Sums {
+    let sw = scales4(rows, at.slice, half);
+    let none = vec4<i32>(0);
+    var out = sums;
+    let t0 = fold(products.r0, none, 0, zx.x, products.w, 16u);
+    out.r0 = add_slice(out.r0, t0, sw, sx.x, at);
+    if (M_TILE == 4u) {
+        let t1 = fold(products.r1, none, 0, zx.y, products.w, 16u);
+        let t2 = fold(products.r2, none, 0, zx.z, products.w, 16u);
+        let t3 = fold(products.r3, none, 0, zx.w, products.w, 16u);
+        let y1 = at.y_at + p.y_stride;
+        let y2 = y1 + p.y_stride;
+        let y3 = y2 + p.y_stride;
+        out.r1 = add_slice(out.r1, t1, sw, sx.y, Spot(y1, at.slice, at.column, live > 1u));
+        out.r2 = add_slice(out.r2, t2, sw, sx.z, Spot(y2, at.slice, at.column, live > 2u));
+        out.r3 = add_slice(out.r3, t3, sw, sx.w, Spot(y3, at.slice, at.column, live > 3u));
+    }
+    return out;
+}
+
 fn schedule(tile: u32, local: u32, lane: u32) {
     let m = row_count();
     let here = tile_at(tile, m, M_TILE, 4u * WORKGROUP);
@@ -103,6 +127,15 @@ fn schedule(tile: u32, local: u32, lane: u32) {
         products = quad_step(products, x, 1u, w, fill);
         products = quad_step(products, x, 2u, w, fill);
         products = quad_step(products, x, 3u, w, fill);
+        if (HALVES) {
+            if (X_GROUPS != 0u) {
+                sx = x_scales(x_rows, x_group(run.index));
+                zx = x_zeros(x_rows, x_group(run.index));
+            }
+            let spot = Spot(y_at, run.index, column, true);
+            sums = add_half(sums, products, w_rows, sx, zx, 0u, spot, m - row);
+            products = Products();
+        }
         products = quad_step(products, x, 4u, w, fill);
         products = quad_step(products, x, 5u, w, fill);
         products = quad_step(products, x, 6u, w, fill);
@@ -114,7 +147,7 @@ fn schedule(tile: u32, local: u32, lane: u32) {
                 sx = x_scales(x_rows, x_group(run.index));
                 zx = x_zeros(x_rows, x_group(run.index));
             }
-            let sw = scales4(w_rows, run.index);
+            let sw = scales4(w_rows, run.index, 1u);
             let columns = 32u * (run.place + 1u);
             let t0 = fold(products.r0, zw, sum_of(codes, 0u), zx.x, products.w, columns);
             sums.r0 = add_slice(sums.r0, t0, sw, sx.x, Spot(y_at, run.index, column, true));

@@ -57,7 +57,7 @@ fn main(
         if (local < 64u) {
             var fill = 0u;
             if (W_ZEROS) {
-                fill = (u32(i32(zero_of(w_row, w_group(run.index)))) & 0xffu) * ONES;
+                fill = (u32(i32(zero_of(w_row, w_group(run.index, 0u)))) & 0xffu) * ONES;
             }
             let block = load_block(w_row, b, 0u);
             let slot = fetched % 4u * 16u + fetched / 4u;
@@ -75,6 +75,13 @@ fn main(
             x_tile[1u][slot] = x_quad(x_row, 2u * b + 1u);
         }
         workgroupBarrier();
+        if (W_ZEROS) {
+            for (var i = 0u; i < THREAD_M; i += 1u) {
+                codes[i] += x_sum(rows[i], b);
+            }
+        }
+        let next = next_step(run);
+        let ends = next.place == 0u || b + 1u == p.blocks;
         for (var h = 0u; h < 2u; h += 1u) {
             let w0 = w_tile[h][tn];
             let w1 = w_tile[h][16u + tn];
@@ -91,15 +98,10 @@ fn main(
             if (X_ZEROS) {
                 w_codes += dots(q0, ONES) + dots(q1, ONES) + dots(q2, ONES) + dots(q3, ONES);
             }
-        }
-        if (W_ZEROS) {
-            for (var i = 0u; i < THREAD_M; i += 1u) {
-                codes[i] += x_sum(rows[i], b);
+            if (!HALVES && (h == 0u || !ends)) {
+                continue;
             }
-        }
-        let next = next_step(run);
-        if (next.place == 0u || b + 1u == p.blocks) {
-            let sw = scales4(columns, run.index);
+            let sw = scales4(columns, run.index, h);
             let zw = zeros4(columns, run.index);
             let g = x_group(run.index);
             for (var i = 0u; i < THREAD_M; i += 1u) {

@@ -49,7 +49,7 @@ pub(super) async fn run(
     let spec = spec(case, quantized, quantized.output);
     let plan = self::plan(host, case, &spec).await?;
     let choice = plan.kernel(case.m as u32);
-    let parts = choice.part_blocks(&spec) as usize;
+    let parts = choice.part_columns(&spec) as usize;
     let expected = reference::integer_matmul(&reference, parts).map_err(|e| text(&e))?;
     let y = multiply(host, case, &plan, &weights, &x, bias).await?;
     let (worst, wrong) = match quantized.output {

@@ -245,12 +245,15 @@ fn textures(extent: Extent, cases: &mut Vec<Case>) {
 /// and of X, with every schedule, and all other formats. Outputs and functions alternate. Some K are
 /// next to the limit at which sums would wrap.
 fn integers(extent: Extent, cases: &mut Vec<Case>) {
-    let granularities = [Granularity::Channel, group(64), group(96), group(160)];
+    let granularities = [Granularity::Channel, group(64), group(96), group(160), group(16)];
     let mut kind = 0usize;
     for element in [CodeType::Int8, CodeType::Int4] {
         for index in 0..8 {
             for (a, granularity) in granularities.into_iter().enumerate() {
                 let Some(format) = format(element, granularity, index) else { continue };
+                if FormatUse::IntegerMatmul.check(&format).is_err() {
+                    continue;
+                }
                 for (b, x) in int8_formats().into_iter().enumerate() {
                     kind += 1;
                     // Half of the product, or one in eleven if quick: 11 is coprime to the length

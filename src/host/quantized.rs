@@ -9,8 +9,8 @@ impl Host {
     with_blocking!(
         quantized_matmul,
         /// Computes `Y = f(X · Wᵀ (+ bias))` with integer products: X is quantized to 8 bits first.
-        /// X is `[m, K]` and Y `[m, N]`, row-major f32. W is int8 or int4, dense or 2:4, with
-        /// groups that are multiples of 32.
+        /// X is `[m, K]` and Y `[m, N]`, row-major f32. Codes of W are
+        /// integers of at most 8 bits, in groups that [`FormatUse`](crate::ops::FormatUse) allows.
         ///
         /// With [`Quantization::Dynamic`], a row of X with a NaN or an infinity becomes NaN. With
         /// [`Quantization::Static`] it does not, and infinities saturate.

@@ -105,10 +105,25 @@ fn integer_refusal(format: &WeightFormat) -> Option<&'static str> {
         return Some("int8 activations need codes of at most 8 bits, which fit a byte");
     }
     match format.granularity() {
-        Granularity::Group(g) if !g.get().is_multiple_of(BLOCK_K as u32) => Some(
-            "int8 activations need groups that are multiples of 32 columns, because sums of their \
-             codes are kept for blocks of 32",
-        ),
+        Granularity::Group(g) if g.get().is_multiple_of(BLOCK_K as u32) => None,
+        Granularity::Group(g) if 2 * g.get() == BLOCK_K as u32 => {
+            if format.is_sparse() {
+                Some(
+                    "2:4 codes of two groups of 16 columns are in one word, which int8 activations \
+                     take whole",
+                )
+            } else if format.offset() != Offset::Fixed {
+                Some(
+                    "zero points and minima of groups of 16 columns need sums of the codes of 16 \
+                     activations, and these are kept for blocks of 32",
+                )
+            } else {
+                None
+            }
+        }
+        Granularity::Group(_) => {
+            Some("int8 activations need groups of 16 columns, or of a multiple of 32")
+        }
         _ => None,
     }
 }

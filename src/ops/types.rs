@@ -45,8 +45,9 @@ pub enum Activations {
     /// Floats.
     Float(FloatType),
     /// 8-bit codes as a [`QuantizeActivationsPlan`](super::QuantizeActivationsPlan) writes them:
-    /// rows of u32 words in the layout of [`ActivationFormat::layout`]. W must be int8 or int4
-    /// with groups of a multiple of 32.
+    /// rows of u32 words in the layout of [`ActivationFormat::layout`]. Codes of W must be integers
+    /// of at most 8 bits, in groups of a multiple of 32 columns, or of 16 without zero points and
+    /// minima.
     Int8(ActivationFormat),
 }
 

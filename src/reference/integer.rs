@@ -39,11 +39,12 @@ impl IntegerCase<'_> {
         Ok(())
     }
 
-    /// Checks that no part of `part` columns reaches into two groups of W or X. A kernel with such
-    /// parts is wrong, and the reference must not make the same mistake.
-    fn check_parts(&self, part: usize) -> Result<(), ReferenceError> {
+    /// Checks that no part of `part` columns reaches into two groups of `w_group` columns of W, or
+    /// into two groups of X. A kernel with such parts is wrong, and the reference must not make the
+    /// same mistake.
+    fn check_parts(&self, part: usize, w_group: usize) -> Result<(), ReferenceError> {
         let k = self.weights.k();
-        for group in [self.weights.geometry().group_size, 32 * self.layout.group_blocks] {
+        for group in [w_group, 32 * self.layout.group_blocks] {
             if group < k && !group.is_multiple_of(part) {
                 return Err(ReferenceError::SpansGroups { columns: part, group });
             }
@@ -76,14 +77,16 @@ fn w_value(weight: &Weight) -> i64 {
 /// columns, as `[m, slices, N]`.
 ///
 /// # Errors
-/// Returns a [`ReferenceError`] if a length is wrong, or if a slice reaches into two groups.
+/// Returns a [`ReferenceError`] if a length is wrong, or if a slice reaches into two groups. Groups of
+/// 16 columns of W are an exception: a slice holds two of them.
 pub fn integer_accumulators(
     case: &IntegerCase,
     slice_blocks: usize,
 ) -> Result<Vec<i64>, ReferenceError> {
     case.check()?;
     let (m, n, slice) = (case.m, case.weights.n(), 32 * slice_blocks.max(1));
-    case.check_parts(slice)?;
+    let w_group = case.weights.geometry().group_size;
+    case.check_parts(slice, if w_group == 16 { 32 } else { w_group })?;
     let slices = case.weights.k().div_ceil(slice);
     let mut sums = room_for(m * slices, n)?;
     sums.resize(m * slices * n, 0i64);
@@ -102,8 +105,8 @@ pub fn integer_accumulators(
 }
 
 /// Returns the expected outputs `[m, N]` of a kernel that sums integers within parts of
-/// `part_blocks` blocks of 32 columns, scales each sum separately, and adds the results in f32 in
-/// any order. A part is a slice, or a single block if lanes split slices.
+/// `part` columns, scales each sum separately, and adds the results in f32 in any order. A part is a
+/// slice, 32 columns if lanes split slices, or 16 if those are the groups of W.
 ///
 /// The integer sum `a` of the products of a part is exact. Its conversion to a float, `s_x·s_w`, and
 /// the product of both are one rounding each. `s_w` itself takes one more if it is a product of two
@@ -130,13 +133,10 @@ pub fn integer_accumulators(
 /// # Errors
 /// Returns a [`ReferenceError`] if a length is wrong, if a part reaches into two groups, or if
 /// scales or the bias are not finite.
-pub fn integer_matmul(
-    case: &IntegerCase,
-    part_blocks: usize,
-) -> Result<Vec<Expected>, ReferenceError> {
+pub fn integer_matmul(case: &IntegerCase, part: usize) -> Result<Vec<Expected>, ReferenceError> {
     case.check()?;
-    let (m, n, part) = (case.m, case.weights.n(), 32 * part_blocks.max(1));
-    case.check_parts(part)?;
+    let (m, n, part) = (case.m, case.weights.n(), part.max(1));
+    case.check_parts(part, case.weights.geometry().group_size)?;
     let mut all = room_for(m, n)?;
     let mut kept = Vec::new();
     let format = case.weights.format();

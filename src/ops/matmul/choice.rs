@@ -1,3 +1,4 @@
+use super::integer::Groups;
 use super::schedule::{Schedule, gemv_lanes};
 use super::{Activations, Epilogue, Integer, MatmulSpec, Output, Params};
 use crate::format::{
@@ -279,12 +280,14 @@ impl KernelChoice {
         }
     }
 
-    /// Blocks of 32 columns in the parts of K that a kernel of integer products scales separately: a
-    /// slice, or a block if lanes split slices.
-    pub fn part_blocks(&self, spec: &MatmulSpec) -> u32 {
+    /// Columns of the parts of K that a kernel of integer products scales separately: those of a
+    /// slice, 32 if lanes split slices, or 16 if those are the groups of W.
+    pub fn part_columns(&self, spec: &MatmulSpec) -> u32 {
+        let block = BLOCK_K as u32;
         match (self.schedule, self.integer) {
-            (Schedule::IntGemv { .. }, Some(Integer { whole: false, .. })) => 1,
-            _ => spec.slice_blocks(),
+            (_, Some(Integer { w_groups: Groups::Halves, .. })) => block / 2,
+            (Schedule::IntGemv { .. }, Some(Integer { whole: false, .. })) => block,
+            _ => block * spec.slice_blocks(),
         }
     }
 
@@ -672,10 +675,14 @@ pub(super) fn scaling(format: &WeightFormat, k: u32, format_use: FormatUse) -> S
     let plain = !format.has_minima() || format_use == FormatUse::IntegerMatmul;
     // 2:4 decoders and those of 16 bits put a block together from parts with one scale.
     let halves = !format.is_sparse() && format.code_type().bits() <= 8;
+    // Integer products scale sums: those of each group, or of each half of a block.
+    let summed = |group: u32| {
+        group.is_multiple_of(block) || format_use == FormatUse::IntegerMatmul && 2 * group == block
+    };
     match group {
         0 if plain => Scaling::Row,
         0 => Scaling::Block(0),
-        group if group.is_multiple_of(block) && plain => Scaling::Aligned,
+        group if summed(group) && plain => Scaling::Aligned,
         group if group == block => Scaling::Block(1),
         group if group == block / 2 && halves => Scaling::Block(2),
         group if group.is_multiple_of(block / 2) && halves => Scaling::Block(0),

@@ -15,6 +15,8 @@ pub enum Groups {
     Each,
     /// Groups of several slices.
     Several,
+    /// Groups of 16 columns, of W only: slices are blocks of 32, and each half has a scale.
+    Halves,
 }
 
 /// What distinguishes kernels of integer products, in addition to what distinguishes all kernels.
@@ -47,6 +49,7 @@ impl Groups {
             Self::One => format!("{side} has one group a row"),
             Self::Each => format!("groups of {side} are the slices of K"),
             Self::Several => format!("groups of {side} are whole slices of K, several or one"),
+            Self::Halves => format!("groups of {side} are 16 columns, half a slice of K"),
         }
     }
 }
@@ -58,11 +61,14 @@ impl Integer {
         let blocks = spec.k.div_ceil(32).max(1);
         let slice = spec.slice_blocks();
         let x_group = spec.x_layout().map_or(blocks, |layout| layout.group_blocks as u32);
+        let halves = spec.has_half_groups();
+        let w_groups =
+            if halves { Groups::Halves } else { Groups::of(slice, spec.w_group_blocks(), blocks) };
         Some(Self {
-            w_groups: Groups::of(slice, spec.w_group_blocks(), blocks),
+            w_groups,
             x_groups: Groups::of(slice, x_group, blocks),
             x_zeros: !format.is_symmetric(),
-            whole: spec.slices() <= 1 && !spec.weights.has_minima(),
+            whole: spec.slices() <= 1 && !spec.weights.has_minima() && !halves,
             packed_dot: caps.packed_dot,
         })
     }

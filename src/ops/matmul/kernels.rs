@@ -168,6 +168,10 @@ fn epilogue_specs() -> Vec<MatmulSpec> {
     specs
 }
 
+/// Groups of 16 columns.
+const HALF_BLOCK: Granularity =
+    Granularity::Group(NonZeroU32::MIN.saturating_add(BLOCK_K as u32 / 2 - 1));
+
 const fn columns_of(blocks: u32) -> NonZeroU32 {
     NonZeroU32::MIN.saturating_add(blocks * BLOCK_K as u32 - 1)
 }
@@ -195,12 +199,15 @@ fn integer_specs(k: u32) -> Vec<MatmulSpec> {
     let functions = ActivationFunction::ALL;
     let mut specs = Vec::new();
     for element in [WeightFormat::int8, WeightFormat::int4] {
-        for granularity in [Granularity::Channel, group(1), group(2), group(3)] {
+        for granularity in [Granularity::Channel, HALF_BLOCK, group(1), group(2), group(3)] {
             for index in 0..8 {
                 let format = element(granularity);
                 let format = if index & 1 == 0 { format } else { format.two_four() };
                 let format = if index & 2 == 0 { format } else { format.asymmetric() };
                 let scales = if index & 4 == 0 { ScaleType::F32 } else { ScaleType::F16 };
+                if FormatUse::IntegerMatmul.check(&format).is_err() {
+                    continue;
+                }
                 for x in X_FORMATS {
                     let turn = specs.len() + specs.len() / OUTPUTS.len();
                     let mut spec = MatmulSpec::new(8, 8, k, format.with_scales(scales))

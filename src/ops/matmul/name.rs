@@ -14,7 +14,7 @@ use crate::ops::{FloatType, FormatUse};
 type Part = (&'static str, fn(&mut KernelChoice));
 
 /// The parts that follow schedule and decoder, in their order.
-const PARTS: [Part; 56] = [
+const PARTS: [Part; 57] = [
     ("general", |c| c.scaling = Scaling::General),
     ("block", |c| c.scaling = Scaling::Block(1)),
     ("halfblock", |c| c.scaling = Scaling::Block(2)),
@@ -35,6 +35,7 @@ const PARTS: [Part; 56] = [
     ("wrow", |c| integer(c).w_groups = Groups::One),
     ("wgroup", |c| integer(c).w_groups = Groups::Each),
     ("wgroups", |c| integer(c).w_groups = Groups::Several),
+    ("whalf", |c| integer(c).w_groups = Groups::Halves),
     ("xrow", |c| integer(c).x_groups = Groups::One),
     ("xgroup", |c| integer(c).x_groups = Groups::Each),
     ("xgroups", |c| integer(c).x_groups = Groups::Several),
@@ -229,11 +230,14 @@ impl KernelChoice {
             Some(integer) => {
                 let one = integer.w_groups == Groups::One;
                 let row = matches!(schedule, Schedule::IntRows { .. }) && one;
+                let halves = integer.w_groups == Groups::Halves;
                 // A row whose sums are integers is one slice: one group of either, and no minima.
                 integers
                     && x == XLoad::Int8
                     && row == (scaling == Scaling::Row)
                     && (!integer.whole || one && integer.x_groups == Groups::One && !minima)
+                    && !(halves && (decoder.sparse || offset != Offset::Fixed))
+                    && integer.x_groups != Groups::Halves
             }
         };
         let stored = match y {

@@ -287,6 +287,14 @@ impl MatmulSpec {
         }
     }
 
+    /// Returns whether groups of W are half a block of 32 columns.
+    pub(super) fn has_half_groups(&self) -> bool {
+        match self.weights.granularity() {
+            Granularity::Group(g) => 2 * g.get() == BLOCK_K as u32 && g.get() < self.k,
+            _ => false,
+        }
+    }
+
     /// Blocks of 32 columns in a *slice* of K: the largest number, of at most 1024, that groups of
     /// both W and quantized X are whole multiples of. Within a slice, sums of products are exact
     /// in i32. Groups of a prime number of blocks above 1024 have slices of one.

@@ -109,7 +109,7 @@ fn matmuls(spec: &MatmulSpec, caps: &Caps, u: &mut Bytes<'_>) {
     for schedule in [schedule, pinned] {
         let choice = KernelChoice::new(spec, schedule, caps);
         assert!(!choice.name().is_empty());
-        assert!(choice.x_align() >= 4 && choice.part_blocks(spec) > 0);
+        assert!(choice.x_align() >= 4 && choice.part_columns(spec) > 0);
         let groups = choice.groups(m, spec.n, spec.batch);
         if m > 0 && spec.n > 0 && spec.batch > 0 {
             assert!(groups > 0, "{schedule} with m = {m}");
