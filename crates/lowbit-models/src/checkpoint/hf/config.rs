@@ -196,21 +196,22 @@ impl Config {
         own.into_iter().chain(groups).find_map(of)
     }
 
+    /// Returns every config group of compressed-tensors.
+    pub fn ct_groups(&self) -> impl Iterator<Item = &Value> {
+        let groups = self.value.get("config_groups").and_then(Value::as_object);
+        groups.into_iter().flat_map(|groups| groups.values())
+    }
+
     /// Returns the `weights` of every config group of compressed-tensors.
     pub fn ct_weights(&self) -> impl Iterator<Item = &Value> {
-        let groups = self.value.get("config_groups").and_then(Value::as_object);
-        groups
-            .into_iter()
-            .flat_map(|groups| groups.values())
+        self.ct_groups()
             .filter_map(|group| group.get("weights").filter(|weights| weights.is_object()))
     }
 
     /// Returns every name of a format of compressed-tensors.
     fn ct_formats(&self) -> impl Iterator<Item = &str> {
-        let groups = self.value.get("config_groups").and_then(Value::as_object);
-        let groups = groups.into_iter().flat_map(|groups| groups.values());
         let sparsity = self.value.get("sparsity_config");
-        let all = std::iter::once(&self.value).chain(groups).chain(sparsity);
+        let all = std::iter::once(&self.value).chain(self.ct_groups()).chain(sparsity);
         all.filter_map(|value| value.get("format")?.as_str())
     }
 }

@@ -23,6 +23,8 @@
 //! known is refused. A weight that cannot be read is listed by [`HfModel::left_out`] with the reason and the
 //! next step, and does not keep others from being read; its tensors are not copied.
 //!
+//! Where compressed-tensors says that inputs become 8-bit integers, [`HfModel::inputs`] has how.
+//!
 //! [`write()`] writes the formats `pack-quantized`, `int-quantized` and `sparse-24-bitmask`.
 
 mod awq;
@@ -34,6 +36,7 @@ mod fp4;
 mod fp8;
 mod gptq;
 mod hqq;
+mod inputs;
 mod int_quantized;
 mod layer;
 mod pack_quantized;
@@ -51,7 +54,7 @@ use super::shards::read_object;
 use super::{Dtype, IoError, ModelFile, Tensor};
 use config::{Config, Method};
 use layer::Layer;
-use lowbit::format::{PackedWeights, WeightFormat};
+use lowbit::format::{PackedWeights, Quantization, WeightFormat};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use tensors::Context;
@@ -94,6 +97,8 @@ pub struct HfModel {
     refused: Option<HfError>,
     version: gptq::Version,
     weights: BTreeMap<String, HfWeight>,
+    /// How X of weights becomes codes, where the configuration says it.
+    inputs: BTreeMap<String, Quantization>,
     /// The tensors that belong to quantized weights.
     used: BTreeSet<String>,
     left_out: Vec<HfLeftOut>,
@@ -240,20 +245,33 @@ impl HfModel {
             refused,
             version,
             weights: BTreeMap::new(),
+            inputs: BTreeMap::new(),
             used: BTreeSet::new(),
             left_out: Vec::new(),
             warnings: Vec::new(),
         };
         model.warnings.extend(model.version.warning.clone());
+        let mut floats = BTreeMap::new();
         for (reader, module) in found {
-            model.add(reader, module);
+            model.add(reader, module, &mut floats);
+        }
+        for (why, weights) in floats {
+            let inputs = match &weights[..] {
+                [one] => format!("the input of `{one}` stays floats"),
+                [first, ..] => {
+                    format!("the inputs of {} weights, first `{first}`, stay floats", weights.len())
+                }
+                [] => continue,
+            };
+            model.warnings.push(format!("{inputs}: {why}"));
         }
         model.finish();
         Ok(Ok(model))
     }
 
-    /// Adds a weight, or lists it as left out.
-    fn add(&mut self, reader: Reader, module: String) {
+    /// Adds a weight, or lists it as left out. If its input is to become codes that kernels do not take, its name is
+    /// added to those of that reason in `floats`.
+    fn add(&mut self, reader: Reader, module: String, floats: &mut BTreeMap<String, Vec<String>>) {
         let context = Context::new(&self.file, &self.config, &module);
         let disagrees = self.config.method().filter(|stated| !reader.is_of(*stated));
         let layer = match disagrees {
@@ -285,6 +303,14 @@ impl HfModel {
                     reader,
                 };
                 self.used.extend(layer.used);
+                match inputs::inputs(&context, &layer.geometry) {
+                    Ok(None) => {}
+                    Ok(Some(quantization)) => {
+                        self.inputs.insert(layer.name.clone(), quantization);
+                        self.used.extend(context.used());
+                    }
+                    Err(why) => floats.entry(why).or_default().push(layer.name.clone()),
+                }
                 if let Some(warning) = layer.warning {
                     self.warnings.push(format!("`{}`: {warning}", layer.name));
                 }
@@ -355,6 +381,12 @@ impl HfModel {
     /// Returns the weights that can be read, by name.
     pub fn weights(&self) -> &BTreeMap<String, HfWeight> {
         &self.weights
+    }
+
+    /// Returns how X of weights becomes 8-bit codes, by the name of the weight, where the configuration says it and
+    /// kernels do it.
+    pub fn inputs(&self) -> &BTreeMap<String, Quantization> {
+        &self.inputs
     }
 
     /// Returns every way in which weights that can be read are stored, by the words of their methods.

@@ -1,6 +1,7 @@
 //! Quantized checkpoints as a [`ModelSource`].
 
 use super::{HfLeftOut, HfModel};
+use crate::checkpoint::LayerActivations;
 use crate::checkpoint::source::{
     Data, Family, Item, ItemKind, ModelSource, Omission, Role, SourceError,
 };
@@ -65,6 +66,11 @@ impl ModelSource for HfModel {
         }
         let missing = || SourceError::NotFound { name: name.to_owned() };
         Ok(Data::Plain(self.file().tensor(name).ok_or_else(missing)?.bytes.into()))
+    }
+
+    fn activations(&self, name: &str) -> Result<Option<LayerActivations>, SourceError> {
+        let quantization = self.inputs().get(name).copied();
+        Ok(quantization.map(|quantization| LayerActivations { quantization, factors: None }))
     }
 
     fn refusal(&self) -> Option<SourceError> {

@@ -1,6 +1,7 @@
 //! Checkpoints that are built by hand from the documented layouts, without the code that reads them.
 
 mod hostile;
+mod inputs;
 mod integers;
 mod others;
 mod refused;

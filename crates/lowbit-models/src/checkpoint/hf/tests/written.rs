@@ -239,6 +239,14 @@ fn quantization_of_inputs_is_written() {
         assert_eq!(bytes("e.input_zero_point"), Some(vec![0xfd]));
         assert_eq!(bytes("a.input_scale"), None);
         assert_eq!(back.read_weight("e.weight").unwrap(), weights);
+        // All that is written is read again, and no tensor of it is left over.
+        for (module, how, _) in &inputs {
+            let read = back.activations(&name(module)).unwrap().unwrap();
+            assert_eq!((read.quantization, read.factors), (*how, None), "{module}");
+        }
+        assert_eq!(back.activations("f.weight").unwrap(), None);
+        assert_eq!(back.plain().count(), 0);
+        assert_eq!(back.warnings(), [""; 0]);
     }
     // Floats have no group in the configuration, in which it could stand.
     let weights = random_weights("2:4+f16".parse().unwrap(), 4, 64, 3, false).unwrap();
