@@ -3,7 +3,7 @@
 use crate::Outcome;
 use crate::bench::Args;
 use crate::error::CliError;
-use crate::model::{LinearLayers, Loaded, ModelArgs, adapter_name, failed};
+use crate::model::{LinearLayers, Loaded, ModelArgs, adapter_name, failed, warming};
 use crate::report::{Report, bytes, right, table, text};
 use lowbit::compress::Scheme;
 use lowbit::conformance::limits;
@@ -65,7 +65,7 @@ pub fn run(args: &Args, path: &Path) -> Result<Outcome, CliError> {
     let start = Instant::now();
     let sizes = SessionOptions::default().with_slots(slots).with_cache(cache);
     let mut session = block_on(model.session(&sizes)).map_err(refuse)?;
-    block_on(session.warm_up()).map_err(refuse)?;
+    warming(&model, || block_on(session.warm_up())).map_err(refuse)?;
     let warm_up = start.elapsed();
     let vocab = model.blueprint().vocab as u32;
     let prompt: Vec<u32> =

@@ -9,7 +9,7 @@ use lowbit::compress::calibrate::{CalibrateError, Calibration, Method};
 use lowbit::format::{ActivationFormat, ActivationGranularity};
 use lowbit_models::architecture;
 use lowbit_models::checkpoint::source::ModelSource;
-use lowbit_models::checkpoint::{AtomicFile, IoError, LayerRanges, RangeTarget, Ranges};
+use lowbit_models::checkpoint::{AtomicFile, LayerRanges, RangeTarget, Ranges};
 use lowbit_models::device::{LoadOptions, Model, ModelStatistics, ObserveError};
 use lowbit_models::text::Tokenizer;
 use pollster::block_on;
@@ -331,10 +331,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         layers: scales,
     };
     ranges.write(&args.output).map_err(|error| {
-        let hint = match error {
-            IoError::Io { .. } => "is there room, and may this user write there?",
-            _ => "give another -o",
-        };
+        let hint = error.system_step().unwrap_or("give another -o");
         CliError::new("cannot write the ranges").because(error).hint(hint)
     })?;
     report.finish(&text(&json), &json)?;

@@ -5,7 +5,7 @@ use crate::adapter::AdapterArg;
 use crate::error::{CliError, printable, warn};
 use crate::report::{self, JsonArg, Report};
 use crate::{Outcome, files};
-use clap::ValueEnum;
+use clap::{ArgGroup, ValueEnum};
 use lowbit::compress::Scheme;
 use lowbit::format::{FormatError, Granularity, ScaleType, WeightFormat};
 use lowbit::host::{Host, HostError};
@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 /// and BF16 tensors of two or more dimensions. Every other tensor is copied as it is: embeddings, norms,
 /// biases, and weights that are compressed already.
 #[derive(clap::Args)]
+#[command(group(ArgGroup::new("how").args(["scheme", "format_name", "recipe"]).required(true)))]
 pub struct Args {
     /// The model to read: a safetensors, GGUF or ONNX file, the index of several files, or a folder
     #[arg(value_name = "IN")]
@@ -72,7 +73,7 @@ pub struct Args {
 #[derive(clap::Args)]
 struct FormatArgs {
     /// The type in which weights are stored
-    #[arg(long, required_unless_present_any = ["recipe", "format_name"])]
+    #[arg(long)]
     scheme: Option<SchemeArg>,
     /// The format by its name, instead of --scheme and the options that go with it: int3-g64-asym, nf4,
     /// mxfp4, nvfp4, e4m3-channel, or q4_0, q4_k, q6_k and others as ggml makes them. docs/formats.md has
@@ -230,8 +231,12 @@ struct Json {
 
 /// Suggests what to do about an error.
 fn hint(error: &CompressionError) -> &'static str {
+    if let CompressionError::Io(error) = error
+        && let Some(step) = error.system_step()
+    {
+        return step;
+    }
     match error {
-        CompressionError::Io(IoError::Io { .. }) => "is there room, and may this user write there?",
         CompressionError::Io(IoError::UnexpectedTensor { .. }) => {
             "parts of a compressed weight take that name; leave the weight out with --exclude"
         }

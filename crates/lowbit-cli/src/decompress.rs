@@ -3,7 +3,6 @@
 use crate::error::{CliError, printable, warn};
 use crate::report::{self, JsonArg, Report};
 use crate::{Outcome, files};
-use lowbit_models::checkpoint::IoError;
 use lowbit_models::checkpoint::source::{Item, ItemKind, ModelSource, Readable, SourceError};
 use lowbit_models::{Step, decompress};
 use serde::Serialize;
@@ -94,9 +93,10 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     let output = args.shards.output(&args.output);
     files::refuse_overwriting("IN", &args.input, &model, &output)?;
     let failed = |error: SourceError| {
-        let hint = match error {
-            SourceError::Io(IoError::Io { .. }) => "is there room, and may this user write there?",
-            SourceError::Io(_) => "the file is damaged, or `lowbit compress` did not write it",
+        let hint = match &error {
+            SourceError::Io(error) => error
+                .system_step()
+                .unwrap_or("the file is damaged, or `lowbit compress` did not write it"),
             _ => error.next_step(),
         };
         let message = format!("cannot decompress `{}`", args.input.display());

@@ -1,7 +1,7 @@
 //! `lowbit embed`: makes a vector of each line of a text.
 
 use crate::error::{CliError, warn};
-use crate::model::{LinearLayers, Loaded, ModelArgs, adapter_name, failed, text_failed};
+use crate::model::{LinearLayers, Loaded, ModelArgs, adapter_name, failed, text_failed, warming};
 use crate::report::{JsonArg, Report, count, progress, right, table, text};
 use crate::{Outcome, files};
 use lowbit_models::checkpoint::{AtomicFile, npy_header, write_npy_rows};
@@ -132,7 +132,7 @@ pub fn run(args: &Args) -> std::result::Result<Outcome, CliError> {
     let options = EncoderOptions::default().with_rows(rows).with_pooling(pooling);
     let options = if args.no_normalize { options.without_normalization() } else { options };
     let encoder = block_on(model.encoder(&options)).map_err(refuse)?;
-    block_on(encoder.warm_up()).map_err(refuse)?;
+    warming(&model, || block_on(encoder.warm_up())).map_err(refuse)?;
     let bar = progress(sentences.len());
     let start = Instant::now();
     let vectors = block_on(encoder.embed_with(&sentences, |done| bar.set_position(done as u64)));

@@ -6,10 +6,10 @@ use crate::report::{self, JsonArg, Report};
 use crate::{Outcome, files};
 use clap::ValueEnum;
 use lowbit_models::Step;
+use lowbit_models::checkpoint::Output;
 use lowbit_models::checkpoint::gguf::{self, GgufMetadata};
 use lowbit_models::checkpoint::hf::{self, HfFormat};
 use lowbit_models::checkpoint::source::{Model, ModelSource, Readable, SourceError};
-use lowbit_models::checkpoint::{IoError, Output};
 use std::path::PathBuf;
 
 /// Write a model in the format of another program: weights as they are, with their codes and scales.
@@ -104,7 +104,6 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     }
     let failed = |error: SourceError| {
         let hint = match error {
-            SourceError::Io(IoError::Io { .. }) => "is there room, and may this user write there?",
             SourceError::Unsupported { .. } => {
                 "`lowbit export --help` lists what each format holds"
             }

@@ -3,6 +3,7 @@
 use crate::error::{CliError, warn};
 use crate::model::{
     CacheArg, LinearLayers, Loaded, ModelArgs, adapter_name, failed, session_options, text_failed,
+    warming,
 };
 use crate::report::{JsonArg, Report, bytes};
 use crate::{Outcome, signals};
@@ -161,7 +162,7 @@ pub fn run(args: &Args) -> std::result::Result<Outcome, CliError> {
     let start = Instant::now();
     let options = session_options(&model, args.context, CONTEXT, cache);
     let mut session = block_on(model.session(&options)).map_err(refuse)?;
-    block_on(session.warm_up()).map_err(refuse)?;
+    warming(&model, || block_on(session.warm_up())).map_err(refuse)?;
     let warm_up = start.elapsed();
     signals::catch_interrupts();
     let mut talk = Talk { args, tokenizer: &tokenizer, template, sampling, messages: Vec::new() };

@@ -210,11 +210,10 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
 }
 
 fn failed(args: &Args, error: SourceError) -> CliError {
-    let hint = match error {
-        SourceError::Io(IoError::Io { .. }) => "is there room, and may this user write there?",
-        SourceError::Onnx(_) | SourceError::Io(_) => {
-            "`lowbit inspect` lists what the file contains"
-        }
+    let contents = "`lowbit inspect` lists what the file contains";
+    let hint = match &error {
+        SourceError::Io(error) => error.system_step().unwrap_or(contents),
+        SourceError::Onnx(_) => contents,
         _ => error.next_step(),
     };
     CliError::new(format!("cannot import `{}`", args.input.display())).because(error).hint(hint)

@@ -89,7 +89,19 @@ fn run(command: &Command) -> Result<Outcome, CliError> {
     }
 }
 
+/// Names a runtime folder if there is none, because Mesa's drivers print an error without it.
+#[cfg(target_os = "linux")]
+fn set_runtime_folder() {
+    const NAME: &str = "XDG_RUNTIME_DIR";
+    if std::env::var_os(NAME).is_none() {
+        // SAFETY: `main` calls this before anything else, so that no other thread reads the environment.
+        unsafe { std::env::set_var(NAME, std::env::temp_dir()) };
+    }
+}
+
 fn main() -> ExitCode {
+    #[cfg(target_os = "linux")]
+    set_runtime_folder();
     // clap prints its own usage errors, with exit code 2.
     let cli = Cli::parse();
     signals::watch();

@@ -3,9 +3,9 @@
 use crate::adapter::{AdapterArg, DeviceArg};
 use crate::error::{CliError, warn};
 use crate::files;
-use crate::report::progress;
+use crate::report::{progress, waiting};
 use lowbit::compress::Scheme;
-use lowbit::format::CacheFormat;
+use lowbit::format::{CacheFormat, Granularity};
 use lowbit::ops::{Activations, FloatType};
 use lowbit_models::checkpoint::source::ModelSource;
 use lowbit_models::device::{LoadOptions, Model, RunError, SessionOptions};
@@ -82,6 +82,15 @@ impl ModelArgs {
         let source = files::open(&self.model)?;
         for left_out in source.omissions() {
             warn(format!("`{}` is left out: {}", left_out.name, left_out.why));
+        }
+        if let Some(scheme) = self.format
+            && let Granularity::Group(group) = scheme.format().granularity()
+            && !group.get().is_multiple_of(16)
+        {
+            warn(format!(
+                "kernels for groups of {group} columns are slow to compile and to run, because they look up the \
+                 scale of each column; groups of multiples of 32 are fast"
+            ));
         }
         let options = LoadOptions::default().with_activations(self.activations);
         let options = match self.format {
@@ -177,6 +186,11 @@ pub fn failed(path: &Path, what: &str, error: RunError) -> CliError {
 pub fn text_failed(message: impl Into<String>, error: TextError) -> CliError {
     let hint = error.next_step();
     CliError::new(message).because(error).hint(hint)
+}
+
+/// Runs every kernel of a session or encoder for the first time, which compiles them.
+pub fn warming<T>(model: &Model, warm_up: impl FnOnce() -> T) -> T {
+    waiting(&format!("compiling kernels for {}", adapter_name(model)), warm_up)
 }
 
 /// Returns the name of the adapter that a model is on.

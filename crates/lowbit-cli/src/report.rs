@@ -8,6 +8,7 @@ use lowbit_models::checkpoint::AtomicFile;
 use serde::Serialize;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The width of a table that must fit if the terminal's width is not known.
 const WIDTH: u16 = 80;
@@ -169,6 +170,18 @@ pub fn progress(steps: usize) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {wide_msg}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar
+}
+
+/// Calls `work`, and meanwhile says on a terminal what it does: work without steps that takes seconds.
+pub fn waiting<T>(what: &str, work: impl FnOnce() -> T) -> T {
+    let bar = progress(0);
+    let style = ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    bar.set_message(printable(what));
+    bar.enable_steady_tick(Duration::from_millis(200));
+    let done = work();
+    bar.finish_and_clear();
+    done
 }
 
 /// Shows a step of work on a progress bar.

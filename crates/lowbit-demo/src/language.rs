@@ -69,24 +69,18 @@ pub fn run(host: &Arc<Host>) -> Result<(), Error> {
     let formats = formats()?;
     // Weights, warm-up, tokens, and the window, which takes about as long as these.
     let bar = report::progress(formats.len() * (2 + TOKENS + window.len() * TOKENS))?;
+    bar.suspend(|| print_head(!window.is_empty()));
     let mut rows = Vec::new();
     for (name, scheme) in formats {
         let mut step = |what: &str, steps: usize| {
             bar.inc(steps as u64);
             bar.set_message(format!("{name}: {what}"));
         };
-        rows.push(measure(
-            host,
-            &source,
-            &tokenizer,
-            (&name, scheme),
-            &prompt,
-            &window,
-            &mut step,
-        )?);
+        let row = measure(host, &source, &tokenizer, (&name, scheme), &prompt, &window, &mut step)?;
+        bar.suspend(|| print_row(&row));
+        rows.push(row);
     }
     bar.finish_and_clear();
-    print_table(&rows, !window.is_empty());
     for row in &rows {
         println!("\n{}:", row.format);
         print!("{}", report::wrapped(&format!("{PROMPT}{}", row.text), 2));
@@ -146,7 +140,7 @@ fn measure(
     })
 }
 
-fn print_table(rows: &[Row], measured: bool) {
+fn print_head(measured: bool) {
     println!("{MODEL}: {TOKENS} tokens after a prompt");
     println!("linear layers: q4_1 as in the file, and made of it: int8 and int4");
     if measured {
@@ -154,14 +148,11 @@ fn print_table(rows: &[Row], measured: bool) {
     }
     println!();
     println!("{:<18} {:>8} {:>11} {:>9}", "format", "MB", "perplexity", "tokens/s");
-    for row in rows {
-        let perplexity = row.perplexity.map_or("–".to_owned(), |p| format!("{p:.3}"));
-        println!(
-            "{:<18} {:>8.2} {:>11} {:>9.1}",
-            row.format,
-            row.bytes as f64 / 1e6,
-            perplexity,
-            row.decode_tokens_per_s
-        );
-    }
+}
+
+fn print_row(row: &Row) {
+    let perplexity = row.perplexity.map_or("–".to_owned(), |p| format!("{p:.3}"));
+    let megabytes = row.bytes as f64 / 1e6;
+    let rate = row.decode_tokens_per_s;
+    println!("{:<18} {megabytes:>8.2} {perplexity:>11} {rate:>9.1}", row.format);
 }

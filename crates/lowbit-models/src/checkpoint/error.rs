@@ -305,3 +305,21 @@ pub enum IoError {
         second: String,
     },
 }
+
+impl IoError {
+    /// Returns what the user can do where the operating system refused a file: another path, more rights,
+    /// or more room. Returns `None` for all other errors.
+    pub fn system_step(&self) -> Option<&'static str> {
+        use std::io::ErrorKind;
+        let Self::Io { doing, source, .. } = self else { return None };
+        let writing = matches!(*doing, "create" | "write" | "replace");
+        Some(match source.kind() {
+            ErrorKind::NotFound if writing => "make the folder first, or give another path",
+            ErrorKind::NotFound => "is the path right?",
+            ErrorKind::PermissionDenied if writing => "may this user write there?",
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "make room, or give another path",
+            _ if writing => "is there room, and may this user write there?",
+            _ => "is it a file that this user may read?",
+        })
+    }
+}

@@ -79,7 +79,7 @@ pub enum RunError {
     #[error(transparent)]
     Windows(#[from] crate::text::windows::WindowsError),
     /// A step of the model cannot be planned.
-    #[error("{step}: {source}")]
+    #[error("{step}")]
     Plan {
         /// The step.
         step: String,
@@ -87,7 +87,7 @@ pub enum RunError {
         source: PlanError,
     },
     /// A step of the model cannot be bound.
-    #[error("{step}: {source}")]
+    #[error("{step}")]
     Bind {
         /// The step.
         step: String,

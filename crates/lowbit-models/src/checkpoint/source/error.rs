@@ -83,8 +83,12 @@ pub enum SourceError {
 impl SourceError {
     /// Returns what the user can do about it, as a sentence, if the error does not say it.
     pub fn next_step(&self) -> &'static str {
+        if let Self::Io(error) = self
+            && let Some(step) = error.system_step()
+        {
+            return step;
+        }
         match self {
-            Self::Io(IoError::Io { .. }) => "is it a file that this user may read?",
             Self::Io(IoError::UnsupportedVersion { .. }) => {
                 "a later version of lowbit wrote it: use that version"
             }
