@@ -35,7 +35,8 @@ judge() {
     verdict=$(awk -v found="$2" -v wanted="$3" -v how="$4" -v limit="$5" 'BEGIN {
         off = 100 * (found / wanted - 1)
         apart = how == "near" && off < 0 ? -off : off
-        printf "%s %+.3f %%", found > 0 && apart <= limit ? "ok" : "FAILED", off
+        # Without the parentheses, > would write to a file.
+        printf "%s %+.3f %%", ((found > 0 && apart <= limit) ? "ok" : "FAILED"), off
     }')
     printf '%-52s %10.4f of %10.4f, %s %s %%: %s\n' "$1" "$2" "$3" "$4" "$5" "$verdict"
     [ "${verdict%% *}" = ok ] || failed=1
