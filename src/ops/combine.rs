@@ -70,7 +70,7 @@ impl CombineSpec {
 
     /// Returns the number of bytes of the choices.
     pub fn choices_bytes(&self) -> u64 {
-        12 * u64::from(self.max_m) * u64::from(self.top)
+        (u64::from(self.max_m) * u64::from(self.top)).saturating_mul(12)
     }
 
     /// Returns the number of bytes of X.

@@ -74,8 +74,9 @@ impl RouteSpec {
     /// Returns the number of rows of the list for `m` rows, the longest that there may be. The matmul of
     /// experts is recorded with it.
     pub fn list_rows(&self, m: u32) -> u32 {
-        let pairs = u64::from(m) * u64::from(self.top);
-        let unit = u64::from(self.unit.max(1));
+        // Two products of 64 bits do not add up in 64.
+        let pairs = u128::from(m) * u128::from(self.top);
+        let unit = u128::from(self.unit.max(1));
         let used = pairs.min(self.experts.into());
         let rows = (pairs + used * (unit - 1)) / unit * unit;
         u32::try_from(rows).unwrap_or(u32::MAX)
@@ -88,7 +89,7 @@ impl RouteSpec {
 
     /// Returns the number of bytes of the choices.
     pub fn choices_bytes(&self) -> u64 {
-        12 * u64::from(self.max_m) * u64::from(self.top)
+        (u64::from(self.max_m) * u64::from(self.top)).saturating_mul(12)
     }
 
     fn rows(&self) -> RowsSpec {

@@ -152,7 +152,7 @@ impl AttentionSpec {
     /// Returns the number of bytes of the bias: `[heads, 2·reach + 1]` f32, or 0 if there is none.
     pub fn bias_bytes(&self) -> u64 {
         let row = |reach: u32| 2 * u64::from(reach) + 1;
-        4 * u64::from(self.heads) * self.bias_reach.map_or(0, row)
+        (4 * u64::from(self.heads)).saturating_mul(self.bias_reach.map_or(0, row))
     }
 
     /// Returns the number of bytes of scratch that binding needs: 0 if one part of the cache is enough.
@@ -162,7 +162,8 @@ impl AttentionSpec {
             parts => {
                 let rows = self.max_m.min(DECODE_ROWS);
                 let part = 4 * (u64::from(self.head_dim) + 4);
-                u64::from(rows) * u64::from(self.heads) * u64::from(parts) * part
+                let sums = u64::from(rows) * u64::from(self.heads);
+                sums.saturating_mul(parts.into()).saturating_mul(part)
             }
         }
     }

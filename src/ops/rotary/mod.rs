@@ -198,7 +198,7 @@ impl RotarySpec {
 
     /// Returns the number of bytes of the table of angles.
     pub fn table_bytes(&self) -> u64 {
-        4 * u64::from(self.positions) * u64::from(self.rotary_dim)
+        (u64::from(self.positions) * u64::from(self.rotary_dim)).saturating_mul(4)
     }
 
     fn weight_bytes(&self) -> u64 {
