@@ -129,8 +129,14 @@ impl Scales {
 
     /// Returns the index of the first scale that is not finite, in either level.
     pub(super) fn first_bad(&self) -> Option<(usize, f32)> {
-        let lower = (0..self.len()).map(|at| (at, self.get(at)));
-        let upper = (0..self.upper_len()).map(|at| (at, self.upper(at)));
-        lower.chain(upper).find(|(_, value)| !value.is_finite())
+        let lower = match self {
+            Self::F32(scales) => scales.iter().position(|scale| !scale.is_finite()),
+            Self::F16(scales) => scales.iter().position(|scale| !scale.is_finite()),
+            // Integers are finite.
+            Self::Int8Super { .. } => None,
+            _ => (0..self.len()).position(|at| !self.get(at).is_finite()),
+        };
+        let upper = || (0..self.upper_len()).map(|at| (at, self.upper(at)));
+        lower.map(|at| (at, self.get(at))).or_else(|| upper().find(|(_, value)| !value.is_finite()))
     }
 }

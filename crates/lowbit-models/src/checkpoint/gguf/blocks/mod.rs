@@ -27,6 +27,7 @@ use lowbit::format::{
     FormatError, Geometry, Granularity, Offset, PackedWeights, Parts, ScaleType, Scales,
     WeightFormat,
 };
+use rayon::iter::{ParallelBridge, ParallelIterator};
 
 /// The most weights of a block.
 const MOST: usize = 256;
@@ -132,7 +133,7 @@ pub(super) fn read(tensor: &GgufTensor<'_>) -> Result<PackedWeights, IoError> {
     let unpack = row_of(tensor.kind).ok_or_else(unknown)?.unpack;
     let (columns, block_bytes) = tensor.kind.block().ok_or_else(unknown)?;
     let geometry = format.geometry(n, k).map_err(refused)?;
-    let parts = parts(&geometry, columns, tensor.bytes.chunks_exact(block_bytes), unpack);
+    let parts = parts(&geometry, columns, (tensor.bytes, block_bytes), unpack);
     PackedWeights::new(format, n, k, parts).map_err(refused)
 }
 
@@ -156,11 +157,14 @@ pub(super) fn check(tensor: &GgufTensor<'_>) -> Result<(), IoError> {
     read(tensor).map(drop)
 }
 
-/// Unpacks blocks of `columns` weights, of which every row has a whole number.
-fn parts<'a>(
+/// Bytes of blocks that a thread unpacks at a time.
+const PIECE: usize = 1 << 18;
+
+/// Unpacks blocks of `columns` weights, of which every row has a whole number, on all processors.
+fn parts(
     geometry: &Geometry,
     columns: usize,
-    blocks: impl Iterator<Item = &'a [u8]>,
+    (bytes, block_bytes): (&[u8], usize),
     unpack: Unpack,
 ) -> Parts {
     let format = geometry.format;
@@ -170,79 +174,86 @@ fn parts<'a>(
         _ => columns,
     };
     let groups = columns / group;
-    let mut words = Words::with_capacity(geometry.n * geometry.code_words);
-    let mut scales = Growing::new(format.scale_type(), geometry.scales, geometry.upper());
-    let mut minima = Growing::new(format.scale_type(), geometry.minima, geometry.upper());
-    let mut block = Block::new();
-    for bytes in blocks {
-        unpack(bytes, &mut block);
-        // Rows are whole blocks of 32 codes, so that each row ends with a whole word.
-        words.extend(&block.codes[..columns], bits);
-        scales.push(block.d, &block.scales[..groups]);
-        minima.push(block.m, &block.minima[..groups]);
-    }
-    let minima =
-        if format.offset() == Offset::Minimum { minima.finish() } else { Scales::default() };
-    Parts { codes: words.words, scales: scales.finish(), minima, ..Parts::default() }
-}
-
-/// Codes as a string of bits.
-struct Words {
-    words: Vec<u32>,
-}
-
-impl Words {
-    fn with_capacity(count: usize) -> Self {
-        Self { words: Vec::with_capacity(count) }
-    }
-
-    /// Adds codes of `bits` bits, a multiple of 32 of them.
-    fn extend(&mut self, codes: &[u8], bits: u32) {
-        if bits == 8 {
-            let words = codes.as_chunks().0.iter().map(|&bytes| u32::from_le_bytes(bytes));
-            self.words.extend(words);
-            return;
-        }
-        let (mut word, mut filled) = (0u64, 0);
-        for &code in codes {
-            word |= u64::from(code) << filled;
-            filled += bits;
-            if filled >= 32 {
-                self.words.push(word as u32);
-                word >>= 32;
-                filled -= 32;
+    // Blocks of a multiple of 32 codes end with a whole word.
+    let (count, words) = (bytes.len() / block_bytes, columns * bits as usize / 32);
+    let mut codes = vec![0; count * words];
+    let has_minima = format.offset() == Offset::Minimum;
+    let mut scales = Levels::new(format.scale_type(), count, groups);
+    let mut minima = Levels::new(format.scale_type(), if has_minima { count } else { 0 }, groups);
+    let blocks = (PIECE / block_bytes).max(1);
+    bytes
+        .chunks(blocks * block_bytes)
+        .zip(codes.chunks_mut(blocks * words))
+        .zip(scales.pieces(blocks, groups))
+        .zip(minima.pieces(blocks, groups))
+        .par_bridge()
+        .for_each(|(((bytes, codes), mut scales), mut minima)| {
+            let mut block = Block::new();
+            for (at, bytes) in bytes.chunks_exact(block_bytes).enumerate() {
+                unpack(bytes, &mut block);
+                join(&block.codes[..columns], bits, &mut codes[at * words..][..words]);
+                scales.set(at, block.d, &block.scales[..groups]);
+                minima.set(at, block.m, &block.minima[..groups]);
             }
+        });
+    let minima = if has_minima { minima.finish() } else { Scales::default() };
+    Parts { codes, scales: scales.finish(), minima, ..Parts::default() }
+}
+
+/// Joins codes of `bits` bits, a multiple of 32 of them, to words.
+fn join(codes: &[u8], bits: u32, words: &mut [u32]) {
+    if bits == 8 {
+        let bytes = codes.as_chunks().0.iter();
+        words.iter_mut().zip(bytes).for_each(|(word, &bytes)| *word = u32::from_le_bytes(bytes));
+        return;
+    }
+    let mut words = words.iter_mut();
+    let (mut word, mut filled) = (0u64, 0);
+    for &code in codes {
+        word |= u64::from(code) << filled;
+        filled += bits;
+        if filled >= 32 {
+            if let Some(to) = words.next() {
+                *to = word as u32;
+            }
+            word >>= 32;
+            filled -= 32;
         }
     }
 }
 
-/// Scales or minima that are added block by block.
-struct Growing {
+/// The scales or minima of blocks.
+struct Levels {
     kind: ScaleType,
-    /// The only level, or the upper of two.
+    /// The only level, or the upper of two: one for each block.
     floats: Vec<f16>,
-    /// The lower level, or a byte each.
+    /// The lower level, or a byte each: one for each group.
     bytes: Vec<i8>,
 }
 
-impl Growing {
-    fn new(kind: ScaleType, scales: usize, supers: usize) -> Self {
+/// The levels of some of the blocks.
+struct Piece<'a> {
+    floats: &'a mut [f16],
+    bytes: &'a mut [i8],
+}
+
+impl Levels {
+    fn new(kind: ScaleType, blocks: usize, groups: usize) -> Self {
         let (floats, bytes) = match kind {
-            ScaleType::F16 => (scales, 0),
-            ScaleType::Int8Super if scales > 0 => (supers, scales),
-            ScaleType::E8m0 => (0, scales),
-            _ => (0, 0),
+            ScaleType::F16 => (blocks, 0),
+            ScaleType::E8m0 => (0, blocks * groups),
+            _ => (blocks, blocks * groups),
         };
-        Self { kind, floats: Vec::with_capacity(floats), bytes: Vec::with_capacity(bytes) }
+        Self { kind, floats: vec![f16::ZERO; floats], bytes: vec![0; bytes] }
     }
 
-    fn push(&mut self, float: f16, bytes: &[i8]) {
-        if self.kind != ScaleType::E8m0 {
-            self.floats.push(float);
-        }
-        if self.kind != ScaleType::F16 {
-            self.bytes.extend_from_slice(bytes);
-        }
+    /// Divides the levels into those of `blocks` blocks each, without end: what is not there is empty.
+    fn pieces(&mut self, blocks: usize, groups: usize) -> impl Iterator<Item = Piece<'_>> + Send {
+        let (mut floats, mut bytes) = (&mut self.floats[..], &mut self.bytes[..]);
+        std::iter::repeat_with(move || Piece {
+            floats: take(&mut floats, blocks),
+            bytes: take(&mut bytes, blocks * groups),
+        })
     }
 
     fn finish(self) -> Scales {
@@ -254,6 +265,26 @@ impl Growing {
             _ => Scales::Int8Super { groups: self.bytes, supers: self.floats },
         }
     }
+}
+
+impl Piece<'_> {
+    /// Stores the levels of a block.
+    fn set(&mut self, at: usize, float: f16, bytes: &[i8]) {
+        if let Some(to) = self.floats.get_mut(at) {
+            *to = float;
+        }
+        if let Some(to) = self.bytes.get_mut(at * bytes.len()..(at + 1) * bytes.len()) {
+            to.copy_from_slice(bytes);
+        }
+    }
+}
+
+/// Takes at most `count` elements from the start of a slice.
+fn take<'a, T>(rest: &mut &'a mut [T], count: usize) -> &'a mut [T] {
+    let all = std::mem::take(rest);
+    let (head, tail) = all.split_at_mut(count.min(all.len()));
+    *rest = tail;
+    head
 }
 
 /// The reason why a weight cannot be written as blocks.
