@@ -56,7 +56,7 @@ enum To {
 }
 
 /// Returns the metadata to write.
-fn metadata(args: &Args, model: &Model) -> Result<GgufMetadata, CliError> {
+fn metadata(args: &Args, model: &Model, output: &Output) -> Result<GgufMetadata, CliError> {
     let hint = "--metadata-of names a GGUF file of the same model, whose metadata are copied";
     match (&args.metadata_of, model) {
         (None, Model::Gguf(model)) => Ok(GgufMetadata::of(model)),
@@ -71,7 +71,7 @@ fn metadata(args: &Args, model: &Model) -> Result<GgufMetadata, CliError> {
                 return Err(CliError::new(message).hint(hint));
             };
             // Other parts of a model in several files are read as well.
-            files::refuse_overwriting("--metadata-of", path, &model, &Output::from(&args.output))?;
+            files::refuse_overwriting("--metadata-of", path, &model, output)?;
             Ok(GgufMetadata::of(found))
         }
     }
@@ -89,11 +89,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     let output = args.shards.output(&args.output);
     files::refuse_overwriting("IN", &args.input, &model, &output)?;
     let to = match args.to {
-        Format::Gguf if output != Output::from(&args.output) => {
-            let message = "--shard-size is for safetensors files, and GGUF is one file";
-            return Err(CliError::new(message).hint("leave it out"));
-        }
-        Format::Gguf => To::Gguf(metadata(args, &model)?),
+        Format::Gguf => To::Gguf(metadata(args, &model, &output)?),
         Format::PackQuantized => To::Hf(HfFormat::PackQuantized),
         Format::IntQuantized => To::Hf(HfFormat::IntQuantized),
         Format::Sparse24Bitmask => To::Hf(HfFormat::Sparse24Bitmask),
@@ -118,7 +114,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     let progress = report::progress(model.items().map_err(failed)?.len());
     let advance = &mut |step: Step<'_>| report::advance(&progress, step);
     let warnings = match to {
-        To::Gguf(metadata) => gguf::write(&model, &metadata, &args.output, advance),
+        To::Gguf(metadata) => gguf::write(&model, &metadata, output, advance),
         To::Hf(format) => hf::write(&model, format, output, advance),
     };
     let warnings = warnings.map_err(failed)?;

@@ -64,8 +64,8 @@ pub fn open_plain(path: &Path, output: &Output) -> Result<ModelFile, CliError> {
 #[derive(clap::Args)]
 pub struct ShardArg {
     /// Write several files of at most this size and an index, as for OUT model.safetensors:
-    /// model-00001-of-00002.safetensors, … and model.safetensors.index.json. Units are KB, MB, GB and
-    /// KiB, MiB, GiB
+    /// model-00001-of-00002.safetensors, … and model.safetensors.index.json. GGUF files, as of
+    /// model.gguf, have no index. Units are KB, MB, GB and KiB, MiB, GiB
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     shard_size: Option<NonZeroU64>,
 }

@@ -6,9 +6,10 @@ use lowbit::compress::{dequantize, quantize_scheme};
 use lowbit::format::{PackedWeights, Scales, random_weights};
 use lowbit_models::checkpoint::gguf::{self, GgmlType, GgufFile, GgufMetadata};
 use lowbit_models::checkpoint::source::{self, Data, ItemKind, ModelSource};
-use lowbit_models::checkpoint::{Content, Dtype, Tensor, write_model};
+use lowbit_models::checkpoint::{Content, Dtype, Output, Tensor, write_model};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::path::Path;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/gguf");
@@ -76,6 +77,54 @@ fn every_type_is_written_as_it_was() {
     // What the architecture and its sizes are stays with the model.
     let kept: Value = serde_json::from_str(&own.metadata()["gguf.metadata"]).unwrap();
     assert_eq!(kept, *original.config());
+}
+
+/// Several files have the tensors and the metadata of one, and the first opens all of them.
+#[test]
+fn a_model_is_written_to_several_files() {
+    let original = GgufFile::open(Path::new(FOLDER).join("blocks.gguf")).unwrap();
+    let metadata = GgufMetadata::of(&original);
+    let bytes: Vec<u64> = original.tensors().map(|tensor| tensor.bytes.len() as u64).collect();
+    let (all, largest): (u64, u64) = (bytes.iter().sum(), bytes.iter().copied().max().unwrap());
+    // A tensor for each file, at least two files, and one file.
+    for (most, counts) in [(1, bytes.len()..=bytes.len()), (all / 2, 2..=4), (2 * all, 1..=1)] {
+        let folder = tempfile::tempdir().unwrap();
+        let output = Output::from(folder.path().join("m.gguf"));
+        let output = output.in_shards(NonZeroU64::new(most).unwrap());
+        gguf::write(&original, &metadata, output, &mut |_| ()).unwrap();
+        let files = std::fs::read_dir(folder.path()).unwrap();
+        let mut files: Vec<_> =
+            files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        files.sort();
+        let count = files.len();
+        assert!(counts.contains(&count), "{files:?}");
+        let name = |number: usize| format!("m-{number:05}-of-{count:05}.gguf");
+        assert_eq!(files, (1..=count).map(name).collect::<Vec<_>>());
+        for file in &files {
+            let size = std::fs::metadata(folder.path().join(file)).unwrap().len();
+            // Data of at most this size, or one tensor, after a header of a few kilobytes.
+            assert!(
+                size <= most.max(largest) + (16 << 10),
+                "{file} has {size} bytes of at most {most}"
+            );
+        }
+        let again = GgufFile::open(folder.path().join(name(1))).unwrap();
+        assert_eq!(GgufMetadata::of(&again), metadata);
+        assert!(again.tensors().eq(original.tensors()));
+        assert_eq!(ModelSource::files(&again), files);
+        // Without one of them it is no model.
+        if count > 1 {
+            std::fs::remove_file(folder.path().join(name(count))).unwrap();
+            let error = GgufFile::open(folder.path().join(name(1))).unwrap_err().to_string();
+            assert!(error.contains(&name(count)), "{error}");
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let output = Output::from(folder.path().join("m.bin")).in_shards(NonZeroU64::MIN);
+    let error = gguf::write(&original, &metadata, output, &mut |_| ()).unwrap_err();
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(source.contains("ends in .gguf"), "{error}: {source}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 /// What GGUF cannot hold is refused by name, and nothing is written.

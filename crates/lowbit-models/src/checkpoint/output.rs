@@ -8,11 +8,11 @@ use std::io::Write;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
-/// Where a model is written: to one safetensors file, or to several with an index.
+/// Where a model is written: to one file, or to several. Several safetensors files have an index.
 ///
 /// With shards, the path `model.safetensors` stands for `model-00001-of-00003.safetensors`, … and
 /// `model.safetensors.index.json`, as other programs name them. The path of a folder that exists stands
-/// for `model.safetensors` in it.
+/// for `model.safetensors` in it. Several GGUF files have no index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
     path: PathBuf,
@@ -65,8 +65,18 @@ impl Output {
             && numbers.is_some_and(|(number, count)| digits(number) && digits(count))
     }
 
-    /// Returns the path of file `number` of `count`.
-    fn shard(&self, number: usize, count: usize) -> PathBuf {
+    /// Returns the path that was given.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the largest size of one of several files, or `None` for one file.
+    pub(super) fn shard_bytes(&self) -> Option<NonZeroU64> {
+        self.shard_bytes
+    }
+
+    /// Returns the path of file `number` of `count`, from 1.
+    pub(super) fn shard(&self, number: usize, count: usize) -> PathBuf {
         let mut name = self.path.file_stem().map_or_else(OsString::new, OsString::from);
         name.push(format!("-{number:05}-of-{count:05}"));
         if let Some(extension) = self.path.extension() {

@@ -9,6 +9,8 @@ use std::ops::Range;
 
 /// The alignment of tensor data unless `general.alignment` says another.
 pub(super) const ALIGNMENT: usize = 32;
+/// The key of another alignment.
+pub(super) const ALIGNMENT_KEY: &str = "general.alignment";
 /// The largest alignment. It is written as bytes between tensors.
 const MOST_ALIGNMENT: u64 = 1 << 20;
 /// The most axes that a tensor of ggml has.
@@ -97,12 +99,11 @@ fn version(cursor: &mut Cursor<'_>) -> Result<u32, GgufError> {
 }
 
 fn alignment(metadata: &BTreeMap<String, Value>) -> Result<usize, GgufError> {
-    const KEY: &str = "general.alignment";
-    let value = metadata.get(KEY).cloned().unwrap_or_else(|| ALIGNMENT.into());
+    let value = metadata.get(ALIGNMENT_KEY).cloned().unwrap_or_else(|| ALIGNMENT.into());
     let possible = |number: &u64| number.is_power_of_two() && *number <= MOST_ALIGNMENT;
     let number = value.as_u64().filter(possible);
     number.and_then(|number| usize::try_from(number).ok()).ok_or_else(|| GgufError::BadValue {
-        key: KEY,
+        key: ALIGNMENT_KEY,
         need: "a power of two of at most 1 MiB",
         have: value.to_string(),
     })

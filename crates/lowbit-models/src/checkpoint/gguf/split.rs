@@ -7,9 +7,9 @@ use crate::checkpoint::bytes::FileBytes;
 use crate::checkpoint::source::SourceError;
 use std::path::Path;
 
-const NUMBER: &str = "split.no";
-const COUNT: &str = "split.count";
-const TENSORS: &str = "split.tensors.count";
+pub(super) const NUMBER: &str = "split.no";
+pub(super) const COUNT: &str = "split.count";
+pub(super) const TENSORS: &str = "split.tensors.count";
 
 /// What the name `PREFIX-00001-of-00003.gguf` says.
 #[derive(Clone, Debug, PartialEq, Eq)]

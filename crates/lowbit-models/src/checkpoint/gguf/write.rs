@@ -1,15 +1,18 @@
 //! Writes GGUF files.
 
+use super::header::{self, ALIGNMENT};
 use super::metadata::text;
-use super::{GgmlType, GgufMetadata, blocks};
+use super::{GgmlType, GgufMetadata, blocks, split};
 use crate::checkpoint::source::{
     Data, Item, ItemKind, ModelSource, SourceError, without_activations,
 };
-use crate::checkpoint::{AtomicFile, Dtype, IoError};
+use crate::checkpoint::{AtomicFile, Dtype, IoError, Output};
 use crate::progress::Step;
 use lowbit::format::{CodeType, PackedWeights};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
+use std::num::NonZeroU64;
+use std::ops::Range;
+use std::path::PathBuf;
 
 /// The longest name that ggml gives a tensor, in bytes.
 const MOST_NAME: usize = 63;
@@ -17,8 +20,10 @@ const MOST_NAME: usize = 63;
 const MOST_AXES: usize = 4;
 
 /// Writes everything that `model` contains to a GGUF file: weights of the formats that GGUF has as their
-/// blocks, everything else as plain tensors. Codes and scales are written as they are. The file appears
-/// whole or not at all, and one item is in memory at a time. If a tensor has another type than in the file of
+/// blocks, everything else as plain tensors. Codes and scales are written as they are. Each file appears
+/// whole or not at all, and one item is in memory at a time. Several files, which [`Output::in_shards`] asks
+/// for, are named as llama.cpp names them; the first, `OUT-00001-of-00003.gguf`, has the metadata, opens the
+/// whole model, and appears last. If a tensor has another type than in the file of
 /// the metadata, what they say about types is made anew.
 ///
 /// Returns what the user should know about the file, as sentences without a full stop.
@@ -26,12 +31,13 @@ const MOST_AXES: usize = 4;
 /// # Errors
 /// Returns [`SourceError::Unsupported`] for an item that GGUF has no type for, or whose name, shape,
 /// scales or smoothing a GGUF file cannot hold, [`GgufError::OtherModel`](super::GgufError::OtherModel) for
-/// one that is not in the file of the metadata, and other [`SourceError`]s if an item cannot be read or the
-/// file cannot be written. Nothing is written in that case.
+/// one that is not in the file of the metadata, and other [`SourceError`]s if an item cannot be read or a
+/// file cannot be written. Nothing is written in that case, except that files of a model in several files stay
+/// if a later one cannot be renamed.
 pub fn write(
     model: &dyn ModelSource,
     metadata: &GgufMetadata,
-    path: impl AsRef<Path>,
+    output: impl Into<Output>,
     progress: &mut dyn FnMut(Step<'_>),
 ) -> Result<Vec<String>, SourceError> {
     if let Some(error) = model.refusal() {
@@ -41,26 +47,101 @@ pub fn write(
     metadata.check(&items)?;
     let kinds: Vec<(GgmlType, usize)> = items.iter().map(kind).collect::<Result<_, _>>()?;
     let warnings = warnings(model, metadata, &items)?;
-    let path = path.as_ref();
-    let mut file = Output { file: AtomicFile::create(path)?, path: path.to_owned(), at: 0 };
-    let alignment = metadata.alignment.unwrap_or(super::header::ALIGNMENT).max(1);
-    file.put(&header(metadata, &items, &kinds, alignment))?;
-    file.align(alignment)?;
-    for (item, &(kind, bytes)) in items.iter().zip(&kinds) {
-        progress(Step::Started(&item.name));
-        let start = file.at;
-        match model.read(&item.name)? {
-            Data::Plain(bytes) => file.put(&bytes)?,
-            Data::Compressed(weights) => file.weights(item, kind, &weights)?,
-        }
-        if file.at - start != bytes as u64 {
-            return Err(unsupported(item, "its data have not the size of its type and shape"));
-        }
+    let output = output.into();
+    let alignment = metadata.alignment.unwrap_or(ALIGNMENT).max(1);
+    let parts = match output.shard_bytes() {
+        None => vec![0..items.len()],
+        Some(most) => divide(&kinds, alignment, most, &output)?,
+    };
+    let (count, tensors) = (parts.len(), items.len());
+    let mut files = Vec::new();
+    for (number, part) in parts.iter().enumerate() {
+        let split = output.shard_bytes().map(|_| Split { number, count, tensors });
+        let path = match &split {
+            None => output.path().to_owned(),
+            Some(_) => output.shard(number + 1, count),
+        };
+        let mut file = File { file: AtomicFile::create(&path)?, path, at: 0 };
+        file.put(&header(metadata, (&items, &kinds), part, split, alignment))?;
         file.align(alignment)?;
-        progress(Step::Finished(&item.name));
+        files.push(file);
     }
-    file.file.commit()?;
+    for (file, part) in files.iter_mut().zip(&parts) {
+        for (item, &(kind, bytes)) in items[part.clone()].iter().zip(&kinds[part.clone()]) {
+            progress(Step::Started(&item.name));
+            let start = file.at;
+            match model.read(&item.name)? {
+                Data::Plain(bytes) => file.put(&bytes)?,
+                Data::Compressed(weights) => file.weights(item, kind, &weights)?,
+            }
+            if file.at - start != bytes as u64 {
+                return Err(unsupported(item, "its data have not the size of its type and shape"));
+            }
+            file.align(alignment)?;
+            progress(Step::Finished(&item.name));
+        }
+    }
+    for file in files.into_iter().rev() {
+        file.file.commit()?;
+    }
     Ok(warnings)
+}
+
+/// Divides items among files with at most `most` bytes of data, in their order. One item is never divided.
+fn divide(
+    kinds: &[(GgmlType, usize)],
+    alignment: usize,
+    most: NonZeroU64,
+    output: &Output,
+) -> Result<Vec<Range<usize>>, IoError> {
+    let refuse = |why| {
+        let source = io::Error::new(io::ErrorKind::InvalidInput, why);
+        IoError::Io { doing: "create", path: output.path().to_owned(), source }
+    };
+    if output.path().extension().is_none_or(|extension| extension != "gguf") {
+        return Err(refuse("the name of a GGUF model in several files ends in .gguf"));
+    }
+    let (mut parts, mut bytes) = (vec![0..0], 0u64);
+    for (at, (_, size)) in kinds.iter().enumerate() {
+        let size = size.next_multiple_of(alignment) as u64;
+        if at > 0 && bytes.saturating_add(size) > most.get() {
+            parts.push(at..at);
+            bytes = 0;
+        }
+        bytes = bytes.saturating_add(size);
+        if let Some(part) = parts.last_mut() {
+            part.end = at + 1;
+        }
+    }
+    // The number of files has 16 bits, and 5 digits of the name.
+    match u16::try_from(parts.len()) {
+        Ok(_) => Ok(parts),
+        Err(_) => Err(refuse("these would be more than 65,535 files; allow larger ones")),
+    }
+}
+
+/// Which of several files one is.
+struct Split {
+    /// From 0.
+    number: usize,
+    count: usize,
+    /// The tensors of all files.
+    tensors: usize,
+}
+
+impl Split {
+    /// The entries that say so, each with its type before its value.
+    fn entries(&self) -> [(String, Vec<u8>); 3] {
+        const U16: u32 = 2;
+        const I32: u32 = 5;
+        let short = |value: usize| [&U16.to_le_bytes()[..], &(value as u16).to_le_bytes()].concat();
+        let long = |value: usize| [I32.to_le_bytes(), (value as i32).to_le_bytes()].concat();
+        [
+            (split::NUMBER.to_owned(), short(self.number)),
+            (split::COUNT.to_owned(), short(self.count)),
+            (split::TENSORS.to_owned(), long(self.tensors)),
+        ]
+    }
 }
 
 /// Returns what of the model is not in the file.
@@ -96,16 +177,23 @@ fn warnings(
     Ok(warnings)
 }
 
-/// Returns the bytes before the data.
+/// Returns the bytes before the data of the file that has the items `part`.
 fn header(
     metadata: &GgufMetadata,
-    items: &[Item],
-    kinds: &[(GgmlType, usize)],
+    (items, kinds): (&[Item], &[(GgmlType, usize)]),
+    part: &Range<usize>,
+    split: Option<Split>,
     alignment: usize,
 ) -> Vec<u8> {
     const VERSION: u32 = 3;
     let types: Vec<GgmlType> = kinds.iter().map(|(kind, _)| *kind).collect();
-    let entries = metadata.entries(items, &types);
+    let mut entries = metadata.entries(items, &types);
+    if part.start > 0 {
+        // The first file has the metadata of all; only the alignment is that of each file.
+        entries.retain(|(key, _)| key == header::ALIGNMENT_KEY);
+    }
+    entries.extend(split.iter().flat_map(Split::entries));
+    let (items, kinds) = (&items[part.clone()], &kinds[part.clone()]);
     let mut header = b"GGUF".to_vec();
     header.extend(VERSION.to_le_bytes());
     header.extend((items.len() as u64).to_le_bytes());
@@ -165,15 +253,15 @@ fn plain(dtype: Dtype) -> Option<GgmlType> {
     kinds.into_iter().find(|kind| kind.dtype() == Some(dtype))
 }
 
-/// The file that is written.
-struct Output {
+/// A file that is written.
+struct File {
     file: AtomicFile,
     path: PathBuf,
     /// The number of bytes written.
     at: u64,
 }
 
-impl Output {
+impl File {
     fn put(&mut self, bytes: &[u8]) -> Result<(), IoError> {
         self.at += bytes.len() as u64;
         let error = |source| IoError::Io { doing: "write", path: self.path.clone(), source };
