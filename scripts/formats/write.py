@@ -23,8 +23,9 @@ OUT = Path(sys.argv[1])
 torch.manual_seed(14)
 
 
-def case(name, method, tensors, expected, roundings=0, shards=1):
-    """Writes one case. `expected` has a value for each weight."""
+def case(name, method, tensors, expected, roundings=0, inputs=None):
+    """Writes one case. `expected` has a value for each weight, `inputs` the format of its input's codes, and the scale
+    and zero point if they are fixed."""
     folder = OUT / name
     folder.mkdir(parents=True, exist_ok=True)
     # A plain tensor, which must come through as it is.
@@ -34,7 +35,7 @@ def case(name, method, tensors, expected, roundings=0, shards=1):
     save_file({k: v.detach().contiguous() for k, v in expected.items()}, folder / "expected.safetensors")
     config = {"architectures": ["Test"], "quantization_config": method}
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "expected.json").write_text(json.dumps({"roundings": roundings}))
+    (folder / "expected.json").write_text(json.dumps({"roundings": roundings, "inputs": inputs or {}}))
 
 
 def prefixed(module, tensors):
@@ -143,17 +144,21 @@ def awq():
 def compressed_tensors():
     from compressed_tensors.compressors import BaseCompressor
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+    from compressed_tensors.quantization.lifecycle.initialize import initialize_module_for_quantization
     from compressed_tensors.quantization.utils import calculate_qparams
 
-    def scheme_of(weights):
-        return QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(**weights))
+    def scheme_of(weights, inputs=None):
+        args = QuantizationArgs(**inputs) if inputs else None
+        return QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(**weights), input_activations=args)
 
-    def write(name, format, weights, state, roundings=0):
+    def write(name, format, weights, state, roundings=0, inputs=None, says=None):
         compressor = BaseCompressor.load_from_registry(format)
-        scheme = scheme_of(weights)
+        scheme = scheme_of(weights, inputs)
         packed = compressor.compress(dict(state), scheme)
         expected = compressor.decompress(dict(packed), scheme)["weight"]
         group = {"targets": ["Linear"], "weights": json.loads(scheme.weights.model_dump_json()), "format": format}
+        if inputs:
+            group["input_activations"] = json.loads(scheme.input_activations.model_dump_json())
         method = {
             "quant_method": "compressed-tensors",
             "format": format,
@@ -161,7 +166,8 @@ def compressed_tensors():
             "config_groups": {"group_0": group},
             "ignore": ["lm_head"],
         }
-        case(name, method, prefixed("l", packed), {"l.weight": expected}, roundings)
+        inputs = {"l.weight": says} if says else None
+        case(name, method, prefixed("l", packed), {"l.weight": expected}, roundings, inputs)
 
     n, k = 24, 96
 
@@ -211,6 +217,34 @@ def compressed_tensors():
     for symmetric in [True, False]:
         weights = {"num_bits": 8, "type": "int", "symmetric": symmetric, "strategy": "channel"}
         write(f"ct-int-{'sym' if symmetric else 'asym'}", "int-quantized", weights, state(weights, 1))
+    weights = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
+    for name, inputs, tensors, says in [
+        ("ct-int-token", {"strategy": "token", "dynamic": True}, [], ["int8-token"]),
+        ("ct-int-token-asym", {"strategy": "token", "dynamic": True, "symmetric": False}, [], ["int8-token-asym"]),
+        ("ct-int-input-groups", {"strategy": "group", "group_size": 32, "dynamic": True}, [], ["int8-g32"]),
+        ("ct-int-static", {"strategy": "tensor"}, [("input_scale", 0)], ["int8-tensor", 0.0625, 0]),
+        # The package keeps a tensor of zero points of 0 in memory, and earlier versions stored it.
+        (
+            "ct-static-zeros",
+            {"strategy": "tensor"},
+            [("input_scale", 0), ("input_zero_point", 0)],
+            ["int8-tensor", 0.0625, 0],
+        ),
+        (
+            "ct-int-static-asym",
+            {"strategy": "tensor", "symmetric": False},
+            [("input_scale", 0), ("input_zero_point", -3)],
+            ["int8-tensor-asym", 0.0625, -3],
+        ),
+    ]:
+        inputs = {"num_bits": 8, "type": "int", "symmetric": True, **inputs}
+        module = torch.nn.Linear(k, n, bias=False)
+        initialize_module_for_quantization(module, scheme_of(weights, inputs))
+        found = state(weights, 1)
+        for tensor, value in tensors:
+            own = getattr(module, tensor)
+            found[tensor] = torch.full_like(own, 0.0625 if tensor == "input_scale" else value)
+        write(name, "int-quantized", weights, found, inputs=inputs, says=says)
     weights = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "channel"}
     write("ct-float-channel", "float-quantized", weights, state(weights, 1))
     weights = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "tensor"}

@@ -324,14 +324,24 @@ fn integer_case(format: WeightFormat, x: ActivationFormat, number: usize) -> Cas
 }
 
 /// Rows and columns of W.
-const INTEGER_SHAPES: [(usize, usize); 7] =
-    [(70, 1), (5, 200), (33, 320), (70, 385), (0, 8), (130, 2080), (8, 0)];
+const INTEGER_SHAPES: [(usize, usize); 9] = [
+    (70, 1),
+    (5, 200),
+    (33, 320),
+    (70, 385),
+    (0, 8),
+    (130, 2080),
+    (8, 0),
+    // The last half of a block of 32 columns, and no second half.
+    (9, 24),
+    (70, 48),
+];
 
 fn activation_group(g: u32) -> ActivationGranularity {
     ActivationGranularity::Group(NonZeroU32::new(g).unwrap_or(NonZeroU32::MIN))
 }
 
-fn int8_formats() -> [ActivationFormat; 6] {
+fn int8_formats() -> [ActivationFormat; 7] {
     let token = ActivationFormat::int8(ActivationGranularity::Token);
     let tensor = ActivationFormat::int8(ActivationGranularity::Tensor);
     let grouped = ActivationFormat::int8(activation_group(64));
@@ -342,6 +352,7 @@ fn int8_formats() -> [ActivationFormat; 6] {
         grouped,
         grouped.asymmetric(),
         ActivationFormat::int8(activation_group(96)).asymmetric(),
+        ActivationFormat::int8(activation_group(32)),
     ]
 }
 

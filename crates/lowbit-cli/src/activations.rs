@@ -134,7 +134,8 @@ fn refused(error: ActivationPlanError, arg: &ActivationsArg, ranges: Option<&Ran
         error => {
             let hint = match error {
                 Error::Unsupported { .. } => {
-                    "--scheme int8 or int4, --group 16, a multiple of 32, `channel` or `tensor`; \
+                    "--scheme int8 or int4, --group a multiple of 32 (or 16 without --asymmetric \
+                     and --sparsity), `channel` or `tensor`; \
                      --tensors chooses other weights; without --activations X stays as it is"
                 }
                 _ => "`lowbit calibrate` makes another file; --tensors leaves weights out",

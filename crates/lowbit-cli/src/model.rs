@@ -88,8 +88,8 @@ impl ModelArgs {
             && !group.get().is_multiple_of(16)
         {
             warn(format!(
-                "kernels for groups of {group} columns are slow to compile and to run, because they look up the \
-                 scale of each column; groups of multiples of 32 are fast"
+                "kernels for groups of {group} columns may be slow to compile and to run, because they look up \
+                 the scale of each column; kernels for groups of multiples of 32 are fast"
             ));
         }
         let options = LoadOptions::default().with_activations(self.activations);

@@ -1212,7 +1212,7 @@ fn activations_that_cannot_be_are_refused() {
         } else {
             first
         };
-        says(&line, &[part, "hint: --scheme int8 or int4, --group 16, a multiple of 32"]);
+        says(&line, &[part, "hint: --scheme int8 or int4, --group a multiple of 32 (or 16"]);
     }
     // Embeddings are no linear layers.
     says(

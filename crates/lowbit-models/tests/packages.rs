@@ -3,10 +3,12 @@
 
 use half::{bf16, f16};
 use lowbit::compress::dequantize;
+use lowbit::format::{Quantization, StaticScale};
 use lowbit::reference::dequantize_f64;
 use lowbit_models::checkpoint::hf::{self, HfFormat};
 use lowbit_models::checkpoint::source::{Data, Model, ModelSource, open};
 use lowbit_models::checkpoint::{Dtype, ModelFile};
+use serde_json::json;
 use std::path::Path;
 
 #[test]
@@ -16,7 +18,7 @@ fn values_are_those_of_the_packages() {
     let mut cases: Vec<_> =
         std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     cases.sort();
-    assert!(cases.len() >= 80, "{} cases", cases.len());
+    assert!(cases.len() >= 86, "{} cases", cases.len());
     let mut failed = Vec::new();
     for case in &cases {
         match check(case) {
@@ -113,6 +115,15 @@ fn check(case: &Path) -> Result<String, String> {
             }
         }
         formats.push(weights.format().to_string());
+        let inputs = model.inputs().get(tensor.name).map(|inputs| match inputs {
+            Quantization::Dynamic(format) => json!([format.to_string()]),
+            Quantization::Static(StaticScale { scale, zero_point }) => {
+                json!([inputs.format().to_string(), scale, zero_point])
+            }
+        });
+        if inputs.as_ref() != json["inputs"].get(tensor.name) {
+            return Err(format!("inputs of {}: {inputs:?}", tensor.name));
+        }
     }
     if model.weights().len() != formats.len() {
         return Err(format!("{} weights", model.weights().len()));

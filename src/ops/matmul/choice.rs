@@ -49,7 +49,7 @@ pub enum Scaling {
     None,
     /// Each row has one scale.
     Row,
-    /// Each block of 32 columns has one scale.
+    /// Each block of 32 columns has one scale. Integer products also allow two, one for each half.
     Aligned,
     /// Weights are scaled as they are decoded, block by block, because half a block has a scale, or
     /// because they have minima. The number of groups in a block is 2, 1, or 0 if a group is some

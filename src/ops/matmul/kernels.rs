@@ -179,10 +179,15 @@ const fn columns_of(blocks: u32) -> NonZeroU32 {
 const TOKEN: ActivationFormat = ActivationFormat::int8(ActivationGranularity::Token);
 const GROUPED: ActivationFormat =
     ActivationFormat::int8(ActivationGranularity::Group(columns_of(2)));
+const BLOCKS: ActivationFormat =
+    ActivationFormat::int8(ActivationGranularity::Group(columns_of(1)));
 const TENSOR: ActivationFormat = ActivationFormat::int8(ActivationGranularity::Tensor);
 
 /// A scale a row and a scale for two blocks, with and without zero points.
 const X_FORMATS: [ActivationFormat; 4] = [TOKEN, TOKEN.asymmetric(), GROUPED, GROUPED.asymmetric()];
+
+/// A scale for each block, which is a slice where groups of W are half a block.
+const X_BLOCKS: [ActivationFormat; 2] = [BLOCKS, BLOCKS.asymmetric()];
 
 const OUTPUTS: [Output; 5] = [
     Output::Float(FloatType::F32),
@@ -208,7 +213,8 @@ fn integer_specs(k: u32) -> Vec<MatmulSpec> {
                 if FormatUse::IntegerMatmul.check(&format).is_err() {
                     continue;
                 }
-                for x in X_FORMATS {
+                let more = if granularity == HALF_BLOCK { &X_BLOCKS[..] } else { &[] };
+                for &x in X_FORMATS.iter().chain(more) {
                     let turn = specs.len() + specs.len() / OUTPUTS.len();
                     let mut spec = MatmulSpec::new(8, 8, k, format.with_scales(scales))
                         .with_activations(Activations::Int8(x))

@@ -278,8 +278,8 @@ impl MatmulSpec {
         self.activations.int8()?.layout(self.k as usize).ok()
     }
 
-    /// Blocks of 32 columns of W that share a scale; all of them if groups are not multiples of
-    /// 32.
+    /// Blocks of 32 columns of W that share a scale: one if groups are smaller, and all of them if there
+    /// are no groups.
     pub(super) fn w_group_blocks(&self) -> u32 {
         match self.weights.granularity() {
             Granularity::Group(g) if g.get() < self.k => (g.get() / BLOCK_K as u32).max(1),
@@ -296,7 +296,7 @@ impl MatmulSpec {
     }
 
     /// Blocks of 32 columns in a *slice* of K: the largest number, of at most 1024, that groups of
-    /// both W and quantized X are whole multiples of. Within a slice, sums of products are exact
+    /// both W and quantized X are whole multiples of, or one if groups of W are half a block. Within a slice, sums of products are exact
     /// in i32. Groups of a prime number of blocks above 1024 have slices of one.
     pub fn slice_blocks(&self) -> u32 {
         let blocks = self.k.div_ceil(BLOCK_K as u32).max(1);

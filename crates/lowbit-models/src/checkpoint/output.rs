@@ -28,13 +28,14 @@ impl<P: AsRef<Path>> From<P> for Output {
 
 impl Output {
     /// Writes several files, each with at most `bytes` of tensor data, except that a tensor or compressed
-    /// weight is never divided. An index is written even if there is only one file.
+    /// weight is never divided. Safetensors files have an index even if there is only one.
     pub fn in_shards(self, bytes: NonZeroU64) -> Self {
         let path = if self.path.is_dir() { self.path.join("model.safetensors") } else { self.path };
         Self { path, shard_bytes: Some(bytes) }
     }
 
-    /// Returns the file that opens the whole model afterwards: the only file, or the index.
+    /// Returns the file that opens the whole model afterwards: the only file, or the index of safetensors
+    /// files. Several GGUF files have no index; the first of them opens the model.
     pub fn entry_point(&self) -> PathBuf {
         if self.shard_bytes.is_none() {
             return self.path.clone();

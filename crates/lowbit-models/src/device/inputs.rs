@@ -85,15 +85,20 @@ impl Model {
                 Activations::Int8(format) => Some(format),
                 Activations::Float(_) => part.and_then(|part| part.codes).map(|c| c.how.format()),
             };
-            let Some(format) = format else { continue };
-            let reason = if experts.is_some() {
-                "experts take floats".to_owned()
-            } else if !takes(&self.weights, matrix, format) {
-                let weights = self.weights.store.matrices.get(matrix.0);
-                let weights = weights.map_or(String::new(), |weights| weights.format().to_string());
-                format!("{weights} weights take no {format} inputs")
-            } else {
-                "layers that share their input take it as floats if one of them does".to_owned()
+            let reason = match format {
+                Some(_) if experts.is_some() => "experts take floats".to_owned(),
+                Some(format) if !takes(&self.weights, matrix, format) => {
+                    let weights = self.weights.store.matrices.get(matrix.0);
+                    let weights = weights.map_or(String::new(), |w| w.format().to_string());
+                    format!("{weights} weights take no {format} inputs")
+                }
+                Some(_) => {
+                    "layers that share their input take it as floats if one of them does".to_owned()
+                }
+                None if part.is_some_and(|part| part.unlike) => {
+                    "the file says different things about the input that layers share".to_owned()
+                }
+                None => continue,
             };
             if !found.reasons.contains(&reason) {
                 found.reasons.push(reason);

@@ -31,6 +31,8 @@ pub(super) struct Part {
     pub layers: usize,
     /// How the file says that the input becomes codes.
     pub codes: Option<Codes>,
+    /// Whether it says that of some of several layers only, or different things, so that the input stays floats.
+    pub unlike: bool,
     /// The reciprocals of the factors by which the file says that the input is divided.
     pub factors: Option<MatrixId>,
 }
@@ -38,7 +40,7 @@ pub(super) struct Part {
 impl Part {
     /// Makes one of a linear layer whose input has no factors.
     fn of(matrix: MatrixId, bias: Option<VectorId>, codes: Option<Codes>) -> Self {
-        Self { matrix, bias, column: 0, layers: 1, codes, factors: None }
+        Self { matrix, bias, column: 0, layers: 1, codes, unlike: false, factors: None }
     }
 }
 
@@ -181,7 +183,7 @@ impl Weights {
             Some(head) => {
                 let matrix = loader.whole(&head.linear.matrix).await?;
                 let bias = loader.biases(&[&head.linear], None).await?;
-                let codes = loader.codes(&[&head.linear]).await?;
+                let (codes, _) = loader.codes(&[&head.linear]).await?;
                 Some(Part::of(matrix, bias, codes))
             }
             None => None,
@@ -342,20 +344,20 @@ impl Loader<'_> {
     }
 
     /// Returns how the file says that the input of layers becomes codes, if it says the same of all of them, and
-    /// uploads the scale that it fixes.
-    async fn codes(&mut self, linears: &[&Linear]) -> Result<Option<Codes>, RunError> {
+    /// uploads the scale that it fixes. Returns also whether it does not say the same of all.
+    async fn codes(&mut self, linears: &[&Linear]) -> Result<(Option<Codes>, bool), RunError> {
         // Weights that are compressed on the way are no longer those of the file.
         if self.options.scheme.is_some() {
-            return Ok(None);
+            return Ok((None, false));
         }
         let mut all = Vec::with_capacity(linears.len());
         for linear in linears {
             all.push(self.reader.quantization(&linear.matrix)?);
         }
-        let (Some(&Some(how)), true) = (all.first(), all.windows(2).all(|two| two[0] == two[1]))
-        else {
-            return Ok(None);
-        };
+        if all.windows(2).any(|two| two[0] != two[1]) {
+            return Ok((None, true));
+        }
+        let Some(&Some(how)) = all.first() else { return Ok((None, false)) };
         let given = match how {
             Quantization::Dynamic(_) => None,
             Quantization::Static(StaticScale { scale, zero_point }) => {
@@ -364,7 +366,7 @@ impl Loader<'_> {
                 Some(VectorId(self.store.vectors.len() - 1))
             }
         };
-        Ok(Some(Codes { how, given }))
+        Ok((Some(Codes { how, given }), false))
     }
 
     /// Uploads the reciprocals of the factors by which the file says that the input of layers is divided.
@@ -426,8 +428,8 @@ impl Loader<'_> {
             let matrix = self.place(read, &name(index), scheme).await?;
             let of = if one { linears } else { &linears[index..=index] };
             let bias = self.biases(of, one.then_some(join)).await?;
-            let codes = self.codes(of).await?;
-            parts.push(Part { matrix, bias, column, layers: of.len(), codes, factors });
+            let (codes, unlike) = self.codes(of).await?;
+            parts.push(Part { matrix, bias, column, layers: of.len(), codes, unlike, factors });
             column += self.store.matrices[matrix.0].n() as u32;
         }
         Ok(parts)

@@ -143,6 +143,11 @@ impl Config {
         self.value.get(key).is_some()
     }
 
+    /// Returns whether there is an object of this name.
+    pub fn has_object(&self, key: &str) -> bool {
+        self.value.get(key).is_some_and(Value::is_object)
+    }
+
     /// Returns a text.
     pub fn text(&self, key: &str) -> Option<&str> {
         self.value.get(key)?.as_str()

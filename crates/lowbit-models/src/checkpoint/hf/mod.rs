@@ -251,10 +251,12 @@ impl HfModel {
             warnings: Vec::new(),
         };
         model.warnings.extend(model.version.warning.clone());
+        let groups = inputs::Groups::new(&model.config);
         let mut floats = BTreeMap::new();
         for (reader, module) in found {
-            model.add(reader, module, &mut floats);
+            model.add(reader, module, &groups, &mut floats);
         }
+        model.warnings.extend(groups.warnings);
         for (why, weights) in floats {
             let inputs = match &weights[..] {
                 [one] => format!("the input of `{one}` stays floats"),
@@ -271,7 +273,13 @@ impl HfModel {
 
     /// Adds a weight, or lists it as left out. If its input is to become codes that kernels do not take, its name is
     /// added to those of that reason in `floats`.
-    fn add(&mut self, reader: Reader, module: String, floats: &mut BTreeMap<String, Vec<String>>) {
+    fn add(
+        &mut self,
+        reader: Reader,
+        module: String,
+        groups: &inputs::Groups,
+        floats: &mut BTreeMap<String, Vec<String>>,
+    ) {
         let context = Context::new(&self.file, &self.config, &module);
         let disagrees = self.config.method().filter(|stated| !reader.is_of(*stated));
         let layer = match disagrees {
@@ -303,14 +311,14 @@ impl HfModel {
                     reader,
                 };
                 self.used.extend(layer.used);
-                match inputs::inputs(&context, &layer.geometry) {
+                match inputs::inputs(groups, &context, &layer.geometry) {
                     Ok(None) => {}
                     Ok(Some(quantization)) => {
                         self.inputs.insert(layer.name.clone(), quantization);
-                        self.used.extend(context.used());
                     }
                     Err(why) => floats.entry(why).or_default().push(layer.name.clone()),
                 }
+                self.used.extend(context.used());
                 if let Some(warning) = layer.warning {
                     self.warnings.push(format!("`{}`: {warning}", layer.name));
                 }
@@ -429,7 +437,7 @@ impl HfModel {
 }
 
 /// The tensors of quantized weights beside `weight.…`, for weights that are refused.
-const PARTS: [&str; 26] = [
+const PARTS: [&str; 28] = [
     "weight",
     "qweight",
     "qzeros",
@@ -442,6 +450,8 @@ const PARTS: [&str; 26] = [
     "weight_global_scale",
     "weight_shape",
     "weight_g_idx",
+    "input_scale",
+    "input_zero_point",
     "compressed",
     "bitmask",
     "shape",

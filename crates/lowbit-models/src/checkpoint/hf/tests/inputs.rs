@@ -66,6 +66,7 @@ fn groups_name_modules_by_name_by_pattern_and_by_class() {
         // A pattern is matched from the start of the name.
         ("re:down", symmetric, symmetric),
         ("re:a", asymmetric, asymmetric),
+        (r"re:\w\.d[a-o]\w{2}$", symmetric, asymmetric),
     ] {
         for (first, second) in [("x", "y"), ("y", "x")] {
             let groups = json!({
@@ -73,6 +74,16 @@ fn groups_name_modules_by_name_by_pattern_and_by_class() {
                 second: group(&[named], token(false)),
             });
             assert_eq!(check(&checkpoint(groups), up, down), [""; 0], "{named}");
+        }
+    }
+    // Of patterns, the first in the order of their texts counts.
+    for (down, all) in [("re:.*down", "re:.*n$"), ("re:a.*down", "re:a.*n")] {
+        for (first, second) in [("x", "y"), ("y", "x")] {
+            let groups = json!({
+                first: group(&[all], token(true)),
+                second: group(&[down, "a.up"], token(false)),
+            });
+            assert_eq!(check(&checkpoint(groups), asymmetric, asymmetric), [""; 0], "{all}");
         }
     }
     // Groups of floats are groups as well.
@@ -106,6 +117,7 @@ fn fixed_scales_are_tensors() {
             .f16s("a.up.input_scale", &[1], &[0.5])
             .bytes("a.up.input_zero_point", Dtype::I8, &[1], &[0xf0])
             .f32s("a.down.input_scale", &[], &[scale])
+            .bytes("a.down.input_zero_point", Dtype::I8, &[], &[0])
     };
     let static_of =
         |scale: f32, zero_point: i32| Some(Quantization::Static(StaticScale { scale, zero_point }));
@@ -120,13 +132,16 @@ fn fixed_scales_are_tensors() {
         (sound.clone().f32s("a.down.input_scale", &[2], &[1.0, 2.0]), "there is no `input_scale`"),
         (with(fixed(false, "tensor"), 0.0), "0"),
         (with(fixed(false, "tensor"), f32::NAN), "NaN"),
+        (sound.clone().f32s("a.down.input_zero_point", &[1], &[1.0]), "no `input_zero_point`"),
         (
-            sound.clone().f32s("a.down.input_zero_point", &[1], &[1.0]),
-            "`input_zero_point` is not I8",
+            sound.clone().bytes("a.down.input_zero_point", Dtype::I8, &[2], &[1, 2]),
+            "no `input_zero_point`",
         ),
+        (sound.clone().without("a.down.input_zero_point"), "no `input_zero_point`"),
     ] {
         let warnings = check(&checkpoint, static_of(0.5, -16), None);
         assert!(matches!(&warnings[..], [one] if one.contains(why)), "{why}: {warnings:?}");
+        assert_eq!(checkpoint.open().model.plain().count(), 0, "{why}");
     }
     let warnings = check(&with(fixed(true, "token"), 0.5), None, None);
     assert!(
@@ -159,6 +174,20 @@ fn what_kernels_do_not_make_is_said() {
             "{why}: {warnings:?}"
         );
     }
+    // Without a strategy, a size makes groups.
+    let inputs = json!({"num_bits": 8, "type": "int", "group_size": 32, "dynamic": true});
+    let grouped = checkpoint(json!({"group_0": group(&["Linear"], inputs)}));
+    assert_eq!(check(&grouped, dynamic("int8-g32"), dynamic("int8-g32")), [""; 0]);
+    // Outputs and caches are not quantized.
+    let mut other = group(&["Linear"], token(true));
+    other["output_activations"] = token(true);
+    let mut other = checkpoint(json!({"group_0": other}));
+    other.config["kv_cache_scheme"] = token(true);
+    let warnings = check(&other, dynamic("int8-token"), dynamic("int8-token"));
+    assert!(
+        matches!(&warnings[..], [a, b] if a.contains("outputs") && b.contains("--kv")),
+        "{warnings:?}"
+    );
     // Patterns that are not understood are an error of the configuration and of no weight.
     let groups = json!({
         "group_0": group(&["re:("], token(true)),
