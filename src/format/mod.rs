@@ -35,6 +35,7 @@ mod function;
 mod geometry;
 mod name;
 mod packed;
+mod powers;
 mod random;
 mod rotary;
 mod scales;

@@ -482,7 +482,8 @@ impl<'a> Builder<'a> {
         self.graph.ops.push(Op::Rotary { heads, input, rows, rotation, norm, queries, cache });
         let output = self.floats(query);
         let bias = attention.relative_bias.as_ref().and(self.weights.relative_bias);
-        let (scale, soft_cap) = (attention.scale, attention.soft_cap.unwrap_or(0.0));
+        let scale = attention.scale * weights.score_factor;
+        let soft_cap = attention.soft_cap.unwrap_or(0.0);
         let reach = bias.map(|(_, reach)| reach);
         let spec = attention_spec(max_rows, heads, &cache, self.float, (scale, soft_cap), reach);
         let words = u32::try_from(spec.scratch_bytes() / 4).unwrap_or(u32::MAX);

@@ -10,6 +10,7 @@
 //! ```
 
 mod arena;
+mod balance;
 mod bind;
 mod encoder;
 mod error;

@@ -3,6 +3,7 @@
 //! Projections that share their input become one matrix if they have one format: queries, keys and values
 //! by stacking their rows, gate and up by interleaving them.
 
+use super::balance::Balance;
 use super::graph::{MatrixId, Store, VectorId};
 use super::inputs::Codes;
 use super::read::{Join, Read, Reader, joined};
@@ -63,6 +64,8 @@ pub(super) struct NormsVectors {
 #[derive(Clone, Debug)]
 pub(super) struct LayerWeights {
     pub qkv: Vec<Part>,
+    /// What scores are multiplied with because queries and keys were balanced; 1 if they were not.
+    pub score_factor: f32,
     pub output: Part,
     pub query_key_norms: Option<(VectorId, VectorId)>,
     pub attention_norms: NormsVectors,
@@ -324,15 +327,29 @@ impl Loader<'_> {
         linears: &[&Linear],
         join: Option<Join>,
     ) -> Result<Option<VectorId>, RunError> {
+        self.scaled_biases(linears, join, &[]).await
+    }
+
+    /// Does the same as [`biases`](Self::biases), and multiplies those of the first layers by powers of two.
+    async fn scaled_biases(
+        &mut self,
+        linears: &[&Linear],
+        join: Option<Join>,
+        exponents: &[&[i32]],
+    ) -> Result<Option<VectorId>, RunError> {
         if linears.iter().all(|linear| linear.bias.is_none()) {
             return Ok(None);
         }
         let mut parts = Vec::with_capacity(linears.len());
-        for linear in linears {
-            parts.push(match &linear.bias {
+        for (index, linear) in linears.iter().enumerate() {
+            let mut part = match &linear.bias {
                 Some(bias) => self.reader.vector(bias)?,
                 None => vec![0.0; self.reader.rows(&linear.matrix)?],
-            });
+            };
+            if let Some(exponents) = exponents.get(index) {
+                part.iter_mut().zip(*exponents).for_each(|(b, &e)| *b *= 2f32.powi(e));
+            }
+            parts.push(part);
         }
         let joined = match (join, &parts[..]) {
             (Some(Join::Interleave), [gate, up]) => {
@@ -413,12 +430,29 @@ impl Loader<'_> {
 
     /// Uploads linear layers that share their input: as one matrix where they can be joined.
     async fn parts(&mut self, linears: &[&Linear], join: Join) -> Result<Vec<Part>, RunError> {
+        Ok(self.balanced_parts(linears, join, None).await?.0)
+    }
+
+    /// Does the same as [`parts`](Self::parts) with queries, keys and values that are balanced, if that is exact.
+    /// Returns also whether they are.
+    async fn balanced_parts(
+        &mut self,
+        linears: &[&Linear],
+        join: Join,
+        balance: Option<&Balance>,
+    ) -> Result<(Vec<Part>, bool), RunError> {
         let scheme = self.options.scheme;
         let scheme = scheme.as_ref();
         let mut reads = Vec::with_capacity(linears.len());
         for linear in linears {
             reads.push(self.reader.read(&linear.matrix, scheme)?);
         }
+        let (reads, balanced) = match balance {
+            Some(balance) => balance.apply(reads, scheme),
+            None => (reads, false),
+        };
+        let exponents = balance.filter(|_| balanced).map(Balance::exponents);
+        let exponents = exponents.as_ref().map_or(&[][..], |exponents| exponents);
         let reads = joined(reads, join)?;
         let one = reads.len() < linears.len();
         let name = |index: usize| linears[index].matrix.tensor.clone();
@@ -427,12 +461,13 @@ impl Loader<'_> {
         for (index, read) in reads.into_iter().enumerate() {
             let matrix = self.place(read, &name(index), scheme).await?;
             let of = if one { linears } else { &linears[index..=index] };
-            let bias = self.biases(of, one.then_some(join)).await?;
+            let from = if one { 0 } else { index.min(exponents.len()) };
+            let bias = self.scaled_biases(of, one.then_some(join), &exponents[from..]).await?;
             let (codes, unlike) = self.codes(of).await?;
             parts.push(Part { matrix, bias, column, layers: of.len(), codes, unlike, factors });
             column += self.store.matrices[matrix.0].n() as u32;
         }
-        Ok(parts)
+        Ok((parts, balanced))
     }
 
     async fn part(
@@ -457,8 +492,16 @@ impl Loader<'_> {
             }
             _ => None,
         };
+        let balance = match &key.bias {
+            Some(bias) => Balance::new(&layer.attention, &self.reader.vector(bias)?),
+            None => None,
+        };
+        let linears = [query, key, value];
+        let (qkv, balanced) = self.balanced_parts(&linears, Join::Stack, balance.as_ref()).await?;
+        let score_factor = balance.filter(|_| balanced).map_or(1.0, |b| b.score_factor());
         Ok(LayerWeights {
-            qkv: self.parts(&[query, key, value], Join::Stack).await?,
+            qkv,
+            score_factor,
             output: self.part(&[output], Join::Stack, None).await?,
             query_key_norms,
             attention_norms: self.norms(&layer.attention_norms, factor).await?,

@@ -1,6 +1,7 @@
 //! Models on the device beside what `transformers` computes in f64: the tiny models of
 //! scripts/models/make.py, every architecture.
 
+mod balance;
 mod fixed;
 mod observe;
 mod steps;
