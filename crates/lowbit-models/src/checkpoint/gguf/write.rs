@@ -50,7 +50,7 @@ pub fn write(
     let output = output.into();
     let alignment = metadata.alignment.unwrap_or(ALIGNMENT).max(1);
     let parts = match output.shard_bytes() {
-        None => vec![0..items.len()],
+        None => std::iter::once(0..items.len()).collect(),
         Some(most) => divide(&kinds, alignment, most, &output)?,
     };
     let (count, tensors) = (parts.len(), items.len());
@@ -101,7 +101,8 @@ fn divide(
     if output.path().extension().is_none_or(|extension| extension != "gguf") {
         return Err(refuse("the name of a GGUF model in several files ends in .gguf"));
     }
-    let (mut parts, mut bytes) = (vec![0..0], 0u64);
+    let mut parts: Vec<Range<usize>> = std::iter::once(0..0).collect();
+    let mut bytes = 0u64;
     for (at, (_, size)) in kinds.iter().enumerate() {
         let size = size.next_multiple_of(alignment) as u64;
         if at > 0 && bytes.saturating_add(size) > most.get() {
