@@ -165,7 +165,13 @@ pub fn find(id: &str) -> Option<Kernel> {
         return Some(choice.into());
     }
     static OF_IDS: LazyLock<HashMap<String, KernelDesc>> = LazyLock::new(|| {
-        let devices = [gpus(), cpus()].concat();
+        let alone = |caps: Caps| {
+            [(false, false), (false, true), (true, false), (true, true)].map(|(wide, exact)| {
+                let int64 = if caps.class == AdapterClass::Cpu { wide } else { caps.int64 };
+                Caps { int64, exact_f16_unpack: exact, ..caps.clone() }
+            })
+        };
+        let devices: Vec<Caps> = gpus().into_iter().chain(cpus()).flat_map(alone).collect();
         let others = OTHERS.iter().flat_map(|list| devices.iter().flat_map(list));
         others.map(|desc| (desc.id.clone(), desc)).collect()
     });

@@ -1030,7 +1030,7 @@ fn command_line() {
             "no name begins with `model.`",
             "`lowbit inspect`",
         ),
-        (vec!["missing.onnx"], "cannot open", "is it a file"),
+        (vec!["missing.onnx"], "cannot open", "is the path right?"),
     ] {
         let run = lowbit(&[&["import", "-o", text(&output)], &args[..]].concat());
         let message = String::from_utf8(run.stderr).unwrap();
