@@ -15,10 +15,11 @@ if [ -z "${LOWBIT_STEPS:-}" ]; then
     trap 'exit 143' TERM
 fi
 
+keep_going=false
+
 # Runs a command and records its name and time. Ends the script if the command fails; after
 # `keep_going=true` the script goes on, and `finish_steps` fails it at its end.
 # usage: step NAME COMMAND…
-keep_going=false
 step() {
     local name=$1 start=$SECONDS code=0
     shift

@@ -296,8 +296,8 @@ impl MatmulSpec {
     }
 
     /// Blocks of 32 columns in a *slice* of K: the largest number, of at most 1024, that groups of
-    /// both W and quantized X are whole multiples of, or one if groups of W are half a block. Within a slice, sums of products are exact
-    /// in i32. Groups of a prime number of blocks above 1024 have slices of one.
+    /// both W and quantized X are whole multiples of, or one if groups of W are half a block. Within a
+    /// slice, sums of products are exact in i32. Groups of a prime number of blocks above 1024 have slices of one.
     pub fn slice_blocks(&self) -> u32 {
         let blocks = self.k.div_ceil(BLOCK_K as u32).max(1);
         let x = self.x_layout().map_or(blocks, |layout| layout.group_blocks as u32);

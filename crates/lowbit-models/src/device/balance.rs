@@ -9,9 +9,9 @@ use crate::architecture::{Attention, Pairs, Rotary};
 use lowbit::compress::Scheme;
 use lowbit::format::{Granularity, ScaleType};
 
-/// What large columns are brought down to: about what columns without such a bias hold. With 4, the logits of
-/// Qwen2.5-Coder-0.5B with int8 caches differ least from those with f32 caches, of 1, 2, 4 and the square root
-/// of the bias.
+/// What large columns are brought down to: about what columns without such a bias hold. With int8 caches, the
+/// first window of a text has a perplexity of 26.92 for Qwen2.5-Coder-0.5B with 4, 26.98 with 2, 27.36 with 1, and
+/// 26.90 with f32 caches (rounded in a copy that runs in torch).
 const TYPICAL: f32 = 4.0;
 /// The largest exponent: f16 keys and queries keep enough of their range.
 const MOST: i32 = 6;

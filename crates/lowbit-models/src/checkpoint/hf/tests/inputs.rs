@@ -76,7 +76,7 @@ fn groups_name_modules_by_name_by_pattern_and_by_class() {
             assert_eq!(check(&checkpoint(groups), up, down), [""; 0], "{named}");
         }
     }
-    // Of patterns, the first in the order of their texts counts.
+    // Patterns are tried in the order of their texts, and the first that matches decides.
     for (down, all) in [("re:.*down", "re:.*n$"), ("re:a.*down", "re:a.*n")] {
         for (first, second) in [("x", "y"), ("y", "x")] {
             let groups = json!({
