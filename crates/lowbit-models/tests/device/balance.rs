@@ -1,11 +1,11 @@
 //! Keys with large biases, as Qwen2 has them.
 
-use super::{F32, FOLDER, difference, shared, words};
+use super::{F32, FOLDER, difference, logits, shared, words};
 use lowbit::format::CacheFormat;
 use lowbit_models::architecture::reference;
 use lowbit_models::checkpoint::source;
 use lowbit_models::checkpoint::{Content, Dtype, ModelFile, write_model};
-use lowbit_models::device::{LoadOptions, Model, SessionOptions};
+use lowbit_models::device::{LoadOptions, Model};
 use pollster::block_on;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,14 +14,6 @@ use std::path::Path;
 /// head have steps of 120/127. With it, the step is that only in the large column and its partner, so that the
 /// error is about √(2/16) = 0.35 of what it was.
 const LEFT: f64 = 0.6;
-
-fn logits(model: &Model, tokens: &[u32], cache: CacheFormat) -> Vec<f32> {
-    let options = SessionOptions::default().with_slots(tokens.len()).with_cache(cache);
-    let mut session = block_on(model.session(&options)).unwrap();
-    let mut all = Vec::new();
-    block_on(session.extend_with(tokens, |_, logits| all.extend_from_slice(logits))).unwrap();
-    all
-}
 
 /// Powers of two move from keys to queries: logits with caches of floats stay as they are, and caches of codes keep
 /// the digits of the small columns.

@@ -1,7 +1,8 @@
 //! Files that fix the scales of inputs, with and without smoothing, beside the forward pass in f64 over the same
 //! codes.
 
-use super::{F32, FOLDER, difference, shared, words};
+use super::{F32, FOLDER, difference, logits, shared, words};
+use lowbit::format::CacheFormat;
 use lowbit_models::architecture::reference;
 use lowbit_models::checkpoint::source::{self, ModelSource};
 use lowbit_models::checkpoint::{ModelFile, RangeTarget, Ranges};
@@ -9,7 +10,7 @@ use lowbit_models::compress::{
     ActivationPlan, ActivationRequest, Chosen, Compression, Maker, SmoothRequest,
 };
 use lowbit_models::device::{
-    EncoderOptions, LoadOptions, Model, ModelStatistics, Pooling, RunError, SessionOptions,
+    EncoderOptions, LoadOptions, Model, ModelStatistics, Pooling, RunError,
 };
 use pollster::block_on;
 use std::collections::BTreeSet;
@@ -57,11 +58,7 @@ fn run(model: &Model, tokens: &[u32]) -> Vec<f32> {
         let encoder = block_on(model.encoder(&options.with_rows(tokens.len()))).unwrap();
         return block_on(encoder.embed(&[tokens.to_vec()])).unwrap().concat();
     }
-    let options = SessionOptions::default().with_slots(tokens.len()).with_chunk(5);
-    let mut session = block_on(model.session(&options)).unwrap();
-    let mut all = Vec::new();
-    block_on(session.extend_with(tokens, |_, logits| all.extend_from_slice(logits))).unwrap();
-    all
+    logits(model, tokens, CacheFormat::F32)
 }
 
 #[test]

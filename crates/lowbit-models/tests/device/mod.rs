@@ -78,6 +78,15 @@ fn difference(have: &[f32], want: &[f64]) -> f64 {
     apart.fold(0.0, |max: f64, x| if max.is_nan() || x <= max { max } else { x }) / largest
 }
 
+/// Returns the logits of all tokens of a text, which is read in chunks.
+fn logits(model: &Model, tokens: &[u32], cache: CacheFormat) -> Vec<f32> {
+    let options = SessionOptions::default().with_slots(tokens.len()).with_cache(cache);
+    let mut session = block_on(model.session(&options.with_chunk(5))).unwrap();
+    let mut all = Vec::new();
+    block_on(session.extend_with(tokens, |_, logits| all.extend_from_slice(logits))).unwrap();
+    all
+}
+
 /// Returns the largest difference of the logits of a model, read as a prompt and token by token.
 fn decoder(model: &Model, options: &SessionOptions, file: &ModelFile) -> Result<f64, RunError> {
     let (tokens, want) = (words(file, "tokens"), doubles(file, "logits"));
