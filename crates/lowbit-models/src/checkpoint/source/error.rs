@@ -78,6 +78,16 @@ pub enum SourceError {
         /// The reason why it cannot be read.
         why: String,
     },
+    /// What is to replace a tensor or weight has another size than is said of it.
+    #[error("{have} were given for `{name}` of shape {shape:?}")]
+    WrongReplacement {
+        /// The tensor or weight.
+        name: String,
+        /// What was given.
+        have: String,
+        /// The shape that it was to have.
+        shape: Vec<usize>,
+    },
 }
 
 impl SourceError {
@@ -127,6 +137,7 @@ impl SourceError {
             Self::Unsupported { .. } | Self::UnsupportedWeights { .. } => {
                 "use a file of that model in another type"
             }
+            Self::WrongReplacement { .. } => "give as many numbers as the shape has",
         }
     }
 }

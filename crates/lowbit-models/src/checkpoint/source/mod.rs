@@ -32,6 +32,7 @@ mod import;
 #[cfg(feature = "onnx")]
 mod onnx;
 mod open;
+mod overlay;
 mod plain;
 mod readable;
 mod role;
@@ -43,6 +44,7 @@ pub use detect::NotAModel;
 pub use error::SourceError;
 pub use import::import;
 pub use open::{Model, locate, open};
+pub use overlay::Overlay;
 pub use readable::Readable;
 pub use role::Role;
 

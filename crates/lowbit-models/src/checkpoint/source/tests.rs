@@ -372,3 +372,74 @@ fn shards_appear_together() {
     import(&model, &again, &mut |_| ()).unwrap();
     assert_eq!(open(again).unwrap().activations("b").unwrap(), Some(x));
 }
+
+/// An overlay has its own tensors, weights and settings, and those of the base that nothing replaces.
+#[test]
+fn overlays_replace_what_is_put_into_them() {
+    let scratch = Scratch::new();
+    let path = scratch.model("model.safetensors", &[("a", 1), ("b", 2)]);
+    scratch.write("config.json", r#"{"architectures": ["Old"], "x": 1}"#);
+    let base = open(&path).unwrap();
+    let mut overlay = Overlay::new(&base);
+    assert_eq!(overlay.items().unwrap(), base.items().unwrap());
+    overlay.put_floats("b", vec![2, 1], &[0.5, -1.0]).unwrap();
+    overlay.put_floats("0", vec![0], &[]).unwrap();
+    let format = "int8-channel".parse::<lowbit::compress::Scheme>().unwrap().format();
+    let packed = quantize(&[1.0, -2.0, 0.5, 3.0, 1.0, 0.0], 2, 3, &format).unwrap();
+    overlay.put_packed("c", vec![2, 3, 1], packed.clone(), None).unwrap();
+    let kinds: Vec<_> = overlay
+        .items()
+        .unwrap()
+        .into_iter()
+        .map(|item| (item.name, item.shape, item.kind, item.bytes))
+        .collect();
+    let (float, byte) = (ItemKind::Plain(Dtype::F32), ItemKind::Plain(Dtype::U8));
+    let compressed = ItemKind::Compressed(format);
+    let size = packed.geometry().sizes().total();
+    assert_eq!(
+        kinds,
+        [
+            ("0".to_owned(), vec![0], float.clone(), 0),
+            ("a".to_owned(), vec![1], byte, 1),
+            ("b".to_owned(), vec![2, 1], float, 8),
+            ("c".to_owned(), vec![2, 3, 1], compressed, size),
+        ]
+    );
+    assert_eq!(overlay.read("a").unwrap(), Data::Plain(vec![1].into()));
+    let bytes: Vec<u8> = [0.5f32, -1.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+    assert_eq!(overlay.read("b").unwrap(), Data::Plain(bytes.into()));
+    assert_eq!(overlay.read("c").unwrap(), Data::Compressed(packed.clone()));
+    assert!(matches!(overlay.read("d"), Err(SourceError::NotFound { .. })));
+    assert_eq!((overlay.architecture(), overlay.config()["x"].as_u64()), (Some("Old"), Some(1)));
+    overlay.put_config(serde_json::json!({"model_type": "new", "x": 2}));
+    assert_eq!((overlay.architecture(), overlay.config()["x"].as_u64()), (Some("new"), Some(2)));
+
+    // The parts of a weight are declared, so a file of it can be written and read again.
+    let copy = scratch.path("copy.safetensors");
+    import(&overlay, &copy, &mut |_| ()).unwrap();
+    assert_eq!(open(&copy).unwrap().read("c").unwrap(), Data::Compressed(packed.clone()));
+
+    let wrong = overlay.put_floats("a", vec![3], &[1.0]).unwrap_err();
+    assert_eq!(wrong.to_string(), "1 numbers were given for `a` of shape [3]");
+    let wrong = overlay.put_floats("a", vec![usize::MAX, 2], &[1.0]);
+    assert!(matches!(wrong, Err(SourceError::WrongReplacement { .. })));
+    for shape in [vec![3, 2], vec![6]] {
+        let wrong = overlay.put_packed("c", shape, packed.clone(), None);
+        assert!(matches!(wrong, Err(SourceError::WrongReplacement { .. })));
+    }
+}
+
+/// Settings that are put over those of a file that was imported from GGUF are where such a file has them.
+#[test]
+fn overlays_replace_the_metadata_of_imported_files() {
+    let scratch = Scratch::new();
+    let path = scratch.write("model.gguf", gguf(2));
+    let copy = scratch.path("copy.safetensors");
+    import(&open(&path).unwrap(), &copy, &mut |_| ()).unwrap();
+    for base in [open(&path).unwrap(), open(&copy).unwrap()] {
+        let mut overlay = Overlay::new(&base);
+        overlay.put_config(serde_json::json!({"general.architecture": "new"}));
+        assert_eq!(overlay.metadata()["gguf.metadata"], r#"{"general.architecture":"new"}"#);
+        assert_eq!(overlay.architecture(), Some("new"));
+    }
+}
