@@ -2,6 +2,7 @@
 
 use super::layers::{Size, build};
 use super::runner::Runner;
+use super::texts::{describe, fitting};
 use super::{Model, Pooling, RunError};
 use lowbit::format::CacheFormat;
 use lowbit::host::ReadBack;
@@ -153,13 +154,8 @@ impl SentenceEncoder<'_> {
         let mut vectors = Vec::with_capacity(sentences.len());
         let mut rest = sentences;
         while !rest.is_empty() {
-            let mut tokens = 0;
-            let fits = |sentence: &&Vec<u32>| {
-                tokens += sentence.len();
-                tokens <= self.options.rows
-            };
             // One sentence fits, as is checked above.
-            let count = rest.iter().take_while(fits).count().max(1);
+            let count = fitting(rest, self.options.rows);
             let (now, later) = rest.split_at(count);
             vectors.extend(self.step(now).await?);
             progress(vectors.len());
@@ -176,21 +172,9 @@ impl SentenceEncoder<'_> {
             return Ok(vec![vec![0.0; columns]; sentences.len()]);
         }
         self.runner.write(model, built.ids, &ids)?;
-        let positions = &model.blueprint.embedding.positions;
-        let base = positions.as_ref().map_or(0, |(_, first)| *first as u32);
-        for &(_, tensor) in &built.rows {
-            // Descriptions of all rows, and after the room for these the list of positions.
-            let mut words = vec![0u32; 5 * self.options.rows];
-            let mut first = 0u32;
-            for sentence in sentences {
-                let end = first + sentence.len() as u32;
-                for row in first..end {
-                    let at = 4 * row as usize;
-                    words[at..at + 4].copy_from_slice(&[row - first, row, first, end]);
-                    words[4 * self.options.rows + row as usize] = row - first + base;
-                }
-                first = end;
-            }
+        for &(window, tensor) in &built.rows {
+            let lengths = sentences.iter().map(Vec::len);
+            let words = describe(&model.blueprint, lengths, window, self.options.rows);
             self.runner.write(model, tensor, &words)?;
         }
         let (rows, mut recorded) = (ids.len() as u32, Ok(()));

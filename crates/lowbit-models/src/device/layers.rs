@@ -10,6 +10,7 @@
 use super::bind::{attention_spec, route_spec};
 use super::graph::{Cache, Graph, Heads, MatrixId, Mixture, Op, Rotation, Rows, Tensor};
 use super::inputs::{self, Codes};
+use super::segment::{Entry, Segment};
 use super::weights::{FeedWeights, LayerWeights, NormVectors, Part, Weights};
 use super::{LoadOptions, RunError};
 use crate::architecture::{
@@ -49,8 +50,12 @@ pub(super) struct Built {
     pub state: Tensor,
     /// The descriptions of the rows, one for each window that occurs.
     pub rows: Vec<(Option<u32>, Tensor)>,
-    /// The last residual, normalized.
+    /// The last residual, normalized if the graph ends the model.
     pub last: Tensor,
+    /// What the graph of a segment starts from, unless it starts from tokens.
+    pub entry: Option<Stream>,
+    /// What is still to be added to `last`, if the graph does not end the model.
+    pub pending: Option<Tensor>,
     /// What the head reads.
     pub head_input: Option<Tensor>,
     /// The logits.
@@ -69,19 +74,39 @@ pub(super) fn build(
     options: &LoadOptions,
     size: Size,
 ) -> Result<Built, RunError> {
+    build_segment(blueprint, weights, options, size, &Segment::whole(blueprint))
+}
+
+/// Makes the graph of a segment, whose weights these are.
+///
+/// # Errors
+/// Returns [`RunError::Unsupported`] if the blueprint asks for what is not built.
+pub(super) fn build_segment(
+    blueprint: &Blueprint,
+    weights: &Weights,
+    options: &LoadOptions,
+    size: Size,
+    segment: &Segment,
+) -> Result<Built, RunError> {
     let mut builder = Builder::new(blueprint, weights, options, size)?;
-    let mut stream = builder.embedding()?;
-    for (layer, weights) in blueprint.layers.iter().zip(&weights.layers) {
+    let mut stream = match segment.entry {
+        Entry::Tokens => builder.embedding()?,
+        Entry::Stream { pending } => builder.entry(pending),
+    };
+    let entry = stream;
+    for (layer, weights) in segment.layers_of(blueprint).iter().zip(&weights.layers) {
         stream = builder.layer(layer, weights, stream)?;
     }
-    builder.finish(stream)
+    let mut built = builder.finish(stream, segment.ends)?;
+    built.entry = (segment.entry != Entry::Tokens).then_some(entry);
+    Ok(built)
 }
 
 /// The residual, and what is still to be added to it.
 #[derive(Clone, Copy, Debug)]
-struct Stream {
-    residual: Tensor,
-    pending: Option<Tensor>,
+pub(super) struct Stream {
+    pub residual: Tensor,
+    pub pending: Option<Tensor>,
 }
 
 struct Builder<'a> {
@@ -182,15 +207,11 @@ impl<'a> Builder<'a> {
 
     fn embedding(&mut self) -> Result<Stream, RunError> {
         let embedding = &self.blueprint.embedding;
-        let columns = self.weights.store.matrices[self.weights.tokens.0].k() as u32;
+        let Some(table) = self.weights.tokens else { return Err(RunError::Empty) };
+        let columns = self.weights.store.matrices[table.0].k() as u32;
         let words = self.residual(columns);
         let indices = (self.ids, 0);
-        self.graph.ops.push(Op::Gather {
-            table: self.weights.tokens,
-            indices,
-            output: words,
-            column: 0,
-        });
+        self.graph.ops.push(Op::Gather { table, indices, output: words, column: 0 });
         let mut stream = Stream { residual: words, pending: None };
         if let Some(table) = self.weights.positions {
             let Some(&(_, rows)) = self.rows.first() else {
@@ -540,8 +561,21 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn finish(mut self, mut stream: Stream) -> Result<Built, RunError> {
+    /// Adds the tensors that a segment starts from.
+    fn entry(&mut self, pending: bool) -> Stream {
+        let (rows, columns) = (self.rows_of(self.wide), self.hidden());
+        let mut tensor = || self.graph.kept(self.size.rows, columns, rows);
+        Stream { residual: tensor(), pending: pending.then(&mut tensor) }
+    }
+
+    fn finish(mut self, mut stream: Stream, ends: bool) -> Result<Built, RunError> {
         let last = match (&self.blueprint.final_norm, self.weights.final_norm) {
+            _ if !ends => {
+                for tensor in [Some(stream.residual), stream.pending].into_iter().flatten() {
+                    self.graph.shapes[tensor.0].kept = true;
+                }
+                stream.residual
+            }
             (Some(norm), Some(vectors)) => {
                 let rows = match self.weights.head {
                     Some(head) => inputs::normalized(self.codes(&[head]), &[head], self.float),
@@ -592,6 +626,8 @@ impl<'a> Builder<'a> {
             state: self.state,
             rows: self.rows,
             last,
+            entry: None,
+            pending: stream.pending,
             head_input,
             logits,
             caches: self.caches,

@@ -27,8 +27,11 @@ mod profile;
 mod read;
 mod runner;
 mod sampling;
+mod segment;
 mod session;
+mod staged;
 mod statistics;
+mod texts;
 mod weights;
 
 pub use encoder::{EncoderOptions, SentenceEncoder};
@@ -43,4 +46,5 @@ pub use pooling::{Pooling, PoolingError};
 pub use profile::KindCost;
 pub use sampling::Sampling;
 pub use session::Session;
+pub use staged::{Input, Stage, StagedRun};
 pub use statistics::{ModelStatistics, ResumeError};

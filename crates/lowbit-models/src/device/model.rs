@@ -1,5 +1,6 @@
 //! A model in device memory.
 
+use super::segment::Segment;
 use super::weights::Weights;
 use super::{LoadOptions, RunError};
 use crate::architecture::{self, Blueprint};
@@ -43,7 +44,19 @@ impl Model {
         progress: &(dyn Fn(usize, usize) + Sync),
     ) -> Result<Self, RunError> {
         let blueprint = architecture::read(source)?;
-        let weights = Weights::load(host, source, &blueprint, options, progress).await?;
+        let segment = Segment::whole(&blueprint);
+        Self::of_segment(host, source, (blueprint, &segment), options, progress).await
+    }
+
+    /// Does the same for a segment of the model that a blueprint describes.
+    pub(super) async fn of_segment(
+        host: &Arc<Host>,
+        source: &dyn ModelSource,
+        (blueprint, segment): (Blueprint, &Segment),
+        options: &LoadOptions,
+        progress: &(dyn Fn(usize, usize) + Sync),
+    ) -> Result<Self, RunError> {
+        let weights = Weights::load(host, source, (&blueprint, segment), options, progress).await?;
         Ok(Self { host: host.clone(), blueprint, weights, options: options.clone() })
     }
 

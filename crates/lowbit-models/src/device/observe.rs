@@ -5,6 +5,7 @@ use super::graph::{MatrixId, Mixture, Op, Rows, Tensor};
 use super::layers::{Built, Size, build};
 use super::runner::Runner;
 use super::statistics::{ModelStatistics, Observed};
+use super::texts::describe;
 use super::weights::{FeedWeights, Part, Weights};
 use super::{Model, RunError};
 use lowbit::compress::calibrate::{Axis, NotFinite, Observer};
@@ -160,24 +161,9 @@ impl ModelObserver<'_> {
     async fn step(&self, tokens: &[u32]) -> Result<Vec<u32>, RunError> {
         let (model, built) = (self.model, &self.runner.built);
         self.runner.write(model, built.ids, tokens)?;
-        let causal = model.blueprint.layers.iter().any(|layer| layer.attention.causal);
-        let positions = &model.blueprint.embedding.positions;
-        let base = positions.as_ref().map_or(0, |(_, first)| *first as u32);
         let count = tokens.len() as u32;
         for &(window, tensor) in &built.rows {
-            // Descriptions of all rows, and after the room for these the list of positions.
-            let room = self.rows as usize;
-            let mut words = vec![0u32; 5 * room];
-            for row in 0..count {
-                let at = 4 * row as usize;
-                let seen = if causal {
-                    (row + 1).saturating_sub(window.unwrap_or(u32::MAX))..row + 1
-                } else {
-                    0..count
-                };
-                words[at..at + 4].copy_from_slice(&[row, row, seen.start, seen.end]);
-                words[4 * room + row as usize] = row + base;
-            }
+            let words = describe(&model.blueprint, [tokens.len()], window, self.rows as usize);
             self.runner.write(model, tensor, &words)?;
         }
         let mut recorded = Ok(());
@@ -203,14 +189,14 @@ struct Planned {
 }
 
 /// An input of linear layers in a graph.
-struct Found {
+pub(super) struct Found {
     /// The first op that takes it.
-    at: usize,
+    pub at: usize,
     /// Its number among all inputs.
-    index: usize,
-    input: Tensor,
+    pub index: usize,
+    pub input: Tensor,
     /// The experts and the list of rows, if rows are taken by the list.
-    listed: Option<(Mixture, Tensor)>,
+    pub listed: Option<(Mixture, Tensor)>,
 }
 
 /// Adds observations to a graph: of each input before the first layer that takes it. Returns them with the
@@ -220,41 +206,8 @@ fn watch(
     weights: &Weights,
     channels: bool,
 ) -> Result<(Vec<Planned>, Tensor), RunError> {
-    let inputs = inputs(weights);
-    let mut unseen: HashMap<MatrixId, usize> = HashMap::new();
-    for (input, matrices) in inputs.iter().enumerate() {
-        unseen.extend(matrices.iter().map(|matrix| (*matrix, input)));
-    }
+    let (found, mut head) = found(built, weights)?;
     let graph = &mut built.body;
-    let mut head = graph.ops.split_off(graph.ops.len().saturating_sub(built.head_ops));
-    let mut found: Vec<Found> = Vec::new();
-    for (at, op) in graph.ops.iter_mut().enumerate() {
-        let (matrix, input, listed) = match op {
-            Op::Matmul { weights, input, .. } => (*weights, *input, None),
-            Op::ExpertMatmul { weights, experts, list, input, listed, .. } => {
-                // Rows that fill up the list would be observed too.
-                experts.unit = 1;
-                (*weights, *input, listed.then_some((*experts, *list)))
-            }
-            Op::Route { experts, .. } | Op::Combine { experts, .. } => {
-                experts.unit = 1;
-                continue;
-            }
-            _ => continue,
-        };
-        let Some(&index) = unseen.get(&matrix) else { continue };
-        unseen.retain(|_, input| *input != index);
-        found.push(Found { at, index, input, listed });
-    }
-    if weights.head.is_some() {
-        // The head takes copies of rows; what they are copies of is observed.
-        let (at, index) = (graph.ops.len(), inputs.len() - 1);
-        found.push(Found { at, index, input: built.last, listed: None });
-    }
-    if found.len() != inputs.len() {
-        let what = "an input of linear layers that no op of the graph takes".into();
-        return Err(RunError::Unsupported { what, next: "" });
-    }
     let output = graph.kept(1, 0, Rows::Words);
     let (mut words, mut points) = (0, Vec::new());
     let mut before: HashMap<usize, Vec<Op>> = HashMap::new();
@@ -298,6 +251,50 @@ fn watch(
     graph.ops.extend(before.into_values().flatten());
     graph.ops.append(&mut head);
     Ok((points, output))
+}
+
+/// Finds the input of every linear layer of a graph, from which it takes the ops of the head apart. Rows of lists of
+/// experts are not filled up from then on.
+pub(super) fn found(
+    built: &mut Built,
+    weights: &Weights,
+) -> Result<(Vec<Found>, Vec<Op>), RunError> {
+    let inputs = inputs(weights);
+    let mut unseen: HashMap<MatrixId, usize> = HashMap::new();
+    for (input, matrices) in inputs.iter().enumerate() {
+        unseen.extend(matrices.iter().map(|matrix| (*matrix, input)));
+    }
+    let graph = &mut built.body;
+    let head = graph.ops.split_off(graph.ops.len().saturating_sub(built.head_ops));
+    let mut found: Vec<Found> = Vec::new();
+    for (at, op) in graph.ops.iter_mut().enumerate() {
+        let (matrix, input, listed) = match op {
+            Op::Matmul { weights, input, .. } => (*weights, *input, None),
+            Op::ExpertMatmul { weights, experts, list, input, listed, .. } => {
+                // Rows that fill up the list would be observed too.
+                experts.unit = 1;
+                (*weights, *input, listed.then_some((*experts, *list)))
+            }
+            Op::Route { experts, .. } | Op::Combine { experts, .. } => {
+                experts.unit = 1;
+                continue;
+            }
+            _ => continue,
+        };
+        let Some(&index) = unseen.get(&matrix) else { continue };
+        unseen.retain(|_, input| *input != index);
+        found.push(Found { at, index, input, listed });
+    }
+    if weights.head.is_some() {
+        // The head takes copies of rows; what they are copies of is observed.
+        let (at, index) = (graph.ops.len(), inputs.len() - 1);
+        found.push(Found { at, index, input: built.last, listed: None });
+    }
+    if found.len() != inputs.len() {
+        let what = "an input of linear layers that no op of the graph takes".into();
+        return Err(RunError::Unsupported { what, next: "" });
+    }
+    Ok((found, head))
 }
 
 /// Returns the matrices that take each input, in the order of

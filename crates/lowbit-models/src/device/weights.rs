@@ -7,6 +7,7 @@ use super::balance::Balance;
 use super::graph::{MatrixId, Store, VectorId};
 use super::inputs::Codes;
 use super::read::{Join, Read, Reader, joined};
+use super::segment::{Entry, Segment};
 use super::{LoadOptions, RunError};
 use crate::architecture::{
     Attention, Blueprint, Embedding, Feed, Gated, Layer, Linear, Matrix, Norm, Norms, RelativeBias,
@@ -107,7 +108,8 @@ pub(super) enum FeedWeights {
 #[derive(Debug)]
 pub(super) struct Weights {
     pub store: Store,
-    pub tokens: MatrixId,
+    /// The embedding. `None` if it is not part of what was loaded.
+    pub tokens: Option<MatrixId>,
     pub positions: Option<MatrixId>,
     pub embedding_norm: Option<NormVectors>,
     pub projection: Option<Part>,
@@ -143,54 +145,64 @@ impl Weights {
         parts
     }
 
-    /// Reads and uploads everything that the blueprint names. `progress` is called with the bytes of a
-    /// layer once it is on the device.
+    /// Reads and uploads everything of a segment that the blueprint names. `progress` is called with the
+    /// number of parts that are on the device, and of all parts.
     pub async fn load(
         host: &Host,
         model: &dyn ModelSource,
-        blueprint: &Blueprint,
+        (blueprint, segment): (&Blueprint, &Segment),
         options: &LoadOptions,
         progress: &(dyn Fn(usize, usize) + Sync),
     ) -> Result<Self, RunError> {
         let (reader, store) = (Reader::new(model)?, Store::default());
         let mut loader = Loader { host, reader, options, store, shared: HashMap::new() };
-        let Embedding { tokens, positions, types, norm, projection, .. } = &blueprint.embedding;
-        let steps = blueprint.layers.len() + 2;
-        let tokens_id = loader.whole(tokens).await?;
-        let positions = match positions {
-            Some((matrix, _)) => Some(loader.positions(matrix, types.as_ref()).await?),
-            None if types.is_some() => {
-                let what = "an embedding with kinds of tokens and without positions".into();
-                return Err(RunError::Unsupported { what, next: "" });
+        let tokens_matrix = &blueprint.embedding.tokens;
+        let steps = segment.layers.len() + 2;
+        let (mut tokens, mut positions, mut embedding_norm, mut projection) =
+            (None, None, None, None);
+        if segment.entry == Entry::Tokens {
+            let Embedding { positions: places, types, norm, projection: linear, .. } =
+                &blueprint.embedding;
+            tokens = Some(loader.whole(tokens_matrix).await?);
+            positions = match places {
+                Some((matrix, _)) => Some(loader.positions(matrix, types.as_ref()).await?),
+                None if types.is_some() => {
+                    let what = "an embedding with kinds of tokens and without positions".into();
+                    return Err(RunError::Unsupported { what, next: "" });
+                }
+                None => None,
+            };
+            embedding_norm = loader.norm(norm.as_ref(), 1.0).await?;
+            if let Some(linear) = linear {
+                projection = Some(loader.part(&[linear], Join::Stack, None).await?);
             }
-            None => None,
-        };
+        }
         // The residual is kept divided by the scale of the embedding: see `layers.rs`.
         let factor = 1.0 / blueprint.embedding.scale;
-        let embedding_norm = loader.norm(norm.as_ref(), 1.0).await?;
-        let projection = match projection {
-            Some(linear) => Some(loader.part(&[linear], Join::Stack, None).await?),
-            None => None,
-        };
         progress(1, steps);
-        let mut layers = Vec::with_capacity(blueprint.layers.len());
-        for (index, layer) in blueprint.layers.iter().enumerate() {
+        let mut layers = Vec::with_capacity(segment.layers.len());
+        for (index, layer) in segment.layers_of(blueprint).iter().enumerate() {
             layers.push(loader.layer(layer, factor).await?);
             progress(index + 2, steps);
         }
-        let final_norm = loader.norm(blueprint.final_norm.as_ref(), 1.0).await?;
-        let head = match &blueprint.head {
-            Some(head) if head.linear.matrix == *tokens && head.linear.bias.is_none() => {
-                Some(Part::of(tokens_id, None, None))
-            }
-            Some(head) => {
-                let matrix = loader.whole(&head.linear.matrix).await?;
-                let bias = loader.biases(&[&head.linear], None).await?;
-                let (codes, _) = loader.codes(&[&head.linear]).await?;
-                Some(Part::of(matrix, bias, codes))
-            }
-            None => None,
-        };
+        let (mut final_norm, mut head) = (None, None);
+        if segment.ends {
+            final_norm = loader.norm(blueprint.final_norm.as_ref(), 1.0).await?;
+            head = match &blueprint.head {
+                Some(head)
+                    if head.linear.matrix == *tokens_matrix && head.linear.bias.is_none() =>
+                {
+                    Some(Part::of(loader.whole(tokens_matrix).await?, None, None))
+                }
+                Some(head) => {
+                    let matrix = loader.whole(&head.linear.matrix).await?;
+                    let bias = loader.biases(&[&head.linear], None).await?;
+                    let (codes, _) = loader.codes(&[&head.linear]).await?;
+                    Some(Part::of(matrix, bias, codes))
+                }
+                None => None,
+            };
+        }
         let relative = blueprint.layers.iter().find_map(|l| l.attention.relative_bias.as_ref());
         let heads = blueprint.layers.first().map_or(0, |layer| layer.attention.heads);
         let relative_bias = match relative {
@@ -206,9 +218,8 @@ impl Weights {
             }
         }
         progress(steps, steps);
-        let (tokens, store) = (tokens_id, loader.store);
         Ok(Self {
-            store,
+            store: loader.store,
             tokens,
             positions,
             embedding_norm,

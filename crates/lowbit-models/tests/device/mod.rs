@@ -4,6 +4,7 @@
 mod balance;
 mod fixed;
 mod observe;
+mod staged;
 mod steps;
 
 use crate::common::host;

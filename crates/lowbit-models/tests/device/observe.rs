@@ -32,7 +32,7 @@ fn apart(seen: &Statistics, rows: &[f64]) -> f64 {
 
 /// The inputs that the forward pass in f64 takes, by the first name of each group: those of the experts of a
 /// mixture together.
-fn wanted(
+pub fn wanted(
     model: &dyn ModelSource,
     blueprint: &architecture::Blueprint,
     texts: &[Vec<u32>],

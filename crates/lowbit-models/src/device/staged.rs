@@ -1,0 +1,311 @@
+//! Runs texts through a model stage by stage: the embedding, each layer, and the end. What a stage leaves is kept on
+//! the host for the next one, so that one stage's weights are on the device at a time, and weights may change
+//! between two stages.
+
+use super::graph::{Rows, Tensor};
+use super::layers::{Size, build_segment};
+use super::observe::{Found, found};
+use super::runner::Runner;
+use super::segment::{Entry, Segment};
+use super::texts::{describe, fitting};
+use super::{LoadOptions, Model, RunError};
+use crate::architecture::{Blueprint, Linear};
+use crate::checkpoint::source::ModelSource;
+use lowbit::format::CacheFormat;
+use lowbit::host::{Host, ReadBack};
+use lowbit::ops::FloatType;
+use lowbit::wgpu;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A part of a model that runs by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// From tokens to the first residual.
+    Embedding,
+    /// A layer, by its number.
+    Layer(usize),
+    /// The last normalization and the head.
+    End,
+}
+
+/// The linear layers that take one input of a stage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Input {
+    /// The layers.
+    pub linears: Vec<Linear>,
+}
+
+impl Input {
+    /// Returns the names of the weights, each once.
+    pub fn weights(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for linear in &self.linears {
+            let name = linear.matrix.tensor.as_str();
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+}
+
+/// Texts that share a step, and the residual that the last stage left of them.
+#[derive(Debug)]
+struct Batch {
+    texts: Vec<Vec<u32>>,
+    residual: Vec<u32>,
+    /// What is still to be added to it.
+    pending: Option<Vec<u32>>,
+}
+
+impl Batch {
+    fn tokens(&self) -> usize {
+        self.texts.iter().map(Vec::len).sum()
+    }
+}
+
+/// Texts on their way through a model.
+#[derive(Debug)]
+pub struct StagedRun {
+    host: Arc<Host>,
+    blueprint: Blueprint,
+    rows: usize,
+    batches: Vec<Batch>,
+    /// The stage whose input the batches hold.
+    next: Stage,
+}
+
+impl StagedRun {
+    /// Prepares to run texts through a model, each by itself. Texts share a step of up to `rows` tokens. Texts
+    /// without tokens are left out.
+    ///
+    /// # Errors
+    /// Returns [`RunError`] if there is no token, a text is longer than a step or than the model has positions, or
+    /// a token is not in the vocabulary.
+    pub fn new(
+        host: &Arc<Host>,
+        blueprint: &Blueprint,
+        texts: &[Vec<u32>],
+        rows: usize,
+    ) -> Result<Self, RunError> {
+        let vocab = blueprint.vocab;
+        let slots = rows.min(blueprint.context);
+        if u32::try_from(rows).map_or(true, |rows| !(1..1 << 20).contains(&rows)) {
+            return Err(RunError::Options(format!("rows = {rows} is outside of 1…1048575")));
+        }
+        for text in texts {
+            if let Some(&token) = text.iter().find(|&&token| token as usize >= vocab) {
+                return Err(RunError::Token { token, vocab });
+            }
+            if text.len() > slots {
+                return Err(RunError::Full { need: text.len(), slots });
+            }
+        }
+        let texts: Vec<Vec<u32>> = texts.iter().filter(|text| !text.is_empty()).cloned().collect();
+        if texts.is_empty() {
+            return Err(RunError::Empty);
+        }
+        let mut batches = Vec::new();
+        let mut rest = &texts[..];
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(fitting(rest, rows));
+            batches.push(Batch { texts: now.to_vec(), residual: Vec::new(), pending: None });
+            rest = later;
+        }
+        Ok(Self {
+            host: host.clone(),
+            blueprint: blueprint.clone(),
+            rows,
+            batches,
+            next: Stage::Embedding,
+        })
+    }
+
+    /// Returns the number of tokens of all texts.
+    pub fn tokens(&self) -> usize {
+        self.batches.iter().map(Batch::tokens).sum()
+    }
+
+    /// Returns the number of steps that a stage takes.
+    pub fn steps(&self) -> usize {
+        self.batches.len()
+    }
+
+    /// Returns the stage that runs next.
+    pub fn next(&self) -> Stage {
+        self.next
+    }
+
+    /// Returns the inputs of the linear layers of a stage, in the order in which they run.
+    pub fn inputs(&self, stage: Stage) -> Vec<Input> {
+        let mut part = self.blueprint.clone();
+        let layer = match stage {
+            Stage::Layer(layer) => self.blueprint.layers.get(layer).cloned(),
+            Stage::Embedding | Stage::End => None,
+        };
+        part.layers = layer.into_iter().collect();
+        if stage != Stage::Embedding {
+            part.embedding.projection = None;
+        }
+        if stage != Stage::End {
+            part.head = None;
+        }
+        let linears = |group: Vec<&Linear>| Input { linears: group.into_iter().cloned().collect() };
+        part.inputs().into_iter().map(linears).collect()
+    }
+
+    /// Runs the next stage with the weights of `source`, and calls `each` with the input of each of its linear
+    /// layers: the number of the input, its columns, and `[rows, columns]` floats. It is called for every step. The texts
+    /// stay where they are.
+    ///
+    /// # Errors
+    /// Returns [`RunError`] if the weights cannot be loaded, the file says that an input becomes codes, or the device
+    /// fails; also what `each` returns.
+    pub async fn observe(
+        &self,
+        source: &dyn ModelSource,
+        each: &mut dyn FnMut(usize, usize, &[f32]) -> Result<(), RunError>,
+    ) -> Result<(), RunError> {
+        let prepared = self.prepare(source, true).await?;
+        for batch in &self.batches {
+            prepared.start(self, batch)?;
+            let mut done = 0;
+            for &Found { at, index, input, .. } in &prepared.inputs {
+                // Later steps may change the input in place.
+                let words = prepared.run(done..at, batch.tokens(), input).await?;
+                each(index, prepared.columns(input), bytemuck::cast_slice(&words))?;
+                done = at;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs the next stage with the weights of `source`, and moves the texts on to the one after it. Nothing comes
+    /// after the end.
+    ///
+    /// # Errors
+    /// Returns [`RunError`] if the weights cannot be loaded, or the device fails. The texts are where they were then.
+    pub async fn advance(&mut self, source: &dyn ModelSource) -> Result<(), RunError> {
+        let prepared = self.prepare(source, false).await?;
+        let mut streams = Vec::with_capacity(self.batches.len());
+        for batch in &self.batches {
+            prepared.start(self, batch)?;
+            let (built, tokens) = (&prepared.runner.built, batch.tokens());
+            let steps = 0..prepared.runner.body.len();
+            let residual = prepared.run(steps, tokens, built.last).await?;
+            let pending = match built.pending {
+                Some(pending) => Some(prepared.run(0..0, tokens, pending).await?),
+                None => None,
+            };
+            streams.push((residual, pending));
+        }
+        for (batch, (residual, pending)) in self.batches.iter_mut().zip(streams) {
+            (batch.residual, batch.pending) = (residual, pending);
+        }
+        let layers = self.blueprint.layers.len();
+        self.next = match self.next {
+            Stage::Embedding if layers > 0 => Stage::Layer(0),
+            Stage::Layer(layer) if layer + 1 < layers => Stage::Layer(layer + 1),
+            _ => Stage::End,
+        };
+        Ok(())
+    }
+
+    /// Loads the weights of the next stage, and binds its graph. The inputs of linear layers can be read if `watched`
+    /// is set.
+    async fn prepare(&self, source: &dyn ModelSource, watched: bool) -> Result<Prepared, RunError> {
+        let pending = self.batches.iter().any(|batch| batch.pending.is_some());
+        let (entry, layers, ends) = match self.next {
+            Stage::Embedding => (Entry::Tokens, 0..0, false),
+            Stage::Layer(layer) => (Entry::Stream { pending }, layer..layer + 1, false),
+            Stage::End => (Entry::Stream { pending }, 0..0, true),
+        };
+        let segment = Segment { entry, layers, ends };
+        let options = LoadOptions::default();
+        let blueprint = self.blueprint.clone();
+        let whole = (blueprint, &segment);
+        let model = Model::of_segment(&self.host, source, whole, &options, &|_, _| ()).await?;
+        let rows = self.rows as u32;
+        let cache = CacheFormat::F32;
+        let size = Size { rows, slots: rows, cache, logit_rows: 1, counted: false };
+        let (blueprint, weights) = (&model.blueprint, &model.weights);
+        let mut built = build_segment(blueprint, weights, &options, size, &segment)?;
+        let mut inputs = Vec::new();
+        if watched {
+            let (found, mut head) = found(&mut built, weights)?;
+            built.body.ops.append(&mut head);
+            for found in &found {
+                let shape = &mut built.body.shapes[found.input.0];
+                if shape.stored != Rows::Float(FloatType::F32) || found.listed.is_some() {
+                    let what = "observing the inputs of experts, or inputs that are codes,".into();
+                    return Err(RunError::Unsupported { what, next: "" });
+                }
+                shape.kept = true;
+            }
+            inputs = found;
+        }
+        let widest = inputs.iter().map(|found| found.input).chain([built.last]);
+        let widest = widest.map(|tensor| built.body.shapes[tensor.0].columns).max().unwrap_or(0);
+        let words = self.rows.saturating_mul(widest as usize);
+        let runner = Runner::new(&model, built, size).await?;
+        let read_back = self.host.read_back_async(words).await?;
+        Ok(Prepared { model, runner, inputs, read_back })
+    }
+}
+
+/// A stage that is loaded and bound.
+struct Prepared {
+    model: Model,
+    runner: Runner,
+    /// The inputs of linear layers, in the order of the steps.
+    inputs: Vec<Found>,
+    read_back: ReadBack,
+}
+
+impl Prepared {
+    /// Writes what a step starts from.
+    fn start(&self, run: &StagedRun, batch: &Batch) -> Result<(), RunError> {
+        let (model, built) = (&self.model, &self.runner.built);
+        match built.entry {
+            None => self.runner.write(model, built.ids, &batch.texts.concat())?,
+            Some(entry) => {
+                self.runner.write(model, entry.residual, &batch.residual)?;
+                if let (Some(tensor), Some(words)) = (entry.pending, &batch.pending) {
+                    self.runner.write(model, tensor, words)?;
+                }
+            }
+        }
+        for &(window, tensor) in &built.rows {
+            let lengths = batch.texts.iter().map(Vec::len);
+            let words = describe(&model.blueprint, lengths, window, run.rows);
+            self.runner.write(model, tensor, &words)?;
+        }
+        Ok(())
+    }
+
+    /// Runs steps of the stage, and then reads rows of a tensor of 32-bit elements.
+    async fn run(
+        &self,
+        steps: Range<usize>,
+        rows: usize,
+        tensor: Tensor,
+    ) -> Result<Vec<u32>, RunError> {
+        let host = &self.model.host;
+        let steps = self.runner.body.get(steps).unwrap_or_default();
+        let mut recorded = Ok(());
+        let record = |encoder: &mut wgpu::CommandEncoder| {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            recorded = steps.iter().try_for_each(|step| step.record(&mut pass, rows as u32));
+        };
+        let from = self.runner.buffer(tensor)?;
+        let words = rows * self.columns(tensor);
+        let words = host.submit_and_read_async(record, from, words, &self.read_back).await?;
+        recorded?;
+        Ok(words)
+    }
+
+    fn columns(&self, tensor: Tensor) -> usize {
+        self.runner.built.body.shapes[tensor.0].columns as usize
+    }
+}
