@@ -50,6 +50,17 @@ impl Input {
     }
 }
 
+/// The rows of an input in one step.
+#[derive(Clone, Copy, Debug)]
+pub struct InputRows<'a> {
+    /// The number of the input in [`StagedRun::inputs`].
+    pub index: usize,
+    /// Its columns.
+    pub columns: usize,
+    /// X, `[rows, columns]`.
+    pub x: &'a [f32],
+}
+
 /// Texts that share a step, and the residual that the last stage left of them.
 #[derive(Debug)]
 struct Batch {
@@ -156,7 +167,7 @@ impl StagedRun {
     }
 
     /// Runs the next stage with the weights of `source`, and calls `each` with the input of each of its linear
-    /// layers: the number of the input, its columns, and `[rows, columns]` floats. It is called for every step. The texts
+    /// layers in every step. The texts
     /// stay where they are.
     ///
     /// # Errors
@@ -165,7 +176,7 @@ impl StagedRun {
     pub async fn observe(
         &self,
         source: &dyn ModelSource,
-        each: &mut dyn FnMut(usize, usize, &[f32]) -> Result<(), RunError>,
+        each: &mut dyn FnMut(InputRows<'_>) -> Result<(), RunError>,
     ) -> Result<(), RunError> {
         let prepared = self.prepare(source, true).await?;
         for batch in &self.batches {
@@ -174,7 +185,8 @@ impl StagedRun {
             for &Found { at, index, input, .. } in &prepared.inputs {
                 // Later steps may change the input in place.
                 let words = prepared.run(done..at, batch.tokens(), input).await?;
-                each(index, prepared.columns(input), bytemuck::cast_slice(&words))?;
+                let x = bytemuck::cast_slice(&words);
+                each(InputRows { index, columns: prepared.columns(input), x })?;
                 done = at;
             }
         }

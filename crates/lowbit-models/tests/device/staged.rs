@@ -4,7 +4,7 @@ use super::observe::wanted;
 use super::{F32, cases, shared, words};
 use lowbit_models::architecture;
 use lowbit_models::checkpoint::source;
-use lowbit_models::device::{RunError, Stage, StagedRun};
+use lowbit_models::device::{InputRows, RunError, Stage, StagedRun};
 use pollster::block_on;
 use std::collections::BTreeMap;
 
@@ -29,7 +29,7 @@ fn inputs_of_stages_are_those_of_the_forward_pass_in_f64() {
                 let stage = run.next();
                 let names = run.inputs(stage);
                 let mut seen: BTreeMap<usize, Vec<f32>> = BTreeMap::new();
-                let mut each = |index: usize, columns: usize, x: &[f32]| {
+                let mut each = |InputRows { index, columns, x }: InputRows<'_>| {
                     assert!(x.len().is_multiple_of(columns));
                     seen.entry(index).or_default().extend(x);
                     Ok(())
