@@ -49,6 +49,8 @@
 
 pub mod calibrate;
 mod error;
+#[cfg(feature = "layerwise")]
+pub mod layerwise;
 mod prune;
 mod quantize;
 mod range;

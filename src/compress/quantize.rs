@@ -141,6 +141,20 @@ pub fn dequantize(packed: &PackedWeights) -> Vec<f32> {
     w
 }
 
+/// Returns the zero points of all groups as a format stores them.
+pub(super) fn zero_points(geometry: &Geometry, groups: &[Group]) -> Vec<u8> {
+    match geometry.format.offset() {
+        // Both int8's two's complement and values below 64 fit in one byte.
+        Offset::ZeroPoint => groups.iter().map(|group| group.zero as u8).collect(),
+        Offset::ZeroPoint4 => groups
+            .chunks(geometry.groups.max(1))
+            .flat_map(|row| row.chunks(2))
+            .map(|pair| pair.iter().rev().fold(0, |byte, g| byte << 4 | g.zero as u8))
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
 /// A matrix of finite weights with the right length, and how to pack it.
 struct Source<'a> {
     w: &'a [f32],
@@ -167,23 +181,10 @@ impl Source<'_> {
                     let minima = groups.iter().map(|group| group.minimum);
                     parts.minima = Scales::one_level(minima, format.scale_type());
                 }
-                parts.zeros = self.zeros(&groups);
+                parts.zeros = zero_points(&self.geometry, &groups);
             }
         }
         Ok(PackedWeights::new(format, n, k, parts)?)
-    }
-
-    fn zeros(&self, groups: &[Group]) -> Vec<u8> {
-        match self.geometry.format.offset() {
-            // Both int8's two's complement and values below 64 fit in one byte.
-            Offset::ZeroPoint => groups.iter().map(|group| group.zero as u8).collect(),
-            Offset::ZeroPoint4 => groups
-                .chunks(self.geometry.groups.max(1))
-                .flat_map(|row| row.chunks(2))
-                .map(|pair| pair.iter().rev().fold(0, |byte, g| byte << 4 | g.zero as u8))
-                .collect(),
-            _ => Vec::new(),
-        }
     }
 
     /// Returns the column of stored position `at`. It is K or more for padding and if the mask

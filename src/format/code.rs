@@ -1,5 +1,7 @@
 //! How one weight is stored, and what number a stored code is.
 
+use half::f16;
+
 /// The type that each weight is stored as.
 ///
 /// A type with scales stores a *code*, whose number v(c) is multiplied by a scale. The number of an
@@ -244,6 +246,22 @@ impl CodeType {
         match self.kind() {
             CodeKind::Table(table) => table,
             _ => None,
+        }
+    }
+
+    /// Returns the number that a code is, before it is scaled: v(c). `code` is as
+    /// [`PackedWeights::code`](super::PackedWeights::code) returns it, `zero` is the zero point of its
+    /// group, and `codebook` is the table of a matrix that has one of its own.
+    pub(crate) fn number(self, code: i32, zero: i32, codebook: &[f32]) -> f32 {
+        match self.kind() {
+            CodeKind::Float if self == Self::F16 => f16::from_bits(code as u16).to_f32(),
+            CodeKind::Float => f32::from_bits(code as u32),
+            CodeKind::Integer { .. } => (code - zero) as f32,
+            CodeKind::Table(table) => {
+                let table = table.map_or(codebook, |table| table.as_slice());
+                table.get(code as usize & 15).copied().unwrap_or(0.0)
+            }
+            CodeKind::Fp8 { mantissa } => fp8_to_f32(code as u8, mantissa),
         }
     }
 

@@ -1,8 +1,4 @@
-use super::code::fp8_to_f32;
-use super::{
-    CodeKind, CodeType, FormatError, Geometry, Granularity, Mask24, Offset, Scales, WeightFormat,
-};
-use half::f16;
+use super::{CodeType, FormatError, Geometry, Granularity, Mask24, Offset, Scales, WeightFormat};
 
 /// A packed matrix in the canonical layout ([`Geometry`]).
 ///
@@ -318,16 +314,7 @@ impl PackedWeights {
     /// Returns the number that the code at position `at < stored` of a row is, before it is scaled:
     /// v(c). `zero` is the zero point of its group.
     pub(crate) fn number(&self, row: usize, at: usize, zero: i32) -> f32 {
-        let code = self.code(row, at);
-        match self.format().code_type().kind() {
-            CodeKind::Float if self.format().code_type() == CodeType::F16 => {
-                f16::from_bits(code as u16).to_f32()
-            }
-            CodeKind::Float => f32::from_bits(code as u32),
-            CodeKind::Integer { .. } => (code - zero) as f32,
-            CodeKind::Table(_) => self.codebook().map_or(0.0, |table| table[code as usize & 15]),
-            CodeKind::Fp8 { mantissa } => fp8_to_f32(code as u8, mantissa),
-        }
+        self.format().code_type().number(self.code(row, at), zero, &self.parts.codebook)
     }
 
     /// Returns the place along K of the weight at position `at < stored` of a row, which determines
@@ -392,6 +379,7 @@ pub(crate) fn put_bits(words: &mut [u32], at: usize, count: u32, value: u32) {
 mod tests {
     use super::*;
     use crate::format::ScaleType;
+    use half::f16;
 
     #[test]
     fn strings_of_bits() {

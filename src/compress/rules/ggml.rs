@@ -15,8 +15,8 @@ use crate::format::{
 use half::f16;
 
 /// What the blocks of a row store besides codes, in order.
-#[derive(Debug, Default)]
-pub(super) struct Stored {
+#[derive(Clone, Debug, Default)]
+pub(in crate::compress) struct Stored {
     /// The scale and the minimum (what is added) of each block.
     pub halves: Vec<[f16; 2]>,
     /// The lower level of both for each group, in blocks of 256 columns.
@@ -25,9 +25,13 @@ pub(super) struct Stored {
 
 /// Makes one block: writes a code for each weight and what the block stores. Returns `None` if a scale
 /// or a minimum is beyond f16.
-type Rule = fn(&[f32], &mut [u32], &mut Stored) -> Option<()>;
+pub(in crate::compress) type Rule = fn(&[f32], &mut [u32], &mut Stored) -> Option<()>;
 
-fn rule(format: &WeightFormat) -> Result<Rule, CompressError> {
+/// Returns the rule that makes a format.
+///
+/// # Errors
+/// Returns [`CompressError::NoRule`] if ggml has none, or if it is not one of these.
+pub(in crate::compress) fn rule(format: &WeightFormat) -> Result<Rule, CompressError> {
     Ok(match format.other_name() {
         Some("q4_0") => |x, codes, out| signed_block(x, codes, out, 8),
         Some("q5_0") => |x, codes, out| signed_block(x, codes, out, 16),
@@ -81,11 +85,12 @@ pub(in crate::compress) fn quantize(
             return Err(CompressError::ScaleRange { row, group, low, high, scale_type });
         }
     }
+    let stored = rows.iter().map(|row| &row.stored);
     let parts = Parts {
         codes: rows.iter().flat_map(|row| &row.codes).copied().collect(),
-        scales: scales(&rows, format.scale_type(), 0),
+        scales: scales(stored.clone(), format.scale_type(), 0),
         minima: if format.has_minima() {
-            scales(&rows, format.scale_type(), 1)
+            scales(stored, format.scale_type(), 1)
         } else {
             Scales::default()
         },
@@ -94,7 +99,8 @@ pub(in crate::compress) fn quantize(
     Ok(PackedWeights::new(format, n, k, parts)?)
 }
 
-fn block_size(geometry: &Geometry) -> usize {
+/// Returns the number of columns that a rule makes at a time.
+pub(in crate::compress) fn block_size(geometry: &Geometry) -> usize {
     match geometry.format.scale_type() {
         ScaleType::Int8Super => SUPER_K,
         _ => geometry.group_size,
@@ -123,17 +129,21 @@ fn make_row(weights: &[f32], geometry: &Geometry, block: usize, rule: Rule) -> R
 }
 
 /// Returns whether a block with a weight other than 0 stores zeros only.
-fn is_lost(x: &[f32], halves: Option<&[f16; 2]>) -> bool {
+pub(in crate::compress) fn is_lost(x: &[f32], halves: Option<&[f16; 2]>) -> bool {
     let zeros = halves.is_none_or(|halves| halves.iter().all(|half| half.to_f32() == 0.0));
     zeros && x.iter().any(|&x| x != 0.0)
 }
 
 /// Collects the scales (`which` = 0) or the minima (1) of all rows.
-fn scales(rows: &[Row], scale_type: ScaleType, which: usize) -> Scales {
-    let halves = rows.iter().flat_map(|row| &row.stored.halves).map(|halves| halves[which]);
+pub(in crate::compress) fn scales<'a>(
+    rows: impl Iterator<Item = &'a Stored> + Clone,
+    scale_type: ScaleType,
+    which: usize,
+) -> Scales {
+    let halves = rows.clone().flat_map(|row| &row.halves).map(|halves| halves[which]);
     match scale_type {
         ScaleType::Int8Super => Scales::Int8Super {
-            groups: rows.iter().flat_map(|r| &r.stored.groups).map(|g| g[which]).collect(),
+            groups: rows.flat_map(|row| &row.groups).map(|group| group[which]).collect(),
             supers: halves.collect(),
         },
         _ => Scales::F16(halves.collect()),
