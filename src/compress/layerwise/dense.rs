@@ -29,7 +29,9 @@ pub(super) fn multiply(product: Multiply<'_>) {
     let last = |count: usize, stride: usize, length: usize| (count - 1) * stride + length;
     let (out, stride) = product.out;
     let out = &mut out[..last(rows, stride, columns)];
-    let out = MatMut::from_row_major_slice_with_stride_mut(out, rows, columns, stride);
+    // Not `from_row_major_slice_with_stride_mut`: in faer 0.24 it takes the stride for that of columns.
+    let out = MatMut::from_column_major_slice_with_stride_mut(out, columns, rows, stride);
+    let out = out.transpose_mut();
     let (left, stride) = product.left;
     let left = if product.transposed {
         let left = &left[..last(inner, stride, rows)];

@@ -4,7 +4,10 @@
 //! is a function of the [Gram matrix](Gram) XᵀX alone. Kernels that do the same in f32 are compared
 //! with these functions.
 //!
-//! - [`gptq`] quantizes to any format that has a rule.
+//! - [`gptq()`] quantizes to any format that has a rule.
+//! - [`sparse_gpt`] prunes by a [`Pattern`], and quantizes in the same pass.
+//! - [`wanda`] and [`magnitude`] choose which weights to prune, and [`prune_and_round`] does it without
+//!   updates.
 //!
 //! Results do not depend on the number of threads.
 //!
@@ -32,6 +35,7 @@ mod mask;
 mod objective;
 mod pattern;
 mod rounder;
+mod sparse;
 
 pub use error::LayerwiseError;
 pub use gptq::gptq;
@@ -39,6 +43,9 @@ pub use gram::Gram;
 pub use mask::Mask;
 pub use objective::output_error;
 pub use pattern::Pattern;
+pub use sparse::{
+    magnitude, magnitude_from, magnitude_threshold, prune_and_round, sparse_gpt, wanda,
+};
 
 use crate::format::{PackedWeights, WeightFormat};
 use error::check_length;
@@ -59,7 +66,7 @@ pub enum Order {
     },
 }
 
-/// Options of [`gptq`].
+/// Options of [`gptq()`] and [`sparse_gpt`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options {
     /// What is added to the diagonal of the Gram matrix, as a multiple of its mean over the columns

@@ -103,7 +103,7 @@ impl Rounder {
         let per_tensor = self.geometry.format.granularity() == Granularity::Tensor;
         let mut whole = grid.empty_range();
         w.iter().for_each(|&x| whole.widen(x));
-        let grid = grid.with_whole(whole);
+        let grid = if grid.needs_whole() { grid.with_whole(whole) } else { grid };
         self.kind = Kind::Grid(grid);
         if per_tensor && !w.is_empty() {
             let group = self.best_group(&grid, whole, w);

@@ -2,6 +2,7 @@
 
 mod gptq;
 mod gram;
+mod sparse;
 
 use super::{Gram, dense};
 
