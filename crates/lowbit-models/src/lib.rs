@@ -4,6 +4,7 @@
 //!   GGUF files, and reads ONNX files. [`checkpoint::source`] opens a model of any of these.
 //! - [`architecture`] reads what a transformer is, from its configuration and the names of its tensors.
 //! - [`compress`] compresses the weights of a file on a GPU; [`decompress()`] turns them back.
+//! - [`transform`] changes a whole model: rotates it, or cuts heads and rows out of it.
 //! - `bert` (feature `bert`) runs BERT as a sentence encoder and observes its layers' inputs for
 //!   calibration.
 //! - `text` (feature `text`) turns text into tokens and back, and messages into the text that a chat model
@@ -58,6 +59,7 @@ mod progress;
 mod schemes;
 #[cfg(feature = "text")]
 pub mod text;
+pub mod transform;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use decompress::decompress;

@@ -28,3 +28,4 @@ mod smoothing;
 #[path = "../../../tools/fuzz/src/targets/mod.rs"]
 mod targets;
 mod tiny_bert;
+mod transform;

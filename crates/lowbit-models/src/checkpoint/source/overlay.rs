@@ -68,10 +68,20 @@ impl<'a> Overlay<'a> {
             return Err(wrong(name, shape, have));
         }
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.put_bytes(name, shape, bytes);
+        Ok(())
+    }
+
+    /// Puts an f32 tensor of this shape in the place of the item of this name, or adds it, for something that
+    /// looks at names, types and shapes only. No element of the tensor can be read.
+    pub(crate) fn put_shape(&mut self, name: &str, shape: Vec<usize>) {
+        self.put_bytes(name, shape, Vec::new());
+    }
+
+    fn put_bytes(&mut self, name: &str, shape: Vec<usize>, bytes: Vec<u8>) {
         let (stored, kind) = (Dtype::F32.to_string(), ItemKind::Plain(Dtype::F32));
         let item = item(name, shape, stored, bytes.len(), kind);
         self.put(Replaced { item, data: Held::Plain(bytes), activations: None });
-        Ok(())
     }
 
     /// Puts a compressed weight in the place of the item of this name, or adds it if there is none. Its matrix
