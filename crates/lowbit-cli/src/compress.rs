@@ -4,6 +4,7 @@ use crate::activations::{self, ActivationsArg, ActivationsJson};
 use crate::adapter::AdapterArg;
 use crate::error::{CliError, printable, warn};
 use crate::report::{self, JsonArg, Report};
+use crate::layerwise::{self, MethodArgs};
 use crate::{Outcome, files};
 use clap::{ArgGroup, ValueEnum};
 use lowbit::compress::Scheme;
@@ -12,7 +13,7 @@ use lowbit::host::{Host, HostError};
 use lowbit_models::checkpoint::{ForeignFormat, IoError, ModelFile, config_beside};
 use lowbit_models::compress::{
     ActivationPlan, CompressedWeight, Compression, CompressionError, Maker, Pattern, Recipe,
-    RecipeError, SelectError, SelectRequest, Selection, has_kernels, select,
+    RecipeError, Rule, SelectError, SelectRequest, Selection, has_kernels, select,
 };
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -28,10 +29,10 @@ use std::path::{Path, PathBuf};
 pub struct Args {
     /// The model to read: a safetensors, GGUF or ONNX file, the index of several files, or a folder
     #[arg(value_name = "IN")]
-    input: PathBuf,
+    pub(crate) input: PathBuf,
     /// The file to write. It appears whole or not at all
     #[arg(short, long, value_name = "OUT", value_parser = files::to_file())]
-    output: PathBuf,
+    pub(crate) output: PathBuf,
     #[command(flatten)]
     format: FormatArgs,
     /// Compress the float matrices whose names match, and only those. May be given more than once; * for
@@ -44,7 +45,8 @@ pub struct Args {
     /// Take the format of each tensor from a TOML file with rules in order; the first that matches
     /// decides. docs/models.md has an example
     #[arg(long, value_name = "FILE")]
-    #[arg(conflicts_with_all = ["scheme", "format_name", "group", "asymmetric", "scales", "sparsity", "tensors"])]
+    #[arg(conflicts_with_all = ["scheme", "format_name", "group", "asymmetric", "scales", "tensors"])]
+    #[arg(conflicts_with_all = ["method", "sparsity", "order", "damping", "clip", "permute"])]
     recipe: Option<PathBuf>,
     /// Store how the inputs of the weights become 8-bit codes: int8:dynamic for a scale for each row
     /// that is taken at run time (also int8-g64:dynamic, int8-token-asym:dynamic), or
@@ -63,11 +65,13 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["adapter", "check"])]
     host: bool,
     #[command(flatten)]
-    shards: files::ShardArg,
+    pub(crate) method: MethodArgs,
     #[command(flatten)]
-    adapter: AdapterArg,
+    pub(crate) shards: files::ShardArg,
     #[command(flatten)]
-    json: JsonArg,
+    pub(crate) adapter: AdapterArg,
+    #[command(flatten)]
+    pub(crate) json: JsonArg,
 }
 
 #[derive(clap::Args)]
@@ -79,7 +83,7 @@ struct FormatArgs {
     /// mxfp4, nvfp4, e4m3-channel, or q4_0, q4_k, q6_k and others as ggml makes them. docs/formats.md has
     /// all of them. Formats without a kernel that makes them are made on the CPU
     #[arg(long = "format", value_name = "NAME")]
-    #[arg(conflicts_with_all = ["scheme", "group", "asymmetric", "scales", "sparsity"])]
+    #[arg(conflicts_with_all = ["scheme", "group", "asymmetric", "scales"])]
     format_name: Option<Scheme>,
     /// The weights that share a scale: a number of them, `channel` or `tensor`. The default is
     /// `channel`, and 128 for int4
@@ -91,9 +95,6 @@ struct FormatArgs {
     /// The type in which scales are stored (f16 for int8 and int4 only). The default is f32
     #[arg(long)]
     scales: Option<ScalesArg>,
-    /// Prune to two of every four weights first
-    #[arg(long, value_name = "2:4")]
-    sparsity: Option<SparsityArg>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -111,13 +112,6 @@ enum ScalesArg {
     F16,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum SparsityArg {
-    #[value(name = "2:4")]
-    TwoFour,
-    Dense,
-}
-
 fn parse_alpha(text: &str) -> Result<f64, String> {
     let alpha = text.parse().ok().filter(|alpha| (0.0..=1.0).contains(alpha));
     alpha.ok_or_else(|| "give a number from 0 to 1".to_owned())
@@ -131,6 +125,20 @@ fn parse_group(text: &str) -> Result<Granularity, String> {
             let count = number.parse().map_err(|_| "give a number, `channel` or `tensor`")?;
             Granularity::group(count).map_err(|error: FormatError| error.to_string())
         }
+    }
+}
+
+impl Args {
+    /// Names an option that only rounding to nearest takes, if it is given.
+    pub fn rounding_only(&self) -> Option<&'static str> {
+        [
+            (self.activations.is_some(), "--activations"),
+            (self.smooth.is_some(), "--smooth"),
+            (self.check, "--check"),
+            (self.host && self.method.is_staged(), "--host"),
+        ]
+        .into_iter()
+        .find_map(|(given, name)| given.then_some(name))
     }
 }
 
@@ -158,9 +166,6 @@ impl FormatArgs {
         }
         if let Some(ScalesArg::F16) = self.scales {
             format = format.with_scales(ScaleType::F16);
-        }
-        if let Some(SparsityArg::TwoFour) = self.sparsity {
-            format = format.two_four();
         }
         format.check().map_err(bad_format)?;
         Ok(Some(format.into()))
@@ -256,7 +261,16 @@ fn hint(error: &CompressionError) -> &'static str {
 fn request(args: &Args) -> Result<SelectRequest, CliError> {
     let mut request = match (&args.recipe, args.format.scheme()?) {
         (Some(path), _) => SelectRequest { recipe: read_recipe(path)?, ..Default::default() },
-        (None, Some(scheme)) => SelectRequest::one(scheme, args.tensors.clone()),
+        (None, Some(scheme)) => {
+            let tensors = (!args.tensors.is_empty()).then(|| args.tensors.clone());
+            let rule = Rule::new(tensors, Some(scheme), args.method.treatment());
+            let rules = vec![rule.map_err(|why| {
+                CliError::new(why).hint(
+                    "`lowbit compress --help` lists methods, patterns of sparsity and formats",
+                )
+            })?];
+            SelectRequest { recipe: Recipe { rules }, ..Default::default() }
+        }
         // The parser of the command line does not let this through.
         (None, None) => {
             return Err(CliError::new("none of --scheme, --format and --recipe is given"));
@@ -440,6 +454,9 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         ("--json", args.json.json.as_deref()),
     ]))?;
     let request = request(args)?;
+    if request.recipe.rules.iter().any(|rule| !rule.treatment.is_plain()) || args.method.is_staged() {
+        return layerwise::run(args, &request);
+    }
     let output = args.shards.output(&args.output);
     let model = files::open_plain(&args.input, &output)?;
     let Selection { weights: selected, unmatched, .. } = selected(&model, &request, &args.input)?;
@@ -552,7 +569,6 @@ mod tests {
             "--scheme f16 --asymmetric",
             "--scheme int16 --asymmetric",
             "--scheme int16 --scales f16",
-            "--scheme int8 --sparsity 1:4",
         ] {
             assert_eq!(format(line), None, "{line}");
         }

@@ -17,6 +17,7 @@ mod generate;
 mod import;
 mod inspect;
 mod isa;
+mod layerwise;
 mod listing;
 mod model;
 mod perplexity;

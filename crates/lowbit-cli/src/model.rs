@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 /// How long a step of a model may take. A long chunk of a large model takes minutes on a processor that has
 /// other things to do; a second Ctrl-C does not wait for it.
-const STEP_TIMEOUT: Duration = Duration::from_secs(3600);
+pub const STEP_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// The options of commands that run a model.
 #[derive(clap::Args)]

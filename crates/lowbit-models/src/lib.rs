@@ -54,7 +54,11 @@ pub mod compress;
 #[cfg(not(target_arch = "wasm32"))]
 mod decompress;
 pub mod device;
+#[cfg(feature = "text")]
+pub mod evaluate;
 mod inputs;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod layerwise;
 mod progress;
 mod schemes;
 #[cfg(feature = "text")]

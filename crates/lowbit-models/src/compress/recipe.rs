@@ -1,7 +1,10 @@
 //! Recipes: which tensors of a file get which format.
 
+use crate::layerwise::{ColumnOrder, Treatment};
 use globset::{Glob, GlobBuilder, GlobMatcher};
 use lowbit::compress::Scheme;
+use lowbit::compress::layerwise::Pattern as Sparsity;
+use lowbit::format::Sparsity::TwoFour;
 use lowbit::format::{Granularity, WeightFormat};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -42,6 +45,40 @@ pub struct Rule {
     pub tensors: Option<Vec<Pattern>>,
     /// The format that they get, and the rule that makes it; `None` if they stay as they are.
     pub scheme: Option<Scheme>,
+    /// How they are compressed.
+    pub treatment: Treatment,
+}
+
+impl Rule {
+    /// Makes a rule of a format and a treatment that fit each other: a sparsity of 2:4 makes the format a 2:4 one,
+    /// and the other way round.
+    ///
+    /// # Errors
+    /// Returns a sentence that says what does not fit.
+    pub fn new(
+        tensors: Option<Vec<Pattern>>,
+        scheme: Option<Scheme>,
+        mut treatment: Treatment,
+    ) -> Result<Self, String> {
+        let Some(mut made) = scheme else {
+            return Ok(Self { tensors, scheme, treatment: Treatment::default() });
+        };
+        let format = made.format();
+        match (format.sparsity() == TwoFour, treatment.sparsity) {
+            (true, Sparsity::Dense) => treatment.sparsity = Sparsity::TWO_FOUR,
+            (true, other) if other != Sparsity::TWO_FOUR => {
+                return Err(format!("{made} is a 2:4 format, and the sparsity is {other}"));
+            }
+            (false, Sparsity::TWO_FOUR) => {
+                let sparse = format.two_four();
+                sparse.check().map_err(|error| error.to_string())?;
+                made = sparse.into();
+            }
+            _ => {}
+        }
+        treatment.check()?;
+        Ok(Self { tensors, scheme: Some(made), treatment })
+    }
 }
 
 /// Which tensors get which format: rules in order. The first rule that is about a tensor decides; a
@@ -87,6 +124,14 @@ pub enum RecipeError {
         /// The reason.
         why: String,
     },
+    /// What a rule says does not fit together, or cannot be read.
+    #[error("rule {rule}: {why}")]
+    Treatment {
+        /// The number of the rule, from 1.
+        rule: usize,
+        /// The reason.
+        why: String,
+    },
     /// There are no rules.
     #[error("the recipe has no rules; each is a table `[[rule]]` with `tensors` and `format`")]
     Empty,
@@ -104,6 +149,33 @@ struct RawRecipe {
 struct RawRule {
     tensors: Option<OneOrMore>,
     format: String,
+    method: Option<String>,
+    sparsity: Option<String>,
+    order: Option<String>,
+    damping: Option<f64>,
+    clip: Option<bool>,
+    permute: Option<bool>,
+}
+
+impl RawRule {
+    /// Reads how the rule compresses.
+    fn treatment(&self) -> Result<Treatment, String> {
+        let mut treatment = Treatment::default();
+        if let Some(method) = &self.method {
+            treatment.method = method.parse()?;
+        }
+        if let Some(sparsity) = &self.sparsity {
+            let parsed: Result<Sparsity, _> = sparsity.parse();
+            treatment.sparsity = parsed.map_err(|error| error.to_string())?;
+        }
+        if let Some(order) = &self.order {
+            treatment.order = order.parse::<ColumnOrder>()?;
+        }
+        treatment.damping = self.damping.unwrap_or(treatment.damping);
+        treatment.clip = self.clip.unwrap_or(treatment.clip);
+        treatment.permute = self.permute.unwrap_or(treatment.permute);
+        Ok(treatment)
+    }
 }
 
 #[derive(Deserialize)]
@@ -143,7 +215,8 @@ impl Recipe {
     }
 
     /// Reads a recipe from the text of a TOML file: tables `[[rule]]`, each with a `format` and, unless
-    /// the rule is about all linear layers, with a pattern or a list of patterns as `tensors`.
+    /// the rule is about all linear layers, with a pattern or a list of patterns as `tensors`. A rule may also
+    /// have what a [`Treatment`] has: `method`, `sparsity`, `order`, `damping`, `clip`, `permute`.
     ///
     /// ```
     /// use lowbit_models::compress::Recipe;
@@ -169,7 +242,10 @@ impl Recipe {
         if raw.rule.is_empty() {
             return Err(RecipeError::Empty);
         }
-        let rules = (1..).zip(raw.rule).map(|(rule, RawRule { tensors, format: name })| {
+        let rules = (1..).zip(raw.rule).map(|(rule, raw)| {
+            let other = |why| RecipeError::Treatment { rule, why };
+            let treatment = raw.treatment().map_err(other)?;
+            let RawRule { tensors, format: name, .. } = raw;
             let patterns = match tensors {
                 None => None,
                 Some(OneOrMore::One(pattern)) => Some(vec![pattern]),
@@ -186,9 +262,51 @@ impl Recipe {
                 format: name.clone(),
                 why,
             })?;
-            Ok(Rule { tensors, scheme })
+            Rule::new(tensors, scheme, treatment).map_err(other)
         });
         Ok(Self { rules: rules.collect::<Result<_, RecipeError>>()? })
+    }
+}
+
+impl std::fmt::Display for Recipe {
+    /// Writes the recipe as TOML, which [`Recipe::from_toml`] reads.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (index, Rule { tensors, scheme, treatment }) in self.rules.iter().enumerate() {
+            if index > 0 {
+                writeln!(f)?;
+            }
+            writeln!(f, "[[rule]]")?;
+            // Strings of TOML may hold a backslash only if it is escaped, as in JSON.
+            let text = |text: &str| serde_json::Value::from(text).to_string();
+            if let Some(patterns) = tensors {
+                let patterns: Vec<String> =
+                    patterns.iter().map(|pattern| text(&pattern.to_string())).collect();
+                writeln!(f, "tensors = [{}]", patterns.join(", "))?;
+            }
+            let format = scheme.map_or("keep".to_owned(), |scheme| scheme.to_string());
+            writeln!(f, "format = {}", text(&format))?;
+            let usual = Treatment::default();
+            let Treatment { method, sparsity, order, damping, clip, permute } = treatment;
+            if *method != usual.method {
+                writeln!(f, "method = {}", text(method.name()))?;
+            }
+            if *sparsity != usual.sparsity {
+                writeln!(f, "sparsity = {}", text(&sparsity.to_string()))?;
+            }
+            if *order != usual.order {
+                writeln!(f, "order = {}", text(order.name()))?;
+            }
+            if *damping != usual.damping {
+                writeln!(f, "damping = {damping:?}")?;
+            }
+            if *clip {
+                writeln!(f, "clip = true")?;
+            }
+            if *permute {
+                writeln!(f, "permute = true")?;
+            }
+        }
+        Ok(())
     }
 }
 

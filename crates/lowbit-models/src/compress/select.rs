@@ -2,6 +2,7 @@
 
 use super::recipe::{Pattern, Recipe, Rule};
 use super::roles::{Role, Roles};
+use crate::layerwise::Treatment;
 use crate::checkpoint::{Foreign, ModelFile, Tensor, TensorKind, foreign, matrix_shape};
 use lowbit::compress::Scheme;
 use serde_json::Value;
@@ -38,7 +39,9 @@ impl SelectRequest {
     pub fn one(scheme: Scheme, tensors: Vec<Pattern>) -> Self {
         let tensors = (!tensors.is_empty()).then_some(tensors);
         Self {
-            recipe: Recipe { rules: vec![Rule { tensors, scheme: Some(scheme) }] },
+            recipe: Recipe {
+                rules: vec![Rule { tensors, scheme: Some(scheme), treatment: Treatment::default() }],
+            },
             exclude: vec![],
         }
     }
@@ -129,7 +132,7 @@ pub fn select<'a>(
         };
         let rule = request.recipe.rules.iter().find(about).filter(|_| !is_excluded(tensor.name));
         match rule {
-            Some(Rule { scheme: Some(_), tensors: None }) if role == Role::Turned => {
+            Some(Rule { scheme: Some(_), tensors: None, .. }) if role == Role::Turned => {
                 turned.get_or_insert(tensor.name);
             }
             Some(&Rule { scheme: Some(scheme), .. }) => {

@@ -29,6 +29,16 @@ pub enum Stage {
     End,
 }
 
+impl std::fmt::Display for Stage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Embedding => f.write_str("embedding"),
+            Self::Layer(layer) => write!(f, "layer {layer}"),
+            Self::End => f.write_str("head"),
+        }
+    }
+}
+
 /// The linear layers that take one input of a stage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Input {

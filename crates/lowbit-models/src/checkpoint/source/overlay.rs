@@ -27,6 +27,7 @@ pub struct Overlay<'a> {
     base: &'a dyn ModelSource,
     replaced: BTreeMap<String, Replaced>,
     config: Option<Value>,
+    metadata: BTreeMap<String, String>,
 }
 
 /// What stands in the place of an item of the base, or beside its items.
@@ -48,7 +49,7 @@ enum Held {
 impl<'a> Overlay<'a> {
     /// Returns a model in which nothing is replaced yet.
     pub fn new(base: &'a dyn ModelSource) -> Self {
-        Self { base, replaced: BTreeMap::new(), config: None }
+        Self { base, replaced: BTreeMap::new(), config: None, metadata: BTreeMap::new() }
     }
 
     /// Puts an f32 tensor in the place of the item of this name, or adds it if there is none. `values` are
@@ -117,6 +118,11 @@ impl<'a> Overlay<'a> {
         self.config = Some(config);
     }
 
+    /// Puts a text under a key of the [`metadata`](ModelSource::metadata).
+    pub fn put_metadata(&mut self, key: impl Into<String>, text: impl Into<String>) {
+        self.metadata.insert(key.into(), text.into());
+    }
+
     fn put(&mut self, replaced: Replaced) {
         self.replaced.insert(replaced.item.name.clone(), replaced);
     }
@@ -157,6 +163,7 @@ impl ModelSource for Overlay<'_> {
         if let (Some(config), Some(text)) = (&self.config, metadata.get_mut(GGUF_METADATA)) {
             *text = config.to_string();
         }
+        metadata.extend(self.metadata.clone());
         metadata
     }
 

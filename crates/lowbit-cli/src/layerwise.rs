@@ -1,0 +1,343 @@
+//! `lowbit compress` by methods that look at what layers take, or that prune in other patterns than 2:4.
+
+use crate::compress::Args;
+use crate::error::{CliError, printable, warn};
+use crate::model::{STEP_TIMEOUT, text_failed};
+use crate::report::{self, Report, right};
+use crate::{Outcome, files};
+use lowbit::compress::layerwise::Pattern as Sparsity;
+use lowbit::host::Host;
+use lowbit_models::architecture::{self, Blueprint};
+use lowbit_models::checkpoint::source::{ModelSource, import};
+use lowbit_models::compress::SelectRequest;
+use lowbit_models::layerwise::{
+    ColumnOrder, Doing, Identity, Job, LayerwiseRunError, Method, Plans, Samples, Treatment,
+    WeightReport, plans, remove_folder, run as compress, samples,
+};
+use lowbit_models::text::Tokenizer;
+use pollster::block_on;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Samples of a language model and of an encoder, if `--samples` does not say it.
+const SAMPLES: (usize, usize) = (32, 512);
+
+/// How weights are made.
+#[derive(clap::Args)]
+pub struct MethodArgs {
+    /// How weights are made: rtn (rounding to nearest, the default), gptq, awq, sparsegpt, wanda or magnitude.
+    /// gptq, awq, sparsegpt and wanda look at what layers take when the model reads the calibration text
+    #[arg(long, value_name = "METHOD")]
+    method: Option<Method>,
+    /// Which weights are pruned: 2:4 and other N:M (N of every M are kept, M up to 16), or the part to prune, as in
+    /// 0.5. 2:4 is stored compressed, others as zeros
+    #[arg(long, value_name = "PATTERN", value_parser = parse_sparsity)]
+    sparsity: Option<Sparsity>,
+    /// The calibration text: for a language model windows are cut from it, for an encoder each line is a sample
+    #[arg(long, value_name = "TEXT")]
+    calibration: Option<PathBuf>,
+    /// Use at most this many samples. The default is 32 windows, or 512 lines
+    #[arg(long, value_name = "N", requires = "calibration")]
+    samples: Option<usize>,
+    /// The tokens of a sample, at most
+    #[arg(long, value_name = "N", default_value_t = 512, requires = "calibration")]
+    #[arg(value_parser = clap::value_parser!(u32).range(2..=65536))]
+    sample_tokens: u32,
+    /// The order in which gptq and sparsegpt take columns: columns (as they are, the default), activations (those
+    /// with the largest inputs first, stored in that order) or activations-static (stored as they are)
+    #[arg(long, value_name = "ORDER")]
+    order: Option<ColumnOrder>,
+    /// What gptq and sparsegpt add to the diagonal of XᵀX, as a part of its mean. The default is 0.01
+    #[arg(long, value_name = "PART")]
+    damping: Option<f64>,
+    /// Shrink the ranges of groups to where the error is least
+    #[arg(long)]
+    clip: bool,
+    /// Permute columns before pruning to 2:4, so that larger weights are kept
+    #[arg(long)]
+    permute: bool,
+}
+
+fn parse_sparsity(text: &str) -> Result<Sparsity, String> {
+    text.parse().map_err(|error: lowbit::compress::layerwise::LayerwiseError| error.to_string())
+}
+
+impl MethodArgs {
+    /// Returns how the weights of one rule are made.
+    pub fn treatment(&self) -> Treatment {
+        let usual = Treatment::default();
+        Treatment {
+            method: self.method.unwrap_or_default(),
+            sparsity: self.sparsity.unwrap_or(usual.sparsity),
+            order: self.order.unwrap_or_default(),
+            damping: self.damping.unwrap_or(usual.damping),
+            clip: self.clip,
+            permute: self.permute,
+        }
+    }
+
+    /// Returns whether the model is to run, whatever the methods are.
+    pub fn is_staged(&self) -> bool {
+        self.calibration.is_some()
+    }
+}
+
+#[derive(Serialize)]
+struct Json {
+    input: String,
+    output: String,
+    /// The recipe, as `--recipe` takes it.
+    recipe: String,
+    calibration: Option<CalibrationJson>,
+    /// The adapter; null if no text ran.
+    adapter: Option<String>,
+    seconds: f64,
+    weights: Vec<WeightReport>,
+    totals: Totals,
+}
+
+#[derive(Clone, Serialize)]
+struct CalibrationJson {
+    text: String,
+    samples: usize,
+    tokens: usize,
+    checksum: String,
+}
+
+#[derive(Serialize)]
+struct Totals {
+    weights: usize,
+    bytes_before: usize,
+    bytes_after: usize,
+    bits_per_weight: f64,
+    /// Roots of the means of squares over all weights.
+    output_error_before: Option<f64>,
+    output_error: Option<f64>,
+}
+
+/// Compresses a model layer by layer.
+pub fn run(args: &Args, request: &SelectRequest) -> Result<Outcome, CliError> {
+    let start = std::time::Instant::now();
+    let method = &args.method;
+    if let Some(other) = args.rounding_only() {
+        let error = CliError::new(format!("{other} goes with rounding to nearest only"));
+        return Err(error.hint("leave it out, or leave out --method, --sparsity and --calibration"));
+    }
+    let failed = |error: LayerwiseRunError| {
+        let hint = hint(&error);
+        CliError::new(format!("cannot compress `{}`", args.input.display()))
+            .because(error)
+            .hint(hint)
+    };
+    let output = args.shards.output(&args.output);
+    let source = files::open(&args.input)?;
+    files::refuse_overwriting("IN", &args.input, &source, &output)?;
+    if let Some(text) = &method.calibration {
+        files::refuse_same(&[("--calibration", text), ("OUT", &args.output)])?;
+    }
+    for left_out in source.omissions() {
+        warn(format!("`{}` is left out: {}", left_out.name, left_out.why));
+    }
+    let unread = || CliError::new(format!("cannot read the model in `{}`", args.input.display()));
+    let blueprint = architecture::read(&source).map_err(|error| {
+        unread().because(error).hint("methods that look at inputs have to run the model")
+    })?;
+    let Plans { plans, unmatched, weights, .. } =
+        plans(&source, request).map_err(|error| unread().because(error))?;
+    for pattern in unmatched {
+        warn(format!("the pattern `{pattern}` matches no matrix of the model"));
+    }
+    if plans.is_empty() {
+        let some: Vec<&str> = weights.iter().take(5).map(String::as_str).collect();
+        return Err(CliError::new("no weight of the model is selected")
+            .hint(format!("there is {}", printable(&some.join(", ")))));
+    }
+    let report = Report::open(&args.json)?;
+    let calibration = match &method.calibration {
+        Some(path) => Some(read_samples(args, path, &blueprint)?),
+        None => None,
+    };
+    let texts = calibration.as_ref().map(|samples| &samples.texts[..]).unwrap_or_default();
+    let identity = calibration.as_ref().map(Samples::identity).unwrap_or_default();
+    let recipe = request.recipe.to_string();
+    let mut folder = args.output.clone().into_os_string();
+    folder.push(".partial");
+    let folder = PathBuf::from(folder);
+    let bytes = source.file_bytes() as u64;
+    let model = source.files().into_iter().map(|file| (file, bytes)).collect();
+    let job = Job {
+        source: &source,
+        blueprint: &blueprint,
+        plans,
+        texts,
+        rows: texts.iter().map(Vec::len).max().unwrap_or(1).max(512),
+        folder: Some((
+            folder.clone(),
+            Identity { model, recipe: recipe.clone(), calibration: identity },
+        )),
+    };
+    let host = if texts.is_empty() { None } else { Some(open_device(args)?) };
+    let bar = report::long_progress(job.plans.len());
+    let (mut error, mut layer) = (String::new(), String::new());
+    let mut progress = |doing: Doing<'_>| {
+        match doing {
+            Doing::Observing(stage) => layer = format!("{stage}: observing its inputs"),
+            Doing::Advancing(stage) => layer = format!("{stage}: running it as compressed"),
+            Doing::Compressing(name) => layer = printable(name),
+            Doing::Compressed(done) => {
+                bar.inc(1);
+                if let Some(now) = done.output_error {
+                    error = format!(", the last error {:.2} %", 100.0 * now);
+                }
+            }
+            _ => {}
+        }
+        bar.set_message(format!("{layer}{error}"));
+    };
+    let done = block_on(compress(host.as_ref(), &job, &mut progress)).map_err(failed);
+    bar.finish_and_clear();
+    let (mut compressed, weights) = done.map_err(|error| {
+        error.or_hint(&format!("what is finished stays in `{}`, and the same command goes on", folder.display()))
+    })?;
+    let calibration = method.calibration.as_deref().map(|text| CalibrationJson {
+        text: text.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        samples: identity.0,
+        tokens: identity.1,
+        checksum: format!("{:016x}", identity.2),
+    });
+    compressed.put_metadata("lowbit.recipe", &recipe);
+    if let Some(calibration) = &calibration {
+        let text = serde_json::to_string(calibration).unwrap_or_default();
+        compressed.put_metadata("lowbit.calibration", text);
+    }
+    for weight in &weights {
+        for warning in &weight.warnings {
+            warn(format!("{}: {warning}", printable(&weight.name)));
+        }
+    }
+    import(&compressed, output, &mut |_| ()).map_err(|error| failed(error.into()))?;
+    remove_folder(&folder).map_err(failed)?;
+    let json = Json {
+        input: args.input.display().to_string(),
+        output: args.output.display().to_string(),
+        recipe,
+        calibration,
+        adapter: host.map(|host| host.adapter_info().name.clone()),
+        seconds: start.elapsed().as_secs_f64(),
+        totals: totals(&weights),
+        weights,
+    };
+    report.finish(&text(&json), &json)?;
+    Ok(Outcome::Fine)
+}
+
+fn open_device(args: &Args) -> Result<Arc<Host>, CliError> {
+    let host = Host::with_adapter(&args.adapter.choose()?)
+        .map_err(|error| CliError::new("cannot use the adapter").because(error))?;
+    Ok(Arc::new(host.with_timeout(STEP_TIMEOUT)))
+}
+
+fn read_samples(args: &Args, path: &Path, blueprint: &Blueprint) -> Result<Samples, CliError> {
+    let text = files::read_text(path)?;
+    let refuse = |error| {
+        text_failed(format!("cannot use the tokenizer of `{}`", args.input.display()), error)
+    };
+    let tokenizer = Tokenizer::open(&args.input).map_err(refuse)?;
+    tokenizer.check(blueprint).map_err(refuse)?;
+    let usual = if blueprint.head.is_some() { SAMPLES.0 } else { SAMPLES.1 };
+    let most = args.method.samples.unwrap_or(usual);
+    let tokens = args.method.sample_tokens as usize;
+    let found = samples(&tokenizer, blueprint, &text, most, tokens).map_err(|error| {
+        CliError::new(format!("cannot take samples of `{}`", path.display()))
+            .because(error)
+            .hint("a longer text, or a smaller --sample-tokens")
+    })?;
+    if found.cut > 0 {
+        let cut = report::count(found.cut, "sample");
+        warn(format!("{cut} of `{}` had more than {tokens} tokens and were cut", path.display()));
+    }
+    Ok(found)
+}
+
+/// Suggests what to do about an error.
+fn hint(error: &LayerwiseRunError) -> &'static str {
+    match error {
+        LayerwiseRunError::NoTexts { .. } => "--calibration names one",
+        LayerwiseRunError::Other { .. } => {
+            "remove it, or finish that run with its own options"
+        }
+        LayerwiseRunError::Source(error) => error.next_step(),
+        LayerwiseRunError::Weight { .. } | LayerwiseRunError::Compress { .. } => {
+            "--exclude leaves the weight out, --format chooses another format"
+        }
+        LayerwiseRunError::Unsupported { .. } => "--exclude leaves the weight out",
+        LayerwiseRunError::Io(error) => error.system_step().unwrap_or("is there room for it?"),
+        LayerwiseRunError::Folder { .. } => "may this user write there?",
+        _ => "--adapter chooses another adapter, fewer --samples or --sample-tokens take less memory",
+    }
+}
+
+fn totals(weights: &[WeightReport]) -> Totals {
+    let count = weights.iter().map(|weight| weight.shape[0] * weight.shape[1]).sum();
+    let bytes_after = weights.iter().map(|weight| weight.bytes).sum();
+    let mean = |of: fn(&WeightReport) -> Option<f64>| {
+        let squares: Vec<f64> = weights.iter().filter_map(of).map(|error| error * error).collect();
+        let count = squares.len() as f64;
+        (!squares.is_empty()).then(|| (squares.iter().sum::<f64>() / count).sqrt())
+    };
+    Totals {
+        weights: count,
+        bytes_before: weights.iter().map(|weight| weight.bytes_before).sum(),
+        bytes_after,
+        bits_per_weight: report::bits_per_weight(bytes_after, count),
+        output_error_before: mean(|weight| weight.output_error_before),
+        output_error: mean(|weight| weight.output_error),
+    }
+}
+
+fn text(json: &Json) -> String {
+    let percent = |error: Option<f64>| match error {
+        Some(error) => right(format!("{:.2} %", 100.0 * error)),
+        None => right("–"),
+    };
+    let header = ["weight", "method", "format", "sparsity", "rounded", "output error"];
+    let mut table = report::table(&header, true);
+    for weight in &json.weights {
+        let name = weight.name.strip_suffix(".weight").unwrap_or(&weight.name);
+        table.add_row([
+            printable(name).into(),
+            weight.method.clone().into(),
+            weight.format.clone().into(),
+            weight.sparsity.clone().into(),
+            percent(weight.output_error_before),
+            percent(weight.output_error),
+        ]);
+    }
+    let totals = &json.totals;
+    let on = json.calibration.as_ref().map_or(String::new(), |calibration| {
+        format!(
+            " on {} and {}",
+            report::count(calibration.samples, "sample"),
+            report::count(calibration.tokens, "token")
+        )
+    });
+    let error = totals.output_error.map_or(String::new(), |error| {
+        let before = totals.output_error_before.unwrap_or(error);
+        format!(
+            ", output error {:.2} % (by rounding or magnitude {:.2} %)",
+            100.0 * error,
+            100.0 * before
+        )
+    });
+    format!(
+        "{}{}{on}: {} → {}, {:.2} bits a weight{error}, in {:.0} s → {}\n",
+        report::text(&table),
+        report::count(json.weights.len(), "weight"),
+        report::bytes(totals.bytes_before as u64),
+        report::bytes(totals.bytes_after as u64),
+        totals.bits_per_weight,
+        json.seconds,
+        printable(&json.output),
+    )
+}

@@ -1,0 +1,365 @@
+//! Compresses a model layer by layer, each with what its layers take after those before them are compressed.
+//!
+//! [`run`] goes through the model in [stages](crate::device::Stage). In each, the calibration texts run through the stage
+//! as it is, and the inputs of its linear layers are observed; then its weights are compressed with what was
+//! observed ([`Treatment`]); then the texts run through it again, as compressed, so that the next stage sees the inputs
+//! that it will have. One stage's weights are on the device at a time. The result is an [`Overlay`] over the model.
+
+mod fold;
+mod make;
+mod plans;
+mod report;
+mod resume;
+mod statistics;
+#[cfg(feature = "text")]
+mod texts;
+mod treatment;
+
+pub use plans::{Plans, plans};
+pub use report::WeightReport;
+pub use resume::Identity;
+#[cfg(feature = "text")]
+pub use texts::{Samples, SamplesError, samples};
+pub use treatment::{ColumnOrder, Method, Treatment};
+
+use crate::architecture::Blueprint;
+use crate::checkpoint::source::{Data, Item, ItemKind, ModelSource, Overlay, SourceError};
+use crate::checkpoint::{IoError, Tensor, matrix_shape};
+use crate::device::{Input, RunError, Stage, StagedRun};
+use lowbit::compress::layerwise::LayerwiseError;
+use lowbit::compress::{CompressError, Scheme, dequantize};
+use lowbit::format::PackedWeights;
+use lowbit::host::Host;
+use resume::Folder;
+use statistics::InputStatistics;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The reason why a model cannot be compressed layer by layer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LayerwiseRunError {
+    /// The texts cannot run through the model.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The model cannot be read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    Io(#[from] IoError),
+    /// A weight cannot be compressed by its method.
+    #[error("weight `{name}`")]
+    Weight {
+        /// The weight.
+        name: String,
+        /// The reason.
+        source: LayerwiseError,
+    },
+    /// A weight cannot be rounded.
+    #[error("weight `{name}`")]
+    Compress {
+        /// The weight.
+        name: String,
+        /// The reason.
+        source: CompressError,
+    },
+    /// A weight is stored in a way that cannot be compressed layer by layer.
+    #[error("weight `{name}`: {why}")]
+    Unsupported {
+        /// The weight.
+        name: String,
+        /// The reason.
+        why: String,
+    },
+    /// A method needs a calibration text, and there is none.
+    #[error("{method} needs a calibration text: it looks at what the layers take")]
+    NoTexts {
+        /// The method.
+        method: Method,
+    },
+    /// The folder of an earlier run cannot be used.
+    #[error("cannot {doing} `{}`", path.display())]
+    Folder {
+        /// What failed.
+        doing: &'static str,
+        /// The folder or file.
+        path: PathBuf,
+        /// The reason of the operating system.
+        source: std::io::Error,
+    },
+    /// The folder is of a run with another model, recipe or text.
+    #[error("`{}` holds what a run with another model, recipe or calibration text did", path.display())]
+    Other {
+        /// The folder or file.
+        path: PathBuf,
+    },
+}
+
+/// The format of a weight, and how it is made.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The format.
+    pub scheme: Scheme,
+    /// How it is made.
+    pub treatment: Treatment,
+}
+
+/// A model to compress.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// The model.
+    pub source: &'a dyn ModelSource,
+    /// What it is.
+    pub blueprint: &'a Blueprint,
+    /// What becomes of its weights, by their names. Others stay as they are.
+    pub plans: BTreeMap<String, Plan>,
+    /// The tokens of the calibration texts. They may be empty if no method looks at inputs.
+    pub texts: &'a [Vec<u32>],
+    /// The largest number of tokens of a step.
+    pub rows: usize,
+    /// The folder in which finished stages are kept, and what the run is of.
+    pub folder: Option<(PathBuf, Identity)>,
+}
+
+/// What [`run`] is doing.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Doing<'a> {
+    /// Texts run through a stage, so that the inputs of its layers are seen.
+    Observing(Stage),
+    /// A weight is being compressed.
+    Compressing(&'a str),
+    /// A weight is compressed.
+    Compressed(&'a WeightReport),
+    /// Texts run through a stage whose weights are compressed.
+    Advancing(Stage),
+}
+
+/// What a stage gave.
+#[derive(Debug, Default)]
+struct StageResult {
+    /// Compressed weights, with the shapes of their tensors.
+    packed: BTreeMap<String, (Vec<usize>, PackedWeights)>,
+    /// Tensors that changed, such as norms into which factors are folded.
+    floats: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+    reports: Vec<WeightReport>,
+}
+
+/// Compresses a model; the texts run on a device. Returns it, and what became of each weight, in the order in which they were compressed.
+///
+/// # Errors
+/// Returns [`LayerwiseRunError`]. Stages that were finished stay in the folder of the job, and another run with the same
+/// job goes on after them.
+pub async fn run<'a>(
+    host: Option<&Arc<Host>>,
+    job: &Job<'a>,
+    progress: &mut dyn FnMut(Doing<'_>),
+) -> Result<(Overlay<'a>, Vec<WeightReport>), LayerwiseRunError> {
+    let mut needs = job.plans.values().filter(|plan| plan.treatment.method.needs_inputs());
+    if let (Some(plan), true) = (needs.next(), host.is_none() || job.texts.iter().all(Vec::is_empty)) {
+        return Err(LayerwiseRunError::NoTexts { method: plan.treatment.method });
+    }
+    let folder = match &job.folder {
+        Some((path, identity)) => Some(Folder::open(path, identity)?),
+        None => None,
+    };
+    let mut work = Work {
+        overlay: Overlay::new(job.source),
+        items: job.source.items()?.into_iter().map(|item| (item.name.clone(), item)).collect(),
+        plans: &job.plans,
+        blueprint: job.blueprint,
+        reports: Vec::new(),
+    };
+    let stages: Vec<Stage> = std::iter::once(Stage::Embedding)
+        .chain((0..job.blueprint.layers.len()).map(Stage::Layer))
+        .chain([Stage::End])
+        .collect();
+    let mut done = BTreeSet::new();
+    if let (Some(host), true) = (host, job.texts.iter().any(|text| !text.is_empty())) {
+        let mut texts = StagedRun::new(host, job.blueprint, job.texts, job.rows)?;
+        let inputs: Vec<Vec<Input>> = stages.iter().map(|&stage| texts.inputs(stage)).collect();
+        let wanted = |inputs: &Vec<Input>| inputs.iter().any(|input| work.wants(input));
+        let last = inputs.iter().rposition(wanted);
+        for (index, (&stage, inputs)) in stages.iter().zip(&inputs).enumerate() {
+            if last.is_none_or(|last| index > last) {
+                break;
+            }
+            if inputs.iter().any(|input| work.wants(input)) {
+                let found = folder.as_ref().map(|folder| folder.load(index)).transpose()?.flatten();
+                let result = match found {
+                    Some(result) => result,
+                    None => {
+                        progress(Doing::Observing(stage));
+                        let seen = statistics::observe(&texts, &work.overlay, inputs).await?;
+                        let result = work.stage(stage, inputs, seen, progress)?;
+                        if let Some(folder) = &folder {
+                            folder.save(index, &result)?;
+                        }
+                        result
+                    }
+                };
+                done.extend(result.packed.keys().cloned());
+                work.take(result, progress)?;
+            }
+            if last != Some(index) {
+                progress(Doing::Advancing(stage));
+                texts.advance(&work.overlay).await?;
+            }
+        }
+    }
+    // What no text runs through: all weights if there is no text, and those that the network does not use.
+    let rest: Vec<String> = job.plans.keys().filter(|name| !done.contains(*name)).cloned().collect();
+    let result = work.unseen(&rest, progress)?;
+    work.take(result, progress)?;
+    Ok((work.overlay, work.reports))
+}
+
+/// A run at work.
+struct Work<'a, 'j> {
+    overlay: Overlay<'a>,
+    items: BTreeMap<String, Item>,
+    plans: &'j BTreeMap<String, Plan>,
+    blueprint: &'j Blueprint,
+    reports: Vec<WeightReport>,
+}
+
+/// A weight before it is compressed.
+struct Loaded {
+    shape: Vec<usize>,
+    n: usize,
+    k: usize,
+    values: Vec<f32>,
+}
+
+impl Work<'_, '_> {
+    /// Returns whether a weight that takes this input is to be compressed.
+    fn wants(&self, input: &Input) -> bool {
+        input.weights().iter().any(|name| self.plans.contains_key(*name))
+    }
+
+    fn item(&self, name: &str) -> Result<&Item, LayerwiseRunError> {
+        self.items.get(name).ok_or_else(|| LayerwiseRunError::Unsupported {
+            name: name.to_owned(),
+            why: "the model has no such weight".into(),
+        })
+    }
+
+    /// Reads a weight as floats, as it is by now.
+    fn load(&self, name: &str) -> Result<Loaded, LayerwiseRunError> {
+        let item = self.item(name)?;
+        let (n, k) = match (matrix_shape(&item.shape), item.shape.len()) {
+            (Some(shape), 2) => shape,
+            _ => {
+                return Err(LayerwiseRunError::Unsupported {
+                    name: name.to_owned(),
+                    why: format!("a tensor of shape {:?} is no matrix of one layer", item.shape),
+                });
+            }
+        };
+        let values = floats(&self.overlay, item)?;
+        Ok(Loaded { shape: item.shape.clone(), n, k, values })
+    }
+
+    /// Compresses the weights of a stage.
+    fn stage(
+        &self,
+        stage: Stage,
+        inputs: &[Input],
+        mut seen: Vec<Option<InputStatistics>>,
+        progress: &mut dyn FnMut(Doing<'_>),
+    ) -> Result<StageResult, LayerwiseRunError> {
+        let mut result = StageResult::default();
+        let mut loaded = BTreeMap::new();
+        for input in inputs {
+            for linear in &input.linears {
+                let name = &linear.matrix.tensor;
+                let Some(_) = self.plans.get(name) else { continue };
+                let plain = matches!(self.item(name)?.kind, ItemKind::Plain(_));
+                if linear.matrix.transposed && plain {
+                    return Err(LayerwiseRunError::Unsupported {
+                        name: name.clone(),
+                        why: "it is stored as [K, N], and formats are [N, K]".into(),
+                    });
+                }
+                if !loaded.contains_key(name) {
+                    loaded.insert(name.clone(), self.load(name)?);
+                }
+            }
+        }
+        fold::fold(self, stage, inputs, &mut seen, &mut loaded, &mut result)?;
+        for (input, seen) in inputs.iter().zip(&seen) {
+            for name in input.weights() {
+                let Some(plan) = self.plans.get(name) else { continue };
+                // The rows of a tensor may be several layers.
+                let Some(weight) = loaded.remove(name) else { continue };
+                progress(Doing::Compressing(name));
+                let (packed, report) = make::weight(name, &weight, seen.as_ref(), plan)?;
+                result.packed.insert(name.to_owned(), (weight.shape, packed));
+                result.reports.push(report);
+            }
+        }
+        Ok(result)
+    }
+
+    /// Compresses weights of which nothing is known: by rounding, or by a method that looks at weights only.
+    fn unseen(
+        &self,
+        names: &[String],
+        progress: &mut dyn FnMut(Doing<'_>),
+    ) -> Result<StageResult, LayerwiseRunError> {
+        let mut result = StageResult::default();
+        for name in names {
+            let Some(plan) = self.plans.get(name) else { continue };
+            progress(Doing::Compressing(name));
+            let weight = self.load(name)?;
+            let (packed, report) = make::weight(name, &weight, None, plan)?;
+            result.packed.insert(name.clone(), (weight.shape, packed));
+            result.reports.push(report);
+        }
+        Ok(result)
+    }
+
+    /// Puts the results of a stage into the model.
+    fn take(
+        &mut self,
+        result: StageResult,
+        progress: &mut dyn FnMut(Doing<'_>),
+    ) -> Result<(), LayerwiseRunError> {
+        for (name, (shape, values)) in result.floats {
+            self.overlay.put_floats(&name, shape, &values)?;
+        }
+        for (name, (shape, packed)) in result.packed {
+            self.overlay.put_packed(&name, shape, packed, None)?;
+        }
+        for report in result.reports {
+            progress(Doing::Compressed(&report));
+            self.reports.push(report);
+        }
+        Ok(())
+    }
+}
+
+/// Reads an item as floats.
+fn floats(source: &dyn ModelSource, item: &Item) -> Result<Vec<f32>, LayerwiseRunError> {
+    let name = item.name.as_str();
+    match (source.read(name)?, &item.kind) {
+        (Data::Compressed(packed), _) => Ok(dequantize(&packed)),
+        (Data::Plain(bytes), &ItemKind::Plain(dtype)) => {
+            Ok(Tensor { name, dtype, shape: &item.shape, bytes: &bytes }.to_f32()?)
+        }
+        (Data::Plain(_), _) => Err(LayerwiseRunError::Unsupported {
+            name: name.to_owned(),
+            why: "its type has no numbers".into(),
+        }),
+    }
+}
+
+/// Removes the folder of a run whose result was written.
+///
+/// # Errors
+/// Returns [`LayerwiseRunError::Folder`] if the operating system does not let it be removed.
+pub fn remove_folder(path: &Path) -> Result<(), LayerwiseRunError> {
+    Folder::at(path).remove()
+}

@@ -1,0 +1,89 @@
+//! The samples of a calibration text.
+
+use crate::architecture::Blueprint;
+use crate::text::windows::{WindowsError, windows};
+use crate::text::{TextError, Tokenizer};
+use std::hash::Hasher;
+
+/// The samples of a calibration text as tokens.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Samples {
+    /// The tokens of each sample.
+    pub texts: Vec<Vec<u32>>,
+    /// How many samples had more tokens than they may have, and were cut.
+    pub cut: usize,
+}
+
+/// The reason why a text gives no samples.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SamplesError {
+    /// The text cannot be made tokens of.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// The text cannot be cut into windows.
+    #[error(transparent)]
+    Windows(#[from] WindowsError),
+    /// The text has no line that is not blank.
+    #[error("it has no line that is not blank")]
+    NoLines,
+}
+
+/// Returns samples of a text: for a language model windows of `tokens` tokens, one after the other, up to `most` of
+/// them; for an encoder its lines that are not blank, up to `most`, each cut after `tokens` tokens.
+///
+/// # Errors
+/// Returns [`SamplesError`] if the text is too short, or cannot be made tokens of.
+pub fn samples(
+    tokenizer: &Tokenizer,
+    blueprint: &Blueprint,
+    text: &str,
+    most: usize,
+    tokens: usize,
+) -> Result<Samples, SamplesError> {
+    let tokens = tokens.min(blueprint.context);
+    if blueprint.head.is_some() {
+        let all = tokenizer.encode(text, false)?;
+        let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
+        let count = (all.len() / tokens.max(1)).min(most);
+        let texts = windows(&all, tokens, Some(count.max(1)), bos)?;
+        return Ok(Samples { texts, cut: 0 });
+    }
+    let mut samples = Samples::default();
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    for line in lines.take(most) {
+        let (ids, have) = tokenizer.encode_within(line, tokens)?;
+        samples.cut += usize::from(have > ids.len());
+        samples.texts.push(ids);
+    }
+    if samples.texts.is_empty() { Err(SamplesError::NoLines) } else { Ok(samples) }
+}
+
+impl Samples {
+    /// Returns the number of samples and tokens, and a checksum (FNV-1a) of all tokens, by which an interrupted run
+    /// knows its text again.
+    pub fn identity(&self) -> (usize, usize, u64) {
+        let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
+        for text in &self.texts {
+            hash.write_usize(text.len());
+            text.iter().for_each(|&token| hash.write_u32(token));
+        }
+        (self.texts.len(), self.texts.iter().map(Vec::len).sum(), hash.finish())
+    }
+}
+
+/// FNV-1a, which is the same in every version of the standard library.
+struct Fnv(u64);
+
+impl Hasher for Fnv {
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}

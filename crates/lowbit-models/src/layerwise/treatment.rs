@@ -1,0 +1,211 @@
+//! How a weight is compressed: the method, what it prunes, and its options.
+
+use lowbit::compress::layerwise::{Options, Order, Pattern};
+
+/// A method that makes compressed weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Method {
+    /// Every weight is rounded to the nearest number of its format. With a sparsity, the weights that are smallest
+    /// in magnitude are pruned first.
+    #[default]
+    Rtn,
+    /// Columns are rounded one after the other, and what each loses is made up for by those that follow.
+    Gptq,
+    /// Columns are scaled before they are rounded, those with large inputs up, where the factors can be folded into
+    /// what makes the inputs; and ranges are clipped by the output error.
+    Awq,
+    /// Weights are pruned, and rounded if the format asks for it, with the same compensation as in GPTQ.
+    SparseGpt,
+    /// The weights with the smallest |w| · ‖x‖₂ are pruned.
+    Wanda,
+    /// The weights that are smallest in magnitude are pruned.
+    Magnitude,
+}
+
+impl Method {
+    /// All methods.
+    pub const ALL: [Self; 6] =
+        [Self::Rtn, Self::Gptq, Self::Awq, Self::SparseGpt, Self::Wanda, Self::Magnitude];
+
+    /// Returns its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rtn => "rtn",
+            Self::Gptq => "gptq",
+            Self::Awq => "awq",
+            Self::SparseGpt => "sparsegpt",
+            Self::Wanda => "wanda",
+            Self::Magnitude => "magnitude",
+        }
+    }
+
+    /// Returns whether it needs to see what a layer takes.
+    pub fn needs_inputs(self) -> bool {
+        !matches!(self, Self::Rtn | Self::Magnitude)
+    }
+
+    /// Returns whether pruning is all that it does beside rounding.
+    pub fn prunes(self) -> bool {
+        matches!(self, Self::SparseGpt | Self::Wanda | Self::Magnitude)
+    }
+}
+
+impl std::fmt::Display for Method {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for Method {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let known = Self::ALL.into_iter().find(|method| method.name() == text);
+        known.ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            format!("`{text}` is no method; there are {names}")
+        })
+    }
+}
+
+/// In which order columns are rounded or pruned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ColumnOrder {
+    /// As they are.
+    #[default]
+    Columns,
+    /// Those with the largest inputs first; the columns of the compressed weight are in that order too, and groups are
+    /// made of it.
+    Activations,
+    /// Those with the largest inputs first; groups and columns stay as they are.
+    ActivationsStatic,
+}
+
+impl ColumnOrder {
+    /// All orders.
+    pub const ALL: [Self; 3] = [Self::Columns, Self::Activations, Self::ActivationsStatic];
+
+    /// Returns its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Columns => "columns",
+            Self::Activations => "activations",
+            Self::ActivationsStatic => "activations-static",
+        }
+    }
+}
+
+impl std::str::FromStr for ColumnOrder {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let known = Self::ALL.into_iter().find(|order| order.name() == text);
+        known.ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            format!("`{text}` is no order of columns; there are {names}")
+        })
+    }
+}
+
+/// How a weight is compressed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Treatment {
+    /// The method.
+    pub method: Method,
+    /// Which weights are pruned.
+    pub sparsity: Pattern,
+    /// The order in which GPTQ and SparseGPT take columns.
+    pub order: ColumnOrder,
+    /// What is added to the diagonal of XᵀX, as a part of its mean.
+    pub damping: f64,
+    /// Whether ranges are shrunk to where the error is least.
+    pub clip: bool,
+    /// Whether columns are permuted before 2:4 pruning so that more is kept.
+    pub permute: bool,
+}
+
+impl Default for Treatment {
+    fn default() -> Self {
+        Self {
+            method: Method::default(),
+            sparsity: Pattern::Dense,
+            order: ColumnOrder::default(),
+            damping: 0.01,
+            clip: false,
+            permute: false,
+        }
+    }
+}
+
+impl Treatment {
+    /// Returns the treatment by a method with its usual options.
+    pub fn of(method: Method) -> Self {
+        Self { method, ..Self::default() }
+    }
+
+    /// Returns whether it is what [`compress`](crate::compress) does without looking at inputs: rounding to nearest,
+    /// after pruning to 2:4 by magnitude if the format is 2:4.
+    pub fn is_plain(&self) -> bool {
+        let method = matches!(self.method, Method::Rtn | Method::Magnitude);
+        let sparsity = matches!(self.sparsity, Pattern::Dense | Pattern::TWO_FOUR);
+        method && sparsity && !self.clip && !self.permute
+    }
+
+    /// Checks that its parts fit each other.
+    ///
+    /// # Errors
+    /// Returns a sentence that says what does not fit.
+    pub fn check(&self) -> Result<(), String> {
+        let Self { method, sparsity, order, damping, permute, .. } = self;
+        let loops = matches!(method, Method::Gptq | Method::SparseGpt);
+        if method.prunes() && *sparsity == Pattern::Dense {
+            return Err(format!("{method} prunes, and there is no sparsity; give one, as in 2:4"));
+        }
+        if matches!(method, Method::Gptq | Method::Awq) && *sparsity != Pattern::Dense {
+            let next = "sparsegpt prunes and rounds in one pass";
+            return Err(format!("{method} prunes nothing, and the sparsity is {sparsity}; {next}"));
+        }
+        if *order != ColumnOrder::Columns && !loops {
+            return Err(format!("{method} has no order of columns; gptq and sparsegpt have one"));
+        }
+        if self.clip && !matches!(method, Method::Gptq | Method::SparseGpt | Method::Rtn) {
+            return Err(format!("{method} takes no `clip`; awq clips by itself"));
+        }
+        if *permute && *sparsity != Pattern::TWO_FOUR {
+            return Err(format!("columns are permuted for 2:4, and the sparsity is {sparsity}"));
+        }
+        if *permute && *order == ColumnOrder::Activations {
+            return Err("columns have one order: permuted, or by activations".into());
+        }
+        if !(damping.is_finite() && (0.0..=1.0).contains(damping)) {
+            return Err(format!("the damping is {damping}; it is from 0 to 1"));
+        }
+        Ok(())
+    }
+
+    /// Returns its name for tables and results: the method, and the order of columns if it is another one.
+    pub fn name(&self) -> String {
+        let order = match self.order {
+            ColumnOrder::Columns => "",
+            ColumnOrder::Activations => "-actorder",
+            ColumnOrder::ActivationsStatic => "-actorder-static",
+        };
+        format!("{}{order}", self.method)
+    }
+
+    /// Returns the options of the column loops.
+    pub(super) fn options(&self) -> Options {
+        Options {
+            damping: self.damping,
+            order: match self.order {
+                ColumnOrder::Columns => Order::AsIs,
+                ColumnOrder::Activations => Order::ByDiagonal { static_groups: false },
+                ColumnOrder::ActivationsStatic => Order::ByDiagonal { static_groups: true },
+            },
+            clip: self.clip,
+            ..Options::default()
+        }
+    }
+}
