@@ -8,6 +8,8 @@
 //! - [`sparse_gpt`] prunes by a [`Pattern`], and quantizes in the same pass.
 //! - [`wanda`] and [`magnitude`] choose which weights to prune, and [`prune_and_round`] does it without
 //!   updates.
+//! - [`awq()`] finds factors of columns before rounding, and [`clip_search`] the ranges of groups.
+//! - [`permute_for_two_four`] orders columns so that 2:4 keeps more.
 //!
 //! Results do not depend on the number of threads.
 //!
@@ -26,6 +28,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod awq;
 mod columns;
 mod dense;
 mod error;
@@ -34,15 +37,18 @@ mod gram;
 mod mask;
 mod objective;
 mod pattern;
+mod permute;
 mod rounder;
 mod sparse;
 
+pub use awq::{Awq, Clipped, awq, clip_search};
 pub use error::LayerwiseError;
 pub use gptq::gptq;
 pub use gram::Gram;
 pub use mask::Mask;
 pub use objective::output_error;
 pub use pattern::Pattern;
+pub use permute::{Budget, permute_for_two_four};
 pub use sparse::{
     magnitude, magnitude_from, magnitude_threshold, prune_and_round, sparse_gpt, wanda,
 };

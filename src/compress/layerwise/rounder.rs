@@ -35,7 +35,15 @@ pub(super) struct RowScales {
     stored: Stored,
 }
 
-/// The factors by which ranges are shrunk in the search for the one of least error, and the exponent of
+impl RowScales {
+    /// Forgets what ggml's rules have stored, so that units may come again.
+    pub fn forget(&mut self) {
+        self.stored.halves.clear();
+        self.stored.groups.clear();
+    }
+}
+
+/// The steps of 0.01 by which ranges are shrunk in the search for the one of least error, and the exponent of
 /// the error (Frantar et al. 2022, "GPTQ", in its published code).
 const SHRUNK: std::ops::RangeInclusive<u8> = 0..=79;
 const NORM: f64 = 2.4;
@@ -123,7 +131,7 @@ impl Rounder {
         RowScales { groups, stored: Stored::default() }
     }
 
-    /// Finds the scales of a unit of a row. Units of a row come in order. Pruned weights are 0 in `x`.
+    /// Finds the scales of a unit of a row. Units of a row that is packed come in order. Pruned weights are 0 in `x`.
     pub fn find(
         &self,
         row: usize,

@@ -1,7 +1,9 @@
 //! Tests of the layer-wise methods, on small layers with correlated inputs.
 
+mod awq;
 mod gptq;
 mod gram;
+mod permute;
 mod sparse;
 
 use super::{Gram, dense};
