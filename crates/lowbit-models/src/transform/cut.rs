@@ -10,14 +10,14 @@ use std::collections::BTreeMap;
 /// How much of something is kept.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Keep {
-    /// So many.
+    /// This many.
     Count(usize),
     /// This share of what there is, rounded up: above 0 and at most 1.
     Share(f64),
 }
 
-/// What is kept of each layer; the rest is cut out. Layers keep the same number, as the configuration has one
-/// number for all of them, but each keeps its own best.
+/// The parts of each layer that are kept; the rest is cut out. Layers keep the same number, as the configuration
+/// has one number for all of them, but each keeps its own best.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cut {
     /// The rows between the two linear layers of a feed-forward block (`intermediate_size`), or `None` for all.

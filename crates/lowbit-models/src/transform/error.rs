@@ -67,7 +67,7 @@ pub enum TransformError {
     /// A part of the model cannot be cut to the size that was asked for.
     #[error("{have} {what} cannot be kept, only {need}")]
     Keep {
-        /// What is kept: `attention heads`, `rows of a feed-forward block`.
+        /// The parts that are kept: `attention heads`, `rows of a feed-forward block`.
         what: &'static str,
         /// How many were asked for.
         have: String,
@@ -79,7 +79,7 @@ pub enum TransformError {
     WrongLength {
         /// The weight.
         name: String,
-        /// What was given.
+        /// The things that were given.
         what: &'static str,
         /// How many of them.
         have: usize,
@@ -91,7 +91,7 @@ pub enum TransformError {
     MissingFor {
         /// The weight.
         name: String,
-        /// What is missing.
+        /// The things that are missing.
         what: &'static str,
     },
     /// The order of the columns of a weight is none.

@@ -80,9 +80,9 @@ impl Changed {
 /// Which names a model has for its tensors and settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum World {
-    /// Those of `transformers`.
+    /// The names of `transformers`.
     Hf,
-    /// Those of GGUF files.
+    /// The names of GGUF files.
     Gguf,
 }
 

@@ -2,7 +2,7 @@
 
 use super::{TOKENS, difference, floats, open, plant, results};
 use crate::common::{self, host};
-use lowbit::compress::dequantize;
+use lowbit::compress::{dequantize, quantize};
 use lowbit_models::architecture::{self, Blueprint, reference};
 use lowbit_models::checkpoint::source::{self, Data, ModelSource, Overlay};
 use lowbit_models::device::{LoadOptions, Model, SessionOptions};
@@ -316,15 +316,24 @@ fn rotated_models_run() {
     for name in ["qwen2", "gpt2-gguf"] {
         let model = open(name);
         let rotated = rotate(&model, 1).unwrap();
-        let rotated = rotated.over(&model).unwrap();
+        let mut rotated = rotated.over(&model).unwrap();
+        // One of its matrices is compressed.
+        let blueprint = architecture::read(&model).unwrap();
+        let output = &blueprint.layers[1].attention.output.matrix.tensor;
+        let (shape, values) = floats(&rotated, output);
+        let format = "int8-channel".parse().unwrap();
+        let packed = quantize(&values, shape[0], shape[1], &format).unwrap();
+        rotated.put_packed(output, shape, packed, None).unwrap();
         let options = LoadOptions::default();
         let loaded = block_on(Model::from_source(&host, &rotated, &options, &|_, _| ())).unwrap();
         let mut session = block_on(loaded.session(&SessionOptions::default())).unwrap();
         let mut logits = Vec::new();
         let mut all = |_: usize, row: &[f32]| logits.extend(row.iter().copied().map(f64::from));
         block_on(session.extend_with(&TOKENS, &mut all)).unwrap();
-        let apart = difference(&logits, &results(&model));
-        println!("{name}: {apart:.1e}");
+        let (apart, whole) =
+            (difference(&logits, &results(&rotated)), difference(&logits, &results(&model)));
+        println!("{name}: {apart:.1e}, {whole:.1e} from what it was before it was compressed");
+        assert!(whole > ROUNDED);
         // The limit of tests/device for f32 activations.
         assert!(apart <= 1.2e-4, "{name}: {apart:.1e}");
     }

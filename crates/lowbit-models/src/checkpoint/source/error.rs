@@ -78,12 +78,12 @@ pub enum SourceError {
         /// The reason why it cannot be read.
         why: String,
     },
-    /// What is to replace a tensor or weight has another size than is said of it.
+    /// A replacement of a tensor or weight has another size than is said of it.
     #[error("{have} were given for `{name}` of shape {shape:?}")]
     WrongReplacement {
         /// The tensor or weight.
         name: String,
-        /// What was given.
+        /// The numbers or the matrix that were given.
         have: String,
         /// The shape that it was to have.
         shape: Vec<usize>,
