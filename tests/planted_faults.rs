@@ -93,7 +93,7 @@ const FAULTS: [Fault; 14] = [
         format: "q4_k",
         replace: (
             "return p.upper_at + super_block(group) * FIELDS / 2u;",
-            "return p.upper_at + super_block(group) * FIELDS / 2u + select(0u, 1u, group == 9u);",
+            "return p.upper_at + super_block(group) * FIELDS / 2u + select(0u, 1u, (group | 1u) == 9u);",
         ),
     },
     Fault {

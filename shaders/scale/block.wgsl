@@ -2,7 +2,8 @@
 // minima. The whole row is one run.
 // Requires: lib/matmul, scale/one_run, dense_decoder, raws, scale/side, const MINIMA, const BLOCK_GROUPS.
 // Implements: scale, run_steps, decoder.
-// Provides: Block, load_block, Blocks, load_blocks, quad_f, dot_quad, add_quad, tile_quad, run_steps.
+// Provides: Block, load_block, Blocks, load_blocks, first_words, second_words, load_blocks_of, quad_f,
+// dot_quad, add_quad, tile_quad, run_steps.
 // BLOCK_GROUPS is the number of groups of a block: 2 of 16 columns, 1 of 32, or 0 if a group is some
 // other multiple of 16 columns or the whole row.
 
@@ -49,9 +50,30 @@ fn load_block(row: Row, b: u32, piece: u32) -> Block {
 
 // Loads a block of two neighbouring rows each.
 fn load_blocks(r0: Row, r1: Row, b: u32, piece: u32) -> Blocks {
-    let raws = load_raws(r0, r1, b, piece);
+    return load_blocks_of(r0, r1, b, first_words(r0, r1, b));
+}
+
+// Two blocks of which the first has an even number share the upper level, if there is one and
+// BLOCK_GROUPS is not 0, and words of scales if one word has those of all their groups.
+const ONE_WORD = BLOCK_GROUPS > 0u && 2u * BLOCK_GROUPS * ENTRY_BITS <= 32u;
+
+// The words of a block of two neighbouring rows.
+fn first_words(r0: Row, r1: Row, b: u32) -> AffinesWords {
+    return affines_words(r0, r1, half_group(2u * b));
+}
+
+// The same for the second of two blocks, whose number is b.
+fn second_words(r0: Row, r1: Row, b: u32, first: AffinesWords) -> AffinesWords {
+    if (ONE_WORD) {
+        return first;
+    }
+    return affines_under(r0, r1, half_group(2u * b), first.a.upper, first.b.upper);
+}
+
+// Loads a block of two neighbouring rows, given its words.
+fn load_blocks_of(r0: Row, r1: Row, b: u32, words: AffinesWords) -> Blocks {
+    let raws = load_raws(r0, r1, b, 0u);
     let group = half_group(2u * b);
-    let words = affines_words(r0, r1, group);
     let zeros = zeros_of(r0, r1, group);
     let low_a = vec3<f32>(affine_in(words.a, group), zeros.x);
     let low_b = vec3<f32>(affine_in(words.b, group), zeros.y);

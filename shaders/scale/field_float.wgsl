@@ -1,11 +1,15 @@
 // Reads scales and minima that are f32 or f16.
 // Requires: scale/side, lib/half, const SCALES.
 // Implements: scale_field.
-// Provides: field_in.
+// Provides: field_in, upper_in.
 
-// Field `which` of a group, 0 for the scale and 1 for the minimum, from the word that it is in. There is
-// no upper level.
-fn field_in(word: u32, upper: u32, group: u32, which: u32) -> f32 {
+// There is no upper level.
+fn upper_in(word: u32, group: u32) -> vec2<f32> {
+    return vec2<f32>(0.0);
+}
+
+// Field `which` of a group, 0 for the scale and 1 for the minimum, from the word that it is in.
+fn field_in(word: u32, upper: f32, group: u32, which: u32) -> f32 {
     if (SCALES == 0u) {
         return bitcast<f32>(word);
     }

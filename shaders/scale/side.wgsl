@@ -2,7 +2,7 @@
 // Requires: lib/matmul, side, scale_field, const SCALES, const MINIMA, const ZERO_BITS,
 // const SIGNED_ZERO, const ZERO.
 // Provides: scale_of, minimum_of, affine_of, zero_of, scales_of, zeros_of, AffineWords,
-// affine_words, affine_in, AffinesWords, affines_words.
+// affine_words, affine_in, AffinesWords, affines_words, affines_under.
 // Constants: SCALES is 0 for f32, 1 for f16, 2 for powers of two (e8m0), 3 for an 8-bit integer times an
 // f16 a super-block of 256 columns, 4 for an e4m3 times an f32 a tensor. MINIMA is 0 without minima, 1
 // with them, 2 if they are float zero points z, which stand for −z · s. ZERO_BITS is 0 where no zero
@@ -36,15 +36,16 @@ fn super_block(group: u32) -> u32 {
     return (group * p.group_size) >> 8u;
 }
 
-// The words that scale and minimum of a group are in, and that of the upper level.
+// The words that scale and minimum of a group are in, and the upper level of both as numbers: it is
+// converted once for all groups that share it.
 struct AffineWords {
     scale: u32,
     minimum: u32,
-    upper: u32,
+    upper: vec2<f32>,
 }
 
 fn affine_words(row: Row, group: u32) -> AffineWords {
-    var words = AffineWords(side_word(row, scale_word(group)), 0u, 0u);
+    var words = AffineWords(side_word(row, scale_word(group)), 0u, vec2<f32>(0.0));
     if (MINIMA != 0u) {
         words.minimum = words.scale;
         if (SCALES == 0u) {
@@ -52,18 +53,18 @@ fn affine_words(row: Row, group: u32) -> AffineWords {
         }
     }
     if (SCALES >= 3u) {
-        words.upper = side_word(row, upper_word(group));
+        words.upper = upper_in(side_word(row, upper_word(group)), group);
     }
     return words;
 }
 
 // Scale and minimum of a group.
 fn affine_in(words: AffineWords, group: u32) -> vec2<f32> {
-    let scale = field_in(words.scale, words.upper, group, 0u);
+    let scale = field_in(words.scale, words.upper.x, group, 0u);
     if (MINIMA == 0u) {
         return vec2<f32>(scale, 0.0);
     }
-    let minimum = field_in(words.minimum, words.upper, group, 1u);
+    let minimum = field_in(words.minimum, words.upper.y, group, 1u);
     if (MINIMA == 2u) {
         return vec2<f32>(scale, -(minimum * scale));
     }
@@ -77,18 +78,24 @@ struct AffinesWords {
 }
 
 fn affines_words(r0: Row, r1: Row, group: u32) -> AffinesWords {
+    var a = vec2<f32>(0.0);
+    var b = vec2<f32>(0.0);
+    if (SCALES >= 3u) {
+        let words = side_pair(r0, r1, upper_word(group));
+        a = upper_in(words.x, group);
+        b = upper_in(words.y, group);
+    }
+    return affines_under(r0, r1, group, a, b);
+}
+
+// The same, given the upper level of both rows.
+fn affines_under(r0: Row, r1: Row, group: u32, a: vec2<f32>, b: vec2<f32>) -> AffinesWords {
     let scale = side_pair(r0, r1, scale_word(group));
     var minimum = scale;
     if (MINIMA != 0u && SCALES == 0u) {
         minimum = side_pair(r0, r1, minimum_word(group));
     }
-    var upper = vec2<u32>(0u);
-    if (SCALES >= 3u) {
-        upper = side_pair(r0, r1, upper_word(group));
-    }
-    return AffinesWords(
-        AffineWords(scale.x, minimum.x, upper.x), AffineWords(scale.y, minimum.y, upper.y),
-    );
+    return AffinesWords(AffineWords(scale.x, minimum.x, a), AffineWords(scale.y, minimum.y, b));
 }
 
 fn affine_of(row: Row, group: u32) -> vec2<f32> {
@@ -128,9 +135,10 @@ fn zero_of(row: Row, group: u32) -> f32 {
 // Returns the scales of two neighbouring rows, as side_pair.
 fn scales_of(r0: Row, r1: Row, group: u32) -> vec2<f32> {
     let words = side_pair(r0, r1, scale_word(group));
-    var upper = vec2<u32>(0u);
+    var upper = vec2<f32>(0.0);
     if (SCALES >= 3u) {
-        upper = side_pair(r0, r1, upper_word(group));
+        let uppers = side_pair(r0, r1, upper_word(group));
+        upper = vec2<f32>(upper_in(uppers.x, group).x, upper_in(uppers.y, group).x);
     }
     return vec2<f32>(
         field_in(words.x, upper.x, group, 0u), field_in(words.y, upper.y, group, 0u),

@@ -385,7 +385,8 @@ impl KernelChoice {
             }
             Schedule::Rows { m_tile: 1, n_tile } => {
                 consts.extend([workgroup, ("COLUMNS", Const::U32(n_tile))]);
-                vec!["schedule/rows_m1", entry]
+                let sums = if self.pairs_blocks() { "lib/sums_pairs" } else { "lib/sums_steps" };
+                vec!["schedule/rows_m1", sums, entry]
             }
             Schedule::Rows { m_tile, .. } => {
                 consts.extend([workgroup, ("M_TILE", Const::U32(m_tile))]);
@@ -467,7 +468,9 @@ impl KernelChoice {
             if shared {
                 consts.push(("SUBGROUP", Const::U32(self.subgroup)));
             }
-            consts.push(("GROUPED", Const::Bool(self.scaling == Scaling::Aligned)));
+            if !self.pairs_blocks() {
+                consts.push(("GROUPED", Const::Bool(self.scaling == Scaling::Aligned)));
+            }
             fragments.push(if shared { "lib/part_shared" } else { "lib/part_direct" });
         }
     }
@@ -502,6 +505,14 @@ impl KernelChoice {
             ScaleType::F32 | ScaleType::F16 => "scale/field_float",
             _ => "scale/field_byte",
         });
+    }
+
+    /// Returns whether one row of X takes two blocks of W at a time, so that they share the words of their
+    /// scales: where scales have two levels, and groups are blocks or their halves.
+    fn pairs_blocks(&self) -> bool {
+        matches!(self.schedule, Schedule::Rows { m_tile: 1, .. })
+            && matches!(self.scaling, Scaling::Block(1 | 2))
+            && self.scale_type.is_two_level()
     }
 
     /// Returns whether kernels with a scale for every column read codes word by word. They load
