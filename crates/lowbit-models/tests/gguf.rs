@@ -56,6 +56,32 @@ fn every_type_is_read_as_the_package_reads_it() {
     assert_eq!(model.config()["tokenizer.ggml.tokens"]["length"], 300);
 }
 
+/// The same with the scales of whole tensors, which the package leaves to programs. They cannot be written.
+#[test]
+fn nvfp4_is_read_as_the_package_reads_it() {
+    let model = GgufFile::open(Path::new(FOLDER).join("nvfp4.gguf")).unwrap();
+    let want = std::fs::read(Path::new(FOLDER).join("nvfp4.f32")).unwrap();
+    let mut want = want.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes));
+    let items = model.items().unwrap();
+    let names: Vec<_> = items.iter().map(|item| item.name.as_str()).collect();
+    assert_eq!(names, ["one.weight", "three.weight", "two.weight"]);
+    for name in names {
+        let Data::Compressed(weights) = model.read(name).unwrap() else { panic!("{name}") };
+        assert_eq!(weights.format().other_name(), Some("nvfp4"));
+        for (at, have) in dequantize(&weights).into_iter().enumerate() {
+            let want = want.next().unwrap();
+            assert!(have == want, "{name} {at}: {have:e}, not {want:e}");
+        }
+    }
+    assert_eq!(want.next(), None);
+    let output = tempfile::tempdir().unwrap().path().join("again");
+    let metadata = GgufMetadata::of(&model);
+    let error = gguf::write(&model, &metadata, &output, &mut |_| ()).unwrap_err().to_string();
+    let expected = "`one.weight` is stored as NVFP4: lowbit reads this format from GGUF files, but does not \
+                    write it to them";
+    assert_eq!(error, expected);
+}
+
 /// The written file has the blocks and the metadata that were read, bit for bit, also by way of a file of
 /// lowbit's own.
 #[test]

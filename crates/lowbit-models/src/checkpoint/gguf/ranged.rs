@@ -1,8 +1,8 @@
 //! GGUF files whose tensors are read one by one, for programs that cannot map a file.
 
 use super::header::{Header, Place};
-use super::source::{check, data, item};
-use super::{FileBytes, FileParts, GgufError, GgufFile, GgufTensor, split};
+use super::source::{check, data, items, number, upper_place};
+use super::{FileBytes, FileParts, GgmlType, GgufError, GgufFile, GgufTensor, split};
 use crate::checkpoint::IoError;
 use crate::checkpoint::source::{Data, Family, Item, ModelSource, SourceError};
 use serde_json::Value;
@@ -89,6 +89,14 @@ impl RangedGguf {
         let range = place.range.start as u64..place.range.end as u64;
         Ok((place, fetch(&self.read, &self.name, range)?))
     }
+
+    /// Reads the upper level of the scales of a tensor, where that is a tensor of its own.
+    fn upper_scale(&self, name: &str, kind: GgmlType) -> Result<f32, SourceError> {
+        match upper_place(&self.tensors, name, kind)? {
+            Some((scale, _)) => Ok(number(&self.bytes(scale)?.1)),
+            None => Ok(1.0),
+        }
+    }
 }
 
 /// Reads a range, and checks that it is whole.
@@ -138,13 +146,13 @@ impl ModelSource for RangedGguf {
     }
 
     fn items(&self) -> Result<Vec<Item>, SourceError> {
-        let tensors = self.tensors.iter();
-        Ok(tensors.map(|(name, p)| item(name, p.kind, &p.shape, p.range.len())).collect())
+        Ok(items(&self.tensors))
     }
 
     fn read(&self, name: &str) -> Result<Data<'_>, SourceError> {
         let (Place { kind, shape, .. }, bytes) = self.bytes(name)?;
-        let compressed = match data(&GgufTensor { name, kind: *kind, shape, bytes: &bytes })? {
+        let tensor = GgufTensor { name, kind: *kind, shape, bytes: &bytes };
+        let compressed = match data(&tensor, self.upper_scale(name, *kind)?)? {
             Data::Compressed(weights) => Some(weights),
             Data::Plain(_) => None,
         };
@@ -153,6 +161,7 @@ impl ModelSource for RangedGguf {
 
     fn check(&self, name: &str) -> Result<(), SourceError> {
         let (Place { kind, shape, .. }, bytes) = self.bytes(name)?;
-        check(&GgufTensor { name, kind: *kind, shape, bytes: &bytes })
+        let tensor = GgufTensor { name, kind: *kind, shape, bytes: &bytes };
+        check(&tensor, self.upper_scale(name, *kind)?)
     }
 }

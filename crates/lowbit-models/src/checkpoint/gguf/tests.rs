@@ -6,6 +6,8 @@ use crate::checkpoint::{CompressedInfo, Content, Dtype, Entry, LayerActivations,
 use serde_json::json;
 use std::fs;
 
+mod nvfp4;
+
 /// A GGUF file under construction.
 #[derive(Clone, Default)]
 pub(crate) struct Builder {
@@ -292,7 +294,7 @@ fn models_in_several_files() {
 #[test]
 fn scales_are_checked_as_they_are_read() {
     let mut refused = 0;
-    for number in [2, 3, 6, 7, 8, 10, 11, 12, 13, 14, 20, 23, 39] {
+    for number in [2, 3, 6, 7, 8, 10, 11, 12, 13, 14, 20, 23, 39, 40] {
         let kind = GgmlType::new(number);
         let (columns, bytes) = kind.block().unwrap();
         for at in 0..bytes {
@@ -302,14 +304,14 @@ fn scales_are_checked_as_they_are_read() {
                 data[bytes + at..end].copy_from_slice(&faulty[..end - bytes - at]);
                 let shape = [2, columns];
                 let tensor = GgufTensor { name: "w", kind, shape: &shape, bytes: &data };
-                let (read, check) = (blocks::read(&tensor), blocks::check(&tensor));
+                let (read, check) = (blocks::read(&tensor, 1.0), blocks::check(&tensor, 1.0));
                 assert_eq!(read.is_err(), check.is_err(), "{kind}, byte {at}");
                 refused += usize::from(check.is_err());
             }
         }
     }
-    // Both faults in each of the 17 floats of the types, and the byte of MXFP4.
-    assert_eq!(refused, 2 * 17 + 1);
+    // Both faults in each of the 17 floats of the types, the byte of MXFP4, and those of NVFP4.
+    assert_eq!(refused, 2 * 17 + 1 + 4);
 }
 
 /// What cannot be read is left out with the reason, and the rest is read.

@@ -64,6 +64,8 @@ impl GgmlType {
     pub const F16: Self = Self(1);
     /// Brain floats.
     pub const BF16: Self = Self(30);
+    /// Floats of four bits with scales of one byte, and one of four bytes in another tensor.
+    pub(super) const NVFP4: Self = Self(40);
 
     /// Returns the type of this number, whether or not it is known.
     pub fn new(number: u32) -> Self {

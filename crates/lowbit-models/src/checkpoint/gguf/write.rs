@@ -238,7 +238,15 @@ fn kind(item: &Item) -> Result<(GgmlType, usize), SourceError> {
         },
         ItemKind::Unsupported(why) => return Err(unsupported(item, why.as_str())),
     };
-    let kind = kind.ok_or_else(|| unsupported(item, "GGUF has no type for this format"))?;
+    let kind = kind.ok_or_else(|| {
+        let why = match item.kind {
+            ItemKind::Compressed(format) if blocks::is_only_read(format) => {
+                "lowbit reads this format from GGUF files, but does not write it to them"
+            }
+            _ => "GGUF has no type for this format",
+        };
+        unsupported(item, why)
+    })?;
     let (columns, block_bytes) =
         kind.block().ok_or_else(|| unsupported(item, "GGUF has no type for this format"))?;
     let row = item.shape.last().copied().unwrap_or(1);

@@ -14,6 +14,7 @@
 //! | Q6_K | i8 a 16, times f16 | – |
 //! | IQ4_XS | 6 bits a 32, less 32, times f16 | – |
 //! | MXFP4 | a power of two | – |
+//! | NVFP4 | e4m3 a 16, times an f32 in another tensor | – |
 //!
 //! The file subtracts a minimum of two levels, and lowbit adds one, so the f16 changes its sign.
 
@@ -58,9 +59,10 @@ impl Block {
 struct Row {
     /// The number of the type.
     number: u32,
-    unpack: fn(&[u8], &mut Block),
-    pack: fn(&Block, &mut [u8]),
-    /// Where the floats of a block are. Without any, its first byte is a power of two.
+    unpack: Unpack,
+    /// `None` for types that are only read.
+    pack: Option<Pack>,
+    /// Where the floats of a block are. Without any, it starts with scales of one byte each.
     floats: &'static [usize],
     /// The lowest and the highest lower level of a scale that the bits of the file can hold.
     scales: (i8, i8),
@@ -73,7 +75,7 @@ type Pack = fn(&Block, &mut [u8]);
 
 const fn row(number: u32, (unpack, pack): (Unpack, Pack), floats: &'static [usize]) -> Row {
     let (scales, minima) = ((i8::MIN, i8::MAX), (i8::MIN, i8::MAX));
-    Row { number, unpack, pack, floats, scales, minima }
+    Row { number, unpack, pack: Some(pack), floats, scales, minima }
 }
 
 impl Row {
@@ -84,7 +86,7 @@ impl Row {
 }
 
 /// Every type of blocks that lowbit has a format for.
-const ROWS: [Row; 13] = [
+const ROWS: [Row; 14] = [
     row(2, (unpack::q4_0, pack::q4_0), &[0]),
     row(3, (unpack::q4_1, pack::q4_1), &[0, 2]),
     row(6, (unpack::q5_0, pack::q5_0), &[0]),
@@ -99,6 +101,14 @@ const ROWS: [Row; 13] = [
     row(20, (unpack::q4_0, pack::q4_0), &[0]),
     row(23, (unpack::iq4_xs, pack::iq4_xs), &[0]).limits((-32, 31), (0, 0)),
     row(39, (unpack::mxfp4, pack::mxfp4), &[]),
+    Row {
+        number: 40,
+        unpack: unpack::nvfp4,
+        pack: None,
+        floats: &[],
+        scales: (0, i8::MAX),
+        minima: (0, 0),
+    },
 ];
 
 fn row_of(kind: GgmlType) -> Option<&'static Row> {
@@ -114,16 +124,25 @@ pub(super) fn format(kind: GgmlType) -> Option<WeightFormat> {
 
 /// Returns the type of blocks that a format is written as, or `None` if there is none.
 pub(super) fn kind(format: WeightFormat) -> Option<GgmlType> {
-    let kinds = ROWS.iter().map(|row| GgmlType::new(row.number));
-    kinds.into_iter().find(|&kind| self::format(kind) == Some(format))
+    let row = row_of_format(format)?;
+    row.pack.map(|_| GgmlType::new(row.number))
 }
 
-/// Reads a tensor of blocks.
+/// Returns whether blocks of a format are read, but not written.
+pub(super) fn is_only_read(format: WeightFormat) -> bool {
+    row_of_format(format).is_some_and(|row| row.pack.is_none())
+}
+
+fn row_of_format(format: WeightFormat) -> Option<&'static Row> {
+    ROWS.iter().find(|row| self::format(GgmlType::new(row.number)) == Some(format))
+}
+
+/// Reads a tensor of blocks. `upper` is the upper level of its scales, where that is a tensor of its own.
 ///
 /// # Errors
 /// Returns [`IoError::NotAMatrix`] if the tensor has one axis, and [`IoError::Format`] if lowbit has no
 /// format for its type, or if a scale or minimum is not finite.
-pub(super) fn read(tensor: &GgufTensor<'_>) -> Result<PackedWeights, IoError> {
+pub(super) fn read(tensor: &GgufTensor<'_>, upper: f32) -> Result<PackedWeights, IoError> {
     let name = || tensor.name.to_owned();
     let not_a_matrix = || IoError::NotAMatrix { name: name(), shape: tensor.shape.to_vec() };
     let (n, k) = matrix_shape(tensor.shape).ok_or_else(not_a_matrix)?;
@@ -133,7 +152,10 @@ pub(super) fn read(tensor: &GgufTensor<'_>) -> Result<PackedWeights, IoError> {
     let unpack = row_of(tensor.kind).ok_or_else(unknown)?.unpack;
     let (columns, block_bytes) = tensor.kind.block().ok_or_else(unknown)?;
     let geometry = format.geometry(n, k).map_err(refused)?;
-    let parts = parts(&geometry, columns, (tensor.bytes, block_bytes), unpack);
+    let mut parts = parts(&geometry, columns, (tensor.bytes, block_bytes), unpack);
+    if let Scales::E4m3Tensor { tensor, .. } = &mut parts.scales {
+        *tensor = upper;
+    }
     PackedWeights::new(format, n, k, parts).map_err(refused)
 }
 
@@ -141,10 +163,12 @@ pub(super) fn read(tensor: &GgufTensor<'_>) -> Result<PackedWeights, IoError> {
 ///
 /// # Errors
 /// Returns the error of [`read`].
-pub(super) fn check(tensor: &GgufTensor<'_>) -> Result<(), IoError> {
+pub(super) fn check(tensor: &GgufTensor<'_>, upper: f32) -> Result<(), IoError> {
     /// The byte of a power of two that stands for NaN.
     const E8M0_NAN: u8 = 0xff;
     let finite = |block: &[u8], floats: &[usize]| match floats {
+        // Unsigned scales have 7 bits, as ASCII has.
+        [] if tensor.kind == GgmlType::NVFP4 => upper.is_finite() && block[..4].is_ascii(),
         [] => block.first() != Some(&E8M0_NAN),
         floats => floats.iter().all(|&at| unpack::half(block, at).is_finite()),
     };
@@ -154,7 +178,7 @@ pub(super) fn check(tensor: &GgufTensor<'_>) -> Result<(), IoError> {
         return Ok(());
     }
     // The reader says which of them it is.
-    read(tensor).map(drop)
+    read(tensor, upper).map(drop)
 }
 
 /// Bytes of blocks that a thread unpacks at a time.
@@ -241,7 +265,7 @@ impl Levels {
     fn new(kind: ScaleType, blocks: usize, groups: usize) -> Self {
         let (floats, bytes) = match kind {
             ScaleType::F16 => (blocks, 0),
-            ScaleType::E8m0 => (0, blocks * groups),
+            ScaleType::E8m0 | ScaleType::E4m3Tensor => (0, blocks * groups),
             _ => (blocks, blocks * groups),
         };
         Self { kind, floats: vec![f16::ZERO; floats], bytes: vec![0; bytes] }
@@ -257,10 +281,12 @@ impl Levels {
     }
 
     fn finish(self) -> Scales {
+        let unsigned = |bytes: Vec<i8>| bytes.into_iter().map(|byte| byte as u8).collect();
         match self.kind {
             ScaleType::F16 => Scales::F16(self.floats),
-            ScaleType::E8m0 => {
-                Scales::E8m0(self.bytes.into_iter().map(|byte| byte as u8).collect())
+            ScaleType::E8m0 => Scales::E8m0(unsigned(self.bytes)),
+            ScaleType::E4m3Tensor => {
+                Scales::E4m3Tensor { groups: unsigned(self.bytes), tensor: 1.0 }
             }
             _ => Scales::Int8Super { groups: self.bytes, supers: self.floats },
         }
@@ -307,6 +333,7 @@ pub(super) fn write<E>(
     let (Some(row), Some((columns, block_bytes))) = (row_of(kind), kind.block()) else {
         return Ok(None);
     };
+    let Some(pack) = row.pack else { return Ok(None) };
     let (format, geometry) = (weights.format(), weights.geometry());
     if geometry.k % columns != 0 {
         return Ok(Some(Refusal::Ragged(columns)));
@@ -327,7 +354,7 @@ pub(super) fn write<E>(
                 return Ok(Some(Refusal::Range { value, low, high }));
             }
         }
-        (row.pack)(&block, &mut bytes);
+        pack(&block, &mut bytes);
         write(&bytes)?;
     }
     Ok(None)

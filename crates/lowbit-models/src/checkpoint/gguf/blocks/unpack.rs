@@ -160,6 +160,21 @@ pub(super) fn iq4_xs(bytes: &[u8], block: &mut Block) {
     }
 }
 
+/// Four bytes of scales | 4 · 8 bytes. Scales are unsigned numbers of 7 bits: 127 is 0, and what does not
+/// fit becomes the NaN of lowbit's e4m3, which no format takes.
+pub(super) fn nvfp4(bytes: &[u8], block: &mut Block) {
+    const NAN: i8 = 0x7f;
+    let scales = bytes[..4].iter().map(|&byte| match i8::try_from(byte) {
+        Ok(NAN) => 0,
+        Ok(scale) => scale,
+        Err(_) => NAN,
+    });
+    block.scales.iter_mut().zip(scales).for_each(|(to, scale)| *to = scale);
+    for (bytes, codes) in bytes[4..36].chunks_exact(8).zip(block.codes.chunks_exact_mut(16)) {
+        halves(bytes, codes);
+    }
+}
+
 /// A byte of the scale | 16 bytes.
 pub(super) fn mxfp4(bytes: &[u8], block: &mut Block) {
     block.scales[0] = bytes[0] as i8;
