@@ -3,8 +3,8 @@
 use crate::activations::{self, ActivationsArg, ActivationsJson};
 use crate::adapter::AdapterArg;
 use crate::error::{CliError, printable, warn};
-use crate::report::{self, JsonArg, Report};
 use crate::layerwise::{self, MethodArgs};
+use crate::report::{self, JsonArg, Report};
 use crate::{Outcome, files};
 use clap::{ArgGroup, ValueEnum};
 use lowbit::compress::Scheme;
@@ -454,7 +454,8 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         ("--json", args.json.json.as_deref()),
     ]))?;
     let request = request(args)?;
-    if request.recipe.rules.iter().any(|rule| !rule.treatment.is_plain()) || args.method.is_staged() {
+    if request.recipe.rules.iter().any(|rule| !rule.treatment.is_plain()) || args.method.is_staged()
+    {
         return layerwise::run(args, &request);
     }
     let output = args.shards.output(&args.output);

@@ -198,7 +198,10 @@ pub fn run(args: &Args, request: &SelectRequest) -> Result<Outcome, CliError> {
     let done = block_on(compress(host.as_ref(), &job, &mut progress)).map_err(failed);
     bar.finish_and_clear();
     let (mut compressed, weights) = done.map_err(|error| {
-        error.or_hint(&format!("what is finished stays in `{}`, and the same command goes on", folder.display()))
+        error.or_hint(&format!(
+            "what is finished stays in `{}`, and the same command goes on",
+            folder.display()
+        ))
     })?;
     let calibration = method.calibration.as_deref().map(|text| CalibrationJson {
         text: text.file_name().unwrap_or_default().to_string_lossy().into_owned(),
@@ -264,9 +267,7 @@ fn read_samples(args: &Args, path: &Path, blueprint: &Blueprint) -> Result<Sampl
 fn hint(error: &LayerwiseRunError) -> &'static str {
     match error {
         LayerwiseRunError::NoTexts { .. } => "--calibration names one",
-        LayerwiseRunError::Other { .. } => {
-            "remove it, or finish that run with its own options"
-        }
+        LayerwiseRunError::Other { .. } => "remove it, or finish that run with its own options",
         LayerwiseRunError::Source(error) => error.next_step(),
         LayerwiseRunError::Weight { .. } | LayerwiseRunError::Compress { .. } => {
             "--exclude leaves the weight out, --format chooses another format"
@@ -274,7 +275,9 @@ fn hint(error: &LayerwiseRunError) -> &'static str {
         LayerwiseRunError::Unsupported { .. } => "--exclude leaves the weight out",
         LayerwiseRunError::Io(error) => error.system_step().unwrap_or("is there room for it?"),
         LayerwiseRunError::Folder { .. } => "may this user write there?",
-        _ => "--adapter chooses another adapter, fewer --samples or --sample-tokens take less memory",
+        _ => {
+            "--adapter chooses another adapter, fewer --samples or --sample-tokens take less memory"
+        }
     }
 }
 

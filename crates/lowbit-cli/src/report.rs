@@ -175,7 +175,8 @@ pub fn progress(steps: usize) -> ProgressBar {
 /// Creates a progress bar of work that takes minutes, with the time that is left.
 pub fn long_progress(steps: usize) -> ProgressBar {
     let bar = progress(steps);
-    let style = ProgressStyle::with_template("{bar:20} {pos}/{len} {elapsed}, {eta} left {wide_msg}");
+    let style =
+        ProgressStyle::with_template("{bar:20} {pos}/{len} {elapsed}, {eta} left {wide_msg}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar.enable_steady_tick(Duration::from_secs(1));
     bar

@@ -2,8 +2,8 @@
 
 use super::recipe::{Pattern, Recipe, Rule};
 use super::roles::{Role, Roles};
-use crate::layerwise::Treatment;
 use crate::checkpoint::{Foreign, ModelFile, Tensor, TensorKind, foreign, matrix_shape};
+use crate::layerwise::Treatment;
 use lowbit::compress::Scheme;
 use serde_json::Value;
 
@@ -40,7 +40,11 @@ impl SelectRequest {
         let tensors = (!tensors.is_empty()).then_some(tensors);
         Self {
             recipe: Recipe {
-                rules: vec![Rule { tensors, scheme: Some(scheme), treatment: Treatment::default() }],
+                rules: vec![Rule {
+                    tensors,
+                    scheme: Some(scheme),
+                    treatment: Treatment::default(),
+                }],
             },
             exclude: vec![],
         }

@@ -2,12 +2,137 @@
 
 use super::report::WeightReport;
 use super::statistics::InputStatistics;
-use super::{LayerwiseRunError, Loaded, Method, Plan};
+use super::{LayerwiseRunError, Loaded, Method, Plan, Treatment};
 use lowbit::compress::layerwise::{
-    LayerwiseError, Pattern, gptq, magnitude, output_error, prune_and_round, sparse_gpt, wanda,
+    Budget, Gram, LayerwiseError, Pattern, clip_search, gptq, magnitude, output_error,
+    permute_for_two_four, prune_and_round, sparse_gpt, wanda,
 };
-use lowbit::compress::{dequantize, quantize_scheme, relative_error};
+use lowbit::compress::{Scheme, dequantize, quantize_scheme, relative_error};
 use lowbit::format::PackedWeights;
+
+/// The seed of the search for an order of columns, so that a run repeats.
+const SEED: u64 = 0;
+
+/// A matrix, and what was seen of its input.
+struct Matrix<'a> {
+    values: &'a [f32],
+    n: usize,
+    k: usize,
+    gram: Option<&'a Gram>,
+}
+
+impl Matrix<'_> {
+    /// Rounds to nearest, after pruning by magnitude.
+    fn plain(&self, scheme: &Scheme, sparsity: &Pattern) -> Result<PackedWeights, LayerwiseError> {
+        let &Self { values, n, k, .. } = self;
+        match sparsity {
+            Pattern::Dense => Ok(quantize_scheme(values, n, k, scheme)?),
+            _ => {
+                let mask = magnitude(values, n, k, sparsity)?;
+                Ok(prune_and_round(values, n, k, &mask, scheme)?.packed)
+            }
+        }
+    }
+
+    /// Rounds after limiting each group to the range of least output error, if the format has such groups.
+    fn clipped(
+        &self,
+        scheme: &Scheme,
+        warnings: &mut Vec<String>,
+    ) -> Result<PackedWeights, LayerwiseError> {
+        let &Self { values, n, k, gram } = self;
+        let found = gram.map(|gram| clip_search(values, n, k, gram, scheme));
+        match found {
+            Some(Ok(found)) => Ok(quantize_scheme(&found.weights, n, k, scheme)?),
+            Some(Err(error @ LayerwiseError::Unsupported { .. })) => {
+                warnings.push(format!("ranges are not clipped: {error}"));
+                self.plain(scheme, &Pattern::Dense)
+            }
+            Some(Err(error)) => Err(error),
+            None => self.plain(scheme, &Pattern::Dense),
+        }
+    }
+
+    /// Compresses by a method.
+    fn made(
+        &self,
+        method: Method,
+        scheme: &Scheme,
+        treatment: &Treatment,
+        warnings: &mut Vec<String>,
+    ) -> Result<PackedWeights, LayerwiseError> {
+        let &Self { values, n, k, gram } = self;
+        let Treatment { sparsity, clip, .. } = treatment;
+        let made = match (method, gram) {
+            (Method::Gptq, Some(gram)) => gptq(values, n, k, gram, scheme, &treatment.options())?,
+            (Method::SparseGpt, Some(gram)) => {
+                sparse_gpt(values, n, k, gram, sparsity, scheme, &treatment.options())?
+            }
+            (Method::Wanda, Some(gram)) => {
+                let mask = wanda(values, n, k, &gram.diagonal(), sparsity)?;
+                prune_and_round(values, n, k, &mask, scheme)?
+            }
+            (Method::Awq, _) => return self.clipped(scheme, warnings),
+            (Method::Rtn, _) if *clip && *sparsity == Pattern::Dense => {
+                return self.clipped(scheme, warnings);
+            }
+            _ => return self.plain(scheme, sparsity),
+        };
+        warnings.extend(made.warnings.iter().map(ToString::to_string));
+        Ok(made.packed)
+    }
+
+    /// Does the same with columns in an order in which 2:4 pruning keeps more. The result has them in that order.
+    fn permuted(
+        &self,
+        method: Method,
+        scheme: &Scheme,
+        treatment: &Treatment,
+        warnings: &mut Vec<String>,
+    ) -> Result<PackedWeights, LayerwiseError> {
+        let &Self { values, n, k, gram } = self;
+        let scores: Vec<f32> = match gram {
+            Some(gram) if method != Method::Magnitude => {
+                let norms: Vec<f64> = gram.diagonal().into_iter().map(f64::sqrt).collect();
+                let largest = norms.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
+                let score =
+                    |(at, w): (usize, &f32)| (f64::from(*w) * norms[at % k] / largest) as f32;
+                values.iter().enumerate().map(score).collect()
+            }
+            _ => values.to_vec(),
+        };
+        let order = permute_for_two_four(&scores, n, k, SEED, Budget::default())?;
+        let values = columns(values, k, &order);
+        let gram = gram.map(|gram| permuted(gram, &order)).transpose()?;
+        let matrix = Matrix { values: &values, n, k, gram: gram.as_ref() };
+        let made = matrix.made(method, scheme, treatment, warnings)?;
+        let format = made.format().permuted();
+        let mut parts = made.into_parts();
+        parts.order = order;
+        Ok(PackedWeights::new(format, n, k, parts)?)
+    }
+}
+
+/// Returns a matrix whose columns are in another order.
+fn columns(values: &[f32], k: usize, order: &[u32]) -> Vec<f32> {
+    let rows = values.chunks_exact(k.max(1));
+    rows.flat_map(|row| order.iter().map(|&column| row[column as usize])).collect()
+}
+
+/// Returns the Gram matrix of inputs whose columns are in another order.
+fn permuted(gram: &Gram, order: &[u32]) -> Result<Gram, LayerwiseError> {
+    let (k, sums) = (gram.columns(), gram.sums());
+    // Row i of the upper triangle starts after rows of k, k − 1, … elements.
+    let at = |i: usize, j: usize| {
+        let (i, j) = (i.min(j), i.max(j));
+        sums[i * k - i * (i + 1) / 2 + j]
+    };
+    let mut all = Vec::with_capacity(sums.len());
+    for (place, &i) in order.iter().enumerate() {
+        all.extend(order[place..].iter().map(|&j| at(i as usize, j as usize)));
+    }
+    Gram::from_parts(k, gram.rows(), all)
+}
 
 /// Compresses a weight with what was seen of its input.
 pub(super) fn weight(
@@ -20,15 +145,6 @@ pub(super) fn weight(
     let Plan { scheme, treatment } = plan;
     let &Loaded { n, k, ref values, .. } = weight;
     let sparsity = &treatment.sparsity;
-    let plain = || -> Result<PackedWeights, LayerwiseError> {
-        match sparsity {
-            Pattern::Dense => Ok(quantize_scheme(values, n, k, scheme)?),
-            _ => {
-                let mask = magnitude(values, n, k, sparsity)?;
-                Ok(prune_and_round(values, n, k, &mask, scheme)?.packed)
-            }
-        }
-    };
     let mut warnings = Vec::new();
     let method = match (treatment.method, seen) {
         (method, None) if method.needs_inputs() => {
@@ -40,35 +156,16 @@ pub(super) fn weight(
         }
         (method, _) => method,
     };
-    let made = match (method, seen) {
-        (Method::Gptq, Some(seen)) => {
-            Some(gptq(values, n, k, &seen.gram, scheme, &treatment.options()))
-        }
-        (Method::SparseGpt, Some(seen)) => {
-            let options = treatment.options();
-            Some(sparse_gpt(values, n, k, &seen.gram, sparsity, scheme, &options))
-        }
-        (Method::Wanda, Some(seen)) => Some(
-            wanda(values, n, k, &seen.gram.diagonal(), sparsity)
-                .and_then(|mask| prune_and_round(values, n, k, &mask, scheme)),
-        ),
-        _ => None,
-    };
-    let before = plain().map_err(failed)?;
-    let packed = match made {
-        Some(made) => {
-            let made = made.map_err(failed)?;
-            warnings.extend(made.warnings.iter().map(ToString::to_string));
-            made.packed
-        }
-        None => before.clone(),
-    };
+    let matrix = Matrix { values, n, k, gram: seen.map(|seen| &seen.gram) };
+    let made = if treatment.permute { Matrix::permuted } else { Matrix::made };
+    let packed = made(&matrix, method, scheme, treatment, &mut warnings).map_err(failed)?;
     let kept = dequantize(&packed);
     let errors = match seen {
         Some(seen) => {
-            let all = output_error(&seen.gram, values, &vec![0.0; values.len()], n).map_err(failed)?;
-            let before = output_error(&seen.gram, values, &dequantize(&before), n);
-            let before = before.map_err(failed)?;
+            let all =
+                output_error(&seen.gram, values, &vec![0.0; values.len()], n).map_err(failed)?;
+            let before = dequantize(&matrix.plain(scheme, sparsity).map_err(failed)?);
+            let before = output_error(&seen.gram, values, &before, n).map_err(failed)?;
             let after = output_error(&seen.gram, values, &kept, n).map_err(failed)?;
             let relative = |error: f64| if error == 0.0 { 0.0 } else { (error / all).sqrt() };
             Some((relative(before), relative(after)))
@@ -78,7 +175,7 @@ pub(super) fn weight(
     let report = WeightReport {
         name: name.to_owned(),
         shape: [n, k],
-        method: super::Treatment { method, ..treatment.clone() }.name(),
+        method: Treatment { method, ..treatment.clone() }.name(),
         format: scheme.to_string(),
         sparsity: sparsity.to_string(),
         bytes: packed.geometry().sizes().total(),

@@ -158,7 +158,9 @@ pub async fn run<'a>(
     progress: &mut dyn FnMut(Doing<'_>),
 ) -> Result<(Overlay<'a>, Vec<WeightReport>), LayerwiseRunError> {
     let mut needs = job.plans.values().filter(|plan| plan.treatment.method.needs_inputs());
-    if let (Some(plan), true) = (needs.next(), host.is_none() || job.texts.iter().all(Vec::is_empty)) {
+    if let (Some(plan), true) =
+        (needs.next(), host.is_none() || job.texts.iter().all(Vec::is_empty))
+    {
         return Err(LayerwiseRunError::NoTexts { method: plan.treatment.method });
     }
     let folder = match &job.folder {
@@ -191,9 +193,7 @@ pub async fn run<'a>(
                 let result = match found {
                     Some(result) => result,
                     None => {
-                        progress(Doing::Observing(stage));
-                        let seen = statistics::observe(&texts, &work.overlay, inputs).await?;
-                        let result = work.stage(stage, inputs, seen, progress)?;
+                        let result = work.observed(&texts, inputs, progress).await?;
                         if let Some(folder) = &folder {
                             folder.save(index, &result)?;
                         }
@@ -210,7 +210,8 @@ pub async fn run<'a>(
         }
     }
     // What no text runs through: all weights if there is no text, and those that the network does not use.
-    let rest: Vec<String> = job.plans.keys().filter(|name| !done.contains(*name)).cloned().collect();
+    let rest: Vec<String> =
+        job.plans.keys().filter(|name| !done.contains(*name)).cloned().collect();
     let result = work.unseen(&rest, progress)?;
     work.take(result, progress)?;
     Ok((work.overlay, work.reports))
@@ -262,7 +263,41 @@ impl Work<'_, '_> {
         Ok(Loaded { shape: item.shape.clone(), n, k, values })
     }
 
-    /// Compresses the weights of a stage.
+    /// Observes the inputs of the next stage of the texts, and compresses its weights: input by input, each seen after
+    /// the weights of those before it are compressed, or all together where AWQ moves factors between them.
+    async fn observed(
+        &mut self,
+        texts: &StagedRun,
+        inputs: &[Input],
+        progress: &mut dyn FnMut(Doing<'_>),
+    ) -> Result<StageResult, LayerwiseRunError> {
+        let stage = texts.next();
+        let mut names = inputs.iter().flat_map(Input::weights);
+        let together = names.any(|name| {
+            self.plans.get(name).is_some_and(|plan| plan.treatment.method == Method::Awq)
+        });
+        let chunk = if together { inputs.len().max(1) } else { 1 };
+        let mut all = StageResult::default();
+        for (index, some) in inputs.chunks(chunk).enumerate() {
+            if !some.iter().any(|input| self.wants(input)) {
+                continue;
+            }
+            progress(Doing::Observing(stage));
+            let seen =
+                statistics::observe(texts, &self.overlay, inputs, index * chunk, chunk).await?;
+            let result = self.stage(stage, some, seen, progress)?;
+            // The next inputs of the stage see these.
+            for (name, (shape, packed)) in &result.packed {
+                self.overlay.put_packed(name, shape.clone(), packed.clone(), None)?;
+            }
+            all.packed.extend(result.packed);
+            all.floats.extend(result.floats);
+            all.reports.extend(result.reports);
+        }
+        Ok(all)
+    }
+
+    /// Compresses the weights of some inputs of a stage.
     fn stage(
         &self,
         stage: Stage,

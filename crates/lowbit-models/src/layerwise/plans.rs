@@ -2,8 +2,8 @@
 
 use super::{Plan, Treatment};
 use crate::architecture;
-use crate::checkpoint::{Dtype, matrix_shape};
 use crate::checkpoint::source::{Item, ItemKind, ModelSource, SourceError};
+use crate::checkpoint::{Dtype, matrix_shape};
 use crate::compress::{Pattern, Rule, SelectRequest};
 use std::collections::BTreeMap;
 

@@ -115,11 +115,8 @@ impl Folder {
 
     /// Removes the folder once its results are in the finished file.
     pub fn remove(self) -> Result<(), LayerwiseRunError> {
-        let failed = |source| LayerwiseRunError::Folder {
-            doing: "remove",
-            path: self.0.clone(),
-            source,
-        };
+        let failed =
+            |source| LayerwiseRunError::Folder { doing: "remove", path: self.0.clone(), source };
         std::fs::remove_dir_all(&self.0).map_err(failed)
     }
 }
