@@ -92,11 +92,11 @@ impl CodeGrid {
         Some(Affine { scale, zero })
     }
 
-    /// Returns the code of a weight of the group that `affine` was computed for. `x / s` is then at
-    /// most slightly greater than the number of codes, so nothing overflows.
+    /// Returns the code of a weight. It need not be one that `affine` was computed for: second-order
+    /// methods update weights after the scale of their group was found.
     pub fn code(&self, affine: Affine, x: f32) -> i32 {
         let steps = (flushed(x) / affine.scale).round_ties_even() as i32;
-        (steps + affine.zero).clamp(self.low, self.high)
+        steps.saturating_add(affine.zero).clamp(self.low, self.high)
     }
 }
 
@@ -230,6 +230,20 @@ mod tests {
         let format = INT8.asymmetric();
         assert_eq!(affine(format, &[-127.5, 127.5]), Some(Affine { scale: 1.0, zero: 0 }));
         assert_eq!(codes(format, &[-127.5, 127.5, 127.25]), [-128, 127, 127]);
+    }
+
+    /// Weights beyond the range of their group take the outermost codes, however far they are.
+    #[test]
+    fn far_beyond_the_range() {
+        let int8 = WeightFormat::int8(Granularity::Channel).asymmetric();
+        for format in [INT8, INT4, INT4.asymmetric(), int8] {
+            let grid = CodeGrid::of(&format).unwrap();
+            let affine = affine(format, &[-f32::MIN_POSITIVE * 200.0, 3e-36]).unwrap();
+            let (low, high) = format.code_range().unwrap();
+            for x in [1.0, f32::MAX] {
+                assert_eq!((grid.code(affine, x), grid.code(affine, -x)), (high, low), "{format}");
+            }
+        }
     }
 
     #[test]

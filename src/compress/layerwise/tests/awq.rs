@@ -86,17 +86,12 @@ fn plain_rounding_is_one_of_the_choices() {
     // Columns that are always 0 keep their weights as they are.
     let mut dead = x;
     dead.iter_mut().step_by(k).for_each(|x| *x = 0.0);
-    let mean_abs = mean_abs_of_dead(&dead, k);
+    let mean_abs = self::mean_abs(&dead, k);
+    assert_eq!(mean_abs[0], 0.0);
     let got =
         awq(&[(&w, n)], k, &gram_of(&dead, k), &mean_abs, &scheme("int3-channel"), 20).unwrap();
     assert_eq!(got.factors[0], 1.0);
     assert!(got.factors.iter().all(|s| s.is_normal()));
-}
-
-fn mean_abs_of_dead(x: &[f32], k: usize) -> Vec<f64> {
-    let mean = mean_abs(x, k);
-    assert_eq!(mean[0], 0.0);
-    mean
 }
 
 #[test]

@@ -1,4 +1,4 @@
-use super::{Random, bits, diagonal, gram_of, hessian, inputs, inverse};
+use super::{Random, bits, diagonal, gram_of, hessian, inputs, inverse, on_threads};
 use crate::compress::layerwise::{
     Gram, LayerwiseError, Made, Options, Order, Warning, gptq, output_error,
 };
@@ -372,7 +372,7 @@ fn threads_do_not_matter() {
     let (n, k) = (150, 96);
     let gram = gram_of(&inputs(200, k, 18), k);
     let w = Random(19).normals(n * k);
-    let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-    let run = || made(&w, n, &gram, "int3-g32-asym", &Options::default());
-    assert_eq!(pool(1).install(run), pool(5).install(run));
+    let run =
+        |threads| on_threads(threads, || made(&w, n, &gram, "int3-g32-asym", &Options::default()));
+    assert_eq!(run(1), run(5));
 }

@@ -1,4 +1,4 @@
-use super::{Random, gram_of, inputs};
+use super::{Random, gram_of, inputs, on_threads};
 use crate::compress::layerwise::{Gram, LayerwiseError, output_error};
 
 #[test]
@@ -66,9 +66,8 @@ fn parts_merge_in_any_order() {
 #[test]
 fn threads_do_not_matter() {
     let x = inputs(150, 300, 5);
-    let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-    let many = rayon::ThreadPoolBuilder::new().num_threads(5).build().unwrap();
-    assert_eq!(one.install(|| gram_of(&x, 300)), many.install(|| gram_of(&x, 300)));
+    let run = |threads| on_threads(threads, || gram_of(&x, 300));
+    assert_eq!(run(1), run(5));
 }
 
 #[test]

@@ -107,6 +107,14 @@ fn inverse(h: &[f64], k: usize) -> Vec<f64> {
     b
 }
 
+/// Runs a function on a number of threads, if there are threads.
+fn on_threads<T: Send>(count: usize, f: impl FnOnce() -> T + Send) -> T {
+    #[cfg(feature = "rayon")]
+    return rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap().install(f);
+    #[cfg(not(feature = "rayon"))]
+    (count > 0).then(f).unwrap()
+}
+
 fn bits(w: &[f32]) -> Vec<u32> {
     w.iter().map(|x| x.to_bits()).collect()
 }

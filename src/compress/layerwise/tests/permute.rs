@@ -1,4 +1,4 @@
-use super::Random;
+use super::{Random, on_threads};
 use crate::compress::layerwise::{Budget, Pattern, magnitude, permute_for_two_four};
 
 /// What 2:4 keeps of columns in an order.
@@ -79,9 +79,8 @@ fn never_worse_and_the_same_for_all_threads() {
         if k > 8 {
             assert!(kept(&w, k, &order) > kept(&w, k, &identity), "{n} {k}");
         }
-        let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        assert_eq!(pool(1).install(|| found(&w, k, 5)), order);
-        assert_eq!(pool(5).install(|| found(&w, k, 5)), order);
+        assert_eq!(on_threads(1, || found(&w, k, 5)), order);
+        assert_eq!(on_threads(5, || found(&w, k, 5)), order);
         // Signs and subnormals do not matter.
         let negative: Vec<f32> = w.iter().map(|x| -x).collect();
         assert_eq!(found(&negative, k, 5), order);
