@@ -95,22 +95,17 @@ impl Factor {
                 }
             }
             Self::Paley { elements, .. } => {
-                let mut vector = vec![0.0; order];
+                let mut sums = vec![0.0; inner * order];
                 for block in x.chunks_exact_mut(inner * order) {
-                    for first in 0..inner {
-                        let at = block.iter().skip(first).step_by(inner);
-                        vector.iter_mut().zip(at).for_each(|(v, x)| *v = *x);
-                        let places = block.iter_mut().skip(first).step_by(inner);
-                        for (row, place) in places.enumerate() {
-                            *place = if transposed {
-                                let column = elements.iter().skip(row).step_by(order);
-                                column.zip(&vector).map(|(h, v)| h * v).sum()
-                            } else {
-                                let row = elements.chunks_exact(order).nth(row).unwrap_or_default();
-                                row.iter().zip(&vector).map(|(h, v)| h * v).sum()
-                            };
+                    for (row, sums) in sums.chunks_exact_mut(inner).enumerate() {
+                        sums.fill(0.0);
+                        for (column, x) in block.chunks_exact(inner).enumerate() {
+                            let (i, j) = if transposed { (column, row) } else { (row, column) };
+                            let element = elements.get(i * order + j).copied().unwrap_or_default();
+                            sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += element * x);
                         }
                     }
+                    block.copy_from_slice(&sums);
                 }
             }
         }
