@@ -8,6 +8,7 @@ mod device;
 mod fuzz_regressions;
 mod gguf;
 mod hostile_files;
+mod layerwise;
 #[path = "../../../tools/fuzz/src/memory.rs"]
 mod memory;
 mod minilm;
