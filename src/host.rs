@@ -27,6 +27,8 @@ mod answer;
 mod blocking;
 mod error;
 mod fake_quant;
+mod gptq;
+mod gram;
 mod limits;
 mod observe;
 mod probe;
@@ -39,6 +41,7 @@ mod tune;
 
 pub use error::HostError;
 pub use fake_quant::{FakeQuantGradients, FakeQuantized};
+pub use gptq::Gptq;
 pub use limits::RefusedLimit;
 pub use probe::probe_shader;
 pub use read_back::ReadBack;

@@ -3,6 +3,7 @@
 
 mod activations;
 mod attention;
+mod columns;
 mod common;
 mod compatibility;
 mod compress;
@@ -11,10 +12,12 @@ mod discipline;
 mod engine;
 mod epilogue;
 mod experts;
+mod factor;
 mod fake_quant;
 mod faults_driver;
 mod faults_garbage;
 mod gate;
+mod gram;
 mod hadamard;
 mod integer;
 mod make_kernels;
@@ -29,6 +32,7 @@ mod planted_faults;
 mod planted_heads;
 mod positions;
 mod probe;
+mod products;
 mod properties;
 mod reference;
 mod repack;

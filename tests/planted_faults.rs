@@ -8,8 +8,8 @@ use lowbit::gpu::KernelDesc;
 use lowbit::host::Host;
 use lowbit::ops::matmul::{KernelChoice, MatmulSpec, Schedule};
 use lowbit::ops::{
-    Activations, DequantizeSpec, FakeQuantSpec, FloatType, ObserveSpec, Output, PermuteColumnsSpec,
-    QuantizeActivationsSpec,
+    Activations, DequantizeSpec, FakeQuantSpec, FloatType, GramSpec, ObserveSpec, Output,
+    PermuteColumnsSpec, QuantizeActivationsSpec,
 };
 use pollster::block_on;
 
@@ -450,6 +450,7 @@ fn faults_of_x() -> Vec<(&'static str, Case, &'static str, Replace)> {
     let observe = |axis, bins| {
         case(Op::Observe { axis, bins }, WeightFormat::f32(), (300, 66), Values::Normal)
     };
+    let gram = || case(Op::Gram, WeightFormat::f32(), (300, 66), Values::Normal);
     let fake = |format: &str, from| {
         case(Op::FakeQuant(from), format.parse().unwrap(), (5, 100), Values::Normal)
     };
@@ -511,6 +512,30 @@ fn faults_of_x() -> Vec<(&'static str, Case, &'static str, Replace)> {
             ("row < tile.end; row", "row + 1u < tile.end; row"),
         ),
         (
+            "a carry between words that is lost",
+            gram(),
+            "gram",
+            ("let t3 = old.w + x.w + c2;", "let t3 = old.w + x.w;"),
+        ),
+        (
+            "a word that is taken too early",
+            gram(),
+            "gram",
+            ("let word = left >> 5u;", "let word = (left + 8u) >> 5u;"),
+        ),
+        (
+            "a last row that is not added",
+            gram(),
+            "gram",
+            ("values, row < end)", "values, row + 1u < end)"),
+        ),
+        (
+            "a tile in the place of its neighbour",
+            gram(),
+            "gram",
+            ("let a = index - b * (b + 1u) / 2u;", "let a = b - (index - b * (b + 1u) / 2u);"),
+        ),
+        (
             "a zero point that is kept",
             fake("int8-tensor-asym", FakeScales::Given),
             "fake_forward",
@@ -545,6 +570,7 @@ fn each_fault_of_what_takes_x_is_caught() {
         let shaders: Vec<KernelDesc> = match case.op {
             Op::Quantize { format, .. } => QuantizeActivationsSpec::new(m, k, format).shaders(caps),
             Op::Observe { axis, bins } => ObserveSpec::new(m, k, axis, bins).shaders(caps),
+            Op::Gram => vec![GramSpec::new(m, k).shader(caps)],
             Op::FakeQuant(from) => {
                 let mut spec = FakeQuantSpec::new(m, k, case.format);
                 spec.given = from != FakeScales::Dynamic;

@@ -132,6 +132,7 @@ fn recorded_grids_are_counted_by_hand() {
     let noop = Noop::new(wgpu::Limits::defaults());
     let kernels = noop.kernels();
     let buffer = || noop.buffer(1 << 20);
+    let scratch_sums = buffer();
     let int4: WeightFormat = "int4-g64-asym".parse().unwrap();
     let upload = |n, k| {
         let packed = random_weights(int4, n, k, 1);
@@ -210,6 +211,12 @@ fn recorded_grids_are_counted_by_hand() {
     let plan = block_on(SoftmaxPlan::new(&kernels, &SoftmaxSpec::new(9, 300))).unwrap();
     let args = SoftmaxArgs { activations, output };
     assert_eq!(block_on(plan.bind(args)).unwrap().workgroups(7), [7]);
+
+    // Three columns of tiles of 64 columns: 1 + 2 + 3, whatever the number of rows is.
+    let plan = block_on(GramPlan::new(&kernels, &GramSpec::new(9, 130))).unwrap();
+    let status = buffer();
+    let args = GramArgs { activations, sums: (&scratch_sums).into(), status: (&status).into() };
+    assert_eq!(block_on(plan.bind(args)).unwrap().workgroups(7), [6]);
 
     // A row has 10 blocks of 4 words of codes, 5 scales and 5 zero points, a byte each:
     // ⌈5 · (40 + 5 + 2) / 64⌉.

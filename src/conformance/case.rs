@@ -30,6 +30,8 @@ pub enum Op {
         /// Number of bins on either side of 0.
         bins: u32,
     },
+    /// XᵀX added to exact sums.
+    Gram,
     /// X with its columns in another order, bit for bit.
     PermuteColumns,
     /// The description of the rows of a step after `k` tokens, bit for bit.
@@ -153,6 +155,7 @@ impl Op {
             Self::Gather => "gather",
             Self::Quantize { .. } => "quantize",
             Self::Observe { .. } => "observe",
+            Self::Gram => "gram",
             Self::PermuteColumns => "permute-columns",
             Self::Positions { .. } => "positions",
             Self::Norm(_) => "norm",

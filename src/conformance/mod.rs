@@ -18,6 +18,7 @@ mod epilogue;
 mod experts;
 mod fake;
 mod gate;
+mod gram;
 mod hadamard;
 mod integer;
 mod matmul;

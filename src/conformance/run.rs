@@ -1,8 +1,8 @@
 use super::case::Op;
 use super::report::{Outcome, Trouble};
 use super::{
-    Case, CaseReport, attention, experts, fake, gate, hadamard, integer, matmul, norm, observe,
-    permute, positions, quantize, rotary, sample, softmax, weights,
+    Case, CaseReport, attention, experts, fake, gate, gram, hadamard, integer, matmul, norm,
+    observe, permute, positions, quantize, rotary, sample, softmax, weights,
 };
 use crate::host::Host;
 use std::collections::HashMap;
@@ -103,6 +103,7 @@ async fn outcome(host: &Host, case: &Case) -> Result<Outcome, Trouble> {
         Op::Dequantize | Op::Gather => weights::rows(host, case).await,
         Op::Quantize { format, given } => quantize::run(host, case, format, given).await,
         Op::Observe { axis, bins } => Ok(observe::run(host, case, axis, bins).await?),
+        Op::Gram => gram::run(host, case).await,
         Op::PermuteColumns => permute::run(host, case).await,
         Op::Positions { window } => Ok(positions::run(host, case, window).await?),
         Op::Gate { layout, output } => gate::run(host, case, layout, output).await,

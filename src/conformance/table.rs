@@ -2,6 +2,7 @@ use super::attention_table::attending;
 use super::covering::triples;
 use super::epilogue::epilogues;
 use super::experts::mixtures;
+use super::gram::gram;
 use super::hadamard::transforming;
 use super::normalizing::{gating, normalizing, sampling, softmaxes};
 use super::reading::{permuting, positions, reading};
@@ -84,6 +85,7 @@ pub fn table(extent: Extent) -> Vec<Case> {
     reading(extent, &mut cases);
     quantizing(extent, &mut cases);
     observing(extent, &mut cases);
+    gram(extent, &mut cases);
     fake_quantizing(extent, &mut cases);
     permuting(extent, &mut cases);
     positions(&mut cases);
@@ -604,7 +606,7 @@ mod tests {
             let of_x = of_x.iter().filter(others);
             let kinds: HashSet<_> = of_x.map(|c| (c.op, c.activations)).collect();
             let (norms, gates) = (2 * 3 * 6, 2 * 6);
-            assert_eq!(kinds.len(), 2 * (11 + 4 + 3 + 1 + norms + gates + 6 + 2));
+            assert_eq!(kinds.len(), 2 * (11 + 4 + 3 + 1 + 1 + norms + gates + 6 + 2));
         }
         let pinned: HashSet<_> = full.iter().filter_map(|c| c.schedule).collect();
         let lanes = |wanted| {

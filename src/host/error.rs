@@ -3,7 +3,8 @@ use crate::compress::calibrate::CalibrateError;
 use crate::format::FormatError;
 use crate::gpu::DeviceError;
 use crate::ops::{
-    BindError, ObserveError, PlanError, QuantizeWeightsError, RecordError, WeightsError,
+    BindError, ColumnsError, FactorError, GramError, ObserveError, PlanError, QuantizeWeightsError,
+    RecordError, WeightsError,
 };
 use std::time::Duration;
 
@@ -80,6 +81,15 @@ pub enum HostError {
     /// Activations could not be observed on the device.
     #[error(transparent)]
     Observe(#[from] ObserveError),
+    /// The Gram matrix of X could not be summed.
+    #[error(transparent)]
+    Gram(#[from] GramError),
+    /// The Gram matrix could not be factored.
+    #[error(transparent)]
+    Factor(#[from] FactorError),
+    /// The columns of W could not be rounded or pruned.
+    #[error(transparent)]
+    Columns(#[from] ColumnsError),
     /// An operation could not be planned.
     #[error(transparent)]
     Plan(#[from] PlanError),

@@ -22,11 +22,14 @@
 
 pub mod attention;
 mod buffers;
+pub mod columns;
 pub mod combine;
 pub mod dequantize;
 mod error;
+pub mod factor;
 pub mod fake_quant;
 pub mod gate;
+pub mod gram;
 pub mod hadamard;
 pub(crate) mod limits;
 mod loads;
@@ -37,6 +40,7 @@ mod output;
 pub mod permute_columns;
 pub mod positions;
 pub(crate) mod probe;
+pub mod products;
 pub mod quantize_activations;
 pub mod quantize_weights;
 mod recording;
@@ -54,14 +58,17 @@ mod weights;
 
 pub use attention::{AttentionArgs, AttentionPlan, AttentionSpec, BoundAttention};
 pub use buffers::SubBuffer;
+pub use columns::{BoundColumns, ColumnsArgs, ColumnsError, ColumnsPlan, ColumnsSpec, Pattern};
 pub use combine::{BoundCombine, CombineArgs, CombinePlan, CombineSpec};
 pub use dequantize::{BoundDequantize, DequantizeArgs, DequantizePlan, DequantizeSpec};
 pub use error::{BindError, PlanError, RecordError, WeightsError};
+pub use factor::{BoundFactor, FactorArgs, FactorError, FactorPlan, FactorSpec};
 pub use fake_quant::{
     BoundFakeQuant, BoundFakeQuantBackward, FakeQuantArgs, FakeQuantBackwardArgs, FakeQuantPlan,
     FakeQuantSpec,
 };
 pub use gate::{BoundGate, GateArgs, GateLayout, GatePlan, GateSpec};
+pub use gram::{BoundGram, GRAM_ROWS, GRAM_UNIT, GramArgs, GramError, GramPlan, GramSpec};
 pub use hadamard::{BoundHadamard, HadamardArgs, HadamardPlan, HadamardSpec};
 pub use matmul::{
     BoundMatmul, Experts, KernelChoice, MatmulArgs, MatmulPlan, MatmulSpec, Schedule, Select,
@@ -73,6 +80,7 @@ pub use permute_columns::{
     BoundPermuteColumns, PermuteColumnsArgs, PermuteColumnsPlan, PermuteColumnsSpec,
 };
 pub use positions::{BoundPositions, PositionsArgs, PositionsPlan, PositionsSpec};
+pub use products::{BoundProduct, ProductArgs, ProductPlan, ProductSpec, Strides};
 pub use quantize_activations::{
     BoundQuantizeActivations, QuantizeActivationsArgs, QuantizeActivationsPlan,
     QuantizeActivationsSpec,

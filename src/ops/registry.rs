@@ -3,9 +3,9 @@
 
 use super::matmul::{self, KernelChoice, Step};
 use super::{
-    attention, combine, dequantize, fake_quant, gate, hadamard, limits, norm, observe,
-    permute_columns, positions, probe, quantize_activations, quantize_weights, repack, rotary,
-    route, sample, softmax,
+    attention, columns, combine, dequantize, factor, fake_quant, gate, gram, hadamard, limits,
+    norm, observe, permute_columns, positions, probe, products, quantize_activations,
+    quantize_weights, repack, rotary, route, sample, softmax,
 };
 use crate::format::RowOrder;
 use crate::gpu::{AdapterClass, Caps, KernelDesc};
@@ -88,6 +88,10 @@ const OTHERS: &[List] = &[
     sample::kernels,
     softmax::kernels,
     observe::kernels,
+    gram::kernels,
+    products::kernels,
+    factor::kernels,
+    columns::kernels,
     fake_quant::kernels,
     probe::kernels,
     limits::kernels,

@@ -202,6 +202,18 @@ pub enum Role {
     ColumnOrder,
     /// The number of tokens of a sequence, or where rows stand in theirs.
     Positions,
+    /// Sums of products.
+    Sums,
+    /// The diagonal of a Gram matrix.
+    Diagonal,
+    /// The triangle that a Gram matrix was factored into.
+    Factor,
+    /// W by columns.
+    Columns,
+    /// The left matrix of a product.
+    Left,
+    /// The right matrix of a product.
+    Right,
     /// Intermediate results: ranges of weights, partial sums.
     Scratch,
     /// The status buffer, where kernels report bad input.
@@ -250,6 +262,12 @@ impl std::fmt::Display for Role {
             Self::Choices => "choices of experts",
             Self::ColumnOrder => "order of columns",
             Self::Positions => "positions",
+            Self::Sums => "sums",
+            Self::Diagonal => "diagonal",
+            Self::Factor => "factor",
+            Self::Columns => "columns of the weights",
+            Self::Left => "left matrix",
+            Self::Right => "right matrix",
             Self::Scratch => "scratch",
             Self::Status => "status",
             Self::Mask => "mask",

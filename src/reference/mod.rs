@@ -42,6 +42,7 @@ mod fake_quant;
 mod function;
 mod gate;
 mod gather;
+mod gram;
 mod integer;
 mod matmul;
 mod norm;
@@ -66,6 +67,7 @@ pub use fake_quant::{
 pub use function::apply;
 pub use gate::gate;
 pub use gather::{dequantize, dequantize_f64, gather};
+pub use gram::gram;
 pub use integer::{IntegerCase, check_code, integer_accumulators, integer_matmul};
 pub use matmul::{MatmulCase, matmul};
 pub use norm::{NormCase, normalize, residual_sum};

@@ -1,0 +1,140 @@
+//! Times what GPTQ does on the best adapter, int4-g128, beside f32 matmuls of the same run: the Gram matrix of
+//! 512 rows, its factorization, and the loop over columns.
+//!
+//! `cargo bench --bench gptq -- 4096` sets the number of rows and columns of W (default: 1024). Times are the
+//! least of three submissions, including the wait, after one that compiles. A multiply-add counts as two
+//! operations: the factorization has ⅔K³ and the loop N·K².
+
+use lowbit::format::WeightFormat;
+use lowbit::host::{Host, HostError};
+use lowbit::ops::{
+    ColumnsArgs, ColumnsPlan, ColumnsSpec, FactorArgs, FactorPlan, FactorSpec, GramArgs, GramPlan,
+    GramSpec, MatmulArgs, MatmulPlan, MatmulSpec, Schedule, Select,
+};
+use pollster::block_on;
+use std::error::Error;
+use std::time::Instant;
+
+/// Rows of X.
+const ROWS: u32 = 512;
+
+/// Returns the least of three times in seconds, after one that compiles.
+fn seconds(mut run: impl FnMut() -> Result<(), HostError>) -> Result<f64, HostError> {
+    run()?;
+    let mut least = f64::INFINITY;
+    for _ in 0..3 {
+        let start = Instant::now();
+        run()?;
+        least = least.min(start.elapsed().as_secs_f64());
+    }
+    Ok(least)
+}
+
+fn show(what: &str, seconds: f64, operations: f64) -> f64 {
+    let rate = operations / seconds / 1e9;
+    println!("{what:24} {:10.1} ms {rate:8.2} Gop/s", seconds * 1e3);
+    rate
+}
+
+fn values(count: usize) -> Vec<f32> {
+    // No two neighbouring columns of X are alike.
+    let mixed = |i: usize| (i as u32).wrapping_mul(2_654_435_761) >> 8;
+    (0..count).map(|i| mixed(i) as f32 / (1 << 23) as f32 - 1.0).collect()
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let side: u32 = std::env::args().filter_map(|arg| arg.parse().ok()).next().unwrap_or(1024);
+    let host = match Host::new() {
+        Ok(host) => host,
+        Err(error) => {
+            eprintln!("SKIPPED: {error}");
+            return Ok(());
+        }
+    };
+    let info = host.adapter_info();
+    println!("{} ({} {}), {side} rows and columns", info.name, info.driver, info.driver_info);
+    let kernels = host.kernels();
+    let k = side as usize;
+    let w = values(k * k);
+    let x = values(ROWS as usize * k);
+
+    // f32 matmuls of the same X.
+    let weights = host.compress(&w, k, k, &WeightFormat::f32())?;
+    let spec = MatmulSpec::of(ROWS, &weights);
+    let x_at = host.storage(bytemuck::cast_slice(&x))?;
+    let y = host.zeros(spec.y_bytes(ROWS))?;
+    let products = 2.0 * f64::from(ROWS) * (k * k) as f64;
+    let mut tiled = 0.0;
+    for (name, select) in [
+        ("matmul, tiled_64x64", Select::Pinned(Schedule::Tiled { m_tile: 64 })),
+        ("matmul, as chosen", Select::Auto),
+    ] {
+        let plan = block_on(MatmulPlan::new(kernels, &spec, select))?;
+        let args = MatmulArgs {
+            activations: (&x_at).into(),
+            weights: &weights,
+            bias: None,
+            output: (&y).into(),
+        };
+        let bound = block_on(plan.bind(args))?;
+        let time = seconds(|| host.submit(|pass| drop(bound.record(pass, ROWS))))?;
+        let rate = show(name, time, products);
+        tiled = if tiled > 0.0 { tiled } else { rate };
+    }
+
+    let spec = GramSpec::new(ROWS, side);
+    let sums = host.zeros(spec.sums_bytes())?;
+    let status = host.zeros(GramSpec::STATUS_BYTES)?;
+    let plan = block_on(GramPlan::new(kernels, &spec))?;
+    let args =
+        GramArgs { activations: (&x_at).into(), sums: (&sums).into(), status: (&status).into() };
+    let bound = block_on(plan.bind(args))?;
+    let time = seconds(|| host.submit(|pass| drop(bound.record(pass, ROWS))))?;
+    show("gram, half of X'X", time, products / 2.0);
+
+    let factor = FactorSpec::new(side);
+    let order: Vec<u32> = (0..side).chain(0..side).collect();
+    let order = host.storage(&order)?;
+    let (scratch, upper) = (host.zeros(factor.matrix_bytes())?, host.zeros(factor.matrix_bytes())?);
+    let diagonal = host.zeros(4 * (u64::from(side) + 1))?;
+    let plan = block_on(FactorPlan::new(kernels, &factor))?;
+    let bound = block_on(plan.bind(FactorArgs {
+        sums: (&sums).into(),
+        order: (&order).into(),
+        scratch: &scratch,
+        output: &upper,
+        diagonal: &diagonal,
+        status: (&status).into(),
+    }))?;
+    let time = seconds(|| host.submit(|pass| drop(bound.record(pass, side))))?;
+    let (cube, mut all) = ((k * k) as f64 * k as f64, time);
+    show("factorization", time, 2.0 / 3.0 * cube);
+    factor.decode(&host.read(&status, 0, 2)?)?;
+    drop((sums, scratch, weights, x_at, y));
+
+    let spec = ColumnsSpec::new(side, side, Some("int4-g128".parse()?));
+    let weights = host.storage(bytemuck::cast_slice(&w))?;
+    let columns = host.zeros(spec.columns_bytes())?;
+    let output = host.zeros(spec.output_bytes())?;
+    let scales = host.zeros(spec.scales_bytes())?;
+    let masks = host.zeros(spec.masks_bytes())?;
+    let plan = block_on(ColumnsPlan::new(kernels, &spec))?;
+    let bound = block_on(plan.bind(ColumnsArgs {
+        weights: (&weights).into(),
+        order: (&order).into(),
+        diagonal: &diagonal,
+        factor: &upper,
+        columns: &columns,
+        output: &output,
+        scales: &scales,
+        masks: &masks,
+        status: (&status).into(),
+    }))?;
+    let time = seconds(|| host.submit(|pass| drop(bound.record(pass, side))))?;
+    all += time;
+    show("columns, int4-g128", time, cube);
+    ColumnsPlan::decode(&host.read(&status, 0, 2)?)?;
+    let rate = show("GPTQ", all, 5.0 / 3.0 * cube);
+    println!("GPTQ reaches {:.0} % of the rate of the tiled matmul", 100.0 * rate / tiled);
+    Ok(())
+}
