@@ -23,7 +23,7 @@ test-all: ## run also the whole case table, browsers, fuzzing, candle, the oldes
 coverage: setup model adapters tools ## measure which lines of src/ the Rust tests run; ARGS=--html for a page
 	@scripts/coverage.sh $(ARGS)
 
-verify: setup ## check the whole case table, 39,100 cases, on the best adapter
+verify: setup ## check the whole case table, 39,200 cases, on the best adapter
 	@cargo build --release
 	$(LOWBIT) verify
 

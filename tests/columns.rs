@@ -4,7 +4,7 @@
 use crate::common::{Noop, floats, host};
 use lowbit::compress::{dequantize, quantize};
 use lowbit::format::{Granularity, WeightFormat};
-use lowbit::gpu::{AdapterClass, Kernels};
+use lowbit::gpu::{AdapterClass, KernelDesc, Kernels};
 use lowbit::host::{Gptq, Host, HostError};
 use lowbit::ops::{
     BindError, ColumnsArgs, ColumnsError, ColumnsPlan, ColumnsSpec, FactorArgs, FactorError,
@@ -550,4 +550,62 @@ fn misuse_is_refused() {
     let short = ColumnsArgs { factor: &w, ..good };
     assert!(matches!(refuse(short), BindError::TooSmall { role: Role::Factor, .. }));
     noop.assert_quiet();
+}
+
+/// Each of these mistakes in a kernel is found by the checks above.
+#[test]
+fn planted_faults_are_caught() {
+    if host().is_none() {
+        return;
+    }
+    let (n, k) = (9, 150);
+    let gram = triangle(&inputs(170, k), k);
+    let w = floats(n * k, 3);
+    let order: Vec<u32> = (0..k as u32).map(|i| (i * 7 + 3) % k as u32).collect();
+    let spec = ColumnsSpec::new(n as u32, k as u32, Some(format("int4-g32-asym")))
+        .with_pattern(Pattern { kept: 2, of: 4 });
+    let faults = [
+        ("columns", "round(q / affine.scale)", "trunc(q / affine.scale)"),
+        ("columns", "q = (t - affine.zero) * affine.scale", "q = t * affine.scale"),
+        (
+            "columns",
+            "for (var i = c + 1u; i < SUB; i += 1u)",
+            "for (var i = c + 2u; i < SUB; i += 1u)",
+        ),
+        (
+            "columns",
+            "for (var j = s + SUB; j < p.width; j += 1u)",
+            "for (var j = s + SUB + 1u; j < p.width; j += 1u)",
+        ),
+        (
+            "columns",
+            "let end = min(column + p.group, p.k);",
+            "let end = min(column + p.group, p.k) - 1u;",
+        ),
+        ("columns", "score[j] < score[i]", "score[j] > score[i]"),
+        ("columns", "let error = (x[c] - q) / u[at * (p.k + 1u)]", "let error = (x[c] - q)"),
+        (
+            "product",
+            "select(vec4<f32>(0.0), values, k < end)",
+            "select(vec4<f32>(0.0), values, k + 1u < end)",
+        ),
+        ("product", "select(values, -values, has(SUBTRACT))", "values"),
+        ("columns_enter", "order[p.order_at + place]", "place"),
+    ];
+    for (kernel, from, to) in faults {
+        // A device of its own, because kernels are cached there.
+        let faulty = Host::new().unwrap();
+        let shaders = spec.shaders(faulty.kernels().caps());
+        let has = |shader: &&KernelDesc| {
+            shader.id.starts_with(kernel) && shader.compose().unwrap().source.contains(from)
+        };
+        let shader = shaders.iter().find(has).unwrap_or_else(|| panic!("{from}: it has changed"));
+        let text = shader.compose().unwrap().source.replace(from, to);
+        block_on(faulty.kernels().plant(shader, &text)).unwrap();
+        let run = Run::new(&faulty, &spec, &w, &gram, &order, &[]);
+        let checked =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run.check(&w, &order)));
+        assert!(checked.is_err(), "{from} → {to} was not caught");
+    }
+    Run::new(host().unwrap(), &spec, &w, &gram, &order, &[]).check(&w, &order);
 }

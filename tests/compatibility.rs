@@ -116,6 +116,10 @@ fn what_an_engine_keeps_is_owned() {
     kept::<(ops::ObserveSpec, ops::ObservePlan, ops::BoundObserve)>();
     kept::<(ops::FakeQuantSpec, ops::FakeQuantPlan, ops::BoundFakeQuant)>();
     kept::<ops::BoundFakeQuantBackward>();
+    kept::<(ops::GramSpec, ops::GramPlan, ops::BoundGram)>();
+    kept::<(ops::FactorSpec, ops::FactorPlan, ops::BoundFactor)>();
+    kept::<(ops::ColumnsSpec, ops::ColumnsPlan, ops::BoundColumns)>();
+    kept::<(ops::ProductSpec, ops::ProductPlan, ops::BoundProduct)>();
 }
 
 #[test]

@@ -7,7 +7,7 @@ use lowbit::compress;
 use lowbit::compress::calibrate::{Observer, Statistics};
 use lowbit::format::PackedWeights;
 use lowbit::gpu::DeviceError;
-use lowbit::host::{Host, HostError};
+use lowbit::host::{Gptq, Host, HostError};
 use lowbit::reference::{self, OutputType};
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ fn packed() -> PackedWeights {
 type Call = fn(&Host) -> Result<(), HostError>;
 
 /// The calls of a host. Each is tested on its own.
-const CALLS: [(&str, Call); 9] = [
+const CALLS: [(&str, Call); 11] = [
     ("matmul", crate::common::multiplies),
     ("compress", |host| {
         let format = "int8-g32-asym".parse().unwrap();
@@ -73,6 +73,23 @@ const CALLS: [(&str, Call); 9] = [
     ("fake quantization", |host| {
         let (x, dy) = (crate::common::floats(M * K, 6), crate::common::floats(M * K, 7));
         crate::common::fakes(host, &"int8-g32".parse().unwrap(), (&x, &dy), (M, K))
+    }),
+    ("gram", |host| {
+        let x = vec![1.5; M * K];
+        assert_eq!(host.gram(&x, K)?, vec![(9 * M as i128) << 70; K * (K + 1) / 2]);
+        Ok(())
+    }),
+    ("gptq", |host| {
+        // Columns that have nothing in common are rounded to nearest.
+        let mut gram = Vec::new();
+        (0..K).for_each(|i| gram.extend((i..K).map(|j| i128::from(i == j) << 72)));
+        let (w, format) = (crate::common::floats(N * K, 8), "int4-g32".parse().unwrap());
+        let packed = host.gptq(&w, N, K, &gram, &format, &Gptq::default())?;
+        assert_eq!(
+            packed.scale(0, 0),
+            PackedWeights::quantize(&w, N, K, &format).unwrap().scale(0, 0)
+        );
+        Ok(())
     }),
     ("exact halves", |host| host.exact_f16_unpack().map(drop)),
 ];

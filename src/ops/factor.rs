@@ -22,6 +22,9 @@ const MAX_COLUMNS: u32 = 1 << 15;
 /// Lanes of a workgroup.
 const WORKGROUP: u32 = 64;
 
+/// The products of a factorization.
+const PRODUCTS: [Shared; 3] = [Shared::LeftOutput, Shared::RightOutput, Shared::All];
+
 /// Why a matrix could not be factored.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -97,7 +100,8 @@ impl FactorSpec {
 
     /// Returns the kernels: those of [`Part::ALL`], then the products.
     pub fn shaders(&self, caps: &Caps) -> Vec<KernelDesc> {
-        Part::ALL.map(Part::shader).into_iter().chain(products::kernels(caps)).collect()
+        let products = PRODUCTS.map(|shared| products::shader(caps, shared));
+        Part::ALL.map(Part::shader).into_iter().chain(products).collect()
     }
 
     /// Checks a status that was read back.
@@ -314,7 +318,7 @@ impl<'a> Builder<'a> {
     }
 
     fn product(&mut self, shared: Shared, params: Product) {
-        let at = Shared::ALL.iter().position(|&other| other == shared).unwrap_or_default();
+        let at = PRODUCTS.iter().position(|&other| other == shared).unwrap_or_default();
         let Some(pipeline) = self.plan.pipelines.get(Part::ALL.len() + at) else { return };
         let (h, u) = (self.args.scratch, self.args.output);
         let data = match shared {
