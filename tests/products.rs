@@ -3,7 +3,8 @@
 use crate::common::{Noop, floats, large_and_small};
 use lowbit::host::Host;
 use lowbit::ops::{
-    BindError, PlanError, ProductArgs, ProductPlan, ProductSpec, Role, Strides, SubBuffer,
+    BindError, ColumnsSpec, FactorSpec, GramSpec, PlanError, ProductArgs, ProductPlan, ProductSpec,
+    Role, Strides, SubBuffer,
 };
 use lowbit::reference::gamma;
 use pollster::block_on;
@@ -112,4 +113,25 @@ fn misuse_is_refused() {
     let same = ProductArgs { output: (&b).into(), ..good };
     assert_eq!(refuse(same), BindError::Aliased { role: Role::Right });
     noop.assert_quiet();
+}
+
+/// Sizes of specs that no plan serves are numbers, however large they are.
+#[test]
+fn sizes_do_not_overflow() {
+    let most = u32::MAX;
+    let wide = Strides { row: most, column: most };
+    let spec = ProductSpec::new(i32::MAX as u32, 1 << 20, 1 << 20);
+    let error = spec.with_strides(wide, wide, wide).check().unwrap_err();
+    assert!(matches!(error, PlanError::TooLarge { .. }), "{error}");
+    let columns = ColumnsSpec::new(most, most, None);
+    let sizes = [
+        GramSpec::new(most, most).sums_bytes(),
+        FactorSpec::new(most).matrix_bytes(),
+        columns.columns_bytes(),
+        columns.output_bytes(),
+        columns.scales_bytes(),
+        columns.masks_bytes(),
+    ];
+    assert!(sizes.iter().all(|&bytes| bytes > u64::from(most)), "{sizes:?}");
+    assert!(GramSpec::new(most, most).check().is_err() && columns.check().is_err());
 }

@@ -11,8 +11,8 @@
 //
 // Why: loads and barriers are what costs there, and exchanging a register is cheap. Of four places, a lane
 // loads one quad of the left operand, and all lanes exchange them; so 256 multiply-adds follow nine
-// loads. The sums are named one by one, and pass through workgroup memory at the end, because the
-// compiler keeps neither an array nor so much unrolled code in registers.
+// loads. The sums are named one by one, so that no index of theirs is a variable, and pass through workgroup
+// memory at the end, so that there is one copy of `finish` and not sixteen.
 
 var<workgroup> results: array<vec4<f32>, 128>;
 

@@ -111,7 +111,7 @@ impl ColumnsSpec {
 
     /// Returns the rows that the buffers have room for: n, rounded up to whole lanes.
     pub fn rows(&self) -> u32 {
-        self.n.next_multiple_of(4)
+        self.n.div_ceil(4).saturating_mul(4)
     }
 
     /// Columns of a group.
@@ -129,23 +129,23 @@ impl ColumnsSpec {
 
     /// Returns the bytes of the transposed W, `[k, rows]` f32.
     pub fn columns_bytes(&self) -> u64 {
-        4 * u64::from(self.k) * u64::from(self.rows())
+        (4 * u64::from(self.k)).saturating_mul(self.rows().into())
     }
 
     /// Returns the bytes of the result: of codes `[⌈k/8⌉ · 2, rows]` words of four, of floats `[k, rows]`.
     pub fn output_bytes(&self) -> u64 {
         let words = if self.format.is_some() { 2 * self.k.div_ceil(8) } else { self.k };
-        4 * u64::from(words) * u64::from(self.rows())
+        (4 * u64::from(words)).saturating_mul(self.rows().into())
     }
 
     /// Returns the bytes of the scales, `[groups, rows]` f32, and the zero points after them.
     pub fn scales_bytes(&self) -> u64 {
-        8 * u64::from(self.groups()) * u64::from(self.rows())
+        (8 * u64::from(self.groups())).saturating_mul(self.rows().into())
     }
 
     /// Returns the bytes of the masks, `[⌈k/32⌉, rows]` words.
     pub fn masks_bytes(&self) -> u64 {
-        4 * u64::from(self.k.div_ceil(32)) * u64::from(self.rows())
+        (4 * u64::from(self.k.div_ceil(32))).saturating_mul(self.rows().into())
     }
 
     /// Checks that a plan can serve this spec.

@@ -77,7 +77,7 @@ impl FactorSpec {
 
     /// Returns the number of bytes of each of the two matrices.
     pub fn matrix_bytes(&self) -> u64 {
-        4 * u64::from(self.k) * u64::from(self.k)
+        (4 * u64::from(self.k)).saturating_mul(self.k.into())
     }
 
     /// Returns the number of bytes of the order of columns.

@@ -123,7 +123,7 @@ impl GramSpec {
 
     /// Returns the number of bytes of the sums.
     pub fn sums_bytes(&self) -> u64 {
-        self.tiles() * TILE_SUMS * SUM_BYTES
+        self.tiles().saturating_mul(TILE_SUMS * SUM_BYTES)
     }
 
     /// Returns the number of integers before that of row `i` and column `j`, `i` ≤ `j`.

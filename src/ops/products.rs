@@ -254,7 +254,8 @@ impl Strides {
             return 0;
         }
         let along = |count: u32, stride: u32| u64::from(count - 1) * u64::from(stride);
-        4 * (along(rows, self.row) + along(columns, self.column) + 1)
+        let elements = along(rows, self.row).saturating_add(along(columns, self.column));
+        elements.saturating_add(1).saturating_mul(4)
     }
 
     /// Returns whether no two elements share a place.
