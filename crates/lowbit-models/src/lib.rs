@@ -4,6 +4,7 @@
 //!   GGUF files, and reads ONNX files. [`checkpoint::source`] opens a model of any of these.
 //! - [`architecture`] reads what a transformer is, from its configuration and the names of its tensors.
 //! - [`compress`] compresses the weights of a file on a GPU; [`decompress()`] turns them back.
+//! - `explore` (feature `text`) finds the best level of compression for each weight of a model.
 //! - [`transform`] changes a whole model: rotates it, or cuts heads and rows out of it.
 //! - `bert` (feature `bert`) runs BERT as a sentence encoder and observes its layers' inputs for
 //!   calibration.
@@ -56,6 +57,8 @@ mod decompress;
 pub mod device;
 #[cfg(feature = "text")]
 pub mod evaluate;
+#[cfg(all(feature = "text", not(target_arch = "wasm32")))]
+pub mod explore;
 mod inputs;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod layerwise;

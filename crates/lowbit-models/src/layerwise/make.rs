@@ -135,7 +135,7 @@ fn permuted(gram: &Gram, order: &[u32]) -> Result<Gram, LayerwiseError> {
 }
 
 /// Compresses a weight with what was seen of its input.
-pub(super) fn weight(
+pub(crate) fn weight(
     name: &str,
     weight: &Loaded,
     seen: Option<&InputStatistics>,

@@ -6,17 +6,18 @@
 //! that it will have. One stage's weights are on the device at a time. The result is an [`Overlay`] over the model.
 
 mod fold;
-mod make;
+pub(crate) mod make;
 mod plans;
 mod report;
 mod resume;
-mod statistics;
+pub(crate) mod statistics;
 #[cfg(feature = "text")]
 mod texts;
 mod treatment;
 
 pub use plans::{Plans, plans};
 pub use report::WeightReport;
+pub(crate) use resume::Folder;
 pub use resume::Identity;
 #[cfg(feature = "text")]
 pub use texts::{Samples, SamplesError, samples};
@@ -30,7 +31,6 @@ use lowbit::compress::layerwise::LayerwiseError;
 use lowbit::compress::{CompressError, Scheme, dequantize};
 use lowbit::format::PackedWeights;
 use lowbit::host::Host;
-use resume::Folder;
 use statistics::InputStatistics;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -227,8 +227,8 @@ struct Work<'a, 'j> {
 }
 
 /// A weight before it is compressed.
-struct Loaded {
-    shape: Vec<usize>,
+pub(crate) struct Loaded {
+    pub(crate) shape: Vec<usize>,
     n: usize,
     k: usize,
     values: Vec<f32>,
@@ -249,18 +249,7 @@ impl Work<'_, '_> {
 
     /// Reads a weight as floats, as it is by now.
     fn load(&self, name: &str) -> Result<Loaded, LayerwiseRunError> {
-        let item = self.item(name)?;
-        let (n, k) = match (matrix_shape(&item.shape), item.shape.len()) {
-            (Some(shape), 2) => shape,
-            _ => {
-                return Err(LayerwiseRunError::Unsupported {
-                    name: name.to_owned(),
-                    why: format!("a tensor of shape {:?} is no matrix of one layer", item.shape),
-                });
-            }
-        };
-        let values = floats(&self.overlay, item)?;
-        Ok(Loaded { shape: item.shape.clone(), n, k, values })
+        load(&self.overlay, self.item(name)?)
     }
 
     /// Observes the inputs of the next stage of the texts, and compresses its weights: input by input, each seen after
@@ -374,6 +363,21 @@ impl Work<'_, '_> {
         }
         Ok(())
     }
+}
+
+/// Reads a weight as floats.
+pub(crate) fn load(source: &dyn ModelSource, item: &Item) -> Result<Loaded, LayerwiseRunError> {
+    let (n, k) = match (matrix_shape(&item.shape), item.shape.len()) {
+        (Some(shape), 2) => shape,
+        _ => {
+            return Err(LayerwiseRunError::Unsupported {
+                name: item.name.clone(),
+                why: format!("a tensor of shape {:?} is no matrix of one layer", item.shape),
+            });
+        }
+    };
+    let values = floats(source, item)?;
+    Ok(Loaded { shape: item.shape.clone(), n, k, values })
 }
 
 /// Reads an item as floats.

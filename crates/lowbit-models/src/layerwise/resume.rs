@@ -26,7 +26,7 @@ pub struct Identity {
 
 /// The folder of a run.
 #[derive(Debug)]
-pub(super) struct Folder(PathBuf);
+pub(crate) struct Folder(PathBuf);
 
 impl Folder {
     /// Names a folder that is there.
@@ -67,7 +67,7 @@ impl Folder {
     }
 
     /// Returns the results of a stage if it was finished.
-    pub fn load(&self, stage: usize) -> Result<Option<StageResult>, LayerwiseRunError> {
+    pub(super) fn load(&self, stage: usize) -> Result<Option<StageResult>, LayerwiseRunError> {
         let path = self.file(stage);
         if !path.is_file() {
             return Ok(None);
@@ -89,7 +89,7 @@ impl Folder {
     }
 
     /// Keeps the results of a stage.
-    pub fn save(&self, stage: usize, result: &StageResult) -> Result<(), LayerwiseRunError> {
+    pub(super) fn save(&self, stage: usize, result: &StageResult) -> Result<(), LayerwiseRunError> {
         let path = self.file(stage);
         let reports = serde_json::to_string(&result.reports).map_err(|error| {
             LayerwiseRunError::Folder { doing: "write", path: path.clone(), source: error.into() }

@@ -7,7 +7,7 @@ use lowbit::compress::layerwise::{Gram, LayerwiseError};
 
 /// Sums over the rows of X.
 #[derive(Debug)]
-pub(super) struct InputStatistics {
+pub(crate) struct InputStatistics {
     /// XᵀX.
     pub gram: Gram,
     /// The sum of |x| of each column.
@@ -39,26 +39,22 @@ impl InputStatistics {
     }
 }
 
-/// Runs the texts through their next stage, whose inputs these are, and returns what was seen of `count` of them
-/// from `first` on.
-pub(super) async fn observe(
+/// Runs the texts through their next stage, and returns what was seen of each input. The layers of `inputs` name the
+/// weights in errors.
+pub(crate) async fn observe(
     texts: &StagedRun,
     source: &dyn ModelSource,
     inputs: &[Input],
-    first: usize,
-    count: usize,
 ) -> Result<Vec<Option<InputStatistics>>, LayerwiseRunError> {
-    let inputs = inputs.get(first..).unwrap_or_default();
-    let mut all: Vec<Option<InputStatistics>> = inputs.iter().take(count).map(|_| None).collect();
+    let mut all: Vec<Option<InputStatistics>> = inputs.iter().map(|_| None).collect();
     let mut failed: Option<(usize, LayerwiseError)> = None;
     let observed = texts
         .observe(source, &mut |InputRows { index, columns, x, .. }| {
-            let place = index.checked_sub(first);
-            let Some(seen) = place.and_then(|place| all.get_mut(place)) else { return Ok(()) };
+            let Some(seen) = all.get_mut(index) else { return Ok(()) };
             match add(seen, columns, x) {
                 Ok(()) => Ok(()),
                 Err(error) => {
-                    failed = Some((index - first, error));
+                    failed = Some((index, error));
                     Err(RunError::Empty)
                 }
             }

@@ -1,0 +1,117 @@
+//! What may become of a weight.
+
+use crate::compress::Rule;
+use crate::layerwise::{Method, Treatment};
+use lowbit::compress::Scheme;
+
+/// The candidates if none are given: from 8 bits a weight to 2, and 2:4 sparse weights of 4 bits.
+pub const DEFAULT: [&str; 7] = [
+    "keep",
+    "rtn:int8-channel",
+    "gptq:int5-g64-asym",
+    "gptq:int4-g64-asym",
+    "gptq:int3-g64-asym",
+    "gptq:int2-g32-asym",
+    "sparsegpt:int4-g64-asym:2:4",
+];
+
+/// The name of the candidate that leaves a weight as it is.
+const KEEP: &str = "keep";
+
+/// What may become of a weight: `keep`, or a method, a format and a sparsity, as in `gptq:int4-g64-asym` and
+/// `sparsegpt:int4-g64-asym:2:4`.
+///
+/// ```
+/// use lowbit_models::explore::Candidate;
+/// let candidate: Candidate = "sparsegpt:int4-g64-asym:2:4".parse()?;
+/// assert_eq!(candidate.scheme().map(|scheme| scheme.to_string()).as_deref(), Some("2:4+int4-g64-asym"));
+/// assert!("keep".parse::<Candidate>()?.scheme().is_none());
+/// assert!("gptq".parse::<Candidate>().is_err());
+/// # Ok::<(), String>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    name: String,
+    scheme: Option<Scheme>,
+    treatment: Treatment,
+}
+
+impl Candidate {
+    /// Returns the candidates of [`DEFAULT`].
+    ///
+    /// # Errors
+    /// Returns a sentence if one of them cannot be read.
+    pub fn defaults() -> Result<Vec<Self>, String> {
+        DEFAULT.iter().map(|name| name.parse()).collect()
+    }
+
+    /// Returns the name, as it was given.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the format and how it is made, or `None` if the weight stays as it is.
+    pub fn scheme(&self) -> Option<Scheme> {
+        self.scheme
+    }
+
+    /// Returns how weights are compressed.
+    pub fn treatment(&self) -> &Treatment {
+        &self.treatment
+    }
+
+    /// Returns why a matrix `[n, k]` cannot have this format, or `None` if it can.
+    pub fn misfit(&self, n: usize, k: usize) -> Option<String> {
+        let scheme = self.scheme?;
+        scheme.format().geometry(n, k).err().map(|error| error.to_string())
+    }
+}
+
+impl std::fmt::Display for Candidate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl std::str::FromStr for Candidate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let name = text.to_owned();
+        if text == KEEP {
+            return Ok(Self { name, scheme: None, treatment: Treatment::default() });
+        }
+        let Some((method, rest)) = text.split_once(':') else {
+            return Err(format!("`{text}` is no candidate; it is METHOD:FORMAT, METHOD:FORMAT:SPARSITY or keep"));
+        };
+        let method: Method = method.parse()?;
+        if method == Method::Awq {
+            return Err(
+                "awq is no candidate: its factors are folded into norms that several weights share, so that it \
+                 cannot be chosen for one weight alone"
+                    .into(),
+            );
+        }
+        // Names of formats may have a colon, as in 2:4+int8-channel; so the longest that is a format is taken.
+        let ends = rest.rmatch_indices(':').map(|(at, _)| at);
+        let mut found = None;
+        for end in std::iter::once(rest.len()).chain(ends) {
+            let (format, sparsity) = rest.split_at_checked(end).unwrap_or((rest, ""));
+            if let Ok(scheme) = format.parse::<Scheme>() {
+                found = Some((scheme, sparsity.strip_prefix(':')));
+                break;
+            }
+        }
+        let Some((scheme, sparsity)) = found else {
+            return Err(format!("`{rest}` does not begin with the name of a format"));
+        };
+        let mut treatment = Treatment::of(method);
+        if let Some(sparsity) = sparsity {
+            treatment.sparsity = sparsity
+                .parse()
+                .map_err(|error: lowbit::compress::layerwise::LayerwiseError| error.to_string())?;
+        }
+        let Rule { scheme, treatment, .. } = Rule::new(None, Some(scheme), treatment)?;
+        Ok(Self { name, scheme, treatment })
+    }
+}
