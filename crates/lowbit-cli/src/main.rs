@@ -11,6 +11,8 @@ mod compress;
 mod decompress;
 mod embed;
 mod error;
+mod explore;
+mod explore_page;
 mod export;
 mod files;
 mod generate;
@@ -49,6 +51,7 @@ enum Command {
     Calibrate(calibrate::Args),
     Compress(compress::Args),
     Embed(embed::Args),
+    Explore(explore::Args),
     Export(export::Args),
     Generate(generate::Args),
     Import(import::Args),
@@ -76,6 +79,7 @@ fn run(command: &Command) -> Result<Outcome, CliError> {
         Command::Calibrate(args) => calibrate::run(args),
         Command::Compress(args) => compress::run(args),
         Command::Embed(args) => embed::run(args),
+        Command::Explore(args) => explore::run(args),
         Command::Export(args) => export::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Import(args) => import::run(args),
