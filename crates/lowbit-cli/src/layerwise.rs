@@ -45,7 +45,8 @@ pub struct MethodArgs {
     #[arg(value_parser = clap::value_parser!(u32).range(2..=65536))]
     sample_tokens: u32,
     /// The order in which gptq and sparsegpt take columns: columns (as they are, the default), activations (those
-    /// with the largest inputs first, stored in that order) or activations-static (stored as they are)
+    /// with the largest inputs first, stored in that order), columns-static or activations-static (with the scales of
+    /// the weights as they were, stored as they are)
     #[arg(long, value_name = "ORDER")]
     order: Option<ColumnOrder>,
     /// What gptq and sparsegpt add to the diagonal of XᵀX, as a part of its mean. The default is 0.01

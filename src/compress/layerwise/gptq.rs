@@ -106,7 +106,7 @@ impl<'a> Prepared<'a> {
             warnings.push(Warning::DeadColumns { count, first });
         }
         let order = match self.options.order {
-            Order::AsIs => None,
+            Order::AsIs | Order::AsIsStatic => None,
             Order::ByDiagonal { .. } => Some(by_diagonal(&diagonal)),
         };
         let factor = self.factor(&diagonal, order.as_deref(), &mut warnings);
@@ -120,7 +120,10 @@ impl<'a> Prepared<'a> {
                     factor: Some(factor),
                     dead: &dead,
                     order: order.as_deref(),
-                    static_groups: self.options.order == Order::ByDiagonal { static_groups: true },
+                    static_groups: matches!(
+                        self.options.order,
+                        Order::AsIsStatic | Order::ByDiagonal { static_groups: true }
+                    ),
                     prune,
                     block: self.options.block,
                 };

@@ -62,6 +62,8 @@ pub enum Order {
     /// From the first to the last.
     #[default]
     AsIs,
+    /// From the first to the last, with scales from the weights before all updates.
+    AsIsStatic,
     /// By falling diagonal of the Gram matrix (act-order), so that the columns that matter most have
     /// the most columns behind them to correct their errors.
     ByDiagonal {

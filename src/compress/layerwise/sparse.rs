@@ -42,7 +42,9 @@ pub fn sparse_gpt(
     let fits = matches!(pattern, Pattern::OfM { keep: 1..=2, of: 4 });
     let why = if scheme.format().is_sparse() && !fits {
         Some("a 2:4 format keeps two of every four; use the pattern 2:4 or a dense format")
-    } else if matches!(pattern, Pattern::OfM { .. }) && options.order != Order::AsIs {
+    } else if matches!(pattern, Pattern::OfM { .. })
+        && matches!(options.order, Order::ByDiagonal { .. })
+    {
         Some("an N:M pattern is one of neighboring columns; take columns as they are")
     } else {
         None

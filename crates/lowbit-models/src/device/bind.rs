@@ -8,7 +8,7 @@ use lowbit::gpu::Kernels;
 use lowbit::ops::{
     Activations, AttentionArgs, AttentionPlan, AttentionSpec, BindError, Bound, CombineArgs,
     CombinePlan, CombineSpec, DequantizeArgs, DequantizePlan, DequantizeSpec, Epilogue, Experts,
-    FloatType, GateArgs, GatePlan, GateSpec, MatmulArgs, MatmulPlan, MatmulSpec, NormArgs,
+    FloatType, GateArgs, GatePlan, GateSpec, GramArgs, GramPlan, GramSpec, MatmulArgs, MatmulPlan, MatmulSpec, NormArgs,
     NormPlan, NormResidual, NormSpec, ObserveArgs, ObservePlan, ObserveSpec, Output, PlanError,
     PositionsArgs, PositionsPlan, PositionsSpec, QuantizeActivationsArgs, QuantizeActivationsPlan,
     QuantizeActivationsSpec, RecordError, RotaryArgs, RotaryPlan, RotarySpec, RouteArgs, RoutePlan,
@@ -98,6 +98,15 @@ pub(super) fn observe_spec(shape: &Shape, axis: Axis, bins: u32) -> ObserveSpec 
         Rows::Int8(_) | Rows::Words => FloatType::F32,
     };
     ObserveSpec::new(shape.rows, shape.columns, axis, bins).with_activations(float)
+}
+
+/// Describes XᵀX of the rows of a tensor.
+pub(super) fn gram_spec(shape: &Shape) -> GramSpec {
+    let float = match shape.stored {
+        Rows::Float(float) => float,
+        Rows::Int8(_) | Rows::Words => FloatType::F32,
+    };
+    GramSpec::new(shape.rows, shape.columns).with_activations(float)
 }
 
 /// Plans that are made already, so that layers of one shape share theirs.
@@ -241,6 +250,13 @@ impl Binder<'_> {
                 let offset = u64::from(column) * self.float(output).bytes();
                 let output = SubBuffer { offset, ..self.buffer(output)? };
                 let args = DequantizeArgs { weights, indices: Some(indices), output };
+                Ok(Box::new(plan.bind(args).await?))
+            }
+            Op::Gram { input, sums, status } => {
+                let spec = gram_spec(self.shape(input));
+                let plan = GramPlan::new(self.kernels, &spec).await?;
+                let (sums, status) = (self.buffer(sums)?, self.buffer(status)?);
+                let args = GramArgs { activations: self.buffer(input)?, sums, status };
                 Ok(Box::new(plan.bind(args).await?))
             }
             Op::Norm { .. } => self.norm(op, plans).await,

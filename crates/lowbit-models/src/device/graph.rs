@@ -143,6 +143,8 @@ pub(super) enum Op {
         bins: u32,
         output: (Tensor, u64),
     },
+    /// Adds XᵀX of rows to sums, and counts what is not finite.
+    Gram { input: Tensor, sums: Tensor, status: Tensor },
 }
 
 /// The heads of attention.
@@ -200,6 +202,7 @@ impl Op {
             Self::ExpertMatmul { .. } => "matmul of experts",
             Self::Combine { .. } => "combine",
             Self::Observe { .. } => "observe",
+            Self::Gram { .. } => "gram",
         }
     }
 
@@ -219,6 +222,7 @@ impl Op {
             Self::ExpertMatmul { list, input, output, .. } => vec![list, input, output],
             Self::Combine { input, choices, output, .. } => vec![input, choices, output],
             Self::Observe { input, output, .. } => vec![input, output.0],
+            Self::Gram { input, sums, status } => vec![input, sums, status],
             Self::Sample { logits, settings, output } => {
                 [logits, output].into_iter().chain(settings).collect()
             }

@@ -46,5 +46,5 @@ pub use pooling::{Pooling, PoolingError};
 pub use profile::KindCost;
 pub use sampling::Sampling;
 pub use session::Session;
-pub use staged::{Input, InputRows, Stage, StagedRun};
+pub use staged::{Input, InputRows, InputSums, Stage, StagedRun};
 pub use statistics::{ModelStatistics, ResumeError};

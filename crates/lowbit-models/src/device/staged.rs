@@ -2,7 +2,8 @@
 //! the host for the next one, so that one stage's weights are on the device at a time, and weights may change
 //! between two stages.
 
-use super::graph::{Rows, Tensor};
+use super::bind::gram_spec;
+use super::graph::{Graph, Op, Rows, Tensor};
 use super::layers::{Size, build_segment};
 use super::observe::{Found, found};
 use super::runner::Runner;
@@ -12,8 +13,8 @@ use super::{LoadOptions, Model, RunError};
 use crate::architecture::{Blueprint, Linear};
 use crate::checkpoint::source::ModelSource;
 use lowbit::format::CacheFormat;
-use lowbit::host::{Host, ReadBack};
-use lowbit::ops::FloatType;
+use lowbit::host::{Host, HostError, ReadBack};
+use lowbit::ops::{FloatType, GramSpec};
 use lowbit::wgpu;
 use std::ops::Range;
 use std::sync::Arc;
@@ -69,6 +70,20 @@ pub struct InputRows<'a> {
     pub columns: usize,
     /// X, `[rows, columns]`.
     pub x: &'a [f32],
+}
+
+/// XᵀX of an input over all rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InputSums {
+    /// The number of the input in [`StagedRun::inputs`].
+    pub index: usize,
+    /// Its columns.
+    pub columns: usize,
+    /// The rows of X.
+    pub rows: u64,
+    /// The upper triangle row by row, in units of 2^[`GRAM_UNIT`](lowbit::ops::GRAM_UNIT).
+    pub sums: Vec<i128>,
 }
 
 /// Texts that share a step, and the residual that the last stage left of them.
@@ -188,13 +203,13 @@ impl StagedRun {
         source: &dyn ModelSource,
         each: &mut dyn FnMut(InputRows<'_>) -> Result<(), RunError>,
     ) -> Result<(), RunError> {
-        let prepared = self.prepare(source, true).await?;
+        let prepared = self.prepare(source, Watch::Rows).await?;
         for batch in &self.batches {
             prepared.start(self, batch)?;
             let mut done = 0;
             for &Found { at, index, input, .. } in &prepared.inputs {
                 // Later steps may change the input in place.
-                let words = prepared.run(done..at, batch.tokens(), input).await?;
+                let words = prepared.run(done..at, batch.tokens(), Some(input)).await?;
                 let x = bytemuck::cast_slice(&words);
                 each(InputRows { index, columns: prepared.columns(input), x })?;
                 done = at;
@@ -203,21 +218,47 @@ impl StagedRun {
         Ok(())
     }
 
+    /// Runs the next stage with the weights of `source`, and sums XᵀX of the input of each of its linear layers on
+    /// the device. The texts stay where they are.
+    ///
+    /// # Errors
+    /// Returns [`RunError`] if the weights cannot be loaded, the file says that an input becomes codes, an input is not
+    /// finite, or the device fails.
+    pub async fn grams(&self, source: &dyn ModelSource) -> Result<Vec<InputSums>, RunError> {
+        let prepared = self.prepare(source, Watch::Grams).await?;
+        let steps = 0..prepared.runner.body.len();
+        for batch in &self.batches {
+            prepared.start(self, batch)?;
+            prepared.run(steps.clone(), batch.tokens(), None).await?;
+        }
+        let mut all = Vec::with_capacity(prepared.grams.len());
+        for gram in &prepared.grams {
+            let shape = &prepared.runner.built.body.shapes[gram.input.0];
+            let spec = gram_spec(shape);
+            let sums = prepared.run(0..0, 1, Some(gram.sums)).await?;
+            let status = prepared.run(0..0, 1, Some(gram.status)).await?;
+            let sums = spec.decode(&sums, &status).map_err(HostError::from)?;
+            let (columns, rows) = (shape.columns as usize, self.tokens() as u64);
+            all.push(InputSums { index: gram.index, columns, rows, sums });
+        }
+        Ok(all)
+    }
+
     /// Runs the next stage with the weights of `source`, and moves the texts on to the one after it. Nothing comes
     /// after the end.
     ///
     /// # Errors
     /// Returns [`RunError`] if the weights cannot be loaded, or the device fails. The texts are where they were then.
     pub async fn advance(&mut self, source: &dyn ModelSource) -> Result<(), RunError> {
-        let prepared = self.prepare(source, false).await?;
+        let prepared = self.prepare(source, Watch::Nothing).await?;
         let mut streams = Vec::with_capacity(self.batches.len());
         for batch in &self.batches {
             prepared.start(self, batch)?;
             let (built, tokens) = (&prepared.runner.built, batch.tokens());
             let steps = 0..prepared.runner.body.len();
-            let residual = prepared.run(steps, tokens, built.last).await?;
+            let residual = prepared.run(steps, tokens, Some(built.last)).await?;
             let pending = match built.pending {
-                Some(pending) => Some(prepared.run(0..0, tokens, pending).await?),
+                Some(pending) => Some(prepared.run(0..0, tokens, Some(pending)).await?),
                 None => None,
             };
             streams.push((residual, pending));
@@ -253,27 +294,70 @@ impl StagedRun {
         let size = Size { rows, slots: rows, cache, logit_rows: 1, counted: false };
         let (blueprint, weights) = (&model.blueprint, &model.weights);
         let mut built = build_segment(blueprint, weights, &options, size, &segment)?;
-        let mut inputs = Vec::new();
-        if watched {
+        let (mut inputs, mut grams) = (Vec::new(), Vec::new());
+        if watch != Watch::Nothing {
             let (found, mut head) = found(&mut built, weights)?;
-            built.body.ops.append(&mut head);
+            let graph = &mut built.body;
             for found in &found {
-                let shape = &mut built.body.shapes[found.input.0];
+                let shape = &mut graph.shapes[found.input.0];
                 if shape.stored != Rows::Float(FloatType::F32) || found.listed.is_some() {
                     let what = "observing the inputs of experts, or inputs that are codes,".into();
                     return Err(RunError::Unsupported { what, next: "" });
                 }
-                shape.kept = true;
+                shape.kept |= watch == Watch::Rows;
             }
-            inputs = found;
+            if watch == Watch::Rows {
+                inputs = found;
+            } else {
+                grams = summed(graph, &found)?;
+            }
+            graph.ops.append(&mut head);
         }
         let widest = inputs.iter().map(|found| found.input).chain([built.last]);
         let widest = widest.map(|tensor| built.body.shapes[tensor.0].columns).max().unwrap_or(0);
-        let words = self.rows.saturating_mul(widest as usize);
+        let sums = grams.iter().map(|gram| built.body.shapes[gram.sums.0].columns as usize).max();
+        let words = self.rows.saturating_mul(widest as usize).max(sums.unwrap_or(0));
         let runner = Runner::new(&model, built, size).await?;
         let read_back = self.host.read_back_async(words).await?;
-        Ok(Prepared { model, runner, inputs, read_back })
+        Ok(Prepared { model, runner, inputs, grams, read_back })
     }
+}
+
+/// What is wanted of the inputs of linear layers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Watch {
+    Nothing,
+    /// Their rows.
+    Rows,
+    /// XᵀX.
+    Grams,
+}
+
+/// Where the sums of an input are.
+struct Sums {
+    index: usize,
+    input: Tensor,
+    sums: Tensor,
+    status: Tensor,
+}
+
+/// Adds sums of XᵀX to a graph: of each input before the first layer that takes it.
+fn summed(graph: &mut Graph, found: &[Found]) -> Result<Vec<Sums>, RunError> {
+    let mut grams = Vec::with_capacity(found.len());
+    // From the last to the first, so that places stay what they are.
+    for &Found { at, index, input, .. } in found.iter().rev() {
+        let words = gram_spec(&graph.shapes[input.0]).sums_bytes() / 4;
+        let columns = u32::try_from(words).map_err(|_| {
+            let columns = graph.shapes[input.0].columns;
+            RunError::Options(format!("XᵀX of {columns} columns does not fit into a buffer"))
+        })?;
+        let sums = graph.kept(1, columns, Rows::Words);
+        let status = graph.kept(1, GramSpec::STATUS_BYTES as u32 / 4, Rows::Words);
+        graph.ops.insert(at.min(graph.ops.len()), Op::Gram { input, sums, status });
+        grams.push(Sums { index, input, sums, status });
+    }
+    grams.reverse();
+    Ok(grams)
 }
 
 /// A stage that is loaded and bound.
@@ -282,6 +366,7 @@ struct Prepared {
     runner: Runner,
     /// The inputs of linear layers, in the order of the steps.
     inputs: Vec<Found>,
+    grams: Vec<Sums>,
     read_back: ReadBack,
 }
 
@@ -306,12 +391,12 @@ impl Prepared {
         Ok(())
     }
 
-    /// Runs steps of the stage, and then reads rows of a tensor of 32-bit elements.
+    /// Runs steps of the stage, and then reads rows of a tensor of 32-bit elements, if there is one.
     async fn run(
         &self,
         steps: Range<usize>,
         rows: usize,
-        tensor: Tensor,
+        tensor: Option<Tensor>,
     ) -> Result<Vec<u32>, RunError> {
         let host = &self.model.host;
         let steps = self.runner.body.get(steps).unwrap_or_default();
@@ -320,8 +405,8 @@ impl Prepared {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             recorded = steps.iter().try_for_each(|step| step.record(&mut pass, rows as u32));
         };
-        let from = self.runner.buffer(tensor)?;
-        let words = rows * self.columns(tensor);
+        let from = self.runner.buffer(tensor.unwrap_or(self.runner.built.last))?;
+        let words = tensor.map_or(0, |tensor| rows * self.columns(tensor));
         let words = host.submit_and_read_async(record, from, words, &self.read_back).await?;
         recorded?;
         Ok(words)

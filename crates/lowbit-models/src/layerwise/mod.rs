@@ -193,7 +193,10 @@ pub async fn run<'a>(
                 let result = match found {
                     Some(result) => result,
                     None => {
-                        let result = work.observed(&texts, inputs, progress).await?;
+                        progress(Doing::Observing(stage));
+                        let abs = work.folds(inputs);
+                        let seen = statistics::observe(&texts, &work.overlay, inputs, abs).await?;
+                        let result = work.stage(stage, inputs, seen, progress)?;
                         if let Some(folder) = &folder {
                             folder.save(index, &result)?;
                         }
@@ -240,6 +243,13 @@ impl Work<'_, '_> {
         input.weights().iter().any(|name| self.plans.contains_key(*name))
     }
 
+    /// Returns whether factors are to be found for an input, for which magnitudes are needed.
+    fn folds(&self, inputs: &[Input]) -> bool {
+        inputs.iter().flat_map(Input::weights).any(|name| {
+            self.plans.get(name).is_some_and(|plan| plan.treatment.method == Method::Awq)
+        })
+    }
+
     fn item(&self, name: &str) -> Result<&Item, LayerwiseRunError> {
         self.items.get(name).ok_or_else(|| LayerwiseRunError::Unsupported {
             name: name.to_owned(),
@@ -252,41 +262,7 @@ impl Work<'_, '_> {
         load(&self.overlay, self.item(name)?)
     }
 
-    /// Observes the inputs of the next stage of the texts, and compresses its weights: input by input, each seen after
-    /// the weights of those before it are compressed, or all together where AWQ moves factors between them.
-    async fn observed(
-        &mut self,
-        texts: &StagedRun,
-        inputs: &[Input],
-        progress: &mut dyn FnMut(Doing<'_>),
-    ) -> Result<StageResult, LayerwiseRunError> {
-        let stage = texts.next();
-        let mut names = inputs.iter().flat_map(Input::weights);
-        let together = names.any(|name| {
-            self.plans.get(name).is_some_and(|plan| plan.treatment.method == Method::Awq)
-        });
-        let chunk = if together { inputs.len().max(1) } else { 1 };
-        let mut all = StageResult::default();
-        for (index, some) in inputs.chunks(chunk).enumerate() {
-            if !some.iter().any(|input| self.wants(input)) {
-                continue;
-            }
-            progress(Doing::Observing(stage));
-            let seen =
-                statistics::observe(texts, &self.overlay, inputs, index * chunk, chunk).await?;
-            let result = self.stage(stage, some, seen, progress)?;
-            // The next inputs of the stage see these.
-            for (name, (shape, packed)) in &result.packed {
-                self.overlay.put_packed(name, shape.clone(), packed.clone(), None)?;
-            }
-            all.packed.extend(result.packed);
-            all.floats.extend(result.floats);
-            all.reports.extend(result.reports);
-        }
-        Ok(all)
-    }
-
-    /// Compresses the weights of some inputs of a stage.
+    /// Compresses the weights of a stage.
     fn stage(
         &self,
         stage: Stage,

@@ -2,7 +2,7 @@
 
 use super::LayerwiseRunError;
 use crate::checkpoint::source::ModelSource;
-use crate::device::{Input, InputRows, RunError, StagedRun};
+use crate::device::{Input, InputRows, InputSums, RunError, StagedRun};
 use lowbit::compress::layerwise::{Gram, LayerwiseError};
 
 /// Sums over the rows of X.
@@ -10,7 +10,7 @@ use lowbit::compress::layerwise::{Gram, LayerwiseError};
 pub(crate) struct InputStatistics {
     /// XᵀX.
     pub gram: Gram,
-    /// The sum of |x| of each column.
+    /// The sum of |x| of each column. Empty if it was not wanted.
     pub abs: Vec<f64>,
 }
 
@@ -39,13 +39,29 @@ impl InputStatistics {
     }
 }
 
-/// Runs the texts through their next stage, and returns what was seen of each input. The layers of `inputs` name the
+/// Runs the texts through their next stage, and returns what was seen of each input: sums of the device, or with
+/// `abs` the sums of rows that are read back, for which the magnitudes of columns are summed too. The layers of `inputs` name the
 /// weights in errors.
 pub(crate) async fn observe(
     texts: &StagedRun,
     source: &dyn ModelSource,
     inputs: &[Input],
+    abs: bool,
 ) -> Result<Vec<Option<InputStatistics>>, LayerwiseRunError> {
+    if !abs {
+        let mut all: Vec<Option<InputStatistics>> = inputs.iter().map(|_| None).collect();
+        for InputSums { index, columns, rows, sums, .. } in texts.grams(source).await? {
+            let gram = Gram::from_parts(columns, rows, sums).map_err(|source| {
+                let names = inputs.get(index).map(Input::weights).unwrap_or_default();
+                let name = names.first().copied().unwrap_or_default().to_owned();
+                LayerwiseRunError::Weight { name, source }
+            })?;
+            if let Some(seen) = all.get_mut(index) {
+                *seen = Some(InputStatistics { gram, abs: Vec::new() });
+            }
+        }
+        return Ok(all);
+    }
     let mut all: Vec<Option<InputStatistics>> = inputs.iter().map(|_| None).collect();
     let mut failed: Option<(usize, LayerwiseError)> = None;
     let observed = texts

@@ -76,6 +76,8 @@ pub enum ColumnOrder {
     /// As they are.
     #[default]
     Columns,
+    /// As they are, with scales of the weights as they were before the first column was rounded.
+    ColumnsStatic,
     /// Those with the largest inputs first; the columns of the compressed weight are in that order too, and groups are
     /// made of it.
     Activations,
@@ -85,12 +87,14 @@ pub enum ColumnOrder {
 
 impl ColumnOrder {
     /// All orders.
-    pub const ALL: [Self; 3] = [Self::Columns, Self::Activations, Self::ActivationsStatic];
+    pub const ALL: [Self; 4] =
+        [Self::Columns, Self::ColumnsStatic, Self::Activations, Self::ActivationsStatic];
 
     /// Returns its name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Columns => "columns",
+            Self::ColumnsStatic => "columns-static",
             Self::Activations => "activations",
             Self::ActivationsStatic => "activations-static",
         }
@@ -189,6 +193,7 @@ impl Treatment {
     pub fn name(&self) -> String {
         let order = match self.order {
             ColumnOrder::Columns => "",
+            ColumnOrder::ColumnsStatic => "-static",
             ColumnOrder::Activations => "-actorder",
             ColumnOrder::ActivationsStatic => "-actorder-static",
         };
@@ -201,6 +206,7 @@ impl Treatment {
             damping: self.damping,
             order: match self.order {
                 ColumnOrder::Columns => Order::AsIs,
+                ColumnOrder::ColumnsStatic => Order::AsIsStatic,
                 ColumnOrder::Activations => Order::ByDiagonal { static_groups: false },
                 ColumnOrder::ActivationsStatic => Order::ByDiagonal { static_groups: true },
             },
