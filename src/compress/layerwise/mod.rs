@@ -77,8 +77,8 @@ pub enum Order {
 /// Options of [`gptq()`] and [`sparse_gpt`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options {
-    /// What is added to the diagonal of the Gram matrix, as a multiple of its mean over the columns
-    /// that are not 0.
+    /// The number that is added to the diagonal of the Gram matrix, as a multiple of its mean over the
+    /// columns that are not 0.
     pub damping: f64,
     /// The number of columns after which all columns behind are updated at once. It changes the result
     /// by rounding only, except that fractions are pruned from each block.

@@ -289,7 +289,7 @@ fn singular() {
     let row: Vec<f32> = (0..k).map(|i| 1.0 + i as f32).collect();
     let gram = gram_of(&row, k);
     let w = Random(17).normals(3 * k);
-    // What is left is about the error of the last column, whose input is the smallest.
+    // The error that is left is about that of the last column, whose input is the smallest.
     let options = Options { order: STATIC, ..Options::default() };
     let got = made(&w, 3, &gram, "int4-channel", &options);
     assert_eq!(got.warnings, []);

@@ -19,7 +19,7 @@ fn made(w: &[f32], n: usize, gram: &Gram, how: &str, name: &str, options: &Optio
     let made = sparse_gpt(w, n, k, gram, &pattern(how), &scheme(name), options).unwrap();
     assert_eq!(bits(&made.kept), bits(&dequantize(&made.packed)));
     assert_eq!(output_error(gram, w, &made.kept, n), Ok(made.error));
-    // What is pruned is exactly 0.
+    // Pruned weights are exactly 0.
     if let Some(mask) = &made.mask {
         let zero = |at: &usize| made.kept[*at] == 0.0 || mask.keeps(at / k, at % k);
         assert!((0..n * k).all(|at| zero(&at)), "{how} {name}");
@@ -219,7 +219,7 @@ fn the_order_of_methods() {
     assert!(got.error < 0.75 * got.error_before);
 }
 
-/// The same by another implementation: H⁻¹ loses a row and a column in each step, and 2:4 is chosen on
+/// Another implementation gives the same: H⁻¹ loses a row and a column in each step, and 2:4 is chosen on
 /// updated weights.
 #[test]
 fn equals_removal_by_the_formula() {
