@@ -13,7 +13,8 @@ use lowbit_models::checkpoint::source::ModelSource;
 use lowbit_models::checkpoint::{AtomicFile, Output};
 use lowbit_models::compress::Pattern;
 use lowbit_models::explore::{
-    Assessed, Candidate, Doing, Exploration, ExploreError, Job, Limit, remove_folder, run as explore,
+    Assessed, Candidate, Doing, Exploration, ExploreError, Job, Limit, remove_folder,
+    run as explore,
 };
 use lowbit_models::layerwise::{Identity, LayerwiseRunError, Samples, samples};
 use lowbit_models::text::Tokenizer;
@@ -184,7 +185,10 @@ fn read_texts(args: &Args, blueprint: &Blueprint) -> Result<Texts, CliError> {
         })?;
         if found.cut > 0 {
             let cut = report::count(found.cut, "sample");
-            warn(format!("{cut} of `{}` had more than {tokens} tokens and were cut", path.display()));
+            warn(format!(
+                "{cut} of `{}` had more than {tokens} tokens and were cut",
+                path.display()
+            ));
         }
         Ok(found)
     };
@@ -233,7 +237,9 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     }
     let failed = |error: ExploreError| {
         let hint = hint(&error);
-        CliError::new(format!("cannot explore `{}`", args.model.display())).because(error).hint(hint)
+        CliError::new(format!("cannot explore `{}`", args.model.display()))
+            .because(error)
+            .hint(hint)
     };
     let blueprint = architecture::read(&source).map_err(|error| {
         CliError::new(format!("cannot read the model in `{}`", args.model.display()))
@@ -294,7 +300,8 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     bar.finish_and_clear();
     let found = found.map_err(|error| {
         let folder = folder.display();
-        error.or_hint(&format!("what is finished stays in `{folder}`, and the same command goes on"))
+        error
+            .or_hint(&format!("what is finished stays in `{folder}`, and the same command goes on"))
     })?;
     for left_out in &found.left_out {
         warn(format!("`{}` is left out of the search: {}", left_out.name, left_out.why));
@@ -315,7 +322,8 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         seconds: start.elapsed().as_secs_f64(),
         found,
     };
-    let page = page(&json).map_err(|why| CliError::new(format!("cannot draw the report: {why}")))?;
+    let page =
+        page(&json).map_err(|why| CliError::new(format!("cannot draw the report: {why}")))?;
     let write = |file: &mut AtomicFile, text: &str| {
         let written = file.write_all(text.as_bytes());
         written.map_err(|error| CliError::new("cannot write the report").because(error))

@@ -141,12 +141,7 @@ fn scatter(
             .y_label_area_size(60)
             .build_cartesian_2d(x, y.log_scale())
             .map_err(|e| text(&e))?;
-        chart
-            .configure_mesh()
-            .x_desc(axis)
-            .y_desc("loss in %")
-            .draw()
-            .map_err(|e| text(&e))?;
+        chart.configure_mesh().x_desc(axis).y_desc("loss in %").draw().map_err(|e| text(&e))?;
         let blue = RGBColor(42, 111, 151);
         let line = LineSeries::new(mixed, blue.stroke_width(2)).point_size(3);
         chart.draw_series(line).map_err(|e| text(&e))?;
@@ -176,7 +171,10 @@ fn recipes(json: &Json) -> String {
         found.uniform.iter().map(|a| (format!("<code>{}</code>", escape(&a.recipe)), a)).collect();
     for assessed in &found.mixed {
         let recipe = escape(&assessed.recipe);
-        rows.push((format!("<details><summary>mixed</summary><pre>{recipe}</pre></details>"), assessed));
+        rows.push((
+            format!("<details><summary>mixed</summary><pre>{recipe}</pre></details>"),
+            assessed,
+        ));
     }
     rows.sort_by_key(|(_, assessed)| assessed.bytes);
     rows.push(("<strong>chosen, applied</strong>".into(), &found.chosen.assessed));
@@ -314,7 +312,8 @@ mod tests {
 
     #[test]
     fn names_are_escaped_and_the_choice_is_marked() {
-        let uniform = vec![assessed("keep", 4_000_000, 0.0), assessed("rtn:int8-channel", 1_000_000, 2.0)];
+        let uniform =
+            vec![assessed("keep", 4_000_000, 0.0), assessed("rtn:int8-channel", 1_000_000, 2.0)];
         let page = page(&json("w\"<i>", uniform)).unwrap();
         assert!(page.contains("&lt;script&gt;") && !page.contains("<script"));
         assert!(page.contains("w&quot;&lt;i&gt;") && !page.contains("<i>"));

@@ -11,7 +11,7 @@ use lowbit_models::architecture::{self, Blueprint};
 use lowbit_models::checkpoint::source::{ModelSource, import};
 use lowbit_models::compress::SelectRequest;
 use lowbit_models::layerwise::{
-    ColumnOrder, Doing, Identity, Job, LayerwiseRunError, Method, Plans, Samples, Treatment,
+    ColumnOrder, Doing, Identity, Job, LayerwiseRunError, Loops, Method, Plans, Samples, Treatment,
     WeightReport, plans, remove_folder, run as compress, samples,
 };
 use lowbit_models::text::Tokenizer;
@@ -55,6 +55,10 @@ pub struct MethodArgs {
     /// Shrink the ranges of groups to where the error is least
     #[arg(long)]
     clip: bool,
+    /// Where gptq and sparsegpt go through columns: auto (on the device, unless it is a software adapter), device
+    /// (in f32) or host (in f64)
+    #[arg(long, value_name = "WHERE", default_value = "auto", value_parser = parse_loops)]
+    loops: Loops,
     /// Permute columns before pruning to 2:4, so that larger weights are kept
     #[arg(long)]
     permute: bool,
@@ -62,6 +66,15 @@ pub struct MethodArgs {
 
 fn parse_sparsity(text: &str) -> Result<Sparsity, String> {
     text.parse().map_err(|error: lowbit::compress::layerwise::LayerwiseError| error.to_string())
+}
+
+fn parse_loops(text: &str) -> Result<Loops, String> {
+    match text {
+        "auto" => Ok(Loops::Auto),
+        "device" => Ok(Loops::Device),
+        "host" => Ok(Loops::Host),
+        _ => Err("it is none of auto, device and host".to_owned()),
+    }
 }
 
 impl MethodArgs {
@@ -173,6 +186,7 @@ pub fn run(args: &Args, request: &SelectRequest) -> Result<Outcome, CliError> {
         plans,
         texts,
         rows: texts.iter().map(Vec::len).max().unwrap_or(1).max(512),
+        loops: method.loops,
         folder: Some((
             folder.clone(),
             Identity { model, recipe: recipe.clone(), calibration: identity },

@@ -8,11 +8,12 @@ use lowbit::gpu::Kernels;
 use lowbit::ops::{
     Activations, AttentionArgs, AttentionPlan, AttentionSpec, BindError, Bound, CombineArgs,
     CombinePlan, CombineSpec, DequantizeArgs, DequantizePlan, DequantizeSpec, Epilogue, Experts,
-    FloatType, GateArgs, GatePlan, GateSpec, GramArgs, GramPlan, GramSpec, MatmulArgs, MatmulPlan, MatmulSpec, NormArgs,
-    NormPlan, NormResidual, NormSpec, ObserveArgs, ObservePlan, ObserveSpec, Output, PlanError,
-    PositionsArgs, PositionsPlan, PositionsSpec, QuantizeActivationsArgs, QuantizeActivationsPlan,
-    QuantizeActivationsSpec, RecordError, RotaryArgs, RotaryPlan, RotarySpec, RouteArgs, RoutePlan,
-    RouteSpec, SampleArgs, SamplePlan, SampleSpec, Select, SubBuffer,
+    FloatType, GateArgs, GatePlan, GateSpec, GramArgs, GramPlan, GramSpec, MatmulArgs, MatmulPlan,
+    MatmulSpec, NormArgs, NormPlan, NormResidual, NormSpec, ObserveArgs, ObservePlan, ObserveSpec,
+    Output, PlanError, PositionsArgs, PositionsPlan, PositionsSpec, QuantizeActivationsArgs,
+    QuantizeActivationsPlan, QuantizeActivationsSpec, RecordError, RotaryArgs, RotaryPlan,
+    RotarySpec, RouteArgs, RoutePlan, RouteSpec, SampleArgs, SamplePlan, SampleSpec, Select,
+    SubBuffer,
 };
 use lowbit::wgpu;
 

@@ -275,9 +275,8 @@ impl StagedRun {
         Ok(())
     }
 
-    /// Loads the weights of the next stage, and binds its graph. The inputs of linear layers can be read if `watched`
-    /// is set.
-    async fn prepare(&self, source: &dyn ModelSource, watched: bool) -> Result<Prepared, RunError> {
+    /// Loads the weights of the next stage, and binds its graph.
+    async fn prepare(&self, source: &dyn ModelSource, watch: Watch) -> Result<Prepared, RunError> {
         let pending = self.batches.iter().any(|batch| batch.pending.is_some());
         let (entry, layers, ends) = match self.next {
             Stage::Embedding => (Entry::Tokens, 0..0, false),

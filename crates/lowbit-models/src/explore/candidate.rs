@@ -82,7 +82,9 @@ impl std::str::FromStr for Candidate {
             return Ok(Self { name, scheme: None, treatment: Treatment::default() });
         }
         let Some((method, rest)) = text.split_once(':') else {
-            return Err(format!("`{text}` is no candidate; it is METHOD:FORMAT, METHOD:FORMAT:SPARSITY or keep"));
+            return Err(format!(
+                "`{text}` is no candidate; it is METHOD:FORMAT, METHOD:FORMAT:SPARSITY or keep"
+            ));
         };
         let method: Method = method.parse()?;
         if method == Method::Awq {

@@ -28,10 +28,14 @@ pub enum ExploreError {
     #[error("there are fewer than two candidates")]
     NoCandidates,
     /// The model has no weight that could be explored.
-    #[error("no weight of a linear layer has a format among the candidates and a text that runs through it")]
+    #[error(
+        "no weight of a linear layer has a format among the candidates and a text that runs through it"
+    )]
     NoWeights,
     /// The model cannot be made so small.
-    #[error("the model takes at least {least} bytes with these candidates, and {asked} are asked for")]
+    #[error(
+        "the model takes at least {least} bytes with these candidates, and {asked} are asked for"
+    )]
     Size {
         /// The bytes that are asked for.
         asked: u64,
@@ -49,7 +53,9 @@ pub enum ExploreError {
         least: f64,
     },
     /// No model that was measured loses so little.
-    #[error("every model that was measured loses at least {least:.4} %, and {asked} % are asked for")]
+    #[error(
+        "every model that was measured loses at least {least:.4} %, and {asked} % are asked for"
+    )]
     Loss {
         /// What may be lost, in per cent.
         asked: f64,
@@ -57,7 +63,9 @@ pub enum ExploreError {
         least: f64,
     },
     /// No model that was measured is so fast.
-    #[error("a token takes at least {least:.3} ms in every model that was measured, and {asked} ms are asked for")]
+    #[error(
+        "a token takes at least {least:.3} ms in every model that was measured, and {asked} ms are asked for"
+    )]
     Latency {
         /// The milliseconds that are asked for.
         asked: f64,

@@ -62,7 +62,8 @@ pub(super) fn weights(job: &Job<'_>, run: &StagedRun) -> Result<Weights, Explore
     let request = SelectRequest { recipe, exclude: job.exclude.clone() };
     let mut linear: BTreeSet<String> = plans(job.source, &request)?.plans.into_keys().collect();
     let items = job.source.items()?;
-    let items: BTreeMap<&str, &Item> = items.iter().map(|item| (item.name.as_str(), item)).collect();
+    let items: BTreeMap<&str, &Item> =
+        items.iter().map(|item| (item.name.as_str(), item)).collect();
     let mut found = Weights::default();
     for (stage, of) in stages(job).into_iter().enumerate() {
         for layer in run.inputs(of).iter().flat_map(|input| &input.linears) {
@@ -71,11 +72,15 @@ pub(super) fn weights(job: &Job<'_>, run: &StagedRun) -> Result<Weights, Explore
                 continue;
             };
             let (&[n, k], false) = (&item.shape[..], *transposed && is_plain(item)) else {
-                found.left_out.push((name.clone(), "it is no matrix that is stored as [N, K]".into()));
+                found
+                    .left_out
+                    .push((name.clone(), "it is no matrix that is stored as [N, K]".into()));
                 continue;
             };
             if job.candidates.iter().all(|candidate| candidate.misfit(n, k).is_some()) {
-                found.left_out.push((name.clone(), "no candidate has a format for its shape".into()));
+                found
+                    .left_out
+                    .push((name.clone(), "no candidate has a format for its shape".into()));
                 continue;
             }
             found.weights.push(Weight { name: name.clone(), n, k, stage, bytes: item.bytes });
@@ -147,12 +152,14 @@ impl Kept<'_> {
             if !missing.is_empty() {
                 steps.say(Doing::Observing(stage));
                 let inputs = run.inputs(stage);
-                let seen = statistics::observe(&run, job.source, &inputs).await?;
+                let seen = statistics::observe(&run, job.source, &inputs, false).await?;
                 let seen: BTreeMap<&str, &statistics::InputStatistics> = inputs
                     .iter()
                     .zip(&seen)
                     .filter_map(|(input, seen)| Some((input, seen.as_ref()?)))
-                    .flat_map(|(input, seen)| input.weights().into_iter().map(move |name| (name, seen)))
+                    .flat_map(|(input, seen)| {
+                        input.weights().into_iter().map(move |name| (name, seen))
+                    })
                     .collect();
                 let mut loaded: BTreeMap<&str, Loaded> = BTreeMap::new();
                 for weight in self.weights.iter().filter(|weight| weight.stage == index) {
@@ -193,7 +200,7 @@ impl Kept<'_> {
             let Some(values) = loaded.get(name) else { continue };
             steps.say(Doing::Making { weight: name, candidate: candidate.name() });
             let seen = seen.get(name).copied();
-            let (packed, report) = make::weight(name, values, seen, &plan)?;
+            let (packed, report) = make::weight(name, values, seen, &plan, None)?;
             made.push((name, &values.shape, packed));
             reports.push(report);
             steps.done(1);

@@ -192,8 +192,7 @@ pub async fn run(
     let mut steps = Steps { done: 0, all, tell: progress };
     kept.make(host, job, &mut steps).await?;
     let made = kept.made(job)?;
-    let factors =
-        sensitivity::measure(host, job, &kept, &made, &mut state, &mut steps).await?;
+    let factors = sensitivity::measure(host, job, &kept, &made, &mut state, &mut steps).await?;
     let sizes = Sizes::new(job, &weights, &made)?;
     let mut search = Search::new(host, job, &kept, &sizes, (&made, &factors), state, steps).await?;
     search.measure_all().await?;

@@ -86,7 +86,18 @@ impl<'s> Search<'s> {
         let evaluation = Evaluation::new(host, job.source, job.blueprint, texts).await?;
         let (points, left_out) = (Vec::new(), Vec::new());
         Ok(Self {
-            host, job, kept, sizes, made, factors, frontier, evaluation, state, steps, points, left_out,
+            host,
+            job,
+            kept,
+            sizes,
+            made,
+            factors,
+            frontier,
+            evaluation,
+            state,
+            steps,
+            points,
+            left_out,
         })
     }
 
@@ -161,7 +172,8 @@ impl<'s> Search<'s> {
             let missing = self.made.iter().filter(|made| !matches!(made.get(index), Some(Some(_))));
             let missing = missing.count();
             if missing > 0 {
-                let why = format!("{missing} of {} weights cannot have its format", self.made.len());
+                let why =
+                    format!("{missing} of {} weights cannot have its format", self.made.len());
                 self.left_out.push(LeftOut { name: candidate.name().to_owned(), why });
                 continue;
             }
@@ -296,6 +308,7 @@ impl<'s> Search<'s> {
                     plans,
                     texts: job.texts,
                     rows: job.rows,
+                    loops: layerwise::Loops::default(),
                     folder: Some((folder, identity)),
                 };
                 let steps = &mut self.steps;

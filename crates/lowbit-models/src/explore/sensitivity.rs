@@ -250,7 +250,10 @@ mod tests {
     #[test]
     fn roles_have_no_numbers() {
         assert_eq!(role("blk.12.attn_q.weight"), "blk.*.attn_q.weight");
-        assert_eq!(role("encoder.layer.0.output.dense.weight"), "encoder.layer.*.output.dense.weight");
+        assert_eq!(
+            role("encoder.layer.0.output.dense.weight"),
+            "encoder.layer.*.output.dense.weight"
+        );
     }
 
     /// Factors that are products of a number for the layer and one for the role are found again.

@@ -154,9 +154,9 @@ impl<'a> Sizes<'a> {
             }
         }
         if rules.is_empty() {
-            let tensors = Some(vec!["*".parse().map_err(|source| {
-                ExploreError::Name { name: "*".into(), source }
-            })?]);
+            let tensors = Some(vec![
+                "*".parse().map_err(|source| ExploreError::Name { name: "*".into(), source })?,
+            ]);
             rules.push(Rule { tensors, scheme: None, treatment: Treatment::default() });
         }
         Ok(Recipe { rules })

@@ -52,9 +52,7 @@ impl Frontier {
                 .filter(|(_, cost)| cost.loss.is_finite())
                 .take(usize::from(u16::MAX))
                 .collect();
-            there.sort_by(|(_, a), (_, b)| {
-                a.bytes.cmp(&b.bytes).then(a.loss.total_cmp(&b.loss))
-            });
+            there.sort_by(|(_, a), (_, b)| a.bytes.cmp(&b.bytes).then(a.loss.total_cmp(&b.loss)));
             let (first, last) = (there.first()?.1.bytes, there.last()?.1.bytes);
             least = least.checked_add(first)?;
             most = most.checked_add(last)?;

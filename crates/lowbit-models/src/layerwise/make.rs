@@ -1,5 +1,6 @@
 //! Compresses one weight.
 
+use super::device::{self, Layer};
 use super::report::WeightReport;
 use super::statistics::InputStatistics;
 use super::{LayerwiseRunError, Loaded, Method, Plan, Treatment};
@@ -9,6 +10,7 @@ use lowbit::compress::layerwise::{
 };
 use lowbit::compress::{Scheme, dequantize, quantize_scheme, relative_error};
 use lowbit::format::PackedWeights;
+use lowbit::host::Host;
 
 /// The seed of the search for an order of columns, so that a run repeats.
 const SEED: u64 = 0;
@@ -19,6 +21,8 @@ struct Matrix<'a> {
     n: usize,
     k: usize,
     gram: Option<&'a Gram>,
+    /// The device that goes through columns, if one does.
+    device: Option<&'a Host>,
 }
 
 impl Matrix<'_> {
@@ -40,7 +44,7 @@ impl Matrix<'_> {
         scheme: &Scheme,
         warnings: &mut Vec<String>,
     ) -> Result<PackedWeights, LayerwiseError> {
-        let &Self { values, n, k, gram } = self;
+        let &Self { values, n, k, gram, .. } = self;
         let found = gram.map(|gram| clip_search(values, n, k, gram, scheme));
         match found {
             Some(Ok(found)) => Ok(quantize_scheme(&found.weights, n, k, scheme)?),
@@ -61,8 +65,15 @@ impl Matrix<'_> {
         treatment: &Treatment,
         warnings: &mut Vec<String>,
     ) -> Result<PackedWeights, LayerwiseError> {
-        let &Self { values, n, k, gram } = self;
+        let &Self { values, n, k, gram, .. } = self;
         let Treatment { sparsity, clip, .. } = treatment;
+        if let (Some(host), Some(gram)) = (self.device, gram) {
+            match device::made(host, Layer { values, n, k, gram }, method, scheme, treatment) {
+                Ok(Some(made)) => return Ok(made),
+                Ok(None) => {}
+                Err(error) => warnings.push(format!("the host went through its columns: {error}")),
+            }
+        }
         let made = match (method, gram) {
             (Method::Gptq, Some(gram)) => gptq(values, n, k, gram, scheme, &treatment.options())?,
             (Method::SparseGpt, Some(gram)) => {
@@ -90,7 +101,7 @@ impl Matrix<'_> {
         treatment: &Treatment,
         warnings: &mut Vec<String>,
     ) -> Result<PackedWeights, LayerwiseError> {
-        let &Self { values, n, k, gram } = self;
+        let &Self { values, n, k, gram, .. } = self;
         let scores: Vec<f32> = match gram {
             Some(gram) if method != Method::Magnitude => {
                 let norms: Vec<f64> = gram.diagonal().into_iter().map(f64::sqrt).collect();
@@ -104,7 +115,7 @@ impl Matrix<'_> {
         let order = permute_for_two_four(&scores, n, k, SEED, Budget::default())?;
         let values = columns(values, k, &order);
         let gram = gram.map(|gram| permuted(gram, &order)).transpose()?;
-        let matrix = Matrix { values: &values, n, k, gram: gram.as_ref() };
+        let matrix = Matrix { values: &values, n, k, gram: gram.as_ref(), device: self.device };
         let made = matrix.made(method, scheme, treatment, warnings)?;
         let format = made.format().permuted();
         let mut parts = made.into_parts();
@@ -134,12 +145,13 @@ fn permuted(gram: &Gram, order: &[u32]) -> Result<Gram, LayerwiseError> {
     Gram::from_parts(k, gram.rows(), all)
 }
 
-/// Compresses a weight with what was seen of its input.
+/// Compresses a weight with what was seen of its input, on a device where one is given and has kernels for it.
 pub(crate) fn weight(
     name: &str,
     weight: &Loaded,
     seen: Option<&InputStatistics>,
     plan: &Plan,
+    device: Option<&Host>,
 ) -> Result<(PackedWeights, WeightReport), LayerwiseRunError> {
     let failed = |source| LayerwiseRunError::Weight { name: name.to_owned(), source };
     let Plan { scheme, treatment } = plan;
@@ -156,7 +168,7 @@ pub(crate) fn weight(
         }
         (method, _) => method,
     };
-    let matrix = Matrix { values, n, k, gram: seen.map(|seen| &seen.gram) };
+    let matrix = Matrix { values, n, k, gram: seen.map(|seen| &seen.gram), device };
     let made = if treatment.permute { Matrix::permuted } else { Matrix::made };
     let packed = made(&matrix, method, scheme, treatment, &mut warnings).map_err(failed)?;
     let kept = dequantize(&packed);

@@ -5,6 +5,7 @@
 //! observed ([`Treatment`]); then the texts run through it again, as compressed, so that the next stage sees the inputs
 //! that it will have. One stage's weights are on the device at a time. The result is an [`Overlay`] over the model.
 
+mod device;
 mod fold;
 pub(crate) mod make;
 mod plans;
@@ -106,6 +107,28 @@ pub struct Plan {
     pub treatment: Treatment,
 }
 
+/// Where GPTQ and SparseGPT go through columns. What no kernel makes is made on the host in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Loops {
+    /// On the device, unless it is a software adapter, which has no more processors than the host.
+    #[default]
+    Auto,
+    /// On the device, in f32.
+    Device,
+    /// On the host, in f64.
+    Host,
+}
+
+impl Loops {
+    fn on_device(self, host: &Host) -> bool {
+        match self {
+            Self::Auto => host.adapter_info().device_type != lowbit::wgpu::DeviceType::Cpu,
+            Self::Device => true,
+            Self::Host => false,
+        }
+    }
+}
+
 /// A model to compress.
 #[derive(Debug)]
 pub struct Job<'a> {
@@ -119,6 +142,8 @@ pub struct Job<'a> {
     pub texts: &'a [Vec<u32>],
     /// The largest number of tokens of a step.
     pub rows: usize,
+    /// Where GPTQ and SparseGPT go through columns.
+    pub loops: Loops,
     /// The folder in which finished stages are kept, and what the run is of.
     pub folder: Option<(PathBuf, Identity)>,
 }
@@ -172,6 +197,7 @@ pub async fn run<'a>(
         items: job.source.items()?.into_iter().map(|item| (item.name.clone(), item)).collect(),
         plans: &job.plans,
         blueprint: job.blueprint,
+        device: host.map(|host| &**host).filter(|host| job.loops.on_device(host)),
         reports: Vec::new(),
     };
     let stages: Vec<Stage> = std::iter::once(Stage::Embedding)
@@ -226,6 +252,7 @@ struct Work<'a, 'j> {
     items: BTreeMap<String, Item>,
     plans: &'j BTreeMap<String, Plan>,
     blueprint: &'j Blueprint,
+    device: Option<&'j Host>,
     reports: Vec<WeightReport>,
 }
 
@@ -295,7 +322,8 @@ impl Work<'_, '_> {
                 // The rows of a tensor may be several layers.
                 let Some(weight) = loaded.remove(name) else { continue };
                 progress(Doing::Compressing(name));
-                let (packed, report) = make::weight(name, &weight, seen.as_ref(), plan)?;
+                let (packed, report) =
+                    make::weight(name, &weight, seen.as_ref(), plan, self.device)?;
                 result.packed.insert(name.to_owned(), (weight.shape, packed));
                 result.reports.push(report);
             }
@@ -314,7 +342,7 @@ impl Work<'_, '_> {
             let Some(plan) = self.plans.get(name) else { continue };
             progress(Doing::Compressing(name));
             let weight = self.load(name)?;
-            let (packed, report) = make::weight(name, &weight, None, plan)?;
+            let (packed, report) = make::weight(name, &weight, None, plan, None)?;
             result.packed.insert(name.clone(), (weight.shape, packed));
             result.reports.push(report);
         }
