@@ -3,7 +3,7 @@ export XDG_RUNTIME_DIR ?= /tmp
 
 LOWBIT = $${CARGO_TARGET_DIR:-target}/release/lowbit
 
-.PHONY: help demo test test-all coverage verify bench isa peers peers-model candle msrv setup model language-models adapters everywhere mesa web web-test tools fuzz
+.PHONY: help accuracy demo test test-all coverage verify bench isa peers peers-model candle msrv setup model language-models adapters everywhere mesa web web-test tools fuzz
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
@@ -12,7 +12,13 @@ demo: setup ## run a sentence encoder in eleven recipes and a language model in 
 	@scripts/fetch-model.sh minilm
 	@scripts/fetch-model.sh smollm2 || echo "SKIPPED: no smollm2: no language model is run" >&2
 	@scripts/fetch-model.sh pride || echo "SKIPPED: no pride: no perplexity is measured" >&2
-	cargo run --release -p lowbit-demo
+	cargo run --release -p lowbit-demo --bin lowbit-demo
+
+accuracy: setup ## measure what methods of compression cost, an hour; MODELS=minilm for one; docs/methods.md
+	@scripts/fetch-model.sh minilm pride
+	@scripts/fetch-model.sh smollm2 || echo "SKIPPED: no smollm2: it is not measured" >&2
+	@scripts/fetch-model.sh qwen2.5-coder || echo "SKIPPED: no qwen2.5-coder: it is not measured" >&2
+	cargo run --release -p lowbit-demo --bin accuracy -- $(MODELS)
 
 test: ## run all Rust tests and samples of the case table: at most 15 minutes (docs/testing.md)
 	@scripts/test.sh

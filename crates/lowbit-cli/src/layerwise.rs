@@ -8,15 +8,18 @@ use crate::{Outcome, files};
 use lowbit::compress::layerwise::Pattern as Sparsity;
 use lowbit::host::Host;
 use lowbit_models::architecture::{self, Blueprint};
-use lowbit_models::checkpoint::source::{ModelSource, import};
+use lowbit_models::checkpoint::AtomicFile;
+use lowbit_models::checkpoint::source::{Family, ModelSource, Overlay, import};
 use lowbit_models::compress::SelectRequest;
 use lowbit_models::layerwise::{
     ColumnOrder, Doing, Identity, Job, LayerwiseRunError, Loops, Method, Plans, Samples, Treatment,
     WeightReport, plans, remove_folder, run as compress, samples,
 };
 use lowbit_models::text::Tokenizer;
+use lowbit_models::transform::{Changed, Cut, Keep, TransformError, cut, rotate};
 use pollster::block_on;
 use serde::Serialize;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -44,9 +47,9 @@ pub struct MethodArgs {
     #[arg(long, value_name = "N", default_value_t = 512, requires = "calibration")]
     #[arg(value_parser = clap::value_parser!(u32).range(2..=65536))]
     sample_tokens: u32,
-    /// The order in which gptq and sparsegpt take columns: columns (as they are, the default), activations (those
-    /// with the largest inputs first, stored in that order), columns-static or activations-static (with the scales of
-    /// the weights as they were, stored as they are)
+    /// The order in which gptq and sparsegpt take columns, and when they find scales: columns (as they are, scales of
+    /// the weights as they were; the default), columns-updated (scales when a group is reached), activations (those
+    /// with the largest inputs first, stored in that order) or activations-static (the same, stored as they are)
     #[arg(long, value_name = "ORDER")]
     order: Option<ColumnOrder>,
     /// What gptq and sparsegpt add to the diagonal of XᵀX, as a part of its mean. The default is 0.01
@@ -62,6 +65,25 @@ pub struct MethodArgs {
     /// Permute columns before pruning to 2:4, so that larger weights are kept
     #[arg(long)]
     permute: bool,
+    /// Rotate the residual stream and the heads of values by Hadamard matrices first (QuaRot), so that no channel
+    /// is much larger than others. The model computes the same. Another SEED draws other signs
+    #[arg(long, value_name = "SEED", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
+    rotate: Option<u64>,
+    /// Cut rows out of feed-forward blocks first, those of the least magnitude: the rows that stay, as a number or as
+    /// a part such as 0.75
+    #[arg(long, value_name = "KEEP", value_parser = parse_keep)]
+    keep_rows: Option<Keep>,
+    /// Cut attention heads out first: the heads that stay, as a number or as a part
+    #[arg(long, value_name = "KEEP", value_parser = parse_keep)]
+    keep_heads: Option<Keep>,
+}
+
+fn parse_keep(text: &str) -> Result<Keep, String> {
+    match (text.parse::<usize>(), text.parse::<f64>()) {
+        (Ok(count), _) if count > 0 => Ok(Keep::Count(count)),
+        (Err(_), Ok(share)) if share > 0.0 && share <= 1.0 => Ok(Keep::Share(share)),
+        _ => Err("give a number of 1 or more, or a part above 0 and at most 1".to_owned()),
+    }
 }
 
 fn parse_sparsity(text: &str) -> Result<Sparsity, String> {
@@ -93,7 +115,24 @@ impl MethodArgs {
 
     /// Returns whether the model is to run, whatever the methods are.
     pub fn is_staged(&self) -> bool {
-        self.calibration.is_some()
+        self.calibration.is_some() || self.changes()
+    }
+
+    /// Returns whether the model is changed before it is compressed.
+    fn changes(&self) -> bool {
+        self.rotate.is_some() || self.keep_rows.is_some() || self.keep_heads.is_some()
+    }
+
+    /// Describes these changes, as comments of a recipe.
+    fn comments(&self) -> String {
+        let keep = |name: &str, keep: Option<Keep>| match keep {
+            Some(Keep::Count(count)) => format!("# --{name} {count}\n"),
+            Some(Keep::Share(share)) => format!("# --{name} {share:?}\n"),
+            None => String::new(),
+        };
+        let rotate = self.rotate.map_or(String::new(), |seed| format!("# --rotate={seed}\n"));
+        let rows = keep("keep-rows", self.keep_rows);
+        format!("{rows}{}{rotate}", keep("keep-heads", self.keep_heads))
     }
 }
 
@@ -154,11 +193,34 @@ pub fn run(args: &Args, request: &SelectRequest) -> Result<Outcome, CliError> {
         warn(format!("`{}` is left out: {}", left_out.name, left_out.why));
     }
     let unread = || CliError::new(format!("cannot read the model in `{}`", args.input.display()));
-    let blueprint = architecture::read(&source).map_err(|error| {
+    let original = &source;
+    let floats = if method.changes() {
+        Some(Overlay::dequantized(original).map_err(|error| unread().because(error))?)
+    } else {
+        None
+    };
+    let cut = match &floats {
+        Some(model) if method.keep_rows.is_some() || method.keep_heads.is_some() => {
+            let request = Cut { feed: method.keep_rows, heads: method.keep_heads };
+            Some(changed(cut(model, &request, None), model, args)?)
+        }
+        _ => None,
+    };
+    let before = cut.as_ref().or(floats.as_ref());
+    let rotated = match (before, method.rotate) {
+        (Some(model), Some(seed)) => Some(changed(rotate(model, seed), model, args)?),
+        _ => None,
+    };
+    let source: &dyn ModelSource = match rotated.as_ref().or(before) {
+        Some(changed) => changed,
+        None => original,
+    };
+    let config = config_to_write(args, original, source)?;
+    let blueprint = architecture::read(source).map_err(|error| {
         unread().because(error).hint("methods that look at inputs have to run the model")
     })?;
     let Plans { plans, unmatched, weights, .. } =
-        plans(&source, request).map_err(|error| unread().because(error))?;
+        plans(source, request).map_err(|error| unread().because(error))?;
     for pattern in unmatched {
         warn(format!("the pattern `{pattern}` matches no matrix of the model"));
     }
@@ -174,14 +236,14 @@ pub fn run(args: &Args, request: &SelectRequest) -> Result<Outcome, CliError> {
     };
     let texts = calibration.as_ref().map(|samples| &samples.texts[..]).unwrap_or_default();
     let identity = calibration.as_ref().map(Samples::identity).unwrap_or_default();
-    let recipe = request.recipe.to_string();
+    let recipe = format!("{}{}", method.comments(), request.recipe);
     let mut folder = args.output.clone().into_os_string();
     folder.push(".partial");
     let folder = PathBuf::from(folder);
     let bytes = source.file_bytes() as u64;
     let model = source.files().into_iter().map(|file| (file, bytes)).collect();
     let job = Job {
-        source: &source,
+        source,
         blueprint: &blueprint,
         plans,
         texts,
@@ -235,6 +297,12 @@ pub fn run(args: &Args, request: &SelectRequest) -> Result<Outcome, CliError> {
         }
     }
     import(&compressed, output, &mut |_| ()).map_err(|error| failed(error.into()))?;
+    if let Some((path, text)) = config {
+        let unwritten = || CliError::new(format!("cannot write `{}`", path.display()));
+        let mut file = AtomicFile::create(&path).map_err(|error| unwritten().because(error))?;
+        file.write_all(text.as_bytes()).map_err(|error| unwritten().because(error))?;
+        file.commit().map_err(|error| unwritten().because(error))?;
+    }
     remove_folder(&folder).map_err(failed)?;
     let json = Json {
         input: args.input.display().to_string(),
@@ -248,6 +316,38 @@ pub fn run(args: &Args, request: &SelectRequest) -> Result<Outcome, CliError> {
     };
     report.finish(&text(&json), &json)?;
     Ok(Outcome::Fine)
+}
+
+/// Puts a change over a model.
+fn changed<'a>(
+    change: Result<Changed, TransformError>,
+    model: &'a dyn ModelSource,
+    args: &Args,
+) -> Result<Overlay<'a>, CliError> {
+    let failed = || CliError::new(format!("cannot change `{}`", args.input.display()));
+    let hint = "compress it without --rotate, --keep-rows and --keep-heads";
+    let change = change.map_err(|error| failed().because(error).hint(hint))?;
+    change.over(model).map_err(|error| failed().because(error))
+}
+
+/// Returns the config.json that a changed model needs beside it, and its text. It must not replace another one.
+fn config_to_write(
+    args: &Args,
+    original: &dyn ModelSource,
+    changed: &dyn ModelSource,
+) -> Result<Option<(PathBuf, String)>, CliError> {
+    if original.config() == changed.config() || original.family() == Family::Gguf {
+        return Ok(None);
+    }
+    let path = args.output.with_file_name("config.json");
+    if path.exists() {
+        let message =
+            format!("the changed model needs a config.json, and `{}` is there", path.display());
+        return Err(CliError::new(message).hint("give OUT a folder of its own"));
+    }
+    let text = serde_json::to_string_pretty(changed.config())
+        .map_err(|error| CliError::new("cannot write the configuration").because(error))?;
+    Ok(Some((path, text)))
 }
 
 fn open_device(args: &Args) -> Result<Arc<Host>, CliError> {

@@ -53,7 +53,7 @@ pub(super) fn made(
     let by_diagonal =
         matches!(treatment.order, ColumnOrder::Activations | ColumnOrder::ActivationsStatic);
     let is_static =
-        matches!(treatment.order, ColumnOrder::ColumnsStatic | ColumnOrder::ActivationsStatic);
+        matches!(treatment.order, ColumnOrder::Columns | ColumnOrder::ActivationsStatic);
     let given = match is_static && !floats {
         false => None,
         true => match quantize_scheme(values, n, k, scheme) {

@@ -131,15 +131,15 @@ impl Loops {
 
 /// A model to compress.
 #[derive(Debug)]
-pub struct Job<'a> {
+pub struct Job<'a, 'j> {
     /// The model.
     pub source: &'a dyn ModelSource,
     /// What it is.
-    pub blueprint: &'a Blueprint,
+    pub blueprint: &'j Blueprint,
     /// What becomes of its weights, by their names. Others stay as they are.
     pub plans: BTreeMap<String, Plan>,
     /// The tokens of the calibration texts. They may be empty if no method looks at inputs.
-    pub texts: &'a [Vec<u32>],
+    pub texts: &'j [Vec<u32>],
     /// The largest number of tokens of a step.
     pub rows: usize,
     /// Where GPTQ and SparseGPT go through columns.
@@ -179,7 +179,7 @@ struct StageResult {
 /// job goes on after them.
 pub async fn run<'a>(
     host: Option<&Arc<Host>>,
-    job: &Job<'a>,
+    job: &Job<'a, '_>,
     progress: &mut dyn FnMut(Doing<'_>),
 ) -> Result<(Overlay<'a>, Vec<WeightReport>), LayerwiseRunError> {
     let mut needs = job.plans.values().filter(|plan| plan.treatment.method.needs_inputs());

@@ -73,11 +73,11 @@ impl std::str::FromStr for Method {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ColumnOrder {
-    /// As they are.
+    /// As they are, with the scales of the weights as they were before the first column was rounded.
     #[default]
     Columns,
-    /// As they are, with scales of the weights as they were before the first column was rounded.
-    ColumnsStatic,
+    /// As they are, with scales that are found when the first column of a group is reached.
+    ColumnsUpdated,
     /// Those with the largest inputs first; the columns of the compressed weight are in that order too, and groups are
     /// made of it.
     Activations,
@@ -88,13 +88,13 @@ pub enum ColumnOrder {
 impl ColumnOrder {
     /// All orders.
     pub const ALL: [Self; 4] =
-        [Self::Columns, Self::ColumnsStatic, Self::Activations, Self::ActivationsStatic];
+        [Self::Columns, Self::ColumnsUpdated, Self::Activations, Self::ActivationsStatic];
 
     /// Returns its name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Columns => "columns",
-            Self::ColumnsStatic => "columns-static",
+            Self::ColumnsUpdated => "columns-updated",
             Self::Activations => "activations",
             Self::ActivationsStatic => "activations-static",
         }
@@ -193,7 +193,7 @@ impl Treatment {
     pub fn name(&self) -> String {
         let order = match self.order {
             ColumnOrder::Columns => "",
-            ColumnOrder::ColumnsStatic => "-static",
+            ColumnOrder::ColumnsUpdated => "-updated",
             ColumnOrder::Activations => "-actorder",
             ColumnOrder::ActivationsStatic => "-actorder-static",
         };
@@ -205,8 +205,8 @@ impl Treatment {
         Options {
             damping: self.damping,
             order: match self.order {
-                ColumnOrder::Columns => Order::AsIs,
-                ColumnOrder::ColumnsStatic => Order::AsIsStatic,
+                ColumnOrder::Columns => Order::AsIsStatic,
+                ColumnOrder::ColumnsUpdated => Order::AsIs,
                 ColumnOrder::Activations => Order::ByDiagonal { static_groups: false },
                 ColumnOrder::ActivationsStatic => Order::ByDiagonal { static_groups: true },
             },

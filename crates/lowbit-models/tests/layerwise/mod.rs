@@ -3,6 +3,7 @@
 
 mod orderings;
 mod reference;
+mod run;
 
 use lowbit::compress::layerwise::{Gram, Mask, awq};
 use lowbit::compress::{Scheme, dequantize, quantize_scheme};

@@ -2,6 +2,7 @@
 
 use super::{Data, Family, Item, ItemKind, ModelSource, Omission, Role, SourceError};
 use crate::checkpoint::{Dtype, LayerActivations, matrix_shape};
+use lowbit::compress::dequantize;
 use lowbit::format::PackedWeights;
 use serde_json::Value;
 use std::borrow::Cow;
@@ -83,6 +84,26 @@ impl<'a> Overlay<'a> {
         let (stored, kind) = (Dtype::F32.to_string(), ItemKind::Plain(Dtype::F32));
         let item = item(name, shape, stored, bytes.len(), kind);
         self.put(Replaced { item, data: Held::Plain(bytes), activations: None });
+    }
+
+    /// Returns a model whose compressed weights are f32 tensors, for what changes floats.
+    ///
+    /// # Errors
+    /// Returns [`SourceError`] if the model cannot be read.
+    pub fn dequantized(base: &'a dyn ModelSource) -> Result<Self, SourceError> {
+        let mut overlay = Self::new(base);
+        for item in base.items()? {
+            if let (ItemKind::Compressed(_), Data::Compressed(weights)) =
+                (&item.kind, base.read(&item.name)?)
+            {
+                let mut values = dequantize(&weights);
+                if let Some(factors) = base.activations(&item.name)?.and_then(|x| x.factors) {
+                    values.iter_mut().zip(factors.iter().cycle()).for_each(|(w, s)| *w /= s);
+                }
+                overlay.put_floats(&item.name, item.shape.clone(), &values)?;
+            }
+        }
+        Ok(overlay)
     }
 
     /// Puts a compressed weight in the place of the item of this name, or adds it if there is none. Its matrix

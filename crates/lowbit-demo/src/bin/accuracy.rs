@@ -1,0 +1,302 @@
+//! What methods of compression cost: MiniLM and language models in recipes, measured on text that no method saw.
+//!
+//!     make accuracy                                        # fetches the models first
+//!     cargo run --release -p lowbit-demo --bin accuracy    # [MODEL…]: minilm, smollm2, qwen2.5-coder
+//!
+//! Each row is kept in `target/accuracy`, so that an interrupted run goes on; `target/accuracy.json` has all of
+//! them. Exit codes: 0 if all rows are there, 2 if there is no adapter or a model fails.
+
+use indicatif::{ProgressBar, ProgressStyle};
+use lowbit::host::Host;
+use lowbit_models::architecture::{self, Blueprint};
+use lowbit_models::checkpoint::source::{self, ModelSource};
+use lowbit_models::compress::{Pattern, Recipe, Rule, SelectRequest};
+use lowbit_models::evaluate::{Evaluation, Metric};
+use lowbit_models::layerwise::{ColumnOrder, Doing, Job, Loops, Method, Treatment, plans, run};
+use lowbit_models::text::Tokenizer;
+use lowbit_models::text::windows::windows;
+use pollster::block_on;
+use serde::{Deserialize, Serialize};
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+const ROWS: &str = "target/accuracy";
+const REPORT: &str = "target/accuracy.json";
+const TEXT: &str = "data/pride/pride.txt";
+/// The windows of a language model that are measured, and those that are left out before methods look at any.
+const MEASURED: usize = 4;
+const APART: usize = 64;
+
+/// A row of the report.
+#[derive(Serialize, Deserialize)]
+struct Row {
+    model: String,
+    recipe: String,
+    method: String,
+    format: String,
+    sparsity: String,
+    metric: Metric,
+    value: f64,
+    bits_per_weight: f64,
+    /// The root of the mean of the squares of all layers' relative output errors, on the calibration text.
+    output_error: f64,
+    seconds: f64,
+}
+
+/// How a model is compressed.
+struct Plan {
+    /// The name, if it is not that of the method.
+    name: Option<&'static str>,
+    method: Method,
+    format: &'static str,
+    sparsity: &'static str,
+    order: ColumnOrder,
+    permute: bool,
+    /// Passages or windows of the calibration text.
+    samples: usize,
+}
+
+/// A model, where it is, and how it is compressed.
+struct Subject {
+    name: &'static str,
+    path: &'static str,
+    plans: Vec<Plan>,
+}
+
+fn plan(method: Method, format: &'static str, sparsity: &'static str, samples: usize) -> Plan {
+    let (order, permute) = (ColumnOrder::Columns, false);
+    Plan { name: None, method, format, sparsity, order, permute, samples }
+}
+
+fn subjects() -> Vec<Subject> {
+    use Method::{Awq, Gptq, Magnitude, Rtn, SparseGpt, Wanda};
+    let (int4, int3) = ("int4-g64-asym", "int3-g64-asym");
+    let by_activations = |plan: Plan| Plan { order: ColumnOrder::Activations, ..plan };
+    let mut minilm = vec![
+        plan(Rtn, int4, "dense", 96),
+        plan(Gptq, int4, "dense", 96),
+        by_activations(plan(Gptq, int4, "dense", 96)),
+        plan(Awq, int4, "dense", 96),
+        plan(Rtn, int3, "dense", 96),
+        plan(Gptq, int3, "dense", 96),
+    ];
+    for sparsity in ["2:4", "6:8", "0.5"] {
+        let methods = [Magnitude, Wanda, SparseGpt];
+        minilm.extend(methods.map(|method| plan(method, "f16", sparsity, 96)));
+    }
+    let more = by_activations(plan(Gptq, int4, "dense", 512));
+    minilm.push(Plan { name: Some("gptq-actorder-512"), ..more });
+    let more = plan(SparseGpt, "f16", "2:4", 512);
+    minilm.push(Plan { name: Some("sparsegpt-permuted-512"), permute: true, ..more });
+    let language = |samples| [Rtn, Gptq].map(|method| plan(method, int4, "dense", samples)).into();
+    vec![
+        Subject { name: "minilm", path: "data/minilm", plans: minilm },
+        Subject { name: "smollm2", path: "data/smollm2", plans: language(32) },
+        Subject { name: "qwen2.5-coder", path: "data/qwen2.5-coder", plans: language(8) },
+    ]
+}
+
+/// Returns paragraphs of the novel that are longer than 250 characters, from the 21st of these on.
+fn passages(text: &str, count: usize) -> Vec<String> {
+    let paragraphs = text.split("\n\n");
+    let joined = paragraphs.map(|lines| lines.split_whitespace().collect::<Vec<_>>().join(" "));
+    joined.filter(|passage| passage.len() > 250).skip(20).take(count).collect()
+}
+
+/// What a model is measured with, and compressed with.
+struct Bench<'a> {
+    host: &'a Arc<Host>,
+    source: &'a dyn ModelSource,
+    blueprint: Blueprint,
+    tokenizer: Tokenizer,
+    text: &'a str,
+}
+
+impl Bench<'_> {
+    /// Returns the tokens of the sentences or windows that are measured.
+    fn measured(&self) -> Result<Vec<Vec<u32>>, Failure> {
+        #[derive(Deserialize)]
+        struct Sentence {
+            text: String,
+        }
+        #[derive(Deserialize)]
+        struct Fixture {
+            sentences: Vec<Sentence>,
+        }
+        if self.blueprint.head.is_some() {
+            return Ok(self.windows()?.into_iter().take(MEASURED).collect());
+        }
+        let fixture = include_str!("../../../lowbit-models/tests/fixtures/minilm_reference.json");
+        let fixture: Fixture = serde_json::from_str(fixture)?;
+        let context = self.blueprint.context;
+        let encode =
+            |sentence: &Sentence| Ok(self.tokenizer.encode_within(&sentence.text, context)?.0);
+        fixture.sentences.iter().map(encode).collect()
+    }
+
+    /// Returns the tokens that methods look at.
+    fn samples(&self, count: usize) -> Result<Vec<Vec<u32>>, Failure> {
+        if self.blueprint.head.is_some() {
+            return Ok(self.windows()?.into_iter().skip(APART).take(count).collect());
+        }
+        let passages = passages(self.text, count);
+        passages.iter().map(|text| Ok(self.tokenizer.encode_within(text, 128)?.0)).collect()
+    }
+
+    fn windows(&self) -> Result<Vec<Vec<u32>>, Failure> {
+        let tokens = self.tokenizer.encode(self.text, false)?;
+        let bos = self.tokenizer.bos().filter(|_| self.tokenizer.adds_bos());
+        Ok(windows(&tokens, 512, None, bos)?)
+    }
+
+    /// Compresses and measures.
+    fn row(
+        &self,
+        model: &str,
+        plan: &Plan,
+        evaluation: &Evaluation,
+        bar: &ProgressBar,
+    ) -> Result<Row, Failure> {
+        let start = Instant::now();
+        let treatment = Treatment {
+            sparsity: plan.sparsity.parse()?,
+            order: plan.order,
+            permute: plan.permute,
+            ..Treatment::of(plan.method)
+        };
+        let method = treatment.name();
+        let rule = Rule::new(None, Some(plan.format.parse()?), treatment)?;
+        let exclude: Vec<Pattern> = vec!["*pooler*".parse()?];
+        let request = SelectRequest { recipe: Recipe { rules: vec![rule] }, exclude };
+        let plans = plans(self.source, &request)?.plans;
+        let texts = self.samples(plan.samples)?;
+        let job = Job {
+            source: self.source,
+            blueprint: &self.blueprint,
+            plans,
+            texts: &texts,
+            rows: 512,
+            loops: Loops::Auto,
+            folder: None,
+        };
+        let (made, reports) = block_on(run(Some(self.host), &job, &mut |doing| {
+            if let Doing::Compressing(name) = doing {
+                bar.set_message(format!("{model} {method} {}: {name}", plan.format));
+            }
+        }))?;
+        let measured = block_on(evaluation.measure(self.host, &made))?;
+        let weights: usize = reports.iter().map(|report| report.shape[0] * report.shape[1]).sum();
+        let bytes: usize = reports.iter().map(|report| report.bytes).sum();
+        let squares = reports.iter().filter_map(|report| report.output_error).map(|e| e * e);
+        Ok(Row {
+            model: model.to_owned(),
+            recipe: plan.name.map_or_else(|| method.clone(), str::to_owned),
+            method: method.clone(),
+            format: reports.first().map(|report| report.format.clone()).unwrap_or_default(),
+            sparsity: plan.sparsity.to_owned(),
+            metric: evaluation.metric(),
+            value: measured.value,
+            bits_per_weight: 8.0 * bytes as f64 / weights.max(1) as f64,
+            output_error: (squares.sum::<f64>() / reports.len().max(1) as f64).sqrt(),
+            seconds: start.elapsed().as_secs_f64(),
+        })
+    }
+}
+
+/// Returns the file of a row.
+fn place(model: &str, plan: &Plan) -> PathBuf {
+    let method = plan.method.name();
+    let sparsity = plan.sparsity.replace(':', "of");
+    let (order, name) = (plan.order.name(), plan.name.unwrap_or("plain"));
+    let file = format!("{model}-{method}-{}-{sparsity}-{order}-{name}.json", plan.format);
+    Path::new(ROWS).join(file)
+}
+
+fn read(path: &Path) -> Option<Row> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
+fn write(path: &Path, value: &impl Serialize) -> Result<(), Failure> {
+    let mut file = lowbit_models::checkpoint::AtomicFile::create(path)?;
+    serde_json::to_writer_pretty(&mut file, value)?;
+    Ok(file.commit()?)
+}
+
+fn measure(host: &Arc<Host>, wanted: &[String]) -> Result<(), Failure> {
+    std::fs::create_dir_all(ROWS)?;
+    let text = std::fs::read_to_string(TEXT)
+        .map_err(|error| format!("{TEXT}: {error}; `make accuracy` fetches it"))?;
+    let mut subjects = subjects();
+    subjects.retain(|subject| wanted.is_empty() || wanted.iter().any(|one| one == subject.name));
+    let count: usize = subjects.iter().map(|subject| subject.plans.len()).sum();
+    let bar = ProgressBar::new(count as u64);
+    let style = "{bar:20} {pos}/{len} {elapsed}, {eta} left {wide_msg}";
+    bar.set_style(ProgressStyle::with_template(style)?);
+    bar.enable_steady_tick(Duration::from_secs(1));
+    let mut rows = Vec::new();
+    for Subject { name, path, plans } in &subjects {
+        if !Path::new(path).exists() {
+            bar.suspend(|| eprintln!("SKIPPED: {name}: {path} is not there"));
+            continue;
+        }
+        let source = source::open(path)?;
+        let blueprint = architecture::read(&source)?;
+        let tokenizer = Tokenizer::open(path)?;
+        let bench = Bench { host, source: &source, blueprint, tokenizer, text: &text };
+        let mut evaluation = None;
+        for plan in plans {
+            let place = place(name, plan);
+            let row = match (read(&place), &mut evaluation) {
+                (Some(row), _) => row,
+                (None, evaluation) => {
+                    bar.set_message(format!("{name} as it is"));
+                    let evaluation = match evaluation {
+                        Some(evaluation) => evaluation,
+                        None => {
+                            let texts = bench.measured()?;
+                            let made = Evaluation::new(host, &source, &bench.blueprint, texts);
+                            evaluation.insert(block_on(made)?)
+                        }
+                    };
+                    let row = bench.row(name, plan, evaluation, &bar)?;
+                    write(&place, &row)?;
+                    row
+                }
+            };
+            let Row { model, recipe, format, sparsity, metric, value, .. } = &row;
+            let (bits, seconds) = (row.bits_per_weight, row.seconds);
+            bar.suspend(|| {
+                println!(
+                    "{model:<14} {recipe:<23} {format:<14} {sparsity:<6} {bits:>5.2} bits \
+                     {metric} {value:.5} {seconds:>5.0} s"
+                );
+            });
+            bar.inc(1);
+            rows.push(row);
+        }
+    }
+    bar.finish_and_clear();
+    write(Path::new(REPORT), &rows)?;
+    println!("{} rows → {REPORT}", rows.len());
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    let host = Host::new().map_err(|error| -> Failure {
+        format!("{error}; `make accuracy` installs a software adapter").into()
+    });
+    let host = host.map(|host| Arc::new(host.with_timeout(Duration::from_secs(3600))));
+    match host.and_then(|host| measure(&host, &wanted)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("accuracy: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
