@@ -67,7 +67,7 @@ pub struct Args {
     max_latency: Option<f64>,
     /// What may become of each weight, separated by commas: keep, or METHOD:FORMAT[:SPARSITY], as in
     /// gptq:int4-g64-asym, rtn:q6_k and sparsegpt:int4-g64-asym:2:4. The default is keep, rtn:int8-channel,
-    /// gptq:int5-g64-asym, gptq:int4-g64-asym, gptq:int3-g64-asym, gptq:int2-g32-asym and
+    /// gptq:int8-g64-asym, the same with int6, int5, int4 and int3, gptq:int2-g32-asym and
     /// sparsegpt:int4-g64-asym:2:4
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     candidates: Vec<Candidate>,

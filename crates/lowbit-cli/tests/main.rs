@@ -4,6 +4,7 @@ mod cli;
 #[path = "../../../tests/common/mod.rs"]
 mod common;
 mod embed;
+mod explore;
 mod generate;
 mod isa;
 mod measures;

@@ -5,6 +5,7 @@ mod calibrate;
 #[path = "../../../tests/common/mod.rs"]
 mod common;
 mod device;
+mod explore;
 mod fuzz_regressions;
 mod gguf;
 mod hostile_files;

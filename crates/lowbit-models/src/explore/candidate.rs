@@ -5,9 +5,11 @@ use crate::layerwise::{Method, Treatment};
 use lowbit::compress::Scheme;
 
 /// The candidates if none are given: from 8 bits a weight to 2, and 2:4 sparse weights of 4 bits.
-pub const DEFAULT: [&str; 7] = [
+pub const DEFAULT: [&str; 9] = [
     "keep",
+    "gptq:int8-g64-asym",
     "rtn:int8-channel",
+    "gptq:int6-g64-asym",
     "gptq:int5-g64-asym",
     "gptq:int4-g64-asym",
     "gptq:int3-g64-asym",
