@@ -34,8 +34,8 @@ const PROBE_TOKENS: usize = 128;
 
 /// Find the best level of compression of a model: a format and a method for each weight.
 ///
-/// Every candidate of every weight is made once from what is seen of its input. How much each weight matters is measured
-/// on the device; then the best recipes of all sizes follow, and some of them, and the candidates as recipes for all
+/// Every candidate of every weight is made once from what is seen of its input. How much each weight matters is
+/// measured on the device; then the best recipes of all sizes follow, and some of them, and the candidates as recipes for all
 /// weights, are measured whole. Without a limit, the smallest recipe is chosen that loses at most 1 % of the
 /// perplexity, or of the cosine. docs/explore.md explains the steps and what is assumed.
 #[derive(clap::Args)]
@@ -50,7 +50,8 @@ pub struct Args {
     /// The text on which recipes are measured. It should be another one than the calibration text
     #[arg(long, value_name = "TEXT")]
     eval: PathBuf,
-    /// The page to write. The recipe is written beside it, as REPORT.recipe.toml, and without --json the JSON as REPORT.json
+    /// The page to write. The recipe is written beside it, as REPORT.recipe.toml, and without --json the
+    /// JSON as REPORT.json
     #[arg(short, long, value_name = "REPORT.html", value_parser = files::to_file())]
     output: PathBuf,
     /// The size of the model's tensors in MB (1 000 000 bytes), at most
@@ -396,7 +397,8 @@ fn table(json: &Json, output: &Path) -> String {
     let chosen = &found.chosen.assessed;
     row("chosen, applied", chosen);
     format!(
-        "{}{} of the model as it is: {:.4}, {}\nchosen ({}): {}, {:.2} bits a weight, loss {:.3} %, in {:.0} s\n→ {} and {}\n",
+        "{}{} of the model as it is: {:.4}, {}\nchosen ({}):\n\
+         {}, {:.2} bits a weight, loss {:.3} %, in {:.0} s\n→ {} and {}\n",
         report::text(&table),
         found.metric,
         found.value,

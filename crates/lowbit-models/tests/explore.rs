@@ -76,8 +76,8 @@ fn timeless(mut found: Exploration) -> Exploration {
     found
 }
 
-/// What is said of a recipe is so: sizes are those of its weights, and whoever applies it to the model gets the loss that
-/// was reported.
+/// What is said of a recipe is so: sizes are those of its weights, and whoever applies it to the model gets the loss
+/// that was reported.
 fn check(host: &Arc<Host>, tiny: &Tiny, found: &Exploration) {
     let chosen = &found.chosen.assessed;
     let recipe = Recipe::from_toml(&chosen.recipe).unwrap();
@@ -90,6 +90,7 @@ fn check(host: &Arc<Host>, tiny: &Tiny, found: &Exploration) {
         plans: plans.plans,
         texts: &tiny.texts,
         rows: 64,
+        loops: layerwise::Loops::default(),
         folder: None,
     };
     let (model, reports) = block_on(layerwise::run(Some(host), &job, &mut |_| ())).unwrap();

@@ -248,8 +248,8 @@ impl Kept<'_> {
         Ok(self.weights.iter().map(of).collect())
     }
 
-    /// Puts a model together from what was made: `chosen` has the candidates of weights by their numbers. Others stay as they
-    /// are.
+    /// Puts a model together from what was made: `chosen` has the candidates of weights by their numbers. Others stay
+    /// as they are.
     pub fn assemble<'m>(
         &self,
         job: &Job<'m>,

@@ -2,8 +2,8 @@
 //!
 //! [`run`] works in steps, each of which is kept in a folder, so that an interrupted run goes on where it was:
 //!
-//! 1. The calibration texts run through the model as it is, one stage after the other. Every candidate of every weight is
-//!    made from what is seen of the weight's input, and its relative output error e is known.
+//! 1. The calibration texts run through the model as it is, one stage after the other. Every candidate of every weight
+//!    is made from what is seen of the weight's input, and its relative output error e is known.
 //! 2. The model runs on some texts with weights changed alone, or block by block, and its outputs are compared with
 //!    those of the model as it is. This gives a factor f for each weight.
 //! 3. What a recipe loses is predicted as the sum of f · e² over the weights: errors are taken to add up. The best
@@ -142,8 +142,8 @@ impl Steps<'_> {
     }
 }
 
-/// Explores a model. `progress` gets the number of steps that are done, the number that are known of, and what is being done
-/// if that changed.
+/// Explores a model. `progress` gets the number of steps that are done, the number that are known of, and what is being
+/// done if that changed.
 ///
 /// # Errors
 /// Returns [`ExploreError`] if there are no texts, no recipe keeps the limit, or something fails. What was made and

@@ -163,8 +163,8 @@ impl<'s> Search<'s> {
         Ok(())
     }
 
-    /// Measures all candidates as recipes for all weights, and mixed recipes of their sizes, of the size of the limit and of some
-    /// between the smallest and the largest.
+    /// Measures all candidates as recipes for all weights, and mixed recipes of their sizes, of the size of the
+    /// limit and of some between the smallest and the largest.
     pub async fn measure_all(&mut self) -> Result<(), ExploreError> {
         let job = self.job;
         let mut budgets = Vec::new();
