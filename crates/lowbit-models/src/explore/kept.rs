@@ -11,6 +11,7 @@ use crate::layerwise::{
 };
 use lowbit::format::{PackedWeights, WeightFormat};
 use lowbit::host::Host;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -263,11 +264,12 @@ impl Kept<'_> {
             if job.candidates.get(number).is_none_or(|candidate| candidate.scheme().is_none()) {
                 continue;
             }
-            let key = (weight.stage, number);
-            if !files.contains_key(&key) {
-                files.insert(key, ModelFile::open(self.file(weight.stage, number))?);
-            }
-            let Some(file) = files.get(&key) else { continue };
+            let file = match files.entry((weight.stage, number)) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => {
+                    entry.insert(ModelFile::open(self.file(weight.stage, number))?)
+                }
+            };
             let packed = read_compressed(file, &weight.name)?;
             overlay.put_packed(&weight.name, vec![weight.n, weight.k], packed, None)?;
         }
