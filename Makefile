@@ -8,10 +8,10 @@ LOWBIT = $${CARGO_TARGET_DIR:-target}/release/lowbit
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
-demo: setup ## run a sentence encoder in eleven recipes and a language model in three formats: size, loss, speed
+demo: setup ## run a sentence encoder in thirteen recipes and a language model in three formats: size, loss, speed
 	@scripts/fetch-model.sh minilm
 	@scripts/fetch-model.sh smollm2 || echo "SKIPPED: no smollm2: no language model is run" >&2
-	@scripts/fetch-model.sh pride || echo "SKIPPED: no pride: no perplexity is measured" >&2
+	@scripts/fetch-model.sh pride || echo "SKIPPED: no pride: no perplexity is measured, and nothing compressed by GPTQ or SparseGPT" >&2
 	cargo run --release -p lowbit-demo --bin lowbit-demo
 
 accuracy: setup ## measure what methods of compression cost, an hour; MODELS=minilm for one; docs/methods.md

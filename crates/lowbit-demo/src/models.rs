@@ -2,16 +2,19 @@
 //! the libraries.
 
 use crate::recipes::{Inputs, Recipe};
+use lowbit::compress::Scheme;
 use lowbit::compress::calibrate::Method;
 use lowbit::format::{ActivationFormat, ActivationGranularity, Sizes, WeightFormat};
 use lowbit::host::Host;
 use lowbit::ops::Activations;
+use lowbit_models::architecture;
 use lowbit_models::checkpoint::source::{self, ModelSource};
 use lowbit_models::checkpoint::{ModelFile, RangeTarget, Ranges, matrix_shape};
 use lowbit_models::compress::{
     ActivationPlan, ActivationRequest, Chosen, Compression, Maker, SmoothRequest,
 };
 use lowbit_models::device::{EncoderOptions, LoadOptions, Model, ModelStatistics, SentenceEncoder};
+use lowbit_models::layerwise::{self, Job, Loops, Plan, Treatment};
 use lowbit_models::text::Tokenizer;
 use pollster::block_on;
 use std::path::{Path, PathBuf};
@@ -19,6 +22,10 @@ use std::sync::Arc;
 
 /// The error of any part.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// The novel from which passages are taken, and their number.
+pub const NOVEL: &str = "data/pride/pride.txt";
+const PASSAGES: usize = 32;
 
 /// What stands for codes of inputs in the recipes: a scale and a zero point, because the inputs after GELU lie
 /// almost all on one side of 0.
@@ -109,6 +116,9 @@ impl Models {
     /// Returns an error if the model cannot be compressed, written or loaded.
     pub fn load(&self, recipe: &Recipe, to: &Path) -> Result<Model, Error> {
         let mut options = LoadOptions::default();
+        if let Some(treatment) = &recipe.treatment {
+            return self.compressed(recipe.format.into(), treatment);
+        }
         let smooth = match recipe.inputs {
             Inputs::Static => SmoothRequest::None,
             Inputs::Smooth => SmoothRequest::Search,
@@ -139,6 +149,29 @@ impl Models {
         let compression = Compression::create(&*output, &self.file, &weights, &plan)?;
         compression.run(Maker::Device(&self.host), &mut |_| ())?;
         load(&self.host, &source::open(to)?, &options)
+    }
+
+    /// Compresses the model layer by layer with passages of the novel, and puts it into device memory.
+    fn compressed(&self, scheme: Scheme, treatment: &Treatment) -> Result<Model, Error> {
+        let blueprint = architecture::read(&self.file)?;
+        let text = std::fs::read_to_string(NOVEL)?;
+        let joined = text.split("\n\n").map(|lines| lines.split_whitespace().collect::<Vec<_>>());
+        let passages = joined.map(|words| words.join(" ")).filter(|passage| passage.len() > 250);
+        let encode = |passage: String| Ok(self.tokenizer.encode_within(&passage, 128)?.0);
+        let texts: Result<Vec<_>, Error> = passages.skip(20).take(PASSAGES).map(encode).collect();
+        let plan = Plan { scheme, treatment: treatment.clone() };
+        let names = self.ranges.layers.keys();
+        let job = Job {
+            source: &self.file,
+            blueprint: &blueprint,
+            plans: names.map(|name| (name.clone(), plan.clone())).collect(),
+            texts: &texts?,
+            rows: 512,
+            loops: Loops::Auto,
+            folder: None,
+        };
+        let (made, _) = block_on(layerwise::run(Some(&self.host), &job, &mut |_| ()))?;
+        load(&self.host, &made, &LoadOptions::default())
     }
 
     /// Makes an encoder with room for each of the texts, and runs its kernels once.
