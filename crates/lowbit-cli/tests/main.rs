@@ -8,6 +8,7 @@ mod explore;
 mod generate;
 mod isa;
 mod measures;
+mod methods;
 mod onnx;
 mod quantized;
 #[path = "../../lowbit-demo/src/sentences.rs"]

@@ -1,0 +1,171 @@
+//! `lowbit compress` by methods that look at what layers take, that prune, or that change the model first.
+
+use crate::cli::{Scratch, command, fine, gpu, refused, stderr};
+use crate::tiny_language::tiny;
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+
+/// A calibration text of several windows of 24 characters, which are tokens of the tiny models.
+fn text(scratch: &Scratch) -> String {
+    let path = scratch.text("calibration.txt");
+    let lines: String =
+        (0..40).map(|i| format!("{} men, {} ways; so it goes.\n", i * 7, i)).collect();
+    fs::write(&path, lines).unwrap();
+    path
+}
+
+/// Compresses a model into a folder of its own, and returns the JSON.
+fn compressed(scratch: &Scratch, model: &str, name: &str, args: &[&str]) -> (String, Value) {
+    let folder = scratch.path(name);
+    fs::create_dir(&folder).unwrap();
+    let out = folder.join("model.safetensors").into_os_string().into_string().unwrap();
+    let json = scratch.text("json");
+    let tail = ["--sample-tokens", "24", "--json", &json];
+    let calibrated = args.contains(&"--calibration");
+    let tail = if calibrated { &tail[..] } else { &tail[2..] };
+    let printed = fine(&[&["compress", model, "-o", &out], args, tail].concat());
+    assert!(printed.contains("bits a weight"), "{printed}");
+    let partial = format!("{out}.partial");
+    assert!(!Path::new(&partial).exists(), "{partial} is left behind");
+    for file in ["config.json", "tokenizer.json"] {
+        let to = folder.join(file);
+        if !to.exists() {
+            fs::copy(Path::new(model).join(file), to).unwrap();
+        }
+    }
+    (folder.into_os_string().into_string().unwrap(), scratch.json("json"))
+}
+
+fn perplexity(scratch: &Scratch, model: &str, text: &str) -> f64 {
+    let json = scratch.text("perplexity.json");
+    fine(&[
+        "perplexity",
+        model,
+        "--text",
+        text,
+        "--window",
+        "24",
+        "--windows",
+        "6",
+        "--json",
+        &json,
+    ]);
+    scratch.json("perplexity.json")["perplexity"].as_f64().unwrap()
+}
+
+#[test]
+fn methods_make_models_that_run() {
+    if !gpu() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let (model, text) = (tiny(&scratch, "llama"), text(&scratch));
+    let plain = perplexity(&scratch, &model, &text);
+    for (name, args) in [
+        ("gptq", &["--format", "int8-g16", "--method", "gptq"][..]),
+        ("act", &["--format", "int8-g16", "--method", "gptq", "--order", "activations"]),
+        ("awq", &["--format", "int8-g16", "--method", "awq"]),
+        ("sparse", &["--format", "int8-g16", "--method", "sparsegpt", "--sparsity", "15:16"]),
+    ] {
+        let args = [args, &["--calibration", &text]].concat();
+        let (made, json) = compressed(&scratch, &model, name, &args);
+        let weights = json["weights"].as_array().unwrap();
+        assert!(weights.len() >= 14, "{name}: {}", weights.len());
+        for weight in weights {
+            let error = weight["output_error"].as_f64().unwrap();
+            assert!(error > 0.0 && error < 0.2, "{name}: {weight}");
+        }
+        assert_eq!(json["calibration"]["text"], "calibration.txt");
+        assert!(json["calibration"]["tokens"].as_u64().unwrap() > 500, "{name}");
+        let found = perplexity(&scratch, &made, &text);
+        assert!((found / plain - 1.0).abs() < 0.2, "{name}: {found}, and {plain} before");
+        // The file says how it was made, and the recipe can be used again.
+        let header = fs::read(Path::new(&made).join("model.safetensors")).unwrap();
+        let length = u64::from_le_bytes(header[..8].try_into().unwrap()) as usize;
+        let header: Value = serde_json::from_slice(&header[8..8 + length]).unwrap();
+        let metadata = &header["__metadata__"];
+        assert_eq!(metadata["lowbit.recipe"], json["recipe"]);
+        assert!(metadata["lowbit.calibration"].as_str().unwrap().contains("checksum"));
+        let recipe = scratch.text("recipe.toml");
+        fs::write(&recipe, json["recipe"].as_str().unwrap()).unwrap();
+        let again = ["--recipe", &recipe, "--calibration", &text];
+        let (again, _) = compressed(&scratch, &model, &format!("{name}-again"), &again);
+        let read = |folder: &str| fs::read(Path::new(folder).join("model.safetensors")).unwrap();
+        assert!(read(&again) == read(&made), "{name}: the recipe makes another file");
+    }
+}
+
+#[test]
+fn a_changed_model_runs() {
+    if !gpu() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let (model, text) = (tiny(&scratch, "llama"), text(&scratch));
+    let plain = perplexity(&scratch, &model, &text);
+    let (rotated, _) = compressed(&scratch, &model, "rotated", &["--scheme", "f32", "--rotate"]);
+    let found = perplexity(&scratch, &rotated, &text);
+    assert!((found / plain - 1.0).abs() < 1e-4, "{found}, and {plain} before");
+    let cut = ["--scheme", "f32", "--keep-rows", "0.5", "--keep-heads", "2"];
+    let (cut, json) = compressed(&scratch, &model, "cut", &cut);
+    let config: Value =
+        serde_json::from_slice(&fs::read(Path::new(&cut).join("config.json")).unwrap()).unwrap();
+    assert_eq!(config["intermediate_size"], 32);
+    assert_eq!(config["num_attention_heads"], 2);
+    let down = json["weights"].as_array().unwrap().iter();
+    let mut down = down.filter(|weight| weight["name"].as_str().unwrap().contains("down_proj"));
+    assert!(down.all(|weight| weight["shape"] == serde_json::json!([32, 32])));
+    assert!(perplexity(&scratch, &cut, &text).is_finite());
+    // The changed model needs a config.json of its own.
+    let beside =
+        Path::new(&model).join("other.safetensors").into_os_string().into_string().unwrap();
+    let message =
+        refused(&["compress", &model, "-o", &beside, "--scheme", "f32", "--keep-rows", "8"]);
+    assert!(message.contains("config.json") && message.contains("folder of its own"), "{message}");
+}
+
+#[test]
+fn magnitude_takes_no_text_and_no_adapter() {
+    let scratch = Scratch::new();
+    let model = tiny(&scratch, "llama");
+    let args = ["--scheme", "f16", "--method", "magnitude", "--sparsity", "0.5"];
+    let (_, json) = compressed(&scratch, &model, "half", &args);
+    assert_eq!(json["adapter"], Value::Null);
+    assert_eq!(json["weights"][0]["sparsity"], "0.5");
+    assert_eq!(json["weights"][0]["output_error"], Value::Null);
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let scratch = Scratch::new();
+    let (model, text) = (tiny(&scratch, "llama"), text(&scratch));
+    let out = scratch.text("out.safetensors");
+    for (args, why) in [
+        (&["--scheme", "int4", "--method", "gptq"][..], "needs a calibration text"),
+        (&["--scheme", "int4", "--method", "gptq", "--sparsity", "2:4"], "sparsegpt prunes"),
+        (&["--scheme", "int4", "--method", "wanda"], "there is no sparsity"),
+        (&["--scheme", "int4", "--method", "awq", "--order", "activations"], "no order of columns"),
+        (&["--scheme", "int4", "--method", "nearest"], "is no method"),
+        (&["--scheme", "int4", "--sparsity", "4:2"], "not a pruning pattern"),
+        (&["--scheme", "int4", "--method", "gptq", "--damping", "2"], "damping"),
+        (&["--scheme", "int4", "--samples", "3"], "--calibration"),
+    ] {
+        let output = command(&[&["compress", &model, "-o", &out], args].concat()).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(stderr(&output).contains(why), "{args:?}: {}", stderr(&output));
+        assert!(!Path::new(&out).exists());
+    }
+    if gpu() {
+        let args = ["--scheme", "int4", "--method", "gptq", "--calibration", &text];
+        let more = ["--activations", "int8:dynamic"];
+        let message = refused(&[&["compress", &model, "-o", &out], &args[..], &more].concat());
+        assert!(message.contains("rounding to nearest only"), "{message}");
+        // A folder of another run is not taken for this one's.
+        let partial = format!("{out}.partial");
+        fs::create_dir(&partial).unwrap();
+        fs::write(Path::new(&partial).join("state.json"), "{}").unwrap();
+        let message = refused(&[&["compress", &model, "-o", &out], &args[..]].concat());
+        assert!(message.contains("another model, recipe or calibration text"), "{message}");
+    }
+}
