@@ -91,7 +91,7 @@ fn a_page_a_recipe_and_json_are_written() {
     assert!(!scratch.path("a.html.partial").exists());
 
     let with =
-        |more: &[&str]| refused(&[&args[..5], &["--eval", &eval, "-o", &page], more].concat());
+        |more: &[&str]| refused(&[&args[..4], &["--eval", &eval, "-o", &page], more].concat());
     for (more, why) in [
         (&["--candidates", "awq:int4-g32"][..], "awq is no candidate"),
         (&["--candidates", "gptq"], "it is METHOD:FORMAT"),
