@@ -63,19 +63,23 @@ pub fn page(json: &Json) -> Result<String, String> {
         megabytes(found.bytes),
         found.chosen.loss_put_together,
     ));
-    page.push_str("<h2>Accuracy against cost</h2>\n<p>Circles are candidates that all weights have. The line joins \
-                   mixed recipes. The large dot is the chosen one, applied. A loss below 0.001 % is drawn there.</p>\n\
-                   <div class=\"plots\">\n");
+    page.push_str(
+        "<h2>Accuracy against cost</h2>\n<p>Open circles are candidates that all weights have, small dots are mixed \
+         recipes. The large dot is the chosen one, applied. A loss below 0.001 % is drawn there.</p>\n\
+         <div class=\"plots\">\n",
+    );
     let size = |assessed: &Assessed| megabytes(assessed.bytes);
     let read = |assessed: &Assessed| megabytes(assessed.bytes_per_token);
     let energy = |assessed: &Assessed| assessed.picojoules_per_token / 1e6;
-    for (title, axis, of) in [
-        ("Loss against size", "MB", &size as &dyn Fn(&Assessed) -> f64),
-        ("Loss against measured latency", "ms for a token", &|assessed| assessed.latency_ms),
-        ("Loss against bytes moved", "MB read for a token", &read),
-        ("Loss against energy (derived, not measured)", "µJ for a token", &energy),
+    let latency = |assessed: &Assessed| assessed.latency_ms;
+    // Latencies are no function of the size.
+    for (title, axis, of, joined) in [
+        ("Loss against size", "MB", &size as &dyn Fn(&Assessed) -> f64, true),
+        ("Loss against measured latency", "ms for a token", &latency, false),
+        ("Loss against bytes moved", "MB read for a token", &read, true),
+        ("Loss against energy (derived, not measured)", "µJ for a token", &energy, true),
     ] {
-        page.push_str(&format!("<figure>{}</figure>\n", scatter(json, title, axis, of)?));
+        page.push_str(&format!("<figure>{}</figure>\n", scatter(json, (title, axis), of, joined)?));
     }
     page.push_str("</div>\n<p class=\"dim\">Energy is an estimate from bytes and operations and was not measured: 640 pJ \
                    for 32 bits from memory, 3.7 pJ for a multiplication of f32 and 0.9 pJ for an addition (Horowitz's \
@@ -105,12 +109,12 @@ fn megabytes(bytes: usize) -> f64 {
     bytes as f64 / 1e6
 }
 
-/// Draws loss against a cost.
+/// Draws loss against a cost. The mixed recipes may be joined by a line.
 fn scatter(
     json: &Json,
-    title: &str,
-    axis: &str,
+    (title, axis): (&str, &str),
     of: &dyn Fn(&Assessed) -> f64,
+    joined: bool,
 ) -> Result<String, String> {
     let found = &json.found;
     let text = |error: &dyn std::fmt::Display| error.to_string();
@@ -128,7 +132,7 @@ fn scatter(
     let (low, high) = span(&mut all().map(|point| point.1));
     // Names stand to the right of their points.
     let gap = (right - left).max(right * 0.1) * 0.1;
-    let x = (left - gap).max(0.0)..right + 3.0 * gap;
+    let x = (left - gap).max(0.0)..right + 4.0 * gap;
     let y = low / 1.5..high * 1.5;
     let mut svg = String::new();
     {
@@ -143,8 +147,12 @@ fn scatter(
             .map_err(|e| text(&e))?;
         chart.configure_mesh().x_desc(axis).y_desc("loss in %").draw().map_err(|e| text(&e))?;
         let blue = RGBColor(42, 111, 151);
-        let line = LineSeries::new(mixed, blue.stroke_width(2)).point_size(3);
-        chart.draw_series(line).map_err(|e| text(&e))?;
+        if joined {
+            let line = LineSeries::new(mixed.iter().copied(), blue.stroke_width(2));
+            chart.draw_series(line).map_err(|e| text(&e))?;
+        }
+        let dots = mixed.iter().map(|at| Circle::new(*at, 3, blue.filled()));
+        chart.draw_series(dots).map_err(|e| text(&e))?;
         let circles = uniform.iter().map(|(_, at)| Circle::new(*at, 4, BLACK.stroke_width(1)));
         chart.draw_series(circles).map_err(|e| text(&e))?;
         let names = uniform
