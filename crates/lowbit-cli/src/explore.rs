@@ -60,7 +60,7 @@ pub struct Args {
     /// The bits of a weight that is explored on average, at most
     #[arg(long, value_name = "B", value_parser = parse_positive)]
     target_bpw: Option<f64>,
-    /// What is lost beside the model as it is, at most, in per cent
+    /// The loss beside the model as it is, at most, in per cent
     #[arg(long, value_name = "PERCENT", value_parser = parse_positive)]
     max_loss: Option<f64>,
     /// The milliseconds of a token on this adapter, at most
@@ -111,7 +111,7 @@ pub struct TextJson {
     pub tokens: usize,
 }
 
-/// What is written as JSON, and shown on the page.
+/// The result as it is written as JSON and shown on the page.
 #[derive(Serialize)]
 pub struct Json {
     pub model: String,

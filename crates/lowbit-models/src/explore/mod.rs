@@ -49,13 +49,13 @@ pub enum Limit {
     Size(u64),
     /// The bits of an explored weight on average, at most.
     Bits(f64),
-    /// What is lost of the metric in per cent, at most.
+    /// The loss in per cent of the metric, at most.
     Loss(f64),
     /// The milliseconds of a token, at most.
     Latency(f64),
 }
 
-/// What is lost at most if there is no limit, in per cent.
+/// The largest loss if there is no limit, in per cent.
 pub const KNEE: f64 = 1.0;
 
 /// A model to explore.

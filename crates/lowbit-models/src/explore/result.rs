@@ -14,9 +14,9 @@ pub struct Assessed {
     pub bits_per_weight: f64,
     /// The metric.
     pub value: f64,
-    /// What is lost beside the model as it is, in per cent of its metric.
+    /// The loss beside the model as it is, in per cent of its metric.
     pub loss: f64,
-    /// What was predicted that it loses, in per cent.
+    /// The loss that was predicted, in per cent.
     pub predicted_loss: f64,
     /// The milliseconds of a token.
     pub latency_ms: f64,
@@ -49,13 +49,13 @@ pub struct CandidateOfWeight {
     pub bytes: usize,
     /// `‖X(W − Ŵ)ᵀ‖ / ‖XWᵀ‖`.
     pub output_error: f64,
-    /// What is predicted that the model loses by it, in per cent.
+    /// The loss of the model that is predicted of it, in per cent.
     pub predicted_loss: f64,
     /// Whether it was chosen.
     pub chosen: bool,
 }
 
-/// What is not part of the search.
+/// Something that is not part of the search.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LeftOut {
     /// A weight, or a candidate as a recipe for all weights.
@@ -67,7 +67,7 @@ pub struct LeftOut {
 /// What an exploration found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Exploration {
-    /// What is measured.
+    /// The metric.
     pub metric: Metric,
     /// The metric of the model as it is.
     pub value: f64,

@@ -40,7 +40,7 @@ pub(super) struct Search<'s> {
     left_out: Vec<LeftOut>,
 }
 
-/// What was chosen, and what it is in the end.
+/// A choice, and what it is in the end.
 pub(super) struct Decision {
     chosen: Vec<usize>,
     assessed: Assessed,

@@ -8,7 +8,7 @@ use crate::layerwise::Treatment;
 use lowbit::format::Sparsity;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What is the same in all models of an exploration, and what each candidate changes.
+/// The sizes that all models of an exploration have in common, and those that candidates change.
 pub(super) struct Sizes<'a> {
     weights: &'a [Weight],
     candidates: &'a [Candidate],

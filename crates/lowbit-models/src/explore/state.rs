@@ -1,4 +1,4 @@
-//! What was measured so far, in a file, so that an interrupted exploration goes on where it was.
+//! The measurements so far, in a file, so that an interrupted exploration goes on where it was.
 
 use crate::checkpoint::write_atomic;
 use crate::evaluate::Measured;
