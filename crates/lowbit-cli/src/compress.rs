@@ -536,11 +536,15 @@ mod tests {
         struct Only {
             #[command(flatten)]
             format: FormatArgs,
+            #[command(flatten)]
+            method: MethodArgs,
         }
         let format = |line: &str| {
             let words = std::iter::once("compress").chain(line.split_whitespace());
             let only = <Only as clap::Parser>::try_parse_from(words).ok()?;
-            only.format.scheme().ok().flatten().map(|scheme| scheme.to_string())
+            let scheme = only.format.scheme().ok().flatten()?;
+            let rule = Rule::new(None, Some(scheme), only.method.treatment()).ok()?;
+            rule.scheme.map(|scheme| scheme.to_string())
         };
         for (line, name) in [
             ("--scheme int8", "int8-channel"),
@@ -550,6 +554,8 @@ mod tests {
             ("--scheme f32 --sparsity dense", "f32"),
             ("--scheme int4 --group 7 --asymmetric --scales f16", "int4-g7-asym-f16s"),
             ("--scheme int8 --group channel --sparsity 2:4", "2:4+int8-channel"),
+            ("--scheme int8 --sparsity 1:4", "int8-channel"),
+            ("--format int4-g64 --sparsity 2:4 --method magnitude", "2:4+int4-g64"),
             ("--format q4_k", "q4_k"),
             ("--format int3-g64-asym4", "int3-g64-asym4"),
             ("--format int4-g32-f16s", "int4-g32-f16s"),
@@ -570,6 +576,8 @@ mod tests {
             "--scheme f16 --asymmetric",
             "--scheme int16 --asymmetric",
             "--scheme int16 --scales f16",
+            "--scheme int8 --sparsity 4:4",
+            "--format int3-g64 --sparsity 2:4",
         ] {
             assert_eq!(format(line), None, "{line}");
         }

@@ -11,7 +11,7 @@ use std::time::Instant;
 /// Sentences that an encoder reads in one step.
 const ENCODER_ROWS: usize = 512;
 
-/// What is measured.
+/// A measure of how well a model does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Metric {
@@ -35,7 +35,7 @@ impl std::fmt::Display for Metric {
 pub struct Measured {
     /// The metric.
     pub value: f64,
-    /// What is lost beside the model as it was, in per cent: of 1 for a cosine, of its perplexity for a language
+    /// The loss beside the model as it was, in per cent: of 1 for a cosine, of its perplexity for a language
     /// model.
     pub loss: f64,
 }

@@ -54,7 +54,7 @@ pub(super) struct Built {
     pub last: Tensor,
     /// What the graph of a segment starts from, unless it starts from tokens.
     pub entry: Option<Stream>,
-    /// What is still to be added to `last`, if the graph does not end the model.
+    /// The tensor that is still to be added to `last`, if the graph does not end the model.
     pub pending: Option<Tensor>,
     /// What the head reads.
     pub head_input: Option<Tensor>,

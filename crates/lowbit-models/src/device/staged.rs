@@ -91,7 +91,7 @@ pub struct InputSums {
 struct Batch {
     texts: Vec<Vec<u32>>,
     residual: Vec<u32>,
-    /// What is still to be added to it.
+    /// The rows that are still to be added to it.
     pending: Option<Vec<u32>>,
 }
 
@@ -322,7 +322,7 @@ impl StagedRun {
     }
 }
 
-/// What is wanted of the inputs of linear layers.
+/// The things that may be wanted of the inputs of linear layers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Watch {
     Nothing,

@@ -37,7 +37,7 @@ pub(super) fn fold(
     let Stage::Layer(index) = stage else { return Ok(()) };
     let Some(layer) = work.blueprint.layers.get(index) else { return Ok(()) };
     let attention = &layer.attention;
-    // What is made by rows comes first: it changes rows of weights whose columns are scaled afterwards.
+    // Inputs that rows make come first: their factors change rows of weights whose columns are scaled afterwards.
     let mut order: Vec<(&Linear, Maker<'_>)> = Vec::new();
     if attention.heads == attention.kv_heads {
         order.push((&attention.output, Maker::Rows(&attention.value)));

@@ -122,7 +122,7 @@ pub struct Treatment {
     pub sparsity: Pattern,
     /// The order in which GPTQ and SparseGPT take columns.
     pub order: ColumnOrder,
-    /// What is added to the diagonal of XᵀX, as a part of its mean.
+    /// The number that is added to the diagonal of XᵀX, as a part of its mean.
     pub damping: f64,
     /// Whether ranges are shrunk to where the error is least.
     pub clip: bool,
