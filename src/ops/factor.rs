@@ -98,7 +98,7 @@ impl FactorSpec {
         Ok(())
     }
 
-    /// Returns the kernels: those of [`Part::ALL`], then the products.
+    /// Returns the kernels: those of `Part::ALL`, then the products.
     pub fn shaders(&self, caps: &Caps) -> Vec<KernelDesc> {
         let products = PRODUCTS.map(|shared| products::shader(caps, shared));
         Part::ALL.map(Part::shader).into_iter().chain(products).collect()
@@ -207,7 +207,7 @@ uniform! {
 pub struct FactorPlan {
     kernels: Kernels,
     spec: FactorSpec,
-    /// The pipelines of [`Part::ALL`], then those of the products.
+    /// The pipelines of `Part::ALL`, then those of the products.
     pipelines: Vec<Arc<Pipeline>>,
 }
 

@@ -1,7 +1,9 @@
 //! What methods of compression cost: MiniLM and language models in recipes, measured on text that no method saw.
 //!
-//!     make accuracy                                        # fetches the models first
-//!     cargo run --release -p lowbit-demo --bin accuracy    # [MODEL…]: minilm, smollm2, qwen2.5-coder
+//! ```text
+//! make accuracy                                        # fetches the models first
+//! cargo run --release -p lowbit-demo --bin accuracy    # [MODEL…]: minilm, smollm2, qwen2.5-coder
+//! ```
 //!
 //! Each row is kept in `target/accuracy`, so that an interrupted run goes on; `target/accuracy.json` has all of
 //! them. Exit codes: 0 if all rows are there, 2 if there is no adapter or a model fails.
