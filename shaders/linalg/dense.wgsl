@@ -12,23 +12,23 @@
 // not read, and what they hold in tiles of the diagonal must be 0 below it.
 
 struct DenseParams {
-    m: u32,
-    n: u32,
-    k: u32,
-    batch: u32,
+    m: u32,         // rows of A and of C
+    n: u32,         // columns of B and of C
+    k: u32,         // columns of A, rows of B
+    batch: u32,     // matrices of the batch
     a_at: u32,      // the first element of A
     a_row: u32,     // elements from one row of it to the next
     a_column: u32,  // and from one column to the next
     a_batch: u32,   // and from one matrix of the batch to the next
-    b_at: u32,
-    b_row: u32,
-    b_column: u32,
-    b_batch: u32,
-    c_at: u32,
-    c_row: u32,
-    c_column: u32,
-    c_batch: u32,
-    flags: u32,
+    b_at: u32,      // the first element of B
+    b_row: u32,     // elements from one row of it to the next
+    b_column: u32,  // and from one column to the next
+    b_batch: u32,   // and from one matrix of the batch to the next
+    c_at: u32,      // the first element of C
+    c_row: u32,     // elements from one row of it to the next
+    c_column: u32,  // and from one column to the next
+    c_batch: u32,   // and from one matrix of the batch to the next
+    flags: u32,     // triangles, signs and the like, as above
     pad0: u32,
     pad1: u32,
     pad2: u32,
