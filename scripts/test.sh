@@ -135,6 +135,7 @@ if $all; then
     # More shaders through every translator, every kernel for every AMD family, and longer runs. All
     # shaders, LOWBIT_TARGETS=all, take hours more.
     export LOWBIT_TARGETS=${LOWBIT_TARGETS:-41} LOWBIT_ISA=all LOWBIT_SOAK=long
+    export LOWBIT_ORDERINGS=all
 fi
 step "unit tests" unit
 step "integration tests" integration

@@ -15,7 +15,7 @@
 //
 // The columns of a block are taken SUB at a time. Their errors are known when the rest of the block is
 // updated, so that the rest passes through memory once for SUB columns.
-// Of OF columns, PRUNED are pruned in each row, those with the least w²/U_ii². OF divides SUB; nothing is pruned
+// Each row prunes PRUNED of every OF columns, those with the least w²/U_ii². OF divides SUB; nothing is pruned
 // if PRUNED is 0.
 
 @group(0) @binding(3) var<storage, read> u: array<f32>;

@@ -62,7 +62,7 @@ fn first_words(r0: Row, r1: Row, b: u32) -> AffinesWords {
     return affines_words(r0, r1, half_group(2u * b));
 }
 
-// The same for the second of two blocks, whose number is b.
+// The words of the second of two blocks, whose number is b.
 fn second_words(r0: Row, r1: Row, b: u32, first: AffinesWords) -> AffinesWords {
     if (ONE_WORD) {
         return first;

@@ -88,7 +88,7 @@ fn affines_words(r0: Row, r1: Row, group: u32) -> AffinesWords {
     return affines_under(r0, r1, group, a, b);
 }
 
-// The same, given the upper level of both rows.
+// The words of scales and minima of a group, given the upper level of both rows.
 fn affines_under(r0: Row, r1: Row, group: u32, a: vec2<f32>, b: vec2<f32>) -> AffinesWords {
     let scale = side_pair(r0, r1, scale_word(group));
     var minimum = scale;

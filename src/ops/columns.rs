@@ -33,12 +33,12 @@ const WORKGROUP: u32 = 64;
 /// The largest number of rows and columns. Elements have numbers below 2³¹ then.
 const MAX_SIDE: u32 = 1 << 20;
 
-/// Of each `of` consecutive columns, in each row, `kept` are kept.
+/// A pattern by which each row keeps `kept` of every `of` consecutive columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Pattern {
-    /// How many are kept.
+    /// The number of columns that are kept.
     pub kept: u32,
-    /// Of how many: 2, 4, 8 or 16.
+    /// The number of consecutive columns: 2, 4, 8 or 16.
     pub of: u32,
 }
 

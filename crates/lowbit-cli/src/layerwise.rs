@@ -384,7 +384,7 @@ fn hint(error: &LayerwiseRunError) -> &'static str {
         LayerwiseRunError::NoTexts { .. } => "--calibration names one",
         LayerwiseRunError::Other { .. } => "remove it, or finish that run with its own options",
         LayerwiseRunError::Source(error) => error.next_step(),
-        LayerwiseRunError::Weight { .. } | LayerwiseRunError::Compress { .. } => {
+        LayerwiseRunError::Weight { .. } => {
             "--exclude leaves the weight out, --format chooses another format"
         }
         LayerwiseRunError::Unsupported { .. } => "--exclude leaves the weight out",

@@ -76,8 +76,8 @@ fn timeless(mut found: Exploration) -> Exploration {
     found
 }
 
-/// What is said of a recipe is so: sizes are those of its weights, and whoever applies it to the model gets the loss
-/// that was reported.
+/// Checks what an exploration says of its recipes: the sizes are those of the weights, and the recipe gives the loss that was
+/// reported when it is applied to the model.
 fn check(host: &Arc<Host>, tiny: &Tiny, found: &Exploration) {
     let chosen = &found.chosen.assessed;
     let recipe = Recipe::from_toml(&chosen.recipe).unwrap();
@@ -129,7 +129,7 @@ fn an_interrupted_exploration_goes_on_and_gives_the_same() {
         assert_eq!((keep.loss.abs() < 1e-4, keep.bytes), (true, whole.bytes));
         let chosen = &whole.chosen;
         assert!(chosen.assessed.bits_per_weight <= 6.0);
-        // Of all that fit, it was the best.
+        // No other recipe that fits loses less.
         let fit = whole.uniform.iter().chain(&whole.mixed).filter(|a| a.bits_per_weight <= 6.0);
         let best = fit.map(|assessed| assessed.loss).fold(f64::INFINITY, f64::min);
         assert_eq!(chosen.loss_put_together, best);

@@ -56,7 +56,7 @@ fn every_type_is_read_as_the_package_reads_it() {
     assert_eq!(model.config()["tokenizer.ggml.tokens"]["length"], 300);
 }
 
-/// The same with the scales of whole tensors, which the package leaves to programs. They cannot be written.
+/// NVFP4 whose tensors have a scale, which the package leaves to programs, is read; it cannot be written.
 #[test]
 fn nvfp4_is_read_as_the_package_reads_it() {
     let model = GgufFile::open(Path::new(FOLDER).join("nvfp4.gguf")).unwrap();

@@ -192,8 +192,7 @@ impl StagedRun {
     }
 
     /// Runs the next stage with the weights of `source`, and calls `each` with the input of each of its linear
-    /// layers in every step. The texts
-    /// stay where they are.
+    /// layers in every step. The texts stay where they are.
     ///
     /// # Errors
     /// Returns [`RunError`] if the weights cannot be loaded, the file says that an input becomes codes, or the device

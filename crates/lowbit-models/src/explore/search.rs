@@ -7,6 +7,7 @@ use super::solver::{Cost, Frontier};
 use super::state::{State, Whole};
 use super::{Candidate, Doing, ExploreError, Job, KNEE, Limit, Steps};
 use crate::checkpoint::source::ModelSource;
+use crate::checksum::fnv;
 use crate::evaluate::{Evaluation, Measured};
 use crate::layerwise::{self, Identity, Plan};
 use lowbit::host::Host;
@@ -49,13 +50,6 @@ pub(super) struct Decision {
 
 fn key(chosen: &[usize]) -> String {
     chosen.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
-}
-
-/// FNV-1a of a text, for names of files.
-fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
 }
 
 impl<'s> Search<'s> {
@@ -300,7 +294,7 @@ impl<'s> Search<'s> {
                     Some((weight.name.clone(), Plan { scheme, treatment }))
                 });
                 let plans: BTreeMap<String, Plan> = plans.collect();
-                let folder = job.folder.join(format!("applied-{:016x}", hash(&name)));
+                let folder = job.folder.join(format!("applied-{:016x}", fnv(name.bytes())));
                 let identity = Identity { recipe: recipe.clone(), ..job.identity.clone() };
                 let run = layerwise::Job {
                     source: job.source,

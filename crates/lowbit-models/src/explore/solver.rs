@@ -75,7 +75,7 @@ impl Frontier {
             for (at, &(_, more, cost)) in (0u16..).zip(candidates) {
                 let found = now.iter_mut().zip(&mut place).skip(more).zip(&best);
                 for ((now, place), before) in found {
-                    // Of two that lose the same the smaller is taken, which comes first.
+                    // If two lose the same, the first one stays: it is the smaller.
                     if before + cost.loss < *now {
                         (*now, *place) = (before + cost.loss, at);
                     }

@@ -29,7 +29,7 @@ use crate::checkpoint::source::{Data, Item, ItemKind, ModelSource, Overlay, Sour
 use crate::checkpoint::{IoError, Tensor, matrix_shape};
 use crate::device::{Input, RunError, Stage, StagedRun};
 use lowbit::compress::layerwise::LayerwiseError;
-use lowbit::compress::{CompressError, Scheme, dequantize};
+use lowbit::compress::{Scheme, dequantize};
 use lowbit::format::PackedWeights;
 use lowbit::host::Host;
 use statistics::InputStatistics;
@@ -57,14 +57,6 @@ pub enum LayerwiseRunError {
         name: String,
         /// The reason.
         source: LayerwiseError,
-    },
-    /// A weight cannot be rounded.
-    #[error("weight `{name}`")]
-    Compress {
-        /// The weight.
-        name: String,
-        /// The reason.
-        source: CompressError,
     },
     /// A weight is stored in a way that cannot be compressed layer by layer.
     #[error("weight `{name}`: {why}")]

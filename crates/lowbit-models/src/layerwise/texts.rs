@@ -1,9 +1,9 @@
 //! The samples of a calibration text.
 
 use crate::architecture::Blueprint;
+use crate::checksum::fnv;
 use crate::text::windows::{WindowsError, windows};
 use crate::text::{TextError, Tokenizer};
-use std::hash::Hasher;
 
 /// The samples of a calibration text as tokens.
 #[derive(Clone, Debug, Default)]
@@ -64,26 +64,12 @@ impl Samples {
     /// Returns the number of samples and tokens, and a checksum (FNV-1a) of all tokens, by which an interrupted run
     /// knows its text again.
     pub fn identity(&self) -> (usize, usize, u64) {
-        let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
-        for text in &self.texts {
-            hash.write_usize(text.len());
-            text.iter().for_each(|&token| hash.write_u32(token));
-        }
-        (self.texts.len(), self.texts.iter().map(Vec::len).sum(), hash.finish())
-    }
-}
-
-/// FNV-1a, which is the same in every version of the standard library.
-struct Fnv(u64);
-
-impl Hasher for Fnv {
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
+        // The length of each text tells apart texts that are cut at other places.
+        let words = self
+            .texts
+            .iter()
+            .flat_map(|text| std::iter::once(text.len() as u32).chain(text.iter().copied()));
+        let checksum = fnv(words.flat_map(u32::to_le_bytes));
+        (self.texts.len(), self.texts.iter().map(Vec::len).sum(), checksum)
     }
 }

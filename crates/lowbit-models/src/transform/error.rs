@@ -37,7 +37,7 @@ pub enum TransformError {
     Order {
         /// The size.
         size: usize,
-        /// What has this size.
+        /// The part of the model that has this size.
         what: &'static str,
         /// The closest smaller size for which there is a matrix.
         below: Option<usize>,

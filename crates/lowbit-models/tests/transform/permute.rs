@@ -106,7 +106,7 @@ fn orders_across_heads_are_left() {
         assert_eq!(permuted.left, orders);
         assert!(permuted.changed.tensors.is_empty());
     }
-    // The same in both of them.
+    // The order is the same in both of them.
     let mut order: Vec<usize> = (0..64).collect();
     order.swap(0, 1);
     order.swap(16, 17);

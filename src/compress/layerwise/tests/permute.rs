@@ -19,7 +19,7 @@ fn found(w: &[f32], k: usize, seed: u64) -> Vec<u32> {
     order
 }
 
-/// Of all divisions of 12 columns into stripes, none keeps more.
+/// No other division of 12 columns into stripes keeps more.
 #[test]
 fn the_best_of_all() {
     let k = 12;
