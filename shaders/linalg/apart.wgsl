@@ -1,7 +1,7 @@
 // Three matrices in three buffers.
 // Requires: nothing.
-// Implements: matrices.
-// Provides: load_a, right4, update4.
+// Implements: elements.
+// Provides: c, load_a, load_b.
 
 @group(0) @binding(3) var<storage, read> a: array<f32>;
 @group(0) @binding(4) var<storage, read> b: array<f32>;
@@ -11,16 +11,6 @@ fn load_a(at: u32) -> f32 {
     return a[at];
 }
 
-// Four neighbouring columns of B.
-fn right4(at: vec4<u32>) -> vec4<f32> {
-    return vec4<f32>(b[at.x], b[at.y], b[at.z], b[at.w]);
-}
-
-// Writes those of four neighbouring columns of C that are inside, or adds to them.
-fn update4(at: vec4<u32>, inside: vec4<bool>, keep: bool, values: vec4<f32>) {
-    for (var i = 0u; i < 4u; i += 1u) {
-        if (inside[i]) {
-            c[at[i]] = select(values[i], c[at[i]] + values[i], keep);
-        }
-    }
+fn load_b(at: u32) -> f32 {
+    return b[at];
 }

@@ -55,7 +55,11 @@ pub(super) fn values(pattern: Values, count: usize, random: &mut Random) -> Vec<
                 // The values are multiples of 2⁻⁸. If the range is ±127 steps of 2⁻⁷, every second
                 // value is a tie.
                 Values::Ties if i % 16 == 0 => 127.0 / 128.0,
-                Values::Ties => (random.below(509) as f32 - 254.0) / 256.0,
+                Values::Ties => match random.below(509) as f32 - 254.0 {
+                    0.0 => 0.0,
+                    // A row of one column must have a scale that f16 can hold, also with 255 steps.
+                    steps => steps.abs().max(4.0).copysign(steps) / 256.0,
+                },
                 // The biased exponents are 0 to 7, so that a step is subnormal if a range has
                 // 127 or 255 of them.
                 Values::Tiny => f32::from_bits(random.below(1 << 26) as u32).copysign(v),

@@ -57,7 +57,7 @@ pub const FRAGMENTS: &[Fragment] = fragments![
     "lib/reciprocal" "lib/reduce_subgroup" "lib/reduce_tree" "lib/row_sum" "lib/run" "lib/softfloat" "lib/sums_pairs"
     "lib/sums_steps" "lib/tile" "lib/tile_experts"
     "linalg/apart" "linalg/dense" "linalg/lanes" "linalg/left_apart" "linalg/right_apart"
-    "linalg/tile" "linalg/wide" "linalg/wide_u64" "linalg/within"
+    "linalg/single" "linalg/tile" "linalg/wide" "linalg/wide_u64" "linalg/within"
     "limits/copy" "limits/dot" "limits/fma" "limits/part_constant" "limits/read"
     "limits/read_texture" "limits/x_constant"
     "norm/alone" "norm/codes" "norm/floats" "norm/residual" "norm/row"

@@ -151,13 +151,15 @@ pub(crate) fn shader(caps: &Caps, shared: Shared) -> KernelDesc {
     bindings.extend(shared.bindings());
     // Software adapters load one component of one lane at a time.
     let words = caps.int64 && caps.class == AdapterClass::Cpu;
-    let fragments = [shared.fragment(words), "linalg/dense", schedule.fragment()];
+    let single = (shared != Shared::Wide).then_some("linalg/single");
+    let fragments = [shared.fragment(words)].into_iter().chain(single);
+    let fragments = fragments.chain(["linalg/dense", schedule.fragment()]);
     let mut consts = vec![("M_TABLE", Const::U32(M_TABLE))];
     consts.extend(schedule.consts());
     KernelDesc {
         id: format!("product{}.{}", shared.suffix(words), schedule.name()),
         consts,
-        fragments: fragments.map(fragment).to_vec(),
+        fragments: fragments.map(fragment).collect(),
         bindings,
         grid: Grid::new(&[(&[TILES], 1), (&[STRIPS], 1)]),
         workgroup_size: schedule.workgroup(),

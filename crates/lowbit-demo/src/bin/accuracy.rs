@@ -33,6 +33,8 @@ const TEXT: &str = "data/pride/pride.txt";
 /// The windows of a language model that are measured, and those that are left out before methods look at any.
 const MEASURED: usize = 4;
 const APART: usize = 64;
+/// Sentences of the novel for calibration, which have some 24,000 tokens.
+const SENTENCES: usize = 1000;
 
 /// A row of the report.
 #[derive(Serialize, Deserialize)]
@@ -59,8 +61,17 @@ struct Plan {
     sparsity: &'static str,
     order: ColumnOrder,
     permute: bool,
-    /// Passages or windows of the calibration text.
+    /// The calibration text of an encoder.
+    text: Samples,
+    /// Passages, sentences or windows of the calibration text.
     samples: usize,
+}
+
+/// What an encoder reads for calibration.
+#[derive(Clone, Copy)]
+enum Samples {
+    Passages,
+    Sentences,
 }
 
 /// A model, where it is, and how it is compressed.
@@ -72,7 +83,8 @@ struct Subject {
 
 fn plan(method: Method, format: &'static str, sparsity: &'static str, samples: usize) -> Plan {
     let (order, permute) = (ColumnOrder::Columns, false);
-    Plan { name: None, method, format, sparsity, order, permute, samples }
+    let text = Samples::Passages;
+    Plan { name: None, method, format, sparsity, order, permute, text, samples }
 }
 
 fn subjects() -> Vec<Subject> {
@@ -95,6 +107,14 @@ fn subjects() -> Vec<Subject> {
     minilm.push(Plan { name: Some("gptq-actorder-512"), ..more });
     let more = plan(SparseGpt, "f16", "2:4", 512);
     minilm.push(Plan { name: Some("sparsegpt-permuted-512"), permute: true, ..more });
+    // What is measured are sentences, which have a tenth of a passage's tokens.
+    let sentences = |name, plan| Plan { name: Some(name), text: Samples::Sentences, ..plan };
+    let gptq = by_activations(plan(Gptq, int4, "dense", SENTENCES));
+    minilm.push(sentences("gptq-actorder-sentences", gptq));
+    let sparse = plan(SparseGpt, "f16", "2:4", SENTENCES);
+    minilm.push(sentences("sparsegpt-sentences", sparse));
+    let sparse = Plan { permute: true, ..plan(SparseGpt, "f16", "2:4", SENTENCES) };
+    minilm.push(sentences("sparsegpt-permuted-sentences", sparse));
     let language = |samples| [Rtn, Gptq].map(|method| plan(method, int4, "dense", samples)).into();
     vec![
         Subject { name: "minilm", path: "data/minilm", plans: minilm },
@@ -108,6 +128,15 @@ fn passages(text: &str, count: usize) -> Vec<String> {
     let paragraphs = text.split("\n\n");
     let joined = paragraphs.map(|lines| lines.split_whitespace().collect::<Vec<_>>().join(" "));
     joined.filter(|passage| passage.len() > 250).skip(20).take(count).collect()
+}
+
+/// Returns sentences of all passages but the first 20: every fifth of them, so that they come from the whole novel.
+fn sentences(text: &str, count: usize) -> Vec<String> {
+    let ends = |c: char| matches!(c, '.' | '!' | '?' | ';');
+    let passages = passages(text, usize::MAX);
+    let pieces = passages.iter().flat_map(|passage| passage.split_inclusive(ends));
+    let whole = pieces.map(str::trim).filter(|piece| piece.len() > 15).map(str::to_owned);
+    whole.step_by(5).take(count).collect()
 }
 
 /// What a model is measured with, and compressed with.
@@ -142,12 +171,16 @@ impl Bench<'_> {
     }
 
     /// Returns the tokens that methods look at.
-    fn samples(&self, count: usize) -> Result<Vec<Vec<u32>>, Failure> {
+    fn samples(&self, plan: &Plan) -> Result<Vec<Vec<u32>>, Failure> {
+        let count = plan.samples;
         if self.blueprint.head.is_some() {
             return Ok(self.windows()?.into_iter().skip(APART).take(count).collect());
         }
-        let passages = passages(self.text, count);
-        passages.iter().map(|text| Ok(self.tokenizer.encode_within(text, 128)?.0)).collect()
+        let texts = match plan.text {
+            Samples::Passages => passages(self.text, count),
+            Samples::Sentences => sentences(self.text, count),
+        };
+        texts.iter().map(|text| Ok(self.tokenizer.encode_within(text, 128)?.0)).collect()
     }
 
     fn windows(&self) -> Result<Vec<Vec<u32>>, Failure> {
@@ -176,7 +209,7 @@ impl Bench<'_> {
         let exclude: Vec<Pattern> = vec!["*pooler*".parse()?];
         let request = SelectRequest { recipe: Recipe { rules: vec![rule] }, exclude };
         let plans = plans(self.source, &request)?.plans;
-        let texts = self.samples(plan.samples)?;
+        let texts = self.samples(plan)?;
         let job = Job {
             source: self.source,
             blueprint: &self.blueprint,
