@@ -17,7 +17,8 @@ use std::path::PathBuf;
 /// GGUF holds weights of the formats that it has types for: f32, f16, and q4_0, q4_1, q5_0, q5_1, q8_0,
 /// q2_k to q6_k, iq4_nl, iq4_xs and mxfp4. The formats of compressed-tensors are safetensors files with a
 /// config.json beside them: pack-quantized holds integers of 2 to 6 and 8 bits, int-quantized 8-bit
-/// integers, sparse-24-bitmask 2:4 sparse f32, f16 and int8. Any other weight is refused by name.
+/// integers, sparse-24-bitmask 2:4 sparse f32, f16 and int8, sparse-bitmask f32 and f16 of which zeros are not
+/// stored, as pruning in other patterns makes them. Any other weight is refused by name.
 #[derive(clap::Args)]
 pub struct Args {
     /// The model to read
@@ -47,6 +48,7 @@ enum Format {
     IntQuantized,
     #[value(name = "sparse-24-bitmask")]
     Sparse24Bitmask,
+    SparseBitmask,
 }
 
 /// What to write.
@@ -93,6 +95,7 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         Format::PackQuantized => To::Hf(HfFormat::PackQuantized),
         Format::IntQuantized => To::Hf(HfFormat::IntQuantized),
         Format::Sparse24Bitmask => To::Hf(HfFormat::Sparse24Bitmask),
+        Format::SparseBitmask => To::Hf(HfFormat::SparseBitmask),
     };
     if args.metadata_of.is_some() && matches!(to, To::Hf(_)) {
         let message = "--metadata-of is for GGUF";

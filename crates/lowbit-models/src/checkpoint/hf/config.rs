@@ -117,11 +117,9 @@ impl Config {
                     return Err(HfError::unsupported(what, QUANTIZE_ANEW));
                 }
                 // The tensors of a format that is not known here are refused one by one.
-                for format in ["marlin-24", "sparse-bitmask"] {
-                    if self.ct_formats().any(|stated| stated == format) {
-                        let what = format!("its weights are in the format `{format}`");
-                        return Err(HfError::unsupported(what, QUANTIZE_ANEW));
-                    }
+                if self.ct_formats().any(|stated| stated == "marlin-24") {
+                    let what = "its weights are in the format `marlin-24`";
+                    return Err(HfError::unsupported(what, QUANTIZE_ANEW));
                 }
             }
             _ => {}

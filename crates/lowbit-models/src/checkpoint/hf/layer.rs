@@ -34,6 +34,9 @@ pub(super) enum Codes<'a> {
     WordColumns(&'a [u8]),
     /// Codes of AWQ, 4 bits: words `[K, N/8]`, each with eight columns of N in an order of its own.
     Awq(&'a [u8]),
+    /// Floats of this type that are not 0, row after row, and a mask `[N, ⌈K/8⌉]` of where they are, one bit
+    /// for each column, the lowest bit first.
+    Masked { values: &'a [u8], dtype: Dtype, mask: &'a [u8] },
     /// Codes that are read one by one.
     Single(Single<'a>),
 }
@@ -87,18 +90,18 @@ impl Single<'_> {
                 let slot = (line / rows) as u32;
                 number >> (width * (slots - 1 - slot)) & mask(width)
             }
-            Self::Kept(bytes, dtype) => {
-                let index = row * g.stored + at;
-                match dtype {
-                    Dtype::F32 => word_at(bytes, index),
-                    Dtype::F16 => field(bytes, index * 16, 16),
-                    Dtype::BF16 => {
-                        bf16::from_bits(field(bytes, index * 16, 16) as u16).to_f32().to_bits()
-                    }
-                    _ => u32::from(bytes[index]),
-                }
-            }
+            Self::Kept(bytes, dtype) => number(bytes, dtype, row * g.stored + at),
         }
+    }
+}
+
+/// Returns the code of a float of this type, or of a byte. bf16 becomes f32.
+fn number(bytes: &[u8], dtype: Dtype, index: usize) -> u32 {
+    match dtype {
+        Dtype::F32 => word_at(bytes, index),
+        Dtype::F16 => field(bytes, index * 16, 16),
+        Dtype::BF16 => bf16::from_bits(field(bytes, index * 16, 16) as u16).to_f32().to_bits(),
+        _ => u32::from(bytes[index]),
     }
 }
 
@@ -213,6 +216,17 @@ fn codes(g: &Geometry, from: &Codes<'_>, order: &[u32]) -> Vec<u32> {
                         let code = codes >> (4 * place) & 0xf;
                         words[(8 * eight + row) * g.code_words + at / 8] |= code << (4 * (at % 8));
                     }
+                }
+            }
+        }
+        Codes::Masked { values, dtype, mask } => {
+            let mut next = 0;
+            for row in 0..rows {
+                let to = &mut words[row * g.code_words..][..g.code_words];
+                let bytes = &mask[row * g.k.div_ceil(8)..][..g.k.div_ceil(8)];
+                for at in (0..g.k).filter(|at| bytes[at / 8] >> (at % 8) & 1 == 1) {
+                    put(to, at * bits as usize, bits, number(values, *dtype, next));
+                    next += 1;
                 }
             }
         }

@@ -10,6 +10,7 @@
 //! | | `float-quantized`, `mxfp8` | e4m3, e5m2 |
 //! | | `nvfp4-pack-quantized`, `mxfp4-pack-quantized` | e2m1 |
 //! | | `sparse-24-bitmask` | 2:4 f32, f16, int8 |
+//! | | `sparse-bitmask` | f32, f16 with zeros |
 //! | bitsandbytes | nf4, fp4, int8 | nf4, fp4, a codebook, int8 |
 //! | HQQ | 2, 3, 4, 5, 6, 8 bits along K | integers with float zero points |
 //! | fp8 | one scale, channels, blocks | e4m3, e5m2 |
@@ -25,7 +26,8 @@
 //!
 //! Where compressed-tensors says that inputs become 8-bit integers, [`HfModel::inputs`] has how.
 //!
-//! [`write()`] writes the formats `pack-quantized`, `int-quantized` and `sparse-24-bitmask`.
+//! [`write()`] writes the formats `pack-quantized`, `int-quantized`, `sparse-24-bitmask` and
+//! `sparse-bitmask`.
 
 mod awq;
 mod bitmask;
@@ -41,6 +43,7 @@ mod int_quantized;
 mod layer;
 mod pack_quantized;
 mod source;
+mod sparse;
 mod tensors;
 #[cfg(test)]
 mod tests;
@@ -115,6 +118,7 @@ enum Reader {
     Fp8,
     Fp4,
     Bitmask,
+    Sparse,
     FourBits,
     EightBits,
     Hqq,
@@ -126,7 +130,7 @@ impl Reader {
         match self {
             Self::Gptq => stated == Method::Gptq,
             Self::Awq => stated == Method::Awq,
-            Self::PackQuantized | Self::IntQuantized | Self::Fp4 | Self::Bitmask => {
+            Self::PackQuantized | Self::IntQuantized | Self::Fp4 | Self::Bitmask | Self::Sparse => {
                 stated == Method::CompressedTensors
             }
             Self::Fp8 => matches!(stated, Method::CompressedTensors | Method::Fp8),
@@ -144,6 +148,7 @@ impl Reader {
             Self::Fp8 => "fp8",
             Self::Fp4 => "4-bit floats",
             Self::Bitmask => "sparse-24-bitmask",
+            Self::Sparse => "sparse-bitmask",
             Self::FourBits | Self::EightBits => "bitsandbytes",
             Self::Hqq => "HQQ",
         }
@@ -176,6 +181,7 @@ impl Reader {
             }
             "weight_packed" if tensor.dtype == Dtype::U8 => Self::Fp4,
             "weight_packed" => Self::PackQuantized,
+            "compressed" if has("bitmask") && has("row_offsets") => Self::Sparse,
             "compressed" if has("bitmask") => Self::Bitmask,
             "W_q" => Self::Hqq,
             "weight" if fp8 && (stated || has("weight_scale_inv")) => Self::Fp8,
@@ -201,6 +207,7 @@ impl Reader {
             Self::Fp8 => fp8::layer(context),
             Self::Fp4 => fp4::layer(context),
             Self::Bitmask => bitmask::layer(context),
+            Self::Sparse => sparse::layer(context),
             Self::FourBits => bitsandbytes::four_bits(context),
             Self::EightBits => bitsandbytes::eight_bits(context),
             Self::Hqq => hqq::layer(context),
@@ -437,7 +444,7 @@ impl HfModel {
 }
 
 /// The tensors of quantized weights beside `weight.…`, for weights that are refused.
-const PARTS: [&str; 28] = [
+const PARTS: [&str; 29] = [
     "weight",
     "qweight",
     "qzeros",
@@ -454,6 +461,7 @@ const PARTS: [&str; 28] = [
     "input_zero_point",
     "compressed",
     "bitmask",
+    "row_offsets",
     "shape",
     "SCB",
     "weight_format",

@@ -31,9 +31,12 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Returns the name of the module's weight.
+    /// Returns the name of the module's weight. Where tensors are named after the weight, it is that name.
     pub fn weight(&self) -> String {
-        self.name("weight")
+        match self.module.rsplit_once('.') {
+            Some((_, "weight")) => self.module.to_owned(),
+            _ => self.name("weight"),
+        }
     }
 
     /// Returns the tensors that were found so far, which belong to the weight.

@@ -1,7 +1,7 @@
 //! Writes models in formats of compressed-tensors.
 
 use super::layer::{field_of_words, put};
-use super::{HfError, write_config};
+use super::{HfError, sparse, write_config};
 use crate::checkpoint::source::{Data, ItemKind, ModelSource, SourceError, without_activations};
 use crate::checkpoint::{Dtype, Entry, ModelWriter, Output, matrix_shape, write_atomic};
 use crate::progress::Step;
@@ -21,6 +21,8 @@ pub enum HfFormat {
     IntQuantized,
     /// 2:4 sparse f32, f16 and symmetric 8-bit integers.
     Sparse24Bitmask,
+    /// Dense f32 and f16 with zeros in any pattern, which are not stored.
+    SparseBitmask,
 }
 
 impl HfFormat {
@@ -30,6 +32,7 @@ impl HfFormat {
             Self::PackQuantized => "pack-quantized",
             Self::IntQuantized => "int-quantized",
             Self::Sparse24Bitmask => "sparse-24-bitmask",
+            Self::SparseBitmask => "sparse-bitmask",
         }
     }
 
@@ -70,30 +73,37 @@ impl HfFormat {
             {
                 Some("it holds f32, f16 and 8-bit integers")
             }
+            Self::SparseBitmask if format.is_sparse() => Some(
+                "it holds zeros in dense weights, and `sparse-24-bitmask` holds 2:4 sparse ones",
+            ),
+            Self::SparseBitmask if !matches!(codes, CodeType::F32 | CodeType::F16) => {
+                Some("it holds f32 and f16")
+            }
+            Self::SparseBitmask if format.is_permuted() => Some("its columns are in order"),
             _ => None,
         }
     }
 }
 
 /// A tensor to write.
-struct Written {
-    name: String,
-    dtype: Dtype,
-    shape: Vec<usize>,
+pub(super) struct Written {
+    pub name: String,
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
 }
 
 /// Writes everything that `model` contains to safetensors files: weights in `format`, with their codes and
-/// scales as they are, and everything else as plain tensors. A `config.json` is written beside them last:
-/// that of a safetensors model, with the new quantization, of weights and of their X. One item is in memory
-/// at a time.
+/// scales as they are, and everything else as plain tensors. In [`HfFormat::SparseBitmask`], weights that a mask
+/// would not make smaller are plain tensors too. A `config.json` is written beside them last: that of a
+/// safetensors model, with the new quantization, of weights and of their X. One item is in memory at a time.
 ///
 /// Returns what the user should know about the files, as sentences without a full stop.
 ///
 /// # Errors
 /// Returns [`HfError`] as a [`SourceError`] for a weight that the format does not hold, or whose name does
-/// not end in `.weight`, and if there is a `config.json` already. Returns other [`SourceError`]s if an
-/// item cannot be read or a file cannot be written. No model file is written in that case, except if only
-/// `config.json` cannot be.
+/// not end in `.weight`, if no weight would be smaller with a mask, and if there is a `config.json` already.
+/// Returns other [`SourceError`]s if an item cannot be read or a file cannot be written. No model file is
+/// written in that case, except if only `config.json` cannot be.
 pub fn write(
     model: &dyn ModelSource,
     format: HfFormat,
@@ -107,6 +117,7 @@ pub fn write(
     let mut entries = BTreeMap::new();
     let mut modules = BTreeMap::new();
     let mut without = Vec::new();
+    let mut dense = Vec::new();
     let mut add = |name: String, entry: Entry| match entries.insert(name.clone(), entry) {
         None => Ok(()),
         Some(_) => Err(HfError::unsupported(
@@ -127,9 +138,20 @@ pub fn write(
                     without.push(item.name.as_str());
                     inputs = None;
                 }
-                let written = tensors(&item.name, module, format, weights, &item.shape)?;
+                let mut written = tensors(&item.name, module, format, weights, &item.shape)?;
+                if format == HfFormat::SparseBitmask {
+                    // How many values there are, only the weight itself tells.
+                    let masked = masked(model.read(&item.name)?);
+                    if masked.is_none() {
+                        dense.push(module.to_owned());
+                    }
+                    written = sparse::tensors(module, weights, &item.shape, masked.as_ref());
+                }
                 for Written { name, dtype, shape } in written {
                     add(name, Entry::Plain { dtype, shape })?;
+                }
+                if dense.last().is_some_and(|last| last == module) {
+                    continue;
                 }
                 for (own, dtype, _) in input_tensors(inputs) {
                     let name = format!("{module}.{own}");
@@ -143,8 +165,13 @@ pub fn write(
             }
         }
     }
+    if format == HfFormat::SparseBitmask && modules.is_empty() {
+        let what = "no weight has so many zeros that a mask makes it smaller";
+        let next = "prune the model, as `lowbit compress --scheme f16 --sparsity 0.5` does";
+        return Err(HfError::unsupported(what, next).into());
+    }
     let own_config = write_config::source(model);
-    let config = write_config::config(own_config.clone(), format, &modules);
+    let config = write_config::config(own_config.clone(), format, &modules, &dense);
     let output = output.into();
     let beside = output.entry_point().with_file_name("config.json");
     if beside.exists() {
@@ -156,6 +183,17 @@ pub fn write(
         progress(Step::Started(&item.name));
         match model.read(&item.name)? {
             Data::Plain(bytes) => writer.write_plain(&item.name, &bytes)?,
+            Data::Compressed(weights) if format == HfFormat::SparseBitmask => {
+                let (module, _) = module(model, format, &item.name)?;
+                match sparse::Masked::smaller(&weights) {
+                    Some(masked) => {
+                        for (own, bytes) in masked.parts() {
+                            writer.write_plain(&format!("{module}.{own}"), &bytes)?;
+                        }
+                    }
+                    None => writer.write_plain(&item.name, &codes(&weights))?,
+                }
+            }
             Data::Compressed(weights) => {
                 let (module, inputs) = module(model, format, &item.name)?;
                 let written = tensors(&item.name, module, format, &weights.format(), &item.shape)?;
@@ -217,6 +255,14 @@ fn module<'a>(
         HfError::unsupported(what, "formats of compressed-tensors hold weights of modules")
     })?;
     Ok((module, activations.map(|activations| activations.quantization)))
+}
+
+/// Returns a weight behind a mask, if that is smaller.
+fn masked(data: Data<'_>) -> Option<sparse::Masked> {
+    match data {
+        Data::Compressed(weights) => sparse::Masked::smaller(&weights),
+        Data::Plain(_) => None,
+    }
 }
 
 /// Returns the tensors of a weight.
@@ -281,6 +327,8 @@ fn tensors(
             add("bitmask", Dtype::U8, vec![n, k.div_ceil(8)]);
             add("shape", Dtype::I64, vec![2, 1]);
         }
+        // These depend on the values.
+        HfFormat::SparseBitmask => return Ok(written),
     }
     if weights.code_type().has_scales() {
         add("weight_scale", scale, groups);

@@ -52,25 +52,32 @@ pub(super) fn source(model: &dyn ModelSource) -> Map<String, Value> {
     }
 }
 
-/// Returns the text of `config.json`: that of the model, with the quantization of these modules.
+/// Returns the text of `config.json`: that of the model, with the quantization of these modules, and beside
+/// them modules that stay dense where others have a mask.
 pub(super) fn config(
     mut config: Map<String, Value>,
     format: HfFormat,
     modules: &BTreeMap<String, Module>,
+    dense: &[String],
 ) -> Vec<u8> {
-    config.insert("quantization_config".to_owned(), quantization(format, modules));
+    config.insert("quantization_config".to_owned(), quantization(format, modules, dense));
     let mut text = format!("{:#}", Value::Object(config)).into_bytes();
     text.push(b'\n');
     text
 }
 
-fn quantization(format: HfFormat, modules: &BTreeMap<String, Module>) -> Value {
+fn quantization(format: HfFormat, modules: &BTreeMap<String, Module>, dense: &[String]) -> Value {
     // One group for each format of weights and of their X, which names its modules.
     let mut groups: BTreeMap<(WeightFormat, Option<Inputs>), Vec<&str>> = BTreeMap::new();
     for (module, (weights, inputs)) in modules {
         groups.entry((*weights, inputs.map(Inputs::new))).or_default().push(module);
     }
-    let sparse = format == HfFormat::Sparse24Bitmask;
+    let structure = match format {
+        HfFormat::Sparse24Bitmask => Some("2:4"),
+        HfFormat::SparseBitmask => Some("unstructured"),
+        HfFormat::PackQuantized | HfFormat::IntQuantized => None,
+    };
+    let sparse = structure.is_some();
     let stored = if sparse { "int-quantized" } else { format.name() };
     let mut config_groups = Map::new();
     let mut floats = true;
@@ -109,12 +116,12 @@ fn quantization(format: HfFormat, modules: &BTreeMap<String, Module>) -> Value {
         "config_groups": config_groups,
         "ignore": [],
     });
-    if sparse {
+    if let Some(structure) = structure {
         config["sparsity_config"] = json!({
             "format": format.name(),
-            "sparsity_structure": "2:4",
+            "sparsity_structure": structure,
             "targets": modules.keys().collect::<Vec<_>>(),
-            "ignore": [],
+            "ignore": dense,
         });
     }
     config

@@ -2,7 +2,7 @@
 
 use super::super::HfModel;
 use super::integers::{GPTQ, Packed, awq};
-use super::others::{four_bits, fp4, fp8, hqq, sparse};
+use super::others::{four_bits, fp4, fp8, hqq, masked, sparse};
 use super::{Checkpoint, random};
 use crate::checkpoint::Dtype;
 use lowbit::format::CodeType;
@@ -18,6 +18,7 @@ fn all() -> Vec<Checkpoint> {
         fp8("l.weight_scale_inv", &[2, 2]),
         fp4(32),
         sparse(Dtype::I8).f32s("l.weight_scale", &[4, 1], &[1.0; 4]),
+        masked(Dtype::F16, "l"),
         four_bits("nf4", map, 4, 32),
         hqq(3, "3bit_32"),
         hqq(4, "4bit_u8"),

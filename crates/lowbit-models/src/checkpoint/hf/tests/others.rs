@@ -183,6 +183,55 @@ fn sparse_24_bitmask() {
     bare.check("2:4+f32", value);
 }
 
+/// Whether a weight behind a mask is stored.
+fn stored(row: usize, column: usize) -> bool {
+    random(16, row * 50 + column).is_multiple_of(3)
+}
+
+/// A weight of 4 rows and 21 columns behind a mask, under the module or, as in older files, the weight.
+pub(in super::super) fn masked(dtype: Dtype, prefix: &str) -> Checkpoint {
+    let (n, k) = (4, 21);
+    let mut mask = vec![0u8; n * 3];
+    let (mut bytes, mut offsets, mut count) = (Vec::new(), Vec::new(), 0);
+    for row in 0..n {
+        offsets.push(count);
+        for column in (0..k).filter(|&column| stored(row, column)) {
+            mask[row * 3 + column / 8] |= 1 << (column % 8);
+            let value = f32::from(random(17, row * k + column) as u8) - 128.5;
+            match dtype {
+                Dtype::F32 => bytes.extend(value.to_le_bytes()),
+                Dtype::F16 => bytes.extend(half::f16::from_f32(value).to_le_bytes()),
+                _ => bytes.extend(half::bf16::from_f32(value).to_le_bytes()),
+            }
+            count += 1;
+        }
+    }
+    Checkpoint::new(json!({ "quant_method": "compressed-tensors", "format": "dense",
+        "sparsity_config": { "format": "sparse-bitmask", "sparsity_structure": "unstructured" } }))
+    .bytes(&format!("{prefix}.compressed"), dtype, &[count as usize], &bytes)
+    .bytes(&format!("{prefix}.bitmask"), Dtype::U8, &[n, 3], &mask)
+    .i64s(&format!("{prefix}.row_offsets"), &[n], &offsets)
+    .i64s(&format!("{prefix}.shape"), &[2], &[n as i64, k as i64])
+}
+
+#[test]
+fn sparse_bitmask() {
+    let value = |round: fn(f32) -> f32| {
+        move |row: usize, column: usize| {
+            let value = f32::from(random(17, row * 21 + column) as u8) - 128.5;
+            if stored(row, column) { round(value) } else { 0.0 }
+        }
+    };
+    masked(Dtype::F32, "l").check("f32", value(|x| x));
+    masked(Dtype::F16, "l").check("f16", value(|x| half::f16::from_f32(x).to_f32()));
+    masked(Dtype::BF16, "l").check("f32", value(|x| half::bf16::from_f32(x).to_f32()));
+    masked(Dtype::F16, "l.weight").check("f16", value(|x| half::f16::from_f32(x).to_f32()));
+    // As newer versions shape it, and without a configuration.
+    let mut bare = masked(Dtype::F32, "l").i64s("l.shape", &[2, 1], &[4, 21]);
+    bare.config = Value::Null;
+    bare.check("f32", value(|x| x));
+}
+
 /// A weight of bitsandbytes, `[n, k]`, in blocks of 64.
 pub(in super::super) fn four_bits(kind: &str, map: &[f32], n: usize, k: usize) -> Checkpoint {
     let codes: Vec<u8> = (0..n * k / 2).map(|at| random(15, at) as u8).collect();

@@ -2,7 +2,7 @@
 
 use super::Checkpoint;
 use super::integers::{GPTQ, Packed, awq};
-use super::others::{four_bits, fp4, fp8, hqq, sparse};
+use super::others::{four_bits, fp4, fp8, hqq, masked, sparse};
 use crate::checkpoint::hf::HfModel;
 use crate::checkpoint::source::{self, ModelSource, SourceError};
 use crate::checkpoint::{Dtype, ModelFile};
@@ -162,6 +162,39 @@ fn wrong_types_and_shapes() {
         (
             sparse(Dtype::F32).i64s("l.shape", &[2], &[4, 24]),
             "`l.compressed` has shape [4, 10], where half of [4, 24]",
+        ),
+        (
+            masked(Dtype::F32, "l").i64s("l.row_offsets", &[4], &[0, 1, 1 << 40, -1]),
+            "entry 1 of `l.row_offsets` is 1, and `l.bitmask` has",
+        ),
+        (
+            masked(Dtype::F32, "l").i64s("l.row_offsets", &[3], &[0, 0, 0]),
+            "`l.row_offsets` has shape [3], where [4] is needed",
+        ),
+        (
+            masked(Dtype::F32, "l").i64s("l.row_offsets", &[4], &[-1, 0, 0, 0]),
+            "entry 0 of `l.row_offsets` is -1",
+        ),
+        (
+            masked(Dtype::F32, "l").f32s("l.compressed", &[1], &[1.0]),
+            "`l.compressed` has shape [1], where [",
+        ),
+        (
+            masked(Dtype::F32, "l").bytes("l.bitmask", Dtype::U8, &[4, 2], &[0; 8]),
+            "`l.bitmask` has shape [4, 2], where [4, 3] is needed",
+        ),
+        (
+            masked(Dtype::F32, "l").bytes("l.bitmask", Dtype::U8, &[4, 3], &[0xff; 12]),
+            "has bits behind column 20 in row 0",
+        ),
+        (
+            masked(Dtype::F32, "l").i64s("l.shape", &[2], &[4, 30]),
+            "`l.bitmask` has shape [4, 3], where [4, 4] is needed",
+        ),
+        (masked(Dtype::F32, "l").i64s("l.shape", &[3], &[4, 7, 3]), "the two sizes of a matrix"),
+        (
+            masked(Dtype::F32, "l").bytes("l.compressed", Dtype::I8, &[4], &[1; 4]),
+            "`l.compressed` is I8, where F32, F16 or BF16 is needed",
         ),
         (
             nf4().f32s("l.weight.absmax", &[5], &[1.0; 5]),

@@ -278,3 +278,76 @@ fn what_cannot_be_written_is_refused() {
     std::fs::write(out.join("config.json"), "{}").unwrap();
     refuse("l.weight", "config.json` exists");
 }
+
+/// Floats with zeros in any pattern come back bit for bit, −0 and subnormals too; those that a mask does not make smaller
+/// stay dense.
+#[test]
+fn zeros_are_not_stored() {
+    let folder = tempfile::tempdir().unwrap();
+    let to = HfFormat::SparseBitmask;
+    let mut all = BTreeMap::new();
+    for (at, (name, every)) in
+        [("f16", 2), ("f32", 4), ("f16", 8), ("f32", 1)].into_iter().enumerate()
+    {
+        let format: WeightFormat = name.parse().unwrap();
+        let dense = random_weights(format, 6, 93, at as u32, true).unwrap();
+        let g = *dense.geometry();
+        let mut parts = dense.into_parts();
+        let bits = format.code_type().bits() as usize;
+        for (row, column) in (0..6).flat_map(|row| (0..93).map(move |column| (row, column))) {
+            let place = row * g.code_words * 32 + column * bits;
+            let mask = (u32::MAX >> (32 - bits)) << (place % 32);
+            if !(row * 93 + column).is_multiple_of(every) {
+                parts.codes[place / 32] &= !mask;
+            }
+            if (row + column).is_multiple_of(31) {
+                // −0, and then the smallest subnormal.
+                let code = if row % 2 == 0 { 1u32 << (bits - 1) } else { 1 };
+                parts.codes[place / 32] = parts.codes[place / 32] & !mask | code << (place % 32);
+            }
+        }
+        all.insert(format!("m{at}.weight"), PackedWeights::new(format, 6, 93, parts).unwrap());
+    }
+    let memory = Memory(all, BTreeMap::new());
+    write(&memory, to, folder.path().join("model.safetensors"), &mut |_| ()).unwrap();
+    let back = reopened(folder.path());
+    assert_eq!((back.left_out(), back.weights().len()), (&[][..], 3));
+    for name in ["m0.weight", "m1.weight", "m2.weight"] {
+        assert_eq!(back.read_weight(name).unwrap(), memory.0[name]);
+        assert_eq!(
+            back.weights()[name].stored,
+            format!(
+                "sparse-bitmask, {}",
+                back.file().tensor(&name.replace("weight", "compressed")).unwrap().dtype
+            )
+        );
+    }
+    let plain = back.file().tensor("m3.weight").unwrap();
+    assert_eq!(plain.shape, [6, 93]);
+    let values: Vec<u8> =
+        memory.0["m3.weight"].codes().iter().flat_map(|code| code.to_le_bytes()).collect();
+    assert_eq!(plain.bytes, values);
+    let config = &back.config()["quantization_config"];
+    assert_eq!(config["sparsity_config"]["targets"], json!(["m0", "m1", "m2"]));
+    assert_eq!(config["sparsity_config"]["ignore"], json!(["m3"]));
+    assert_eq!(config["sparsity_config"]["sparsity_structure"], "unstructured");
+    // 8 of 16 bits, a bit for the mask, and 64 for each row of 93 columns.
+    let bytes = |own: &str| back.file().tensor(&format!("m0.{own}")).unwrap().bytes.len();
+    let own: usize = ["compressed", "bitmask", "row_offsets", "shape"].map(bytes).iter().sum();
+    assert!(own < 2 * 6 * 93 * 3 / 4, "{own}");
+    // A model without zeros gains nothing.
+    let dense =
+        Memory([("m3.weight".into(), memory.0["m3.weight"].clone())].into(), BTreeMap::new());
+    let path = folder.path().join("dense.safetensors");
+    let error = write(&dense, to, path, &mut |_| ()).unwrap_err().to_string();
+    assert!(error.contains("no weight has so many zeros"), "{error}");
+    for (name, says) in
+        [("int8-channel", "it holds f32 and f16"), ("2:4+f16", "`sparse-24-bitmask` holds 2:4")]
+    {
+        let weights = random_weights(name.parse().unwrap(), 4, 32, 0, true).unwrap();
+        let memory = Memory([("x.weight".into(), weights)].into(), BTreeMap::new());
+        let path = folder.path().join("other.safetensors");
+        let error = write(&memory, to, path, &mut |_| ()).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+}
