@@ -1,10 +1,11 @@
 //! `lowbit compress` by methods that look at what layers take, or that prune in other patterns than 2:4.
 
+use crate::adapter::AdapterArg;
 use crate::compress::Args;
 use crate::error::{CliError, printable, warn};
 use crate::model::{STEP_TIMEOUT, text_failed};
 use crate::report::{self, Report, right};
-use crate::{Outcome, files};
+use crate::{Outcome, files, observe};
 use lowbit::compress::layerwise::Pattern as Sparsity;
 use lowbit::host::Host;
 use lowbit_models::architecture::{self, Blueprint};
@@ -12,8 +13,9 @@ use lowbit_models::checkpoint::AtomicFile;
 use lowbit_models::checkpoint::source::{Family, ModelSource, Overlay, import};
 use lowbit_models::compress::SelectRequest;
 use lowbit_models::layerwise::{
-    ColumnOrder, Doing, Identity, Job, LayerwiseRunError, Loops, Method, Plans, Samples, Treatment,
-    WeightReport, plans, remove_folder, run as compress, samples,
+    ColumnOrder, Doing, Identity, Job, LayerwiseRunError, Loops, Method, Plans, Samples,
+    SamplesError, TextPart, Treatment, WeightReport, plans, remove_folder, run as compress,
+    samples_after,
 };
 use lowbit_models::text::Tokenizer;
 use lowbit_models::transform::{Changed, Cut, Keep, TransformError, cut, rotate};
@@ -40,6 +42,11 @@ pub struct MethodArgs {
     /// The calibration text: for a language model windows are cut from it, for an encoder each line is a sample
     #[arg(long, value_name = "TEXT")]
     calibration: Option<PathBuf>,
+    /// Use these statistics of what layers take, which `lowbit observe` wrote of this model, instead of running a
+    /// text. They are of the layers as they are, not of what they take once those before them are compressed
+    #[arg(long, value_name = "STATISTICS")]
+    #[arg(conflicts_with_all = ["calibration", "rotate", "keep_rows", "keep_heads"])]
+    statistics: Option<PathBuf>,
     /// Use at most this many samples. The default is 32 windows, or 512 lines
     #[arg(long, value_name = "N", requires = "calibration")]
     samples: Option<usize>,
@@ -115,7 +122,7 @@ impl MethodArgs {
 
     /// Returns whether the model is to run, whatever the methods are.
     pub fn is_staged(&self) -> bool {
-        self.calibration.is_some() || self.changes()
+        self.calibration.is_some() || self.statistics.is_some() || self.changes()
     }
 
     /// Returns whether the model is changed before it is compressed.
@@ -156,6 +163,9 @@ struct CalibrationJson {
     samples: usize,
     tokens: usize,
     checksum: String,
+    /// The parts of texts of which `--statistics` has statistics.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    statistics: Option<Vec<TextPart>>,
 }
 
 #[derive(Serialize)]
@@ -175,7 +185,9 @@ pub fn run(args: &Args, request: &SelectRequest) -> Result<Outcome, CliError> {
     let method = &args.method;
     if let Some(other) = args.rounding_only() {
         let error = CliError::new(format!("{other} goes with rounding to nearest only"));
-        return Err(error.hint("leave it out, or leave out --method, --sparsity and --calibration"));
+        return Err(error.hint(
+            "leave it out, or leave out --method, --sparsity, --calibration and --statistics",
+        ));
     }
     let failed = |error: LayerwiseRunError| {
         let hint = hint(&error);
@@ -186,8 +198,11 @@ pub fn run(args: &Args, request: &SelectRequest) -> Result<Outcome, CliError> {
     let output = args.shards.output(&args.output);
     let source = files::open(&args.input)?;
     files::refuse_overwriting("IN", &args.input, &source, &output)?;
-    if let Some(text) = &method.calibration {
-        files::refuse_same(&[("--calibration", text), ("OUT", &args.output)])?;
+    let read = [("--calibration", &method.calibration), ("--statistics", &method.statistics)];
+    for (name, path) in read {
+        if let Some(path) = path {
+            files::refuse_same(&[(name, path), ("OUT", &args.output)])?;
+        }
     }
     for left_out in source.omissions() {
         warn(format!("`{}` is left out: {}", left_out.name, left_out.why));
@@ -234,8 +249,15 @@ pub fn run(args: &Args, request: &SelectRequest) -> Result<Outcome, CliError> {
         Some(path) => Some(read_samples(args, path, &blueprint)?),
         None => None,
     };
+    let statistics = match &method.statistics {
+        Some(path) => Some(observe::read(path, observe::checksum(&args.input, source)?)?),
+        None => None,
+    };
     let texts = calibration.as_ref().map(|samples| &samples.texts[..]).unwrap_or_default();
-    let identity = calibration.as_ref().map(Samples::identity).unwrap_or_default();
+    let identity = match &statistics {
+        Some(file) => observe::identity(file.parts()),
+        None => calibration.as_ref().map(Samples::identity).unwrap_or_default(),
+    };
     let recipe = format!("{}{}", method.comments(), request.recipe);
     let mut folder = args.output.clone().into_os_string();
     folder.push(".partial");
@@ -247,6 +269,7 @@ pub fn run(args: &Args, request: &SelectRequest) -> Result<Outcome, CliError> {
         blueprint: &blueprint,
         plans,
         texts,
+        statistics: statistics.as_ref(),
         rows: texts.iter().map(Vec::len).max().unwrap_or(1).max(512),
         loops: method.loops,
         folder: Some((
@@ -254,7 +277,9 @@ pub fn run(args: &Args, request: &SelectRequest) -> Result<Outcome, CliError> {
             Identity { model, recipe: recipe.clone(), calibration: identity },
         )),
     };
-    let host = if texts.is_empty() { None } else { Some(open_device(args)?) };
+    // Statistics need a device only for the loops over columns.
+    let device = !texts.is_empty() || statistics.is_some() && method.loops != Loops::Host;
+    let host = if device { Some(open_device(&args.adapter)?) } else { None };
     let bar = report::long_progress(job.plans.len());
     let (mut error, mut layer) = (String::new(), String::new());
     let mut progress = |doing: Doing<'_>| {
@@ -280,11 +305,13 @@ pub fn run(args: &Args, request: &SelectRequest) -> Result<Outcome, CliError> {
             folder.display()
         ))
     })?;
-    let calibration = method.calibration.as_deref().map(|text| CalibrationJson {
-        text: text.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+    let seen = method.calibration.as_deref().or(method.statistics.as_deref());
+    let calibration = seen.map(|file| CalibrationJson {
+        text: file.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         samples: identity.0,
         tokens: identity.1,
         checksum: format!("{:016x}", identity.2),
+        statistics: statistics.as_ref().map(|file| file.parts().to_vec()),
     });
     compressed.put_metadata("lowbit.recipe", &recipe);
     if let Some(calibration) = &calibration {
@@ -350,38 +377,74 @@ fn config_to_write(
     Ok(Some((path, text)))
 }
 
-fn open_device(args: &Args) -> Result<Arc<Host>, CliError> {
-    let host = Host::with_adapter(&args.adapter.choose()?)
+/// Opens the device on which texts run.
+pub fn open_device(adapter: &AdapterArg) -> Result<Arc<Host>, CliError> {
+    let host = Host::with_adapter(&adapter.choose()?)
         .map_err(|error| CliError::new("cannot use the adapter").because(error))?;
     Ok(Arc::new(host.with_timeout(STEP_TIMEOUT)))
 }
 
 fn read_samples(args: &Args, path: &Path, blueprint: &Blueprint) -> Result<Samples, CliError> {
     let text = files::read_text(path)?;
-    let refuse = |error| {
-        text_failed(format!("cannot use the tokenizer of `{}`", args.input.display()), error)
-    };
-    let tokenizer = Tokenizer::open(&args.input).map_err(refuse)?;
-    tokenizer.check(blueprint).map_err(refuse)?;
-    let usual = if blueprint.head.is_some() { SAMPLES.0 } else { SAMPLES.1 };
-    let most = args.method.samples.unwrap_or(usual);
-    let tokens = args.method.sample_tokens as usize;
-    let found = samples(&tokenizer, blueprint, &text, most, tokens).map_err(|error| {
-        CliError::new(format!("cannot take samples of `{}`", path.display()))
-            .because(error)
-            .hint("a longer text, or a smaller --sample-tokens")
-    })?;
-    if found.cut > 0 {
-        let cut = report::count(found.cut, "sample");
-        warn(format!("{cut} of `{}` had more than {tokens} tokens and were cut", path.display()));
+    let take =
+        Take { skip: 0, most: args.method.samples, tokens: args.method.sample_tokens as usize };
+    take.samples(&args.input, blueprint, (path, &text))
+}
+
+/// Which samples of a text to take.
+pub struct Take {
+    /// Samples to leave out first.
+    pub skip: usize,
+    /// The most samples, if not the usual number.
+    pub most: Option<usize>,
+    /// The most tokens of a sample.
+    pub tokens: usize,
+}
+
+impl Take {
+    /// Returns samples of a text, which is given with its path, with the tokenizer of a model.
+    pub fn samples(
+        &self,
+        model: &Path,
+        blueprint: &Blueprint,
+        (path, text): (&Path, &str),
+    ) -> Result<Samples, CliError> {
+        let refuse = |error| {
+            text_failed(format!("cannot use the tokenizer of `{}`", model.display()), error)
+        };
+        let tokenizer = Tokenizer::open(model).map_err(refuse)?;
+        tokenizer.check(blueprint).map_err(refuse)?;
+        let usual = if blueprint.head.is_some() { SAMPLES.0 } else { SAMPLES.1 };
+        let (most, tokens) = (self.most.unwrap_or(usual), self.tokens);
+        let found = samples_after(&tokenizer, blueprint, text, self.skip, most, tokens);
+        let found = found.map_err(|error| {
+            let hint = match error {
+                SamplesError::Skipped { .. } => "a lower --skip, or a longer text",
+                _ => "a longer text, or a smaller --sample-tokens",
+            };
+            let message = format!("cannot take samples of `{}`", path.display());
+            CliError::new(message).because(error).hint(hint)
+        })?;
+        if found.cut > 0 {
+            let cut = report::count(found.cut, "sample");
+            let path = path.display();
+            warn(format!("{cut} of `{path}` had more than {tokens} tokens and were cut"));
+        }
+        Ok(found)
     }
-    Ok(found)
 }
 
 /// Suggests what to do about an error.
-fn hint(error: &LayerwiseRunError) -> &'static str {
+pub fn hint(error: &LayerwiseRunError) -> &'static str {
     match error {
-        LayerwiseRunError::NoTexts { .. } => "--calibration names one",
+        LayerwiseRunError::NoTexts { .. } => {
+            "--calibration names one, --statistics what `lowbit observe` wrote"
+        }
+        LayerwiseRunError::NoSamples => "--calibration names a text, --merge files",
+        LayerwiseRunError::Statistics(_) => "observe this model again with `lowbit observe`",
+        LayerwiseRunError::Twice(_) => {
+            "leave one of the files out, or take other samples with --skip"
+        }
         LayerwiseRunError::Other { .. } => "remove it, or finish that run with its own options",
         LayerwiseRunError::Source(error) => error.next_step(),
         LayerwiseRunError::Weight { .. } => {

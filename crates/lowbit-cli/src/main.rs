@@ -22,6 +22,7 @@ mod isa;
 mod layerwise;
 mod listing;
 mod model;
+mod observe;
 mod perplexity;
 mod plot;
 mod report;
@@ -56,6 +57,7 @@ enum Command {
     Generate(generate::Args),
     Import(import::Args),
     Inspect(inspect::Args),
+    Observe(observe::Args),
     Decompress(decompress::Args),
     Perplexity(perplexity::Args),
     Verify(verify::Args),
@@ -84,6 +86,7 @@ fn run(command: &Command) -> Result<Outcome, CliError> {
         Command::Generate(args) => generate::run(args),
         Command::Import(args) => import::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Observe(args) => observe::run(args),
         Command::Decompress(args) => decompress::run(args),
         Command::Perplexity(args) => perplexity::run(args),
         Command::Verify(args) => verify::run(args),

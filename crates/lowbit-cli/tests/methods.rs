@@ -2,7 +2,7 @@
 
 use crate::cli::{Scratch, command, fine, gpu, refused, stderr};
 use crate::tiny_language::tiny;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 
@@ -150,6 +150,8 @@ fn what_does_not_fit_is_refused() {
         (&["--scheme", "int4", "--sparsity", "4:2"], "not a pruning pattern"),
         (&["--scheme", "int4", "--method", "gptq", "--damping", "2"], "damping"),
         (&["--scheme", "int4", "--samples", "3"], "--calibration"),
+        (&["--scheme", "int4", "--calibration", "a", "--statistics", "b"], "cannot be used with"),
+        (&["--scheme", "int4", "--rotate", "--statistics", "b"], "cannot be used with"),
     ] {
         let output = command(&[&["compress", &model, "-o", &out], args].concat()).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{args:?}");
@@ -167,5 +169,89 @@ fn what_does_not_fit_is_refused() {
         fs::write(Path::new(&partial).join("state.json"), "{}").unwrap();
         let message = refused(&[&["compress", &model, "-o", &out], &args[..]].concat());
         assert!(message.contains("another model, recipe or calibration text"), "{message}");
+    }
+}
+
+/// Statistics are collected in parts by several processes, merged, continued, and used instead of the text.
+#[test]
+fn statistics_stand_for_a_text() {
+    if !gpu() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let (model, text) = (tiny(&scratch, "llama"), text(&scratch));
+    let observe = |name: &str, args: &[&str]| {
+        let (out, json) = (scratch.text(name), scratch.text("observed.json"));
+        let tail = ["--sample-tokens", "24", "--json", &json];
+        let printed = fine(&[&["observe", &model, "-o", &out], args, &tail].concat());
+        assert!(printed.contains("inputs of"), "{printed}");
+        (out, scratch.json("observed.json"))
+    };
+    let some = |args: &[&'static str]| -> Vec<String> {
+        ["--calibration", &text].iter().chain(args).map(|arg| (*arg).to_owned()).collect()
+    };
+    let part = |name: &str, args: &[&'static str]| {
+        let args = some(args);
+        observe(name, &args.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let (one, json) = part("one", &["--samples", "12"]);
+    assert_eq!((&json["samples"], &json["samples_in_all"]), (&json!(12), &json!(12)));
+    assert_eq!(json["tokens_in_all"], 288);
+    // Seven weights of each layer, which take four inputs, and the head.
+    let inputs = json["inputs"].as_array().unwrap();
+    assert_eq!(inputs.len(), 9);
+    assert_eq!(
+        inputs.iter().map(|input| input["weights"].as_array().unwrap().len()).sum::<usize>(),
+        15
+    );
+    let (first, _) = part("first", &["--samples", "5"]);
+    let (second, json) = part("second", &["--skip", "5", "--samples", "7"]);
+    assert_eq!(json["parts"][0]["first"], 5);
+    let (merged, json) = observe("merged", &["--merge", &second, &first]);
+    assert_eq!((&json["samples"], &json["samples_in_all"]), (&json!(0), &json!(12)));
+    assert_eq!(json["adapter"], Value::Null);
+    let read = |path: &str| fs::read(path).unwrap();
+    assert!(read(&merged) == read(&one), "parts that are merged differ from one run");
+    let resumed = ["--calibration", &text, "--resume", &first, "--samples", "7"];
+    let (resumed, _) = observe("first", &resumed);
+    assert!(read(&resumed) == read(&one), "a continued run differs from one run");
+
+    let gptq = ["--format", "int4-g16-asym", "--method", "gptq", "--statistics", &one];
+    let (made, json) = compressed(&scratch, &model, "made", &gptq);
+    assert_eq!(json["calibration"]["samples"], 12);
+    assert_eq!(json["calibration"]["statistics"][0]["text"], "calibration.txt");
+    for weight in json["weights"].as_array().unwrap() {
+        let (before, after) = (&weight["output_error_before"], &weight["output_error"]);
+        assert!(after.as_f64().unwrap() < before.as_f64().unwrap(), "{weight}");
+        assert_eq!(weight["tokens"], 288);
+    }
+    let header = read(&format!("{made}/model.safetensors"));
+    assert!(String::from_utf8_lossy(&header[..4000]).contains("sample_tokens"));
+    assert!(perplexity(&scratch, &made, &text).is_finite());
+
+    let out = scratch.text("refused");
+    let other = tiny(&scratch, "qwen2");
+    let cut = scratch.text("cut");
+    fs::write(&cut, &read(&one)[..5000]).unwrap();
+    let missing = scratch.text("missing");
+    for (args, says) in [
+        (&["observe", &other, "--merge", &one][..], "another model"),
+        (&["observe", &model, "--merge", &one, &second], "counts once"),
+        (&["observe", &model, "--merge", &cut], "cannot use the statistics"),
+        (&["observe", &model, "--merge", &missing], "missing"),
+        (&["observe", &model, "--calibration", &text, "--skip", "999"], "are skipped"),
+        (&["observe", &model], "--calibration"),
+        (
+            &["compress", &other, "--scheme", "int4", "--method", "gptq", "--statistics", &one],
+            "another model",
+        ),
+        (
+            &["compress", &model, "--scheme", "int4", "--method", "gptq", "--statistics", &text],
+            "statistics",
+        ),
+    ] {
+        let message = refused(&[args, &["-o", &out]].concat());
+        assert!(message.contains(says), "{args:?}: {message}");
+        assert!(!Path::new(&out).exists(), "{args:?}");
     }
 }

@@ -166,6 +166,7 @@ impl Models {
             blueprint: &blueprint,
             plans: names.map(|name| (name.clone(), plan.clone())).collect(),
             texts: &texts?,
+            statistics: None,
             rows: 512,
             loops: Loops::Auto,
             folder: None,

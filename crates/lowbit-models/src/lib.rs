@@ -49,7 +49,7 @@ pub mod architecture;
 #[cfg(feature = "bert")]
 pub mod bert;
 pub mod checkpoint;
-#[cfg(all(feature = "text", not(target_arch = "wasm32")))]
+#[cfg(not(target_arch = "wasm32"))]
 mod checksum;
 // Both wait for the device and write files, which a page in a browser does not do.
 #[cfg(not(target_arch = "wasm32"))]

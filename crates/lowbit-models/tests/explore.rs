@@ -89,6 +89,7 @@ fn check(host: &Arc<Host>, tiny: &Tiny, found: &Exploration) {
         blueprint: &tiny.blueprint,
         plans: plans.plans,
         texts: &tiny.texts,
+        statistics: None,
         rows: 64,
         loops: layerwise::Loops::default(),
         folder: None,

@@ -191,3 +191,36 @@ pub fn quantized() -> Vec<Vec<u8>> {
     }
     seeds
 }
+
+/// Statistics of an input of three columns that two weights take, whole and with another checksum.
+pub fn statistics() -> Vec<Vec<u8>> {
+    let part = json!({"text": "a.txt", "text_checksum": 1, "sample_tokens": 4, "first": 0, "samples": 1,
+        "tokens": 4, "checksum": 2});
+    let about = json!({"version": 1, "model": 3, "parts": [part],
+        "inputs": {"q.weight": {"columns": 3, "weights": ["q.weight", "k.weight"]}}});
+    let sums = |count: i128| (1..=count).flat_map(|sum| (sum << 72).to_le_bytes()).collect();
+    let (gram, abs): (Vec<u8>, Vec<u8>) = (sums(6), sums(3));
+    // FNV-1a of the rows and the sums.
+    let bytes = 4u64.to_le_bytes().into_iter().chain(gram.iter().chain(&abs).copied());
+    let sum = bytes.fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    let path = pipelines::scratch("seed", b"");
+    let metadata = [("lowbit.statistics".to_owned(), about.to_string())].into();
+    let mut seeds = Vec::new();
+    for checksum in [sum, 0] {
+        let checksum = checksum.to_le_bytes();
+        let tensors = [
+            ("q.weight.gram", &[6, 2][..], &gram[..]),
+            ("q.weight.abs", &[3, 2], &abs),
+            ("q.weight.checksum", &[1], &checksum),
+        ];
+        let tensors = tensors
+            .map(|(name, shape, bytes)| (name, Content::Plain { dtype: Dtype::U64, shape, bytes }));
+        write_model(&path, &tensors, &metadata).expect("a small file");
+        seeds.push(std::fs::read(&path).expect("a small file"));
+    }
+    let whole = lowbit_models::layerwise::StatisticsFile::from_bytes(seeds[0].clone());
+    whole.and_then(|file| file.check_sums()).expect("the first seed is a good file");
+    seeds
+}

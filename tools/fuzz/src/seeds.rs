@@ -42,6 +42,7 @@ pub fn all(root: &Path) -> Seeds {
     seeds.insert("architecture", model_seeds::architectures(root));
     seeds.insert("text", model_seeds::texts());
     seeds.insert("hf", model_seeds::quantized());
+    seeds.insert("statistics", model_seeds::statistics());
     for target in ["index", "graph", "weights", "specs", "plans", "ops"] {
         seeds.insert(target, noise(target.len() as u64));
     }

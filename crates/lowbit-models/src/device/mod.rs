@@ -47,4 +47,6 @@ pub use profile::KindCost;
 pub use sampling::Sampling;
 pub use session::Session;
 pub use staged::{Input, InputRows, InputSums, Stage, StagedRun};
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use statistics::columns;
 pub use statistics::{ModelStatistics, ResumeError};

@@ -30,6 +30,32 @@ pub enum Stage {
     End,
 }
 
+impl Stage {
+    /// Returns the inputs of its linear layers, in the order in which they run.
+    pub fn inputs(self, blueprint: &Blueprint) -> Vec<Input> {
+        let mut part = blueprint.clone();
+        let layer = match self {
+            Self::Layer(layer) => blueprint.layers.get(layer).cloned(),
+            Self::Embedding | Self::End => None,
+        };
+        part.layers = layer.into_iter().collect();
+        if self != Self::Embedding {
+            part.embedding.projection = None;
+        }
+        if self != Self::End {
+            part.head = None;
+        }
+        let linears = |group: Vec<&Linear>| Input { linears: group.into_iter().cloned().collect() };
+        part.inputs().into_iter().map(linears).collect()
+    }
+
+    /// Returns all stages of a model, in the order in which they run.
+    pub fn all(blueprint: &Blueprint) -> Vec<Self> {
+        let layers = (0..blueprint.layers.len()).map(Self::Layer);
+        std::iter::once(Self::Embedding).chain(layers).chain([Self::End]).collect()
+    }
+}
+
 impl std::fmt::Display for Stage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -125,6 +151,30 @@ impl StagedRun {
         texts: &[Vec<u32>],
         rows: usize,
     ) -> Result<Self, RunError> {
+        Self::in_steps(host, blueprint, texts, rows, false)
+    }
+
+    /// Does the same as [`new`](Self::new), with a step for each text, so that what is seen of a text does not depend on
+    /// the texts beside it: sums over parts of a text then add up to the sums over the whole, to the last bit.
+    ///
+    /// # Errors
+    /// Returns the errors of [`new`](Self::new).
+    pub fn one_by_one(
+        host: &Arc<Host>,
+        blueprint: &Blueprint,
+        texts: &[Vec<u32>],
+        rows: usize,
+    ) -> Result<Self, RunError> {
+        Self::in_steps(host, blueprint, texts, rows, true)
+    }
+
+    fn in_steps(
+        host: &Arc<Host>,
+        blueprint: &Blueprint,
+        texts: &[Vec<u32>],
+        rows: usize,
+        apart: bool,
+    ) -> Result<Self, RunError> {
         let vocab = blueprint.vocab;
         let slots = rows.min(blueprint.context);
         if u32::try_from(rows).map_or(true, |rows| !(1..1 << 20).contains(&rows)) {
@@ -145,7 +195,7 @@ impl StagedRun {
         let mut batches = Vec::new();
         let mut rest = &texts[..];
         while !rest.is_empty() {
-            let (now, later) = rest.split_at(fitting(rest, rows));
+            let (now, later) = rest.split_at(if apart { 1 } else { fitting(rest, rows) });
             batches.push(Batch { texts: now.to_vec(), residual: Vec::new(), pending: None });
             rest = later;
         }
@@ -175,20 +225,7 @@ impl StagedRun {
 
     /// Returns the inputs of the linear layers of a stage, in the order in which they run.
     pub fn inputs(&self, stage: Stage) -> Vec<Input> {
-        let mut part = self.blueprint.clone();
-        let layer = match stage {
-            Stage::Layer(layer) => self.blueprint.layers.get(layer).cloned(),
-            Stage::Embedding | Stage::End => None,
-        };
-        part.layers = layer.into_iter().collect();
-        if stage != Stage::Embedding {
-            part.embedding.projection = None;
-        }
-        if stage != Stage::End {
-            part.head = None;
-        }
-        let linears = |group: Vec<&Linear>| Input { linears: group.into_iter().cloned().collect() };
-        part.inputs().into_iter().map(linears).collect()
+        stage.inputs(&self.blueprint)
     }
 
     /// Runs the next stage with the weights of `source`, and calls `each` with the input of each of its linear
@@ -202,7 +239,39 @@ impl StagedRun {
         source: &dyn ModelSource,
         each: &mut dyn FnMut(InputRows<'_>) -> Result<(), RunError>,
     ) -> Result<(), RunError> {
-        let prepared = self.prepare(source, Watch::Rows).await?;
+        self.watched(source, Watch::Rows, each).await.map(|_| ())
+    }
+
+    /// Runs the next stage with the weights of `source`, and sums XᵀX of the input of each of its linear layers on
+    /// the device. The texts stay where they are.
+    ///
+    /// # Errors
+    /// Returns [`RunError`] if the weights cannot be loaded, the file says that an input becomes codes, an input is not
+    /// finite, or the device fails.
+    pub async fn grams(&self, source: &dyn ModelSource) -> Result<Vec<InputSums>, RunError> {
+        self.watched(source, Watch::Grams, &mut |_| Ok(())).await
+    }
+
+    /// Does what [`observe`](Self::observe) and [`grams`](Self::grams) do, in one run.
+    ///
+    /// # Errors
+    /// Returns the errors of both.
+    pub async fn observe_with_grams(
+        &self,
+        source: &dyn ModelSource,
+        each: &mut dyn FnMut(InputRows<'_>) -> Result<(), RunError>,
+    ) -> Result<Vec<InputSums>, RunError> {
+        self.watched(source, Watch::Both, each).await
+    }
+
+    async fn watched(
+        &self,
+        source: &dyn ModelSource,
+        watch: Watch,
+        each: &mut dyn FnMut(InputRows<'_>) -> Result<(), RunError>,
+    ) -> Result<Vec<InputSums>, RunError> {
+        let prepared = self.prepare(source, watch).await?;
+        let end = prepared.runner.body.len();
         for batch in &self.batches {
             prepared.start(self, batch)?;
             let mut done = 0;
@@ -213,22 +282,9 @@ impl StagedRun {
                 each(InputRows { index, columns: prepared.columns(input), x })?;
                 done = at;
             }
-        }
-        Ok(())
-    }
-
-    /// Runs the next stage with the weights of `source`, and sums XᵀX of the input of each of its linear layers on
-    /// the device. The texts stay where they are.
-    ///
-    /// # Errors
-    /// Returns [`RunError`] if the weights cannot be loaded, the file says that an input becomes codes, an input is not
-    /// finite, or the device fails.
-    pub async fn grams(&self, source: &dyn ModelSource) -> Result<Vec<InputSums>, RunError> {
-        let prepared = self.prepare(source, Watch::Grams).await?;
-        let steps = 0..prepared.runner.body.len();
-        for batch in &self.batches {
-            prepared.start(self, batch)?;
-            prepared.run(steps.clone(), batch.tokens(), None).await?;
+            if watch.grams() {
+                prepared.run(done..end, batch.tokens(), None).await?;
+            }
         }
         let mut all = Vec::with_capacity(prepared.grams.len());
         for gram in &prepared.grams {
@@ -302,12 +358,18 @@ impl StagedRun {
                     let what = "observing the inputs of experts, or inputs that are codes,".into();
                     return Err(RunError::Unsupported { what, next: "" });
                 }
-                shape.kept |= watch == Watch::Rows;
+                shape.kept |= watch.rows();
             }
-            if watch == Watch::Rows {
-                inputs = found;
-            } else {
+            if watch.grams() {
                 grams = summed(graph, &found)?;
+            }
+            if watch.rows() {
+                inputs = found;
+                // Before each input there are now the sums of those before it.
+                let sums = if watch.grams() { 1 } else { 0 };
+                for (number, found) in inputs.iter_mut().enumerate() {
+                    found.at += number * sums;
+                }
             }
             graph.ops.append(&mut head);
         }
@@ -329,6 +391,18 @@ enum Watch {
     Rows,
     /// XᵀX.
     Grams,
+    /// Their rows, and XᵀX.
+    Both,
+}
+
+impl Watch {
+    fn rows(self) -> bool {
+        matches!(self, Self::Rows | Self::Both)
+    }
+
+    fn grams(self) -> bool {
+        matches!(self, Self::Grams | Self::Both)
+    }
 }
 
 /// Where the sums of an input are.

@@ -162,7 +162,7 @@ impl ModelStatistics {
 }
 
 /// Returns the columns of what a layer takes.
-fn columns(items: &BTreeMap<String, Item>, linear: &Linear) -> Result<usize, RunError> {
+pub(crate) fn columns(items: &BTreeMap<String, Item>, linear: &Linear) -> Result<usize, RunError> {
     let name = &linear.matrix.tensor;
     let missing = || RunError::tensor(name, "the model has no such matrix");
     let item = items.get(name).ok_or_else(missing)?;

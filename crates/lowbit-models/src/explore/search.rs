@@ -301,6 +301,7 @@ impl<'s> Search<'s> {
                     blueprint: job.blueprint,
                     plans,
                     texts: job.texts,
+                    statistics: None,
                     rows: job.rows,
                     loops: layerwise::Loops::default(),
                     folder: Some((folder, identity)),

@@ -9,19 +9,25 @@ mod device;
 mod fold;
 pub(crate) mod make;
 mod plans;
+mod record;
 mod report;
 mod resume;
 pub(crate) mod statistics;
+mod statistics_file;
+mod text_part;
 #[cfg(feature = "text")]
 mod texts;
 mod treatment;
 
 pub use plans::{Plans, plans};
+pub use record::{Recording, record};
 pub use report::WeightReport;
 pub(crate) use resume::Folder;
 pub use resume::Identity;
+pub use statistics_file::{BadStatistics, StatisticsError, StatisticsFile};
+pub use text_part::{TextPart, Twice, next_sample};
 #[cfg(feature = "text")]
-pub use texts::{Samples, SamplesError, samples};
+pub use texts::{Samples, SamplesError, samples, samples_after};
 pub use treatment::{ColumnOrder, Method, Treatment};
 
 use crate::architecture::Blueprint;
@@ -72,6 +78,15 @@ pub enum LayerwiseRunError {
         /// The method.
         method: Method,
     },
+    /// There are no samples, and no statistics to merge, or no device on which samples could run.
+    #[error("there are no samples to run and no statistics to merge")]
+    NoSamples,
+    /// A file of statistics cannot be used.
+    #[error(transparent)]
+    Statistics(#[from] StatisticsError),
+    /// A part of a text would be counted twice.
+    #[error(transparent)]
+    Twice(#[from] Twice),
     /// The folder of an earlier run cannot be used.
     #[error("cannot {doing} `{}`", path.display())]
     Folder {
@@ -132,6 +147,8 @@ pub struct Job<'a, 'j> {
     pub plans: BTreeMap<String, Plan>,
     /// The tokens of the calibration texts. They may be empty if no method looks at inputs.
     pub texts: &'j [Vec<u32>],
+    /// Statistics of the inputs of the model as it is, which are used instead of texts: no text runs then.
+    pub statistics: Option<&'j StatisticsFile>,
     /// The largest number of tokens of a step.
     pub rows: usize,
     /// Where GPTQ and SparseGPT go through columns.
@@ -175,31 +192,34 @@ pub async fn run<'a>(
     progress: &mut dyn FnMut(Doing<'_>),
 ) -> Result<(Overlay<'a>, Vec<WeightReport>), LayerwiseRunError> {
     let mut needs = job.plans.values().filter(|plan| plan.treatment.method.needs_inputs());
-    if let (Some(plan), true) =
-        (needs.next(), host.is_none() || job.texts.iter().all(Vec::is_empty))
-    {
+    let blind = host.is_none() || job.texts.iter().all(Vec::is_empty);
+    if let (Some(plan), true, None) = (needs.next(), blind, job.statistics) {
         return Err(LayerwiseRunError::NoTexts { method: plan.treatment.method });
     }
     let folder = match &job.folder {
         Some((path, identity)) => Some(Folder::open(path, identity)?),
         None => None,
     };
+    let items = job.source.items()?.into_iter().map(|item| (item.name.clone(), item)).collect();
     let mut work = Work {
         overlay: Overlay::new(job.source),
-        items: job.source.items()?.into_iter().map(|item| (item.name.clone(), item)).collect(),
+        items,
         plans: &job.plans,
         blueprint: job.blueprint,
         device: host.map(|host| &**host).filter(|host| job.loops.on_device(host)),
         reports: Vec::new(),
     };
-    let stages: Vec<Stage> = std::iter::once(Stage::Embedding)
-        .chain((0..job.blueprint.layers.len()).map(Stage::Layer))
-        .chain([Stage::End])
-        .collect();
+    let stages = Stage::all(job.blueprint);
     let mut done = BTreeSet::new();
-    if let (Some(host), true) = (host, job.texts.iter().any(|text| !text.is_empty())) {
-        let mut texts = StagedRun::new(host, job.blueprint, job.texts, job.rows)?;
-        let inputs: Vec<Vec<Input>> = stages.iter().map(|&stage| texts.inputs(stage)).collect();
+    let mut texts = match (host, job.statistics) {
+        (Some(host), None) if !blind => {
+            Some(StagedRun::new(host, job.blueprint, job.texts, job.rows)?)
+        }
+        _ => None,
+    };
+    if texts.is_some() || job.statistics.is_some() {
+        let inputs: Vec<Vec<Input>> =
+            stages.iter().map(|stage| stage.inputs(job.blueprint)).collect();
         let wanted = |inputs: &Vec<Input>| inputs.iter().any(|input| work.wants(input));
         let last = inputs.iter().rposition(wanted);
         for (index, (&stage, inputs)) in stages.iter().zip(&inputs).enumerate() {
@@ -212,8 +232,7 @@ pub async fn run<'a>(
                     Some(result) => result,
                     None => {
                         progress(Doing::Observing(stage));
-                        let abs = work.folds(inputs);
-                        let seen = statistics::observe(&texts, &work.overlay, inputs, abs).await?;
+                        let seen = work.seen(texts.as_ref(), job.statistics, inputs).await?;
                         let result = work.stage(stage, inputs, seen, progress)?;
                         if let Some(folder) = &folder {
                             folder.save(index, &result)?;
@@ -224,7 +243,7 @@ pub async fn run<'a>(
                 done.extend(result.packed.keys().cloned());
                 work.take(result, progress)?;
             }
-            if last != Some(index) {
+            if let Some(texts) = texts.as_mut().filter(|_| last != Some(index)) {
                 progress(Doing::Advancing(stage));
                 texts.advance(&work.overlay).await?;
             }
@@ -267,6 +286,24 @@ impl Work<'_, '_> {
         inputs.iter().flat_map(Input::weights).any(|name| {
             self.plans.get(name).is_some_and(|plan| plan.treatment.method == Method::Awq)
         })
+    }
+
+    /// Returns statistics of the inputs of the stage that texts have reached, or what a file has of them.
+    async fn seen(
+        &self,
+        texts: Option<&StagedRun>,
+        file: Option<&StatisticsFile>,
+        inputs: &[Input],
+    ) -> Result<Vec<Option<InputStatistics>>, LayerwiseRunError> {
+        if let Some(texts) = texts {
+            let abs = self.folds(inputs);
+            return statistics::observe(texts, &self.overlay, inputs, abs).await;
+        }
+        let read = |input| match file {
+            Some(file) if self.wants(input) => Ok(Some(file.read(input)?)),
+            _ => Ok(None),
+        };
+        inputs.iter().map(read).collect()
     }
 
     fn item(&self, name: &str) -> Result<&Item, LayerwiseRunError> {

@@ -4,21 +4,26 @@ use super::LayerwiseRunError;
 use crate::checkpoint::source::ModelSource;
 use crate::device::{Input, InputRows, InputSums, RunError, StagedRun};
 use lowbit::compress::layerwise::{Gram, LayerwiseError};
+use lowbit::ops::GRAM_UNIT;
+
+/// The greatest sum, in units: 2⁵⁴, as in a [`Gram`].
+pub(super) const MOST: i128 = 1 << (54 - GRAM_UNIT);
 
 /// Sums over the rows of X.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct InputStatistics {
     /// XᵀX.
     pub gram: Gram,
-    /// The sum of |x| of each column. Empty if it was not wanted.
-    pub abs: Vec<f64>,
+    /// The sum of |x| of each column, in the units of the Gram matrix, each |x| rounded to one. Empty if it was not
+    /// wanted.
+    pub abs: Vec<i128>,
 }
 
 impl InputStatistics {
     /// Returns the mean of |x| of each column.
     pub fn mean_abs(&self) -> Vec<f64> {
-        let rows = self.gram.rows().max(1) as f64;
-        self.abs.iter().map(|sum| sum / rows).collect()
+        let rows = self.gram.rows().max(1) as f64 * units();
+        self.abs.iter().map(|&sum| sum as f64 / rows).collect()
     }
 
     /// Divides the columns of X by factors. Sums are rounded to their unit then.
@@ -34,73 +39,93 @@ impl InputStatistics {
             }
         }
         self.gram = Gram::from_parts(columns, self.gram.rows(), sums)?;
-        self.abs.iter_mut().zip(&factors).for_each(|(sum, factor)| *sum /= factor);
+        let divided =
+            |(sum, factor): (&mut i128, &f64)| *sum = (*sum as f64 / factor).round() as i128;
+        self.abs.iter_mut().zip(&factors).for_each(divided);
+        Ok(())
+    }
+
+    /// Adds the sums of other rows. They are exact.
+    ///
+    /// # Errors
+    /// Returns [`LayerwiseError`] if the number of columns is another one, or a sum exceeds 2⁵⁴.
+    pub fn merge(&mut self, other: &Self) -> Result<(), LayerwiseError> {
+        if self.abs.len() != other.abs.len() {
+            return Err(LayerwiseError::Columns { need: self.abs.len(), have: other.abs.len() });
+        }
+        self.gram.merge(&other.gram)?;
+        for (column, (sum, more)) in self.abs.iter_mut().zip(&other.abs).enumerate() {
+            add(sum, *more, column)?;
+        }
         Ok(())
     }
 }
 
-/// Runs the texts through their next stage, and returns what was seen of each input: sums of the device, or with
-/// `abs` the sums of rows that are read back, for which the magnitudes of columns are summed too. The layers of `inputs` name the
-/// weights in errors.
+/// Returns how many units 1 has.
+fn units() -> f64 {
+    f64::from(-GRAM_UNIT).exp2()
+}
+
+/// Adds to the sum of a column.
+fn add(sum: &mut i128, more: i128, column: usize) -> Result<(), LayerwiseError> {
+    *sum = sum.saturating_add(more);
+    if *sum > MOST {
+        return Err(LayerwiseError::Overflow { first: column, second: column });
+    }
+    Ok(())
+}
+
+/// Runs the texts through their next stage, and returns what was seen of each input: XᵀX, and with `abs` also the
+/// magnitudes of columns, for which rows are read back. The layers of `inputs` name the weights in errors.
 pub(crate) async fn observe(
     texts: &StagedRun,
     source: &dyn ModelSource,
     inputs: &[Input],
     abs: bool,
 ) -> Result<Vec<Option<InputStatistics>>, LayerwiseRunError> {
-    if !abs {
-        let mut all: Vec<Option<InputStatistics>> = inputs.iter().map(|_| None).collect();
-        for InputSums { index, columns, rows, sums, .. } in texts.grams(source).await? {
-            let gram = Gram::from_parts(columns, rows, sums).map_err(|source| {
-                let names = inputs.get(index).map(Input::weights).unwrap_or_default();
-                let name = names.first().copied().unwrap_or_default().to_owned();
-                LayerwiseRunError::Weight { name, source }
-            })?;
-            if let Some(seen) = all.get_mut(index) {
-                *seen = Some(InputStatistics { gram, abs: Vec::new() });
-            }
-        }
-        return Ok(all);
-    }
-    let mut all: Vec<Option<InputStatistics>> = inputs.iter().map(|_| None).collect();
-    let mut failed: Option<(usize, LayerwiseError)> = None;
-    let observed = texts
-        .observe(source, &mut |InputRows { index, columns, x, .. }| {
-            let Some(seen) = all.get_mut(index) else { return Ok(()) };
-            match add(seen, columns, x) {
-                Ok(()) => Ok(()),
-                Err(error) => {
-                    failed = Some((index, error));
-                    Err(RunError::Empty)
-                }
-            }
-        })
-        .await;
-    if let Some((index, source)) = failed {
+    let failed = |index: usize, source| {
         let names = inputs.get(index).map(Input::weights).unwrap_or_default();
         let name = names.first().copied().unwrap_or_default().to_owned();
-        return Err(LayerwiseRunError::Weight { name, source });
+        LayerwiseRunError::Weight { name, source }
+    };
+    let mut magnitudes: Vec<Vec<i128>> = vec![Vec::new(); inputs.len()];
+    let mut refused: Option<(usize, LayerwiseError)> = None;
+    let observed = if abs {
+        let each = &mut |InputRows { index, columns, x, .. }: InputRows<'_>| {
+            let Some(sums) = magnitudes.get_mut(index) else { return Ok(()) };
+            add_rows(sums, columns, x).map_err(|error| {
+                refused = Some((index, error));
+                RunError::Empty
+            })
+        };
+        texts.observe_with_grams(source, each).await
+    } else {
+        texts.grams(source).await
+    };
+    if let Some((index, source)) = refused {
+        return Err(failed(index, source));
     }
-    observed?;
+    let mut all: Vec<Option<InputStatistics>> = inputs.iter().map(|_| None).collect();
+    for InputSums { index, columns, rows, sums, .. } in observed? {
+        let gram = Gram::from_parts(columns, rows, sums).map_err(|source| failed(index, source))?;
+        if let (Some(seen), Some(abs)) = (all.get_mut(index), magnitudes.get_mut(index)) {
+            *seen = Some(InputStatistics { gram, abs: std::mem::take(abs) });
+        }
+    }
     Ok(all)
 }
 
-/// Adds rows to the statistics of an input.
-fn add(
-    seen: &mut Option<InputStatistics>,
-    columns: usize,
-    x: &[f32],
-) -> Result<(), LayerwiseError> {
-    let seen = match seen {
-        Some(seen) => seen,
-        None => {
-            let (gram, abs) = (Gram::new(columns)?, vec![0.0; columns]);
-            seen.insert(InputStatistics { gram, abs })
+/// Adds the magnitudes of rows to the sums of columns.
+fn add_rows(sums: &mut Vec<i128>, columns: usize, x: &[f32]) -> Result<(), LayerwiseError> {
+    sums.resize(columns, 0);
+    for (row, x) in (0..).zip(x.chunks_exact(columns.max(1))) {
+        for (column, (sum, x)) in sums.iter_mut().zip(x).enumerate() {
+            let value = f64::from(x.abs());
+            if !value.is_finite() {
+                return Err(LayerwiseError::NonFinite { what: "the input", row, column, value });
+            }
+            add(sum, (value * units()).round_ties_even() as i128, column)?;
         }
-    };
-    seen.gram.add(x)?;
-    for row in x.chunks_exact(columns.max(1)) {
-        seen.abs.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(x.abs()));
     }
     Ok(())
 }

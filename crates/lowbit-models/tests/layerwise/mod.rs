@@ -4,6 +4,7 @@
 mod orderings;
 mod reference;
 mod run;
+mod statistics;
 
 use lowbit::compress::layerwise::{Gram, Mask, awq};
 use lowbit::compress::{Scheme, dequantize, quantize_scheme};

@@ -14,13 +14,13 @@ use pollster::block_on;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-fn shared() -> Option<Arc<Host>> {
+pub(super) fn shared() -> Option<Arc<Host>> {
     // Models keep their device, so it is a device of their own.
     let _ = host()?;
     Some(Arc::new(Host::new().unwrap()))
 }
 
-fn open(name: &str) -> Model {
+pub(super) fn open(name: &str) -> Model {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/models");
     let folder = Path::new(folder).join(name);
     let gguf = folder.join("model.gguf");
@@ -29,12 +29,12 @@ fn open(name: &str) -> Model {
 }
 
 /// Texts of several lengths, enough of them that XᵀX of 64 columns has full rank.
-fn texts(vocab: usize) -> Vec<Vec<u32>> {
+pub(super) fn texts(vocab: usize) -> Vec<Vec<u32>> {
     let token = |i: usize| ((i * 7919 + i * i * 31) % vocab) as u32;
     (0..24).map(|text| (0..5 + text % 7).map(|at| token(31 * text + at)).collect()).collect()
 }
 
-fn request(recipe: &str) -> SelectRequest {
+pub(super) fn request(recipe: &str) -> SelectRequest {
     SelectRequest { recipe: Recipe::from_toml(recipe).unwrap(), exclude: vec![] }
 }
 
@@ -53,14 +53,22 @@ fn compressed<'a>(
     let identity =
         Identity { model: vec![], recipe: recipe.to_owned(), calibration: (texts.len(), 0, 0) };
     let folder = folder.map(|folder| (folder, identity));
-    let job =
-        Job { source: model, blueprint: &blueprint, plans, texts: &texts, rows: 32, loops, folder };
+    let job = Job {
+        source: model,
+        blueprint: &blueprint,
+        plans,
+        texts: &texts,
+        statistics: None,
+        rows: 32,
+        loops,
+        folder,
+    };
     block_on(run(Some(host), &job, &mut |doing| {
         *observed += usize::from(matches!(doing, Doing::Observing(_)));
     }))
 }
 
-fn rule(format: &str, more: &str) -> String {
+pub(super) fn rule(format: &str, more: &str) -> String {
     format!("[[rule]]\nformat = \"{format}\"\n{more}\n")
 }
 
@@ -226,8 +234,16 @@ fn what_cannot_be_compressed_is_refused() {
     let blueprint = architecture::read(&model).unwrap();
     let plans = plans(&model, &request(&recipe)).unwrap().plans;
     let (loops, folder) = (Loops::Host, None);
-    let job =
-        Job { source: &model, blueprint: &blueprint, plans, texts: &[], rows: 8, loops, folder };
+    let job = Job {
+        source: &model,
+        blueprint: &blueprint,
+        plans,
+        texts: &[],
+        statistics: None,
+        rows: 8,
+        loops,
+        folder,
+    };
     let error = block_on(run(Some(&host), &job, &mut |_| ())).unwrap_err();
     assert_eq!(
         error.to_string(),

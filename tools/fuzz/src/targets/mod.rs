@@ -15,6 +15,7 @@ pub mod plans;
 pub mod ranges;
 pub mod report;
 pub mod specs;
+pub mod statistics;
 pub mod text;
 pub mod tuning;
 pub mod weights;
@@ -25,7 +26,7 @@ mod pick;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const ALL: [Target; 18] = [
+pub const ALL: [Target; 19] = [
     ("model", model::run),
     ("header", header::run),
     ("index", index::run),
@@ -44,4 +45,5 @@ pub const ALL: [Target; 18] = [
     ("text", text::run),
     ("hf", hf::run),
     ("ops", ops::run),
+    ("statistics", statistics::run),
 ];

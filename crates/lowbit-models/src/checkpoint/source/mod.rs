@@ -25,6 +25,8 @@
 //! # Ok::<(), lowbit_models::checkpoint::source::SourceError>(())
 //! ```
 
+#[cfg(not(target_arch = "wasm32"))]
+mod checksum;
 mod detect;
 mod error;
 mod folder;
@@ -40,6 +42,8 @@ mod safetensors;
 #[cfg(test)]
 mod tests;
 
+#[cfg(not(target_arch = "wasm32"))]
+pub use checksum::model_checksum;
 pub use detect::NotAModel;
 pub use error::SourceError;
 pub use import::import;
