@@ -46,7 +46,7 @@ pub struct Args {
     /// decides. docs/models.md has an example
     #[arg(long, value_name = "FILE")]
     #[arg(conflicts_with_all = ["scheme", "format_name", "group", "asymmetric", "scales", "tensors"])]
-    #[arg(conflicts_with_all = ["method", "sparsity", "order", "damping", "clip", "permute"])]
+    #[arg(conflicts_with_all = ["method", "sparsity", "order", "damping", "clip", "permute", "global"])]
     recipe: Option<PathBuf>,
     /// Store how the inputs of the weights become 8-bit codes: int8:dynamic for a scale for each row
     /// that is taken at run time (also int8-g64:dynamic, int8-token-asym:dynamic), or

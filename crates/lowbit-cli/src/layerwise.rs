@@ -72,6 +72,10 @@ pub struct MethodArgs {
     /// Permute columns before pruning to 2:4, so that larger weights are kept
     #[arg(long)]
     permute: bool,
+    /// Prune by one threshold for all weights instead of one for each, with --method magnitude and a part as
+    /// --sparsity: layers with small weights lose more than others
+    #[arg(long)]
+    global: bool,
     /// Rotate the residual stream and the heads of values by Hadamard matrices first (QuaRot), so that no channel
     /// is much larger than others. The model computes the same. Another SEED draws other signs
     #[arg(long, value_name = "SEED", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
@@ -117,6 +121,7 @@ impl MethodArgs {
             damping: self.damping.unwrap_or(usual.damping),
             clip: self.clip,
             permute: self.permute,
+            global: self.global,
         }
     }
 

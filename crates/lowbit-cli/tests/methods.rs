@@ -150,6 +150,11 @@ fn what_does_not_fit_is_refused() {
         (&["--scheme", "int4", "--sparsity", "4:2"], "not a pruning pattern"),
         (&["--scheme", "int4", "--method", "gptq", "--damping", "2"], "damping"),
         (&["--scheme", "int4", "--samples", "3"], "--calibration"),
+        (
+            &["--scheme", "f16", "--method", "wanda", "--sparsity", "0.5", "--global"],
+            "no threshold",
+        ),
+        (&["--scheme", "f16", "--method", "magnitude", "--sparsity", "6:8", "--global"], "is 6:8"),
         (&["--scheme", "int4", "--calibration", "a", "--statistics", "b"], "cannot be used with"),
         (&["--scheme", "int4", "--rotate", "--statistics", "b"], "cannot be used with"),
     ] {
@@ -254,4 +259,36 @@ fn statistics_stand_for_a_text() {
         assert!(message.contains(says), "{args:?}: {message}");
         assert!(!Path::new(&out).exists(), "{args:?}");
     }
+}
+
+/// One threshold for all weights, and a file in which zeros take no room.
+#[test]
+fn pruned_weights_are_exported_behind_a_mask() {
+    let scratch = Scratch::new();
+    let model = tiny(&scratch, "llama");
+    let args = ["--scheme", "f16", "--method", "magnitude", "--sparsity", "0.5", "--global"];
+    let (half, json) = compressed(&scratch, &model, "half", &args);
+    assert_eq!(json["weights"][0]["method"], "magnitude-global");
+    assert!(json["recipe"].as_str().unwrap().contains("global = true"));
+    let folder = scratch.path("masked");
+    fs::create_dir(&folder).unwrap();
+    let out = folder.join("model.safetensors").into_os_string().into_string().unwrap();
+    fine(&["export", &half, "-o", &out, "--to", "sparse-bitmask"]);
+    let size = |path: &str| fs::metadata(path).unwrap().len();
+    assert!(size(&out) < size(&format!("{half}/model.safetensors")));
+    // It comes back as it was.
+    let (back, again) = (scratch.text("back.safetensors"), scratch.text("again.safetensors"));
+    fine(&["decompress", &format!("{half}/model.safetensors"), "-o", &back]);
+    fine(&["decompress", &folder.to_string_lossy(), "-o", &again]);
+    let read = |path: &str| {
+        let file = lowbit_models::checkpoint::ModelFile::open(path).unwrap();
+        let own = |tensor: lowbit_models::checkpoint::Tensor<'_>| {
+            (tensor.name.to_owned(), tensor.shape.to_vec(), tensor.to_f32().unwrap())
+        };
+        file.tensors().map(own).collect::<Vec<_>>()
+    };
+    assert_eq!(read(&again), read(&back));
+    let out = scratch.text("dense.safetensors");
+    let message = refused(&["export", &model, "-o", &out, "--to", "sparse-bitmask"]);
+    assert!(message.contains("no weight has so many zeros"), "{message}");
 }

@@ -155,6 +155,7 @@ struct RawRule {
     damping: Option<f64>,
     clip: Option<bool>,
     permute: Option<bool>,
+    global: Option<bool>,
 }
 
 impl RawRule {
@@ -174,6 +175,7 @@ impl RawRule {
         treatment.damping = self.damping.unwrap_or(treatment.damping);
         treatment.clip = self.clip.unwrap_or(treatment.clip);
         treatment.permute = self.permute.unwrap_or(treatment.permute);
+        treatment.global = self.global.unwrap_or(treatment.global);
         Ok(treatment)
     }
 }
@@ -216,7 +218,8 @@ impl Recipe {
 
     /// Reads a recipe from the text of a TOML file: tables `[[rule]]`, each with a `format` and, unless
     /// the rule is about all linear layers, with a pattern or a list of patterns as `tensors`. A rule may also
-    /// have what a [`Treatment`] has: `method`, `sparsity`, `order`, `damping`, `clip`, `permute`.
+    /// have what a [`Treatment`] has: `method`, `sparsity`, `order`, `damping`, `clip`, `permute`,
+    /// `global`.
     ///
     /// ```
     /// use lowbit_models::compress::Recipe;
@@ -286,7 +289,7 @@ impl std::fmt::Display for Recipe {
             let format = scheme.map_or("keep".to_owned(), |scheme| scheme.to_string());
             writeln!(f, "format = {}", text(&format))?;
             let usual = Treatment::default();
-            let Treatment { method, sparsity, order, damping, clip, permute } = treatment;
+            let Treatment { method, sparsity, order, damping, clip, permute, global } = treatment;
             if *method != usual.method {
                 writeln!(f, "method = {}", text(method.name()))?;
             }
@@ -304,6 +307,9 @@ impl std::fmt::Display for Recipe {
             }
             if *permute {
                 writeln!(f, "permute = true")?;
+            }
+            if *global {
+                writeln!(f, "global = true")?;
             }
         }
         Ok(())
@@ -338,12 +344,28 @@ mod tests {
     }
 
     #[test]
+    fn one_threshold_is_read_and_written() {
+        let text = "[[rule]]\nformat = \"f16\"\nmethod = \"magnitude\"\nsparsity = \"0.5\"\nglobal = true\n";
+        let recipe = Recipe::from_toml(text).unwrap();
+        assert!(recipe.rules[0].treatment.global);
+        assert_eq!(recipe.to_string(), text);
+    }
+
+    #[test]
     fn what_is_no_recipe_is_refused() {
         for (text, why) in [
             ("", "has no rules"),
             ("rule = 1", "not valid"),
             ("[[rule]]\ntensors = \"*\"", "not valid"),
             ("[[rule]]\nformat = \"int4\"\nmore = 1", "not valid"),
+            (
+                "[[rule]]\nformat = \"f16\"\nmethod = \"magnitude\"\nsparsity = \"6:8\"\nglobal = true",
+                "the sparsity is 6:8",
+            ),
+            (
+                "[[rule]]\nformat = \"f16\"\nmethod = \"wanda\"\nsparsity = \"0.5\"\nglobal = true",
+                "wanda has no threshold",
+            ),
             ("[[rules]]\nformat = \"int4\"", "not valid"),
             ("[[rule]]\nformat = \"int3-x\"", "rule 1: `int3-x` is no format"),
             (

@@ -5,8 +5,8 @@ use super::report::WeightReport;
 use super::statistics::InputStatistics;
 use super::{LayerwiseRunError, Loaded, Method, Plan, Treatment};
 use lowbit::compress::layerwise::{
-    Budget, Gram, LayerwiseError, Pattern, clip_search, gptq, magnitude, output_error,
-    permute_for_two_four, prune_and_round, sparse_gpt, wanda,
+    Budget, Gram, LayerwiseError, Pattern, clip_search, gptq, magnitude, magnitude_from,
+    output_error, permute_for_two_four, prune_and_round, sparse_gpt, wanda,
 };
 use lowbit::compress::{Scheme, dequantize, quantize_scheme, relative_error};
 use lowbit::format::PackedWeights;
@@ -21,6 +21,8 @@ struct Matrix<'a> {
     n: usize,
     k: usize,
     gram: Option<&'a Gram>,
+    /// The magnitude from which weights are kept, if it does not follow from the sparsity.
+    threshold: Option<f32>,
     /// The device that goes through columns, if one does.
     device: Option<&'a Host>,
 }
@@ -32,7 +34,10 @@ impl Matrix<'_> {
         match sparsity {
             Pattern::Dense => Ok(quantize_scheme(values, n, k, scheme)?),
             _ => {
-                let mask = magnitude(values, n, k, sparsity)?;
+                let mask = match self.threshold {
+                    Some(threshold) => magnitude_from(values, n, k, threshold)?,
+                    None => magnitude(values, n, k, sparsity)?,
+                };
                 Ok(prune_and_round(values, n, k, &mask, scheme)?.packed)
             }
         }
@@ -115,7 +120,8 @@ impl Matrix<'_> {
         let order = permute_for_two_four(&scores, n, k, SEED, Budget::default())?;
         let values = columns(values, k, &order);
         let gram = gram.map(|gram| permuted(gram, &order)).transpose()?;
-        let matrix = Matrix { values: &values, n, k, gram: gram.as_ref(), device: self.device };
+        let (gram, device, threshold) = (gram.as_ref(), self.device, self.threshold);
+        let matrix = Matrix { values: &values, n, k, gram, threshold, device };
         let made = matrix.made(method, scheme, treatment, warnings)?;
         let format = made.format().permuted();
         let mut parts = made.into_parts();
@@ -145,6 +151,11 @@ fn permuted(gram: &Gram, order: &[u32]) -> Result<Gram, LayerwiseError> {
     Gram::from_parts(k, gram.rows(), all)
 }
 
+/// Returns the part of weights that is 0.
+fn pruned(kept: &[f32]) -> f64 {
+    kept.iter().filter(|&&w| w == 0.0).count() as f64 / kept.len().max(1) as f64
+}
+
 /// Compresses a weight with what was seen of its input, on a device where one is given and has kernels for it.
 pub(crate) fn weight(
     name: &str,
@@ -155,7 +166,13 @@ pub(crate) fn weight(
 ) -> Result<(PackedWeights, WeightReport), LayerwiseRunError> {
     let failed = |source| LayerwiseRunError::Weight { name: name.to_owned(), source };
     let Plan { scheme, treatment } = plan;
-    let &Loaded { n, k, ref values, .. } = weight;
+    let &Loaded { n, k, ref values, threshold, .. } = weight;
+    if treatment.global && threshold.is_none() {
+        return Err(LayerwiseRunError::Unsupported {
+            name: name.to_owned(),
+            why: "the threshold of all weights together is not known here".to_owned(),
+        });
+    }
     let sparsity = &treatment.sparsity;
     let mut warnings = Vec::new();
     let method = match (treatment.method, seen) {
@@ -168,7 +185,7 @@ pub(crate) fn weight(
         }
         (method, _) => method,
     };
-    let matrix = Matrix { values, n, k, gram: seen.map(|seen| &seen.gram), device };
+    let matrix = Matrix { values, n, k, gram: seen.map(|seen| &seen.gram), threshold, device };
     let made = if treatment.permute { Matrix::permuted } else { Matrix::made };
     let packed = made(&matrix, method, scheme, treatment, &mut warnings).map_err(failed)?;
     let kept = dequantize(&packed);
@@ -189,7 +206,10 @@ pub(crate) fn weight(
         shape: [n, k],
         method: Treatment { method, ..treatment.clone() }.name(),
         format: scheme.to_string(),
-        sparsity: sparsity.to_string(),
+        sparsity: match threshold {
+            Some(_) => format!("{:.4}", pruned(&kept)),
+            None => sparsity.to_string(),
+        },
         bytes: packed.geometry().sizes().total(),
         bytes_before: 4 * values.len(),
         weight_error: relative_error(values, &kept),

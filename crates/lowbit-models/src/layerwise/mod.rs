@@ -17,6 +17,7 @@ mod statistics_file;
 mod text_part;
 #[cfg(feature = "text")]
 mod texts;
+mod threshold;
 mod treatment;
 
 pub use plans::{Plans, plans};
@@ -42,6 +43,7 @@ use statistics::InputStatistics;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use threshold::Thresholds;
 
 /// The reason why a model cannot be compressed layer by layer.
 #[derive(Debug, thiserror::Error)]
@@ -203,6 +205,7 @@ pub async fn run<'a>(
     let items = job.source.items()?.into_iter().map(|item| (item.name.clone(), item)).collect();
     let mut work = Work {
         overlay: Overlay::new(job.source),
+        thresholds: threshold::thresholds(job.source, &items, &job.plans)?,
         items,
         plans: &job.plans,
         blueprint: job.blueprint,
@@ -261,6 +264,7 @@ pub async fn run<'a>(
 struct Work<'a, 'j> {
     overlay: Overlay<'a>,
     items: BTreeMap<String, Item>,
+    thresholds: Thresholds,
     plans: &'j BTreeMap<String, Plan>,
     blueprint: &'j Blueprint,
     device: Option<&'j Host>,
@@ -273,6 +277,8 @@ pub(crate) struct Loaded {
     n: usize,
     k: usize,
     values: Vec<f32>,
+    /// The magnitude from which weights are kept, if it is one for all weights.
+    threshold: Option<f32>,
 }
 
 impl Work<'_, '_> {
@@ -315,7 +321,8 @@ impl Work<'_, '_> {
 
     /// Reads a weight as floats, as it is by now.
     fn load(&self, name: &str) -> Result<Loaded, LayerwiseRunError> {
-        load(&self.overlay, self.item(name)?)
+        let threshold = self.thresholds.get(name).copied();
+        Ok(Loaded { threshold, ..load(&self.overlay, self.item(name)?)? })
     }
 
     /// Compresses the weights of a stage.
@@ -410,7 +417,7 @@ pub(crate) fn load(source: &dyn ModelSource, item: &Item) -> Result<Loaded, Laye
         }
     };
     let values = floats(source, item)?;
-    Ok(Loaded { shape: item.shape.clone(), n, k, values })
+    Ok(Loaded { shape: item.shape.clone(), n, k, values, threshold: None })
 }
 
 /// Reads an item as floats.

@@ -128,6 +128,9 @@ pub struct Treatment {
     pub clip: bool,
     /// Whether columns are permuted before 2:4 pruning so that more is kept.
     pub permute: bool,
+    /// Whether magnitude pruning has one threshold for all weights that it prunes by the same part, so that some layers
+    /// lose more than others.
+    pub global: bool,
 }
 
 impl Default for Treatment {
@@ -139,6 +142,7 @@ impl Default for Treatment {
             damping: 0.01,
             clip: false,
             permute: false,
+            global: false,
         }
     }
 }
@@ -183,13 +187,24 @@ impl Treatment {
         if *permute && *order == ColumnOrder::Activations {
             return Err("columns have one order: permuted, or by activations".into());
         }
+        if self.global {
+            if *method != Method::Magnitude {
+                let next = "magnitude has one";
+                return Err(format!("{method} has no threshold for all weights together; {next}"));
+            }
+            if !matches!(sparsity, Pattern::Fraction(_)) {
+                let what = "one threshold for all weights prunes a part of them, such as 0.5";
+                return Err(format!("{what}, and the sparsity is {sparsity}"));
+            }
+        }
         if !(damping.is_finite() && (0.0..=1.0).contains(damping)) {
             return Err(format!("the damping is {damping}; it is from 0 to 1"));
         }
         Ok(())
     }
 
-    /// Returns its name for tables and results: the method, and the order of columns if it is another one.
+    /// Returns its name for tables and results: the method, the order of columns if it is another one, and `-global` if
+    /// there is one threshold for all weights.
     pub fn name(&self) -> String {
         let order = match self.order {
             ColumnOrder::Columns => "",
@@ -197,7 +212,8 @@ impl Treatment {
             ColumnOrder::Activations => "-actorder",
             ColumnOrder::ActivationsStatic => "-actorder-static",
         };
-        format!("{}{order}", self.method)
+        let global = if self.global { "-global" } else { "" };
+        format!("{}{order}{global}", self.method)
     }
 
     /// Returns the options of the column loops.

@@ -1,10 +1,14 @@
 //! Models that are compressed layer by layer, on the tiny models of scripts/models/make.py.
 
 use crate::common::host;
+use lowbit::compress::dequantize;
 use lowbit::format::CacheFormat;
 use lowbit::host::Host;
 use lowbit_models::architecture;
-use lowbit_models::checkpoint::source::{self, Data, Model, ModelSource, Overlay, import};
+use lowbit_models::checkpoint::Tensor;
+use lowbit_models::checkpoint::source::{
+    self, Data, ItemKind, Model, ModelSource, Overlay, import,
+};
 use lowbit_models::compress::{Recipe, SelectRequest};
 use lowbit_models::device::{self, LoadOptions, SessionOptions};
 use lowbit_models::layerwise::{
@@ -252,4 +256,60 @@ fn what_cannot_be_compressed_is_refused() {
     let minima = rule("q4_k", "method = \"magnitude\"\nsparsity = \"0.5\"");
     let error = compressed(&host, &model, &minima, (Loops::Host, None), &mut 0).unwrap_err();
     assert!(matches!(error, LayerwiseRunError::Weight { .. }), "{error}");
+}
+
+/// One threshold prunes the part of all weights together, and of each what its magnitudes are worth.
+#[test]
+fn one_threshold_prunes_layers_unevenly() {
+    let Some(host) = shared() else { return };
+    let model = open("llama");
+    let more = "method = \"magnitude\"\nsparsity = \"0.5\"";
+    let recipe = rule("f32", &format!("{more}\nglobal = true"));
+    let (made, reports) = compressed(&host, &model, &recipe, (Loops::Host, None), &mut 0).unwrap();
+    let original = |name: &str| {
+        let item = model.items().unwrap().into_iter().find(|item| item.name == name).unwrap();
+        match (model.read(name).unwrap(), item.kind) {
+            (Data::Plain(bytes), ItemKind::Plain(dtype)) => {
+                Tensor { name, dtype, shape: &item.shape, bytes: &bytes }.to_f32().unwrap()
+            }
+            other => panic!("{name}: {other:?}"),
+        }
+    };
+    let pruned = |name: &str| match made.read(name).unwrap() {
+        Data::Compressed(packed) => dequantize(&packed),
+        Data::Plain(_) => panic!("{name} is not compressed"),
+    };
+    let (mut zeros, mut all) = (0, 0);
+    let (mut largest_pruned, mut smallest_kept) = (0f32, f32::MAX);
+    let mut parts = Vec::new();
+    for report in &reports {
+        assert_eq!(report.method, "magnitude-global");
+        let (before, after) = (original(&report.name), pruned(&report.name));
+        let mut own = 0;
+        for (before, after) in before.iter().zip(&after) {
+            if *after == 0.0 {
+                own += 1;
+                largest_pruned = largest_pruned.max(before.abs());
+            } else {
+                assert_eq!(before, after);
+                smallest_kept = smallest_kept.min(before.abs());
+            }
+        }
+        let part = own as f64 / after.len() as f64;
+        assert!((report.sparsity.parse::<f64>().unwrap() - part).abs() < 1e-4);
+        parts.push(part);
+        (zeros, all) = (zeros + own, all + after.len());
+    }
+    assert!(largest_pruned < smallest_kept, "{largest_pruned}, {smallest_kept}");
+    // Fewer only if several have the magnitude of the threshold.
+    let pruned = zeros as f64 / all as f64;
+    assert!((0.49..=0.5).contains(&pruned), "{pruned}");
+    let spread = |parts: &[f64]| {
+        let least = parts.iter().copied().fold(1.0, f64::min);
+        parts.iter().copied().fold(0.0, f64::max) - least
+    };
+    assert!(spread(&parts) > 0.01, "{parts:?}");
+    let apart = rule("f32", more);
+    let (_, reports) = compressed(&host, &model, &apart, (Loops::Host, None), &mut 0).unwrap();
+    assert!(reports.iter().all(|report| report.sparsity == "0.5"));
 }
