@@ -1,5 +1,5 @@
 //! Times what GPTQ does on the best adapter, int4-g128, beside f32 matmuls of the same run: the Gram matrix of
-//! 512 rows, its factorization, and the loop over columns.
+//! 512 rows, its factorization, and the loop over columns; and that loop where it prunes 2:4 or half of each block.
 //!
 //! `cargo bench --bench gptq -- 4096` sets the number of rows and columns of W (default: 1024). Times are the
 //! least of three submissions, including the wait, after one that compiles. A multiply-add counts as two
@@ -9,7 +9,7 @@ use lowbit::format::WeightFormat;
 use lowbit::host::{Host, HostError};
 use lowbit::ops::{
     ColumnsArgs, ColumnsPlan, ColumnsSpec, FactorArgs, FactorPlan, FactorSpec, GramArgs, GramPlan,
-    GramSpec, MatmulArgs, MatmulPlan, MatmulSpec, Schedule, Select,
+    GramSpec, MatmulArgs, MatmulPlan, MatmulSpec, Pattern, Schedule, Select,
 };
 use pollster::block_on;
 use std::error::Error;
@@ -112,28 +112,40 @@ fn main() -> Result<(), Box<dyn Error>> {
     factor.decode(&host.read(&status, 0, 2)?)?;
     drop((sums, scratch, weights, x_at, y));
 
-    let spec = ColumnsSpec::new(side, side, Some("int4-g128".parse()?));
     let weights = host.storage(bytemuck::cast_slice(&w))?;
-    let columns = host.zeros(spec.columns_bytes())?;
-    let output = host.zeros(spec.output_bytes())?;
-    let scales = host.zeros(spec.scales_bytes())?;
-    let masks = host.zeros(spec.masks_bytes())?;
-    let plan = block_on(ColumnsPlan::new(kernels, &spec))?;
-    let bound = block_on(plan.bind(ColumnsArgs {
-        weights: (&weights).into(),
-        order: (&order).into(),
-        diagonal: &diagonal,
-        factor: &upper,
-        columns: &columns,
-        output: &output,
-        scales: &scales,
-        masks: &masks,
-        status: (&status).into(),
-    }))?;
-    let time = seconds(|| host.submit(|pass| drop(bound.record(pass, side))))?;
-    all += time;
-    show("columns, int4-g128", time, cube);
-    ColumnsPlan::decode(&host.read(&status, 0, 2)?)?;
+    // GPTQ, and SparseGPT with patterns of rows and of blocks.
+    let floats = ColumnsSpec::new(side, side, None);
+    for (at, spec) in [
+        ColumnsSpec::new(side, side, Some("int4-g128".parse()?)),
+        floats.clone().with_pattern(Pattern::OfM { kept: 2, of: 4 }),
+        floats.with_pattern(Pattern::Fraction(0.5)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let columns = host.zeros(spec.columns_bytes())?;
+        let output = host.zeros(spec.output_bytes())?;
+        let scales = host.zeros(spec.scales_bytes())?;
+        let masks = host.zeros(spec.masks_bytes())?;
+        let plan = block_on(ColumnsPlan::new(kernels, &spec))?;
+        let bound = block_on(plan.bind(ColumnsArgs {
+            weights: (&weights).into(),
+            order: (&order).into(),
+            diagonal: &diagonal,
+            factor: &upper,
+            columns: &columns,
+            output: &output,
+            scales: &scales,
+            masks: &masks,
+            status: (&status).into(),
+        }))?;
+        let time = seconds(|| host.submit(|pass| drop(bound.record(pass, side))))?;
+        all += if at == 0 { time } else { 0.0 };
+        let format = spec.format.map_or("floats".into(), |format| format.to_string());
+        let pattern = spec.pattern.map_or(String::new(), |pattern| format!(", {pattern}"));
+        show(&format!("columns, {format}{pattern}"), time, cube);
+        ColumnsPlan::decode(&host.read(&status, 0, 2)?)?;
+    }
     let rate = show("GPTQ", all, 5.0 / 3.0 * cube);
     println!("GPTQ reaches {:.0} % of the rate of the tiled matmul", 100.0 * rate / tiled);
     Ok(())

@@ -1,7 +1,7 @@
 // Goes through a block of columns of W, [k, n], in order: it rounds or prunes a column, and moves the error that
 // this makes into the columns after it. A lane has some rows of W.
 // Requires: lib/dispatch, columns/params, rows, const SUB, const ASYMMETRIC, const GIVEN, const FLOATS,
-// const HALF, const OF, const PRUNED.
+// const HALF, const OF, const PRUNED, const MASKED.
 // Provides: main.
 //
 // Memory, where rows of lanes lie side by side, `stride` of them:
@@ -16,7 +16,7 @@
 // The columns of a block are taken SUB at a time. Their errors are known when the rest of the block is
 // updated, so that the rest passes through memory once for SUB columns.
 // Each row prunes PRUNED of every OF columns, those with the least w²/U_ii². OF divides SUB; nothing is pruned
-// if PRUNED is 0.
+// if PRUNED is 0. If MASKED, the masks of the block say what is pruned: they were written before it.
 
 @group(0) @binding(3) var<storage, read> u: array<f32>;
 @group(0) @binding(4) var<storage, read_write> w: array<F>;
@@ -31,13 +31,18 @@ struct Affine {
     zero: F,
 }
 
-// The scale and zero point of the group that begins at a column, by the rules of compress/mod.rs.
+// The scale and zero point of the group that begins at a column, by the rules of compress/mod.rs. Weights that
+// the masks prune count as 0, as far as the masks are known.
 fn affine_of(column: u32, lane: u32) -> Affine {
     var low = F(0.0);
     var high = F(0.0);
     let end = min(column + p.group, p.k);
     for (var j = column; j < end; j += 1u) {
-        let value = w[j * p.stride + lane];
+        var value = w[j * p.stride + lane];
+        if (MASKED && j < p.first + p.width) {
+            let kept = (masks[j / 32u * p.stride + lane] >> U(j % 32u)) & U(1u);
+            value = select(F(0.0), value, kept == U(1u));
+        }
         low = max(low, -value);
         high = max(high, value);
     }
@@ -107,6 +112,9 @@ fn main(
         }
         // Which of the columns are pruned.
         var cut = U(0u);
+        if (MASKED) {
+            cut = ~(masks[column / 32u * p.stride + lane] >> U(column % 32u));
+        }
         var codes = U(0u);
         for (var c = 0u; c < SUB; c += 1u) {
             let at = min(column + c, p.k - 1u);

@@ -33,8 +33,9 @@ pub(super) fn made(
     let pattern = match (method, treatment.sparsity) {
         (Method::Gptq, Pattern::Dense) => None,
         (Method::SparseGpt, Pattern::OfM { keep, of }) => {
-            Some(ops::Pattern { kept: keep.into(), of: of.into() })
+            Some(ops::Pattern::OfM { kept: keep.into(), of: of.into() })
         }
+        (Method::SparseGpt, Pattern::Fraction(part)) => Some(ops::Pattern::Fraction(part)),
         _ => return Ok(None),
     };
     if treatment.clip || scheme.rule() != Rule::Nearest {

@@ -175,6 +175,10 @@ fn the_device_does_as_well_as_the_host() {
         rule("int4-g16-asym", "method = \"gptq\"\norder = \"activations-static\""),
         rule("f16", "method = \"sparsegpt\"\nsparsity = \"2:4\""),
         rule("f32", "method = \"sparsegpt\"\nsparsity = \"6:8\""),
+        rule("f32", "method = \"sparsegpt\"\nsparsity = \"0.5\""),
+        rule("f16", "method = \"sparsegpt\"\nsparsity = \"0.7\"\norder = \"activations\""),
+        rule("int4-g32-asym", "method = \"sparsegpt\"\nsparsity = \"0.5\""),
+        rule("int4-g32", "method = \"sparsegpt\"\nsparsity = \"0.3\"\norder = \"columns-updated\""),
     ] {
         let errors = [Loops::Device, Loops::Host].map(|loops| {
             let (_, reports) = compressed(&host, &model, &recipe, (loops, None), &mut 0).unwrap();

@@ -4,7 +4,9 @@
 //! For each column i in order, q is what is kept of the weights w of the column, e = (w − q)/U_ii, and
 //! w_j −= e·U_ij for the columns j after it. U is the upper triangle with H⁻¹ = UᵀU, as
 //! [`factor`](super::factor) makes it. Columns are taken in blocks of 128: a product brings a block up to date,
-//! and then a lane goes through the columns of some rows.
+//! and then a lane goes through the columns of some rows. What a fraction prunes of a block is found before that.
+
+mod select;
 
 use super::buffers::{Resource, Window, check, check_aliases, window_capacity};
 use super::products::{self, Params as Product, Shared, flag};
@@ -33,18 +35,29 @@ const WORKGROUP: u32 = 64;
 /// The largest number of rows and columns. Elements have numbers below 2³¹ then.
 const MAX_SIDE: u32 = 1 << 20;
 
-/// A pattern by which each row keeps `kept` of every `of` consecutive columns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Pattern {
-    /// The number of columns that are kept.
-    pub kept: u32,
-    /// The number of consecutive columns: 2, 4, 8 or 16.
-    pub of: u32,
+/// Which weights are pruned. Their scores are w²/U_ii², and the lowest go.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Pattern {
+    /// Each row keeps `kept` of every `of` consecutive columns. Scores are those of the weights as they are when
+    /// the first of these columns is taken. Of equal ones the first is kept.
+    OfM {
+        /// The number of columns that are kept.
+        kept: u32,
+        /// The number of consecutive columns: 2, 4, 8 or 16.
+        of: u32,
+    },
+    /// This part of the weights of each block of 128 columns is pruned, at least 0 and below 1. Scores are those
+    /// of all rows when the first column of the block is taken. The number of weights is rounded down. Of equal
+    /// scores the first is kept, row by row of the block.
+    Fraction(f64),
 }
 
 impl std::fmt::Display for Pattern {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}", self.kept, self.of)
+        match self {
+            Self::OfM { kept, of } => write!(f, "{kept}:{of}"),
+            Self::Fraction(fraction) => write!(f, "{fraction}"),
+        }
     }
 }
 
@@ -143,9 +156,24 @@ impl ColumnsSpec {
         (8 * u64::from(self.groups())).saturating_mul(self.rows().into())
     }
 
-    /// Returns the bytes of the masks, `[⌈k/32⌉, rows]` words.
+    /// Returns the bytes of the masks, `[⌈k/32⌉, rows]` words, and after them of what finds the threshold of a
+    /// fraction.
     pub fn masks_bytes(&self) -> u64 {
-        (4 * u64::from(self.k.div_ceil(32))).saturating_mul(self.rows().into())
+        let state = if self.fraction().is_some() { select::STATE_BYTES } else { 0 };
+        self.state_at().saturating_mul(4).saturating_add(state)
+    }
+
+    /// The words of the masks.
+    fn state_at(&self) -> u64 {
+        u64::from(self.k.div_ceil(32)) * u64::from(self.rows())
+    }
+
+    /// The fraction that is pruned, if the pattern is one.
+    fn fraction(&self) -> Option<f64> {
+        match self.pattern {
+            Some(Pattern::Fraction(fraction)) => Some(fraction),
+            _ => None,
+        }
     }
 
     /// Checks that a plan can serve this spec.
@@ -181,24 +209,34 @@ impl ColumnsSpec {
                 }
             }
         }
-        if let Some(Pattern { kept, of }) = self.pattern
-            && (!matches!(of, 2 | 4 | 8 | 16) || kept >= of)
-        {
-            let (name, value) = ("pattern", kept as f32);
-            let need = "fewer than the 2, 4, 8 or 16 columns that it is kept of";
-            return Err(PlanError::Number { name, value, need });
+        let refuse = |value, need| Err(PlanError::Number { name: "pattern", value, need });
+        match self.pattern {
+            Some(Pattern::OfM { kept, of }) if !matches!(of, 2 | 4 | 8 | 16) || kept >= of => {
+                refuse(kept as f32, "fewer than the 2, 4, 8 or 16 columns that it is kept of")
+            }
+            Some(Pattern::Fraction(fraction)) if !(0.0..1.0).contains(&fraction) => {
+                refuse(fraction as f32, "a fraction of at least 0 and below 1")
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
-    /// Returns the kernels: those that transpose and go through columns, and the product.
+    /// Returns the kernels: those that transpose and go through columns, the product, and those that find what
+    /// a fraction prunes.
     pub fn shaders(&self, caps: &Caps) -> Vec<KernelDesc> {
-        vec![enter(), self.block(caps), products::shader(caps, Shared::Wide)]
+        let mut all = vec![enter(), self.block(caps), products::shader(caps, Shared::Wide)];
+        if self.fraction().is_some() {
+            all.extend(select::shaders());
+        }
+        all
     }
 
     fn block(&self, caps: &Caps) -> KernelDesc {
-        let of = self.pattern.map_or(SUB, |pattern| pattern.of);
-        let pruned = self.pattern.map_or(0, |pattern| pattern.of - pattern.kept);
+        let (of, pruned) = match self.pattern {
+            Some(Pattern::OfM { kept, of }) => (of, of - kept),
+            _ => (SUB, 0),
+        };
+        let masked = self.fraction().is_some();
         let asymmetric = self.format.is_some_and(|format| !format.is_symmetric());
         let half = self.format.is_some_and(|format| format.scale_type() == ScaleType::F16);
         let rows = lane_rows(caps);
@@ -211,6 +249,7 @@ impl ColumnsSpec {
             (half, ".f16s".into()),
             (self.given, ".given".into()),
             (pruned > 0, format!(".{}of{of}", of - pruned)),
+            (masked, ".masked".into()),
         ];
         parts.iter().filter(|(on, _)| *on).for_each(|(_, part)| id.push_str(part));
         KernelDesc {
@@ -223,6 +262,7 @@ impl ColumnsSpec {
                 ("HALF", Const::Bool(half)),
                 ("OF", Const::U32(of)),
                 ("PRUNED", Const::U32(pruned)),
+                ("MASKED", Const::Bool(masked)),
             ],
             grid: Grid::new(&[(&[LANES], WORKGROUP)]),
             workgroup_size: WORKGROUP,
@@ -292,7 +332,8 @@ pub(crate) fn kernels(caps: &Caps) -> Vec<KernelDesc> {
         .map(Some)
         .chain([None]);
     let patterns = [2, 4, 8, 16].into_iter().flat_map(|of| (0..of).map(move |kept| (kept, of)));
-    let patterns = patterns.map(|(kept, of)| Some(Pattern { kept, of })).chain([None]);
+    let patterns = patterns.map(|(kept, of)| Some(Pattern::OfM { kept, of }));
+    let patterns = patterns.chain([Some(Pattern::Fraction(0.5)), None]);
     let specs = formats.flat_map(|format| {
         let spec = ColumnsSpec::new(1, 1, format);
         patterns.clone().flat_map(move |pattern| {
@@ -301,7 +342,8 @@ pub(crate) fn kernels(caps: &Caps) -> Vec<KernelDesc> {
         })
     });
     let specs = specs.filter(|spec| spec.format.is_some() || !spec.given);
-    specs.map(|spec| spec.block(caps)).chain([enter()]).collect()
+    let blocks = specs.map(|spec| spec.block(caps));
+    blocks.chain([enter()]).chain(select::shaders()).collect()
 }
 
 uniform! {
@@ -356,7 +398,7 @@ pub struct ColumnsArgs<'a> {
     /// ones are read, and are those of groups of columns.
     pub scales: &'a wgpu::Buffer,
     /// Which weights are kept, [`ColumnsSpec::masks_bytes`]: bit i of word j is that of place 32j + i.
-    /// Written if there is a pattern.
+    /// Written if there is a pattern. What follows the masks is of no use to the caller.
     pub masks: &'a wgpu::Buffer,
     /// The status, [`ColumnsSpec::STATUS_BYTES`]. The caller clears it.
     pub status: SubBuffer<'a>,
@@ -429,10 +471,10 @@ impl ColumnsPlan {
             check_aliases([(role, buffer.buffer)], &others)?;
         }
         let blocks = spec.k.div_ceil(BLOCK);
-        let slots = 2 * u64::from(blocks) + 1;
+        let slots = (2 + select::MOST_STEPS) * u64::from(blocks) + 1;
         let (label, count) = ("lowbit columns", Count::Whole(spec.n));
         let mut draft = Draft::new(&self.kernels, label, count, slots)?;
-        let [enter, block, product] = &self.pipelines[..] else {
+        let [enter, block, product, selection @ ..] = &self.pipelines[..] else {
             return draft.bind(self.clone()).await;
         };
         if spec.n == 0 || spec.k == 0 {
@@ -460,6 +502,18 @@ impl ColumnsPlan {
                 let slot = draft.slot(products::slot(update));
                 let bound = [(3, args.factor.into()), (4, args.columns.into())];
                 draft.step(product, Head::Params(slot), bound, span, &tiles);
+            }
+            if let (Some(fraction), [select, pick]) = (spec.fraction(), selection) {
+                for step in select::steps(spec, fraction, first, width) {
+                    let masks: Resource = args.masks.into();
+                    let slot = Head::Params(draft.slot(products::slot(step.params)));
+                    if step.picks {
+                        draft.step(pick, slot, [(3, masks)], span, &[]);
+                    } else {
+                        let bound = [(3, args.factor.into()), (4, args.columns.into()), (5, masks)];
+                        draft.step(select, slot, bound, span, &step.params.sizes());
+                    }
+                }
             }
             let slot = draft.slot(products::slot(Params { first, width, ..params }));
             let bound: [(u32, Resource); 7] = [
