@@ -3,8 +3,9 @@
 use crate::adapter::AdapterArg;
 use crate::error::{CliError, printable, warn};
 use crate::explore_page::page;
-use crate::model::{STEP_TIMEOUT, text_failed};
+use crate::model::STEP_TIMEOUT;
 use crate::report::{self, JsonArg, Report, right};
+use crate::samples::SampleReader;
 use crate::{Outcome, files};
 use clap::ArgGroup;
 use lowbit::host::Host;
@@ -16,8 +17,7 @@ use lowbit_models::explore::{
     Assessed, Candidate, Doing, Exploration, ExploreError, Job, Limit, remove_folder,
     run as explore,
 };
-use lowbit_models::layerwise::{Identity, LayerwiseRunError, Samples, samples};
-use lowbit_models::text::Tokenizer;
+use lowbit_models::layerwise::{Identity, LayerwiseRunError, Samples};
 use pollster::block_on;
 use serde::Serialize;
 use std::io::Write;
@@ -170,37 +170,15 @@ struct Texts {
 }
 
 fn read_texts(args: &Args, blueprint: &Blueprint) -> Result<Texts, CliError> {
-    let refuse = |error| {
-        text_failed(format!("cannot use the tokenizer of `{}`", args.model.display()), error)
-    };
-    let tokenizer = Tokenizer::open(&args.model).map_err(refuse)?;
-    tokenizer.check(blueprint).map_err(refuse)?;
-    let of_kind = |(windows, lines)| if blueprint.head.is_some() { windows } else { lines };
-    let read = |path: &Path, most: usize, tokens: u32, option: &str| -> Result<Samples, CliError> {
-        let text = files::read_text(path)?;
-        let found = samples(&tokenizer, blueprint, &text, most, tokens as usize);
-        let found = found.map_err(|error| {
-            CliError::new(format!("cannot take samples of `{}`", path.display()))
-                .because(error)
-                .hint(format!("a longer text, or a smaller {option}"))
-        })?;
-        if found.cut > 0 {
-            let cut = report::count(found.cut, "sample");
-            warn(format!(
-                "{cut} of `{}` had more than {tokens} tokens and were cut",
-                path.display()
-            ));
-        }
-        Ok(found)
-    };
-    let most = args.samples.map_or(of_kind(SAMPLES), |samples| samples as usize);
-    let all = most + of_kind(PROBES);
-    let mut calibration = read(&args.text, all, args.sample_tokens, "--sample-tokens")?;
+    let reader = SampleReader::open(&args.model, blueprint)?;
+    let most = args.samples.map_or(reader.of_kind(SAMPLES), |samples| samples as usize);
+    let all = most + reader.of_kind(PROBES);
+    let mut calibration = reader.read(&args.text, all, args.sample_tokens, "--sample-tokens")?;
     let mut probing = Samples::default();
     if calibration.texts.len() > most {
         probing.texts = calibration.texts.split_off(most);
     } else {
-        let count = of_kind(PROBES).min(calibration.texts.len());
+        let count = reader.of_kind(PROBES).min(calibration.texts.len());
         let first = calibration.texts.len() - count;
         probing.texts = calibration.texts.iter().skip(first).cloned().collect();
         warn(format!(
@@ -211,8 +189,8 @@ fn read_texts(args: &Args, blueprint: &Blueprint) -> Result<Texts, CliError> {
     if blueprint.head.is_some() {
         probing.texts.iter_mut().for_each(|text| text.truncate(PROBE_TOKENS));
     }
-    let most = args.eval_samples.map_or(of_kind(EVAL), |samples| samples as usize);
-    let eval = read(&args.eval, most, args.eval_tokens, "--eval-tokens")?;
+    let most = args.eval_samples.map_or(reader.of_kind(EVAL), |samples| samples as usize);
+    let eval = reader.read(&args.eval, most, args.eval_tokens, "--eval-tokens")?;
     Ok(Texts { calibration, probing, eval })
 }
 
@@ -255,11 +233,11 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     let mut folder = args.output.clone().into_os_string();
     folder.push(".partial");
     let folder = PathBuf::from(folder);
-    let bytes = source.file_bytes() as u64;
     let names: Vec<&str> = candidates.iter().map(Candidate::name).collect();
     let exclude: Vec<String> = args.exclude.iter().map(ToString::to_string).collect();
     let identity = Identity {
-        model: source.files().into_iter().map(|file| (file, bytes)).collect(),
+        model: source.files(),
+        bytes: source.file_bytes() as u64,
         recipe: format!(
             "candidates {}; exclude {}; probing {:?}; eval {:?}",
             names.join(","),

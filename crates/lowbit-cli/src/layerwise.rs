@@ -3,30 +3,29 @@
 use crate::adapter::AdapterArg;
 use crate::compress::Args;
 use crate::error::{CliError, printable, warn};
-use crate::model::{STEP_TIMEOUT, text_failed};
+use crate::model::STEP_TIMEOUT;
 use crate::report::{self, Report, right};
+use crate::samples::SampleReader;
 use crate::{Outcome, files, observe};
 use lowbit::compress::layerwise::Pattern as Sparsity;
 use lowbit::host::Host;
-use lowbit_models::architecture::{self, Blueprint};
+use lowbit_models::architecture;
 use lowbit_models::checkpoint::AtomicFile;
 use lowbit_models::checkpoint::source::{Family, ModelSource, Overlay, import};
 use lowbit_models::compress::SelectRequest;
 use lowbit_models::layerwise::{
-    ColumnOrder, Doing, Identity, Job, LayerwiseRunError, Loops, Method, Plans, Samples,
-    SamplesError, TextPart, Treatment, WeightReport, plans, remove_folder, run as compress,
-    samples_after,
+    ColumnOrder, Doing, Identity, Job, LayerwiseRunError, Loops, Method, Plans, Samples, TextPart,
+    Treatment, WeightReport, plans, remove_folder, run as compress,
 };
-use lowbit_models::text::Tokenizer;
 use lowbit_models::transform::{Changed, Cut, Keep, TransformError, cut, rotate};
 use pollster::block_on;
 use serde::Serialize;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Samples of a language model and of an encoder, if `--samples` does not say it.
-const SAMPLES: (usize, usize) = (32, 512);
+pub const SAMPLES: (usize, usize) = (32, 512);
 
 /// How weights are made.
 #[derive(clap::Args)]
@@ -251,7 +250,11 @@ pub fn run(args: &Args, request: &SelectRequest) -> Result<Outcome, CliError> {
     }
     let report = Report::open(&args.json)?;
     let calibration = match &method.calibration {
-        Some(path) => Some(read_samples(args, path, &blueprint)?),
+        Some(path) => {
+            let reader = SampleReader::open(&args.input, &blueprint)?;
+            let most = method.samples.unwrap_or(reader.of_kind(SAMPLES));
+            Some(reader.read(path, most, method.sample_tokens, "--sample-tokens")?)
+        }
         None => None,
     };
     let statistics = match &method.statistics {
@@ -267,8 +270,6 @@ pub fn run(args: &Args, request: &SelectRequest) -> Result<Outcome, CliError> {
     let mut folder = args.output.clone().into_os_string();
     folder.push(".partial");
     let folder = PathBuf::from(folder);
-    let bytes = source.file_bytes() as u64;
-    let model = source.files().into_iter().map(|file| (file, bytes)).collect();
     let job = Job {
         source,
         blueprint: &blueprint,
@@ -279,7 +280,12 @@ pub fn run(args: &Args, request: &SelectRequest) -> Result<Outcome, CliError> {
         loops: method.loops,
         folder: Some((
             folder.clone(),
-            Identity { model, recipe: recipe.clone(), calibration: identity },
+            Identity {
+                model: source.files(),
+                bytes: source.file_bytes() as u64,
+                recipe: recipe.clone(),
+                calibration: identity,
+            },
         )),
     };
     // Statistics need a device only for the loops over columns.
@@ -387,56 +393,6 @@ pub fn open_device(adapter: &AdapterArg) -> Result<Arc<Host>, CliError> {
     let host = Host::with_adapter(&adapter.choose()?)
         .map_err(|error| CliError::new("cannot use the adapter").because(error))?;
     Ok(Arc::new(host.with_timeout(STEP_TIMEOUT)))
-}
-
-fn read_samples(args: &Args, path: &Path, blueprint: &Blueprint) -> Result<Samples, CliError> {
-    let text = files::read_text(path)?;
-    let take =
-        Take { skip: 0, most: args.method.samples, tokens: args.method.sample_tokens as usize };
-    take.samples(&args.input, blueprint, (path, &text))
-}
-
-/// Which samples of a text to take.
-pub struct Take {
-    /// Samples to leave out first.
-    pub skip: usize,
-    /// The most samples, if not the usual number.
-    pub most: Option<usize>,
-    /// The most tokens of a sample.
-    pub tokens: usize,
-}
-
-impl Take {
-    /// Returns samples of a text, which is given with its path, with the tokenizer of a model.
-    pub fn samples(
-        &self,
-        model: &Path,
-        blueprint: &Blueprint,
-        (path, text): (&Path, &str),
-    ) -> Result<Samples, CliError> {
-        let refuse = |error| {
-            text_failed(format!("cannot use the tokenizer of `{}`", model.display()), error)
-        };
-        let tokenizer = Tokenizer::open(model).map_err(refuse)?;
-        tokenizer.check(blueprint).map_err(refuse)?;
-        let usual = if blueprint.head.is_some() { SAMPLES.0 } else { SAMPLES.1 };
-        let (most, tokens) = (self.most.unwrap_or(usual), self.tokens);
-        let found = samples_after(&tokenizer, blueprint, text, self.skip, most, tokens);
-        let found = found.map_err(|error| {
-            let hint = match error {
-                SamplesError::Skipped { .. } => "a lower --skip, or a longer text",
-                _ => "a longer text, or a smaller --sample-tokens",
-            };
-            let message = format!("cannot take samples of `{}`", path.display());
-            CliError::new(message).because(error).hint(hint)
-        })?;
-        if found.cut > 0 {
-            let cut = report::count(found.cut, "sample");
-            let path = path.display();
-            warn(format!("{cut} of `{path}` had more than {tokens} tokens and were cut"));
-        }
-        Ok(found)
-    }
 }
 
 /// Suggests what to do about an error.

@@ -26,6 +26,7 @@ mod observe;
 mod perplexity;
 mod plot;
 mod report;
+mod samples;
 mod shader;
 mod signals;
 mod tune;

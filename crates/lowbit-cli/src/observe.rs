@@ -2,8 +2,9 @@
 
 use crate::adapter::AdapterArg;
 use crate::error::{CliError, printable, warn};
-use crate::layerwise::{Take, hint, open_device};
+use crate::layerwise::{SAMPLES, hint, open_device};
 use crate::report::{self, JsonArg, Report, right};
+use crate::samples::SampleReader;
 use crate::{Outcome, files};
 use lowbit_models::architecture;
 use lowbit_models::checkpoint::AtomicFile;
@@ -149,8 +150,10 @@ fn samples(
         usize::try_from(next_sample(file.parts(), of_text)).unwrap_or(usize::MAX)
     });
     let skip = args.skip.unwrap_or(have);
-    let take = Take { skip, most: args.samples, tokens };
-    let found = take.samples(&args.model, blueprint, (path, &text))?;
+    let reader = SampleReader::open(&args.model, blueprint)?;
+    let most = args.samples.unwrap_or(reader.of_kind(SAMPLES));
+    let option = "--sample-tokens";
+    let found = reader.of_text((path, &text), skip, most, args.sample_tokens, option)?;
     let part = part(&found, skip);
     Ok((found, part))
 }

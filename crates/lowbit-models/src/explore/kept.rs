@@ -48,12 +48,6 @@ pub(super) struct Made {
     pub error: f64,
 }
 
-/// Returns the stages of a model in order.
-fn stages(job: &Job<'_>) -> Vec<Stage> {
-    let layers = (0..job.blueprint.layers.len()).map(Stage::Layer);
-    std::iter::once(Stage::Embedding).chain(layers).chain([Stage::End]).collect()
-}
-
 /// Finds the weights of linear layers that texts run through.
 pub(super) fn weights(job: &Job<'_>, run: &StagedRun) -> Result<Weights, ExploreError> {
     // The format does not matter: it is asked which weights a recipe for all linear layers is about.
@@ -66,7 +60,7 @@ pub(super) fn weights(job: &Job<'_>, run: &StagedRun) -> Result<Weights, Explore
     let items: BTreeMap<&str, &Item> =
         items.iter().map(|item| (item.name.as_str(), item)).collect();
     let mut found = Weights::default();
-    for (stage, of) in stages(job).into_iter().enumerate() {
+    for (stage, of) in Stage::all(job.blueprint).into_iter().enumerate() {
         for layer in run.inputs(of).iter().flat_map(|input| &input.linears) {
             let Matrix { tensor: name, transposed, .. } = &layer.matrix;
             let (true, Some(item)) = (linear.remove(name), items.get(name.as_str())) else {
@@ -126,7 +120,7 @@ impl Kept<'_> {
         job: &Job<'_>,
         steps: &mut Steps<'_>,
     ) -> Result<(), ExploreError> {
-        let stages = stages(job);
+        let stages = Stage::all(job.blueprint);
         let numbers = 0..job.candidates.len();
         let missing: Vec<Vec<usize>> = (0..stages.len())
             .map(|stage| {

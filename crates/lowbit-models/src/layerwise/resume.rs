@@ -16,8 +16,10 @@ const REPORTS: &str = "lowbit.layerwise.reports";
 /// What a run is of. Another run cannot go on with its results.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// The files of the model with their bytes.
-    pub model: Vec<(String, u64)>,
+    /// The files of the model.
+    pub model: Vec<String>,
+    /// The bytes of all of them together.
+    pub bytes: u64,
     /// How the weights are compressed.
     pub recipe: String,
     /// The tokens of the calibration set: how many texts and tokens, and their checksum.
