@@ -55,6 +55,12 @@ impl FromStr for ActivationsArg {
 }
 
 impl ActivationsArg {
+    /// Returns the format if scales are taken at run time and there is no file of ranges.
+    pub fn without_ranges(&self) -> Option<ActivationFormat> {
+        let token = ActivationFormat::int8(ActivationGranularity::Token);
+        (!self.fixed && self.ranges.is_none()).then_some(self.format.unwrap_or(token))
+    }
+
     /// Returns the file of ranges.
     pub fn ranges(&self) -> Option<&Path> {
         self.ranges.as_deref()

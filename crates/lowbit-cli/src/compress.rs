@@ -47,12 +47,13 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     #[arg(conflicts_with_all = ["scheme", "format_name", "group", "asymmetric", "scales", "tensors"])]
     #[arg(conflicts_with_all = ["method", "sparsity", "order", "damping", "clip", "permute", "global"])]
-    recipe: Option<PathBuf>,
+    pub(crate) recipe: Option<PathBuf>,
     /// Store how the inputs of the weights become 8-bit codes: int8:dynamic for a scale for each row
     /// that is taken at run time (also int8-g64:dynamic, int8-token-asym:dynamic), or
-    /// int8:static=RANGES.json for one scale that `lowbit calibrate` determined
+    /// int8:static=RANGES.json for one scale that `lowbit calibrate` determined. Other methods than rounding to
+    /// nearest take FORMAT:dynamic without ranges
     #[arg(long, value_name = "FORMAT:dynamic[=FILE]|static=FILE")]
-    activations: Option<ActivationsArg>,
+    pub(crate) activations: Option<ActivationsArg>,
     /// Move outliers of the inputs into the weights (SmoothQuant), using the ranges of channels. A
     /// larger ALPHA, from 0 to 1, moves more; without ALPHA each layer gets the best one
     #[arg(long, value_name = "ALPHA", num_args = 0..=1, require_equals = true)]
@@ -132,7 +133,6 @@ impl Args {
     /// Names an option that only rounding to nearest takes, if it is given.
     pub fn rounding_only(&self) -> Option<&'static str> {
         [
-            (self.activations.is_some(), "--activations"),
             (self.smooth.is_some(), "--smooth"),
             (self.check, "--check"),
             (self.host && self.method.is_staged(), "--host"),

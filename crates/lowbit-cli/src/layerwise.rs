@@ -121,6 +121,7 @@ impl MethodArgs {
             clip: self.clip,
             permute: self.permute,
             global: self.global,
+            ..usual
         }
     }
 
@@ -193,6 +194,7 @@ pub fn run(args: &Args, request: &SelectRequest) -> Result<Outcome, CliError> {
             "leave it out, or leave out --method, --sparsity, --calibration and --statistics",
         ));
     }
+    let request = &with_activations(args, request)?;
     let failed = |error: LayerwiseRunError| {
         let hint = hint(&error);
         CliError::new(format!("cannot compress `{}`", args.input.display()))
@@ -356,6 +358,24 @@ pub fn run(args: &Args, request: &SelectRequest) -> Result<Outcome, CliError> {
     Ok(Outcome::Fine)
 }
 
+/// Returns the request with what `--activations` says of all weights. A recipe says it in its rules.
+fn with_activations(args: &Args, request: &SelectRequest) -> Result<SelectRequest, CliError> {
+    let mut request = request.clone();
+    let Some(activations) = &args.activations else { return Ok(request) };
+    let Some(format) = activations.without_ranges() else {
+        let message = "--activations with a file of ranges goes with rounding to nearest only";
+        return Err(CliError::new(message).hint("--activations int8:dynamic takes no ranges"));
+    };
+    if args.recipe.is_some() {
+        let message = "--activations goes with recipes that only round to nearest";
+        return Err(CliError::new(message).hint("rules say it: activations = \"int8-token\""));
+    }
+    for rule in request.recipe.rules.iter_mut().filter(|rule| rule.scheme.is_some()) {
+        rule.treatment.activations = Some(format);
+    }
+    Ok(request)
+}
+
 /// Puts a change over a model.
 fn changed<'a>(
     change: Result<Changed, TransformError>,
@@ -412,6 +432,9 @@ pub fn hint(error: &LayerwiseRunError) -> &'static str {
             "--exclude leaves the weight out, --format chooses another format"
         }
         LayerwiseRunError::Unsupported { .. } => "--exclude leaves the weight out",
+        LayerwiseRunError::Activations { .. } => {
+            "say the same `activations` of both, or of neither"
+        }
         LayerwiseRunError::Io(error) => error.system_step().unwrap_or("is there room for it?"),
         LayerwiseRunError::Folder { .. } => "may this user write there?",
         _ => {
@@ -443,18 +466,26 @@ fn text(json: &Json) -> String {
         Some(error) => right(format!("{:.2} %", 100.0 * error)),
         None => right("–"),
     };
-    let header = ["weight", "method", "format", "sparsity", "rounded", "output error"];
+    let mut header = vec!["weight", "method", "format", "sparsity", "rounded", "output error"];
+    let activations = json.weights.iter().any(|weight| weight.activations.is_some());
+    if activations {
+        header.insert(4, "activations");
+    }
     let mut table = report::table(&header, true);
     for weight in &json.weights {
         let name = weight.name.strip_suffix(".weight").unwrap_or(&weight.name);
-        table.add_row([
+        let mut cells = vec![
             printable(name).into(),
             weight.method.clone().into(),
             weight.format.clone().into(),
             weight.sparsity.clone().into(),
             percent(weight.output_error_before),
             percent(weight.output_error),
-        ]);
+        ];
+        if activations {
+            cells.insert(4, weight.activations.as_deref().unwrap_or("floats").into());
+        }
+        table.add_row(cells);
     }
     let totals = &json.totals;
     let on = json.calibration.as_ref().map_or(String::new(), |calibration| {

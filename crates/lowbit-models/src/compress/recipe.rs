@@ -1,11 +1,11 @@
 //! Recipes: which tensors of a file get which format.
 
-use crate::layerwise::{ColumnOrder, Treatment};
+use crate::layerwise::{ColumnOrder, Fold, Treatment};
 use globset::{Glob, GlobBuilder, GlobMatcher};
 use lowbit::compress::Scheme;
 use lowbit::compress::layerwise::Pattern as Sparsity;
 use lowbit::format::Sparsity::TwoFour;
-use lowbit::format::{Granularity, WeightFormat};
+use lowbit::format::{ActivationError, ActivationFormat, Granularity, WeightFormat};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -61,6 +61,12 @@ impl Rule {
         mut treatment: Treatment,
     ) -> Result<Self, String> {
         let Some(mut made) = scheme else {
+            if let Some(activations) = treatment.activations {
+                return Err(format!(
+                    "the weights stay as they are, and their inputs are to be {activations}; codes go with formats of \
+                     integers"
+                ));
+            }
             return Ok(Self { tensors, scheme, treatment: Treatment::default() });
         };
         let format = made.format();
@@ -156,6 +162,8 @@ struct RawRule {
     clip: Option<bool>,
     permute: Option<bool>,
     global: Option<bool>,
+    fold: Option<String>,
+    activations: Option<String>,
 }
 
 impl RawRule {
@@ -176,6 +184,10 @@ impl RawRule {
         treatment.clip = self.clip.unwrap_or(treatment.clip);
         treatment.permute = self.permute.unwrap_or(treatment.permute);
         treatment.global = self.global.unwrap_or(treatment.global);
+        if let Some(fold) = &self.fold {
+            treatment.fold = fold.parse::<Fold>()?;
+        }
+        treatment.activations = self.activations.as_deref().map(activations).transpose()?;
         Ok(treatment)
     }
 }
@@ -185,6 +197,17 @@ impl RawRule {
 enum OneOrMore {
     One(String),
     More(Vec<String>),
+}
+
+/// Parses the format of the codes that inputs become.
+fn activations(text: &str) -> Result<ActivationFormat, String> {
+    if text.contains("static") {
+        return Err(format!(
+            "`{text}`: static scales follow from ranges, which a recipe does not have; give a format whose scales are \
+             taken from the input, as in int8-token"
+        ));
+    }
+    text.parse().map_err(|error: ActivationError| error.to_string())
 }
 
 /// Parses a format of a rule: the name of a scheme, or `int16`, `int8` and `int4` for the usual ones, or
@@ -219,7 +242,7 @@ impl Recipe {
     /// Reads a recipe from the text of a TOML file: tables `[[rule]]`, each with a `format` and, unless
     /// the rule is about all linear layers, with a pattern or a list of patterns as `tensors`. A rule may also
     /// have what a [`Treatment`] has: `method`, `sparsity`, `order`, `damping`, `clip`, `permute`,
-    /// `global`.
+    /// `global`, `fold` and `activations`.
     ///
     /// ```
     /// use lowbit_models::compress::Recipe;
@@ -289,7 +312,17 @@ impl std::fmt::Display for Recipe {
             let format = scheme.map_or("keep".to_owned(), |scheme| scheme.to_string());
             writeln!(f, "format = {}", text(&format))?;
             let usual = Treatment::default();
-            let Treatment { method, sparsity, order, damping, clip, permute, global } = treatment;
+            let Treatment {
+                method,
+                sparsity,
+                order,
+                damping,
+                clip,
+                permute,
+                global,
+                fold,
+                activations,
+            } = treatment;
             if *method != usual.method {
                 writeln!(f, "method = {}", text(method.name()))?;
             }
@@ -310,6 +343,12 @@ impl std::fmt::Display for Recipe {
             }
             if *global {
                 writeln!(f, "global = true")?;
+            }
+            if *fold != usual.fold {
+                writeln!(f, "fold = {}", text(fold.name()))?;
+            }
+            if let Some(activations) = activations {
+                writeln!(f, "activations = {}", text(&activations.to_string()))?;
             }
         }
         Ok(())
@@ -352,6 +391,33 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_is_read() {
+        let text = r#"
+            [[rule]]
+            tensors = "a\\*"
+            format = "int4-g64-asym"
+            method = "awq"
+            fold = "norms"
+            activations = "int8-g64-asym"
+            [[rule]]
+            format = "int8"
+            method = "gptq"
+            order = "activations-static"
+            damping = 0.5
+            clip = true
+        "#;
+        let recipe = Recipe::from_toml(text).unwrap();
+        let again = Recipe::from_toml(&recipe.to_string()).unwrap();
+        assert_eq!(again.to_string(), recipe.to_string());
+        for (first, second) in recipe.rules.iter().zip(&again.rules) {
+            assert_eq!(first.treatment, second.treatment);
+        }
+        let activations = recipe.rules[0].treatment.activations.map(|format| format.to_string());
+        assert_eq!(activations.as_deref(), Some("int8-g64-asym"));
+        assert_eq!(recipe.rules[0].treatment.fold, Fold::Norms);
+    }
+
+    #[test]
     fn what_is_no_recipe_is_refused() {
         for (text, why) in [
             ("", "has no rules"),
@@ -368,6 +434,16 @@ mod tests {
             ),
             ("[[rules]]\nformat = \"int4\"", "not valid"),
             ("[[rule]]\nformat = \"int3-x\"", "rule 1: `int3-x` is no format"),
+            (
+                "[[rule]]\nformat = \"int4\"\nactivations = \"int4\"",
+                "unknown activation format `int4`",
+            ),
+            (
+                "[[rule]]\nformat = \"int4\"\nactivations = \"int8:static=a.json\"",
+                "static scales follow from ranges",
+            ),
+            ("[[rule]]\nformat = \"keep\"\nactivations = \"int8-token\"", "stay as they are"),
+            ("[[rule]]\nformat = \"int4\"\nfold = \"norms\"", "`fold` goes with awq"),
             (
                 "[[rule]]\nformat = \"int4\"\n[[rule]]\ntensors = \"[a\"\nformat = \"int8\"",
                 "rule 2: the pattern `[a`",

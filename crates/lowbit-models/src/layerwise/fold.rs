@@ -8,7 +8,7 @@
 //! | the last layer of a gated block | the rows of up |
 
 use super::statistics::InputStatistics;
-use super::{LayerwiseRunError, Loaded, Method, StageResult, Work, floats};
+use super::{Fold, LayerwiseRunError, Loaded, Method, StageResult, Work, floats};
 use crate::architecture::{Feed, Gated, Linear, Norm, Vector};
 use crate::device::{Input, Stage};
 use lowbit::compress::layerwise::awq;
@@ -83,6 +83,10 @@ fn one(
         return Ok(());
     };
     if plans.iter().any(|other| other.scheme != plan.scheme) {
+        return Ok(());
+    }
+    let norms_only = plans.iter().any(|plan| plan.treatment.fold == Fold::Norms);
+    if norms_only && matches!(maker, Maker::Rows(_)) {
         return Ok(());
     }
     // A part of a tensor, or of a vector, cannot be changed by itself.

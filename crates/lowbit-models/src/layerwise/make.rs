@@ -210,6 +210,7 @@ pub(crate) fn weight(
             Some(_) => format!("{:.4}", pruned(&kept)),
             None => sparsity.to_string(),
         },
+        activations: treatment.activations.map(|format| format.to_string()),
         bytes: packed.geometry().sizes().total(),
         bytes_before: 4 * values.len(),
         weight_error: relative_error(values, &kept),

@@ -6,7 +6,7 @@
 //! that it will have. One stage's weights are on the device at a time. The result is an [`Overlay`] over the model.
 
 mod device;
-mod fold;
+pub(crate) mod fold;
 pub(crate) mod make;
 mod plans;
 mod record;
@@ -29,15 +29,15 @@ pub use statistics_file::{BadStatistics, StatisticsError, StatisticsFile};
 pub use text_part::{TextPart, Twice, next_sample};
 #[cfg(feature = "text")]
 pub use texts::{Samples, SamplesError, samples, samples_after};
-pub use treatment::{ColumnOrder, Method, Treatment};
+pub use treatment::{ColumnOrder, Fold, Method, Treatment};
 
 use crate::architecture::Blueprint;
 use crate::checkpoint::source::{Data, Item, ItemKind, ModelSource, Overlay, SourceError};
-use crate::checkpoint::{IoError, Tensor, matrix_shape};
+use crate::checkpoint::{IoError, LayerActivations, Tensor, matrix_shape};
 use crate::device::{Input, RunError, Stage, StagedRun};
 use lowbit::compress::layerwise::LayerwiseError;
 use lowbit::compress::{Scheme, dequantize};
-use lowbit::format::PackedWeights;
+use lowbit::format::{ActivationFormat, PackedWeights, Quantization};
 use lowbit::host::Host;
 use statistics::InputStatistics;
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,6 +74,21 @@ pub enum LayerwiseRunError {
         /// The reason.
         why: String,
     },
+    /// Weights that take one input disagree on what it becomes.
+    #[error(
+        "`{first}` and `{second}` take one input, which is {} for the first and {} for the second",
+        said(*of_first), said(*of_second)
+    )]
+    Activations {
+        /// A weight.
+        first: String,
+        /// What its input is to become; `None` stands for floats.
+        of_first: Option<Quantization>,
+        /// Another weight that takes the same input.
+        second: String,
+        /// What its input is to become.
+        of_second: Option<Quantization>,
+    },
     /// A method needs a calibration text, and there is none.
     #[error("{method} needs a calibration text: it looks at what the layers take")]
     NoTexts {
@@ -105,6 +120,15 @@ pub enum LayerwiseRunError {
         /// The folder or file.
         path: PathBuf,
     },
+}
+
+/// Names what an input becomes.
+fn said(activations: Option<Quantization>) -> String {
+    match activations {
+        None => "floats".into(),
+        Some(Quantization::Dynamic(format)) => format.to_string(),
+        Some(how @ Quantization::Static(_)) => format!("{} with a given scale", how.format()),
+    }
 }
 
 /// The format of a weight, and how it is made.
@@ -198,6 +222,7 @@ pub async fn run<'a>(
     if let (Some(plan), true, None) = (needs.next(), blind, job.statistics) {
         return Err(LayerwiseRunError::NoTexts { method: plan.treatment.method });
     }
+    check_activations(job)?;
     let folder = match &job.folder {
         Some((path, identity)) => Some(Folder::open(path, identity)?),
         None => None,
@@ -260,6 +285,47 @@ pub async fn run<'a>(
     Ok((work.overlay, work.reports))
 }
 
+/// Returns what a file says of a weight whose input becomes codes, with scales that are taken from it.
+pub(crate) fn dynamic(format: ActivationFormat) -> LayerActivations {
+    LayerActivations { quantization: Quantization::Dynamic(format), factors: None }
+}
+
+/// Checks that kernels multiply all weights with the codes that their inputs are to become, and that weights that take one
+/// input agree on them.
+fn check_activations(job: &Job<'_, '_>) -> Result<(), LayerwiseRunError> {
+    let wanted = |plan: &Plan| plan.treatment.activations.is_some();
+    if !job.plans.values().any(wanted) {
+        return Ok(());
+    }
+    for item in job.source.items()? {
+        let plan = job.plans.get(&item.name).filter(|plan| wanted(plan));
+        let (Some(plan), Some((n, k))) = (plan, matrix_shape(&item.shape)) else { continue };
+        if let Some(why) = plan.treatment.refused_activations(plan.scheme.format(), n, k) {
+            return Err(LayerwiseRunError::Unsupported { name: item.name, why });
+        }
+    }
+    for input in job.blueprint.inputs() {
+        let mut first: Option<(&str, Option<Quantization>)> = None;
+        for linear in input {
+            let name = linear.matrix.tensor.as_str();
+            let now = match job.plans.get(name) {
+                Some(plan) => plan.treatment.activations.map(Quantization::Dynamic),
+                None => job.source.activations(name)?.map(|found| found.quantization),
+            };
+            let &mut (other, before) = first.get_or_insert((name, now));
+            if before != now {
+                return Err(LayerwiseRunError::Activations {
+                    first: other.to_owned(),
+                    of_first: before,
+                    second: name.to_owned(),
+                    of_second: now,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
 /// A run at work.
 struct Work<'a, 'j> {
     overlay: Overlay<'a>,
@@ -272,11 +338,12 @@ struct Work<'a, 'j> {
 }
 
 /// A weight before it is compressed.
+#[derive(Clone)]
 pub(crate) struct Loaded {
     pub(crate) shape: Vec<usize>,
-    n: usize,
-    k: usize,
-    values: Vec<f32>,
+    pub(crate) n: usize,
+    pub(crate) k: usize,
+    pub(crate) values: Vec<f32>,
     /// The magnitude from which weights are kept, if it is one for all weights.
     threshold: Option<f32>,
 }
@@ -395,7 +462,9 @@ impl Work<'_, '_> {
             self.overlay.put_floats(&name, shape, &values)?;
         }
         for (name, (shape, packed)) in result.packed {
-            self.overlay.put_packed(&name, shape, packed, None)?;
+            let plan = self.plans.get(&name);
+            let activations = plan.and_then(|plan| plan.treatment.activations);
+            self.overlay.put_packed(&name, shape, packed, activations.map(dynamic))?;
         }
         for report in result.reports {
             progress(Doing::Compressed(&report));
@@ -421,7 +490,7 @@ pub(crate) fn load(source: &dyn ModelSource, item: &Item) -> Result<Loaded, Laye
 }
 
 /// Reads an item as floats.
-fn floats(source: &dyn ModelSource, item: &Item) -> Result<Vec<f32>, LayerwiseRunError> {
+pub(crate) fn floats(source: &dyn ModelSource, item: &Item) -> Result<Vec<f32>, LayerwiseRunError> {
     let name = item.name.as_str();
     match (source.read(name)?, &item.kind) {
         (Data::Compressed(packed), _) => Ok(dequantize(&packed)),

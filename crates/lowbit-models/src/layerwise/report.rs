@@ -15,6 +15,9 @@ pub struct WeightReport {
     pub format: String,
     /// `dense`, `2:4` and the like, or the part of the weights that is pruned.
     pub sparsity: String,
+    /// The format of the codes that the layer's input becomes; `None` if it stays floats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activations: Option<String>,
     /// The bytes of the compressed weight.
     pub bytes: usize,
     /// The bytes of the weight as f32.

@@ -1,6 +1,8 @@
 //! How a weight is compressed: the method, what it prunes, and its options.
 
 use lowbit::compress::layerwise::{Options, Order, Pattern};
+use lowbit::format::{ActivationFormat, WeightFormat};
+use lowbit::ops::{Activations, MatmulSpec};
 
 /// A method that makes compressed weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -113,6 +115,38 @@ impl std::str::FromStr for ColumnOrder {
     }
 }
 
+/// Into what AWQ folds its factors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Fold {
+    /// Into normalizations, and into the rows of the weights that make an input.
+    #[default]
+    All,
+    /// Into normalizations only, so that no weight changes because of how another one is compressed.
+    Norms,
+}
+
+impl Fold {
+    /// Returns its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Norms => "norms",
+        }
+    }
+}
+
+impl std::str::FromStr for Fold {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let known = [Self::All, Self::Norms].into_iter().find(|fold| fold.name() == text);
+        known.ok_or_else(|| {
+            format!("`{text}` is neither all nor norms, into which awq folds factors")
+        })
+    }
+}
+
 /// How a weight is compressed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Treatment {
@@ -131,6 +165,10 @@ pub struct Treatment {
     /// Whether magnitude pruning has one threshold for all weights that it prunes by the same part, so that some layers
     /// lose more than others.
     pub global: bool,
+    /// Into what AWQ folds its factors.
+    pub fold: Fold,
+    /// The format of the codes that the layer's input becomes, with scales taken from it at run time. `None` leaves floats.
+    pub activations: Option<ActivationFormat>,
 }
 
 impl Default for Treatment {
@@ -143,6 +181,8 @@ impl Default for Treatment {
             clip: false,
             permute: false,
             global: false,
+            fold: Fold::default(),
+            activations: None,
         }
     }
 }
@@ -154,11 +194,11 @@ impl Treatment {
     }
 
     /// Returns whether it is what [`compress`](crate::compress) does without looking at inputs: rounding to nearest,
-    /// after pruning to 2:4 by magnitude if the format is 2:4.
+    /// after pruning to 2:4 by magnitude if the format is 2:4, and inputs stay floats.
     pub fn is_plain(&self) -> bool {
         let method = matches!(self.method, Method::Rtn | Method::Magnitude);
         let sparsity = matches!(self.sparsity, Pattern::Dense | Pattern::TWO_FOUR);
-        method && sparsity && !self.clip && !self.permute
+        method && sparsity && !self.clip && !self.permute && self.activations.is_none()
     }
 
     /// Checks that its parts fit each other.
@@ -166,7 +206,7 @@ impl Treatment {
     /// # Errors
     /// Returns a sentence that says what does not fit.
     pub fn check(&self) -> Result<(), String> {
-        let Self { method, sparsity, order, damping, permute, .. } = self;
+        let Self { method, sparsity, order, damping, permute, fold, .. } = self;
         let loops = matches!(method, Method::Gptq | Method::SparseGpt);
         if method.prunes() && *sparsity == Pattern::Dense {
             return Err(format!("{method} prunes, and there is no sparsity; give one, as in 2:4"));
@@ -180,6 +220,9 @@ impl Treatment {
         }
         if self.clip && !matches!(method, Method::Gptq | Method::SparseGpt | Method::Rtn) {
             return Err(format!("{method} takes no `clip`; awq clips by itself"));
+        }
+        if *fold != Fold::default() && *method != Method::Awq {
+            return Err(format!("{method} folds nothing; `fold` goes with awq"));
         }
         if *permute && *sparsity != Pattern::TWO_FOUR {
             return Err(format!("columns are permuted for 2:4, and the sparsity is {sparsity}"));
@@ -214,6 +257,27 @@ impl Treatment {
         };
         let global = if self.global { "-global" } else { "" };
         format!("{}{order}{global}", self.method)
+    }
+
+    /// Returns why no kernel multiplies a matrix `[n, k]` of a format with the activations that are asked for, or `None`
+    /// if one does.
+    pub(crate) fn refused_activations(
+        &self,
+        format: WeightFormat,
+        n: usize,
+        k: usize,
+    ) -> Option<String> {
+        let activations = self.activations?;
+        let (Ok(n), Ok(k)) = (u32::try_from(n), u32::try_from(k)) else {
+            return Some("the matrix is too large".into());
+        };
+        let permuted = self.permute || self.order == ColumnOrder::Activations;
+        let format = if permuted { format.permuted() } else { format };
+        let spec = MatmulSpec::new(1, n, k, format);
+        let checked = spec.with_activations(Activations::Int8(activations)).check();
+        let refused =
+            |error| format!("as {format} it cannot be multiplied with {activations}: {error}");
+        checked.err().map(refused)
     }
 
     /// Returns the options of the column loops.

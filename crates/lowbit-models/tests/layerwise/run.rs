@@ -2,8 +2,9 @@
 
 use crate::common::host;
 use lowbit::compress::dequantize;
-use lowbit::format::CacheFormat;
+use lowbit::format::{ActivationFormat, CacheFormat, Quantization};
 use lowbit::host::Host;
+use lowbit::ops::Activations;
 use lowbit_models::architecture;
 use lowbit_models::checkpoint::Tensor;
 use lowbit_models::checkpoint::source::{
@@ -82,8 +83,11 @@ pub(super) fn rule(format: &str, more: &str) -> String {
 
 /// Returns the last logits of a text.
 fn logits(host: &Arc<Host>, model: &dyn ModelSource) -> Vec<f32> {
-    let options = LoadOptions::default();
-    let model = block_on(device::Model::from_source(host, model, &options, &|_, _| ())).unwrap();
+    logits_with(host, model, &LoadOptions::default())
+}
+
+fn logits_with(host: &Arc<Host>, model: &dyn ModelSource, options: &LoadOptions) -> Vec<f32> {
+    let model = block_on(device::Model::from_source(host, model, options, &|_, _| ())).unwrap();
     let text = texts(model.blueprint().vocab).swap_remove(6);
     let options = SessionOptions::default().with_slots(text.len()).with_cache(CacheFormat::F32);
     let mut session = block_on(model.session(&options)).unwrap();
@@ -233,6 +237,104 @@ fn an_interrupted_run_goes_on() {
     assert!(matches!(error, LayerwiseRunError::Other { .. }), "{error}");
     std::fs::write(kept.pop().unwrap(), b"damaged").unwrap();
     assert!(compressed(&host, &model, &recipe, plan(), &mut 0).is_err());
+}
+
+/// Returns the model with the weights of another one, whose inputs stay floats.
+fn without_activations<'a>(model: &'a dyn ModelSource, made: &dyn ModelSource) -> Overlay<'a> {
+    let mut plain = Overlay::new(model);
+    for item in made.items().unwrap() {
+        if let Data::Compressed(packed) = made.read(&item.name).unwrap() {
+            plain.put_packed(&item.name, item.shape, packed, None).unwrap();
+        }
+    }
+    plain
+}
+
+/// Inputs become codes as the recipe says, in memory and in the file, just as if the options said it of all layers.
+#[test]
+fn layers_run_with_the_activations_of_a_recipe() {
+    let Some(host) = shared() else { return };
+    let place = tempfile::tempdir().unwrap();
+    for (name, method, activations) in [
+        ("llama", "gptq", "int8-token"),
+        ("llama", "rtn", "int8-g32-asym"),
+        ("qwen2", "awq", "int8-token"),
+    ] {
+        let model = open(name);
+        let more = format!("method = \"{method}\"\nactivations = \"{activations}\"");
+        let recipe = rule("int4-g32-asym", &more);
+        let (made, reports) =
+            compressed(&host, &model, &recipe, (Loops::Host, None), &mut 0).unwrap();
+        let format: ActivationFormat = activations.parse().unwrap();
+        for report in &reports {
+            assert_eq!(report.activations.as_deref(), Some(activations), "{}", report.name);
+        }
+        let path = place.path().join("made.safetensors");
+        import(&made, path.as_path(), &mut |_| ()).unwrap();
+        std::fs::copy(model_config(name), place.path().join("config.json")).unwrap();
+        let file = source::open(&path).unwrap();
+        let found = file.activations(&reports[0].name).unwrap().unwrap();
+        assert_eq!(found.quantization, Quantization::Dynamic(format));
+        let loaded =
+            block_on(device::Model::from_source(&host, &file, &LoadOptions::default(), &|_, _| ()));
+        let inputs = loaded.unwrap().linear_inputs().unwrap();
+        // The head of qwen2 is the table of tokens, which stays as it is.
+        let layers = 7 * architecture::read(&model).unwrap().layers.len();
+        let head = usize::from(name == "llama");
+        assert_eq!((inputs.int8, inputs.floats), (layers + head, 1 - head), "{:?}", inputs.reasons);
+        let have = logits(&host, &file);
+        assert_eq!(have, logits(&host, &made), "{name}");
+        let mut plain = without_activations(&model, &made);
+        for item in made.items().unwrap().iter().filter(|item| item.name.contains("norm")) {
+            let (shape, values) = (item.shape.clone(), floats(&made, &item.name));
+            plain.put_floats(&item.name, shape, &values).unwrap();
+        }
+        let options = LoadOptions::default().with_activations(Activations::Int8(format));
+        assert_eq!(have, logits_with(&host, &plain, &options), "{name}");
+        let in_floats = apart(&have, &logits(&host, &plain));
+        println!("{name} {activations}: {in_floats:.1e} from floats");
+        assert!(in_floats > 0.0 && in_floats < 0.3, "{name}: {in_floats}");
+    }
+}
+
+fn model_config(name: &str) -> PathBuf {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/models");
+    Path::new(folder).join(name).join("config.json")
+}
+
+fn floats(model: &dyn ModelSource, name: &str) -> Vec<f32> {
+    let items = model.items().unwrap();
+    let item = items.iter().find(|item| item.name == name).unwrap();
+    let (ItemKind::Plain(dtype), Data::Plain(bytes)) = (&item.kind, model.read(name).unwrap())
+    else {
+        panic!("{name} is compressed")
+    };
+    let tensor = Tensor { name, dtype: *dtype, shape: &item.shape, bytes: &bytes };
+    tensor.to_f32().unwrap()
+}
+
+#[test]
+fn activations_that_cannot_be_are_refused() {
+    let Some(host) = shared() else { return };
+    let model = open("llama");
+    let refused = |recipe: &str| {
+        compressed(&host, &model, recipe, (Loops::Host, None), &mut 0).unwrap_err().to_string()
+    };
+    let codes = "activations = \"int8-token\"";
+    let said = refused(&format!(
+        "[[rule]]\ntensors = \"*q_proj*\"\nformat = \"int8\"\n{codes}\n[[rule]]\nformat = \"int8\""
+    ));
+    assert!(said.contains("take one input") && said.contains("k_proj"), "{said}");
+    assert!(said.contains("int8-token for the first and floats for the second"), "{said}");
+    // Nor can the others stay as they are.
+    let said = refused(&format!("[[rule]]\ntensors = \"*up_proj*\"\nformat = \"int8\"\n{codes}"));
+    assert!(said.contains("gate_proj") && said.contains("up_proj"), "{said}");
+    let said = refused(&rule("f16", codes));
+    assert!(said.contains("as f16 it cannot be multiplied with int8-token"), "{said}");
+    // Weights that take an input alone may.
+    let alone = format!("[[rule]]\ntensors = \"*down_proj*\"\nformat = \"int8\"\n{codes}");
+    let (made, _) = compressed(&host, &model, &alone, (Loops::Host, None), &mut 0).unwrap();
+    assert!(apart(&logits(&host, &made), &logits(&host, &model)) > 0.0);
 }
 
 #[test]
