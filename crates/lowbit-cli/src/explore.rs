@@ -32,7 +32,7 @@ const EVAL: (usize, usize) = (8, 256);
 /// The tokens of a window for probing: their logits are kept in memory.
 const PROBE_TOKENS: usize = 128;
 
-/// Find the best level of compression of a model: a format and a method for each weight.
+/// Find the best level of compression of a model: a format and a method for each weight, and what its input becomes.
 ///
 /// Every candidate of every weight is made once from what is seen of its input. How much each weight matters is
 /// measured on the device; then the best recipes of all sizes follow, and some of them, and the candidates as recipes for all
@@ -66,8 +66,9 @@ pub struct Args {
     /// The milliseconds of a token on this adapter, at most
     #[arg(long, value_name = "MS", value_parser = parse_positive)]
     max_latency: Option<f64>,
-    /// What may become of each weight, separated by commas: keep, or METHOD:FORMAT[:SPARSITY], as in
-    /// gptq:int4-g64-asym, rtn:q6_k and sparsegpt:int4-g64-asym:2:4. The default is keep, rtn:int8-channel,
+    /// What may become of each weight, separated by commas: keep, or METHOD:FORMAT[:SPARSITY][@ACTIVATIONS], as in
+    /// gptq:int4-g64-asym, awq:int4-g64-asym, rtn:q6_k, sparsegpt:int4-g64-asym:2:4 and rtn:int8-channel@int8-token,
+    /// for which the weight's input becomes codes. The default is keep, rtn:int8-channel,
     /// gptq:int8-g64-asym, the same with int6, int5, int4 and int3, gptq:int2-g32-asym and
     /// sparsegpt:int4-g64-asym:2:4
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
@@ -332,6 +333,7 @@ fn message(doing: Doing<'_>) -> String {
 fn hint(error: &ExploreError) -> &'static str {
     match error {
         ExploreError::NoTexts(_) => "--text and --eval name files with text",
+        ExploreError::NoneGoes { .. } => "--candidates names keep, or some without activations",
         ExploreError::NoCandidates => "--candidates names two or more, separated by commas",
         ExploreError::NoWeights => "--candidates names others; `lowbit inspect` lists the weights",
         ExploreError::Size { .. } | ExploreError::Bits { .. } => {

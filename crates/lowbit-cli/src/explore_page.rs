@@ -226,8 +226,8 @@ fn heat_map(candidates: &[CandidateOfWeight]) -> String {
     let (low, high) =
         positive().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), x| (l.min(x), h.max(x)));
     let mut out = String::from(
-        "<h2>Weights and candidates</h2>\n<p>The number is the loss in per cent that is predicted of a weight alone; the \
-         darker, the larger, on a logarithmic scale. A frame marks the chosen candidate.</p>\n\
+        "<h2>Weights and candidates</h2>\n<p>The number is the loss in per cent that is predicted of a weight alone, with \
+         its share of what codes of its input lose; the darker, the larger, on a logarithmic scale. A frame marks the chosen candidate.</p>\n\
          <div class=\"scroll\"><table class=\"heat\"><tr><th>weight</th>",
     );
     for name in &names {

@@ -20,7 +20,8 @@ fn a_page_a_recipe_and_json_are_written() {
         ["text", "eval", "a.html", "a.json", "out.safetensors"].map(|name| scratch.text(name));
     fs::write(&text, TEXT).unwrap();
     fs::write(&eval, TEXT.chars().rev().collect::<String>()).unwrap();
-    let candidates = "keep,rtn:int8-channel,gptq:int3-g32-asym";
+    let candidates =
+        "keep,rtn:int8-channel,gptq:int3-g32-asym,awq:int3-g32-asym,rtn:int8-channel@int8-token";
     let args = [
         "explore",
         &model,
@@ -57,7 +58,16 @@ fn a_page_a_recipe_and_json_are_written() {
     let uniform = found["uniform"].as_array().unwrap();
     let mut names: Vec<&str> = uniform.iter().map(|u| u["recipe"].as_str().unwrap()).collect();
     names.sort();
-    assert_eq!(names, ["gptq:int3-g32-asym", "keep", "rtn:int8-channel"]);
+    assert_eq!(
+        names,
+        [
+            "awq:int3-g32-asym",
+            "gptq:int3-g32-asym",
+            "keep",
+            "rtn:int8-channel",
+            "rtn:int8-channel@int8-token"
+        ]
+    );
     for recipe in uniform.iter().chain([&found["chosen"]]) {
         assert!(number(recipe, "bytes") > 0.0 && number(recipe, "latency_ms") > 0.0);
         assert!(number(recipe, "loss").is_finite());
@@ -93,8 +103,9 @@ fn a_page_a_recipe_and_json_are_written() {
     let with =
         |more: &[&str]| refused(&[&args[..4], &["--eval", &eval, "-o", &page], more].concat());
     for (more, why) in [
-        (&["--candidates", "awq:int4-g32"][..], "awq is no candidate"),
-        (&["--candidates", "gptq"], "it is METHOD:FORMAT"),
+        (&["--candidates", "gptq"][..], "it is keep, or METHOD:FORMAT"),
+        (&["--candidates", "keep@int8-token"], "it is keep, or METHOD:FORMAT"),
+        (&["--candidates", "gptq:int4-g32@int4"], "unknown activation format"),
         (&["--candidates", "gptq:int9"], "does not begin with the name of a format"),
         (&["--candidates", "sparsegpt:int4-g32"], "sparsegpt prunes, and there is no sparsity"),
         (&["--candidates", "keep,keep"], "given twice"),

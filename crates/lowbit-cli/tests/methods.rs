@@ -67,6 +67,10 @@ fn methods_make_models_that_run() {
         ("act", &["--format", "int8-g16", "--method", "gptq", "--order", "activations"]),
         ("awq", &["--format", "int8-g16", "--method", "awq"]),
         ("sparse", &["--format", "int8-g16", "--method", "sparsegpt", "--sparsity", "15:16"]),
+        (
+            "codes",
+            &["--format", "int8-g16", "--method", "gptq", "--activations", "int8-token:dynamic"],
+        ),
     ] {
         let args = [args, &["--calibration", &text]].concat();
         let (made, json) = compressed(&scratch, &model, name, &args);
@@ -80,6 +84,10 @@ fn methods_make_models_that_run() {
         assert!(json["calibration"]["tokens"].as_u64().unwrap() > 500, "{name}");
         let found = perplexity(&scratch, &made, &text);
         assert!((found / plain - 1.0).abs() < 0.2, "{name}: {found}, and {plain} before");
+        let inputs = &scratch.json("perplexity.json")["linear_layers"]["int8_inputs"];
+        assert_eq!(*inputs, if name == "codes" { weights.len() } else { 0 }, "{name}");
+        let said = if name == "codes" { "int8-token".into() } else { Value::Null };
+        assert!(weights.iter().all(|weight| weight["activations"] == said), "{name}");
         // The file says how it was made, and the recipe can be used again.
         let header = fs::read(Path::new(&made).join("model.safetensors")).unwrap();
         let length = u64::from_le_bytes(header[..8].try_into().unwrap()) as usize;
@@ -165,9 +173,19 @@ fn what_does_not_fit_is_refused() {
     }
     if gpu() {
         let args = ["--scheme", "int4", "--method", "gptq", "--calibration", &text];
-        let more = ["--activations", "int8:dynamic"];
-        let message = refused(&[&["compress", &model, "-o", &out], &args[..], &more].concat());
-        assert!(message.contains("rounding to nearest only"), "{message}");
+        let ranges = scratch.text("ranges.json");
+        let fixed = format!("int8:static={ranges}");
+        let recipe = scratch.text("gptq.toml");
+        fs::write(&recipe, "[[rule]]\nformat = \"int4\"\nmethod = \"gptq\"\n").unwrap();
+        let from_recipe = ["--recipe", &recipe, "--calibration", &text];
+        for (args, activations, why) in [
+            (&args[..], fixed.as_str(), "rounding to nearest only"),
+            (&from_recipe[..], "int8:dynamic", "recipes that only round to nearest"),
+        ] {
+            let more = ["--activations", activations];
+            let message = refused(&[&["compress", &model, "-o", &out], args, &more].concat());
+            assert!(message.contains(why), "{message}");
+        }
         // A folder of another run is not taken for this one's.
         let partial = format!("{out}.partial");
         fs::create_dir(&partial).unwrap();

@@ -1,8 +1,9 @@
 //! What may become of a weight.
 
 use crate::compress::Rule;
-use crate::layerwise::{Method, Treatment};
+use crate::layerwise::{Fold, Method, Treatment};
 use lowbit::compress::Scheme;
+use lowbit::format::{ActivationError, ActivationFormat};
 
 /// The candidates if none are given: from 8 bits a weight to 2, and 2:4 sparse weights of 4 bits.
 pub const DEFAULT: [&str; 9] = [
@@ -21,7 +22,8 @@ pub const DEFAULT: [&str; 9] = [
 const KEEP: &str = "keep";
 
 /// What may become of a weight: `keep`, or a method, a format and a sparsity, as in `gptq:int4-g64-asym` and
-/// `sparsegpt:int4-g64-asym:2:4`.
+/// `sparsegpt:int4-g64-asym:2:4`. `@` and a format of activations behind them says what the weight's input becomes, as in
+/// `gptq:int4-g64-asym@int8-token`; without it, the input stays floats.
 ///
 /// ```
 /// use lowbit_models::explore::Candidate;
@@ -62,10 +64,39 @@ impl Candidate {
         &self.treatment
     }
 
-    /// Returns why a matrix `[n, k]` cannot have this format, or `None` if it can.
+    /// Returns the format of the codes that the weight's input becomes, or `None` if it stays floats.
+    pub fn activations(&self) -> Option<ActivationFormat> {
+        self.treatment.activations
+    }
+
+    /// Returns why a matrix `[n, k]` cannot be this candidate, or `None` if it can: it has no such format, or no kernel
+    /// multiplies it with the activations.
     pub fn misfit(&self, n: usize, k: usize) -> Option<String> {
-        let scheme = self.scheme?;
-        scheme.format().geometry(n, k).err().map(|error| error.to_string())
+        let format = self.scheme?.format();
+        self.no_format(n, k).or_else(|| self.treatment.refused_activations(format, n, k))
+    }
+
+    /// Returns why a matrix `[n, k]` cannot have this format, or `None` if it can.
+    pub(super) fn no_format(&self, n: usize, k: usize) -> Option<String> {
+        self.scheme?.format().geometry(n, k).err().map(|error| error.to_string())
+    }
+
+    /// Returns whether another candidate has the same weights, whatever becomes of their inputs.
+    pub(super) fn has_weights_of(&self, other: &Self) -> bool {
+        let weights = |treatment: &Treatment| Treatment { activations: None, ..treatment.clone() };
+        self.scheme == other.scheme && weights(&self.treatment) == weights(&other.treatment)
+    }
+
+    /// Returns whether a weight may be this candidate while another one that takes the same input is the other: their input
+    /// becomes the same, and neither or both are made by AWQ, whose factors the weights of an input have in common.
+    pub(super) fn goes_with(&self, other: &Self) -> bool {
+        let awq = |candidate: &Self| candidate.treatment.method == Method::Awq;
+        let together = match (awq(self), awq(other)) {
+            (true, true) => self.has_weights_of(other),
+            (false, false) => true,
+            _ => false,
+        };
+        together && self.activations() == other.activations()
     }
 }
 
@@ -83,19 +114,16 @@ impl std::str::FromStr for Candidate {
         if text == KEEP {
             return Ok(Self { name, scheme: None, treatment: Treatment::default() });
         }
-        let Some((method, rest)) = text.split_once(':') else {
+        let (weights, activations) = match text.split_once('@') {
+            Some((weights, activations)) => (weights, Some(activations)),
+            None => (text, None),
+        };
+        let Some((method, rest)) = weights.split_once(':') else {
             return Err(format!(
-                "`{text}` is no candidate; it is METHOD:FORMAT, METHOD:FORMAT:SPARSITY or keep"
+                "`{text}` is no candidate; it is keep, or METHOD:FORMAT[:SPARSITY][@ACTIVATIONS]"
             ));
         };
         let method: Method = method.parse()?;
-        if method == Method::Awq {
-            return Err(
-                "awq is no candidate: its factors are folded into norms that several weights share, so that it \
-                 cannot be chosen for one weight alone"
-                    .into(),
-            );
-        }
         // Names of formats may have a colon, as in 2:4+int8-channel; so the longest that is a format is taken.
         let ends = rest.rmatch_indices(':').map(|(at, _)| at);
         let mut found = None;
@@ -114,6 +142,14 @@ impl std::str::FromStr for Candidate {
             treatment.sparsity = sparsity
                 .parse()
                 .map_err(|error: lowbit::compress::layerwise::LayerwiseError| error.to_string())?;
+        }
+        if let Some(activations) = activations {
+            let parsed: Result<ActivationFormat, ActivationError> = activations.parse();
+            treatment.activations = Some(parsed.map_err(|error| error.to_string())?);
+        }
+        if method == Method::Awq {
+            // A weight must not change because of what becomes of another one.
+            treatment.fold = Fold::Norms;
         }
         let Rule { scheme, treatment, .. } = Rule::new(None, Some(scheme), treatment)?;
         Ok(Self { name, scheme, treatment })

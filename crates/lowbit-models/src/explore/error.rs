@@ -32,6 +32,15 @@ pub enum ExploreError {
         "no weight of a linear layer has a format among the candidates and a text that runs through it"
     )]
     NoWeights,
+    /// The weights of an input have no candidates that go with each other.
+    #[error(
+        "`{name}` has no candidate that goes with one of each weight that takes the same input; `keep` goes with those \
+         without activations"
+    )]
+    NoneGoes {
+        /// The weight.
+        name: String,
+    },
     /// The model cannot be made so small.
     #[error(
         "the model takes at least {least} bytes with these candidates, and {asked} are asked for"

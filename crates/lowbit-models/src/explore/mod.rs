@@ -5,9 +5,10 @@
 //! 1. The calibration texts run through the model as it is, one stage after the other. Every candidate of every weight
 //!    is made from what is seen of the weight's input, and its relative output error e is known.
 //! 2. The model runs on some texts with weights changed alone, or block by block, and its outputs are compared with
-//!    those of the model as it is. This gives a factor f for each weight.
-//! 3. What a recipe loses is predicted as the sum of f · e² over the weights: errors are taken to add up. The best
-//!    recipes by this prediction are found for all sizes ([`Frontier`]).
+//!    those of the model as it is. This gives a factor f for each weight. It also runs with inputs as codes; what that
+//!    loses beyond what the weights do is a number for each input and format.
+//! 3. What a recipe loses is predicted as the sum of f · e² over the weights, and of the numbers of inputs that become
+//!    codes: losses are taken to add up. The best recipes by this prediction are found for all sizes ([`Frontier`]).
 //! 4. Some of them, and each candidate as the recipe for all weights, are put together and measured whole on other
 //!    texts. The best one that keeps the [`Limit`] is chosen by what was measured.
 //! 5. The chosen recipe is applied to the model layer by layer ([`layerwise::run`]), and measured again.
@@ -33,12 +34,13 @@ use crate::architecture::Blueprint;
 use crate::checkpoint::source::ModelSource;
 use crate::compress::Pattern;
 use crate::device::{Stage, StagedRun};
-use crate::layerwise::{self, Folder, Identity};
+use crate::layerwise::{self, Folder, Identity, Method};
 use kept::{Kept, Made, Weights};
 use lowbit::host::Host;
 use search::Search;
 use sizes::Sizes;
 use state::State;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -92,7 +94,22 @@ pub struct Job<'a> {
 impl Job<'_> {
     /// Returns the number of candidates that are made.
     fn made_candidates(&self) -> usize {
-        self.candidates.iter().filter(|candidate| candidate.scheme().is_some()).count()
+        let made = self.candidates.iter().enumerate();
+        made.filter(|(index, c)| c.scheme().is_some() && self.made_as(*index) == *index).count()
+    }
+
+    /// Returns the number of the first candidate that has the same weights: they are made once.
+    fn made_as(&self, candidate: usize) -> usize {
+        let Some(this) = self.candidates.get(candidate) else { return candidate };
+        let first = self.candidates.iter().position(|other| other.has_weights_of(this));
+        first.unwrap_or(candidate)
+    }
+
+    /// Returns whether a candidate is made by AWQ.
+    fn is_awq(&self, candidate: usize) -> bool {
+        self.candidates
+            .get(candidate)
+            .is_some_and(|candidate| candidate.treatment().method == Method::Awq)
     }
 }
 
@@ -164,10 +181,10 @@ pub async fn run(
         return Err(ExploreError::NoCandidates);
     }
     let texts = StagedRun::new(host, job.blueprint, job.texts, job.rows)?;
-    let Weights { weights, left_out } = kept::weights(job, &texts)?;
+    let Weights { weights, inputs, left_out } = kept::weights(job, &texts)?;
     drop(texts);
     // A budget that cannot be kept is refused before the work: sizes follow from formats and shapes.
-    let sizes_only: Vec<Vec<Option<Made>>> = weights
+    let mut sizes_only: Vec<Vec<Option<Made>>> = weights
         .iter()
         .map(|weight| {
             let of = |candidate: &Candidate| {
@@ -182,19 +199,25 @@ pub async fn run(
             job.candidates.iter().map(of).collect()
         })
         .collect();
+    kept::possible(job, &weights, &inputs, &mut sizes_only);
+    let alone = |(_, made): &(&kept::Weight, &Vec<Option<Made>>)| made.iter().all(Option::is_none);
+    if let Some((weight, _)) = weights.iter().zip(&sizes_only).find(alone) {
+        return Err(ExploreError::NoneGoes { name: weight.name.clone() });
+    }
     Sizes::new(job, &weights, &sizes_only)?.check(job.limit)?;
 
     Folder::open(&job.folder, &job.identity)?;
     let mut state = State::open(&job.folder)?;
-    let kept = Kept { folder: &job.folder, weights: &weights };
+    let factors = BTreeMap::new();
+    let mut kept = Kept { folder: &job.folder, weights: &weights, inputs: &inputs, factors };
     let probing = sensitivity::runs(&weights);
     let all = weights.len() * (job.made_candidates() + 1) + probing + job.candidates.len() + 1;
     let mut steps = Steps { done: 0, all, tell: progress };
     kept.make(host, job, &mut steps).await?;
     let made = kept.made(job)?;
-    let factors = sensitivity::measure(host, job, &kept, &made, &mut state, &mut steps).await?;
+    let losses = sensitivity::measure(host, job, &kept, &made, &mut state, &mut steps).await?;
     let sizes = Sizes::new(job, &weights, &made)?;
-    let mut search = Search::new(host, job, &kept, &sizes, (&made, &factors), state, steps).await?;
+    let mut search = Search::new(host, job, &kept, &sizes, (&made, &losses), state, steps).await?;
     search.measure_all().await?;
     let chosen = search.choose().await?;
     let mut found = search.finish(chosen);

@@ -1,8 +1,8 @@
 //! Measures recipes whole, and chooses one.
 
-use super::kept::{Kept, Made};
+use super::kept::{Kept, Made, Weight};
 use super::result::{Assessed, CandidateOfWeight, Chosen, Exploration, LeftOut};
-use super::sizes::Sizes;
+use super::sizes::{Sizes, joints};
 use super::solver::{Cost, Frontier};
 use super::state::{State, Whole};
 use super::{Candidate, Doing, ExploreError, Job, KNEE, Limit, Steps};
@@ -11,7 +11,7 @@ use crate::checksum::fnv;
 use crate::evaluate::{Evaluation, Measured};
 use crate::layerwise::{self, Identity, Plan};
 use lowbit::host::Host;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// How often the gap between a size that loses too much and one that does not is halved.
@@ -25,6 +25,64 @@ struct Point {
     uniform: bool,
 }
 
+/// Returns what candidates cost.
+fn costs(made: &[Vec<Option<Made>>], losses: &[Vec<Option<f64>>]) -> Vec<Vec<Option<Cost>>> {
+    let cost = |(made, loss): (&Option<Made>, &Option<f64>)| {
+        Some(Cost { bytes: (*made)?.bytes, loss: (*loss)? })
+    };
+    let of = |(made, losses): (&Vec<Option<Made>>, &Vec<Option<f64>>)| {
+        made.iter().zip(losses).map(cost).collect()
+    };
+    made.iter().zip(losses).map(of).collect()
+}
+
+/// Returns costs by which codes are preferred for inputs with a share of the products of those that may become codes: the
+/// inputs whose codes lose least for each product. Floats are no candidates of these.
+fn codes_preferred(
+    job: &Job<'_>,
+    weights: &[Weight],
+    costs: &[Vec<Option<Cost>>],
+    share: f64,
+) -> Vec<Vec<Option<Cost>>> {
+    let is_codes = |index: usize| {
+        job.candidates.get(index).is_some_and(|candidate| candidate.activations().is_some())
+    };
+    // For each input that may become codes: its number, its products, and the least that it loses more than with floats.
+    let mut inputs: Vec<(usize, f64, f64)> = Vec::new();
+    for (weight, costs) in weights.iter().zip(costs) {
+        let least = |codes: bool| {
+            let these = costs.iter().enumerate().filter(|(index, _)| is_codes(*index) == codes);
+            let these = these.filter_map(|(index, cost)| Some((job.made_as(index), (*cost)?.loss)));
+            these.collect::<BTreeMap<usize, f64>>()
+        };
+        let floats = least(false);
+        let codes = least(true);
+        let more = |(made, loss): (&usize, &f64)| loss - floats.get(made).unwrap_or(loss);
+        let Some(more) = codes.iter().map(more).min_by(f64::total_cmp) else { continue };
+        let products = weight.n as f64 * weight.k as f64;
+        match inputs.last_mut().filter(|(input, _, _)| *input == weight.input) {
+            Some((_, all, lost)) => (*all, *lost) = (*all + products, *lost + more),
+            None => inputs.push((weight.input, products, more)),
+        }
+    }
+    inputs.sort_by(|a, b| (a.2 / a.1).total_cmp(&(b.2 / b.1)));
+    let all: f64 = inputs.iter().map(|(_, products, _)| products).sum();
+    let mut taken = 0.0;
+    let mut preferred = BTreeSet::new();
+    for (input, products, _) in inputs {
+        if taken < share * all {
+            preferred.insert(input);
+            taken += products;
+        }
+    }
+    let of = |(weight, costs): (&Weight, &Vec<Option<Cost>>)| {
+        let codes = preferred.contains(&weight.input);
+        let costs = costs.iter().enumerate();
+        costs.map(|(index, cost)| cost.filter(|_| !codes || is_codes(index))).collect()
+    };
+    weights.iter().zip(costs).map(of).collect()
+}
+
 /// A search for the best recipe.
 pub(super) struct Search<'s> {
     host: &'s Arc<Host>,
@@ -32,8 +90,11 @@ pub(super) struct Search<'s> {
     kept: &'s Kept<'s>,
     sizes: &'s Sizes<'s>,
     made: &'s [Vec<Option<Made>>],
-    factors: &'s [f64],
+    /// What each candidate of each weight is predicted to lose.
+    losses: &'s [Vec<Option<f64>>],
     frontier: Frontier,
+    /// The same for more layers with codes as inputs than a small loss asks for: half of the products, and all that can be.
+    with_codes: Vec<Frontier>,
     evaluation: Evaluation,
     state: State,
     steps: Steps<'s>,
@@ -59,22 +120,20 @@ impl<'s> Search<'s> {
         job: &'s Job<'s>,
         kept: &'s Kept<'s>,
         sizes: &'s Sizes<'s>,
-        (made, factors): (&'s [Vec<Option<Made>>], &'s [f64]),
+        (made, losses): (&'s [Vec<Option<Made>>], &'s [Vec<Option<f64>>]),
         state: State,
         mut steps: Steps<'s>,
     ) -> Result<Self, ExploreError> {
-        let costs: Vec<Vec<Option<Cost>>> = made
-            .iter()
-            .zip(factors)
-            .map(|(made, factor)| {
-                let cost = |made: &Made| Cost {
-                    bytes: made.bytes,
-                    loss: factor * made.error * made.error,
-                };
-                made.iter().map(|made| made.as_ref().map(cost)).collect()
-            })
-            .collect();
-        let frontier = Frontier::new(&costs).ok_or(ExploreError::NoWeights)?;
+        let (inputs, kinds) = joints(kept.weights, &job.candidates);
+        let costs = costs(made, losses);
+        let frontier = Frontier::joined(&costs, &inputs, &kinds).ok_or(ExploreError::NoWeights)?;
+        let mut with_codes = Vec::new();
+        if job.candidates.iter().any(|candidate| candidate.activations().is_some()) {
+            for share in [0.5, 1.0] {
+                let costs = codes_preferred(job, kept.weights, &costs, share);
+                with_codes.extend(Frontier::joined(&costs, &inputs, &kinds));
+            }
+        }
         steps.say(Doing::Measuring("the model as it is"));
         let texts = job.eval.to_vec();
         let evaluation = Evaluation::new(host, job.source, job.blueprint, texts).await?;
@@ -85,8 +144,9 @@ impl<'s> Search<'s> {
             kept,
             sizes,
             made,
-            factors,
+            losses,
             frontier,
+            with_codes,
             evaluation,
             state,
             steps,
@@ -95,16 +155,21 @@ impl<'s> Search<'s> {
         })
     }
 
+    /// Returns the recipes of at most so many bytes with codes as inputs of more layers than a small loss asks for.
+    fn with_codes_at(&self, bytes: usize) -> Vec<Vec<usize>> {
+        let Some(bytes) = bytes.checked_sub(self.sizes.others) else { return Vec::new() };
+        self.with_codes.iter().filter_map(|frontier| frontier.at(bytes)).collect()
+    }
+
     /// Returns the recipe with the least predicted loss among those with at most so many bytes.
     fn at(&self, bytes: usize) -> Option<Vec<usize>> {
         self.frontier.at(bytes.checked_sub(self.sizes.others)?)
     }
 
     fn predicted(&self, chosen: &[usize]) -> f64 {
-        let of = |((made, factor), &index): ((&Vec<Option<Made>>, &f64), &usize)| {
-            made.get(index).copied().flatten().map_or(0.0, |made| factor * made.error * made.error)
-        };
-        self.made.iter().zip(self.factors).zip(chosen).map(of).sum()
+        let of =
+            |(losses, &index): (&Vec<Option<f64>>, &usize)| losses.get(index).copied().flatten();
+        self.losses.iter().zip(chosen).filter_map(of).sum()
     }
 
     fn assessed(&self, recipe: String, chosen: &[usize], whole: Whole) -> Assessed {
@@ -140,7 +205,7 @@ impl<'s> Search<'s> {
             None => {
                 self.steps.say(Doing::Measuring(&shown));
                 let all = chosen.iter().copied().enumerate().collect();
-                let model = self.kept.assemble(self.job, &all)?;
+                let model = self.kept.assemble(self.job, &all, true)?;
                 let whole = self.whole(&model).await?;
                 self.state.keep_model(&key, whole)?;
                 whole
@@ -161,18 +226,20 @@ impl<'s> Search<'s> {
     /// limit and of some between the smallest and the largest.
     pub async fn measure_all(&mut self) -> Result<(), ExploreError> {
         let job = self.job;
-        let mut budgets = Vec::new();
+        let (mut budgets, mut of_codes) = (Vec::new(), Vec::new());
         for (index, candidate) in job.candidates.iter().enumerate() {
             let missing = self.made.iter().filter(|made| !matches!(made.get(index), Some(Some(_))));
             let missing = missing.count();
             if missing > 0 {
-                let why =
-                    format!("{missing} of {} weights cannot have its format", self.made.len());
+                let why = format!("{missing} of {} weights cannot be it", self.made.len());
                 self.left_out.push(LeftOut { name: candidate.name().to_owned(), why });
                 continue;
             }
             let chosen = vec![index; self.made.len()];
             budgets.push(self.sizes.bytes(&chosen));
+            if candidate.activations().is_some() {
+                of_codes.push(self.sizes.bytes(&chosen));
+            }
             self.measure(&chosen, Some(candidate.name())).await?;
         }
         let (least, most) = (self.frontier.least(), self.frontier.most());
@@ -184,7 +251,12 @@ impl<'s> Search<'s> {
             budgets.push(others + (least as f64 * ratio.powf(part)) as usize);
         }
         budgets.extend(self.sizes.budget(job.limit));
+        // Codes never lose less, so that only a latency asks for them at other sizes.
+        if matches!(job.limit, Some(Limit::Latency(_))) {
+            of_codes.clone_from(&budgets);
+        }
         let mut recipes: Vec<Vec<usize>> = budgets.into_iter().filter_map(|b| self.at(b)).collect();
+        recipes.extend(of_codes.into_iter().flat_map(|bytes| self.with_codes_at(bytes)));
         recipes.sort();
         recipes.dedup();
         recipes.retain(|chosen| self.points.iter().all(|point| point.chosen != *chosen));
@@ -328,16 +400,19 @@ impl<'s> Search<'s> {
     /// Returns everything that was found.
     pub fn finish(self, decision: Decision) -> Exploration {
         let mut candidates = Vec::new();
-        let rows = self.kept.weights.iter().zip(self.made).zip(self.factors);
-        for (((weight, made), factor), &chosen) in rows.zip(&decision.chosen) {
+        let rows = self.kept.weights.iter().zip(self.made).zip(self.losses);
+        for (((weight, made), losses), &chosen) in rows.zip(&decision.chosen) {
             for (index, candidate) in self.job.candidates.iter().enumerate() {
-                let Some(Some(made)) = made.get(index) else { continue };
+                let (Some(Some(made)), Some(Some(loss))) = (made.get(index), losses.get(index))
+                else {
+                    continue;
+                };
                 candidates.push(CandidateOfWeight {
                     weight: weight.name.clone(),
                     candidate: candidate.name().to_owned(),
                     bytes: made.bytes,
                     output_error: made.error,
-                    predicted_loss: factor * made.error * made.error,
+                    predicted_loss: *loss,
                     chosen: index == chosen,
                 });
             }

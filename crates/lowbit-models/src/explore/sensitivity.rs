@@ -3,14 +3,18 @@
 //! The model runs with one weight changed alone, or with the weights of one layer, or those of one role in all layers,
 //! and its outputs are compared with those of the model as it is. What is lost is taken as a factor times the square of
 //! the weight's relative output error, and losses of several weights as adding up.
+//!
+//! Where candidates have codes for activations, the model runs with an input as codes too, or with those of a layer or a role,
+//! and weights that change little. What it loses more than these weights do is what the codes of the input lose.
 
 use super::kept::{Kept, Made, Weight};
-use super::{Doing, ExploreError, Job, Steps};
+use super::{Candidate, Doing, ExploreError, Job, Steps};
 use crate::architecture::Blueprint;
 use crate::checkpoint::source::ModelSource;
 use crate::device::{LoadOptions, Model, RunError, SessionOptions};
 use crate::evaluate::Evaluation;
 use crate::explore::state::State;
+use lowbit::format::ActivationFormat;
 use lowbit::host::Host;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -111,13 +115,15 @@ fn kullback_leibler(p: &[f32], q: &[f32]) -> f64 {
     p.iter().zip(q).map(term).sum::<f64>().max(0.0)
 }
 
-/// Returns the candidate with which a weight is probed: of those that change it, the one in the middle by the error.
-fn probing(candidates: &[Option<Made>]) -> Option<(usize, f64)> {
+/// Returns the candidate with which a weight is probed: of those that change it, the one in the middle by the error. Those
+/// that differ in activations only count once.
+fn probing(job: &Job<'_>, candidates: &[Option<Made>]) -> Option<(usize, f64)> {
     let errors = candidates.iter().enumerate();
-    let mut errors: Vec<(usize, f64)> = errors
-        .filter_map(|(index, made)| Some((index, made.as_ref()?.error)))
-        .filter(|(_, error)| *error > 0.0)
+    let errors: BTreeMap<usize, (usize, f64)> = errors
+        .filter_map(|(index, made)| Some((job.made_as(index), (index, made.as_ref()?.error))))
+        .filter(|(_, (_, error))| *error > 0.0)
         .collect();
+    let mut errors: Vec<(usize, f64)> = errors.into_values().collect();
     errors.sort_by(|a, b| a.1.total_cmp(&b.1));
     errors.get(errors.len() / 2).copied()
 }
@@ -139,21 +145,34 @@ struct Blocks {
     of: Vec<Vec<String>>,
 }
 
+/// Returns the names of the blocks of a weight, or of the input of which it is the first weight.
+fn names(weight: &Weight, alone: bool) -> Vec<String> {
+    if alone {
+        return vec![format!("weight {}", weight.name)];
+    }
+    vec![format!("stage {}", weight.stage), format!("role {}", role(&weight.name))]
+}
+
 fn blocks(weights: &[Weight]) -> Blocks {
-    let names = |weight: &Weight| {
-        if weights.len() <= ALONE {
-            return vec![format!("weight {}", weight.name)];
-        }
-        vec![format!("stage {}", weight.stage), format!("role {}", role(&weight.name))]
-    };
-    let of: Vec<Vec<String>> = weights.iter().map(names).collect();
+    let alone = weights.len() <= ALONE;
+    Blocks::new(weights.iter().map(|weight| names(weight, alone)).collect())
+}
+
+impl Blocks {
+    fn new(of: Vec<Vec<String>>) -> Self {
+        Self { blocks: members(&of), of }
+    }
+}
+
+/// Returns the blocks by name with the numbers of their members.
+fn members(of: &[Vec<String>]) -> BTreeMap<String, Vec<usize>> {
     let mut blocks: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for (index, names) in of.iter().enumerate() {
         for name in names {
             blocks.entry(name.clone()).or_default().push(index);
         }
     }
-    Blocks { blocks, of }
+    blocks
 }
 
 /// Returns the number of times that the model runs to measure sensitivities.
@@ -161,8 +180,9 @@ pub(super) fn runs(weights: &[Weight]) -> usize {
     blocks(weights).blocks.len()
 }
 
-/// Measures how much each weight matters. Returns a factor for each: what is lost, in per cent, is the factor times
-/// the square of the relative output error.
+/// Measures how much weights matter, and codes of their inputs. Returns what is lost by each candidate of each weight, in
+/// per cent: a factor of the weight times the square of the relative output error, and the weight's share of what the
+/// codes of its input lose. A candidate that a weight cannot take is `None`.
 pub(super) async fn measure(
     host: &Arc<Host>,
     job: &Job<'_>,
@@ -170,35 +190,153 @@ pub(super) async fn measure(
     made: &[Vec<Option<Made>>],
     state: &mut State,
     steps: &mut Steps<'_>,
-) -> Result<Vec<f64>, ExploreError> {
-    let Blocks { blocks, of } = blocks(kept.weights);
-    let probes: Vec<Option<(usize, f64)>> = made.iter().map(|made| probing(made)).collect();
-    let mut outputs = None;
-    let mut measured: BTreeMap<&str, f64> = BTreeMap::new();
-    for (name, weights) in &blocks {
-        let found = state.divergence(name);
+) -> Result<Vec<Vec<Option<f64>>>, ExploreError> {
+    let mut probing = Probing { host, job, kept, state, steps, outputs: None };
+    let factors = probing.weights(made).await?;
+    let mut losses: Vec<Vec<Option<f64>>> = made
+        .iter()
+        .zip(&factors)
+        .map(|(made, factor)| {
+            let loss = |made: &Made| factor * made.error * made.error;
+            made.iter().map(|made| made.as_ref().map(loss)).collect()
+        })
+        .collect();
+    let mut formats: Vec<ActivationFormat> = Vec::new();
+    for format in job.candidates.iter().filter_map(Candidate::activations) {
+        if !formats.contains(&format) {
+            formats.push(format);
+        }
+    }
+    let of_weights = losses.clone();
+    for format in formats {
+        let of_inputs = probing.codes(format, &of_weights).await?;
+        for (weight, losses) in kept.weights.iter().zip(&mut losses) {
+            let Some(lost) = of_inputs.get(&weight.input) else { continue };
+            let takers = kept.weights.iter().filter(|other| other.input == weight.input).count();
+            for (candidate, loss) in job.candidates.iter().zip(losses) {
+                if let (Some(loss), true) = (loss, candidate.activations() == Some(format)) {
+                    *loss += lost / takers.max(1) as f64;
+                }
+            }
+        }
+    }
+    Ok(losses)
+}
+
+/// Runs of the model with some of it changed.
+struct Probing<'p, 's> {
+    host: &'p Arc<Host>,
+    job: &'p Job<'p>,
+    kept: &'p Kept<'p>,
+    state: &'p mut State,
+    steps: &'p mut Steps<'s>,
+    outputs: Option<Outputs>,
+}
+
+impl Probing<'_, '_> {
+    /// Returns the divergence with candidates of some weights, and codes for inputs if `codes` says so.
+    async fn divergence(
+        &mut self,
+        name: &str,
+        chosen: &BTreeMap<usize, usize>,
+        codes: bool,
+    ) -> Result<f64, ExploreError> {
+        let found = self.state.divergence(name);
         let divergence = match found {
             Some(divergence) => divergence,
             None => {
-                steps.say(Doing::Probing(name));
-                if outputs.is_none() {
-                    let (source, texts) = (job.source, job.probes);
-                    outputs = Some(Outputs::new(host, source, job.blueprint, texts).await?);
-                }
-                let probe = |&weight: &usize| Some((weight, (*probes.get(weight)?)?.0));
-                let chosen = weights.iter().filter_map(probe).collect();
-                let changed = kept.assemble(job, &chosen)?;
-                let Some(outputs) = &outputs else { continue };
+                self.steps.say(Doing::Probing(name));
+                let (host, job) = (self.host, self.job);
+                let outputs = match self.outputs.take() {
+                    Some(outputs) => outputs,
+                    None => Outputs::new(host, job.source, job.blueprint, job.probes).await?,
+                };
+                let changed = self.kept.assemble(job, chosen, codes)?;
                 let divergence = outputs.divergence(host, &changed).await?;
-                state.keep_divergence(name, divergence)?;
+                self.outputs = Some(outputs);
+                self.state.keep_divergence(name, divergence)?;
                 divergence
             }
         };
-        steps.done(1);
-        measured.insert(name, divergence);
+        self.steps.done(1);
+        Ok(divergence)
     }
-    let squares: Vec<f64> = probes.iter().map(|probe| probe.map_or(0.0, |(_, e)| e * e)).collect();
-    Ok(fit(&squares, &of, &measured))
+
+    /// Returns a factor for each weight: what is lost is the factor times the square of the relative output error.
+    async fn weights(&mut self, made: &[Vec<Option<Made>>]) -> Result<Vec<f64>, ExploreError> {
+        let Blocks { blocks, of } = blocks(self.kept.weights);
+        let probes: Vec<Option<(usize, f64)>> =
+            made.iter().map(|made| probing(self.job, made)).collect();
+        let mut measured: BTreeMap<&str, f64> = BTreeMap::new();
+        for (name, weights) in &blocks {
+            let probe = |&weight: &usize| Some((weight, (*probes.get(weight)?)?.0));
+            let chosen = weights.iter().filter_map(probe).collect();
+            measured.insert(name, self.divergence(name, &chosen, false).await?);
+        }
+        let squares: Vec<f64> =
+            probes.iter().map(|probe| probe.map_or(0.0, |(_, e)| e * e)).collect();
+        Ok(fit(&squares, &of, &measured))
+    }
+
+    /// Returns what codes of a format lose, by the numbers of inputs. `losses` are those of weights by their candidates.
+    async fn codes(
+        &mut self,
+        format: ActivationFormat,
+        losses: &[Vec<Option<f64>>],
+    ) -> Result<BTreeMap<usize, f64>, ExploreError> {
+        let kept = self.kept;
+        let alone = kept.weights.len() <= ALONE;
+        let (mut inputs, mut of, mut carriers) = (Vec::new(), Vec::new(), Vec::new());
+        let mut at = 0;
+        for weights in kept.weights.chunk_by(|a, b| a.input == b.input) {
+            let these = losses.get(at..at + weights.len()).unwrap_or_default();
+            let carrier = carrier(self.job, format, these);
+            if let (Some((chosen, lost)), Some(first)) = (carrier, weights.first()) {
+                let names = names(first, alone).into_iter();
+                of.push(names.map(|name| format!("{name}, input as {format}")).collect());
+                let chosen = chosen.into_iter().enumerate();
+                let chosen: Vec<_> = chosen.map(|(index, number)| (at + index, number)).collect();
+                carriers.push((chosen, lost));
+                inputs.push(first.input);
+            }
+            at += weights.len();
+        }
+        let Blocks { blocks, of } = Blocks::new(of);
+        self.steps.more(blocks.len());
+        let mut measured: BTreeMap<&str, f64> = BTreeMap::new();
+        for (name, members) in &blocks {
+            let members = members.iter().filter_map(|&member| carriers.get(member));
+            let chosen = members.clone().flat_map(|(chosen, _)| chosen.iter().copied()).collect();
+            let of_weights: f64 = members.map(|(_, lost)| lost).sum();
+            let divergence = self.divergence(name, &chosen, true).await?;
+            measured.insert(name, (divergence - of_weights).max(0.0));
+        }
+        let lost = fit(&vec![1.0; inputs.len()], &of, &measured);
+        Ok(inputs.into_iter().zip(lost).collect())
+    }
+}
+
+/// Returns the candidates of an input's weights with which codes are probed: of those that have them and go with each
+/// other, the ones that lose least by themselves; and what they lose.
+fn carrier(
+    job: &Job<'_>,
+    format: ActivationFormat,
+    losses: &[Vec<Option<f64>>],
+) -> Option<(Vec<usize>, f64)> {
+    let with_codes = job.candidates.iter().filter(|c| c.activations() == Some(format));
+    let all = with_codes.filter_map(|first| {
+        let (mut chosen, mut lost) = (Vec::with_capacity(losses.len()), 0.0);
+        for losses in losses {
+            let candidates = losses.iter().zip(&job.candidates).enumerate();
+            let there = candidates.filter(|(_, (_, candidate))| candidate.goes_with(first));
+            let there = there.filter_map(|(index, (loss, _))| Some((index, (*loss)?)));
+            let (index, loss) = there.min_by(|(_, a), (_, b)| a.total_cmp(b))?;
+            chosen.push(index);
+            lost += loss;
+        }
+        Some((chosen, lost))
+    });
+    all.min_by(|(_, a), (_, b)| a.total_cmp(b))
 }
 
 /// Finds factors of weights such that the sum of `factor · square` of every block is what was measured of the block. A

@@ -2,11 +2,20 @@
 
 use super::energy::picojoules;
 use super::kept::{Made, Weight};
+use super::solver::{Cost, least};
 use super::{Candidate, ExploreError, Job, Limit};
 use crate::compress::{Pattern, Recipe, Rule};
 use crate::layerwise::Treatment;
 use lowbit::format::Sparsity;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Returns which weights take one input, by its number, and which candidates go with each other, by the number of the first.
+pub(super) fn joints(weights: &[Weight], candidates: &[Candidate]) -> (Vec<usize>, Vec<usize>) {
+    let inputs = weights.iter().map(|weight| weight.input).collect();
+    let first = |candidate: &Candidate| candidates.iter().position(|c| c.goes_with(candidate));
+    let kinds = candidates.iter().map(|candidate| first(candidate).unwrap_or(0)).collect();
+    (inputs, kinds)
+}
 
 /// The sizes that all models of an exploration have in common, and those that candidates change.
 pub(super) struct Sizes<'a> {
@@ -86,14 +95,17 @@ impl<'a> Sizes<'a> {
 
     /// Returns an estimate of the energy of a token.
     pub fn picojoules(&self, chosen: &[usize]) -> f64 {
-        let products = |(weight, &index): (&Weight, &usize)| {
-            let scheme = self.candidates.get(index).and_then(Candidate::scheme);
+        let (mut floats, mut integers) = (self.head, 0.0);
+        for (weight, &index) in self.weights.iter().zip(chosen) {
+            let candidate = self.candidates.get(index);
+            let scheme = candidate.and_then(Candidate::scheme);
             let sparse = scheme.is_some_and(|s| s.format().sparsity() == Sparsity::TwoFour);
             let all = weight.n as f64 * weight.k as f64;
-            if sparse { all / 2.0 } else { all }
-        };
-        let products: f64 = self.weights.iter().zip(chosen).map(products).sum();
-        picojoules(self.bytes_per_token(chosen), products + self.head)
+            let codes = candidate.and_then(Candidate::activations).is_some();
+            let products = if codes { &mut integers } else { &mut floats };
+            *products += if sparse { all / 2.0 } else { all };
+        }
+        picojoules(self.bytes_per_token(chosen), floats, integers)
     }
 
     /// Returns the bytes of all tensors that a limit of sizes allows.
@@ -112,10 +124,11 @@ impl<'a> Sizes<'a> {
     /// # Errors
     /// Returns [`ExploreError::Size`] or [`ExploreError::Bits`] with the smallest size that there is.
     pub fn check(&self, limit: Option<Limit>) -> Result<(), ExploreError> {
-        let smallest = |made: &Vec<Option<Made>>| {
-            made.iter().flatten().map(|made| made.bytes).min().unwrap_or(0)
-        };
-        let weights: usize = self.made.iter().map(smallest).sum();
+        let cost = |made: &Option<Made>| made.map(|made| Cost { bytes: made.bytes, loss: 0.0 });
+        let costs: Vec<Vec<Option<Cost>>> =
+            self.made.iter().map(|made| made.iter().map(cost).collect()).collect();
+        let joints = joints(self.weights, self.candidates);
+        let weights = least(&costs, &joints.0, &joints.1).ok_or(ExploreError::NoWeights)?;
         if self.budget(limit).is_none_or(|budget| budget >= self.others + weights) {
             return Ok(());
         }

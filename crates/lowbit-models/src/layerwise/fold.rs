@@ -9,9 +9,10 @@
 
 use super::statistics::InputStatistics;
 use super::{Fold, LayerwiseRunError, Loaded, Method, StageResult, Work, floats};
-use crate::architecture::{Feed, Gated, Linear, Norm, Vector};
+use crate::architecture::{Blueprint, Feed, Gated, Layer, Linear, Norm, Vector};
 use crate::device::{Input, Stage};
-use lowbit::compress::layerwise::awq;
+use lowbit::compress::Scheme;
+use lowbit::compress::layerwise::{LayerwiseError, awq};
 use std::collections::BTreeMap;
 
 /// The number of exponents that are tried.
@@ -45,17 +46,7 @@ pub(super) fn fold(
     if let Feed::Gated(Gated { up, down, .. }) = &layer.feed {
         order.push((down, Maker::Rows(up)));
     }
-    if let Some(norm) = &layer.attention_norms.input {
-        order.push((&attention.query, Maker::Norm(norm)));
-    }
-    let first = match &layer.feed {
-        Feed::Plain { up, .. } => Some(up),
-        Feed::Gated(Gated { gate, .. }) => Some(gate),
-        Feed::Experts { .. } => None,
-    };
-    if let (Some(first), Some(norm)) = (first, &layer.feed_norms.input) {
-        order.push((first, Maker::Norm(norm)));
-    }
+    order.extend(norms(layer).into_iter().map(|(first, norm)| (first, Maker::Norm(norm))));
     for (linear, maker) in order {
         let place = inputs.iter().position(|input| input.linears.contains(linear));
         let Some((place, input)) = place.and_then(|at| Some((at, inputs.get(at)?))) else {
@@ -67,7 +58,63 @@ pub(super) fn fold(
     Ok(())
 }
 
-/// Does the same for one input.
+/// Returns the normalizations of a layer that make an input of linear layers, each with the first of these.
+fn norms(layer: &Layer) -> Vec<(&Linear, &Norm)> {
+    let first = match &layer.feed {
+        Feed::Plain { up, .. } => Some(up),
+        Feed::Gated(Gated { gate, .. }) => Some(gate),
+        Feed::Experts { .. } => None,
+    };
+    let attention = (Some(&layer.attention.query), &layer.attention_norms.input);
+    let norms = [attention, (first, &layer.feed_norms.input)].into_iter();
+    norms.filter_map(|(first, norm)| Some((first?, norm.as_ref()?))).collect()
+}
+
+/// Returns the normalization that makes an input of a stage, if factors can be folded into it.
+pub(crate) fn norm<'b>(blueprint: &'b Blueprint, stage: Stage, input: &Input) -> Option<&'b Norm> {
+    let Stage::Layer(index) = stage else { return None };
+    let mut norms = norms(blueprint.layers.get(index)?).into_iter();
+    let (_, norm) = norms.find(|(first, _)| input.linears.contains(first))?;
+    is_whole(norm).then_some(norm)
+}
+
+/// Returns whether the vectors of a normalization are tensors of their own: a part cannot be changed by itself.
+fn is_whole(norm: &Norm) -> bool {
+    norm.weight.part.is_none() && norm.bias.as_ref().is_none_or(|bias| bias.part.is_none())
+}
+
+/// Finds the factors of the columns of weights that take one input.
+pub(crate) fn factors(
+    weights: &[&Loaded],
+    seen: &InputStatistics,
+    scheme: &Scheme,
+) -> Result<Vec<f32>, LayerwiseError> {
+    let k = weights.first().map_or(0, |weight| weight.k);
+    let matrices: Vec<(&[f32], usize)> =
+        weights.iter().map(|weight| (&weight.values[..], weight.n)).collect();
+    Ok(awq(&matrices, k, &seen.gram, &seen.mean_abs(), scheme, GRID)?.factors)
+}
+
+/// Multiplies the columns of a weight by factors.
+pub(crate) fn scale(weight: &mut Loaded, factors: &[f32]) {
+    for row in weight.values.chunks_mut(weight.k.max(1)) {
+        row.iter_mut().zip(factors).for_each(|(w, s)| *w *= s);
+    }
+}
+
+/// A vector of a normalization, and how it is divided by factors.
+pub(crate) type Divided<'n> = (&'n Vector, Box<dyn Fn(f32, f32) -> f32>);
+
+/// Returns how the vectors of a normalization are divided by factors, so that what it makes is.
+pub(crate) fn divided(norm: &Norm) -> Vec<Divided<'_>> {
+    let offset = norm.weight_offset;
+    let mut all: Vec<Divided<'_>> =
+        vec![(&norm.weight, Box::new(move |w, s| (w + offset) / s - offset))];
+    all.extend(norm.bias.as_ref().map(|bias| -> Divided<'_> { (bias, Box::new(|b, s| b / s)) }));
+    all
+}
+
+/// Does the same as [`fold`] for one input.
 fn one(
     work: &Work<'_, '_>,
     input: &Input,
@@ -91,9 +138,7 @@ fn one(
     }
     // A part of a tensor, or of a vector, cannot be changed by itself.
     let whole = match maker {
-        Maker::Norm(norm) => {
-            norm.weight.part.is_none() && norm.bias.as_ref().is_none_or(|b| b.part.is_none())
-        }
+        Maker::Norm(norm) => is_whole(norm),
         Maker::Rows(linear) => {
             linear.matrix.rows.is_none()
                 && linear.bias.as_ref().is_none_or(|bias| bias.part.is_none())
@@ -103,37 +148,31 @@ fn one(
     if !whole {
         return Ok(());
     }
-    let Some(k) = names.first().and_then(|name| loaded.get(*name)).map(|weight| weight.k) else {
+    let weights: Vec<&Loaded> = names.iter().filter_map(|name| loaded.get(*name)).collect();
+    if weights.is_empty() {
         return Ok(());
-    };
-    let weights: Vec<(&[f32], usize)> = names
-        .iter()
-        .filter_map(|name| loaded.get(*name))
-        .map(|weight| (&weight.values[..], weight.n))
-        .collect();
-    let found = awq(&weights, k, &seen.gram, &seen.mean_abs(), &plan.scheme, GRID);
-    let found = found.map_err(|source| LayerwiseRunError::Weight {
-        name: names.first().copied().unwrap_or_default().to_owned(),
-        source,
-    })?;
-    if found.factors.iter().all(|&factor| factor == 1.0) {
+    }
+    let factors =
+        factors(&weights, seen, &plan.scheme).map_err(|source| LayerwiseRunError::Weight {
+            name: names.first().copied().unwrap_or_default().to_owned(),
+            source,
+        })?;
+    if factors.iter().all(|&factor| factor == 1.0) {
         return Ok(());
     }
     match maker {
         Maker::Norm(norm) => {
-            let offset = norm.weight_offset;
-            change(work, result, &norm.weight, &found.factors, |w, s| (w + offset) / s - offset)?;
-            if let Some(bias) = &norm.bias {
-                change(work, result, bias, &found.factors, |b, s| b / s)?;
+            for (vector, with) in divided(norm) {
+                change(work, result, vector, &factors, with)?;
             }
         }
         Maker::Rows(linear) => {
             if let Some(bias) = &linear.bias {
-                change(work, result, bias, &found.factors, |b, s| b / s)?;
+                change(work, result, bias, &factors, |b, s| b / s)?;
             }
             if let Some(weight) = loaded.get_mut(&linear.matrix.tensor) {
                 let rows = weight.values.chunks_mut(weight.k.max(1));
-                for (row, s) in rows.zip(&found.factors) {
+                for (row, s) in rows.zip(&factors) {
                     row.iter_mut().for_each(|w| *w /= s);
                 }
             }
@@ -141,12 +180,10 @@ fn one(
     }
     for name in &names {
         if let Some(weight) = loaded.get_mut(*name) {
-            for row in weight.values.chunks_mut(weight.k.max(1)) {
-                row.iter_mut().zip(&found.factors).for_each(|(w, s)| *w *= s);
-            }
+            scale(weight, &factors);
         }
     }
-    seen.divide(&found.factors)
+    seen.divide(&factors)
         .map_err(|source| LayerwiseRunError::Weight { name: names.concat(), source })
 }
 
