@@ -14,6 +14,9 @@ use lowbit::host::Host;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+/// What belongs to the candidates of each weight; `None` for those that it cannot be.
+type Table<'s, T> = &'s [Vec<Option<T>>];
+
 /// How often the gap between a size that loses too much and one that does not is halved.
 const HALVINGS: usize = 4;
 
@@ -120,7 +123,7 @@ impl<'s> Search<'s> {
         job: &'s Job<'s>,
         kept: &'s Kept<'s>,
         sizes: &'s Sizes<'s>,
-        (made, losses): (&'s [Vec<Option<Made>>], &'s [Vec<Option<f64>>]),
+        (made, losses): (Table<'s, Made>, Table<'s, f64>),
         state: State,
         mut steps: Steps<'s>,
     ) -> Result<Self, ExploreError> {

@@ -327,7 +327,7 @@ mod tests {
                         bytes: noise.next() % 40,
                         loss: (noise.next() % 1000) as f64 / 8.0,
                     };
-                    let there = |noise: &mut Noise| noise.next() % 5 > 0;
+                    let there = |noise: &mut Noise| !noise.next().is_multiple_of(5);
                     (0..5).map(|_| there(&mut noise).then(|| cost(&mut noise))).collect()
                 })
                 .collect();
