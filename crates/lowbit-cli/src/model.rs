@@ -33,6 +33,10 @@ pub struct ModelArgs {
     /// int8-g32), int8-token, int8-g64-asym and so on
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     activations: Activations,
+    /// Take the tokenizer of this model, or this tokenizer.json: for files that were made of a GGUF file, which have
+    /// no tokenizer. The default is that of MODEL
+    #[arg(long, value_name = "MODEL")]
+    tokenizer: Option<PathBuf>,
     #[command(flatten)]
     adapter: AdapterArg,
     #[command(flatten)]
@@ -115,10 +119,10 @@ impl ModelArgs {
 
     /// Opens the tokenizer of the model, and checks that it belongs to it.
     pub fn tokenizer(&self, model: &Model) -> Result<Tokenizer, CliError> {
-        let refuse = |error| {
-            text_failed(format!("cannot use the tokenizer of `{}`", self.model.display()), error)
-        };
-        let tokenizer = Tokenizer::open(&self.model).map_err(refuse)?;
+        let path = self.tokenizer.as_deref().unwrap_or(&self.model);
+        let refuse =
+            |error| text_failed(format!("cannot use the tokenizer of `{}`", path.display()), error);
+        let tokenizer = Tokenizer::open(path).map_err(refuse)?;
         tokenizer.check(model.blueprint()).map_err(refuse)?;
         Ok(tokenizer)
     }
@@ -131,7 +135,7 @@ impl ModelArgs {
         adapter: AdapterArg,
         device: DeviceArg,
     ) -> Self {
-        Self { model, format, activations, adapter, device }
+        Self { model, format, activations, tokenizer: None, adapter, device }
     }
 
     /// Returns how the weights are stored: the format that they were compressed to, or `as stored`.
