@@ -6,7 +6,7 @@ use crate::files;
 use crate::model::CacheArg;
 use crate::plot::Plot;
 use crate::report::{JsonArg, Report, progress, right, table, text};
-use crate::{Outcome, bench_model};
+use crate::{Outcome, bench_beside, bench_model};
 use clap::ValueEnum;
 use lowbit::compress::calibrate::Observer;
 use lowbit::conformance::{FakeScales, MeasuredLimits, Op, Timing, limits, time};
@@ -58,6 +58,10 @@ pub struct Args {
     /// --activations then are its weights' and activations'
     #[arg(long, value_name = "MODEL", conflicts_with_all = ["op", "shape", "tuning", "schedule", "plot"])]
     model: Option<PathBuf>,
+    /// Measure this language model in turn with that of --model, and print how many times as fast it is. May be
+    /// given more than once
+    #[arg(long, value_name = "MODEL", requires = "model")]
+    beside: Vec<PathBuf>,
     /// Tokens of the prompt, with --model
     #[arg(short, long, value_name = "N", default_value_t = 512, requires = "model", value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub(crate) prompt_tokens: u32,
@@ -235,7 +239,10 @@ struct Bench {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<Outcome, CliError> {
     if let Some(model) = &args.model {
-        return bench_model::run(args, model);
+        if args.beside.is_empty() {
+            return bench_model::run(args, model);
+        }
+        return bench_beside::run(args, model, &args.beside);
     }
     let report = Report::open(&args.json)?;
     let plot = args.plot.as_deref().map(Plot::open).transpose()?;

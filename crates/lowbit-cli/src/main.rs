@@ -4,6 +4,7 @@ mod activations;
 mod adapter;
 mod adapters;
 mod bench;
+mod bench_beside;
 mod bench_model;
 mod calibrate;
 mod compare;
