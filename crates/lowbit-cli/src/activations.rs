@@ -54,11 +54,60 @@ impl FromStr for ActivationsArg {
     }
 }
 
+/// How X is smoothed.
+#[derive(Clone, Copy, PartialEq)]
+pub enum SmoothArg {
+    /// By this α, from 0 to 1.
+    Alpha(f64),
+    /// By the α that is best for all layers together.
+    Search,
+}
+
+impl SmoothArg {
+    /// Returns the α, if it is given.
+    pub fn alpha(self) -> Option<f64> {
+        match self {
+            Self::Alpha(alpha) => Some(alpha),
+            Self::Search => None,
+        }
+    }
+}
+
+impl FromStr for SmoothArg {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "search" {
+            return Ok(Self::Search);
+        }
+        let alpha = text.parse().ok().filter(|alpha| (0.0..=1.0).contains(alpha));
+        alpha.map(Self::Alpha).ok_or("give a number from 0 to 1, or `search`")
+    }
+}
+
 impl ActivationsArg {
     /// Returns the format if scales are taken at run time and there is no file of ranges.
     pub fn without_ranges(&self) -> Option<ActivationFormat> {
         let token = ActivationFormat::int8(ActivationGranularity::Token);
         (!self.fixed && self.ranges.is_none()).then_some(self.format.unwrap_or(token))
+    }
+
+    /// Returns what is asked for, without smoothing.
+    pub fn request<'a>(&self, ranges: Option<&'a Ranges>) -> ActivationRequest<'a> {
+        let smooth = SmoothRequest::None;
+        ActivationRequest { format: self.format, fixed: self.fixed, ranges, smooth }
+    }
+
+    /// Reads the file of ranges, if there is one.
+    pub fn read_ranges(&self) -> Result<Option<Ranges>, CliError> {
+        let read = |path: &PathBuf| {
+            Ranges::read(path).map_err(|error| {
+                CliError::new("cannot take the activations' scales")
+                    .because(error)
+                    .hint("`lowbit calibrate` writes such a file")
+            })
+        };
+        self.ranges.as_ref().map(read).transpose()
     }
 
     /// Returns the file of ranges.
@@ -75,30 +124,23 @@ pub fn plan(
     model: &ModelFile,
     selected: &[Chosen<'_>],
 ) -> Result<ActivationPlan, CliError> {
-    let read = |path: &PathBuf| {
-        Ranges::read(path).map_err(|error| {
-            CliError::new("cannot take the activations' scales")
-                .because(error)
-                .hint("`lowbit calibrate` writes such a file")
-        })
+    let ranges = arg.read_ranges()?;
+    let smooth = match smooth {
+        None => SmoothRequest::None,
+        Some(None) => SmoothRequest::Search,
+        Some(Some(alpha)) => SmoothRequest::Alpha(alpha),
     };
-    let ranges = arg.ranges.as_ref().map(read).transpose()?;
-    let request = ActivationRequest {
-        format: arg.format,
-        fixed: arg.fixed,
-        ranges: ranges.as_ref(),
-        smooth: match smooth {
-            None => SmoothRequest::None,
-            Some(None) => SmoothRequest::Search,
-            Some(Some(alpha)) => SmoothRequest::Alpha(alpha),
-        },
-    };
+    let request = ActivationRequest { smooth, ..arg.request(ranges.as_ref()) };
     ActivationPlan::new(&request, model, selected)
         .map_err(|error| refused(error, arg, ranges.as_ref()))
 }
 
 /// Adds the names of files and options to the reason why there is no plan.
-fn refused(error: ActivationPlanError, arg: &ActivationsArg, ranges: Option<&Ranges>) -> CliError {
+pub fn refused(
+    error: ActivationPlanError,
+    arg: &ActivationsArg,
+    ranges: Option<&Ranges>,
+) -> CliError {
     use ActivationPlanError as Error;
     let path = arg.ranges.as_deref().unwrap_or(Path::new("")).display();
     match error {

@@ -1,10 +1,11 @@
 //! `lowbit compress`: compresses the weights of a model file.
 
-use crate::activations::{self, ActivationsArg, ActivationsJson};
+use crate::activations::{self, ActivationsArg, ActivationsJson, SmoothArg};
 use crate::adapter::AdapterArg;
 use crate::error::{CliError, printable, warn};
 use crate::layerwise::{self, MethodArgs};
 use crate::report::{self, JsonArg, Report};
+use crate::smooth::{self, SearchJson};
 use crate::{Outcome, files};
 use clap::{ArgGroup, ValueEnum};
 use lowbit::compress::Scheme;
@@ -55,16 +56,18 @@ pub struct Args {
     #[arg(long, value_name = "FORMAT:dynamic[=FILE]|static=FILE")]
     pub(crate) activations: Option<ActivationsArg>,
     /// Move outliers of the inputs into the weights (SmoothQuant), using the ranges of channels. A
-    /// larger ALPHA, from 0 to 1, moves more; without ALPHA each layer gets the best one
-    #[arg(long, value_name = "ALPHA", num_args = 0..=1, require_equals = true)]
-    #[arg(value_parser = parse_alpha, requires = "activations")]
-    smooth: Option<Option<f64>>,
+    /// larger ALPHA, from 0 to 1, moves more; without ALPHA each layer gets the one from which the least
+    /// error is expected. `search` finds one for all layers: the model reads the text of --calibration, and
+    /// the error of each layer's output is measured with 21 values
+    #[arg(long, value_name = "ALPHA|search", num_args = 0..=1, require_equals = true)]
+    #[arg(requires = "activations")]
+    smooth: Option<Option<SmoothArg>>,
     /// Compare the result with the CPU's code for code. If they differ, write nothing and exit with 1
     #[arg(long)]
     check: bool,
     /// Compress on all cores of the CPU. This takes no adapter
     #[arg(long, conflicts_with_all = ["adapter", "check"])]
-    host: bool,
+    pub(crate) host: bool,
     #[command(flatten)]
     pub(crate) method: MethodArgs,
     #[command(flatten)]
@@ -111,11 +114,6 @@ enum SchemeArg {
 enum ScalesArg {
     F32,
     F16,
-}
-
-fn parse_alpha(text: &str) -> Result<f64, String> {
-    let alpha = text.parse().ok().filter(|alpha| (0.0..=1.0).contains(alpha));
-    alpha.ok_or_else(|| "give a number from 0 to 1".to_owned())
 }
 
 fn parse_group(text: &str) -> Result<Granularity, String> {
@@ -225,9 +223,12 @@ struct Json {
     written: bool,
     /// The format of all compressed weights, or `mixed`.
     format: String,
-    /// The α of `--smooth`; null if each layer has its own.
+    /// The α of `--smooth`; null if each layer has its own. Absent if X is not smoothed.
     #[serde(skip_serializing_if = "Option::is_none")]
     smooth: Option<Option<f64>>,
+    /// What `--smooth=search` measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    smooth_search: Option<SearchJson>,
     /// The adapter; null for the CPU.
     adapter: Option<AdapterJson>,
     tensors: Vec<Row>,
@@ -424,6 +425,9 @@ fn text(json: &Json) -> String {
         totals.bits_per_weight,
         totals.relative_error,
     ));
+    if let Some(search) = &json.smooth_search {
+        text.push_str(&search.text());
+    }
     if json.written {
         let copied = report::bytes(totals.copied_bytes as u64);
         text.push_str(&format!(
@@ -451,11 +455,13 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         ("OUT", Some(&args.output)),
         ("--activations", args.activations.as_ref().and_then(ActivationsArg::ranges)),
         ("--recipe", args.recipe.as_deref()),
+        ("--calibration", args.method.calibration.as_deref()),
         ("--json", args.json.json.as_deref()),
     ]))?;
     let request = request(args)?;
-    if request.recipe.rules.iter().any(|rule| !rule.treatment.is_plain()) || args.method.is_staged()
-    {
+    let searched = args.smooth == Some(Some(SmoothArg::Search));
+    let staged = if searched { args.method.changes() } else { args.method.is_staged() };
+    if request.recipe.rules.iter().any(|rule| !rule.treatment.is_plain()) || staged {
         return layerwise::run(args, &request);
     }
     let output = args.shards.output(&args.output);
@@ -464,11 +470,18 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     for pattern in unmatched {
         warn(format!("the pattern `{pattern}` matches no float matrix of the file"));
     }
-    let plan = match &args.activations {
-        Some(arg) => activations::plan(arg, args.smooth, &model, &selected)?,
-        None => ActivationPlan::default(),
-    };
     let report = Report::open(&args.json)?;
+    let (plan, smooth, smooth_search) = match &args.activations {
+        Some(arg) if searched => {
+            let (plan, search) = smooth::search(args, arg, &model, &selected)?;
+            (plan, search.alpha.map(Some), Some(search))
+        }
+        Some(arg) => {
+            let alpha = args.smooth.map(|smooth| smooth.and_then(SmoothArg::alpha));
+            (activations::plan(arg, alpha, &model, &selected)?, alpha, None)
+        }
+        None => (ActivationPlan::default(), None, None),
+    };
     let failed = |error: CompressionError| {
         let hint = hint(&error);
         let message = format!("cannot compress `{}`", args.input.display());
@@ -504,7 +517,8 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         output: args.output.display().to_string(),
         written: done.written,
         format,
-        smooth: args.smooth,
+        smooth,
+        smooth_search,
         adapter: device.map(|(_, info)| AdapterJson {
             name: info.name,
             driver: info.driver,

@@ -9,7 +9,7 @@ use crate::samples::SampleReader;
 use crate::{Outcome, files, observe};
 use lowbit::compress::layerwise::Pattern as Sparsity;
 use lowbit::host::Host;
-use lowbit_models::architecture;
+use lowbit_models::architecture::{self, Blueprint};
 use lowbit_models::checkpoint::AtomicFile;
 use lowbit_models::checkpoint::source::{Family, ModelSource, Overlay, import};
 use lowbit_models::compress::SelectRequest;
@@ -40,7 +40,7 @@ pub struct MethodArgs {
     sparsity: Option<Sparsity>,
     /// The calibration text: for a language model windows are cut from it, for an encoder each line is a sample
     #[arg(long, value_name = "TEXT")]
-    calibration: Option<PathBuf>,
+    pub calibration: Option<PathBuf>,
     /// Use these statistics of what layers take, which `lowbit observe` wrote of this model, instead of running a
     /// text. They are of the layers as they are, not of what they take once those before them are compressed
     #[arg(long, value_name = "STATISTICS")]
@@ -131,7 +131,7 @@ impl MethodArgs {
     }
 
     /// Returns whether the model is changed before it is compressed.
-    fn changes(&self) -> bool {
+    pub fn changes(&self) -> bool {
         self.rotate.is_some() || self.keep_rows.is_some() || self.keep_heads.is_some()
     }
 
@@ -252,11 +252,7 @@ pub fn run(args: &Args, request: &SelectRequest) -> Result<Outcome, CliError> {
     }
     let report = Report::open(&args.json)?;
     let calibration = match &method.calibration {
-        Some(path) => {
-            let reader = SampleReader::open(&args.input, &blueprint)?;
-            let most = method.samples.unwrap_or(reader.of_kind(SAMPLES));
-            Some(reader.read(path, most, method.sample_tokens, "--sample-tokens")?)
-        }
+        Some(path) => Some(read_samples(args, path, &blueprint)?),
         None => None,
     };
     let statistics = match &method.statistics {
@@ -413,6 +409,13 @@ pub fn open_device(adapter: &AdapterArg) -> Result<Arc<Host>, CliError> {
     let host = Host::with_adapter(&adapter.choose()?)
         .map_err(|error| CliError::new("cannot use the adapter").because(error))?;
     Ok(Arc::new(host.with_timeout(STEP_TIMEOUT)))
+}
+
+/// Reads the samples of a calibration text.
+pub fn read_samples(args: &Args, path: &Path, blueprint: &Blueprint) -> Result<Samples, CliError> {
+    let reader = SampleReader::open(&args.input, blueprint)?;
+    let most = args.method.samples.unwrap_or(reader.of_kind(SAMPLES));
+    reader.read(path, most, args.method.sample_tokens, "--sample-tokens")
 }
 
 /// Suggests what to do about an error.

@@ -30,6 +30,7 @@ mod report;
 mod samples;
 mod shader;
 mod signals;
+mod smooth;
 mod tune;
 mod verify;
 

@@ -15,7 +15,7 @@ pub enum SmoothRequest {
     /// X is not smoothed.
     #[default]
     None,
-    /// Every set of factors gets its best α.
+    /// Every set of factors gets the α with the least estimated rounding error.
     Search,
     /// All factors have this α, within 0…1.
     Alpha(f64),
@@ -246,7 +246,10 @@ fn kept_as<'a, 'b>(ranges: &'a Ranges, weight: &'b str) -> Option<(&'b str, &'a 
     })
 }
 
-fn check_columns(tensor: &Tensor<'_>, seen: &Statistics) -> Result<(), ActivationPlanError> {
+pub(super) fn check_columns(
+    tensor: &Tensor<'_>,
+    seen: &Statistics,
+) -> Result<(), ActivationPlanError> {
     let (have, need) = (seen.observer().columns(), matrix_shape(tensor.shape));
     match need {
         Some((_, need)) if need != have => {

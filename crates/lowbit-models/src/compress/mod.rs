@@ -4,6 +4,7 @@
 //! 8-bit codes if that is wanted, and [`Compression`] makes the new file.
 
 mod activations;
+mod alpha;
 mod difference;
 mod recipe;
 mod roles;
@@ -12,6 +13,7 @@ mod smooth;
 
 pub use crate::schemes::has_kernels;
 pub use activations::{ActivationPlan, ActivationPlanError, ActivationRequest, SmoothRequest};
+pub use alpha::{AlphaError, AlphaSearch, FoundAlpha, WeightErrors, search_alpha};
 pub use difference::Difference;
 pub use recipe::{Pattern, Recipe, RecipeError, Rule};
 pub use select::{Chosen, SelectError, SelectRequest, Selection, select};

@@ -196,6 +196,16 @@ impl Smoothing {
         self.changed(name).filter(|weight| !weight.folded).map(|weight| &weight.columns[..])
     }
 
+    /// Returns the factors that X of a weight is divided by, at run time or by the previous layer.
+    pub(super) fn divisors(&self, name: &str) -> Option<&[f32]> {
+        self.changed(name).map(|weight| &weight.columns[..])
+    }
+
+    /// Returns what the rows of a weight are divided by, which are the factors of a layer that takes its output.
+    pub(super) fn row_divisors(&self, name: &str) -> Option<&[f32]> {
+        self.rows.get(name).map(|rows| &rows[..])
+    }
+
     /// Returns the range of a weight's smoothed X, or `None` if X is not smoothed.
     pub fn range(&self, name: &str) -> Option<ActivationRange> {
         self.changed(name).map(|weight| weight.range)
