@@ -129,6 +129,61 @@ fn a_model_is_measured() {
     assert!(said.contains("--shape"), "{said}");
     let said = refused(&["bench", "-p", "8"]);
     assert!(said.contains("--model"), "{said}");
+    let said = refused(&["bench", "--beside", &model]);
+    assert!(said.contains("--model"), "{said}");
+}
+
+/// Models that take turns: one that was cut reads fewer bytes a token.
+#[test]
+fn models_are_measured_beside_each_other() {
+    if !gpu() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let (model, json) = (tiny(&scratch, "llama"), scratch.text("json"));
+    let folder = scratch.text("cut");
+    fs::create_dir(&folder).unwrap();
+    let cut = format!("{folder}/model.safetensors");
+    let keep = ["--keep-rows", "0.5", "--keep-heads", "2", "--format", "f16"];
+    fine(&[&["compress", &model, "-o", &cut][..], &keep].concat());
+    let args =
+        ["bench", "--model", &model, "--beside", &cut, "-p", "8", "-n", "4", "--json", &json];
+    let printed = fine(&args);
+    assert!(printed.contains("times as fast"), "{printed}");
+    let json = scratch.json("json");
+    let rows = json["models"].as_array().unwrap();
+    let [whole, cut] = &rows[..] else { panic!("{json}") };
+    assert_eq!((number(whole, "token_speedup"), number(whole, "prompt_speedup")), (1.0, 1.0));
+    for time in ["token", "prompt"] {
+        let ms = |row: &Value| number(row, &format!("{time}_ms"));
+        let speedup = number(cut, &format!("{time}_speedup"));
+        assert!(ms(cut) > 0.0 && (speedup * ms(cut) / ms(whole) - 1.0).abs() < 1e-9, "{json}");
+    }
+    assert!(number(cut, "bytes_per_token") < 0.8 * number(whole, "bytes_per_token"), "{json}");
+}
+
+/// A file that was made of a GGUF file has no tokenizer, and takes that of the GGUF file.
+#[test]
+fn tokenizers_of_other_models_are_taken() {
+    if !gpu() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let model = tiny(&scratch, "llama");
+    let [text, json, folder] = ["text", "json", "out"].map(|name| scratch.text(name));
+    fs::write(&text, TEXT).unwrap();
+    fs::create_dir(&folder).unwrap();
+    let made = format!("{folder}/model.safetensors");
+    fine(&["compress", &model, "-o", &made, "--format", "f32"]);
+    fs::copy(format!("{model}/config.json"), format!("{folder}/config.json")).unwrap();
+    let args = ["perplexity", &made, "--text", &text, "--window", "16", "--json", &json];
+    let said = refused(&args);
+    assert!(said.contains("tokenizer.json"), "{said}");
+    fine(&[&args[..], &["--tokenizer", &model]].concat());
+    let other = number(&scratch.json("json"), "perplexity");
+    fine(&["perplexity", &model, "--text", &text, "--window", "16", "--json", &json]);
+    let own = number(&scratch.json("json"), "perplexity");
+    assert!((own / other - 1.0).abs() < 1e-5, "{own} {other}");
 }
 
 /// Linear layers that take no int8 inputs are counted and named: on stderr once, and in the JSON.

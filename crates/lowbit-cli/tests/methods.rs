@@ -1,6 +1,6 @@
 //! `lowbit compress` by methods that look at what layers take, that prune, or that change the model first.
 
-use crate::cli::{Scratch, command, fine, gpu, refused, stderr};
+use crate::cli::{Scratch, command, encoder, fine, gpu, refused, stderr};
 use crate::tiny_language::tiny;
 use serde_json::{Value, json};
 use std::fs;
@@ -309,4 +309,68 @@ fn pruned_weights_are_exported_behind_a_mask() {
     let out = scratch.text("dense.safetensors");
     let message = refused(&["export", &model, "-o", &out, "--to", "sparse-bitmask"]);
     assert!(message.contains("no weight has so many zeros"), "{message}");
+}
+
+/// One α for all layers: measured, reported, and what the file has is what `--smooth=ALPHA` makes of the same ranges.
+#[test]
+fn one_alpha_is_searched_for() {
+    if !gpu() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let (model, text) = encoder(&scratch);
+    let input = format!("{model}/model.safetensors");
+    let [out, again, json, ranges] = ["out", "again", "json", "ranges"].map(|n| scratch.text(n));
+    let base = ["compress", &input, "--scheme", "int8", "--tensors", "encoder.*weight"];
+    let search = ["--smooth=search", "--calibration", &text, "--json", &json];
+    let dynamic = ["--activations", "int8:dynamic", "-o", &out];
+    let printed = fine(&[&base[..], &dynamic, &search].concat());
+    assert!(printed.contains("smoothed by α = ") && printed.contains("its own best"), "{printed}");
+    let found = scratch.json("json");
+    let search_json = &found["smooth_search"];
+    let number = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("{found}"));
+    let alpha = number(&search_json["alpha"]);
+    assert_eq!(number(&found["smooth"]), alpha);
+    let error = number(&search_json["output_error"]);
+    assert!(error < number(&search_json["output_error_before"]), "{found}");
+    assert!(search_json["tried"].as_array().unwrap().len() == 22, "{found}");
+    assert!(
+        search_json["tried"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|t| number(&t["output_error"]) >= error)
+    );
+    let layers = search_json["layers"].as_array().unwrap();
+    assert_eq!(layers.len(), 6);
+    for layer in layers {
+        let [before, with, best] = ["output_error_before", "output_error", "best_output_error"]
+            .map(|key| number(&layer[key]));
+        assert!(best <= before && best <= with && with < 0.2, "{layer}");
+    }
+    // What was seen of the text is what calibration sees of it.
+    fine(&["calibrate", &model, "--text", &text, "-o", &ranges, "--per-channel"]);
+    let given = format!("int8:dynamic={ranges}");
+    let alpha = format!("--smooth={alpha}");
+    fine(&[&base[..], &["--activations", &given, &alpha, "-o", &again]].concat());
+    assert!(fs::read(&out).unwrap() == fs::read(&again).unwrap(), "another file");
+    // Static scales follow from ranges, and so do the factors then.
+    let fixed = format!("int8:static={ranges}");
+    let printed = fine(&[&base[..], &["--activations", &fixed, "-o", &out], &search].concat());
+    assert!(printed.contains("smoothed by α = "), "{printed}");
+    for (more, says) in [
+        (&["--activations", "int8:dynamic", "--smooth=search"][..], "--calibration"),
+        (&["--activations", "int8:dynamic", "--smooth=most"], "`search`"),
+        (
+            &["--activations", "int8:dynamic", "--smooth=search", "--calibration", &text, "--host"],
+            "--host",
+        ),
+        (
+            &["--activations", "int8:dynamic", "--smooth=0.5", "--calibration", &text],
+            "--activations",
+        ),
+    ] {
+        let said = refused(&[&base[..], &["-o", &out], more].concat());
+        assert!(said.contains(says), "{more:?}: {said}");
+    }
 }

@@ -236,6 +236,7 @@ fn applied<'a>(host: &Arc<Host>, tiny: &'a Tiny, recipe: &str) -> Overlay<'a> {
         blueprint: &tiny.blueprint,
         plans: plans(&tiny.model, &request).unwrap().plans,
         texts: &tiny.texts,
+        statistics: None,
         rows: 64,
         loops: layerwise::Loops::default(),
         folder: None,
