@@ -13,15 +13,16 @@ use lowbit_models::architecture::{self, Blueprint};
 use lowbit_models::checkpoint::AtomicFile;
 use lowbit_models::checkpoint::source::{Family, ModelSource, Overlay, import};
 use lowbit_models::compress::SelectRequest;
+use lowbit_models::device::Stage;
 use lowbit_models::layerwise::{
     ColumnOrder, Doing, Identity, Job, LayerwiseRunError, Loops, Method, Plans, Samples, TextPart,
-    Treatment, WeightReport, plans, remove_folder, run as compress,
+    Treatment, WeightReport, input_norms, plans, remove_folder, run as compress,
 };
-use lowbit_models::transform::{Changed, Cut, Keep, TransformError, cut, rotate};
+use lowbit_models::transform::{Changed, Cut, InputNorms, Keep, TransformError, cut, rotate};
 use pollster::block_on;
 use serde::Serialize;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Samples of a language model and of an encoder, if `--samples` does not say it.
@@ -223,7 +224,8 @@ pub fn run(args: &Args, request: &SelectRequest) -> Result<Outcome, CliError> {
     let cut = match &floats {
         Some(model) if method.keep_rows.is_some() || method.keep_heads.is_some() => {
             let request = Cut { feed: method.keep_rows, heads: method.keep_heads };
-            Some(changed(cut(model, &request, None), model, args)?)
+            let norms = norms(args, model)?;
+            Some(changed(cut(model, &request, norms.as_ref()), model, args)?)
         }
         _ => None,
     };
@@ -370,6 +372,28 @@ fn with_activations(args: &Args, request: &SelectRequest) -> Result<SelectReques
         rule.treatment.activations = Some(format);
     }
     Ok(request)
+}
+
+/// Returns the norms of what the layers of a model take when it reads the calibration text, if there is one.
+fn norms(args: &Args, model: &dyn ModelSource) -> Result<Option<InputNorms>, CliError> {
+    let Some(path) = &args.method.calibration else { return Ok(None) };
+    let failed = || CliError::new(format!("cannot observe `{}`", args.input.display()));
+    let blueprint = architecture::read(model).map_err(|error| failed().because(error))?;
+    let texts = read_samples(args, path, &blueprint)?.texts;
+    let rows = texts.iter().map(Vec::len).max().unwrap_or(1).max(512);
+    let host = open_device(&args.adapter)?;
+    let bar = report::long_progress(Stage::all(&blueprint).len());
+    let mut progress = |doing: Doing<'_>| match doing {
+        Doing::Observing(stage) => bar.set_message(format!("{stage}: observing its inputs")),
+        Doing::Advancing(_) => bar.inc(1),
+        _ => {}
+    };
+    let seen = block_on(input_norms(&host, model, &blueprint, &texts, rows, &mut progress));
+    bar.finish_and_clear();
+    seen.map(Some).map_err(|error| {
+        let hint = hint(&error);
+        failed().because(error).hint(hint)
+    })
 }
 
 /// Puts a change over a model.

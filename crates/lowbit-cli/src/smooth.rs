@@ -145,7 +145,7 @@ pub fn search(
     bar.finish_and_clear();
     let refused = |error| activations::refused(error, arg, ranges.as_ref());
     let found = found.map_err(|error| match error {
-        AlphaError::Plan(error) => refused(error),
+        AlphaError::Plan(error) => refused(*error),
         error => {
             let hint = match error {
                 AlphaError::Unseen { .. } => "--exclude leaves the weight out",

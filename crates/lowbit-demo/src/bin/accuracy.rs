@@ -215,6 +215,7 @@ impl Bench<'_> {
             blueprint: &self.blueprint,
             plans,
             texts: &texts,
+            statistics: None,
             rows: 512,
             loops: Loops::Auto,
             folder: None,

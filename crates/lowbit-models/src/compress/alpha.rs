@@ -26,6 +26,7 @@ use lowbit::format::{ActivationGranularity, Quantization, StaticScale};
 use lowbit::host::Host;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 /// What an α is searched for with.
@@ -102,7 +103,7 @@ pub enum AlphaError {
     Run(#[from] RunError),
     /// There is no plan for the activations.
     #[error(transparent)]
-    Plan(#[from] ActivationPlanError),
+    Plan(Box<ActivationPlanError>),
     /// A weight cannot be smoothed.
     #[error(transparent)]
     Smoothing(#[from] SmoothingError),
@@ -128,6 +129,12 @@ pub enum AlphaError {
         /// The weight.
         name: String,
     },
+}
+
+impl From<ActivationPlanError> for AlphaError {
+    fn from(error: ActivationPlanError) -> Self {
+        Self::Plan(Box::new(error))
+    }
 }
 
 /// Searches for the one α with which the outputs of all selected weights are nearest to what they were. `request` says
@@ -249,13 +256,15 @@ async fn observe(
         .observe(model, &mut |InputRows { index, columns, x }| {
             let Some(name) = names.get(&index) else { return Ok(()) };
             let mut add = || -> Result<(), CalibrateError> {
-                if !all.contains_key(&index) {
-                    // Smoothing needs the ranges of channels, not their histograms.
-                    let channels = Statistics::new(Observer::channels(*name, columns).with_bins(0));
-                    let seen = Seen { columns, channels: channels?, x: Vec::new() };
-                    all.insert(index, (seen, 0));
-                }
-                let Some((seen, done)) = all.get_mut(&index) else { return Ok(()) };
+                let (seen, done) = match all.entry(index) {
+                    Entry::Occupied(entry) => entry.into_mut(),
+                    Entry::Vacant(entry) => {
+                        // Smoothing needs the ranges of channels, not their histograms.
+                        let observer = Observer::channels(*name, columns).with_bins(0);
+                        let channels = Statistics::new(observer)?;
+                        entry.insert((Seen { columns, channels, x: Vec::new() }, 0))
+                    }
+                };
                 seen.channels.observe(x)?;
                 for row in x.chunks_exact(columns.max(1)) {
                     // These rows are spread evenly over all tokens.
@@ -297,6 +306,9 @@ fn add_ranges(
     Ok(())
 }
 
+/// A weight, and its squared error with each choice.
+type ErrorsOfWeight = (String, Vec<Option<f64>>);
+
 /// Returns the squared error of each weight with each choice, as a share of its squared output. `None` is of a choice
 /// that the weight cannot be compressed with. Weights whose outputs are all 0 are exact with any choice.
 fn errors(
@@ -305,7 +317,7 @@ fn errors(
     seen: &BTreeMap<usize, Seen>,
     request: &ActivationRequest<'_>,
     choices: &[Option<f64>],
-) -> Result<Vec<(String, Vec<Option<f64>>)>, AlphaError> {
+) -> Result<Vec<ErrorsOfWeight>, AlphaError> {
     let chosen: Vec<Chosen<'_>> = here.iter().map(|(_, chosen)| *chosen).collect();
     let mut exact = Vec::with_capacity(here.len());
     for (index, Chosen { tensor, .. }) in here {
@@ -315,7 +327,7 @@ fn errors(
         let w = tensor.to_f32().map_err(SmoothingError::from)?;
         exact.push((seen, products(&w, &seen.x, seen.columns)));
     }
-    let mut all: Vec<(String, Vec<Option<f64>>)> =
+    let mut all: Vec<ErrorsOfWeight> =
         chosen.iter().map(|chosen| (chosen.tensor.name.to_owned(), Vec::new())).collect();
     for choice in choices {
         let smooth = choice.map_or(SmoothRequest::None, SmoothRequest::Alpha);

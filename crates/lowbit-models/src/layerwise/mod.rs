@@ -8,6 +8,7 @@
 mod device;
 pub(crate) mod fold;
 pub(crate) mod make;
+mod norms;
 mod plans;
 mod record;
 mod report;
@@ -20,6 +21,7 @@ mod texts;
 mod threshold;
 mod treatment;
 
+pub use norms::input_norms;
 pub use plans::{Plans, plans};
 pub use record::{Recording, record};
 pub use report::WeightReport;

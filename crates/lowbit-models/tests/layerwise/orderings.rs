@@ -174,7 +174,8 @@ fn permuted(layer: &Layer, norms_squared: &[f64]) -> Vec<f32> {
 
 /// Pairs of methods: the one that loses more, the one that loses less, and the factor between them: the lowest of all
 /// layers, and the geometric mean. Measured on the four inputs of all six layers of the model, with
-/// statistics of 60 paragraphs, errors on 24 others, and the first 128 rows of each matrix.
+/// statistics of 60 paragraphs, errors on 24 others, and the first 128 rows of each matrix. The lowest factors of AWQ and
+/// of Wanda at 6:8 are those of this test with `LOWBIT_ORDERINGS=all`: on single layers they gain next to nothing.
 ///
 /// A fraction is pruned of the whole matrix by magnitude and of each row by Wanda, so that Wanda loses more
 /// (up to 1.18 times as much) on 3 of the 24 layers, whose rows differ most.
@@ -186,9 +187,9 @@ const CLAIMS: [(&str, &str, Option<f64>, f64); 19] = [
     ("round int4-g64-asym", "gptq-actorder-static int4-g64-asym", Some(1.804), 3.202),
     ("round int3-g64-asym", "gptq-actorder-static int3-g64-asym", Some(1.705), 3.187),
     ("round int4-g64-asym", "awq int4-g64-asym", Some(1.000), 1.270),
-    ("round int3-g64-asym", "awq int3-g64-asym", Some(1.015), 1.260),
+    ("round int3-g64-asym", "awq int3-g64-asym", Some(1.004), 1.260),
     ("magnitude 2:4", "wanda 2:4", Some(1.057), 1.550),
-    ("magnitude 6:8", "wanda 6:8", Some(1.098), 1.663),
+    ("magnitude 6:8", "wanda 6:8", Some(1.004), 1.663),
     ("magnitude 0.5", "wanda 0.5", None, 1.546),
     ("wanda 2:4", "sparsegpt 2:4", Some(1.590), 2.089),
     ("wanda 6:8", "sparsegpt 6:8", Some(1.701), 2.180),
