@@ -106,7 +106,7 @@ fn integer_refusal(format: &WeightFormat) -> Option<&'static str> {
     }
     match format.granularity() {
         Granularity::Group(g) if g.get().is_multiple_of(BLOCK_K as u32) => None,
-        Granularity::Group(g) if 2 * g.get() == BLOCK_K as u32 => {
+        Granularity::Group(g) if g.get() == BLOCK_K as u32 / 2 => {
             if format.is_sparse() {
                 Some(
                     "2:4 codes of two groups of 16 columns are in one word, which int8 activations \

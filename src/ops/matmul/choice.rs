@@ -688,7 +688,7 @@ pub(super) fn scaling(format: &WeightFormat, k: u32, format_use: FormatUse) -> S
     let halves = !format.is_sparse() && format.code_type().bits() <= 8;
     // Integer products scale sums: those of each group, or of each half of a block.
     let summed = |group: u32| {
-        group.is_multiple_of(block) || format_use == FormatUse::IntegerMatmul && 2 * group == block
+        group.is_multiple_of(block) || format_use == FormatUse::IntegerMatmul && group == block / 2
     };
     match group {
         0 if plain => Scaling::Row,

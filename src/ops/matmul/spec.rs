@@ -290,7 +290,7 @@ impl MatmulSpec {
     /// Returns whether groups of W are half a block of 32 columns.
     pub(super) fn has_half_groups(&self) -> bool {
         match self.weights.granularity() {
-            Granularity::Group(g) => 2 * g.get() == BLOCK_K as u32 && g.get() < self.k,
+            Granularity::Group(g) => g.get() == BLOCK_K as u32 / 2 && g.get() < self.k,
             _ => false,
         }
     }

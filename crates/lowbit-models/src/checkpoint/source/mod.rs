@@ -112,9 +112,10 @@ pub struct Item {
 }
 
 impl Item {
-    /// Returns the number of elements. It does not overflow: whoever made the item checked its bits.
+    /// Returns the number of elements. It does not overflow: whoever made the item checked its bits. Only if it is 0 may
+    /// the product of some dimensions be too large.
     pub fn elements(&self) -> usize {
-        self.shape.iter().product()
+        if self.shape.contains(&0) { 0 } else { self.shape.iter().product() }
     }
 }
 
