@@ -149,7 +149,7 @@ fn models_are_measured_beside_each_other() {
     let args =
         ["bench", "--model", &model, "--beside", &cut, "-p", "8", "-n", "4", "--json", &json];
     let printed = fine(&args);
-    assert!(printed.contains("times as fast"), "{printed}");
+    assert!(printed.contains("The fastest of 5 turns"), "{printed}");
     let json = scratch.json("json");
     let rows = json["models"].as_array().unwrap();
     let [whole, cut] = &rows[..] else { panic!("{json}") };
@@ -159,7 +159,7 @@ fn models_are_measured_beside_each_other() {
         let speedup = number(cut, &format!("{time}_speedup"));
         assert!(ms(cut) > 0.0 && (speedup * ms(cut) / ms(whole) - 1.0).abs() < 1e-9, "{json}");
     }
-    assert!(number(cut, "bytes_per_token") < 0.8 * number(whole, "bytes_per_token"), "{json}");
+    assert!(number(cut, "bytes_per_token") < number(whole, "bytes_per_token"), "{json}");
 }
 
 /// A file that was made of a GGUF file has no tokenizer, and takes that of the GGUF file.

@@ -367,7 +367,7 @@ fn one_alpha_is_searched_for() {
         ),
         (
             &["--activations", "int8:dynamic", "--smooth=0.5", "--calibration", &text],
-            "--activations",
+            "--smooth goes with rounding to nearest only",
         ),
     ] {
         let said = refused(&[&base[..], &["-o", &out], more].concat());

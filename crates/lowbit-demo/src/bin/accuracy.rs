@@ -105,8 +105,6 @@ fn subjects() -> Vec<Subject> {
     }
     let more = by_activations(plan(Gptq, int4, "dense", 512));
     minilm.push(Plan { name: Some("gptq-actorder-512"), ..more });
-    let more = plan(SparseGpt, "f16", "2:4", 512);
-    minilm.push(Plan { name: Some("sparsegpt-permuted-512"), permute: true, ..more });
     // What is measured are sentences, which have a tenth of a passage's tokens.
     let sentences = |name, plan| Plan { name: Some(name), text: Samples::Sentences, ..plan };
     let gptq = by_activations(plan(Gptq, int4, "dense", SENTENCES));
@@ -115,6 +113,8 @@ fn subjects() -> Vec<Subject> {
     minilm.push(sentences("sparsegpt-sentences", sparse));
     let sparse = Plan { permute: true, ..plan(SparseGpt, "f16", "2:4", SENTENCES) };
     minilm.push(sentences("sparsegpt-permuted-sentences", sparse));
+    let more = plan(SparseGpt, "f16", "2:4", 512);
+    minilm.push(Plan { name: Some("sparsegpt-permuted-512"), permute: true, ..more });
     let language = |samples| [Rtn, Gptq].map(|method| plan(method, int4, "dense", samples)).into();
     vec![
         Subject { name: "minilm", path: "data/minilm", plans: minilm },

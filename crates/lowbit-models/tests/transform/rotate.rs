@@ -6,7 +6,7 @@ use lowbit::compress::{dequantize, quantize};
 use lowbit::format::{ActivationFormat, ActivationGranularity};
 use lowbit::host::Host;
 use lowbit::ops::Activations;
-use lowbit_models::architecture::{self, Attention, Blueprint, Feed, Gated, reference};
+use lowbit_models::architecture::{self, Blueprint, Feed, Gated, reference};
 use lowbit_models::checkpoint::source::{self, Data, ModelSource, Overlay};
 use lowbit_models::device::{LoadOptions, Model, SessionOptions};
 use lowbit_models::transform::{TransformError, rotate};
@@ -321,12 +321,14 @@ fn on_device(host: &Arc<Host>, model: &dyn ModelSource, options: &LoadOptions) -
     logits
 }
 
-/// Two channels of the residual stream are 128 times as large as the others, and the weights that read them are as much
-/// smaller, so that all channels count. 8 bits for a token, of 32 channels, then have steps of at least √(32/2)/127 =
-/// 0.03, where the other channels are some 4/128 = 0.03: they are lost. After a rotation all channels have
-/// the same size, so that the error is that of 4-bit weights. It has to be less than half of what it was.
+/// The weights of values, gate and up that read two channels of the residual stream are 16 times as large as the others
+/// (those of queries and keys are not, as they would make attention choose single tokens). 4 bits for a group of 16 columns
+/// then have steps of 2 · 16/15 = 2.1 times the largest of the other weights, which are lost: they are
+/// √30/√(30 + 2 · 16²) = 24 % of what a row gives. After a rotation all weights of a row have one size, and 4 bits
+/// lose about 10 % of them, as they do in all other layers before and after. So an error of some √(24² + 10²) = 26 %
+/// becomes one of √(10² + 10²) = 14 %, and half way between is asked for.
 #[test]
-fn rotation_helps_four_bit_weights_where_inputs_have_outliers() {
+fn rotation_helps_four_bit_weights_with_outliers() {
     let Some(_) = host() else { return };
     let host = Arc::new(Host::new().unwrap());
     for name in ["llama", "qwen2"] {
@@ -335,18 +337,12 @@ fn rotation_helps_four_bit_weights_where_inputs_have_outliers() {
         let hidden = blueprint.hidden;
         let is_outlier = |at: usize| [3, 20].contains(&(at % hidden));
         let mut model = Overlay::new(&base);
-        plant(&mut model, &blueprint.embedding.tokens.tensor, |at, w| {
-            if is_outlier(at) {
-                *w *= 128.0
-            }
-        });
         for layer in &blueprint.layers {
             let Feed::Gated(Gated { gate, up, .. }) = &layer.feed else { panic!("{name}") };
-            let Attention { query, key, value, .. } = &layer.attention;
-            for linear in [query, key, value, gate, up] {
+            for linear in [&layer.attention.value, gate, up] {
                 plant(&mut model, &linear.matrix.tensor, |at, w| {
                     if is_outlier(at) {
-                        *w /= 128.0
+                        *w *= 16.0
                     }
                 });
             }
@@ -365,7 +361,7 @@ fn rotation_helps_four_bit_weights_where_inputs_have_outliers() {
         };
         let (plain, rotated) = (error(&model), error(&rotated));
         println!("{name}: {plain:.3e} → {rotated:.3e}, {:.2}", rotated / plain);
-        assert!(rotated < 0.5 * plain, "{name}: {plain} → {rotated}");
+        assert!(rotated < 0.77 * plain, "{name}: {plain} → {rotated}");
     }
 }
 
