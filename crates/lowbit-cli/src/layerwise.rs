@@ -80,8 +80,8 @@ pub struct MethodArgs {
     /// is much larger than others. The model computes the same. Another SEED draws other signs
     #[arg(long, value_name = "SEED", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
     rotate: Option<u64>,
-    /// Cut rows out of feed-forward blocks first, those of the least magnitude: the rows that stay, as a number or as
-    /// a part such as 0.75
+    /// Cut rows out of feed-forward blocks first, those of the least magnitude, or with --calibration of the least
+    /// output: the rows that stay, as a number or as a part such as 0.75
     #[arg(long, value_name = "KEEP", value_parser = parse_keep)]
     keep_rows: Option<Keep>,
     /// Cut attention heads out first: the heads that stay, as a number or as a part

@@ -105,7 +105,7 @@ fn subjects() -> Vec<Subject> {
     }
     let more = by_activations(plan(Gptq, int4, "dense", 512));
     minilm.push(Plan { name: Some("gptq-actorder-512"), ..more });
-    // What is measured are sentences, which have a tenth of a passage's tokens.
+    // Texts as long as those that are measured, which are sentences.
     let sentences = |name, plan| Plan { name: Some(name), text: Samples::Sentences, ..plan };
     let gptq = by_activations(plan(Gptq, int4, "dense", SENTENCES));
     minilm.push(sentences("gptq-actorder-sentences", gptq));
