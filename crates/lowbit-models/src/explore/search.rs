@@ -96,7 +96,7 @@ pub(super) struct Search<'s> {
     /// What each candidate of each weight is predicted to lose.
     losses: &'s [Vec<Option<f64>>],
     frontier: Frontier,
-    /// Adds mixtures with more codes as inputs than a small loss asks for: on half of the products, and on all that can be.
+    /// Mixtures with more codes as inputs than a small loss asks for: on half of the products, and on all that can be.
     with_codes: Vec<Frontier>,
     evaluation: Evaluation,
     state: State,
