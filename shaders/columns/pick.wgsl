@@ -28,7 +28,7 @@ fn main(
     var place = masks[p.state_at + 1u];
     let left = masks[p.state_at + 2u];
     let searches = p.stage != BEGIN && masks[p.state_at + 3u] == 0u;
-    // Whatever is written below has been read by all lanes.
+    // All lanes have read what is written below.
     workgroupBarrier();
     storageBarrier();
     var before = 0u;

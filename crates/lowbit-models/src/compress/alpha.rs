@@ -157,10 +157,8 @@ pub async fn search_alpha(
     let mut texts = StagedRun::new(host, search.blueprint, search.texts, search.step)?;
     let rows = search.rows.clamp(1, texts.tokens());
     let mut ranges = Ranges::default();
-    let mut measured: Vec<(String, Vec<Option<f64>>)> = Vec::new();
-    let layers = search.blueprint.layers.len();
-    let stages = [Stage::Embedding].into_iter().chain((0..layers).map(Stage::Layer));
-    for stage in stages.chain([Stage::End]) {
+    let mut measured: Vec<ErrorsOfWeight> = Vec::new();
+    for stage in Stage::all(search.blueprint) {
         let left = |name: &str| measured.iter().all(|(known, _)| known != name);
         let inputs = texts.inputs(stage);
         let mut here: Vec<(usize, Chosen<'_>)> = Vec::new();
@@ -197,7 +195,7 @@ pub async fn search_alpha(
 /// Returns the choice with the least error, and what each weight makes of it.
 fn decide(
     choices: &[Option<f64>],
-    measured: &[(String, Vec<Option<f64>>)],
+    measured: &[ErrorsOfWeight],
     rows: usize,
     ranges: Ranges,
 ) -> FoundAlpha {

@@ -152,7 +152,7 @@ fn weights_count_the_same() {
     without[1].1[2] = None;
     let found = decide(&choices, &without, 5, Ranges::default());
     assert_eq!((found.alpha, found.error(Some(0.5))), (None, None));
-    // Of equal ones the first is taken, and no smoothing comes first.
+    // The first of equal ones is taken, and no smoothing comes first.
     let same = measured([squares([0.1; 4]), squares([0.2; 4])]);
     assert_eq!(decide(&choices, &same, 5, Ranges::default()).alpha, None);
 }
