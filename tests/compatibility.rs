@@ -147,7 +147,7 @@ fn limits_are_webgpus_and_the_shaders() {
     for (name, value) in defaults {
         assert_eq!(row(name)[1], value.to_string(), "{name}");
     }
-    let kernels = lowbit::ops::registry::all();
+    let kernels = crate::common::kernels();
     let most = |any: bool| {
         let some = kernels.iter().filter(|kernel| any || kernel.choice().is_some());
         some.map(|kernel| kernel.desc().storage_buffers()).max()
@@ -171,7 +171,7 @@ fn counts_are_those_of_the_tables() {
         assert_eq!(page.matches(&cases).count(), 1, "{name} must say {cases}");
         assert_eq!(page.matches("00 cases").count(), 1, "{name} says {cases} and another number");
     }
-    let kernels = lowbit::ops::registry::all().len() / 10_000;
+    let kernels = crate::common::kernels().len() / 10_000;
     let kernels = format!("(some {kernels}0,000)");
     assert!(include_str!("../docs/testing-a-driver.md").contains(&kernels), "{kernels}");
 }

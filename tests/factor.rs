@@ -132,8 +132,9 @@ fn magnitudes(a: &[f64]) -> Vec<f64> {
 /// With γₙ of the roundings of a path, an element of H goes through at most three roundings before it is
 /// factored (its four words, the mean and the damping: six, with the division of the mean), and in a
 /// factorization with exact triangular solves |V·Vᵀ − H| ≤ γ_(k+2)·|V||V|ᵀ. The panel above a block B of the
-/// diagonal is multiplied with the computed inverse D of B instead, |D·B − I| ≤ γ_(66)·|D||B|, which adds at
-/// most γ_(66+64)·(|V||D|ᵀ... )|B|ᵀ: with |H_panel| ≤ |V||B|ᵀ this is γ_(130)·|V|·(|B||D||B|)ᵀ of each block. An
+/// diagonal is multiplied with the computed inverse D of B instead, |D·B − I| ≤ γ_66·|D||B|. The inverse adds at
+/// most γ_66·|H_panel||D|ᵀ|B|ᵀ and the product γ_64 of the same, which is γ_130·|V|·(|B||D||B|)ᵀ of each block, as
+/// |H_panel| ≤ |V||B|ᵀ. An
 /// inverse by blocks obeys |U·V − I| ≤ γ_(k+2)·|U||V||U||V| (its products each once).
 fn check(k: usize, h: &[f64], factors: &Factors) {
     assert_eq!(factors.status, [0, 0]);

@@ -44,7 +44,8 @@ fn every_kernel_fits_default_limits() {
     let kernels = noop.kernels();
     let caps = kernels.caps().clone();
     let plain = |kernel: &Kernel| kernel.desc().features().unwrap().is_subset(&common_features());
-    let all: Vec<_> = registry::all().into_iter().filter(plain).collect();
+    // Kernels with one shader differ in their ids and grids only, and their pipelines are the same.
+    let all: Vec<_> = crate::common::shaders().iter().filter(|k| plain(k)).cloned().collect();
     for kernel in crate::common::chosen(all, |kernel| registry::parts(&kernel.desc())) {
         if let Some(choice) = kernel.choice() {
             // Many rows of X at a time are for CPU-type adapters.
@@ -866,18 +867,25 @@ thread_local! {
     };
 }
 
+/// How many matmuls are drawn.
+fn draws() -> u32 {
+    if crate::common::long() { 4000 } else { 1500 }
+}
+
 /// Nothing panics or reaches the uncaptured error handler, and everything that is accepted passes
 /// wgpu's own validation when it is recorded and submitted without an error scope.
 #[test]
 fn any_matmul_is_safe() {
     matmuls();
     let bound = BOUND.with(std::cell::Cell::get);
-    eprintln!("{bound} of 4000 matmuls were accepted");
-    assert!(bound > 400, "{bound} of 4000 matmuls were accepted: the others hide everything");
+    let drawn = draws() as usize;
+    let said = format!("{bound} of {drawn} matmuls were accepted");
+    eprintln!("{said}");
+    assert!(bound > drawn / 10, "{said}: the others hide everything");
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: draws(), failure_persistence: None, ..Default::default() })]
 
     fn matmuls(
         spec in spec(),

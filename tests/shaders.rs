@@ -36,19 +36,18 @@ fn on_all_processors<T: Sync>(items: &[T], check: impl Fn(&T) + Sync) {
 /// they are valid, and declared as they are. `LOWBIT_TARGETS` takes more of them, or all.
 #[test]
 fn every_kernel_is_as_declared() {
-    let kernels = registry::all();
+    let kernels = crate::common::kernels();
     assert!(kernels.len() > 120_000, "only {} kernels", kernels.len());
     let ids = Mutex::new(HashMap::new());
-    on_all_processors(&kernels, |kernel| {
+    on_all_processors(kernels, |kernel| {
         let desc = kernel.desc();
         check_declaration(kernel, &desc);
         let before = ids.lock().unwrap().insert(desc.id.clone(), kernel.clone());
         assert!(before.is_none(), "{} is the id of two kernels", desc.id);
     });
-    let count = kernels.len();
-    let mut shaders = registry::distinct_shaders(kernels);
-    let total = shaders.len();
-    shaders = crate::common::chosen(shaders, |kernel| registry::parts(&kernel.desc()));
+    let (count, total) = (kernels.len(), crate::common::shaders().len());
+    let parts = |kernel: &Kernel| registry::parts(&kernel.desc());
+    let shaders = crate::common::chosen(crate::common::shaders().to_vec(), parts);
     on_all_processors(&shaders, |kernel| check_reflection(&kernel.desc()));
     eprintln!("{count} kernels, {} of {total} shaders validated", shaders.len());
 }
@@ -311,10 +310,9 @@ fn recorded_grids_are_counted_by_hand() {
 #[test]
 fn every_fragment_is_used() {
     let mut used = HashSet::new();
-    let kernels = registry::all();
     let mut seen = HashSet::new();
     let mut unused_consts = BTreeMap::new();
-    for kernel in &kernels {
+    for kernel in crate::common::shaders() {
         let desc = kernel.desc();
         let kind: Vec<_> = desc.fragments.iter().map(|f| f.name).collect();
         let consts: Vec<_> = desc.consts.iter().map(|(name, _)| *name).collect();
@@ -327,7 +325,7 @@ fn every_fragment_is_used() {
     }
     assert!(unused_consts.is_empty(), "constants that no fragment requires: {unused_consts:#?}");
     let mut seen = HashSet::new();
-    for choice in kernels.iter().filter_map(Kernel::choice) {
+    for choice in crate::common::kernels().iter().filter_map(Kernel::choice) {
         // Each kind of loop, decoder and scaling once: the rest is not replaced.
         let kind =
             (choice.schedule.to_string(), choice.decoder, choice.scaling, choice.texture_width);

@@ -18,7 +18,7 @@
 use super::fragments::FRAGMENTS;
 use super::{Feature, Fragment};
 use std::collections::HashMap;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 /// The fragments that a kernel names do not make a shader.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -99,15 +99,21 @@ pub(super) struct Header {
     pub caller: Vec<&'static str>,
 }
 
+/// A fragment with its header.
+type Known = (Fragment, Result<Arc<Header>, ImportError>);
+
+/// The fragments of this crate by their names.
+static KNOWN: LazyLock<HashMap<&str, Known>> = LazyLock::new(|| {
+    let known = |f: &Fragment| (f.name, (*f, Header::read(f).map(Arc::new)));
+    FRAGMENTS.iter().map(known).collect()
+});
+
 impl Header {
     /// Returns the header of a fragment, read once for those of this crate.
-    pub fn of(fragment: &Fragment) -> Result<Self, ImportError> {
-        type Read = HashMap<&'static str, (Fragment, Result<Header, ImportError>)>;
-        static READ: LazyLock<Read> =
-            LazyLock::new(|| FRAGMENTS.iter().map(|f| (f.name, (*f, Header::read(f)))).collect());
-        match READ.get(fragment.name) {
+    pub fn of(fragment: &Fragment) -> Result<Arc<Self>, ImportError> {
+        match KNOWN.get(fragment.name) {
             Some((known, header)) if std::ptr::eq(known.text, fragment.text) => header.clone(),
-            _ => Self::read(fragment),
+            _ => Self::read(fragment).map(Arc::new),
         }
     }
 
@@ -182,7 +188,7 @@ impl Header {
 pub(super) fn resolve(
     roots: &[Fragment],
     consts: &[&'static str],
-) -> Result<Vec<(Fragment, Header)>, ImportError> {
+) -> Result<Vec<(Fragment, Arc<Header>)>, ImportError> {
     let mut all = Imports { roots, entered: Vec::new(), resolved: Vec::new() };
     for root in roots {
         all.enter(root)?;
@@ -196,8 +202,9 @@ pub(super) fn resolve(
                     return Err(ImportError::NoConst { name, by });
                 }
                 Requirement::Interface(interface) => {
-                    let implements =
-                        |(_, header): &&(Fragment, Header)| header.implements.contains(&interface);
+                    let implements = |(_, header): &&(Fragment, Arc<Header>)| {
+                        header.implements.contains(&interface)
+                    };
                     let mut found = resolved.iter().filter(implements).map(|(f, _)| f.name);
                     match (found.next(), found.next()) {
                         (Some(_), None) => {}
@@ -218,7 +225,7 @@ struct Imports<'a> {
     roots: &'a [Fragment],
     /// Fragments may require each other: a decoder and what all decoders share do.
     entered: Vec<&'static str>,
-    resolved: Vec<(Fragment, Header)>,
+    resolved: Vec<(Fragment, Arc<Header>)>,
 }
 
 impl Imports<'_> {
@@ -230,8 +237,8 @@ impl Imports<'_> {
         let header = Header::of(fragment)?;
         for requirement in &header.requires {
             let Requirement::Fragment(name) = *requirement else { continue };
-            let known = self.roots.iter().chain(FRAGMENTS).find(|f| f.name == name).copied();
-            match known {
+            let root = self.roots.iter().find(|f| f.name == name).copied();
+            match root.or_else(|| KNOWN.get(name).map(|(fragment, _)| *fragment)) {
                 Some(import) => self.enter(&import)?,
                 None => {
                     let (name, by) = (name.to_string(), fragment.name);
@@ -295,9 +302,9 @@ mod tests {
             let text = fragment.text;
             assert!(text.starts_with("// "), "{} opens with no comment", fragment.name);
             assert_eq!(text.matches("\n// Requires: ").count(), 1, "{}", fragment.name);
-            for requirement in header.requires {
+            for requirement in &header.requires {
                 let Requirement::Fragment(name) = requirement else { continue };
-                assert!(FRAGMENTS.iter().any(|f| f.name == name), "{}: {name}", fragment.name);
+                assert!(FRAGMENTS.iter().any(|f| f.name == *name), "{}: {name}", fragment.name);
             }
         }
     }

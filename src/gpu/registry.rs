@@ -2,6 +2,7 @@ use super::imports::{self, ImportError};
 use super::{Feature, Fragment, Grid, UniformLayout};
 use crate::format::{BLOCK_K, CodeType, Offset, ScaleType, WeightFormat};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// A value for the generated block of constants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -260,7 +261,7 @@ impl KernelDesc {
         Ok(self.parts()?.into_iter().map(|(fragment, _)| fragment).collect())
     }
 
-    pub(super) fn parts(&self) -> Result<Vec<(Fragment, imports::Header)>, ImportError> {
+    pub(super) fn parts(&self) -> Result<Vec<(Fragment, Arc<imports::Header>)>, ImportError> {
         let consts: Vec<_> = self.consts.iter().map(|&(name, _)| name).collect();
         imports::resolve(&self.fragments, &consts)
     }
@@ -283,7 +284,7 @@ impl KernelDesc {
     /// # Errors
     /// Returns the errors of [`resolve`](Self::resolve).
     pub fn features(&self) -> Result<BTreeSet<Feature>, ImportError> {
-        Ok(self.parts()?.into_iter().flat_map(|(_, header)| header.features).collect())
+        Ok(self.parts()?.iter().flat_map(|(_, header)| header.features.iter().copied()).collect())
     }
 
     /// Returns what shapes, strides, the device and the order of kernels must be, a sentence each:
@@ -293,8 +294,12 @@ impl KernelDesc {
     /// # Errors
     /// Returns the errors of [`resolve`](Self::resolve).
     pub fn requires(&self) -> Result<Vec<String>, ImportError> {
-        let callers = self.parts()?.into_iter().flat_map(|(_, header)| header.caller);
+        let parts = self.parts()?;
+        let callers = parts.iter().flat_map(|(_, header)| header.caller.iter().copied());
         let value = |text: &str| {
+            if !text.contains('{') {
+                return text.to_owned();
+            }
             let replace = |text: String, (name, value): &(&str, Const)| {
                 text.replace(&format!("{{{name}}}"), &value.to_string())
             };
@@ -318,10 +323,10 @@ impl KernelDesc {
     /// # Errors
     /// Returns [`ImportError::BadHeader`].
     pub fn substitute(&mut self, other: Fragment) -> Result<(), ImportError> {
-        let interfaces = imports::Header::of(&other)?.implements;
+        let new = imports::Header::of(&other)?;
         for fragment in &mut self.fragments {
             let header = imports::Header::of(fragment)?;
-            if header.implements.iter().any(|interface| interfaces.contains(interface)) {
+            if header.implements.iter().any(|interface| new.implements.contains(interface)) {
                 *fragment = other;
             }
         }

@@ -4,7 +4,7 @@
 mod fraction;
 mod run;
 
-use crate::common::{Noop, floats, host};
+use crate::common::{Noop, floats, host, in_turn, some_of};
 use lowbit::compress::{dequantize, quantize};
 use lowbit::format::WeightFormat;
 use lowbit::gpu::{AdapterClass, KernelDesc, Kernels};
@@ -40,7 +40,8 @@ fn as_gpu(host: &Host) -> Host {
     Host::with_kernels(info, queue, block_on(Kernels::new(host.device(), &caps)).unwrap())
 }
 
-/// Every format and pattern, in both orders, with rows and columns that end within tiles and lanes.
+/// Every format and pattern, in both orders, with rows and columns that end within tiles and lanes. Kernels of GPUs
+/// have a third of the formats, another one for each sample.
 #[test]
 fn each_step_is_that_of_the_definition() {
     let Some(host) = host() else { return };
@@ -55,6 +56,9 @@ fn each_step_is_that_of_the_definition() {
             for (i, name) in DENSE.into_iter().enumerate() {
                 // A second shape takes every third format.
                 if turn == 1 && i % 3 != 0 {
+                    continue;
+                }
+                if at == 1 && !in_turn(i, 3) {
                     continue;
                 }
                 let order = if i % 2 == turn { &forward } else { &backward };
@@ -329,7 +333,7 @@ fn planted(spec: &ColumnsSpec, kernel: &str, from: &str, to: &str) -> Host {
     faulty
 }
 
-/// Each of these mistakes in a kernel is found by the checks above.
+/// Each of these mistakes in a kernel is found by the checks above: half of them, or all.
 #[test]
 fn planted_faults_are_caught() {
     if host().is_none() {
@@ -369,7 +373,7 @@ fn planted_faults_are_caught() {
         ("product", "select(values, -values, has(SUBTRACT))", "values"),
         ("columns_enter", "order[p.order_at + place]", "place"),
     ];
-    for (kernel, from, to) in faults {
+    for (kernel, from, to) in some_of(faults, 2) {
         let faulty = planted(&spec, kernel, from, to);
         let run = Run::new(&faulty, &spec, &w, &gram, &order, &[]);
         let checked =
@@ -377,4 +381,27 @@ fn planted_faults_are_caught() {
         assert!(checked.is_err(), "{from} → {to} was not caught");
     }
     Run::new(host().unwrap(), &spec, &w, &gram, &order, &[]).check(&w, &order);
+}
+
+/// Kernels of patterns of 16 columns go through 16 at a time, but the words of codes end after a whole number of eight.
+/// A word past the end would replace the last one where a driver moves it there, and other data in a larger buffer.
+#[test]
+fn nothing_is_written_past_the_codes() {
+    let Some(host) = host() else { return };
+    let (n, k) = (9, 24);
+    let gram = triangle(&inputs(60, k), k);
+    let w = floats(n * k, 3);
+    let order: Vec<u32> = (0..k as u32).collect();
+    let spec = ColumnsSpec::new(n as u32, k as u32, Some(format("int8-channel")))
+        .with_pattern(Pattern::OfM { kept: 8, of: 16 });
+    Run::new(host, &spec, &w, &gram, &order, &[]).check(&w, &order);
+    let faulty = planted(
+        &spec,
+        "columns",
+        "if (column + c < 8u * ((p.k + 7u) / 8u))",
+        "if (column + c < 8u * ((p.k + 15u) / 8u))",
+    );
+    let run = Run::new(&faulty, &spec, &w, &gram, &order, &[]);
+    let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run.check(&w, &order)));
+    assert!(checked.is_err(), "what is written past the end was not caught");
 }

@@ -11,6 +11,8 @@ use pollster::block_on;
 
 /// Columns of a block.
 const BLOCK: usize = 128;
+/// The word that a buffer is full of before anything is written, which is NaN as a float.
+const HOLE: u32 = 0x7fc5_7fc5;
 
 /// The rows of inputs of a layer, `[m, k]`: columns of different sizes, with what is common to neighbours.
 pub fn inputs(m: usize, k: usize) -> Vec<f32> {
@@ -40,6 +42,8 @@ pub fn triangle(x: &[f32], k: usize) -> Vec<i128> {
 pub struct Run {
     spec: ColumnsSpec,
     output: Vec<u32>,
+    /// The words behind the results.
+    past: Vec<u32>,
     pub scales: Vec<f32>,
     masks: Vec<u32>,
     errors: Vec<f32>,
@@ -62,7 +66,7 @@ impl Run {
         let factor = FactorSpec::new(k);
         let sums = host.storage(&GramSpec::new(1, k).encode(gram).unwrap()).unwrap();
         let order = host.storage(&[order, &places].concat()).unwrap();
-        let hole = |bytes: u64| host.storage(&vec![0x7fc5_7fc5; bytes as usize / 4]).unwrap();
+        let hole = |bytes: u64| host.storage(&vec![HOLE; bytes as usize / 4]).unwrap();
         let (scratch, upper) = (hole(factor.matrix_bytes()), hole(factor.matrix_bytes()));
         let diagonal = hole(4 * (u64::from(k) + 1));
         let status = host.zeros(8).unwrap();
@@ -77,7 +81,10 @@ impl Run {
         };
         let factored = block_on(plan.bind(args)).unwrap();
         let weights = host.storage(bytemuck::cast_slice(w)).unwrap();
-        let (columns, output) = (hole(spec.columns_bytes()), hole(spec.output_bytes()));
+        let columns = hole(spec.columns_bytes());
+        // Four rows of words more than there are results.
+        let past = 16 * u64::from(spec.rows());
+        let output = hole(spec.output_bytes() + past);
         let mut all = scales.to_vec();
         all.resize((spec.scales_bytes() / 4) as usize, f32::NAN);
         let scales = host.storage(bytemuck::cast_slice(&all)).unwrap();
@@ -102,8 +109,11 @@ impl Run {
         .unwrap();
         let words = |buffer, bytes: u64| host.read(buffer, 0, (bytes / 4) as usize).unwrap();
         let floats = |buffer, bytes| words(buffer, bytes).into_iter().map(f32::from_bits).collect();
+        let mut output = words(&output, spec.output_bytes() + past);
+        let past = output.split_off(spec.output_bytes() as usize / 4);
         Self {
-            output: words(&output, spec.output_bytes()),
+            output,
+            past,
             scales: floats(&scales, spec.scales_bytes()),
             masks: words(&masks, spec.masks_bytes()),
             errors: floats(&columns, spec.columns_bytes()),
@@ -154,6 +164,7 @@ impl Run {
     /// Checks scales, decisions and errors of every column of every row.
     pub fn check(&self, w: &[f32], order: &[u32]) {
         assert_eq!(self.status, [0, 0]);
+        assert!(self.past.iter().all(|word| *word == HOLE), "words past the results are written");
         let (n, k) = (self.spec.n as usize, self.spec.k as usize);
         if let Some(Pattern::Fraction(fraction)) = self.spec.pattern {
             for first in (0..k).step_by(BLOCK) {

@@ -4,10 +4,11 @@
 use lowbit::format::{RowOrder, WeightFormat};
 use lowbit::gpu::{Caps, Feature, Fragment, KernelDesc};
 use lowbit::host::Host;
+use lowbit::ops::registry::{self, Kernel};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 
 /// Returns the shared device and, on the same device, kernels for a small one: without what a small
 /// device lacks, and with lower limits of a binding and a grid. Returns nothing if there is no adapter.
@@ -97,6 +98,36 @@ pub fn long() -> bool {
     std::env::var_os("LOWBIT_SOAK").is_some_and(|value| value == "long")
 }
 
+/// Returns one of each `turns` items, another one for each `LOWBIT_SAMPLE`, so that the commits of a branch take turns;
+/// or all of them if tests run [`long`].
+pub fn some_of<T>(items: impl IntoIterator<Item = T>, turns: usize) -> Vec<T> {
+    let taken = |(index, item)| in_turn(index, turns).then_some(item);
+    items.into_iter().enumerate().filter_map(taken).collect()
+}
+
+/// Returns whether item `index` is one that [`some_of`] takes.
+pub fn in_turn(index: usize, turns: usize) -> bool {
+    long() || index % turns == sample() % turns
+}
+
+/// Returns `LOWBIT_SAMPLE`, or 0.
+pub fn sample() -> usize {
+    std::env::var("LOWBIT_SAMPLE").ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// All kernels of the registry.
+pub fn kernels() -> &'static [Kernel] {
+    static KERNELS: LazyLock<Vec<Kernel>> = LazyLock::new(registry::all);
+    &KERNELS
+}
+
+/// Those of the kernels whose shaders differ.
+pub fn shaders() -> &'static [Kernel] {
+    static SHADERS: LazyLock<Vec<Kernel>> =
+        LazyLock::new(|| registry::distinct_shaders(kernels().to_vec()));
+    &SHADERS
+}
+
 /// Chooses what a test takes of all shaders or kernels, whose fragments and constants are `parts`. By default
 /// any two parts that occur together do so in one that is chosen. `LOWBIT_TARGETS=N` adds one of each N,
 /// others for each `LOWBIT_SAMPLE`, as `make test-all` does; `LOWBIT_TARGETS=all` takes all of them.
@@ -107,9 +138,7 @@ pub fn chosen<T: Clone>(all: Vec<T>, parts: impl Fn(&T) -> Vec<String>) -> Vec<T
         Ok(text) => {
             let every = text.parse().ok().filter(|&every| every > 0);
             let every: usize = every.expect("LOWBIT_TARGETS is `all` or a number from 1");
-            let sample = std::env::var("LOWBIT_SAMPLE").ok().and_then(|text| text.parse().ok());
-            let offset = sample.unwrap_or(0) % every;
-            share.extend(all.iter().skip(offset).step_by(every).cloned());
+            share.extend(all.iter().skip(sample() % every).step_by(every).cloned());
         }
         Err(_) => {}
     }

@@ -35,10 +35,9 @@ fn in_turn(mut families: Vec<(Family, PathBuf)>) -> Vec<(Family, PathBuf)> {
         Ok(other) => panic!("LOWBIT_ISA is `{other}`; `all` takes every family"),
         Err(_) => {}
     }
-    let sample = std::env::var("LOWBIT_SAMPLE").ok().and_then(|text| text.parse::<usize>().ok());
     let others = families.iter().filter(|(family, _)| *family != Family::Navi31);
     let others: Vec<_> = others.map(|(family, _)| *family).collect();
-    let one = others.get(sample.unwrap_or(0) % others.len().max(1)).copied();
+    let one = others.get(crate::common::sample() % others.len().max(1)).copied();
     families.retain(|(family, _)| *family == Family::Navi31 || Some(*family) == one);
     let left_out = others.iter().filter(|family| Some(**family) != one).map(Family::to_string);
     let left_out = left_out.collect::<Vec<_>>().join(", ");
