@@ -3,7 +3,8 @@
 use crate::activations::{self, ActivationsArg, ActivationsJson, SmoothArg};
 use crate::adapter::AdapterArg;
 use crate::error::{CliError, printable, warn};
-use crate::layerwise::{self, MethodArgs};
+use crate::layerwise;
+use crate::method_args::MethodArgs;
 use crate::report::{self, JsonArg, Report};
 use crate::smooth::{self, SearchJson};
 use crate::{Outcome, files};

@@ -5,6 +5,7 @@ use crate::common::host;
 use lowbit_models::architecture::{self, reference};
 use lowbit_models::checkpoint::source::{ModelSource, Overlay};
 use lowbit_models::device::{LoadOptions, Model, SessionOptions};
+use lowbit_models::layerwise::{LayerwiseRunError, input_norms};
 use lowbit_models::transform::{Cut, InputNorms, Keep, cut};
 use pollster::block_on;
 use std::sync::Arc;
@@ -242,6 +243,37 @@ fn all_can_be_kept() {
     let config = cut(&model, &third, None).unwrap().config.unwrap();
     let sizes = ["intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim"];
     assert_eq!(sizes.map(|key| config[key].as_u64().unwrap()), [22, 2, 1, 16]);
+}
+
+/// The norms that are measured on the device are those of the reference, and an input that is not finite is refused.
+#[test]
+fn norms_of_inputs_are_measured() {
+    let Some(_) = host() else { return };
+    let host = Arc::new(lowbit::host::Host::new().unwrap());
+    for name in ["llama", "qwen3-gguf", "gpt2"] {
+        let model = open(name);
+        let blueprint = architecture::read(&model).unwrap();
+        let texts = [TOKENS.to_vec()];
+        let norms = |model: &dyn ModelSource| {
+            block_on(input_norms(&host, model, &blueprint, &texts, 16, &mut |_| ()))
+        };
+        let (have, want) = (norms(&model).unwrap(), measured(&model));
+        assert!(have.len() >= 4 * blueprint.layers.len(), "{name}: {}", have.len());
+        for (weight, have) in &have {
+            let doubles = |norms: &[f32]| norms.iter().copied().map(f64::from).collect::<Vec<_>>();
+            let apart = difference(&doubles(have), &doubles(&want[weight]));
+            // The limit of tests/device for f32 activations.
+            assert!(apart <= 1.2e-4, "{name} {weight}: {apart:.1e}");
+        }
+        let mut broken = Overlay::new(&model);
+        let output = &blueprint.layers[0].attention.output.matrix.tensor;
+        plant(&mut broken, output, |_, w| *w = f32::NAN);
+        let said = norms(&broken).unwrap_err();
+        assert!(
+            matches!(&said, LayerwiseRunError::Weight { name, .. } if name != output),
+            "{said}"
+        );
+    }
 }
 
 /// A cut model runs on the device and computes what the reference says.
