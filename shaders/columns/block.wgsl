@@ -165,7 +165,10 @@ fn main(
             } else {
                 codes |= code << U(8u * (c % 4u));
                 if (c % 4u == 3u) {
-                    out[(column + c) / 4u * p.stride + lane] = codes;
+                    // The result ends after a whole number of eight columns, and a pattern may be of 16.
+                    if (column + c < 8u * ((p.k + 7u) / 8u)) {
+                        out[(column + c) / 4u * p.stride + lane] = codes;
+                    }
                     codes = U(0u);
                 }
             }
