@@ -5,13 +5,17 @@
 //! cargo run --release -p lowbit-demo --bin accuracy    # [MODEL…]: minilm, smollm2, qwen2.5-coder
 //! ```
 //!
-//! Each row is kept in `target/accuracy`, so that an interrupted run goes on; `target/accuracy.json` has all of
-//! them. Exit codes: 0 if all rows are there, 2 if there is no adapter or a model fails.
+//! Each row is kept in `target/accuracy` with a checksum of the model and of the texts, so that an interrupted run goes
+//! on; after a change of the code, remove that folder. `target/accuracy.json` has all rows. Loops over columns run on
+//! the host in f64, so that the figures are those of the method on every adapter.
+//!
+//! Exit codes: 0 if all rows are there and no one is below the value that it has to reach, 1 if not, 2 if there is no
+//! adapter or a model fails.
 
 use indicatif::{ProgressBar, ProgressStyle};
 use lowbit::host::Host;
 use lowbit_models::architecture::{self, Blueprint};
-use lowbit_models::checkpoint::source::{self, ModelSource};
+use lowbit_models::checkpoint::source::{self, ModelSource, model_checksum};
 use lowbit_models::compress::{Pattern, Recipe, Rule, SelectRequest};
 use lowbit_models::evaluate::{Evaluation, Metric};
 use lowbit_models::layerwise::{ColumnOrder, Doing, Job, Loops, Method, Treatment, plans, run};
@@ -52,6 +56,14 @@ struct Row {
     seconds: f64,
 }
 
+/// A row in its file.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    /// Checksums of the model, and of the tokens that are measured and that methods look at.
+    of: [u64; 3],
+    row: Row,
+}
+
 /// How a model is compressed.
 struct Plan {
     /// The name, if it is not that of the method.
@@ -65,6 +77,8 @@ struct Plan {
     text: Samples,
     /// Passages, sentences or windows of the calibration text.
     samples: usize,
+    /// The value that a row has to reach.
+    floor: Option<f64>,
 }
 
 /// What an encoder reads for calibration.
@@ -84,7 +98,12 @@ struct Subject {
 fn plan(method: Method, format: &'static str, sparsity: &'static str, samples: usize) -> Plan {
     let (order, permute) = (ColumnOrder::Columns, false);
     let text = Samples::Passages;
-    Plan { name: None, method, format, sparsity, order, permute, text, samples }
+    Plan { name: None, method, format, sparsity, order, permute, text, samples, floor: None }
+}
+
+/// Does the same with a value that the row has to reach.
+fn at_least(floor: f64, plan: Plan) -> Plan {
+    Plan { floor: Some(floor), ..plan }
 }
 
 fn subjects() -> Vec<Subject> {
@@ -93,13 +112,16 @@ fn subjects() -> Vec<Subject> {
     let by_activations = |plan: Plan| Plan { order: ColumnOrder::Activations, ..plan };
     let mut minilm = vec![
         plan(Rtn, int4, "dense", 96),
-        plan(Gptq, int4, "dense", 96),
-        by_activations(plan(Gptq, int4, "dense", 96)),
+        at_least(0.976, plan(Gptq, int4, "dense", 96)),
+        at_least(0.979, by_activations(plan(Gptq, int4, "dense", 96))),
         plan(Awq, int4, "dense", 96),
         plan(Rtn, int3, "dense", 96),
         plan(Gptq, int3, "dense", 96),
     ];
-    for sparsity in ["2:4", "6:8", "0.5"] {
+    minilm.push(plan(Magnitude, "f16", "2:4", 96));
+    minilm.push(at_least(0.735, plan(Wanda, "f16", "2:4", 96)));
+    minilm.push(at_least(0.760, plan(SparseGpt, "f16", "2:4", 96)));
+    for sparsity in ["6:8", "0.5"] {
         let methods = [Magnitude, Wanda, SparseGpt];
         minilm.extend(methods.map(|method| plan(method, "f16", sparsity, 96)));
     }
@@ -108,11 +130,11 @@ fn subjects() -> Vec<Subject> {
     // Texts as long as those that are measured, which are sentences.
     let sentences = |name, plan| Plan { name: Some(name), text: Samples::Sentences, ..plan };
     let gptq = by_activations(plan(Gptq, int4, "dense", SENTENCES));
-    minilm.push(sentences("gptq-actorder-sentences", gptq));
+    minilm.push(at_least(0.983, sentences("gptq-actorder-sentences", gptq)));
     let sparse = plan(SparseGpt, "f16", "2:4", SENTENCES);
-    minilm.push(sentences("sparsegpt-sentences", sparse));
+    minilm.push(at_least(0.80, sentences("sparsegpt-sentences", sparse)));
     let sparse = Plan { permute: true, ..plan(SparseGpt, "f16", "2:4", SENTENCES) };
-    minilm.push(sentences("sparsegpt-permuted-sentences", sparse));
+    minilm.push(at_least(0.80, sentences("sparsegpt-permuted-sentences", sparse)));
     let more = plan(SparseGpt, "f16", "2:4", 512);
     minilm.push(Plan { name: Some("sparsegpt-permuted-512"), permute: true, ..more });
     let language = |samples| [Rtn, Gptq].map(|method| plan(method, int4, "dense", samples)).into();
@@ -183,6 +205,21 @@ impl Bench<'_> {
         texts.iter().map(|text| Ok(self.tokenizer.encode_within(text, 128)?.0)).collect()
     }
 
+    /// Returns the bits of each weight that a compressed model would have compressed, as they are.
+    fn bits(&self) -> Result<f64, Failure> {
+        let rule = Rule::new(None, Some("f32".parse()?), Treatment::default())?;
+        let request = SelectRequest {
+            recipe: Recipe { rules: vec![rule] },
+            exclude: vec!["*pooler*".parse()?],
+        };
+        let plans = plans(self.source, &request)?.plans;
+        let items = self.source.items()?;
+        let items = items.iter().filter(|item| plans.contains_key(&item.name));
+        let (bytes, weights) = items
+            .fold((0, 0), |(bytes, weights), item| (bytes + item.bytes, weights + item.elements()));
+        Ok(8.0 * bytes as f64 / weights.max(1) as f64)
+    }
+
     fn windows(&self) -> Result<Vec<Vec<u32>>, Failure> {
         let tokens = self.tokenizer.encode(self.text, false)?;
         let bos = self.tokenizer.bos().filter(|_| self.tokenizer.adds_bos());
@@ -204,7 +241,7 @@ impl Bench<'_> {
             permute: plan.permute,
             ..Treatment::of(plan.method)
         };
-        let method = treatment.name();
+        let recipe = treatment.name();
         let rule = Rule::new(None, Some(plan.format.parse()?), treatment)?;
         let exclude: Vec<Pattern> = vec!["*pooler*".parse()?];
         let request = SelectRequest { recipe: Recipe { rules: vec![rule] }, exclude };
@@ -217,12 +254,12 @@ impl Bench<'_> {
             texts: &texts,
             statistics: None,
             rows: 512,
-            loops: Loops::Auto,
+            loops: Loops::Host,
             folder: None,
         };
         let (made, reports) = block_on(run(Some(self.host), &job, &mut |doing| {
             if let Doing::Compressing(name) = doing {
-                bar.set_message(format!("{model} {method} {}: {name}", plan.format));
+                bar.set_message(format!("{model} {recipe} {}: {name}", plan.format));
             }
         }))?;
         let measured = block_on(evaluation.measure(self.host, &made))?;
@@ -231,8 +268,8 @@ impl Bench<'_> {
         let squares = reports.iter().filter_map(|report| report.output_error).map(|e| e * e);
         Ok(Row {
             model: model.to_owned(),
-            recipe: plan.name.map_or_else(|| method.clone(), str::to_owned),
-            method: method.clone(),
+            recipe: plan.name.map_or_else(|| recipe.clone(), str::to_owned),
+            method: plan.method.name().to_owned(),
             format: reports.first().map(|report| report.format.clone()).unwrap_or_default(),
             sparsity: plan.sparsity.to_owned(),
             metric: evaluation.metric(),
@@ -253,8 +290,15 @@ fn place(model: &str, plan: &Plan) -> PathBuf {
     Path::new(ROWS).join(file)
 }
 
-fn read(path: &Path) -> Option<Row> {
-    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+/// Returns the file of the row of a model as it is.
+fn as_it_is(model: &str) -> PathBuf {
+    Path::new(ROWS).join(format!("{model}-none.json"))
+}
+
+/// Returns a row that was kept, if it is of these texts and this model.
+fn read(path: &Path, of: Option<[u64; 3]>) -> Option<Row> {
+    let kept: Kept = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    of.is_none_or(|of| of == kept.of).then_some(kept.row)
 }
 
 fn write(path: &Path, value: &impl Serialize) -> Result<(), Failure> {
@@ -263,63 +307,118 @@ fn write(path: &Path, value: &impl Serialize) -> Result<(), Failure> {
     Ok(file.commit()?)
 }
 
-fn measure(host: &Arc<Host>, wanted: &[String]) -> Result<(), Failure> {
+/// Returns a checksum of tokens.
+fn checksum(texts: &[Vec<u32>]) -> u64 {
+    let mut samples = lowbit_models::layerwise::Samples::default();
+    samples.texts = texts.to_vec();
+    samples.identity().2
+}
+
+/// The state of a run.
+struct Report {
+    rows: Vec<Row>,
+    /// Sentences on what is missing or too low.
+    faults: Vec<String>,
+    bar: ProgressBar,
+}
+
+impl Report {
+    fn add(&mut self, row: Row, floor: Option<f64>) {
+        let Row { model, recipe, format, sparsity, metric, value, .. } = &row;
+        let (bits, seconds) = (row.bits_per_weight, row.seconds);
+        self.bar.suspend(|| {
+            println!(
+                "{model:<14} {recipe:<28} {format:<14} {sparsity:<6} {bits:>5.2} bits \
+                 {metric} {value:.5} {seconds:>5.0} s"
+            );
+        });
+        if let Some(floor) = floor.filter(|floor| *value < *floor) {
+            self.faults.push(format!("{model} {recipe} {format}: {value:.5} is below {floor}"));
+        }
+        self.bar.inc(1);
+        self.rows.push(row);
+    }
+}
+
+/// Measures the rows of a model that are not kept, and the model as it is.
+fn measure(
+    host: &Arc<Host>,
+    subject: &Subject,
+    text: &str,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    let Subject { name, path, plans } = subject;
+    let source = source::open(path)?;
+    let blueprint = architecture::read(&source)?;
+    let tokenizer = Tokenizer::open(path)?;
+    let bench = Bench { host, source: &source, blueprint, tokenizer, text };
+    let (model, measured) = (model_checksum(&source)?, bench.measured()?);
+    let of_measured = checksum(&measured);
+    report.bar.set_message(format!("{name} as it is"));
+    let evaluation = block_on(Evaluation::new(host, &source, &bench.blueprint, measured))?;
+    let row = Row {
+        model: (*name).to_owned(),
+        recipe: "none".to_owned(),
+        method: "none".to_owned(),
+        format: "as it is".to_owned(),
+        sparsity: "dense".to_owned(),
+        metric: evaluation.metric(),
+        value: evaluation.value(),
+        bits_per_weight: bench.bits()?,
+        output_error: 0.0,
+        seconds: 0.0,
+    };
+    let kept = Kept { of: [model, of_measured, 0], row };
+    write(&as_it_is(name), &kept)?;
+    report.add(kept.row, None);
+    for plan in plans {
+        let place = place(name, plan);
+        let of = [model, of_measured, checksum(&bench.samples(plan)?)];
+        let row = match read(&place, Some(of)) {
+            Some(row) => row,
+            None => {
+                let row = bench.row(name, plan, &evaluation, &report.bar)?;
+                let kept = Kept { of, row };
+                write(&place, &kept)?;
+                kept.row
+            }
+        };
+        report.add(row, plan.floor);
+    }
+    Ok(())
+}
+
+/// Measures the models that are wanted, and takes what was kept of the others. Returns what is missing or too low.
+fn measure_all(host: &Arc<Host>, wanted: &[String]) -> Result<Vec<String>, Failure> {
     std::fs::create_dir_all(ROWS)?;
     let text = std::fs::read_to_string(TEXT)
         .map_err(|error| format!("{TEXT}: {error}; `make accuracy` fetches it"))?;
-    let mut subjects = subjects();
-    subjects.retain(|subject| wanted.is_empty() || wanted.iter().any(|one| one == subject.name));
-    let count: usize = subjects.iter().map(|subject| subject.plans.len()).sum();
+    let subjects = subjects();
+    let count: usize = subjects.iter().map(|subject| subject.plans.len() + 1).sum();
     let bar = ProgressBar::new(count as u64);
     let style = "{bar:20} {pos}/{len} {elapsed}, {eta} left {wide_msg}";
     bar.set_style(ProgressStyle::with_template(style)?);
     bar.enable_steady_tick(Duration::from_secs(1));
-    let mut rows = Vec::new();
-    for Subject { name, path, plans } in &subjects {
-        if !Path::new(path).exists() {
-            bar.suspend(|| eprintln!("SKIPPED: {name}: {path} is not there"));
-            continue;
-        }
-        let source = source::open(path)?;
-        let blueprint = architecture::read(&source)?;
-        let tokenizer = Tokenizer::open(path)?;
-        let bench = Bench { host, source: &source, blueprint, tokenizer, text: &text };
-        let mut evaluation = None;
-        for plan in plans {
-            let place = place(name, plan);
-            let row = match (read(&place), &mut evaluation) {
-                (Some(row), _) => row,
-                (None, evaluation) => {
-                    bar.set_message(format!("{name} as it is"));
-                    let evaluation = match evaluation {
-                        Some(evaluation) => evaluation,
-                        None => {
-                            let texts = bench.measured()?;
-                            let made = Evaluation::new(host, &source, &bench.blueprint, texts);
-                            evaluation.insert(block_on(made)?)
-                        }
-                    };
-                    let row = bench.row(name, plan, evaluation, &bar)?;
-                    write(&place, &row)?;
-                    row
+    let mut report = Report { rows: Vec::new(), faults: Vec::new(), bar };
+    for subject in &subjects {
+        let Subject { name, path, plans } = subject;
+        if !wanted.is_empty() && !wanted.iter().any(|one| one == name) {
+            let kept = plans.iter().map(|plan| (place(name, plan), plan.floor));
+            for (place, floor) in std::iter::once((as_it_is(name), None)).chain(kept) {
+                if let Some(row) = read(&place, None) {
+                    report.add(row, floor);
                 }
-            };
-            let Row { model, recipe, format, sparsity, metric, value, .. } = &row;
-            let (bits, seconds) = (row.bits_per_weight, row.seconds);
-            bar.suspend(|| {
-                println!(
-                    "{model:<14} {recipe:<23} {format:<14} {sparsity:<6} {bits:>5.2} bits \
-                     {metric} {value:.5} {seconds:>5.0} s"
-                );
-            });
-            bar.inc(1);
-            rows.push(row);
+            }
+        } else if Path::new(path).exists() {
+            measure(host, subject, &text, &mut report)?;
+        } else {
+            report.faults.push(format!("{name} is not measured: {path} is not there"));
         }
     }
-    bar.finish_and_clear();
-    write(Path::new(REPORT), &rows)?;
-    println!("{} rows → {REPORT}", rows.len());
-    Ok(())
+    report.bar.finish_and_clear();
+    write(Path::new(REPORT), &report.rows)?;
+    println!("{} rows → {REPORT}", report.rows.len());
+    Ok(report.faults)
 }
 
 fn main() -> ExitCode {
@@ -328,8 +427,12 @@ fn main() -> ExitCode {
         format!("{error}; `make accuracy` installs a software adapter").into()
     });
     let host = host.map(|host| Arc::new(host.with_timeout(Duration::from_secs(3600))));
-    match host.and_then(|host| measure(&host, &wanted)) {
-        Ok(()) => ExitCode::SUCCESS,
+    match host.and_then(|host| measure_all(&host, &wanted)) {
+        Ok(faults) if faults.is_empty() => ExitCode::SUCCESS,
+        Ok(faults) => {
+            faults.iter().for_each(|fault| eprintln!("accuracy: {fault}"));
+            ExitCode::FAILURE
+        }
         Err(error) => {
             eprintln!("accuracy: {error}");
             ExitCode::from(2)
