@@ -3,12 +3,11 @@
 use crate::adapter::AdapterArg;
 use crate::error::{CliError, printable, warn};
 use crate::explore_page::page;
-use crate::model::STEP_TIMEOUT;
+use crate::layerwise::open_device;
 use crate::report::{self, JsonArg, Report, right};
 use crate::samples::SampleReader;
-use crate::{Outcome, files};
+use crate::{Outcome, files, observe};
 use clap::ArgGroup;
-use lowbit::host::Host;
 use lowbit_models::architecture::{self, Blueprint};
 use lowbit_models::checkpoint::source::ModelSource;
 use lowbit_models::checkpoint::{AtomicFile, Output};
@@ -22,7 +21,6 @@ use pollster::block_on;
 use serde::Serialize;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// Samples of a language model and of an encoder, if options do not say it: of the calibration text, of what follows
 /// them for probing, and of the evaluation text.
@@ -124,6 +122,8 @@ pub struct Json {
     pub limit: String,
     /// The file with the recipe of `chosen`, whose text is there too.
     pub recipe_file: String,
+    /// The command that makes the model of `chosen`.
+    pub command: String,
     pub seconds: f64,
     #[serde(flatten)]
     pub found: Exploration,
@@ -231,16 +231,17 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     let mut recipe = AtomicFile::create(&recipe_file).map_err(unwritten)?;
     let report = Report::open(&json_arg)?;
     let texts = read_texts(args, &blueprint)?;
+    let host = open_device(&args.adapter)?;
     let mut folder = args.output.clone().into_os_string();
     folder.push(".partial");
     let folder = PathBuf::from(folder);
     let names: Vec<&str> = candidates.iter().map(Candidate::name).collect();
     let exclude: Vec<String> = args.exclude.iter().map(ToString::to_string).collect();
     let identity = Identity {
-        model: source.files(),
-        bytes: source.file_bytes() as u64,
+        model: observe::checksum(&args.model, &source)?,
         recipe: format!(
-            "candidates {}; exclude {}; probing {:?}; eval {:?}",
+            "adapter {}; candidates {}; exclude {}; probing {:?}; eval {:?}",
+            host.adapter_info().name,
             names.join(","),
             exclude.join(","),
             texts.probing.identity(),
@@ -264,10 +265,6 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         folder: folder.clone(),
         identity,
     };
-    let adapter = args.adapter.choose()?;
-    let host = Host::with_adapter(&adapter)
-        .map_err(|error| CliError::new("cannot use the adapter").because(error))?;
-    let host = Arc::new(host.with_timeout(STEP_TIMEOUT));
     let bar = report::long_progress(0);
     let mut progress = |done: usize, all: usize, doing: Option<Doing<'_>>| {
         bar.set_length(all as u64);
@@ -299,6 +296,14 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
         eval: text(&args.eval, &texts.eval),
         limit: in_words(limit),
         recipe_file: recipe_file.display().to_string(),
+        command: format!(
+            "lowbit compress {} -o OUT.safetensors --recipe {} --calibration {} --samples {} --sample-tokens {}",
+            args.model.display(),
+            recipe_file.display(),
+            args.text.display(),
+            texts.calibration.texts.len(),
+            args.sample_tokens
+        ),
         seconds: start.elapsed().as_secs_f64(),
         found,
     };
@@ -312,8 +317,8 @@ pub fn run(args: &Args) -> Result<Outcome, CliError> {
     write(&mut recipe, &json.found.chosen.assessed.recipe)?;
     recipe.commit().map_err(unwritten)?;
     html.commit().map_err(unwritten)?;
-    remove_folder(&folder).map_err(failed)?;
     report.finish(&table(&json, &args.output), &json)?;
+    remove_folder(&folder).map_err(failed)?;
     Ok(Outcome::Fine)
 }
 

@@ -82,15 +82,16 @@ pub fn page(json: &Json) -> Result<String, String> {
         page.push_str(&format!("<figure>{}</figure>\n", scatter(json, (title, axis), of, joined)?));
     }
     page.push_str("</div>\n<p class=\"dim\">Energy is an estimate from bytes and operations and was not measured: 640 pJ \
-                   for 32 bits from memory, 3.7 pJ for a multiplication of f32 and 0.9 pJ for an addition (Horowitz's \
-                   table for 45 nm), as if one token were made at a time, so that each weight is read once for it. \
+                   for 32 bits from memory, 3.7 pJ for a multiplication of f32 and 0.9 pJ for an addition, and 0.2 pJ and \
+                   0.1 pJ where inputs become int8 codes (Horowitz's table for 45 nm), as if one token were made at a time, so that each weight is read once for it. \
                    Products of attention are left out, which are the same in all recipes.</p>\n");
     page.push_str(&recipes(json));
     page.push_str(&heat_map(&found.candidates));
     page.push_str(&format!(
-        "<h2>The chosen recipe</h2>\n<p>It is in <code>{}</code>, which <code>lowbit compress --recipe</code> takes, with \
-         the same text as <code>--calibration</code>.</p>\n<pre>{}</pre>\n",
+        "<h2>The chosen recipe</h2>\n<p>It is in <code>{}</code>. This makes the model:</p>\n<pre>{}</pre>\n\
+         <pre>{}</pre>\n",
         escape(&json.recipe_file),
+        escape(&json.command),
         escape(&chosen.recipe)
     ));
     if !found.left_out.is_empty() {
@@ -300,6 +301,7 @@ mod tests {
             eval: text(),
             limit: "at most 2 MB".into(),
             recipe_file: "r.recipe.toml".into(),
+            command: "lowbit compress".into(),
             seconds: 1.0,
             found: Exploration {
                 metric: Metric::Cosine,

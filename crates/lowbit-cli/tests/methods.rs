@@ -374,3 +374,32 @@ fn one_alpha_is_searched_for() {
         assert!(said.contains(says), "{more:?}: {said}");
     }
 }
+
+/// The recipe in a file has what was left out as a rule, so that it makes the same file again; and what an option cannot
+/// do is said.
+#[test]
+fn the_recipe_in_a_file_makes_it_again() {
+    if !gpu() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let (model, text) = (tiny(&scratch, "llama"), text(&scratch));
+    let args = ["--method", "gptq", "--format", "int4-g32", "--calibration", &text];
+    let out = ["--exclude", "*down_proj*", "--loops", "device", "--clip"];
+    let (first, json) = compressed(&scratch, &model, "first", &[&args[..], &out].concat());
+    let recipe = json["recipe"].as_str().unwrap();
+    assert!(recipe.contains("down_proj") && recipe.contains("# --loops device"), "{recipe}");
+    for weight in json["weights"].as_array().unwrap() {
+        assert!(!weight["name"].as_str().unwrap().contains("down_proj"), "{weight}");
+        assert!(weight["warnings"][0].as_str().unwrap().contains("no kernel clips"), "{weight}");
+    }
+    let file = scratch.text("recipe.toml");
+    fs::write(&file, recipe).unwrap();
+    let args = ["--recipe", &file, "--loops", "device", "--calibration", &text];
+    let (again, _) = compressed(&scratch, &model, "again", &args);
+    let read = |folder: &str| fs::read(Path::new(folder).join("model.safetensors")).unwrap();
+    assert!(read(&first) == read(&again), "the recipe makes another file");
+    let out = scratch.text("none");
+    let said = refused(&["compress", &model, "-o", &out, "--format", "int4-g32", "--clip"]);
+    assert!(said.contains("clip needs a calibration text"), "{said}");
+}

@@ -56,8 +56,7 @@ impl Tiny {
             points: 2,
             folder: folder.to_owned(),
             identity: Identity {
-                model: vec!["model.safetensors".into()],
-                bytes: 1,
+                model: 1,
                 recipe: candidates.join(","),
                 calibration: (24, 288, 0),
             },

@@ -444,6 +444,15 @@ mod tests {
             ),
             ("[[rule]]\nformat = \"keep\"\nactivations = \"int8-token\"", "stay as they are"),
             ("[[rule]]\nformat = \"int4\"\nfold = \"norms\"", "`fold` goes with awq"),
+            ("[[rule]]\nformat = \"int4\"\ndamping = 0.1", "rtn has no damping"),
+            (
+                "[[rule]]\nformat = \"2:4+int4-g64\"\nclip = true",
+                "clips only what it does not prune",
+            ),
+            (
+                "[[rule]]\nformat = \"f16\"\nmethod = \"sparsegpt\"\nsparsity = \"6:8\"\norder = \"activations\"",
+                "6:8 is a pattern of neighboring columns",
+            ),
             (
                 "[[rule]]\nformat = \"int4\"\n[[rule]]\ntensors = \"[a\"\nformat = \"int8\"",
                 "rule 2: the pattern `[a`",

@@ -5,7 +5,7 @@ use crate::checkpoint::source::SourceError;
 use lowbit::compress::calibrate::CalibrateError;
 use lowbit::format::FormatError;
 use lowbit::host::HostError;
-use lowbit::ops::{BindError, PlanError, RecordError, WeightsError};
+use lowbit::ops::{BindError, GramError, PlanError, RecordError, WeightsError};
 
 /// The reason why a model does not load or run.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +32,14 @@ pub enum RunError {
         what: String,
         /// What the user may do, with a separator in front; empty if there is nothing.
         next: &'static str,
+    },
+    /// The products of an input of linear layers cannot be summed.
+    #[error("the input of `{weight}`")]
+    Gram {
+        /// The first weight that takes the input.
+        weight: String,
+        /// The reason.
+        source: GramError,
     },
     /// A text is longer than its session has room for.
     #[error(

@@ -13,7 +13,7 @@ use super::{LoadOptions, Model, RunError};
 use crate::architecture::{Blueprint, Linear};
 use crate::checkpoint::source::ModelSource;
 use lowbit::format::CacheFormat;
-use lowbit::host::{Host, HostError, ReadBack};
+use lowbit::host::{Host, ReadBack};
 use lowbit::ops::{FloatType, GramSpec};
 use lowbit::wgpu;
 use std::ops::Range;
@@ -292,7 +292,12 @@ impl StagedRun {
             let spec = gram_spec(shape);
             let sums = prepared.run(0..0, 1, Some(gram.sums)).await?;
             let status = prepared.run(0..0, 1, Some(gram.status)).await?;
-            let sums = spec.decode(&sums, &status).map_err(HostError::from)?;
+            let sums = spec.decode(&sums, &status).map_err(|source| {
+                let inputs = self.inputs(self.next);
+                let names = inputs.get(gram.index).map(Input::weights).unwrap_or_default();
+                let weight = names.first().copied().unwrap_or_default().to_owned();
+                RunError::Gram { weight, source }
+            })?;
             let (columns, rows) = (shape.columns as usize, self.tokens() as u64);
             all.push(InputSums { index: gram.index, columns, rows, sums });
         }

@@ -285,14 +285,22 @@ impl<'s> Search<'s> {
                 }
             }
             Some(Limit::Latency(asked)) => {
-                let best = self.best(|point| point.assessed.latency_ms <= asked);
-                match best {
-                    Some(chosen) => self.apply(chosen).await,
-                    None => {
+                // As applied it may take longer than put together, and then the next best is tried.
+                let mut refused: Vec<Vec<usize>> = Vec::new();
+                loop {
+                    let may = |point: &Point| {
+                        point.assessed.latency_ms <= asked && !refused.contains(&point.chosen)
+                    };
+                    let Some(chosen) = self.best(may) else {
                         let all = self.points.iter().map(|point| point.assessed.latency_ms);
                         let least = all.fold(f64::INFINITY, f64::min);
-                        Err(ExploreError::Latency { asked, least })
+                        return Err(ExploreError::Latency { asked, least });
+                    };
+                    let decision = self.apply(chosen.clone()).await?;
+                    if decision.assessed.latency_ms <= asked {
+                        return Ok(decision);
                     }
+                    refused.push(chosen);
                 }
             }
         }

@@ -16,8 +16,8 @@ pub(super) struct Layer<'a> {
     pub gram: &'a Gram,
 }
 
-/// Compresses a matrix on a device. Returns `None` if there is no kernel for what is asked, or XᵀX cannot be factored
-/// with this damping: the host does it then.
+/// Compresses a matrix on a device. Returns the reason if there is no kernel for what is asked, or XᵀX cannot be
+/// factored with this damping: the host does it then.
 ///
 /// # Errors
 /// Returns [`HostError`] if the device fails, or has no room.
@@ -27,7 +27,8 @@ pub(super) fn made(
     method: Method,
     scheme: &Scheme,
     treatment: &Treatment,
-) -> Result<Option<PackedWeights>, HostError> {
+) -> Result<Result<PackedWeights, String>, HostError> {
+    let no = |why: &str| Ok(Err(why.to_owned()));
     let Layer { values, n, k, gram } = layer;
     let format = scheme.format();
     let pattern = match (method, treatment.sparsity) {
@@ -36,17 +37,25 @@ pub(super) fn made(
             Some(ops::Pattern::OfM { kept: keep.into(), of: of.into() })
         }
         (Method::SparseGpt, Pattern::Fraction(part)) => Some(ops::Pattern::Fraction(part)),
-        _ => return Ok(None),
+        _ => return no("only gptq and sparsegpt have kernels"),
     };
-    if treatment.clip || scheme.rule() != Rule::Nearest {
-        return Ok(None);
+    if treatment.clip {
+        return no("no kernel clips ranges");
+    }
+    if scheme.rule() != Rule::Nearest {
+        return no("no kernel has the rule by which the format's scales are found");
     }
     let floats = matches!(format.code_type(), CodeType::F32 | CodeType::F16);
-    let (Ok(rows), Ok(columns)) = (u32::try_from(n), u32::try_from(k)) else { return Ok(None) };
+    let (Ok(rows), Ok(columns)) = (u32::try_from(n), u32::try_from(k)) else {
+        return no("the matrix is too large");
+    };
     let spec = ColumnsSpec::new(rows, columns, (!floats).then_some(format));
     let spec = pattern.map_or(spec.clone(), |pattern| spec.with_pattern(pattern));
-    if (floats && pattern.is_none()) || spec.check().is_err() {
-        return Ok(None);
+    if floats && pattern.is_none() {
+        return no("floats are not rounded");
+    }
+    if let Err(error) = spec.check() {
+        return Ok(Err(error.to_string()));
     }
     let mut order: Vec<u32> = (0..columns).collect();
     let diagonal = gram.diagonal();
@@ -59,7 +68,7 @@ pub(super) fn made(
         false => None,
         true => match quantize_scheme(values, n, k, scheme) {
             Ok(plain) => Some(scales(&plain)),
-            Err(_) => return Ok(None),
+            Err(error) => return Ok(Err(error.to_string())),
         },
     };
     let how = Gptq {
@@ -70,13 +79,16 @@ pub(super) fn made(
     };
     let made = if floats {
         let kept = host.sparse_gpt(values, n, k, gram.sums(), &how);
-        kept.map(|kept| pack_floats(&kept, n, k, scheme))
+        kept.map(|kept| {
+            let packed = pack_floats(&kept, n, k, scheme);
+            packed.ok_or_else(|| "what it kept is not of the format".to_owned())
+        })
     } else {
-        host.gptq(values, n, k, gram.sums(), &format, &how).map(Some)
+        host.gptq(values, n, k, gram.sums(), &format, &how).map(Ok)
     };
     match made {
         // The host raises the damping, and warns of it.
-        Err(HostError::Factor(_)) => Ok(None),
+        Err(HostError::Factor(error)) => Ok(Err(error.to_string())),
         made => made,
     }
 }

@@ -184,7 +184,7 @@ fn one(
         }
     }
     seen.divide(&factors)
-        .map_err(|source| LayerwiseRunError::Weight { name: names.concat(), source })
+        .map_err(|source| LayerwiseRunError::Weight { name: names.join(", "), source })
 }
 
 /// Changes the elements of a vector of the model.

@@ -3,14 +3,13 @@
 use super::device::{self, Layer};
 use super::report::WeightReport;
 use super::statistics::InputStatistics;
-use super::{LayerwiseRunError, Loaded, Method, Plan, Treatment};
+use super::{Device, LayerwiseRunError, Loaded, Method, Plan, Treatment};
 use lowbit::compress::layerwise::{
     Budget, Gram, LayerwiseError, Pattern, clip_search, gptq, magnitude, magnitude_from,
     output_error, permute_for_two_four, prune_and_round, sparse_gpt, wanda,
 };
 use lowbit::compress::{Scheme, dequantize, quantize_scheme, relative_error};
 use lowbit::format::PackedWeights;
-use lowbit::host::Host;
 
 /// The seed of the search for an order of columns, so that a run repeats.
 const SEED: u64 = 0;
@@ -24,7 +23,7 @@ struct Matrix<'a> {
     /// The magnitude from which weights are kept, if it does not follow from the sparsity.
     threshold: Option<f32>,
     /// The device that goes through columns, if one does.
-    device: Option<&'a Host>,
+    device: Option<Device<'a>>,
 }
 
 impl Matrix<'_> {
@@ -58,7 +57,10 @@ impl Matrix<'_> {
                 self.plain(scheme, &Pattern::Dense)
             }
             Some(Err(error)) => Err(error),
-            None => self.plain(scheme, &Pattern::Dense),
+            None => {
+                warnings.push("ranges are not clipped: nothing is known of the input".into());
+                self.plain(scheme, &Pattern::Dense)
+            }
         }
     }
 
@@ -72,11 +74,15 @@ impl Matrix<'_> {
     ) -> Result<PackedWeights, LayerwiseError> {
         let &Self { values, n, k, gram, .. } = self;
         let Treatment { sparsity, clip, .. } = treatment;
-        if let (Some(host), Some(gram)) = (self.device, gram) {
+        let loops = matches!(method, Method::Gptq | Method::SparseGpt);
+        if let (Some(Device { host, asked }), Some(gram), true) = (self.device, gram, loops) {
+            let on_host =
+                |why: &dyn std::fmt::Display| format!("the host went through its columns: {why}");
             match device::made(host, Layer { values, n, k, gram }, method, scheme, treatment) {
-                Ok(Some(made)) => return Ok(made),
-                Ok(None) => {}
-                Err(error) => warnings.push(format!("the host went through its columns: {error}")),
+                Ok(Ok(made)) => return Ok(made),
+                Ok(Err(why)) if asked => warnings.push(on_host(&why)),
+                Ok(Err(_)) => {}
+                Err(error) => warnings.push(on_host(&error)),
             }
         }
         let made = match (method, gram) {
@@ -162,7 +168,7 @@ pub(crate) fn weight(
     weight: &Loaded,
     seen: Option<&InputStatistics>,
     plan: &Plan,
-    device: Option<&Host>,
+    device: Option<Device<'_>>,
 ) -> Result<(PackedWeights, WeightReport), LayerwiseRunError> {
     let failed = |source| LayerwiseRunError::Weight { name: name.to_owned(), source };
     let Plan { scheme, treatment } = plan;

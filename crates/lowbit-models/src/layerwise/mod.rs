@@ -94,8 +94,8 @@ pub enum LayerwiseRunError {
     /// A method needs a calibration text, and there is none.
     #[error("{method} needs a calibration text: it looks at what the layers take")]
     NoTexts {
-        /// The method.
-        method: Method,
+        /// The method, `clip` if it is rounding that looks at inputs only because ranges are clipped.
+        method: &'static str,
     },
     /// There are no samples, and no statistics to merge, or no device on which samples could run.
     #[error("there are no samples to run and no statistics to merge")]
@@ -164,6 +164,14 @@ impl Loops {
     }
 }
 
+/// The device that goes through columns.
+#[derive(Clone, Copy)]
+pub(crate) struct Device<'a> {
+    host: &'a Host,
+    /// Whether the user asked for it, so that it is a surprise if the host does it.
+    asked: bool,
+}
+
 /// A model to compress.
 #[derive(Debug)]
 pub struct Job<'a, 'j> {
@@ -219,10 +227,12 @@ pub async fn run<'a>(
     job: &Job<'a, '_>,
     progress: &mut dyn FnMut(Doing<'_>),
 ) -> Result<(Overlay<'a>, Vec<WeightReport>), LayerwiseRunError> {
-    let mut needs = job.plans.values().filter(|plan| plan.treatment.method.needs_inputs());
+    let mut needs = job.plans.values().filter(|plan| plan.treatment.needs_inputs());
     let blind = host.is_none() || job.texts.iter().all(Vec::is_empty);
     if let (Some(plan), true, None) = (needs.next(), blind, job.statistics) {
-        return Err(LayerwiseRunError::NoTexts { method: plan.treatment.method });
+        let method = plan.treatment.method;
+        let method = if method.needs_inputs() { method.name() } else { "clip" };
+        return Err(LayerwiseRunError::NoTexts { method });
     }
     check_activations(job)?;
     let folder = match &job.folder {
@@ -236,7 +246,9 @@ pub async fn run<'a>(
         items,
         plans: &job.plans,
         blueprint: job.blueprint,
-        device: host.map(|host| &**host).filter(|host| job.loops.on_device(host)),
+        device: host
+            .filter(|host| job.loops.on_device(host))
+            .map(|host| Device { host, asked: job.loops == Loops::Device }),
         reports: Vec::new(),
     };
     let stages = Stage::all(job.blueprint);
@@ -335,7 +347,7 @@ struct Work<'a, 'j> {
     thresholds: Thresholds,
     plans: &'j BTreeMap<String, Plan>,
     blueprint: &'j Blueprint,
-    device: Option<&'j Host>,
+    device: Option<Device<'j>>,
     reports: Vec<WeightReport>,
 }
 

@@ -16,10 +16,8 @@ const REPORTS: &str = "lowbit.layerwise.reports";
 /// What a run is of. Another run cannot go on with its results.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// The files of the model.
-    pub model: Vec<String>,
-    /// The bytes of all of them together.
-    pub bytes: u64,
+    /// The [checksum](crate::checkpoint::source::model_checksum) of the model.
+    pub model: u64,
     /// How the weights are compressed.
     pub recipe: String,
     /// The tokens of the calibration set: how many texts and tokens, and their checksum.

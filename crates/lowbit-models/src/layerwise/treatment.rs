@@ -221,6 +221,21 @@ impl Treatment {
         if self.clip && !matches!(method, Method::Gptq | Method::SparseGpt | Method::Rtn) {
             return Err(format!("{method} takes no `clip`; awq clips by itself"));
         }
+        if self.clip && *method == Method::Rtn && *sparsity != Pattern::Dense {
+            let next = "sparsegpt prunes and clips";
+            return Err(format!("rtn clips only what it does not prune; {next}"));
+        }
+        if *damping != Self::default().damping && !loops {
+            return Err(format!("{method} has no damping; gptq and sparsegpt have one"));
+        }
+        let by_activations =
+            matches!(order, ColumnOrder::Activations | ColumnOrder::ActivationsStatic);
+        if by_activations && matches!(sparsity, Pattern::OfM { .. }) {
+            let next = "take columns as they are, or prune a part such as 0.5";
+            return Err(format!(
+                "{sparsity} is a pattern of neighboring columns, and columns are taken by activations; {next}"
+            ));
+        }
         if *fold != Fold::default() && *method != Method::Awq {
             return Err(format!("{method} folds nothing; `fold` goes with awq"));
         }
@@ -244,6 +259,11 @@ impl Treatment {
             return Err(format!("the damping is {damping}; it is from 0 to 1"));
         }
         Ok(())
+    }
+
+    /// Returns whether it needs to see what a layer takes.
+    pub fn needs_inputs(&self) -> bool {
+        self.method.needs_inputs() || self.clip
     }
 
     /// Returns its name for tables and results: the method, the order of columns if it is another one, and `-global` if

@@ -55,12 +55,8 @@ fn compressed<'a>(
     let plans = plans(model, &request(recipe)).unwrap().plans;
     assert!(!plans.is_empty());
     let texts = texts(blueprint.vocab);
-    let identity = Identity {
-        model: vec![],
-        bytes: 0,
-        recipe: recipe.to_owned(),
-        calibration: (texts.len(), 0, 0),
-    };
+    let identity =
+        Identity { model: 0, recipe: recipe.to_owned(), calibration: (texts.len(), 0, 0) };
     let folder = folder.map(|folder| (folder, identity));
     let job = Job {
         source: model,

@@ -392,7 +392,7 @@ fn rotated_models_run() {
 }
 
 /// SmolLM2 has 576 columns, 9 heads on 3 of values, names of GGUF, and a tied head: its dequantized weights compute
-/// the same after a rotation, and what its layers take has fewer outliers.
+/// the same after a rotation.
 #[test]
 fn smollm2_can_be_rotated() {
     let Some(file) = common::data("smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "model") else {
