@@ -66,8 +66,8 @@ pub struct Args {
     max_latency: Option<f64>,
     /// What may become of each weight, separated by commas: keep, or METHOD:FORMAT[:SPARSITY][@ACTIVATIONS], as in
     /// gptq:int4-g64-asym, awq:int4-g64-asym, rtn:q6_k, sparsegpt:int4-g64-asym:2:4 and rtn:int8-channel@int8-token,
-    /// for which the weight's input becomes codes. The default is keep, rtn:int8-channel,
-    /// gptq:int8-g64-asym, the same with int6, int5, int4 and int3, gptq:int2-g32-asym and
+    /// for which the weight's input becomes codes. The default is keep, rtn:f16,
+    /// rtn:int8-channel, gptq:int8-g64-asym, the same with int6, int5, int4 and int3, gptq:int2-g32-asym and
     /// sparsegpt:int4-g64-asym:2:4
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     candidates: Vec<Candidate>,

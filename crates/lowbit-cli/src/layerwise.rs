@@ -129,11 +129,7 @@ pub fn run(args: &Args, request: &SelectRequest) -> Result<Outcome, CliError> {
         let text = serde_json::to_string(calibration).unwrap_or_default();
         compressed.put_metadata("lowbit.calibration", text);
     }
-    for weight in &weights {
-        for warning in &weight.warnings {
-            warn(format!("{}: {warning}", printable(&weight.name)));
-        }
-    }
+    warn_of(&weights);
     import(&compressed, output, &mut |_| ()).map_err(|error| failed(args, error.into()))?;
     if let Some((path, text)) = config {
         write_config(&path, &text)?;
@@ -255,6 +251,22 @@ fn with_progress<'a>(
     let done = block_on(compress(host, job, &mut progress));
     bar.finish_and_clear();
     done
+}
+
+/// Prints the warnings of weights, each once with the first weights that it is about.
+fn warn_of(weights: &[WeightReport]) {
+    let mut names: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for weight in weights {
+        for warning in &weight.warnings {
+            names.entry(warning).or_default().push(&weight.name);
+        }
+    }
+    for (warning, names) in names {
+        let some = printable(&names[..names.len().min(3)].join(", "));
+        let more = names.len().saturating_sub(3);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        warn(format!("{some}{more}: {warning}"));
+    }
 }
 
 fn write_config(path: &Path, text: &str) -> Result<(), CliError> {

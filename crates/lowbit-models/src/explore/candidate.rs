@@ -5,9 +5,10 @@ use crate::layerwise::{Fold, Method, Treatment};
 use lowbit::compress::Scheme;
 use lowbit::format::{ActivationError, ActivationFormat};
 
-/// The candidates if none are given: from 8 bits a weight to 2, and 2:4 sparse weights of 4 bits.
-pub const DEFAULT: [&str; 9] = [
+/// The candidates if none are given: from f16 over 8 bits a weight to 2, and 2:4 sparse weights of 4 bits.
+pub const DEFAULT: [&str; 10] = [
     "keep",
+    "rtn:f16",
     "gptq:int8-g64-asym",
     "rtn:int8-channel",
     "gptq:int6-g64-asym",

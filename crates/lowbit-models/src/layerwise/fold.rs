@@ -13,7 +13,7 @@ use crate::architecture::{Blueprint, Feed, Gated, Layer, Linear, Norm, Vector};
 use crate::device::{Input, Stage};
 use lowbit::compress::Scheme;
 use lowbit::compress::layerwise::{LayerwiseError, awq};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The number of exponents that are tried.
 const GRID: usize = 20;
@@ -26,7 +26,7 @@ enum Maker<'a> {
 }
 
 /// Finds the factors of every input of a stage whose weights are made by AWQ, and applies them to weights, norms and
-/// statistics.
+/// statistics. Returns the weights for which factors were looked for.
 pub(super) fn fold(
     work: &Work<'_, '_>,
     stage: Stage,
@@ -34,9 +34,10 @@ pub(super) fn fold(
     seen: &mut [Option<InputStatistics>],
     loaded: &mut BTreeMap<String, Loaded>,
     result: &mut StageResult,
-) -> Result<(), LayerwiseRunError> {
-    let Stage::Layer(index) = stage else { return Ok(()) };
-    let Some(layer) = work.blueprint.layers.get(index) else { return Ok(()) };
+) -> Result<BTreeSet<String>, LayerwiseRunError> {
+    let mut folded = BTreeSet::new();
+    let Stage::Layer(index) = stage else { return Ok(folded) };
+    let Some(layer) = work.blueprint.layers.get(index) else { return Ok(folded) };
     let attention = &layer.attention;
     // Inputs that rows make come first: their factors change rows of weights whose columns are scaled afterwards.
     let mut order: Vec<(&Linear, Maker<'_>)> = Vec::new();
@@ -53,9 +54,11 @@ pub(super) fn fold(
             continue;
         };
         let Some(Some(seen)) = seen.get_mut(place) else { continue };
-        one(work, input, &maker, seen, loaded, result)?;
+        if one(work, input, &maker, seen, loaded, result)? {
+            folded.extend(input.weights().into_iter().map(str::to_owned));
+        }
     }
-    Ok(())
+    Ok(folded)
 }
 
 /// Returns the normalizations of a layer that make an input of linear layers, each with the first of these.
@@ -114,7 +117,7 @@ pub(crate) fn divided(norm: &Norm) -> Vec<Divided<'_>> {
     all
 }
 
-/// Does the same as [`fold`] for one input.
+/// Does the same as [`fold`] for one input. Returns whether factors were looked for.
 fn one(
     work: &Work<'_, '_>,
     input: &Input,
@@ -122,19 +125,19 @@ fn one(
     seen: &mut InputStatistics,
     loaded: &mut BTreeMap<String, Loaded>,
     result: &mut StageResult,
-) -> Result<(), LayerwiseRunError> {
+) -> Result<bool, LayerwiseRunError> {
     let names = input.weights();
     let plans: Vec<_> = names.iter().filter_map(|name| work.plans.get(*name)).collect();
     let all_awq = plans.iter().all(|plan| plan.treatment.method == Method::Awq);
     let Some(plan) = plans.first().filter(|_| all_awq && plans.len() == names.len()) else {
-        return Ok(());
+        return Ok(false);
     };
     if plans.iter().any(|other| other.scheme != plan.scheme) {
-        return Ok(());
+        return Ok(false);
     }
     let norms_only = plans.iter().any(|plan| plan.treatment.fold == Fold::Norms);
     if norms_only && matches!(maker, Maker::Rows(_)) {
-        return Ok(());
+        return Ok(false);
     }
     // A part of a tensor, or of a vector, cannot be changed by itself.
     let whole = match maker {
@@ -146,11 +149,11 @@ fn one(
         }
     };
     if !whole {
-        return Ok(());
+        return Ok(false);
     }
     let weights: Vec<&Loaded> = names.iter().filter_map(|name| loaded.get(*name)).collect();
     if weights.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     let factors =
         factors(&weights, seen, &plan.scheme).map_err(|source| LayerwiseRunError::Weight {
@@ -158,7 +161,7 @@ fn one(
             source,
         })?;
     if factors.iter().all(|&factor| factor == 1.0) {
-        return Ok(());
+        return Ok(true);
     }
     match maker {
         Maker::Norm(norm) => {
@@ -184,7 +187,8 @@ fn one(
         }
     }
     seen.divide(&factors)
-        .map_err(|source| LayerwiseRunError::Weight { name: names.join(", "), source })
+        .map_err(|source| LayerwiseRunError::Weight { name: names.join(", "), source })?;
+    Ok(true)
 }
 
 /// Changes the elements of a vector of the model.

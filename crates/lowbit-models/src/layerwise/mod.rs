@@ -432,15 +432,21 @@ impl Work<'_, '_> {
                 }
             }
         }
-        fold::fold(self, stage, inputs, &mut seen, &mut loaded, &mut result)?;
+        let folded = fold::fold(self, stage, inputs, &mut seen, &mut loaded, &mut result)?;
         for (input, seen) in inputs.iter().zip(&seen) {
             for name in input.weights() {
                 let Some(plan) = self.plans.get(name) else { continue };
                 // The rows of a tensor may be several layers.
                 let Some(weight) = loaded.remove(name) else { continue };
                 progress(Doing::Compressing(name));
-                let (packed, report) =
+                let (packed, mut report) =
                     make::weight(name, &weight, seen.as_ref(), plan, self.device)?;
+                if plan.treatment.method == Method::Awq && !folded.contains(name) {
+                    report.warnings.push(
+                        "awq only clips ranges, as factors cannot be folded into what makes its input"
+                            .to_owned(),
+                    );
+                }
                 result.packed.insert(name.to_owned(), (weight.shape, packed));
                 result.reports.push(report);
             }

@@ -130,6 +130,13 @@ fn every_method_compresses_what_runs() {
                 assert!(error.is_finite() && error > 0.0, "{name} {}: {error}", report.name);
                 before += rounded * rounded;
                 after += error * error;
+                // Inputs of BERT that no head makes from its values have nothing to fold factors into.
+                let clips = report.warnings.iter().any(|warning| warning.contains("only clips"));
+                let (of_bert, of_values) =
+                    (name == "bert", report.name.contains("attention.output"));
+                if of_bert {
+                    assert_eq!(clips, *method == "awq" && !of_values, "{}", report.name);
+                }
                 assert!(matches!(made.read(&report.name).unwrap(), Data::Compressed(_)));
             }
             println!("{name} {method}: {:.4} → {:.4}", f64::sqrt(before), f64::sqrt(after));
