@@ -125,6 +125,32 @@ pub struct Pipeline {
     pub(crate) layout: wgpu::BindGroupLayout,
     pub(crate) pipeline: wgpu::ComputePipeline,
     pub(crate) grid: Grid,
+    /// Bind group 1, of a kernel that [`Instrument`] replaced.
+    pub(crate) extra: Option<wgpu::BindGroup>,
+}
+
+/// Replaces shaders before they are compiled, for tools that observe kernels while ops run as
+/// always. Bind group 1 is the tool's.
+#[doc(hidden)]
+pub trait Instrument: std::fmt::Debug + Send + Sync {
+    /// Returns what is compiled in place of the composed text of a kernel, or `None` to leave the
+    /// kernel as it is.
+    ///
+    /// # Errors
+    /// Returns a message, with which planning then fails.
+    fn instrument(&self, kernel: &KernelDesc, wgsl: &str) -> Result<Option<Instrumented>, String>;
+}
+
+/// A shader that replaces a kernel, and its bind group 1. Bind group 0 stays as it was.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Instrumented {
+    /// The shader.
+    pub source: wgpu::ShaderSource<'static>,
+    /// The layout of bind group 1.
+    pub layout: wgpu::BindGroupLayout,
+    /// Bind group 1 of every dispatch.
+    pub group: wgpu::BindGroup,
 }
 
 /// The contents of a new buffer.
@@ -159,6 +185,7 @@ pub struct Kernels {
     m_table: wgpu::Buffer,
     /// The driver's cache of compiled code, if the device has the feature.
     driver_cache: Option<wgpu::PipelineCache>,
+    instrument: Option<Arc<dyn Instrument>>,
 }
 
 impl Kernels {
@@ -181,7 +208,8 @@ impl Kernels {
         let m_table = guard(device, &lost, "the table of row counts", table).await;
         let m_table = m_table.map_err(|error| error.of_bytes(4 * words.len() as u64))?;
         let device = device.clone();
-        Ok(Self { device, caps, lost, cache: Arc::default(), m_table, driver_cache: None })
+        let (cache, driver_cache, instrument) = (Arc::default(), None, None);
+        Ok(Self { device, caps, lost, cache, m_table, driver_cache, instrument })
     }
 
     /// Like [`new`](Self::new), with the driver's cache of compiled code, which starts with `data` of
@@ -216,6 +244,14 @@ impl Kernels {
     /// Uses a flag for lost devices that is set elsewhere already.
     pub(crate) fn with_lost_flag(self, lost: LostFlag) -> Self {
         Self { lost, ..self }
+    }
+
+    /// Compiles what `instrument` makes of each kernel. Kernels that are compiled already stay as
+    /// they are, in a cache that these kernels no longer share.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn instrumented(self, instrument: Arc<dyn Instrument>) -> Self {
+        Self { instrument: Some(instrument), cache: Arc::default(), ..self }
     }
 
     /// Returns the data for [`with_pipeline_cache`](Self::with_pipeline_cache) in a later run. Name
@@ -337,8 +373,20 @@ impl Kernels {
     /// Compiles on this thread. The device's answer is still to be awaited.
     fn start(&self, shader: &KernelDesc) -> Result<Started, DeviceError> {
         let wgsl = composed(shader)?;
+        let replaced = match &self.instrument {
+            Some(instrument) => instrument.instrument(shader, &wgsl.source),
+            None => Ok(None),
+        };
+        let replaced = replaced.map_err(|message| {
+            let (kernel, at) = (shader.id.clone(), wgsl.places(&message));
+            DeviceError::Shader { kernel, at, message: wgsl.explain(&message) }
+        })?;
+        let (source, extra) = match replaced {
+            Some(Instrumented { source, layout, group }) => (source, Some((layout, group))),
+            None => (wgpu::ShaderSource::Wgsl(wgsl.source.as_str().into()), None),
+        };
         let (pipeline, error) = scoped(&self.device, || {
-            build(&self.device, shader, &wgsl.source, self.driver_cache.as_ref())
+            build(&self.device, shader, source, extra, self.driver_cache.as_ref())
         });
         Ok(Started { wgsl, pipeline, error })
     }
@@ -363,7 +411,9 @@ impl Kernels {
         if let Some(reason) = self.lost.reason() {
             return Err(DeviceError::Lost(reason.into()));
         }
-        let (planted, error) = scoped(&self.device, || build(&self.device, shader, text, None));
+        let source = wgpu::ShaderSource::Wgsl(text.into());
+        let (planted, error) =
+            scoped(&self.device, || build(&self.device, shader, source, None, None));
         compiled(&self.lost, shader, &composed(shader)?, error.await)?;
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         cache.insert(shader.clone(), Arc::new(planted));
@@ -508,7 +558,8 @@ fn compiled(
 fn build(
     device: &wgpu::Device,
     shader: &KernelDesc,
-    source: &str,
+    source: wgpu::ShaderSource<'_>,
+    extra: Option<(wgpu::BindGroupLayout, wgpu::BindGroup)>,
     cache: Option<&wgpu::PipelineCache>,
 ) -> Pipeline {
     let label = Some(shader.id.as_str());
@@ -539,13 +590,13 @@ fn build(
         .collect();
     let layout = device
         .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &entries });
+    let layouts = [Some(&layout), extra.as_ref().map(|(layout, _)| layout)];
     let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
         label,
-        bind_group_layouts: &[Some(&layout)],
+        bind_group_layouts: &layouts[..1 + usize::from(extra.is_some())],
         immediate_size: 0,
     });
-    let descriptor =
-        wgpu::ShaderModuleDescriptor { label, source: wgpu::ShaderSource::Wgsl(source.into()) };
+    let descriptor = wgpu::ShaderModuleDescriptor { label, source };
     let checks = wgpu::ShaderRuntimeChecks {
         force_loop_bounding: false,
         ..wgpu::ShaderRuntimeChecks::checked()
@@ -568,5 +619,6 @@ fn build(
         },
         cache,
     });
-    Pipeline { layout, pipeline, grid: shader.grid.clone() }
+    let extra = extra.map(|(_, group)| group);
+    Pipeline { layout, pipeline, grid: shader.grid.clone(), extra }
 }

@@ -25,6 +25,8 @@ pub(crate) use grid::{Size, Workgroups};
 pub use imports::ImportError;
 pub(crate) use kernels::{BufferFill, CODE_TEXTURE, M_TABLE, MAX_COUNT};
 pub use kernels::{DeviceError, Kernels, LostFlag, Pipeline};
+#[doc(hidden)]
+pub use kernels::{Instrument, Instrumented};
 pub use registry::{Access, Binding, BindingRole, Const, KernelDesc, Stored};
 pub use uniform::UniformLayout;
 pub(crate) use uniform::uniform;

@@ -322,6 +322,9 @@ impl Recording {
                 }
                 if let Some(pipeline) = pipeline.take() {
                     pass.set_pipeline(pipeline);
+                    if let Some(extra) = &stage.pipeline.extra {
+                        pass.set_bind_group(1, extra, &[]);
+                    }
                 }
                 let Group { group, counted } = &self.groups[dispatch.group];
                 pass.set_bind_group(0, group, if *counted { &offsets } else { &[] });

@@ -196,7 +196,62 @@ fn isa_the_command_prints_a_roofline() {
     assert_eq!(roofs.len(), 9);
     for roof in roofs {
         let number = |name: &str| roof[name].as_f64().unwrap();
-        assert!(number("memory_us") > 0.0 && number("valu_us") > 0.0, "{roof}");
-        assert_eq!(number("share_of_memory").max(number("share_of_valu")), 1.0);
+        let times = ["memory_us", "cache_us", "workgroup_us", "valu_us"].map(number);
+        assert!(times.iter().all(|time| *time > 0.0), "{roof}");
+        let most = times.iter().copied().fold(0.0, f64::max);
+        assert_eq!(number("share_of_memory"), times[0] / most);
+        assert_eq!(number("share_of_valu"), times[3] / most);
     }
+    // Tiles hold a loop whose trips are traced.
+    let tiles = ["--roofline", "--rows", "32,128", "--format", "int4-g128"];
+    for activations in ["f32", "int8-token"] {
+        let all = [&tiles[..], &["--activations", activations, "--json", "-"]].concat();
+        let output = run(&all);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let page: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let kernels: Vec<_> =
+            page["roofline"].as_array().unwrap().iter().map(|roof| &roof["kernel"]).collect();
+        assert_eq!(kernels.len(), 2, "{kernels:?}");
+    }
+}
+
+/// Lines of a product, for both classes of devices, and of kernels by name.
+#[test]
+fn isa_the_command_counts_lines() {
+    if !crate::cli::gpu() {
+        return;
+    }
+    let run = |args: &[&str]| {
+        let output =
+            Command::new(PROGRAM).arg("isa").args(args).args(["--json", "-"]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    // No compiler is needed.
+    let page =
+        run(&["--memory", "--rows", "1", "--format", "int4-g128", "--driver", "no/such/icd.json"]);
+    assert_eq!(page["kernels"], serde_json::json!([]));
+    let rows = page["memory"].as_array().unwrap();
+    for class in ["gpu", "software"] {
+        for subgroup in [32, 64] {
+            for operand in ["w", "x", "y"] {
+                let is = |row: &&serde_json::Value| {
+                    row["class"] == class
+                        && row["subgroup"] == subgroup
+                        && row["operand"] == operand
+                };
+                let found: Vec<_> = rows.iter().filter(is).collect();
+                assert_eq!(found.len(), 1, "{class} {subgroup} {operand}");
+                let number = |name: &str| found[0][name].as_u64().unwrap();
+                assert_eq!(number("bytes_fetched"), 128 * number("lines"));
+                assert!(number("bytes_used") <= number("bytes_fetched"), "{}", found[0]);
+                let (lines, ideal) = (number("lines"), number("ideal_lines"));
+                assert!(0 < ideal && ideal <= lines, "{}", found[0]);
+            }
+        }
+    }
+    // A kernel of another op, in a case of its own.
+    let page = run(&["--memory", "--kernel", "softmax", "--driver", "no/such/icd.json"]);
+    let rows = page["memory"].as_array().unwrap();
+    assert!(!rows.is_empty() && rows.iter().all(|row| row["kernel"] == "softmax"), "{rows:?}");
 }

@@ -2,12 +2,16 @@
 //! wgpu would send it and through Mesa's RADV, whose null hardware compiles for any family.
 //! Statistics are the driver's; loads, dot products and the work of the main loop are counted
 //! in its listing. Nothing runs: every time that follows from these numbers is derived.
+//!
+//! Which lines of memory a kernel touches is another matter, which [`memory`] measures by running it on
+//! any adapter.
 
 mod child;
 mod driver;
 mod family;
 mod kernel;
 mod listing;
+pub mod memory;
 mod roofline;
 
 pub use child::{Job, compile, compile_all, serve};
@@ -15,7 +19,7 @@ pub use driver::{Compiled, Driver};
 pub use family::{Family, Peaks};
 pub use kernel::{Kernel, covering, cpu_kernels, each_once, find, kernels};
 pub use listing::{Counts, Listing, Loads, MainLoop};
-pub use roofline::{Bound, Roof, roof};
+pub use roofline::{Bound, Roof, Traffic, roof};
 
 use lowbit::ops::matmul::Step;
 use serde::{Deserialize, Serialize};

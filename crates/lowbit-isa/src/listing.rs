@@ -51,6 +51,9 @@ pub struct Counts {
     pub smem: u64,
     /// Accesses to workgroup memory.
     pub lds: u64,
+    /// Bytes that a lane loads from workgroup memory.
+    #[serde(default)]
+    pub lds_bytes: u64,
     /// Vector loads from memory.
     pub loads: Loads,
     /// Loads of codes, vector or scalar.
@@ -72,6 +75,9 @@ pub struct MainLoop {
     pub counts: Counts,
     /// Loops within it. Those of constant length the driver has unrolled.
     pub inner_loops: usize,
+    /// One trip of the loop within it, if there is exactly one.
+    #[serde(default)]
+    pub inner: Option<Counts>,
     /// Branches that some lanes take and others do not.
     pub branches: usize,
 }
@@ -159,10 +165,16 @@ impl Listing {
             loading.iter().filter(|range| !loading.iter().any(|other| inside(other, range)));
         let main = innermost.max_by_key(|range| bytes(range))?;
         let body = &self.instructions[(*main).clone()];
+        let within: Vec<_> = self.loops.iter().filter(|range| inside(range, main)).collect();
+        let inner = match within[..] {
+            [one] => Some(count(&self.instructions[one.clone()], codes)),
+            _ => None,
+        };
         Some(MainLoop {
+            inner,
             counts: count(body, codes),
             branches: body.iter().filter(|i| i.opcode.starts_with("s_cbranch_exec")).count(),
-            inner_loops: self.loops.iter().filter(|range| inside(range, main)).count(),
+            inner_loops: within.len(),
         })
     }
 }
@@ -223,6 +235,16 @@ fn load_width(opcode: &str) -> Option<u32> {
     })
 }
 
+/// Returns the number of bytes that a load from workgroup memory returns; two addresses (`2addr`,
+/// `read2`) return twice as many.
+fn lds_load_bytes(opcode: &str) -> u64 {
+    let kind = opcode.strip_prefix("ds_load").or_else(|| opcode.strip_prefix("ds_read"));
+    let Some(kind) = kind else { return 0 };
+    let twice = if kind.starts_with('2') || kind.starts_with("_2addr") { 2 } else { 1 };
+    let width = kind.rsplit('_').find_map(|part| part.strip_prefix(['b', 'u', 'i'])?.parse().ok());
+    twice * width.unwrap_or(32u64) / 8
+}
+
 const QUARTER_RATE: [&str; 9] = [
     "v_mul_lo_u32",
     "v_mul_hi_u32",
@@ -264,6 +286,7 @@ fn count(instructions: &[Instruction], codes: Option<u32>) -> Counts {
             counts.wmma += u64::from(is(&["v_wmma"]));
         } else if opcode.starts_with("ds_") {
             counts.lds += 1;
+            counts.lds_bytes += lds_load_bytes(opcode);
         } else if is(&["s_load", "s_buffer_load"]) {
             counts.smem += 1;
         } else if !opcode.starts_with("s_") {
@@ -352,6 +375,23 @@ BB2
     }
 
     #[test]
+    fn loads_from_workgroup_memory() {
+        let widths = [
+            ("ds_load_b128", 16),
+            ("ds_load_2addr_b64", 16),
+            ("ds_load_2addr_stride64_b32", 8),
+            ("ds_read2st64_b32", 8),
+            ("ds_read_b32", 4),
+            ("ds_load_u16_d16", 2),
+            ("ds_read_i8", 1),
+            ("ds_store_b128", 0),
+        ];
+        for (opcode, bytes) in widths {
+            assert_eq!(lds_load_bytes(opcode), bytes, "{opcode}");
+        }
+    }
+
+    #[test]
     fn radvs_own_print() {
         let main = Listing::parse(RADV).main_loop(Some(4)).unwrap();
         assert_eq!(main.counts.code_loads.0, BTreeMap::from([(16, 2)]));
@@ -370,5 +410,6 @@ BB2
         let text = text.replace("BB1:\n", "").replace("BB1", "BB0");
         let main = Listing::parse(&text).main_loop(Some(4)).unwrap();
         assert_eq!((main.counts.valu, main.inner_loops), (2, 1));
+        assert_eq!(main.inner.map(|inner| inner.valu), Some(1));
     }
 }
