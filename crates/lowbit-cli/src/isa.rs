@@ -4,7 +4,7 @@ use crate::Outcome;
 use crate::error::{CliError, printable};
 use crate::report::{JsonArg, Report, right, table, text};
 use globset::Glob;
-use lowbit::conformance::{self, Extent, Op};
+use lowbit::conformance::{self, Case, Extent, Op};
 use lowbit::format::WeightFormat;
 use lowbit::gpu::{AdapterClass, Caps};
 use lowbit::host::Host;
@@ -92,7 +92,7 @@ struct Product {
     choice: KernelChoice,
 }
 
-/// What was traced.
+/// Lines and conflicts that were traced.
 #[derive(Default)]
 struct Traced {
     rows: Vec<Row>,
@@ -235,32 +235,7 @@ fn trace(args: &Args, products: &[Product], names: &[String]) -> Result<Traced, 
     let classes: &[Class] =
         if args.memory { &[Class::Gpu, Class::Software] } else { &[Class::Gpu] };
     if args.kernel.is_some() {
-        let mut wanted: HashSet<String> = names.iter().cloned().collect();
-        for class in classes {
-            let caps = class.caps(real.kernels().caps());
-            let tracer = Tracer::new(&real)?.only(wanted.iter().cloned());
-            let tracing = Tracing::with_tracer(&real, &caps, tracer)?;
-            // Most cases multiply, and most kernels that are asked for by name may not.
-            let multiply = wanted.iter().any(|id| id.parse::<KernelChoice>().is_ok());
-            let multiplies =
-                |op: Op| matches!(op, Op::Matmul | Op::IntegerMatmul(_) | Op::ExpertMatmul { .. });
-            for case in conformance::table(Extent::Quick) {
-                if wanted.is_empty() {
-                    break;
-                }
-                if multiplies(case.op) && !multiply {
-                    continue;
-                }
-                let trace = tracing.case(&case)?;
-                for kernel in trace.kernels() {
-                    if wanted.remove(kernel) {
-                        traced.add(memory::rows(&trace, kernel, *class));
-                    }
-                }
-            }
-        }
-        traced.left_out = names.iter().filter(|name| wanted.contains(*name)).cloned().collect();
-        return Ok(traced);
+        return trace_cases(&real, classes, names);
     }
     let mut known = HashSet::new();
     for class in classes {
@@ -282,6 +257,46 @@ fn trace(args: &Args, products: &[Product], names: &[String]) -> Result<Traced, 
             }
         }
     }
+    Ok(traced)
+}
+
+/// Runs cases until each of the kernels has run, and counts the lines of the first case that runs it.
+fn trace_cases(real: &Host, classes: &[Class], names: &[String]) -> Result<Traced, MemoryError> {
+    let mut traced = Traced::default();
+    let mut wanted: HashSet<String> = names.iter().cloned().collect();
+    // Ids begin with the name of their op, or nearly so: its cases come first, and others only if
+    // those ran none of the kernels. Most cases multiply.
+    let multiply = wanted.iter().any(|id| id.parse::<KernelChoice>().is_ok());
+    let words: HashSet<String> =
+        names.iter().filter_map(|id| id.split(['.', '_']).next()).map(Into::into).collect();
+    let likely = |case: &Case| match case.op {
+        Op::Matmul | Op::IntegerMatmul(_) | Op::ExpertMatmul { .. } => multiply,
+        op => op.name().split('-').next().is_some_and(|word| words.contains(word)),
+    };
+    let (first, others): (Vec<_>, Vec<_>) =
+        conformance::table(Extent::Quick).into_iter().partition(likely);
+    for cases in [first, others] {
+        for class in classes {
+            let caps = class.caps(real.kernels().caps());
+            let tracer = Tracer::new(real)?.only(wanted.iter().cloned());
+            let tracing = Tracing::with_tracer(real, &caps, tracer)?;
+            for case in &cases {
+                if wanted.is_empty() {
+                    break;
+                }
+                let trace = tracing.case(case)?;
+                for kernel in trace.kernels() {
+                    if wanted.remove(kernel) {
+                        traced.add(memory::rows(&trace, kernel, *class));
+                    }
+                }
+            }
+        }
+        if !traced.rows.is_empty() {
+            break;
+        }
+    }
+    traced.left_out = names.iter().filter(|name| wanted.contains(*name)).cloned().collect();
     Ok(traced)
 }
 

@@ -65,7 +65,7 @@ pub struct Roof {
     pub share_of_valu: f64,
 }
 
-/// What of a roofline depends on the addresses of lanes: of all workgroups of a product.
+/// The part of a roofline that depends on the addresses of lanes, for all workgroups of a product.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Traffic {
     /// Lines of 128 bytes that subgroups touch.

@@ -1,4 +1,4 @@
-//! Which lines of memory the lanes of a kernel touch, measured without a GPU.
+//! The lines of memory that the lanes of a kernel touch, measured without a GPU.
 //!
 //! A GPU loads whole lines for all lanes of a subgroup at once. So what a load costs depends on the
 //! addresses of its lanes, which neither a count of bytes nor a count of instructions tells. Here any
@@ -89,7 +89,7 @@ impl From<DeviceError> for MemoryError {
     }
 }
 
-/// What a binding holds.
+/// A part of a product, which a binding holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Operand {
@@ -97,7 +97,7 @@ pub enum Operand {
     W,
     /// Everything else that a kernel only reads.
     X,
-    /// What a kernel writes.
+    /// Everything that a kernel writes.
     Y,
 }
 
@@ -145,13 +145,13 @@ pub struct Row {
     pub lines: u64,
     /// Lines that the bytes of each access would fill.
     pub ideal_lines: u64,
-    /// The same for lines of 64 bytes.
+    /// Lines of 64 bytes that they touched.
     pub lines_64: u64,
-    /// See `lines_64`.
+    /// Lines of 64 bytes that the bytes of each access would fill.
     pub ideal_lines_64: u64,
-    /// The same for lines of 32 bytes.
+    /// Lines of 32 bytes that they touched.
     pub lines_32: u64,
-    /// See `lines_32`.
+    /// Lines of 32 bytes that the bytes of each access would fill.
     pub ideal_lines_32: u64,
     /// Loads and stores of a subgroup.
     pub accesses: u64,

@@ -11,7 +11,7 @@ use naga::{
 /// Text that comes before a traced shader.
 const PRELUDE: &str = include_str!("trace.wgsl");
 
-/// What a load or a store reaches.
+/// The memory that a load or a store reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
     /// A buffer or a texture of bind group 0, by its number.
@@ -23,7 +23,7 @@ pub enum Place {
 /// A load or a store in the text of a shader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Site {
-    /// What it reaches.
+    /// The memory that it reaches.
     pub place: Place,
     /// Bytes that a lane loads or stores.
     pub bytes: u32,
@@ -131,7 +131,7 @@ impl Rewriter<'_> {
         let mut out = Block::with_capacity(block.len());
         for (statement, span) in block.span_into_iter() {
             let statement = match statement {
-                // What is emitted is known after the statement, and indices are emitted before.
+                // Values that are emitted are known after the statement, and their indices before.
                 Statement::Emit(ref range) => {
                     let loads = range.clone();
                     out.push(statement, span);

@@ -56,7 +56,7 @@ pub struct Tracing {
 pub struct Measured {
     /// The kernel.
     pub choice: KernelChoice,
-    /// What its lanes accessed.
+    /// The accesses of its lanes.
     pub trace: Trace,
     /// Workgroups of the product that was asked about.
     pub groups: u64,

@@ -135,7 +135,7 @@ struct Part {
     at: u32,
 }
 
-/// Which bytes the lanes of some kernels loaded and stored.
+/// The bytes that the lanes of some kernels loaded and stored.
 #[derive(Clone, Debug)]
 pub struct Trace {
     kernels: Vec<KernelDesc>,

@@ -3,7 +3,7 @@
 struct LowbitLog {
     // Records that were wanted, also those past the end of the log.
     count: atomic<u32>,
-    // Of so many workgroups one is traced.
+    // One workgroup in so many is traced.
     every: u32,
     records: array<vec2<u32>>,
 }
