@@ -13,7 +13,7 @@ use super::binary16::power_of_two;
 use super::{
     ETA, Expected, OutputType, ReferenceError, UNIT, check_length, f16_to_f64, f64_to_f16, gamma,
 };
-use crate::format::{CodeType, Granularity, ScaleType, WeightFormat};
+use crate::format::{Granularity, ScaleType, WeightFormat};
 
 /// D: 2.5 ulp, and the rounding of the quotient in f64.
 const DIVISION: f64 = 2.5 * UNIT + 1e-15;
@@ -106,13 +106,9 @@ impl Scheme {
 
 /// Returns the least and greatest code. For symmetric formats 0 is the code of zero.
 fn codes(format: &WeightFormat) -> (f64, f64) {
-    match (format.code_type(), format.is_symmetric()) {
-        (CodeType::Int8, true) => (-127.0, 127.0),
-        (CodeType::Int8, false) => (-128.0, 127.0),
-        (CodeType::Int4, true) => (-8.0, 7.0),
-        (CodeType::Int4, false) => (0.0, 15.0),
-        _ => (-32767.0, 32767.0),
-    }
+    let (low, high) = format.code_range().unwrap_or((-32767, 32767));
+    let zero = if format.is_symmetric() { format.symmetric_zero() } else { 0 };
+    (f64::from(low - zero), f64::from(high - zero))
 }
 
 /// Returns what a range is divided by; LSQ's largest code too.
