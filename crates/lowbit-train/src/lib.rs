@@ -1,0 +1,8 @@
+//! Training for small numbers, on [burn](https://burn.dev): quantization-aware training, pruning while
+//! training, lottery tickets and compressed gradients.
+#![warn(missing_docs)]
+
+pub mod data;
+pub mod fake;
+pub mod gradients;
+pub mod random;
