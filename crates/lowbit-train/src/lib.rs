@@ -5,4 +5,7 @@
 pub mod data;
 pub mod fake;
 pub mod gradients;
+pub mod model;
+pub mod prune;
 pub mod random;
+pub mod train;

@@ -167,7 +167,9 @@ impl Worker {
     pub fn export(&self) -> Vec<(String, Vec<f32>)> {
         let mut parts = Vec::new();
         for (number, state) in self.tensors.iter().enumerate() {
-            parts.push((format!("{number}.residual"), state.residual.clone()));
+            if !state.residual.is_empty() {
+                parts.push((format!("{number}.residual"), state.residual.clone()));
+            }
             if let Some(factors) = &state.factors {
                 parts.push((format!("{number}.factor"), factors.q().to_vec()));
             }

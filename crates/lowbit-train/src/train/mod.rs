@@ -1,0 +1,21 @@
+//! The loop over steps: gradients, compression, the optimizer, masks, evaluation, early stop, checkpoints.
+
+mod checkpoint;
+mod error;
+mod evaluate;
+mod memory;
+mod reduce;
+mod settings;
+mod source;
+mod trainer;
+
+#[cfg(test)]
+mod tests;
+
+pub use checkpoint::Checkpoint;
+pub use error::TrainError;
+pub use evaluate::{Score, evaluate};
+pub use memory::{peak_bytes, reset_peak};
+pub use settings::{Decay, OptimizerKind, TrainSettings};
+pub use source::{Part, Source};
+pub use trainer::{Event, Point, Progress, Trainer};
