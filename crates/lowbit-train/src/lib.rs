@@ -8,4 +8,7 @@ pub mod gradients;
 pub mod model;
 pub mod prune;
 pub mod random;
+pub mod recipe;
+pub mod report;
+pub mod task;
 pub mod train;

@@ -1,4 +1,5 @@
 use super::TrainError;
+use burn::optim::momentum::MomentumConfig;
 use burn::optim::{AdamConfig, AdamWConfig, ModuleOptimizer, SgdConfig};
 use serde::Deserialize;
 
@@ -13,6 +14,8 @@ pub enum OptimizerKind {
     AdamW,
     /// Plain gradient descent.
     Sgd,
+    /// Gradient descent with a momentum of 0.9.
+    Momentum,
 }
 
 /// How the learning rate falls.
@@ -103,6 +106,10 @@ impl TrainSettings {
                 AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(0.01).init()
             }
             OptimizerKind::Sgd => SgdConfig::new().init(),
+            OptimizerKind::Momentum => {
+                let momentum = MomentumConfig::new().with_momentum(0.9).with_dampening(0.0);
+                SgdConfig::new().with_momentum(Some(momentum)).init()
+            }
         }
     }
 }

@@ -190,6 +190,9 @@ where
     pub fn run(&mut self, limit: Option<u32>) -> Result<(), TrainError> {
         let (steps, per_epoch) = (self.steps(), self.steps_per_epoch());
         let last = limit.map_or(steps, |limit| limit.min(steps));
+        if let (0, Some(pruner)) = (self.progress.step, &self.pruner) {
+            pruner.after_step(&mut self.model, 0)?;
+        }
         let mut batches: Option<(u32, Batches)> = None;
         while self.progress.step < last && !self.progress.stopped {
             let (epoch, at) =
