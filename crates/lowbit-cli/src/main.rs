@@ -33,6 +33,7 @@ mod samples;
 mod shader;
 mod signals;
 mod smooth;
+mod train;
 mod tune;
 mod verify;
 
@@ -67,6 +68,7 @@ enum Command {
     Perplexity(perplexity::Args),
     Verify(verify::Args),
     Bench(bench::Args),
+    Train(train::Args),
     Tune(tune::Args),
     Isa(isa::Args),
     Shader(shader::Args),
@@ -96,6 +98,7 @@ fn run(command: &Command) -> Result<Outcome, CliError> {
         Command::Perplexity(args) => perplexity::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Train(args) => train::run(args),
         Command::Tune(args) => tune::run(args),
         Command::Isa(args) => isa::run(args),
         Command::Shader(args) => shader::run(args),

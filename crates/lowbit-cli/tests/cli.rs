@@ -1258,3 +1258,37 @@ fn an_onnx_file_without_weights() {
     assert!(message.contains("no compressed weights"), "{message}");
     assert_eq!(scratch.names(), ["model.onnx"]);
 }
+
+/// `lowbit train` hands its arguments to a program beside it, or on PATH, and has its exit code.
+#[cfg(unix)]
+#[test]
+fn train_is_another_program() {
+    use std::os::unix::fs::PermissionsExt;
+    let scratch = Scratch::new();
+    // A copy, since a build of lowbit-train may be beside the original.
+    let own = scratch.path("lowbit");
+    fs::copy(env!("CARGO_BIN_EXE_lowbit"), &own).unwrap();
+    let folder = scratch.path("bin");
+    fs::create_dir(&folder).unwrap();
+    let run = || {
+        let mut command = Command::new(&own);
+        command.args(["train", "qat", "recipe.toml", "--seeds", "1,2", "--help"]);
+        command.env("PATH", &folder).output().unwrap()
+    };
+    let write = |path: PathBuf, name: &str| {
+        fs::write(&path, format!("#!/bin/sh\necho {name} \"$@\"\nexit 7\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    let output = run();
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("cargo install --path crates/lowbit-train"), "{message}");
+    for (place, path) in
+        [("path", folder.join("lowbit-train")), ("beside", scratch.path("lowbit-train"))]
+    {
+        write(path, place);
+        let output = run();
+        assert_eq!(output.status.code(), Some(7));
+        assert_eq!(stdout(&output), format!("{place} qat recipe.toml --seeds 1,2 --help\n"));
+    }
+}
