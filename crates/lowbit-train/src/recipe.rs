@@ -69,7 +69,7 @@ pub struct QatRecipe {
     /// Whether a network without quantization trains as long.
     #[serde(default = "yes")]
     pub dense_control: bool,
-    /// What is compared.
+    /// The formats that are compared.
     pub formats: Vec<QatFormat>,
 }
 
@@ -102,7 +102,7 @@ pub struct QatFormat {
 pub struct PruneRecipe {
     /// How to train while pruning, after the training without it.
     pub train: TrainSettings,
-    /// What is compared, beside a dense network that trains as long.
+    /// The methods that are compared, beside a dense network that trains as long.
     pub methods: Vec<PruneMethod>,
 }
 
@@ -169,7 +169,7 @@ pub struct TicketsRecipe {
     /// The fraction of the weights left that a round prunes.
     #[serde(default = "fifth")]
     pub fraction: f64,
-    /// The same for the last layer.
+    /// The fraction of the last layer.
     #[serde(default = "tenth")]
     pub output_fraction: f64,
     /// The step to whose weights a round rewinds; 0 for the initial ones.

@@ -53,7 +53,7 @@ pub trait FakeQuantOps: Backend {
 /// [`FakeFormat::scales`]. Gradients reach all three. Zero points are ignored if the format is symmetric.
 ///
 /// # Panics
-/// Panics if scales or zero points have another shape.
+/// Panics if there is another number of scales or zero points.
 pub fn fake_quantize(
     x: Tensor<2>,
     scales: Tensor<2>,
@@ -62,12 +62,9 @@ pub fn fake_quantize(
     gradient_scale: bool,
 ) -> Tensor<2> {
     let [rows, columns] = x.dims();
+    // This checks the shapes.
     let shape = format.scales(rows, columns);
-    assert_eq!(
-        (scales.dims(), zeros.dims()),
-        (shape, shape),
-        "scales and zero points of {rows}×{columns}"
-    );
+    let (scales, zeros) = (scales.reshape(shape), zeros.reshape(shape));
     Tensor::from_dispatch(<Dispatch as FakeQuantOps>::fake_quantize(
         x.into_dispatch(),
         scales.into_dispatch(),

@@ -5,7 +5,7 @@ use crate::fake::{FakeFormat, FakeQuantizer, FoldError, Given, Ranges, fold};
 use lowbit::compress::{CompressError, dequantize, quantize};
 use lowbit::format::{PackedWeights, WeightFormat};
 
-/// What is fake-quantized in training.
+/// The weights and activations that are fake-quantized in training.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct QuantizeSettings {
     /// The format of weights.

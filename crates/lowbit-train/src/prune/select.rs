@@ -43,10 +43,10 @@ impl TryFrom<String> for Pattern {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
-    /// Those of one layer.
+    /// The weights of one layer.
     #[default]
     Layer,
-    /// Those of all layers.
+    /// The weights of all layers.
     Global,
 }
 

@@ -28,7 +28,7 @@ pub struct Point {
 /// Where training is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
-    /// What is trained, so that a checkpoint of something else is not taken.
+    /// The thing that is trained, so that a checkpoint of something else is not taken.
     pub identity: String,
     /// Steps so far.
     pub step: u32,
@@ -57,7 +57,7 @@ impl Progress {
     }
 }
 
-/// What is reported while training.
+/// A report while training.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
     /// A step is done.
