@@ -3,7 +3,7 @@ export XDG_RUNTIME_DIR ?= /tmp
 
 LOWBIT = $${CARGO_TARGET_DIR:-target}/release/lowbit
 
-.PHONY: help accuracy demo test test-all coverage verify bench isa peers peers-model candle msrv setup model language-models adapters everywhere mesa web web-test tools fuzz
+.PHONY: help accuracy demo test test-all coverage verify bench isa peers peers-model candle train-demo training test-train msrv setup model language-models adapters everywhere mesa web web-test tools fuzz
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
@@ -73,6 +73,24 @@ CANDLE = --release --locked --manifest-path tools/candle/Cargo.toml --target-dir
 candle: setup ## test lowbit's layers in candle, then measure them beside candle's own
 	cargo test $(CANDLE)
 	cargo run $(CANDLE)
+
+# A workspace of its own too: burn is a dependency of nothing else.
+TRAIN = --locked --manifest-path crates/lowbit-train/Cargo.toml --target-dir target/train
+LOWBIT_TRAIN = target/train/release/lowbit-train
+train-demo: ## train LeNet with quantization, pruning, lottery tickets and compressed gradients: docs/training.md
+	@scripts/fetch-model.sh mnist
+	cargo build --release $(TRAIN) --bin lowbit-train
+	$(LOWBIT_TRAIN) run crates/lowbit-train/recipes/demo.toml --json target/train-demo.json
+
+training: ## the same with three seeds and whole epochs, hours; goes on after an interruption
+	@scripts/fetch-model.sh mnist
+	cargo build --release $(TRAIN) --bin lowbit-train
+	$(LOWBIT_TRAIN) run crates/lowbit-train/recipes/lenet.toml --work target/training --json target/training.json --curves target/training-curves.json
+
+test-train: ## lint and test the training crate
+	cargo fmt --manifest-path crates/lowbit-train/Cargo.toml -- --check
+	cargo clippy --profile ci $(TRAIN) --all-targets -- -D warnings
+	cargo test --profile ci $(TRAIN)
 
 msrv: ## check that the rust-version of Cargo.toml suffices, as well as this machine can
 	@scripts/check-msrv.sh

@@ -168,6 +168,7 @@ web() {
 }
 fuzz() { RUNS="${RUNS:-100000}" SECONDS_EACH="${SECONDS_EACH:-90}" JOBS="${JOBS:-2}" scripts/fuzz.sh; }
 candle() { make --no-print-directory candle; }
+train() { make --no-print-directory test-train; }
 peers() {
     cargo test --release --locked --manifest-path tools/peers/Cargo.toml \
         --target-dir "$target/peers/build" -p protocol -p lowbit-peers
@@ -184,6 +185,7 @@ done <<'STEPS'
 the pages in a browser|web
 fuzzing every reader, spec, plan and bind|fuzz
 candle's custom op|candle
+the training crate|train
 the rules that make weights, against the packages that define them|scripts/rules.sh
 the runner of the peers|peers
 quantized checkpoints, by the packages that define them|scripts/test-formats.sh

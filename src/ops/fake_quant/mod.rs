@@ -8,9 +8,9 @@
 //! |---|---|---|---|
 //! | int16 | −32767…32767 | absmax/32767 | 0 |
 //! | int8 | −127…127 | absmax/127 | 0 |
-//! | int4 | −8…7 | absmax/7 | 0 |
+//! | int4, and so int2, int3, int5 and int6 | −8…7 | absmax/7 | 0 |
 //! | int8, asymmetric | −128…127 | (max−min)/255 | clamp(rne(−min/s), 0, 255) − 128 |
-//! | int4, asymmetric | 0…15 | (max−min)/15 | clamp(rne(−min/s), 0, 15) |
+//! | int4, asymmetric, and so on | 0…15 | (max−min)/15 | clamp(rne(−min/s), 0, 15) |
 //!
 //! Ranges are widened to contain 0. The format's [`Granularity`] says what shares a scale: all of
 //! X, a row (a channel of weights, a token of activations), or a group of g consecutive columns of

@@ -120,7 +120,8 @@ fn recipes_are_checked() {
 /// The recipes that come with the crate can be read.
 #[test]
 fn recipes_can_be_read() {
-    for text in [include_str!("../../recipes/demo.toml"), SMOKE] {
+    let ours = [include_str!("../../recipes/demo.toml"), include_str!("../../recipes/lenet.toml")];
+    for text in ours.into_iter().chain([SMOKE]) {
         let recipe = Recipe::parse(text).unwrap();
         assert!(Task::ALL.iter().all(|task| task.is_in(&recipe)));
     }

@@ -1,5 +1,6 @@
 //! The loop over steps: gradients, compression, the optimizer, masks, evaluation, early stop, checkpoints.
 
+mod adam8;
 mod checkpoint;
 mod error;
 mod evaluate;
@@ -12,6 +13,7 @@ mod trainer;
 #[cfg(test)]
 mod tests;
 
+pub use adam8::{BlockwiseAdam, BlockwiseState};
 pub use checkpoint::Checkpoint;
 pub use error::TrainError;
 pub use evaluate::{Score, evaluate};

@@ -1,4 +1,4 @@
-use super::TrainError;
+use super::{BlockwiseAdam, TrainError};
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{AdamConfig, AdamWConfig, ModuleOptimizer, SgdConfig};
 use serde::Deserialize;
@@ -16,6 +16,8 @@ pub enum OptimizerKind {
     Sgd,
     /// Gradient descent with a momentum of 0.9.
     Momentum,
+    /// Adam with moments of 8 bits, of tensors of at least 4096 numbers.
+    Adam8,
 }
 
 /// How the learning rate falls.
@@ -106,6 +108,7 @@ impl TrainSettings {
                 AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(0.01).init()
             }
             OptimizerKind::Sgd => SgdConfig::new().init(),
+            OptimizerKind::Adam8 => BlockwiseAdam::new().into(),
             OptimizerKind::Momentum => {
                 let momentum = MomentumConfig::new().with_momentum(0.9).with_dampening(0.0);
                 SgdConfig::new().with_momentum(Some(momentum)).init()

@@ -126,6 +126,25 @@ fn compressed_gradients_go_on_to_the_same_result() {
     }
 }
 
+/// The first layer has enough weights for moments of 8 bits, the second has not.
+#[test]
+fn eight_bit_moments_learn_and_go_on_to_the_same_result() {
+    let data = data();
+    let settings = TrainSettings { optimizer: OptimizerKind::Adam8, ..settings() };
+    let build = |path: Option<&Path>| {
+        let model = Mlp::new(1, &[10, 410, 4], &device());
+        let trainer = Trainer::new(model, &data, settings.clone(), 7, &device()).unwrap();
+        match path {
+            None => trainer,
+            Some(path) => trainer.with_checkpoint(path, "a test").unwrap(),
+        }
+    };
+    let [whole, resumed] = stopped_and_not(&build, 11);
+    assert!(whole == resumed);
+    let last = whole.1.points.last().unwrap();
+    assert!(last.test.accuracy > 0.8, "{last:?}");
+}
+
 #[test]
 fn networks_learn() {
     let data = data();
