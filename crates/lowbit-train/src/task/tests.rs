@@ -41,8 +41,13 @@ fn pruning() {
     let left = |at: usize| rows[at].weights_left;
     assert_eq!((left(0), left(1)), (1.0, 0.5));
     // 552 weights in three layers, each of which rounds its own number.
-    for at in 2..5 {
-        assert!((left(at) - 0.2).abs() <= 1.5 / 552.0, "{} {}", rows[at].recipe, left(at));
+    for row in &rows[2..] {
+        assert!(
+            (row.weights_left - 0.2).abs() <= 1.5 / 552.0,
+            "{} {}",
+            row.recipe,
+            row.weights_left
+        );
     }
     assert!(rows[1].bits_per_weight > 17.0 && rows[1].bits_per_weight < 21.0);
     assert!((rows[2].bits_per_weight - 1.0 - 32.0 * left(2)).abs() < 1e-9);

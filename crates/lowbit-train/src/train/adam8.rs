@@ -9,9 +9,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 #[derive(Clone, Debug)]
 pub struct BlockwiseAdam(Adam8);
 
-impl BlockwiseAdam {
+impl Default for BlockwiseAdam {
     /// Creates the optimizer with β₁ = 0.9, β₂ = 0.999 and ε = 10⁻⁸.
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self(Adam8::new(0.9, 0.999, 1e-8))
     }
 }

@@ -108,7 +108,7 @@ impl TrainSettings {
                 AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(0.01).init()
             }
             OptimizerKind::Sgd => SgdConfig::new().init(),
-            OptimizerKind::Adam8 => BlockwiseAdam::new().into(),
+            OptimizerKind::Adam8 => BlockwiseAdam::default().into(),
             OptimizerKind::Momentum => {
                 let momentum = MomentumConfig::new().with_momentum(0.9).with_dampening(0.0);
                 SgdConfig::new().with_momentum(Some(momentum)).init()
