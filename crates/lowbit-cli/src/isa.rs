@@ -264,8 +264,8 @@ fn trace(args: &Args, products: &[Product], names: &[String]) -> Result<Traced, 
 fn trace_cases(real: &Host, classes: &[Class], names: &[String]) -> Result<Traced, MemoryError> {
     let mut traced = Traced::default();
     let mut wanted: HashSet<String> = names.iter().cloned().collect();
-    // Ids begin with the name of their op, or nearly so: its cases come first, and others only if
-    // those ran none of the kernels. Most cases multiply.
+    // Ids begin with the name of their op, or nearly so: its cases run, and all cases only if there
+    // are none. Most cases multiply.
     let multiply = wanted.iter().any(|id| id.parse::<KernelChoice>().is_ok());
     let words: HashSet<String> =
         names.iter().filter_map(|id| id.split(['.', '_']).next()).map(Into::into).collect();
@@ -275,25 +275,21 @@ fn trace_cases(real: &Host, classes: &[Class], names: &[String]) -> Result<Trace
     };
     let (first, others): (Vec<_>, Vec<_>) =
         conformance::table(Extent::Quick).into_iter().partition(likely);
-    for cases in [first, others] {
-        for class in classes {
-            let caps = class.caps(real.kernels().caps());
-            let tracer = Tracer::new(real)?.only(wanted.iter().cloned());
-            let tracing = Tracing::with_tracer(real, &caps, tracer)?;
-            for case in &cases {
-                if wanted.is_empty() {
-                    break;
-                }
-                let trace = tracing.case(case)?;
-                for kernel in trace.kernels() {
-                    if wanted.remove(kernel) {
-                        traced.add(memory::rows(&trace, kernel, *class));
-                    }
+    let cases = if first.is_empty() { others } else { first };
+    for class in classes {
+        let caps = class.caps(real.kernels().caps());
+        let tracer = Tracer::new(real)?.only(wanted.iter().cloned());
+        let tracing = Tracing::with_tracer(real, &caps, tracer)?;
+        for case in &cases {
+            if wanted.is_empty() {
+                break;
+            }
+            let trace = tracing.case(case)?;
+            for kernel in trace.kernels() {
+                if wanted.remove(kernel) {
+                    traced.add(memory::rows(&trace, kernel, *class));
                 }
             }
-        }
-        if !traced.rows.is_empty() {
-            break;
         }
     }
     traced.left_out = names.iter().filter(|name| wanted.contains(*name)).cloned().collect();
