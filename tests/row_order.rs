@@ -1,6 +1,7 @@
 //! GPUs get single rows, but the software adapters that run these tests get panels. Therefore these
 //! tests force what only GPUs use: single rows, loads of two blocks, and sums through subgroups.
 
+use crate::common::{in_turn, long};
 use lowbit::conformance::{Case, Status, Values, run};
 use lowbit::format::RowOrder;
 use lowbit::gpu::{AdapterClass, Caps};
@@ -61,15 +62,12 @@ fn schedules_of_gpus_with_rows_in_order() {
         }
     }
     // Half of the cases run with subgroups and the other half without them, or all with both.
-    let (mut with, mut without) = (cases.clone(), cases);
-    if !crate::common::long() {
-        let mut turn = crate::common::sample() % 2;
-        with.retain(|_| {
-            turn += 1;
-            turn.is_multiple_of(2)
-        });
-        without.retain(|case| !with.iter().any(|other| other.id() == case.id()));
-    }
+    let half = |with: bool| -> Vec<Case> {
+        let taken = |index| long() || in_turn(index, 2) == with;
+        let cases = cases.iter().enumerate().filter(|(index, _)| taken(*index));
+        cases.map(|(_, case)| case.clone()).collect()
+    };
+    let (with, without) = (half(true), half(false));
     let mut reports = run(&[gpu(true)], &with, &|_| ());
     reports.extend(run(&[gpu(false)], &without, &|_| ()));
     let kernels: Vec<_> = reports.iter().map(|r| r.kernel.as_str()).collect();

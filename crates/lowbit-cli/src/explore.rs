@@ -13,7 +13,7 @@ use lowbit_models::checkpoint::source::ModelSource;
 use lowbit_models::checkpoint::{AtomicFile, Output};
 use lowbit_models::compress::Pattern;
 use lowbit_models::explore::{
-    Assessed, Candidate, Doing, Exploration, ExploreError, Job, Limit, remove_folder,
+    Assessed, Candidate, DEFAULT, Doing, Exploration, ExploreError, Job, Limit, remove_folder,
     run as explore,
 };
 use lowbit_models::layerwise::{Identity, LayerwiseRunError, Samples};
@@ -66,10 +66,8 @@ pub struct Args {
     max_latency: Option<f64>,
     /// What may become of each weight, separated by commas: keep, or METHOD:FORMAT[:SPARSITY][@ACTIVATIONS], as in
     /// gptq:int4-g64-asym, awq:int4-g64-asym, rtn:q6_k, sparsegpt:int4-g64-asym:2:4 and rtn:int8-channel@int8-token,
-    /// for which the weight's input becomes codes. The default is keep, rtn:f16,
-    /// rtn:int8-channel, gptq:int8-g64-asym, the same with int6, int5, int4 and int3, gptq:int2-g32-asym and
-    /// sparsegpt:int4-g64-asym:2:4
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    /// for which the weight's input becomes codes
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values = DEFAULT)]
     candidates: Vec<Candidate>,
     /// Leave weights whose names match as they are. May be given more than once
     #[arg(long, value_name = "GLOB")]
@@ -138,9 +136,6 @@ impl Args {
     }
 
     fn candidates(&self) -> Result<Vec<Candidate>, CliError> {
-        if self.candidates.is_empty() {
-            return Candidate::defaults().map_err(CliError::new);
-        }
         for (index, candidate) in self.candidates.iter().enumerate() {
             let earlier = self.candidates.iter().take(index);
             if earlier.clone().any(|other| other.name() == candidate.name()) {

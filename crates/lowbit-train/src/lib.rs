@@ -12,3 +12,9 @@ pub mod recipe;
 pub mod report;
 pub mod task;
 pub mod train;
+
+/// Returns `x`, or 0 if it is subnormal, as GPUs may flush such numbers.
+#[inline(always)]
+fn flushed(x: f32) -> f32 {
+    if x.abs() < f32::MIN_POSITIVE { 0.0 } else { x }
+}

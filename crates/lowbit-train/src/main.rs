@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand};
 use lowbit_train::recipe::Recipe;
 use lowbit_train::report::{Row, summary};
 use lowbit_train::task::{Context, Curve, Task, run};
-use lowbit_train::train::TrainError;
+use lowbit_train::train::{TrainError, write_whole};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -110,5 +110,5 @@ fn execute(tasks: &[Task], args: RunArgs) -> Result<(), TrainError> {
 fn write<T: serde::Serialize>(path: &Path, value: &T) -> Result<(), TrainError> {
     let fault = |error| TrainError::File { path: path.to_owned(), action: "written", error };
     let json = serde_json::to_string_pretty(value).map_err(|error| fault(error.into()))?;
-    std::fs::write(path, json + "\n").map_err(fault)
+    write_whole(path, (json + "\n").as_bytes())
 }

@@ -40,7 +40,7 @@ fn lenet() -> Vec<usize> {
 pub struct DataRecipe {
     /// The name in results.
     pub name: String,
-    /// The folder of the idx files. Without it, examples are made up (for tests).
+    /// The folder of the idx files. Without it, examples are made up for tests, and the name is `clusters`.
     pub folder: Option<PathBuf>,
     /// The greatest number of examples to train on.
     #[serde(default = "all")]

@@ -18,11 +18,14 @@ use lowbit_models::architecture::{self, Blueprint};
 use lowbit_models::checkpoint::source::{self, ModelSource, model_checksum};
 use lowbit_models::compress::{Pattern, Recipe, Rule, SelectRequest};
 use lowbit_models::evaluate::{Evaluation, Metric};
-use lowbit_models::layerwise::{ColumnOrder, Doing, Job, Loops, Method, Treatment, plans, run};
+use lowbit_models::layerwise::{
+    self, ColumnOrder, Doing, Job, Loops, Method, Treatment, plans, run,
+};
 use lowbit_models::text::Tokenizer;
 use lowbit_models::text::windows::windows;
 use pollster::block_on;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -205,14 +208,17 @@ impl Bench<'_> {
         texts.iter().map(|text| Ok(self.tokenizer.encode_within(text, 128)?.0)).collect()
     }
 
+    /// Returns what a rule makes of each weight. BERT's pooler is left out, as no text runs through it.
+    fn plans(&self, rule: Rule) -> Result<BTreeMap<String, layerwise::Plan>, Failure> {
+        let exclude: Vec<Pattern> = vec!["*pooler*".parse()?];
+        let request = SelectRequest { recipe: Recipe { rules: vec![rule] }, exclude };
+        Ok(plans(self.source, &request)?.plans)
+    }
+
     /// Returns the bits of each weight that a compressed model would have compressed, as they are.
     fn bits(&self) -> Result<f64, Failure> {
         let rule = Rule::new(None, Some("f32".parse()?), Treatment::default())?;
-        let request = SelectRequest {
-            recipe: Recipe { rules: vec![rule] },
-            exclude: vec!["*pooler*".parse()?],
-        };
-        let plans = plans(self.source, &request)?.plans;
+        let plans = self.plans(rule)?;
         let items = self.source.items()?;
         let items = items.iter().filter(|item| plans.contains_key(&item.name));
         let (bytes, weights) = items
@@ -243,9 +249,7 @@ impl Bench<'_> {
         };
         let recipe = treatment.name();
         let rule = Rule::new(None, Some(plan.format.parse()?), treatment)?;
-        let exclude: Vec<Pattern> = vec!["*pooler*".parse()?];
-        let request = SelectRequest { recipe: Recipe { rules: vec![rule] }, exclude };
-        let plans = plans(self.source, &request)?.plans;
+        let plans = self.plans(rule)?;
         let texts = self.samples(plan)?;
         let job = Job {
             source: self.source,
@@ -309,7 +313,7 @@ fn write(path: &Path, value: &impl Serialize) -> Result<(), Failure> {
 
 /// Returns a checksum of tokens.
 fn checksum(texts: &[Vec<u32>]) -> u64 {
-    let mut samples = lowbit_models::layerwise::Samples::default();
+    let mut samples = layerwise::Samples::default();
     samples.texts = texts.to_vec();
     samples.identity().2
 }

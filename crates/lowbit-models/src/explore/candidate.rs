@@ -42,14 +42,6 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// Returns the candidates of [`DEFAULT`].
-    ///
-    /// # Errors
-    /// Returns a sentence if one of them cannot be read.
-    pub fn defaults() -> Result<Vec<Self>, String> {
-        DEFAULT.iter().map(|name| name.parse()).collect()
-    }
-
     /// Returns the name, as it was given.
     pub fn name(&self) -> &str {
         &self.name
@@ -154,5 +146,18 @@ impl std::str::FromStr for Candidate {
         }
         let Rule { scheme, treatment, .. } = Rule::new(None, Some(scheme), treatment)?;
         Ok(Self { name, scheme, treatment })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_candidates_by_their_names() {
+        for name in DEFAULT {
+            let candidate: Candidate = name.parse().unwrap();
+            assert_eq!(candidate.name(), name);
+        }
     }
 }

@@ -266,7 +266,7 @@ fn norms_of_inputs_are_measured() {
             assert!(apart <= 1.2e-4, "{name} {weight}: {apart:.1e}");
         }
         let mut broken = Overlay::new(&model);
-        // Of normalized values some are larger than 1.
+        // Some normalized values are larger than 1, and become infinite.
         let norm = blueprint.layers[0].attention_norms.input.as_ref().unwrap();
         plant(&mut broken, &norm.weight.tensor, |_, w| *w = f32::MAX);
         let said = norms(&broken).unwrap_err();

@@ -4,6 +4,7 @@
 //! [`lowbit::reference::check_fake_gradients`].
 
 use super::FakeFormat;
+use crate::flushed;
 use half::f16;
 
 /// Scales and zero points, one for each part that shares them. Symmetric formats ignore zero points.
@@ -227,10 +228,4 @@ impl Part {
 /// Returns the rows of a row-major matrix.
 fn rows(x: &[f32], columns: usize) -> usize {
     x.len() / columns.max(1)
-}
-
-/// Returns `x`, or 0 if it is subnormal.
-#[inline(always)]
-fn flushed(x: f32) -> f32 {
-    if x.abs() < f32::MIN_POSITIVE { 0.0 } else { x }
 }

@@ -43,6 +43,7 @@ pub use power::{PowerFactors, orthonormalize};
 pub use qsgd::Qsgd;
 pub use workers::{Answer, TensorId, Worker, Workers};
 
+use crate::flushed;
 use crate::random::Random;
 
 /// The reason why gradients cannot be compressed or decoded.
@@ -198,11 +199,6 @@ impl Method {
             Self::TopK { .. } => top::decode(message, len),
         }
     }
-}
-
-/// Returns `x`, or 0 if it is subnormal.
-fn flushed(x: f32) -> f32 {
-    if x.abs() < f32::MIN_POSITIVE { 0.0 } else { x }
 }
 
 fn check_finite(gradient: &[f32]) -> Result<(), GradientError> {

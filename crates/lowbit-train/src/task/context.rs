@@ -230,6 +230,12 @@ fn read(recipe: &DataRecipe) -> Result<DataSet, TrainError> {
         Some(folder) => read_mnist(folder, &recipe.name)?,
         None => clusters(1, 5, 24, recipe.train.min(2000), recipe.test.min(1000)),
     };
+    if recipe.folder.is_none() && recipe.name != data.name {
+        return Err(TrainError::Recipe(format!(
+            "[data] has the name {:?} and no folder; only `{}` are made up, others need the folder of their files",
+            recipe.name, data.name
+        )));
+    }
     let mut data = data.limited(recipe.train, recipe.test);
     data.name.clone_from(&recipe.name);
     Ok(data.with_validation(recipe.validation))

@@ -6,7 +6,7 @@ use crate::model::{Mlp, Network};
 use crate::prune::{Mask, Pattern, PruneSettings, Pruner, Schedule, masks};
 use crate::recipe::{PruneMethod, ScheduleKind};
 use crate::report::Row;
-use crate::train::{Part, Source, TrainError, TrainSettings};
+use crate::train::{Part, Source, TrainError};
 use lowbit::format::WeightFormat;
 
 pub fn run(context: &Context, seed: u64, each: &mut dyn FnMut(Row)) -> Result<(), TrainError> {
@@ -18,7 +18,7 @@ pub fn run(context: &Context, seed: u64, each: &mut dyn FnMut(Row)) -> Result<()
     let control = Run::new("prune", "dense", seed, &history);
     let (longer, _) = context.train(control, dense.clone(), &recipe.train, Changes::default())?;
     each(context.row(control, &longer, 32.0));
-    let steps = steps(context, &recipe.train);
+    let steps = recipe.train.steps(context.data().len(Part::Train));
     for method in &recipe.methods {
         let run = Run::new("prune", &method.name, seed, &history);
         let pruner = Some(Pruner::new(settings(method, steps))?);
@@ -27,11 +27,6 @@ pub fn run(context: &Context, seed: u64, each: &mut dyn FnMut(Row)) -> Result<()
         each(context.row(run, &model, bits(&model, method.pattern)?));
     }
     Ok(())
-}
-
-fn steps(context: &Context, train: &TrainSettings) -> u32 {
-    let examples = context.data().len(Part::Train);
-    examples.div_ceil(train.batch.max(1)) as u32 * train.epochs
 }
 
 fn settings(method: &PruneMethod, steps: u32) -> PruneSettings {

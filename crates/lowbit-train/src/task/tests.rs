@@ -118,6 +118,10 @@ fn recipes_are_checked() {
     assert!(fails_with("int4-tensor-asym", "int4-channel", Task::Qat).contains("one scale"));
     assert!(fails_with("sparsity = 0.8", "sparsity = 1.8", Task::Prune).contains("1.8"));
     assert!(fails_with("\"qsgd8\"", "\"qsgd9\"", Task::Gradients).contains("qsgd9"));
+    let unnamed = SMOKE.replace("name = \"clusters\"", "name = \"mnist\"");
+    let error =
+        Context::new(Recipe::parse(&unnamed).unwrap(), None, false).err().unwrap().to_string();
+    assert!(error.contains("mnist") && error.contains("no folder"), "{error}");
     let nowhere = SMOKE.replace("[data]", "[data]\nfolder = \"/nowhere\"");
     assert!(Context::new(Recipe::parse(&nowhere).unwrap(), None, false).is_err());
 }

@@ -85,12 +85,10 @@ fn next_masks(trained: &Mlp, recipe: &TicketsRecipe) -> Result<Vec<Mask>, TrainE
 /// Returns a row with the accuracy at the evaluation with the least validation loss, where training would
 /// have stopped early, or at the end if there is no validation.
 fn row(context: &Context, run: Run<'_>, model: &Mlp, progress: &Progress) -> Row {
-    let bits =
-        if Mask::left(&masks(model)) < 1.0 { 1.0 + 32.0 * Mask::left(&masks(model)) } else { 32.0 };
-    let early = match context.data().validation.is_empty() {
-        true => progress.points.last(),
-        false => progress.best(),
-    };
+    let left = Mask::left(&masks(model));
+    let bits = if left < 1.0 { 1.0 + 32.0 * left } else { 32.0 };
+    let early =
+        if context.data().validation.is_empty() { progress.points.last() } else { progress.best() };
     match early {
         Some(point) => context.row_with(run, model, bits, point.test.accuracy),
         None => context.row(run, model, bits),

@@ -46,9 +46,7 @@ impl Checkpoint {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(fault)?;
         }
-        let unfinished = path.with_extension("unfinished");
-        std::fs::write(&unfinished, file).map_err(fault)?;
-        std::fs::rename(&unfinished, path).map_err(fault)
+        write_whole(path, &file)
     }
 
     /// Reads a checkpoint, or returns `None` if there is none.
@@ -95,6 +93,18 @@ impl Checkpoint {
     pub fn floats_of(&self, name: &str) -> Option<&[f32]> {
         self.floats.iter().find(|(known, _)| known == name).map(|(_, values)| values.as_slice())
     }
+}
+
+/// Writes a file so that it appears whole or not at all.
+///
+/// # Errors
+/// Returns [`TrainError::File`].
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
+    let fault = |error| TrainError::File { path: path.to_owned(), action: "written", error };
+    let mut unfinished = path.to_owned().into_os_string();
+    unfinished.push(".unfinished");
+    std::fs::write(&unfinished, bytes).map_err(fault)?;
+    std::fs::rename(&unfinished, path).map_err(fault)
 }
 
 pub fn damaged(path: &Path, why: impl Into<String>) -> TrainError {

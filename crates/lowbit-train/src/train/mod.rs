@@ -14,7 +14,7 @@ mod trainer;
 mod tests;
 
 pub use adam8::{BlockwiseAdam, BlockwiseState};
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, write_whole};
 pub use error::TrainError;
 pub use evaluate::{Score, evaluate};
 pub use memory::{peak_bytes, reset_peak};

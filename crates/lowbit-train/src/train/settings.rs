@@ -89,6 +89,16 @@ impl TrainSettings {
         Ok(())
     }
 
+    /// Returns the number of steps of an epoch of so many examples.
+    pub fn steps_per_epoch(&self, examples: usize) -> u32 {
+        examples.div_ceil(self.batch.max(1)).try_into().unwrap_or(u32::MAX)
+    }
+
+    /// Returns the number of steps in all, for so many examples.
+    pub fn steps(&self, examples: usize) -> u32 {
+        self.steps_per_epoch(examples).saturating_mul(self.epochs)
+    }
+
     /// Returns the learning rate of a step, of `steps` in all.
     pub fn rate_at(&self, step: u32, steps: u32) -> f64 {
         let done = f64::from(step) / f64::from(steps.max(1));

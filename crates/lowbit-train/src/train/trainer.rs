@@ -174,13 +174,9 @@ where
         (self.model, self.progress)
     }
 
-    fn steps_per_epoch(&self) -> u32 {
-        self.source.len(Part::Train).div_ceil(self.settings.batch) as u32
-    }
-
     /// Returns the number of steps in all.
     pub fn steps(&self) -> u32 {
-        self.steps_per_epoch() * self.settings.epochs
+        self.settings.steps(self.source.len(Part::Train))
     }
 
     /// Trains to the end, or until `limit` steps are done in all, or until early stopping ends it.
@@ -188,7 +184,8 @@ where
     /// # Errors
     /// Returns [`TrainError`].
     pub fn run(&mut self, limit: Option<u32>) -> Result<(), TrainError> {
-        let (steps, per_epoch) = (self.steps(), self.steps_per_epoch());
+        let per_epoch = self.settings.steps_per_epoch(self.source.len(Part::Train));
+        let steps = self.steps();
         let last = limit.map_or(steps, |limit| limit.min(steps));
         if let (0, Some(pruner)) = (self.progress.step, &self.pruner) {
             pruner.after_step(&mut self.model, 0)?;
