@@ -13,22 +13,24 @@ use lowbit::host::Host;
 use lowbit::ops::{
     Activations, AttentionArgs, AttentionPlan, AttentionSpec, BoundQuantizeActivations,
     DequantizeArgs, DequantizePlan, DequantizeSpec, DeviceWeights, FakeQuantArgs,
-    FakeQuantBackwardArgs, FakeQuantPlan, FakeQuantSpec, MatmulArgs, MatmulPlan, MatmulSpec,
-    ObserveArgs, ObservePlan, ObserveSpec, QuantizeActivationsArgs, QuantizeActivationsPlan,
-    QuantizeActivationsSpec, QuantizeWeightsArgs, QuantizeWeightsPlan, QuantizeWeightsSpec, Select,
-    SourceRows,
+    FakeQuantBackwardArgs, FakeQuantPlan, FakeQuantSpec, FormatUse, MatmulArgs, MatmulPlan,
+    MatmulSpec, ObserveArgs, ObservePlan, ObserveSpec, QuantizeActivationsArgs,
+    QuantizeActivationsPlan, QuantizeActivationsSpec, QuantizeWeightsArgs, QuantizeWeightsPlan,
+    QuantizeWeightsSpec, Select, SourceRows,
 };
 use pollster::block_on;
 use std::collections::BTreeSet;
 
-/// Returns the formats to measure: those of the case table with aligned groups and f32 scales.
+/// Returns the formats to measure: those of the case table that the device makes from floats, with aligned
+/// groups and f32 scales.
 fn formats() -> Vec<WeightFormat> {
     let cases = table(Extent::Quick);
     let names: BTreeSet<_> = cases.iter().map(|case| case.format.to_string()).collect();
     let timed = |name: &&String| {
         !name.contains("f16s") && !name.contains("tensor") && !name.contains("-g6")
     };
-    names.iter().filter(timed).filter_map(|name| name.parse().ok()).collect()
+    let formats = names.iter().filter(timed).filter_map(|name| name.parse().ok());
+    formats.filter(|format| FormatUse::QuantizeWeights.check(format).is_ok()).collect()
 }
 
 fn weights(n: usize, k: usize) -> Vec<f32> {

@@ -12,6 +12,17 @@ fail() {
     exit 1
 }
 
+# Installs packages of Debian or Ubuntu, as root or by sudo without a password. Returns an error if it cannot.
+# usage: install_packages PACKAGE…
+install_packages() {
+    command -v apt-get >/dev/null 2>&1 || return 1
+    sudo=
+    [ "$(id -u)" -eq 0 ] || sudo='sudo -n'
+    say "installing $*"
+    $sudo apt-get update -qq || true
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
 # Prints the absolute path of the folder that cargo builds in, after creating it if it is missing.
 target_folder() (
     mkdir -p "${CARGO_TARGET_DIR:-target}"

@@ -30,12 +30,17 @@ for part in $parts; do
 done
 [ -e "$target/web/lowbit_web_bg.wasm" ] || fail "there is no $target/web" "make web"
 for tool in node npm; do
-    command -v "$tool" >/dev/null || fail "$tool is missing" "on Debian: apt-get install nodejs npm"
+    command -v "$tool" >/dev/null || install_packages nodejs npm ||
+        fail "$tool is missing" "on Debian: apt-get install nodejs npm"
 done
-chromium=${CHROMIUM:-}
-for name in chromium chromium-browser google-chrome google-chrome-stable; do
-    [ -n "$chromium" ] || chromium=$(command -v "$name" || true)
-done
+find_chromium() {
+    chromium=${CHROMIUM:-}
+    for name in chromium chromium-browser google-chrome google-chrome-stable; do
+        [ -n "$chromium" ] || chromium=$(command -v "$name" || true)
+    done
+    [ -n "$chromium" ]
+}
+find_chromium || install_packages chromium && find_chromium || true
 [ -n "$chromium" ] || fail "there is no Chromium" "on Debian: apt-get install chromium" \
     "elsewhere: CHROMIUM=PATH of a Chrome or Chromium"
 

@@ -3,6 +3,7 @@
 use super::source::{Files, Kind, Source};
 use super::{LeftOut, OnnxError, decode, proto, quantize};
 use prost::bytes::Bytes;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The largest number of nodes or initializers: more than any real model has, and low enough that a
@@ -173,7 +174,7 @@ impl Graph {
             }
             read.nodes.push(node);
         }
-        read.quantize();
+        read.quantize()?;
         Ok((read, left_out))
     }
 
@@ -181,7 +182,10 @@ impl Graph {
     /// the weights of models that were trained with quantization. The codes become a source under the
     /// name of the node's output. Only the first such node of a tensor is followed, so that no file
     /// makes more codes than it has floats.
-    fn quantize(&mut self) {
+    ///
+    /// # Errors
+    /// Returns [`OnnxError::DuplicateName`] if a stored tensor has the name of such an output.
+    fn quantize(&mut self) -> Result<(), OnnxError> {
         let mut done = BTreeSet::new();
         for index in 0..self.nodes.len() {
             let node = &self.nodes[index];
@@ -200,14 +204,14 @@ impl Graph {
             match made {
                 Ok(source) => {
                     done.insert(from);
-                    // The output of a node has no other maker, and so the name is free.
-                    let _ = self.add(source);
+                    self.add(source)?;
                 }
                 Err(why) => {
                     self.unquantized.insert(index, why);
                 }
             }
         }
+        Ok(())
     }
 
     /// Returns the codes that a node makes of the tensor `from`.
@@ -227,10 +231,10 @@ impl Graph {
     }
 
     fn add(&mut self, source: Source) -> Result<(), OnnxError> {
-        let name = source.name.clone();
-        match self.by_name.insert(name.clone(), self.sources.len()) {
-            Some(_) => Err(OnnxError::DuplicateName { name }),
-            None => {
+        match self.by_name.entry(source.name.clone()) {
+            Entry::Occupied(entry) => Err(OnnxError::DuplicateName { name: entry.key().clone() }),
+            Entry::Vacant(entry) => {
+                entry.insert(self.sources.len());
                 self.sources.push(source);
                 Ok(())
             }
