@@ -75,7 +75,7 @@ impl Schedule {
     pub fn memory(self) -> u32 {
         match self {
             Self::Tile => STEP * 2 * 4 * TILE,
-            Self::Lanes => 8 * 4 * TILE,
+            Self::Lanes => 16 * 4 * TILE,
         }
     }
 
@@ -83,7 +83,7 @@ impl Schedule {
     pub fn strips(self) -> u64 {
         match self {
             Self::Tile => 1,
-            Self::Lanes => 8,
+            Self::Lanes => 4,
         }
     }
 }
